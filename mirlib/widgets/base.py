@@ -1,0 +1,75 @@
+"""The part that all widgets share: one class, which is at home in Jupyter and in a static page.
+
+A widget is one `NAME.py` beside one `NAME.js`. The Python file declares the state as synced traits; the JavaScript file
+is an ECMAScript module whose default export has `render({model, el})`, as anywidget defines it, and does all the maths
+and the drawing. Nothing is asked of a kernel, so the same module also runs in a page that has none.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import anywidget
+
+_FOLDER = "mirlib.widgets"
+
+
+def _read(name: str) -> str:
+    return files(_FOLDER).joinpath(name).read_text(encoding="utf-8")
+
+
+def _literal(value: Any) -> str:
+    """Write a value as JavaScript that may stand inside a script element: no `<` can end that element early."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+class StaticWidget(anywidget.AnyWidget):
+    """A widget that needs no kernel to work.
+
+    Jupyter shows the live view, whose traits are synced with Python. Where there is no kernel, as in the built book,
+    the HTML form of the same object is shown: it carries the module and the present state, and mounts itself.
+
+    A subclass names its files and declares its traits::
+
+        class TwoClouds(StaticWidget):
+            asset = "two_clouds"  # two_clouds.js
+            mean_shift = traitlets.Float(3.0).tag(sync=True)
+
+    Attributes:
+        asset: The name of the JavaScript file in `mirlib/widgets`, without its ending.
+    """
+
+    asset: ClassVar[str]
+
+    # Properties, so that the files are read when a widget is made and not when the module is imported.
+    @property
+    def _esm(self) -> str:
+        return _read("controls.js") + _read(f"{self.asset}.js")
+
+    @property
+    def _css(self) -> str:
+        return _read("widgets.css")
+
+    def state(self) -> dict[str, Any]:
+        """Return the values of the widget's own synced traits, by name."""
+        own = set(self.trait_names(sync=True)) - set(StaticWidget.class_trait_names(sync=True))
+        return {name: getattr(self, name) for name in sorted(own) if not name.startswith("_")}
+
+    def static_html(self) -> str:
+        """Return HTML that shows the widget in its present state in any page, loading nothing from anywhere."""
+        call = f"mount({_literal(self.asset)}, {_literal(self._esm)}, {_literal(self._css)}, {_literal(self.state())});"
+        return (
+            f'<div class="mirlib-mount" data-mirlib-widget="{self.asset}">'
+            "<p>This part of the page is interactive and needs JavaScript.</p></div>\n"
+            f'<script type="module">\n{_read("mount.js")}{call}\n</script>'
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Offer both forms. Jupyter prefers the live view; the book takes the HTML (nb_mime_priority_overrides)."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        data, metadata = bundle
+        return {**data, "text/html": self.static_html()}, metadata

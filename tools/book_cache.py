@@ -1,0 +1,60 @@
+"""Throw the book's cache away when what the notebooks run on has changed.
+
+The cache of executed notebooks knows the notebooks' own code only: after a change in the library it would show old
+numbers. This keeps a fingerprint of the library, of the ledger of results and of the pinned versions beside the build,
+and empties the build when the fingerprint is another one. Sphinx's memory of the pages goes with it, since Sphinx
+does not even look at a page that did not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+SOURCES = ("mirlib", "results")
+STAMP = "source-stamp"
+
+
+def fingerprint(root: Path) -> str:
+    """Return the SHA-256 of everything that an executed notebook depends on, except the notebook.
+
+    Args:
+        root: The root of the repository.
+    """
+    digest = hashlib.sha256(sys.version.encode())
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    digest.update(repr([project["dependencies"], project["optional-dependencies"]["book"]]).encode())
+    for folder in SOURCES:
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def refresh(root: Path) -> bool:
+    """Empty `_build` if the fingerprint has changed.
+
+    Args:
+        root: The root of the repository.
+
+    Returns:
+        Whether the build was emptied, so that every notebook runs again.
+    """
+    build = root / "_build"
+    stamp = build / STAMP
+    now = fingerprint(root)
+    stale = not stamp.exists() or stamp.read_text() != now
+    if stale:
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir()
+        stamp.write_text(now)
+    return stale
+
+
+if __name__ == "__main__":
+    if refresh(Path(__file__).resolve().parents[1]):
+        print("The library, the results or the versions changed: every notebook runs again.")
