@@ -1,0 +1,480 @@
+"""The Modality Integration Rate of hidden states that are in memory (Huang et al., arXiv 2410.07167, Eq. 1–4).
+
+    MIR = log10 Σ_k FID(ω(α_k f_k^v), ω(α_k f_k^t)),    α_k = s / Σ_j ‖f_{k,j}^t‖₂
+
+with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality. This file knows layers and modalities; the distance itself
+lives in `mirlib.frechet`, and the same measure over batches that do not fit in memory in `mirlib.streaming`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mirlib.authors import fast_frechet_distance, replace_rows_by_median
+from mirlib.errors import MirlibError, MirlibWarning
+from mirlib.frechet import FrechetDistance, Moments, as_rows, distance_of_rows, frechet_distance_from_moments
+from mirlib.result import Interval, MIRResult
+
+__all__ = ["PRESETS", "modality_integration_rate"]
+
+MODALITIES = ("vision", "text")
+
+
+class Preset(NamedTuple):
+    """How outlier rows and the trace term are handled."""
+
+    outliers: str
+    sqrt: str
+
+
+PRESETS = {
+    "paper": Preset(outliers="drop", sqrt="exact"),
+    "authors": Preset(outliers="median", sqrt="exact"),
+    "authors-fast": Preset(outliers="median", sqrt="authors-fast"),
+}
+OUTLIERS = ("drop", "median", "none")
+SQRT = ("exact", "authors-fast")
+FAST_WARNING = (
+    "the authors' fast square root stands still at its starting point and returns ΣvΣt instead of its root; "
+    "use this value only beside published numbers of that mode"
+)
+
+
+def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Preset:
+    """The preset with what the caller overrides.
+
+    Raises:
+        MirlibError: If a name is unknown.
+    """
+    if preset not in PRESETS:
+        raise MirlibError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    chosen = Preset(outliers or PRESETS[preset].outliers, sqrt or PRESETS[preset].sqrt)
+    if chosen.outliers not in OUTLIERS:
+        raise MirlibError(f"unknown outlier rule {chosen.outliers!r}; choose one of {', '.join(OUTLIERS)}")
+    if chosen.sqrt not in SQRT:
+        raise MirlibError(f"unknown square root {chosen.sqrt!r}; choose one of {', '.join(SQRT)}")
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Norms and outliers
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """(n,) float64 ℓ2 norms of (n, d) rows. float64 before squaring, so float16 rows cannot overflow."""
+    wide = torch.float32 if rows.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(rows, dim=1, dtype=wide).to(dtype=torch.float64, device=_float64_device(rows))
+
+
+def _float64_device(rows: Tensor) -> torch.device:
+    return torch.device("cpu") if rows.device.type == "mps" else rows.device
+
+
+class NormBounds(NamedTuple):
+    """Rows whose norm lies within ``centre ± reach`` are kept."""
+
+    centre: float
+    reach: float
+
+    @classmethod
+    def three_sigma(cls, norms: Tensor) -> NormBounds:
+        """``|norm − median| ≤ 3 · std`` as in the authors' code: lower median, standard deviation with divisor n − 1.
+
+        Norms are rounded to float32 first: the streaming measure keeps them so (4 bytes a token a layer), and both must
+        draw the line at the same place.
+        """
+        norms = norms.to(torch.float32).to(torch.float64)
+        reach = 3 * float(norms.std()) if norms.numel() > 1 else math.inf
+        return cls(float(norms.median()), reach)
+
+    def outliers(self, norms: Tensor) -> Tensor:
+        """(n,) mask of the rows outside."""
+        return (norms.to(torch.float32).to(torch.float64) - self.centre).abs() > self.reach
+
+
+def check_norms(norms: Tensor, layer: int, modality: str, name_row: Callable[[int], str]) -> None:
+    """Refuse rows that are not finite, naming layer, modality and row.
+
+    Raises:
+        MirlibError: If a norm is NaN or infinite.
+    """
+    if not bool(torch.isfinite(norms).all()):
+        first = int((~torch.isfinite(norms)).nonzero()[0, 0])
+        raise MirlibError(
+            f"layer {layer}, {modality} {name_row(first)}: the hidden state holds NaN or infinity. "
+            "Nothing was averaged over it; check the model's precision (float16 overflows, bfloat16 does not)"
+        )
+
+
+def text_scale(norm_sum: float, count: int, layer: int) -> float:
+    """α_k, the inverse of the mean text norm.
+
+    Raises:
+        MirlibError: If every text row is zero.
+    """
+    if not norm_sum > 0:
+        raise MirlibError(f"layer {layer}: every text row has norm zero, so the text-centric scale is undefined")
+    return count / norm_sum
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One layer, and all layers together
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer of a measurement; distances are already in units of (mean text norm)²."""
+
+    distance: FrechetDistance
+    bias: float
+    scale: float
+    norm_ratio: float
+    vision_energy: float
+    outliers: tuple[int, int]
+    rows: tuple[int, int]
+    dim: int
+
+
+def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
+    """The distance after both sets of rows were multiplied by ``scale``."""
+    return FrechetDistance(*(part * scale**2 for part in distance))
+
+
+def log10_sum(per_layer: Iterable[float]) -> float:
+    """``log10 Σ_k FID_k``; −inf for a sum of 0, NaN for a negative one (only the authors' fast mode can produce it)."""
+    total = math.fsum(per_layer)
+    if total > 0:
+        return math.log10(total)
+    return -math.inf if total == 0 else math.nan
+
+
+def assemble(
+    layers: Sequence[LayerSummary],
+    settings: dict[str, Any],
+    interval: Interval | None = None,
+    notes: Sequence[str] = (),
+) -> MIRResult:
+    """Sum the layers up into a result, with the warnings that its rows call for."""
+    rows = {name: layers[0].rows[i] for i, name in enumerate(MODALITIES)}
+    dim = layers[0].dim
+    notes = list(notes)
+    few = [f"{count} {name} rows" for name, count in rows.items() if count <= dim]
+    per_layer = np.array([layer.distance.total for layer in layers])
+    bias = np.array([layer.bias for layer in layers])
+    if few:
+        total = float(per_layer.sum())
+        share = f"{bias.sum() / total:.0%} of ΣFID" if total > 0 else "all of ΣFID"
+        notes.append(
+            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased upwards by at "
+            f"least about {bias.sum():.3g} ({share}, first order); use more samples"
+        )
+    return MIRResult(
+        value=log10_sum(per_layer),
+        per_layer=per_layer,
+        mean_term=np.array([layer.distance.mean_term for layer in layers]),
+        covariance_term=np.array([layer.distance.covariance_term for layer in layers]),
+        norm_ratio=np.array([layer.norm_ratio for layer in layers]),
+        norm_only=log10_sum(layer.vision_energy for layer in layers),
+        scale=np.array([layer.scale for layer in layers]),
+        bias=bias,
+        outliers={name: np.array([layer.outliers[i] for layer in layers]) for i, name in enumerate(MODALITIES)},
+        rows=rows,
+        interval=interval,
+        settings=settings,
+        warnings=tuple(notes),
+    )
+
+
+class _PreparedLayer(NamedTuple):
+    """Rows of one layer after the outlier rule, unscaled but for ``authors-fast``, with what was learned on the way."""
+
+    kept: dict[str, Tensor]
+    keep_mask: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    scale: float
+
+
+def _prepare_layer(
+    rows: dict[str, Tensor], layer: int, chosen: Preset, normalize: bool, name_row: Callable[[str, int], str]
+) -> _PreparedLayer:
+    norms, masks, kept = {}, {}, {}
+    for modality, values in rows.items():
+        norms[modality] = row_norms(values)
+        check_norms(norms[modality], layer, modality, lambda row, modality=modality: name_row(modality, row))
+        bounds = NormBounds.three_sigma(norms[modality]) if chosen.outliers != "none" else NormBounds(0.0, math.inf)
+        masks[modality] = ~bounds.outliers(norms[modality]).to(values.device)
+    scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
+    for modality, values in rows.items():
+        if chosen.sqrt == "authors-fast":  # the authors scale first, in float32, and their rounding is part of the value
+            values = values.to(torch.float32) * scale
+        mask = masks[modality]
+        kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
+        if len(kept[modality]) < 2:
+            raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
+    return _PreparedLayer(kept, masks, norms, scale)
+
+
+def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
+    """FID_k of the prepared rows, with everything that belongs to it."""
+    vision, text = layer.kept["vision"], layer.kept["text"]
+    vision_energy = float(row_norms(vision).square().mean())
+    if chosen.sqrt == "authors-fast":
+        distance, bias = FrechetDistance(*fast_frechet_distance(vision, text)), math.nan
+    else:
+        distance, bias = distance_of_rows(vision, text)
+        distance, bias = scaled(distance, layer.scale), bias * layer.scale**2
+        vision_energy *= layer.scale**2
+    text_norm = float(layer.norms["text"].mean())
+    return LayerSummary(
+        distance=distance,
+        bias=bias,
+        scale=layer.scale,
+        norm_ratio=float(layer.norms["vision"].mean()) / text_norm if text_norm > 0 else math.inf,
+        vision_energy=vision_energy,
+        outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
+        rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
+        dim=vision.shape[1],
+    )
+
+
+def _layers(values: Any, name: str) -> list[Tensor]:
+    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays."""
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+        raise MirlibError(f"{name}: expected K arrays of rows, one a layer, got {type(values).__name__}")
+    if len(values) == 0:
+        raise MirlibError(f"{name}: no layers")
+    if getattr(values, "ndim", 3) != 3:
+        raise MirlibError(
+            f"{name}: expected K arrays of rows, one a layer, got one array of shape {tuple(values.shape)}; "
+            "wrap a single layer in a list"
+        )
+    return [as_rows(value, f"{name}, layer {k}") for k, value in enumerate(values, start=1)]
+
+
+def check_layers(vision: Sequence[Tensor], text: Sequence[Tensor], *, minimum: int) -> None:
+    """Refuse layers that do not belong together.
+
+    Raises:
+        MirlibError: If K, d or the number of rows differ where they must agree, or a modality has too few rows.
+    """
+    if len(vision) != len(text):
+        raise MirlibError(f"vision has {len(vision)} layers and text has {len(text)}; they must be equal")
+    for name, layers in (("vision", vision), ("text", text)):
+        for k, rows in enumerate(layers, start=1):
+            if rows.shape != layers[0].shape:
+                raise MirlibError(
+                    f"{name}: layer {k} has shape {tuple(rows.shape)}, layer 1 has {tuple(layers[0].shape)}; "
+                    "all layers of a model hold the same tokens"
+                )
+            if len(rows) < minimum:
+                raise MirlibError(f"{name}, layer {k}: {len(rows)} row(s); a covariance needs at least {minimum}")
+    for k, (v, t) in enumerate(zip(vision, text, strict=True), start=1):
+        if v.shape[1] != t.shape[1]:
+            raise MirlibError(
+                f"layer {k}: vision rows have {v.shape[1]} dimensions and text rows {t.shape[1]}; they must be equal"
+            )
+
+
+def modality_integration_rate(
+    vision: Any,
+    text: Any,
+    *,
+    preset: str = "paper",
+    outliers: str | None = None,
+    normalize: bool = True,
+    sqrt: str | None = None,
+    samples: tuple[Any, Any] | None = None,
+    confidence: float | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+) -> MIRResult:
+    """Modality Integration Rate of hidden states in memory: ``log10 Σ_k FID_k`` over the layers given.
+
+    Args:
+        vision: K arrays (r, d), the vision rows after each layer. NumPy or torch, any floating dtype, any device.
+        text: K arrays (s, d), the text rows after each layer.
+        preset: ``"paper"`` drops outlier rows and takes the exact trace term; ``"authors"`` replaces outlier rows by the
+            per-dimension median; ``"authors-fast"`` repeats the authors' default operations in float32, and warns.
+        outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
+        normalize: Whether to apply the text-centric scale α_k (Eq. 2). Off only for the ablation of the paper's Fig. 7.
+        sqrt: Overrides the preset: ``"exact"`` or ``"authors-fast"``.
+        samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
+            interval, since tokens of one sample are not independent.
+        confidence: For example 0.95, for a bootstrap interval over samples.
+        resamples: Number of bootstrap replicates.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        `MIRResult`; lower means closer modalities.
+
+    Raises:
+        MirlibError: For NaN or infinite values (naming layer, modality and row), fewer than 2 rows, zero text norm, unequal
+            K or d, integer, complex or empty arrays, unknown presets.
+
+    Source: arXiv 2410.07167, Eq. 1–4. The base 10 is that of the authors' code.
+
+    Examples:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> text = rng.normal(size=(2, 400, 8))
+        >>> result = modality_integration_rate(5 * text + 1, text, outliers="none")
+        >>> result.num_layers, round(result.value, 2)
+        (2, 1.56)
+    """
+    chosen = resolve_settings(preset, outliers, sqrt)
+    vision_layers, text_layers = _layers(vision, "vision"), _layers(text, "text")
+    check_layers(vision_layers, text_layers, minimum=2)
+    sample_ids = _check_samples(samples, len(vision_layers[0]), len(text_layers[0]))
+    notes: list[str] = []
+    if chosen.sqrt == "authors-fast":
+        notes.append(FAST_WARNING)
+        warnings.warn(FAST_WARNING, MirlibWarning, stacklevel=2)
+
+    def name_row(modality: str, row: int) -> str:
+        if sample_ids is None:
+            return f"row {row}"
+        return f"row {row} (sample {int(sample_ids[MODALITIES.index(modality)][row])})"
+
+    if confidence is not None:
+        check_confidence(confidence)
+        if sample_ids is None:
+            raise MirlibError(
+                "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so whole "
+                "samples are resampled, never tokens"
+            )
+        if chosen.sqrt == "authors-fast":
+            raise MirlibError("there is no interval for the authors' fast mode; use preset 'authors' or 'paper'")
+        resampler = _Resampler(sample_ids, resamples, seed)
+    layers, replicates = [], []
+    pairs = list(zip(vision_layers, text_layers, strict=True))
+    for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
+        prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+        layers.append(_summarise_layer(prepared, chosen))
+        if confidence is not None:
+            replicates.append(resampler.distances(prepared, chosen, normalize))
+    interval = None
+    if confidence is not None:
+        value = log10_sum(layer.distance.total for layer in layers)
+        error = float(np.std([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1))
+        interval = normal_interval(value, error, confidence, "bootstrap")
+    settings = {
+        "preset": preset,
+        **chosen._asdict(),
+        "normalize": normalize,
+        "layers": len(layers),
+        "dim": layers[0].dim,
+    }
+    if interval is not None:
+        settings |= {"resamples": resamples, "bootstrap_seed": seed}
+    return assemble(layers, settings, interval, notes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Intervals
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence level outside (0, 1)."""
+    if not 0 < confidence < 1:
+        raise MirlibError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def normal_interval(value: float, standard_error: float, confidence: float, method: str) -> Interval:
+    """``value ± z · standard error``.
+
+    It says how far another draw of as many samples would fall, and is centred on the value: the percentile bootstrap is
+    not, because resampled samples repeat, and repetition adds to the upward bias of the distance.
+    """
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * standard_error
+    return Interval(value - reach, value + reach, confidence, standard_error, method)
+
+
+def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if samples is None:
+        return None
+    ids = tuple(np.asarray(part.cpu() if isinstance(part, Tensor) else part) for part in samples)
+    if len(ids) != 2 or ids[0].shape != (r,) or ids[1].shape != (s,):
+        raise MirlibError(
+            f"samples must be two integer arrays of shapes ({r},) and ({s},), got {[part.shape for part in ids]}"
+        )
+    if any(part.dtype.kind not in "iu" for part in ids):
+        raise MirlibError(f"samples must be integers, got {[str(part.dtype) for part in ids]}")
+    return ids
+
+
+class _Resampler:
+    """Bootstrap over samples: draws them with replacement and re-weights their moments, without touching the rows again.
+
+    Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities are
+    drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
+    """
+
+    LARGEST = 2 << 30  # bytes of per-sample scatter matrices
+
+    def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:
+        if resamples < 2:
+            raise MirlibError(f"resamples must be at least 2, got {resamples}")
+        names = [np.unique(ids) for ids in samples]
+        if min(len(name) for name in names) < 2:
+            raise MirlibError("an interval needs at least 2 samples")
+        paired = np.array_equal(names[0], names[1])
+        generator = np.random.default_rng(seed)
+        weights = [generator.multinomial(len(name), [1 / len(name)] * len(name), size=resamples) for name in names]
+        if paired:
+            weights[1] = weights[0]
+        # (resamples, samples) how often each draw holds each sample; (rows,) the sample of each row
+        self.weights = {m: torch.from_numpy(w).to(torch.float64) for m, w in zip(MODALITIES, weights, strict=True)}
+        self.index = {
+            m: torch.from_numpy(np.searchsorted(name, ids))
+            for m, name, ids in zip(MODALITIES, names, samples, strict=True)
+        }
+
+    def distances(self, layer: _PreparedLayer, chosen: Preset, normalize: bool) -> np.ndarray:
+        """(resamples,) FID_k of one layer, one for each draw."""
+        moments, counts, norm_sums = {}, {}, {}
+        for modality in MODALITIES:
+            moments[modality] = self._moments(layer, modality, drop=chosen.outliers == "drop")
+            weights, index = self.weights[modality], self.index[modality]
+            sums = torch.zeros(weights.shape[1], dtype=torch.float64)
+            norm_sums[modality] = weights @ sums.index_add(0, index, layer.norms[modality].cpu())
+            counts[modality] = weights @ torch.bincount(index, minlength=weights.shape[1]).to(torch.float64)
+        values = []
+        for draw, (vision, text) in enumerate(zip(moments["vision"], moments["text"], strict=True)):
+            scale = float(counts["text"][draw] / norm_sums["text"][draw]) if normalize else 1.0
+            values.append(scaled(frechet_distance_from_moments(vision, text)[0], scale).total)
+        return np.array(values)
+
+    def _moments(self, layer: _PreparedLayer, modality: str, drop: bool) -> list[Moments]:
+        """Moments of every draw, from the moments of each sample about the mean of all."""
+        weights, index = self.weights[modality], self.index[modality]
+        rows = layer.kept[modality].cpu().to(torch.float64)
+        if drop:
+            index = index[layer.keep_mask[modality].cpu()]
+        samples, dim = weights.shape[1], rows.shape[1]
+        need = 8 * dim**2 * (samples + len(weights))
+        if need > self.LARGEST:
+            raise MirlibError(
+                f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream the "
+                "batches through ModalityIntegrationRate(groups=20) for a jackknife interval instead"
+            )
+        mean = rows.mean(dim=0)
+        centred = (rows - mean)[torch.argsort(index, stable=True)]
+        counts = torch.bincount(index, minlength=samples)
+        parts = torch.split(centred, counts.tolist())
+        scatters = torch.stack([(part.T @ part).flatten() for part in parts])  # (samples, d²), about the common mean
+        totals = weights @ counts.to(torch.float64)
+        shifts = weights @ torch.stack([part.sum(dim=0) for part in parts]) / totals[:, None]  # (resamples, d)
+        return [
+            Moments(int(n), mean + shift, scatter.view(dim, dim).addr(shift, shift, alpha=-float(n)))
+            for n, shift, scatter in zip(totals, shifts, weights @ scatters, strict=True)
+        ]

@@ -1,0 +1,389 @@
+"""The Modality Integration Rate over batches, in constant memory, as a torchmetrics metric.
+
+The outlier rule needs every norm before it can drop a row, so the same batches go in twice. The first pass keeps each
+token's norm (4 bytes a token a layer); from them follow α_k, the medians and the 3σ bounds. The second pass merges the
+moments of the rows that are kept. Nothing else grows with the number of samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from tqdm.auto import tqdm
+
+from mirlib.errors import MirlibError
+from mirlib.frechet import Moments, as_rows, frechet_distance_from_moments
+from mirlib.mir import (
+    MODALITIES,
+    LayerSummary,
+    NormBounds,
+    assemble,
+    check_confidence,
+    check_layers,
+    check_norms,
+    log10_sum,
+    normal_interval,
+    resolve_settings,
+    row_norms,
+    scaled,
+    text_scale,
+)
+from mirlib.result import Interval, MIRResult
+
+__all__ = ["ModalityIntegrationRate"]
+
+
+def _pack(moments: Moments) -> Tensor:
+    """(d + 2, d) tensor: scatter, mean, and the count in the corner, so that torchmetrics can move and gather it."""
+    count = torch.zeros_like(moments.mean)
+    count[0] = moments.count
+    return torch.cat([moments.scatter, moments.mean[None], count[None]])
+
+
+def _unpack(packed: Tensor) -> Moments:
+    return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
+
+
+def _merge_processes(stacked: Tensor) -> Tensor:
+    """(processes, groups, d + 2, d) packed moments to (groups, d + 2, d), merged in the order of the ranks."""
+    merged = []
+    for parts in stacked.unbind(dim=1):
+        total = _unpack(parts[0])
+        for part in parts[1:]:
+            total = total.merge(_unpack(part))
+        merged.append(_pack(total))
+    return torch.stack(merged)
+
+
+class ModalityIntegrationRate(Metric):
+    """Modality Integration Rate, ``log10 Σ_k FID_k``, accumulated batch by batch.
+
+    Feed every batch, call `begin_second_pass`, feed the same batches again, then `compute` or `result`. With
+    ``outliers="none"`` one pass is enough. Works across processes: the state merges exactly, and each process sees its own
+    share of the samples.
+
+    Args:
+        num_layers: K.
+        dim: Width d of the hidden states.
+        preset: ``"paper"``. The authors' presets need the rows themselves; see `mirlib.modality_integration_rate`.
+        outliers: ``"drop"`` (default) or ``"none"``.
+        normalize: Whether to apply the text-centric scale α_k.
+        groups: Number of groups of samples for the jackknife; 1 for no interval. The moments are kept once a group:
+            ``2 K groups (d + 2) d`` float64 numbers (`state_bytes`).
+        confidence: For example 0.95, for a jackknife interval; needs at least 2 groups.
+        kwargs: Passed to `torchmetrics.Metric`.
+
+    Raises:
+        MirlibError: For settings that cannot be streamed.
+
+    Source: arXiv 2410.07167, Eq. 1–4; moments merged after Chan, Golub & LeVeque (1979).
+
+    Examples:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> batches = [torch.randn(2, 50, 4, generator=generator) for _ in range(6)]
+        >>> metric = ModalityIntegrationRate(num_layers=2, dim=4)
+        >>> for rows in batches:
+        ...     metric.update(3 * rows, rows)
+        >>> metric.begin_second_pass()
+        >>> for rows in batches:
+        ...     metric.update(3 * rows, rows)
+        >>> round(float(metric.compute()), 1)
+        0.9
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    def __init__(
+        self,
+        num_layers: int,
+        dim: int,
+        *,
+        preset: str = "paper",
+        outliers: str | None = None,
+        normalize: bool = True,
+        groups: int = 1,
+        confidence: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        chosen = resolve_settings(preset, outliers, None)
+        if chosen.outliers == "median" or chosen.sqrt != "exact":
+            raise MirlibError(
+                f"preset {preset!r} needs all rows in memory (medians over rows); pass them to "
+                "modality_integration_rate, or stream with preset='paper'"
+            )
+        if num_layers < 1 or dim < 1 or groups < 1:
+            raise MirlibError(f"num_layers, dim and groups must be at least 1, got {num_layers}, {dim}, {groups}")
+        if confidence is not None:
+            check_confidence(confidence)
+            if groups < 2:
+                raise MirlibError("a jackknife interval needs groups=2 or more")
+        self.num_layers, self.dim, self.groups = num_layers, dim, groups
+        self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
+        # A pass, not a state: every process is in the same one.
+        self._second_pass = False
+        self._bounds: list[tuple[NormBounds, NormBounds]] = []
+        empty = torch.stack([_pack(Moments.empty(dim))] * groups)
+        for layer in range(1, num_layers + 1):
+            for modality in MODALITIES:
+                self.add_state(f"norms_{modality}_{layer}", default=[], dist_reduce_fx="cat")
+                self.add_state(f"moments_{modality}_{layer}", default=empty.clone(), dist_reduce_fx=_merge_processes)
+        # (K, groups, modality, [count, sum of norms]) of all rows, outliers included
+        self.add_state(
+            "norm_sums", default=torch.zeros(num_layers, groups, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
+        )
+
+    @property
+    def passes(self) -> int:
+        """How many times the batches have to go in: 2, or 1 without the outlier rule."""
+        return 1 if self.outliers == "none" else 2
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the moments, which do not grow with the number of samples."""
+        return 2 * self.num_layers * self.groups * (self.dim + 2) * self.dim * 8
+
+    def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
+        """Leave the state in float64: a half-precision metric would be wrong without a word."""
+        return self
+
+    def update(self, vision: Sequence[Any], text: Sequence[Any], groups: Any = 0) -> None:
+        """Add a batch of rows.
+
+        Args:
+            vision: K arrays (r, d).
+            text: K arrays (s, d).
+            groups: Jackknife group of the batch, or a pair of integer tensors (r,) and (s,) with the group of each row.
+                All rows of a sample belong to one group.
+
+        Raises:
+            MirlibError: For wrong shapes or values that are not finite; the state is left as it was.
+        """
+        vision_rows = [as_rows(rows, f"vision, layer {k}") for k, rows in enumerate(vision, start=1)]
+        text_rows = [as_rows(rows, f"text, layer {k}") for k, rows in enumerate(text, start=1)]
+        if len(vision_rows) != self.num_layers:
+            raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
+        check_layers(vision_rows, text_rows, minimum=1)
+        for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
+            for modality, rows in zip(MODALITIES, pair, strict=True):
+                check_norms(row_norms(rows), k, modality, lambda row: f"row {row} of the batch")
+        for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
+            self.update_layer(k, *pair, groups=groups)
+
+    def update_layer(self, layer: int, vision: Any, text: Any, groups: Any = 0) -> None:
+        """Add one layer's rows of a batch; `update` for callers that see one layer at a time.
+
+        Args:
+            layer: 1..K.
+            vision: (r, d) rows.
+            text: (s, d) rows.
+            groups: As for `update`.
+        """
+        self._computed = None
+        group_ids = groups if isinstance(groups, tuple) else (groups, groups)
+        for column, (modality, rows) in enumerate(zip(MODALITIES, (vision, text), strict=True)):
+            rows = as_rows(rows, f"{modality}, layer {layer}")
+            if rows.shape[1] != self.dim:
+                raise MirlibError(
+                    f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for {self.dim}"
+                )
+            norms = row_norms(rows)
+            check_norms(norms, layer, modality, lambda row: f"row {row} of the batch")
+            if not self._second_pass:
+                getattr(self, f"norms_{modality}_{layer}").append(norms.to(torch.float32))
+            for group, members in self._split(group_ids[column], rows):
+                if not self._second_pass:
+                    kept = norms[members]
+                    self.norm_sums[layer - 1, group, column, 0] += len(kept)
+                    self.norm_sums[layer - 1, group, column, 1] += kept.sum().to(self.norm_sums.device)
+                if self._second_pass or self.passes == 1:
+                    self._add_moments(layer, modality, group, rows[members], norms[members])
+
+    def _split(self, groups: Any, rows: Tensor) -> list[tuple[int, Any]]:
+        """The groups of a batch, each with the rows that belong to it."""
+        if not isinstance(groups, Tensor):
+            found = [(int(groups), slice(None))]
+        else:
+            if groups.shape != (len(rows),):
+                raise MirlibError(
+                    f"groups: expected one number for each of {len(rows)} rows, got shape {tuple(groups.shape)}"
+                )
+            groups = groups.to(rows.device)
+            found = [(int(group), groups == group) for group in groups.unique()]
+        for group, _ in found:
+            if not 0 <= group < self.groups:
+                raise MirlibError(f"group {group} is outside 0..{self.groups - 1}")
+        return found
+
+    def _add_moments(self, layer: int, modality: str, group: int, rows: Tensor, norms: Tensor) -> None:
+        if self._second_pass:
+            outliers = self._bounds[layer - 1][MODALITIES.index(modality)].outliers(norms)
+            rows = rows[~outliers.to(rows.device)]
+        if len(rows) == 0:
+            return
+        name = f"moments_{modality}_{layer}"
+        packed = getattr(self, name)
+        added = Moments.of(rows)
+        if packed.device != added.mean.device:  # the state lives where its layer does
+            packed = packed.to(added.mean.device)
+            setattr(self, name, packed)
+        packed[group] = _pack(_unpack(packed[group]).merge(added))
+
+    def begin_second_pass(self) -> None:
+        """End the first pass: draw the 3σ bounds from all norms, those of other processes included.
+
+        Raises:
+            MirlibError: If nothing was fed, or the outlier rule is off and one pass is all there is.
+        """
+        if self.passes == 1:
+            raise MirlibError("without an outlier rule one pass is enough; call compute()")
+        if self._second_pass:
+            raise MirlibError("the second pass has begun already; call reset() to start again")
+        with self._synced():
+            self._check_rows()
+            self._bounds = [
+                tuple(NormBounds.three_sigma(self._norms(modality, layer)) for modality in MODALITIES)
+                for layer in range(1, self.num_layers + 1)
+            ]
+        self._second_pass = True
+
+    def reset(self) -> None:
+        """Forget everything and start a first pass."""
+        super().reset()
+        self._second_pass = False
+        self._bounds = []
+
+    def compute(self) -> Tensor:
+        """MIR as a float64 scalar; for its parts see `result`.
+
+        Raises:
+            MirlibError: If a pass is missing.
+        """
+        return torch.tensor(self._summarise().value, dtype=torch.float64)
+
+    def result(self) -> MIRResult:
+        """The whole `MIRResult`, over all processes.
+
+        Raises:
+            MirlibError: If a pass is missing, the two passes saw different rows, or fewer than 2 rows are left.
+        """
+        with self._synced():
+            return self._summarise()
+
+    def _synced(self) -> Any:
+        return self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced, should_unsync=True
+        )
+
+    def _norms(self, modality: str, layer: int) -> Tensor:
+        norms = getattr(self, f"norms_{modality}_{layer}")
+        return norms if isinstance(norms, Tensor) else torch.cat(norms)
+
+    def _check_rows(self) -> None:
+        counts = self.norm_sums[:, :, :, 0].sum(dim=1)  # (K, 2)
+        for layer, pair in enumerate(counts.tolist(), start=1):
+            for modality, count in zip(MODALITIES, pair, strict=True):
+                if count < 2:
+                    raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
+
+    def _summarise(self) -> MIRResult:
+        if self.passes == 2 and not self._second_pass:
+            raise MirlibError("feed the batches, call begin_second_pass(), and feed the same batches again")
+        self._check_rows()
+        groups = [self._moments_of(layer) for layer in range(1, self.num_layers + 1)]
+        layers = [self._layer(layer, *groups[layer - 1]) for layer in range(1, self.num_layers + 1)]
+        settings = {
+            "preset": self.preset,
+            "outliers": self.outliers,
+            "sqrt": "exact",
+            "normalize": self.normalize,
+            "layers": self.num_layers,
+            "dim": self.dim,
+        }
+        interval = self._jackknife(groups, log10_sum(layer.distance.total for layer in layers))
+        return assemble(layers, settings, interval)
+
+    def _moments_of(self, layer: int) -> tuple[list[Moments], list[Moments]]:
+        return tuple(
+            [_unpack(packed) for packed in getattr(self, f"moments_{modality}_{layer}")] for modality in MODALITIES
+        )
+
+    def _layer(self, layer: int, vision_groups: list[Moments], text_groups: list[Moments]) -> LayerSummary:
+        vision, text = _merge_all(vision_groups), _merge_all(text_groups)
+        (vision_count, vision_norms), (text_count, text_norms) = self.norm_sums[layer - 1].sum(dim=0).tolist()
+        outliers = (int(vision_count) - vision.count, int(text_count) - text.count)
+        if self.passes == 2 and self._expected_outliers(layer) != outliers:
+            raise MirlibError(
+                f"layer {layer}: the second pass did not see the rows of the first (it dropped {outliers} vision and "
+                f"text rows where the norms of the first pass ask for {self._expected_outliers(layer)}); feed the same "
+                "batches twice, with the model in eval mode"
+            )
+        for modality, moments in zip(MODALITIES, (vision, text), strict=True):
+            if moments.count < 2:
+                raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
+        scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
+        distance, bias = frechet_distance_from_moments(vision, text)
+        text_norm = text_norms / text_count
+        return LayerSummary(
+            distance=scaled(distance, scale),
+            bias=bias * scale**2,
+            scale=scale,
+            norm_ratio=vision_norms / vision_count / text_norm if text_norm > 0 else math.inf,
+            vision_energy=vision.mean_square_norm * scale**2,
+            outliers=outliers,
+            rows=(int(vision_count), int(text_count)),
+            dim=self.dim,
+        )
+
+    def _expected_outliers(self, layer: int) -> tuple[int, int]:
+        return tuple(
+            int(bounds.outliers(self._norms(modality, layer)).sum())
+            for modality, bounds in zip(MODALITIES, self._bounds[layer - 1], strict=True)
+        )
+
+    def _jackknife(self, groups: list[tuple[list[Moments], list[Moments]]], value: float) -> Interval | None:
+        """Delete-a-group jackknife; every replicate has its own α_k, the outlier bounds are held at those of all rows."""
+        if self.confidence is None:
+            return None
+        filled = [
+            g for g in range(self.groups) if groups[0][0][g].count > 0 and groups[0][1][g].count > 0
+        ]
+        if len(filled) < 2:
+            raise MirlibError("a jackknife interval needs rows of both modalities in at least 2 groups")
+        distances = np.zeros((len(filled), self.num_layers))
+        for k, (vision, text) in enumerate(tqdm(groups, desc="jackknife", unit="layer", delay=3, leave=False)):
+            rest_of_vision, rest_of_text = _leave_one_out(vision), _leave_one_out(text)
+            for row, left_out in enumerate(filled):
+                sums = self.norm_sums[k].sum(dim=0) - self.norm_sums[k, left_out]
+                scale = text_scale(float(sums[1, 1]), int(sums[1, 0]), k + 1) if self.normalize else 1.0
+                distance, _ = frechet_distance_from_moments(rest_of_vision[left_out], rest_of_text[left_out])
+                distances[row, k] = scaled(distance, scale).total
+        values = [log10_sum(row) for row in distances]
+        error = math.sqrt((len(filled) - 1) * np.var(values))
+        return normal_interval(value, error, self.confidence, "jackknife")
+
+
+def _merge_all(parts: list[Moments]) -> Moments:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    return total
+
+
+def _leave_one_out(parts: list[Moments]) -> list[Moments]:
+    """For each part the moments of all others, by merging from both ends: 3 n merges instead of n²."""
+    before, after = [Moments.empty(parts[0].dim, parts[0].mean.device)], [Moments.empty(parts[0].dim, parts[0].mean.device)]
+    for part in parts[:-1]:
+        before.append(before[-1].merge(part))
+    for part in parts[:0:-1]:
+        after.append(after[-1].merge(part))
+    return [left.merge(right) for left, right in zip(before, reversed(after), strict=True)]
