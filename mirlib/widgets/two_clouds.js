@@ -123,11 +123,11 @@ function draw(svg, numbers) {
   const axis = { stroke: "var(--mirlib-line)", "stroke-width": 1 };
   parts.push(shape("line", { x1: 0, x2: WIDTH, y1: toY(0), y2: toY(0), ...axis }));
   parts.push(shape("line", { x1: toX(0), x2: toX(0), y1: 0, y2: HEIGHT, ...axis }));
-  for (let tick = 2; tick <= 8; tick += 2) {
-    parts.push(shape("line", { x1: toX(tick * k), x2: toX(tick * k), y1: toY(0) - 3, y2: toY(0) + 3, ...axis }));
-    parts.push(shape("text", { x: toX(tick * k), y: toY(0) + 16, "text-anchor": "middle", class: "quiet" }, number(tick * k)));
+  for (let tick = -2; tick <= 8; tick += 2) {
+    const x = toX(tick * k);
+    parts.push(shape("line", { x1: x, x2: x, y1: HEIGHT - 22, y2: HEIGHT - 17, ...axis }));
+    parts.push(shape("text", { x, y: HEIGHT - 5, "text-anchor": "middle", class: "quiet" }, number(tick * k)));
   }
-  parts.push(shape("text", { x: toX(0) - 6, y: toY(0) + 16, "text-anchor": "end", class: "quiet" }, "0"));
 
   for (const [name, cloud, colour, dash] of [
     ["text", numbers.text, "var(--mirlib-cool)", "none"],
@@ -203,10 +203,10 @@ function render({ model, el }) {
   const table = element("tbody");
   for (const [key, label, fill] of ROWS) {
     const bar = fill ? element("div", { class: `mirlib-bar ${fill}` }) : "";
-    const value = element("td", { class: "figure", "data-name": key });
+    const value = element("td", { class: "mirlib-number", "data-name": key });
     cells[key] = { value, bar };
     table.append(
-      element("tr", {}, element("th", { scope: "row" }, label), element("td", { width: "35%" }, bar), value),
+      element("tr", {}, element("th", { scope: "row" }, label), element("td", { class: "mirlib-bars" }, bar), value),
     );
   }
   const spoken = announcer();
