@@ -74,7 +74,9 @@ def citation(text: str, url: str | None) -> str:
         url: The repository's address, or None.
     """
     text = re.sub(r"^repository-code:.*\n", "", text, flags=re.MULTILINE)
-    return text if url is None else re.sub(r"^(license:.*\n)", rf'\1repository-code: "{url}"\n', text, flags=re.MULTILINE)
+    return (
+        text if url is None else re.sub(r"^(license:.*\n)", rf'\1repository-code: "{url}"\n', text, flags=re.MULTILINE)
+    )
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -47,11 +47,15 @@ def shoot(folder: Path, wanted: list[str]) -> int:
             for theme in ("light", "dark"):
                 context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
                 # The theme keeps the reader's choice under these two names.
-                context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+                context.add_init_script(
+                    f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+                )
                 page = context.new_page()
                 for path in pages:
                     page.goto(path.as_uri(), wait_until="load")
-                    page.wait_for_function("window.MathJax?.startup?.promise ? MathJax.startup.promise.then(() => true) : true")
+                    page.wait_for_function(
+                        "window.MathJax?.startup?.promise ? MathJax.startup.promise.then(() => true) : true"
+                    )
                     height = min(TALLEST, page.evaluate("document.documentElement.scrollHeight"))
                     page.set_viewport_size({"width": width, "height": max(900, height)})
                     page.screenshot(path=folder / f"{path.stem}-{size}-{theme}.png")

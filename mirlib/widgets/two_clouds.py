@@ -40,8 +40,8 @@ class CloudDistance(NamedTuple):
 def mean_norm(mean: np.ndarray, covariance: np.ndarray) -> float:
     """Return E‖x‖ of a Gaussian in the plane.
 
-    The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, and u·x is a Gaussian number, whose mean
-    absolute value is known. The mean over directions is a sum over a smooth periodic function, so it converges fast.
+    The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, and u·x is a Gaussian number, whose
+    mean absolute value is known. The mean over directions runs over a smooth periodic function, so it converges fast.
 
     Args:
         mean: (2,) the mean.
