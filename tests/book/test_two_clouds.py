@@ -87,9 +87,8 @@ def test_the_two_forms_travel_together():
     data, _ = widget._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     assert '"rotation": -10.0' in data["text/html"]
-    assert (
-        "http:" not in data["text/html"].replace("http://www.w3.org/2000/svg", "") and "https:" not in data["text/html"]
-    )
+    html = data["text/html"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert "http:" not in html and "https:" not in html
 
 
 def test_a_state_cannot_end_the_script_early():
@@ -106,7 +105,7 @@ def test_a_value_outside_the_slider_is_refused(trait, value):
         setattr(widget, trait, value)
 
 
-# --- in the page -------------------------------------------------------------------------------------------------------
+# --- in the page ---
 
 SET = """([root, state]) => {
   for (const [name, value] of Object.entries(state)) {
