@@ -1,0 +1,1 @@
+"""The laboratory: a miniature LLaVA, trained from nothing on a CPU, and the experiments made with it."""

@@ -1,0 +1,261 @@
+"""How well the miniature reads, sees and describes, always beside what a blind model reaches.
+
+A number alone says little: half of all yes-no questions are answered rightly by a coin. So every measure of the whole
+model comes three times: with the picture, with another scene's picture (*permuted*), and, where that makes sense,
+with no picture at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlib.lab import language, train, world
+
+_BATCH = 128
+
+
+def held_out_scenes(count: int, *, seed: int = 0) -> list[world.Scene]:
+    """Scenes that no training of the same seed has drawn (its streams of random numbers are others)."""
+    rng = np.random.default_rng([seed, 99])
+    return [world.sample_scene(rng) for _ in range(count)]
+
+
+def questions_about(scenes: Sequence[world.Scene], kind: str, *, seed: int = 0) -> list[tuple[int, world.Question]]:
+    """One question of a kind for each scene that allows one, with the scene's number."""
+    rng = np.random.default_rng([seed, 98, world.QUESTION_KINDS.index(kind)])
+    asked = ((i, world.ask(scene, kind, rng)) for i, scene in enumerate(scenes))
+    return [(i, question) for i, question in asked if question is not None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions
+
+
+@torch.no_grad()
+def text_accuracy(
+    llm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    form: str = "chat",
+    scenes: int = 600,
+    permuted: bool = False,
+    seed: int = 0,
+) -> dict[str, float]:
+    r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
+
+    Args:
+        llm: The language model alone.
+        tokenizer: Its tokenizer.
+        form: ``chat`` (``USER: scene \\n question ASSISTANT:``) or ``facts`` (``scene \\n facts : short question``).
+        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
+        permuted: Show another scene than the one asked about: the blind baseline.
+        seed: Seed of the scenes and questions.
+    """
+    drawn = held_out_scenes(scenes, seed=seed)
+    encode = language.segment_encoder(tokenizer)
+    rng = np.random.default_rng([seed, 97])
+    accuracy = {}
+    for kind in world.QUESTION_KINDS:
+        asked = questions_about(drawn, kind, seed=seed)
+        prompts, answers = [], []
+        for position, (index, question) in enumerate(asked):
+            shown = drawn[asked[position - 1][0]] if permuted else drawn[index]
+            parts = [text for text, _ in language.textual_scene(shown, rng)]
+            if form == "chat":
+                parts = ["USER:", *parts, "\n", f" {question.text}", " ASSISTANT:"]
+            else:
+                parts = [*parts, "\n facts :", f" {question.short}"]
+            prompts.append([language.BOS, *(i for part in parts for i in encode(part))])
+            answers.append(encode(f" {question.answer}")[0])
+        right = 0
+        for start in range(0, len(prompts), _BATCH):
+            batch = prompts[start : start + _BATCH]
+            ids = torch.full((len(batch), max(map(len, batch))), language.PAD)
+            for row, prompt in zip(ids, batch, strict=True):
+                row[: len(prompt)] = torch.tensor(prompt)
+            last = torch.tensor([len(prompt) - 1 for prompt in batch])
+            hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(batch)), last]
+            right += (llm.lm_head(hidden).argmax(-1) == torch.tensor(answers[start : start + _BATCH])).sum().item()
+        accuracy[kind] = right / len(prompts)
+    return accuracy
+
+
+@torch.no_grad()
+def image_accuracy(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    scenes: int = 600,
+    permuted: bool = False,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Share of right answers to questions about pictures, by kind, in the form of the chat template.
+
+    After stage 1 alone this is zero-shot: the model has answered questions about words only.
+    """
+    drawn = held_out_scenes(scenes, seed=seed)
+    features = train.vision_features(model, drawn).float()
+    encode = language.segment_encoder(tokenizer)
+    embed = model.get_input_embeddings()
+    image = model.model.multi_modal_projector(features)  # (n, 36, d)
+    before = embed(torch.tensor([language.BOS, *encode("USER:")]))
+    accuracy = {}
+    for kind in world.QUESTION_KINDS:
+        asked = questions_about(drawn, kind, seed=seed)
+        right = 0
+        for position, (index, question) in enumerate(asked):
+            shown = asked[position - 1][0] if permuted else index
+            after = embed(torch.tensor([i for t in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(t)]))
+            inputs = torch.cat([before, image[shown], after])[None]
+            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
+            right += int(model.lm_head(hidden).argmax()) == encode(f" {question.answer}")[0]
+        accuracy[kind] = right / len(asked)
+    return accuracy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions
+
+
+@torch.no_grad()
+def caption_scores(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    image: str = "own",
+    scenes: int = 1000,
+    detail: str = "full",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        image: ``own``, ``permuted`` (the next scene's picture) or ``none``.
+        scenes: Number of held-out scenes.
+        detail: Kind of caption; slots exist in full captions only.
+        seed: Seed of the scenes.
+
+    Returns:
+        ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``
+        and ``position`` words predicted rightly.
+    """
+    if image not in ("own", "permuted", "none"):
+        raise ValueError(f"image must be own, permuted or none, not {image!r}")
+    drawn = held_out_scenes(scenes, seed=seed)
+    features = None if image == "none" else train.vision_features(model, drawn)
+    if image == "permuted":
+        features = features.roll(1, dims=0)
+    ids = train.caption_rows(drawn, language.segment_encoder(tokenizer), detail=detail)
+    losses, predicted = [], []
+    for start in range(0, scenes, _BATCH):
+        shown = None if features is None else features[start : start + _BATCH].float()
+        loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
+        losses.append(loss)
+        predicted.append(guess)
+    loss = torch.cat(losses).mean().item()
+    scores = {"loss": loss, "perplexity": float(np.exp(loss))}
+    if detail == "full":
+        hit, targets = torch.cat(predicted) == ids[:, 1:], ids[:, 1:]
+        for slot, name in enumerate(world.CAPTION_SLOTS):
+            places = torch.arange(slot, targets.shape[1] - 1, 5)  # a sentence has five tokens, the dot being the last
+            there = (targets[:, places] != language.PAD) & (targets[:, places] != language.EOS)
+            scores[name] = hit[:, places][there].float().mean().item()
+    return scores
+
+
+@torch.no_grad()
+def write_captions(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor, *, words: int = 24
+) -> list[str]:
+    """Captions that the model writes by itself, word by word, for vision features (n, 36, 96)."""
+    embed = model.get_input_embeddings()
+    start = embed(torch.full((len(features), 1), language.BOS))
+    end = embed(torch.tensor(tokenizer.encode("\n", add_special_tokens=False)))[None].expand(len(features), -1, -1)
+    inputs = torch.cat([start, model.model.multi_modal_projector(features.float()), end], dim=1)
+    output = model.generate(
+        inputs_embeds=inputs,
+        attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
+        max_new_tokens=words,
+        do_sample=False,
+        pad_token_id=language.PAD,
+    )
+    return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
+
+
+def written_scores(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    permuted: bool = False,
+    scenes: int = 300,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How right the captions are that the model writes by itself.
+
+    Returns:
+        ``exact``: share of captions right to the last word; ``f1``: F1 of the things named (position, size, colour
+        and shape all right) against the things there.
+    """
+    drawn = held_out_scenes(scenes, seed=seed)
+    features = train.vision_features(model, drawn)
+    captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
+    right = named = there = exact = 0
+    for scene, text in zip(drawn, captions, strict=True):
+        truth = {(t.cell, t.size, t.colour, t.shape) for t in scene.things}
+        claims = set(world.parse_caption(text))
+        right, named, there = right + len(truth & claims), named + len(claims), there + len(truth)
+        exact += text == world.caption(scene)
+    return {"exact": exact / len(drawn), "f1": 2 * right / (named + there)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real English, and the encoder
+
+
+@torch.no_grad()
+def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, length: int = 128) -> dict[str, float]:
+    """Loss on documentation topics that the model never read: nats a token and bits a character."""
+    losses, tokens, characters = 0.0, 0, 0
+    for topic in language.english_topics(held_out=True):
+        ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
+        windows = ids[: len(ids) // length * length].reshape(-1, length)[:32]
+        if not len(windows):
+            continue
+        inputs = torch.cat([torch.full((len(windows), 1), language.BOS), windows], dim=1)
+        logits = llm(input_ids=inputs, use_cache=False).logits[:, :-1]
+        losses += F.cross_entropy(logits.flatten(0, 1), windows.flatten(), reduction="sum").item()
+        tokens += windows.numel()
+        characters += sum(map(len, tokenizer.batch_decode(windows)))
+    return {"loss": losses / tokens, "bits_per_character": losses / np.log(2) / characters}
+
+
+@torch.no_grad()
+def probe_accuracy(
+    model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600, seed: int = 0
+) -> dict[str, float]:
+    """What the frozen vision features hold: a ridge regression reads each cell's labels from all 36 tokens.
+
+    Returns:
+        Share of things whose ``size``, ``colour`` or ``shape`` the probe names rightly, given that something is there.
+    """
+    drawn = held_out_scenes(scenes + test, seed=seed + 1)
+    features = train.vision_features(model, drawn).float().flatten(1)  # (n, 36 * 96)
+    features = (features - features[:scenes].mean(0)) / features[:scenes].std(0).clamp(min=1e-3)
+    target = train.multi_labels(drawn)  # (n, 4 * 13)
+    x, y = features[:scenes], target[:scenes]
+    gram = x.T @ x + scenes * torch.eye(x.shape[1])
+    guess = (features[scenes:] @ torch.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (4, -1))
+    truth = target[scenes:].unflatten(1, (4, -1))
+    there = truth.sum(-1) > 0
+    accuracy, first = {}, 0
+    for name, vocabulary in (("size", world.SIZES), ("colour", world.COLOURS), ("shape", world.SHAPES)):
+        part = slice(first, first := first + len(vocabulary))
+        accuracy[name] = (guess[..., part].argmax(-1) == truth[..., part].argmax(-1))[there].float().mean().item()
+    return accuracy

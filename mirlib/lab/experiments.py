@@ -1,0 +1,353 @@
+"""The experiments of the laboratory: each is a function that fills a ledger, and can be stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlib.lab import evaluate, language, ledger, models, train, world
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Something that can be run by name.
+
+    Attributes:
+        name: Its name in `EXPERIMENTS` and its file in the ledger.
+        summary: One sentence.
+        minutes: About how long it takes on one core of a laptop or server.
+        execute: The function that does it.
+        describe: Its rows as text.
+    """
+
+    name: str
+    summary: str
+    minutes: int
+    execute: Callable[..., list[dict[str, Any]]]
+    describe: Callable[[list[dict[str, Any]]], str]
+
+
+def default_cache() -> Path:
+    """Where half-trained models are kept: `$MIRLIB_CACHE`, or `mirlib/lab` in the user's cache folder."""
+    if folder := os.environ.get("MIRLIB_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirlib" / "lab"
+
+
+def run(
+    name: str, *, results_dir: str | Path, cache_dir: str | Path | None = None, progress: bool = True, **options: Any
+) -> list[dict[str, Any]]:
+    """Run an experiment, or finish one that was stopped.
+
+    Args:
+        name: A key of `EXPERIMENTS`.
+        results_dir: Folder of the ledger; rows go to `NAME.jsonl`.
+        cache_dir: Folder for checkpoints; `default_cache()` if left out.
+        progress: Draw progress bars on stderr.
+        **options: Passed on to the experiment, see e.g. `run_base`.
+
+    Returns:
+        The experiment's rows.
+
+    Raises:
+        ValueError: No experiment has this name.
+    """
+    experiment = _named(name)
+    book = ledger.Ledger(Path(results_dir) / f"{name}.jsonl")
+    cache = Path(cache_dir) if cache_dir is not None else default_cache()
+    return experiment.execute(book, cache, progress=progress, **options)
+
+
+def show(name: str, results_dir: str | Path) -> str:
+    """What an experiment's ledger says, as text.
+
+    Raises:
+        ValueError: No experiment has this name, or it has not been run.
+    """
+    experiment = _named(name)
+    rows = ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
+    if not rows:
+        raise ValueError(
+            f"{name} has no results in {results_dir} yet: mir lab run {name} (about {experiment.minutes} minutes)"
+        )
+    return experiment.describe(rows)
+
+
+def _named(name: str) -> Experiment:
+    if name not in EXPERIMENTS:
+        raise ValueError(f"no experiment is called {name!r}; there is {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# base: the miniature itself
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """All that the miniature depends on."""
+
+    seed: int = 0
+    encoder: train.EncoderRecipe = train.EncoderRecipe()
+    language: train.LanguageRecipe = train.LanguageRecipe()
+    projector: train.ProjectorRecipe = train.ProjectorRecipe()
+
+
+def run_base(
+    book: ledger.Ledger,
+    cache: Path,
+    *,
+    recipe: BaseRecipe = BaseRecipe(),
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Make the miniature LLaVA from nothing: tokenizer, encoder, language model, projector, evaluation.
+
+    Every part keeps checkpoints in `cache`; the same call goes on where a killed one stood. A second process that
+    runs the same recipe waits for the first.
+
+    Args:
+        book: Where the row goes.
+        cache: Folder of the checkpoints.
+        recipe: What to train.
+        output: Folder for the finished model; `miniature` beside its checkpoints if left out.
+        progress: Draw progress bars on stderr.
+    """
+    configuration = asdict(recipe)
+    key = ledger.key_of(configuration)
+    home = cache / f"base-{key}"
+    home.mkdir(parents=True, exist_ok=True)
+    output = Path(output) if output is not None else home / "miniature"
+    with _only_process(home / "lock"), _one_thread():
+        _say(f"base: about {EXPERIMENTS['base'].minutes} minutes on one core if nothing is done yet", progress)
+        tokenizer = _tokenizer(home, recipe.seed)
+        clip, seen = train.train_encoder(
+            tokenizer, recipe.encoder, seed=recipe.seed, checkpoint=home / "encoder.pt", progress=progress
+        )
+        llm, read = train.train_language_model(
+            tokenizer, recipe.language, seed=recipe.seed, checkpoints=home, progress=progress
+        )
+        model = models.assemble(clip, llm, seed=recipe.seed)
+        joined = train.train_projector(
+            model, tokenizer, recipe.projector, seed=recipe.seed, checkpoint=home / "projector.pt", progress=progress
+        )
+        models.save_miniature(model, models.new_processor(tokenizer), output)
+        if book.find(key) is None:
+            # What is shipped is what is measured: weights rounded to float16.
+            model, _ = models.load_miniature(output)
+            histories = dict(
+                zip(("encoder", "language_1", "language_2", "projector"), (seen, *read, joined), strict=True)
+            )
+            book.append(
+                {
+                    "key": key,
+                    "experiment": "base",
+                    "configuration": configuration,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "final_loss": {name: history.final_loss for name, history in histories.items()},
+                    "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
+                    "loss_curve": {name: _thin(history.losses) for name, history in histories.items()},
+                    "measured": measure(model, tokenizer, seed=recipe.seed, progress=progress),
+                    "provenance": ledger.provenance(),
+                }
+            )
+        row = book.find(key)
+        (output / "README.md").write_text(model_card(row), encoding="utf-8")
+        _say(f"base: saved in {output}", progress)
+    return [row]
+
+
+def _tokenizer(home: Path, seed: int) -> PreTrainedTokenizerFast:
+    if not (home / "tokenizer" / "tokenizer.json").exists():
+        unfinished = home / f"tokenizer.{os.getpid()}"
+        language.train_tokenizer(seed=seed).save_pretrained(unfinished)
+        unfinished.replace(home / "tokenizer")
+    return language.load_tokenizer(home / "tokenizer")
+
+
+def _thin(losses: list[float], points: int = 100) -> list[list[float]]:
+    """About `points` means of neighbouring steps, as [last step, loss]: enough to draw the curve."""
+    width = max(1, len(losses) // points)
+    chunks = [(i + width, losses[i : i + width]) for i in range(0, len(losses) - width + 1, width)]
+    return [[step, round(sum(chunk) / width, 4)] for step, chunk in chunks]
+
+
+def measure(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Everything the ledger says about a finished miniature, baselines included."""
+    llm = models.language_model_of(model)
+    parts: dict[str, Callable[[], Any]] = {
+        "text_accuracy": lambda: {
+            "chat": evaluate.text_accuracy(llm, tokenizer, form="chat", seed=seed),
+            "facts": evaluate.text_accuracy(llm, tokenizer, form="facts", seed=seed),
+            "permuted": evaluate.text_accuracy(llm, tokenizer, form="chat", permuted=True, seed=seed),
+        },
+        "image_accuracy": lambda: {
+            "own": evaluate.image_accuracy(model, tokenizer, seed=seed),
+            "permuted": evaluate.image_accuracy(model, tokenizer, permuted=True, seed=seed),
+        },
+        "captions": lambda: {
+            image: evaluate.caption_scores(model, tokenizer, image=image, seed=seed)
+            for image in ("own", "permuted", "none")
+        },
+        "written_captions": lambda: {
+            "own": evaluate.written_scores(model, tokenizer, seed=seed),
+            "permuted": evaluate.written_scores(model, tokenizer, permuted=True, seed=seed),
+        },
+        "vision_probe": lambda: evaluate.probe_accuracy(model, seed=seed),
+        "english": lambda: evaluate.english_loss(llm, tokenizer),
+    }
+    return {name: part() for name, part in tqdm(parts.items(), desc="evaluation", disable=not progress)}
+
+
+def describe_base(rows: list[dict[str, Any]]) -> str:
+    """The newest row as text."""
+    return _report(rows[-1], heading="{}", table=_plain_table)
+
+
+def model_card(row: dict[str, Any]) -> str:
+    """The README.md of the shipped folder."""
+    recipe, minutes = row["configuration"], sum(row["seconds"].values()) / 60
+    layers, joined = recipe["language"]["layers"] + recipe["language"]["new_layers"], recipe["projector"]
+    return f"""---
+license: mit
+pipeline_tag: image-text-to-text
+library_name: transformers
+---
+# A miniature LLaVA
+
+A `LlavaForConditionalGeneration` of {row["parameters"] / 1e6:.1f} million parameters, trained from nothing on one
+CPU core. It sees pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels with one to four coloured shapes, and
+describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA (CLIP-style encoder, two-layer
+MLP projector, Llama-style language model of {layers} layers, {models.VISION_TOKENS} vision tokens a picture) and fits
+into an e-mail. It knows nothing about photographs.
+
+```python
+from mirlib.lab.models import load_miniature
+
+model, processor = load_miniature()
+```
+
+## How it was trained
+
+1. Encoder: contrastive learning on rendered scenes and their captions, with neighbours that differ in one word.
+2. Language model: text only. Scenes in words, questions, descriptions, made-up news, and the Python documentation.
+3. Stage 1: the projector alone, {joined["pairs"]} picture-caption pairs seen {joined["epochs"]} time(s), batches of
+   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. No instruction tuning followed.
+
+{minutes:.0f} minutes of training on one core of: {row["provenance"]["processor"]}. `mir lab run base` repeats it.
+
+## What it reaches
+
+{_report(row, heading="### {}", table=_markdown_table)}
+
+*Permuted* shows the model another scene's picture (or words): what can be had without looking.
+Questions about pictures are zero-shot: after stage 1 the model has only ever answered questions about words.
+
+## Licence
+
+MIT. The training text was made by this project, but for the Python documentation topics (PSF licence), which were read
+from the Python installation.
+"""
+
+
+def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], list[list[Any]]], str]) -> str:
+    measured = row["measured"]
+    text, image, captions = measured["text_accuracy"], measured["image_accuracy"], measured["captions"]
+    names = {"own": "own picture", "permuted": "permuted", "none": "no picture"}
+    written, probe = measured["written_captions"], measured["vision_probe"]
+    sections = [
+        (
+            "Questions, share answered rightly",
+            ["question", "about words", "telegram style", "words permuted", "about pictures", "pictures permuted"],
+            [
+                [kind, text["chat"][kind], text["facts"][kind], text["permuted"][kind], image["own"][kind]]
+                + [image["permuted"][kind]]
+                for kind in world.QUESTION_KINDS
+            ],
+        ),
+        (
+            "Held-out captions",
+            ["", "loss", "perplexity", "size", "colour", "shape", "position", "written exactly", "F1 of things"],
+            [
+                [names[which], *(scores[k] for k in ("loss", "perplexity", *world.CAPTION_SLOTS))]
+                + [written[which][k] if which in written else "" for k in ("exact", "f1")]
+                for which, scores in captions.items()
+            ],
+        ),
+        (
+            "A linear probe on the frozen vision features",
+            list(probe),
+            [list(probe.values())],
+        ),
+        (
+            "Real English it never read",
+            ["loss (nats a token)", "bits a character"],
+            [list(measured["english"].values())],
+        ),
+        (
+            "Training",
+            ["part", "last-50-steps loss", "minutes"],
+            [[part, loss, row["seconds"][part] / 60] for part, loss in row["final_loss"].items()],
+        ),
+    ]
+    return "\n\n".join(f"{heading.format(title)}\n\n{table(header, body)}" for title, header, body in sections)
+
+
+def _cells(header: list[str], body: list[list[Any]]) -> list[list[str]]:
+    return [header, *([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in line] for line in body)]
+
+
+def _plain_table(header: list[str], body: list[list[Any]]) -> str:
+    cells = _cells(header, body)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _markdown_table(header: list[str], body: list[list[Any]]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in _cells(header, body)]
+    return "\n".join([lines[0], f"|{'---|' * len(header)}", *lines[1:]])
+
+
+def _say(message: str, progress: bool) -> None:
+    if progress:
+        tqdm.write(message, file=sys.stderr)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread: so small a model is not faster with more, and the sums come out the same everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _only_process(path: Path) -> Iterator[None]:
+    with open(path, "w") as file, ledger.locked(file.fileno()):
+        yield
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "base": Experiment(
+        name="base",
+        summary="Train the miniature LLaVA from nothing and measure it.",
+        minutes=70,
+        execute=run_base,
+        describe=describe_base,
+    ),
+}
+"""All experiments by name."""

@@ -1,0 +1,309 @@
+"""The language side: a byte-level tokenizer, and the text-only documents that the language model reads.
+
+The language model never sees a picture. It learns to read *textual scenes* ("topleft small red circle .") and to
+describe them or answer questions about them; later, stage 1 puts image tokens where the textual scene used to stand.
+
+Every document is a list of *segments*, a text with a role. Each segment starts with a space or a line break, so
+tokenizing segment by segment equals tokenizing the whole, and a cache over segments makes documents nearly free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mirlib.lab import world
+
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<image>")
+BOS, EOS, PAD, IMAGE = range(4)
+VOCABULARY_SIZE = 2048
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ 'USER:' if message['role'] == 'user' else ' ASSISTANT:' }}"
+    "{% if message['content'] is string %}{{ ' ' + message['content'] }}{% else %}"
+    "{% for item in message['content'] if item['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for item in message['content'] if item['type'] == 'text' %}{{ ' ' + item['text'] }}{% endfor %}"
+    "{% endif %}{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+"""``USER:<image>\\n how many objects ? ASSISTANT:``; the tokenizer adds ``<s>`` in front."""
+
+_EXTRA_WORDS = ("USER", "ASSISTANT", "facts")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer
+
+
+def english_topics(*, held_out: bool = False) -> list[str]:
+    """Real English: the Python documentation topics, which come with every Python.
+
+    Args:
+        held_out: Give the tenth of the topics that no model trains on instead of the rest.
+    """
+    from pydoc_data.topics import topics
+
+    names = sorted(topics)
+    return [topics[name] for i, name in enumerate(names) if (i % 10 == 9) == held_out]
+
+
+def train_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE tokenizer on the world's language and on real English.
+
+    Every byte is a token, so no text is unknown and decoding returns the exact text; every word of the world, with
+    its leading space, is one token, so an answer is one prediction.
+
+    Raises:
+        RuntimeError: A word of the world fell apart (too small a vocabulary).
+    """
+    rng = np.random.default_rng([seed, 1])
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = " " + " ".join((*world.WORDS, *_EXTRA_WORDS, ":", "?", ".", ","))
+    made_up = ["".join(news(rng)) + "".join(listing(rng)) + "".join(arithmetic(rng)) for _ in range(2000)]
+    tokenizer.train_from_iterator([*english_topics(), *made_up, *[words] * 5000], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
+    )
+    for word in (*world.WORDS, *_EXTRA_WORDS):
+        if len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) != 1:
+            raise RuntimeError(f"{word!r} is not a single token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        extra_special_tokens={"image_token": "<image>"},
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer that was saved with `save_pretrained`."""
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def segment_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], tuple[int, ...]]:
+    """A cached `str -> ids` without special tokens, for the short segments that documents are made of."""
+    backend = tokenizer.backend_tokenizer
+
+    @lru_cache(maxsize=50_000)
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(backend.encode(text, add_special_tokens=False).ids)
+
+    return encode
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Documents
+
+Segment = tuple[str, str]
+"""A text and its role: scene, prompt, answer, description, prose."""
+
+
+def textual_scene(scene: world.Scene, rng: np.random.Generator) -> list[Segment]:
+    """A scene in words, as the language model reads it: half the time in reading order, half in a random one."""
+    order = range(len(scene.things)) if rng.random() < 0.5 else rng.permutation(len(scene.things))
+    return [(f" {scene.things[i].sentence}", "scene") for i in order]
+
+
+def description_document(rng: np.random.Generator) -> list[Segment]:
+    """Scene, line break, caption: the very form of a stage-1 row, with words in the place of the image tokens."""
+    scene = world.sample_scene(rng)
+    detail = ("full", "full", "full", "full", "mid", "brief")[int(rng.integers(6))]
+    if detail == "full":
+        described = [(f" {thing.sentence}", "description") for thing in scene.things]
+    else:
+        described = [(f" {world.caption(scene, detail)}", "description")]
+    return [*textual_scene(scene, rng), ("\n", "scene"), *described]
+
+
+def question_document(
+    rng: np.random.Generator, *, count: int, short: float, weights: dict[str, float] | None = None
+) -> list[Segment]:
+    r"""A scene, then many questions with their answers: ``scene \\n facts : red circle ? yes . ...``.
+
+    Args:
+        rng: Source of randomness.
+        count: Number of questions.
+        short: Share of questions in telegram style.
+        weights: How often each kind of question is asked.
+    """
+    scene = world.sample_scene(rng)
+    document = [*textual_scene(scene, rng), ("\n facts :", "scene")]
+    for _ in range(count):
+        question = world.sample_question(scene, rng, weights)
+        text = question.short if rng.random() < short else question.text
+        document += [(f" {text}", "prompt"), (f" {question.answer}", "answer"), (" .", "prompt")]
+    return document
+
+
+def chat_document(rng: np.random.Generator, *, count: int, weights: dict[str, float] | None = None) -> list[Segment]:
+    """A scene and questions in the form of the chat template, again with words in the place of the image tokens."""
+    scene = world.sample_scene(rng)
+    document = [("USER:", "scene"), *textual_scene(scene, rng), ("\n", "scene")]
+    for i in range(count):
+        question = world.sample_question(scene, rng, weights)
+        document += [("</s>USER:", "prompt")] if i else []
+        document += [(f" {question.text}", "prompt"), (" ASSISTANT:", "prompt"), (f" {question.answer}", "answer")]
+    return document
+
+
+_PEOPLE = "minister president mayor company bank court police team doctor teacher union museum".split()
+_PLACES = "city north south capital river coast country valley island border".split()
+_DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+_VERBS = "said reported announced confirmed denied expected agreed warned".split()
+_DEEDS = "rise fall close open grow change return vote build sell move stop".split()
+_GOODS = "prices schools trains taxes roads houses jobs ships farms rates plans talks".split()
+_ITEMS = "apple bread chair door egg fish glass hat ink jar key lamp map nut oil pen rope salt tree".split()
+
+
+def news(rng: np.random.Generator) -> list[str]:
+    """Two to four sentences in the manner of a news ticker."""
+
+    def pick(words: list[str]) -> str:
+        return words[int(rng.integers(len(words)))]
+
+    return [
+        f" The {pick(_PEOPLE)} of the {pick(_PLACES)} {pick(_VERBS)} on {pick(_DAYS)} that {pick(_GOODS)} will"
+        f" {pick(_DEEDS)} in the {pick(_PLACES)}."
+        for _ in range(int(rng.integers(2, 5)))
+    ]
+
+
+def arithmetic(rng: np.random.Generator) -> list[str]:
+    """A few sums of small numbers."""
+    pairs = rng.integers(0, 30, size=(int(rng.integers(3, 8)), 2))
+    return [f" {a} + {b} = {a + b} ." for a, b in pairs]
+
+
+def listing(rng: np.random.Generator) -> list[str]:
+    """A list of things, then the same list backwards."""
+    items = [_ITEMS[i] for i in rng.permutation(len(_ITEMS))[: int(rng.integers(3, 8))]]
+    return [f" list : {' , '.join(items)} ; backwards : {' , '.join(items[::-1])} ."]
+
+
+class EnglishReader:
+    """Random windows of real English as token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._topics = [tokenizer.backend_tokenizer.encode(t, add_special_tokens=False).ids for t in english_topics()]
+        lengths = np.array([len(ids) for ids in self._topics], dtype=float)
+        self._cumulative = (lengths / lengths.sum()).cumsum()
+
+    def window(self, rng: np.random.Generator, length: int) -> list[int]:
+        """A window of up to `length` tokens; long topics are read more often, so that every token is as likely."""
+        ids = self._topics[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._topics) - 1)]
+        start = int(rng.integers(max(len(ids) - length, 0) + 1))
+        return ids[start : start + length]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the language model reads, and how much each token counts in its loss.
+
+    Attributes:
+        questions: Share of documents with dense questions; the other shares likewise.
+        short: Share of telegram-style questions.
+        question_count: Fewest and most questions in a document.
+        kind_weights: How often each kind of question is asked.
+        role_weights: Weight of a token in the loss by role.
+    """
+
+    questions: float = 0.38
+    chat: float = 0.15
+    description: float = 0.25
+    news: float = 0.05
+    arithmetic: float = 0.03
+    listing: float = 0.04
+    english: float = 0.10
+    copy: float = 0.0
+    short: float = 0.5
+    question_count: tuple[int, int] = (2, 6)
+    kind_weights: dict[str, float] | None = None
+    role_weights: dict[str, float] | None = None
+
+
+@dataclass
+class Rows:
+    """A batch for the language model.
+
+    Attributes:
+        ids: Token ids, int64 (rows, length).
+        weights: Weight of each token as a prediction target, float32 (rows, length).
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+class RowMaker:
+    """Fills rows of tokens with documents of a mixture. A row starts at the start of a document."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._encode = segment_encoder(tokenizer)
+        self._english = EnglishReader(tokenizer)
+
+    def rows(self, rng: np.random.Generator, mixture: Mixture, *, batch: int, length: int) -> Rows:
+        """Draw a batch of rows."""
+        ids = np.full((batch, length), PAD, dtype=np.int64)
+        weights = np.zeros((batch, length), dtype=np.float32)
+        for row in range(batch):
+            filled = 0
+            while filled < length:
+                for piece, weight in self._document(rng, mixture, length):
+                    taken = piece[: length - filled]
+                    ids[row, filled : filled + len(taken)] = taken
+                    weights[row, filled : filled + len(taken)] = weight
+                    filled += len(taken)
+        return Rows(ids, weights)
+
+    def _document(self, rng: np.random.Generator, m: Mixture, length: int) -> Iterator[tuple[tuple[int, ...], float]]:
+        kinds = ("questions", "chat", "description", "news", "arithmetic", "listing", "english", "copy")
+        shares = np.array([getattr(m, kind) for kind in kinds])
+        kind = kinds[min(int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right")), 7)]
+        yield (BOS,), 0.0
+        if kind == "copy":
+            # The same random string twice: the quickest way to teach a model to look back into its own context.
+            string = tuple(rng.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, size=int(rng.integers(6, 24))).tolist())
+            yield string, 0.0
+            yield string, 1.0
+        elif kind == "english":
+            yield tuple(self._english.window(rng, int(rng.integers(length // 2, length)))), 0.5
+        elif kind in ("questions", "chat", "description"):
+            if kind == "description":
+                document = description_document(rng)
+            elif kind == "chat":
+                low, high = m.question_count
+                document = chat_document(rng, count=int(rng.integers(low, high + 1)), weights=m.kind_weights)
+            else:
+                low, high = m.question_count
+                count = int(rng.integers(low, high + 1))
+                document = question_document(rng, count=count, short=m.short, weights=m.kind_weights)
+            for text, role in document:
+                yield self._encode(text), m.role_weights[role] if m.role_weights else 1.0
+        else:
+            for text in {"news": news, "arithmetic": arithmetic, "listing": listing}[kind](rng):
+                yield self._encode(text), 0.5
+        yield (EOS,), 0.5

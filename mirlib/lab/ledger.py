@@ -1,0 +1,142 @@
+"""The ledger: what was run, with what settings, on what machine, and what came out.
+
+One JSON Lines file an experiment, one row a finished run. A row is written whole or not at all, two processes may
+write at once, and a run that was killed leaves nothing that the next one could stumble over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl; a single writer needs no lock there
+    fcntl = None
+
+
+def key_of(configuration: dict[str, Any]) -> str:
+    """A short fingerprint of a configuration; equal configurations have equal keys, whatever their order."""
+    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Ledger:
+    """Rows of one experiment in one JSON Lines file.
+
+    Args:
+        path: The file; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All finished rows, oldest first. A half-written last line, left by a killed run, is passed over.
+
+        Raises:
+            ValueError: A line that is not the last is damaged.
+        """
+        if not self.path.exists():
+            return []
+        return _parse(self.path.read_bytes(), self.path)
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The row with a key, or None."""
+        return next((row for row in self.rows() if row["key"] == key), None)
+
+    def append(self, row: dict[str, Any]) -> bool:
+        """Add a row, unless one with its key is there already.
+
+        Args:
+            row: Must be JSON, and hold a ``key``.
+
+        Returns:
+            Whether the row was added.
+        """
+        if "key" not in row:
+            raise ValueError("a row of the ledger needs a 'key'")
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            with locked(descriptor):
+                content = self.path.read_bytes()
+                if any(other["key"] == row["key"] for other in _parse(content, self.path)):
+                    return False
+                whole = content.rfind(b"\n") + 1
+                if whole != len(content):  # a killed run's last words
+                    os.ftruncate(descriptor, whole)
+                if os.write(descriptor, line) != len(line):
+                    os.ftruncate(descriptor, whole)
+                    raise OSError(f"could not write a whole row to {self.path}: is the disk full?")
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not a row of the ledger ({error})") from error
+    return rows
+
+
+@contextlib.contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """Hold the exclusive lock of an open file; others wait."""
+    if fcntl is None:
+        yield
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def provenance() -> dict[str, Any]:
+    """When and where a row was made: UTC time, library versions, processor, and the commit if there is one."""
+    libraries = {}
+    for name in ("mirlib", "torch", "transformers", "tokenizers", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            libraries[name] = version(name)
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "libraries": libraries,
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(Path(__file__).parent)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        return commit + ("+changes" if changed.stdout.strip() else "")
+    return None

@@ -1,0 +1,397 @@
+"""A small world of coloured shapes: scenes, their pictures, captions, and questions with known answers.
+
+A scene holds one to four things on a jittered 2 x 2 grid. Because the scene is known exactly, every caption is
+complete and every answer is right by construction, which no web-scraped data set can promise.
+
+All randomness comes from the `numpy.random.Generator` that you pass in; a `Scene` fixes its picture to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SIZE = 48
+"""Side of a picture in pixels."""
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (215, 40, 40),
+    "green": (40, 165, 60),
+    "blue": (50, 80, 215),
+    "yellow": (240, 215, 40),
+    "purple": (150, 50, 175),
+    "white": (245, 245, 245),
+}
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SIZES: dict[str, int] = {"small": 5, "large": 9}
+"""Size words and their radii in pixels."""
+
+CELLS = ("topleft", "topright", "bottomleft", "bottomright")
+"""Position words in reading order; cell `i` sits in row `i // 2`, column `i % 2`."""
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+RELATIONS = ("left", "right", "above", "below")
+QUESTION_KINDS = ("exist", "count", "colour", "size", "shape_at", "colour_at", "relation")
+CAPTION_DETAILS = ("full", "mid", "brief")
+
+_COLOUR_WORDS = tuple(COLOURS)
+_SIZE_WORDS = tuple(SIZES)
+_CELL_PIXELS = IMAGE_SIZE // 2
+_NOISE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One coloured shape.
+
+    Attributes:
+        shape: One of `SHAPES`.
+        colour: A key of `COLOURS`.
+        size: A key of `SIZES`.
+        cell: One of `CELLS`.
+        offset: Jitter of the centre from the middle of its cell, (right, down) in pixels.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    cell: str
+    offset: tuple[int, int] = (0, 0)
+
+    @property
+    def row(self) -> int:
+        """0 at the top, 1 at the bottom."""
+        return CELLS.index(self.cell) // 2
+
+    @property
+    def column(self) -> int:
+        """0 on the left, 1 on the right."""
+        return CELLS.index(self.cell) % 2
+
+    @property
+    def sentence(self) -> str:
+        """The thing's sentence in a full caption, e.g. ``topleft small red circle .``."""
+        return f"{self.cell} {self.size} {self.colour} {self.shape} ."
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is in a picture, and all that its pixels depend on.
+
+    Attributes:
+        things: One to four things in reading order, at most one in a cell.
+        background: Grey level of the background, 0 to 255.
+        noise_seed: Seed of the pixel noise.
+    """
+
+    things: tuple[Thing, ...]
+    background: int = 110
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a scene, with its one-word answer.
+
+    Attributes:
+        kind: One of `QUESTION_KINDS`.
+        text: The question as a sentence, e.g. ``what colour is the circle ?``.
+        short: The same question in telegram style, e.g. ``circle colour ?``.
+        answer: One word.
+    """
+
+    kind: str
+    text: str
+    short: str
+    answer: str
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scenes
+
+
+def _sample_offset(rng: np.random.Generator, size: str) -> tuple[int, int]:
+    slack = _CELL_PIXELS // 2 - SIZES[size] - 1
+    right, down = rng.integers(-slack, slack + 1, size=2)
+    return int(right), int(down)
+
+
+def _sample_thing(rng: np.random.Generator, cell: str) -> Thing:
+    shape, colour, size = rng.integers(0, (len(SHAPES), len(COLOURS), len(SIZES)))
+    size_word = _SIZE_WORDS[size]
+    return Thing(SHAPES[shape], _COLOUR_WORDS[colour], size_word, cell, _sample_offset(rng, size_word))
+
+
+def sample_scene(rng: np.random.Generator, *, count: int | None = None) -> Scene:
+    """Draw a scene; the number of things is uniform on 1..4 unless `count` fixes it."""
+    if count is None:
+        count = int(rng.integers(1, len(CELLS) + 1))
+    elif not 1 <= count <= len(CELLS):
+        raise ValueError(f"a scene holds 1 to {len(CELLS)} things, not {count}")
+    cells = sorted(rng.permutation(len(CELLS))[:count])
+    background, noise_seed = rng.integers(0, (80, 2**31))
+    return Scene(tuple(_sample_thing(rng, CELLS[cell]) for cell in cells), int(background) + 70, int(noise_seed))
+
+
+def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Change exactly one thing about a scene: one shape, colour, size or position.
+
+    Such near neighbours are the hard negatives of contrastive training: two captions that differ in one word
+    cannot be told apart by a glance at the dominant colour. The pixel noise and the jitter are drawn anew.
+    """
+    things = list(scene.things)
+    index = int(rng.integers(len(things)))
+    thing = things[index]
+    free = [cell for cell in CELLS if all(cell != other.cell for other in things)]
+    attribute = int(rng.integers(4 if free else 3))
+    if attribute == 0:
+        thing = replace(thing, shape=_other(rng, SHAPES, thing.shape))
+    elif attribute == 1:
+        thing = replace(thing, colour=_other(rng, _COLOUR_WORDS, thing.colour))
+    elif attribute == 2:
+        thing = replace(thing, size=_other(rng, _SIZE_WORDS, thing.size))
+    else:
+        thing = replace(thing, cell=free[int(rng.integers(len(free)))])
+    things[index] = thing
+    things = [replace(t, offset=_sample_offset(rng, t.size)) for t in things]
+    things.sort(key=lambda t: CELLS.index(t.cell))
+    background, noise_seed = rng.integers(0, (80, 2**31))
+    return Scene(tuple(things), int(background) + 70, int(noise_seed))
+
+
+def _other(rng: np.random.Generator, values: tuple[str, ...], current: str) -> str:
+    rest = [value for value in values if value != current]
+    return rest[int(rng.integers(len(rest)))]
+
+
+def _pick(rng: np.random.Generator, values: tuple[str, ...] | list) -> str:
+    return values[int(rng.integers(len(values)))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+@cache
+def _sprite(shape: str, size: str) -> np.ndarray:
+    """Coverage of each pixel by a shape, (2r + 1, 2r + 1, 1), in [0, 1]; 4 x 4 samples a pixel give soft edges."""
+    radius, samples = SIZES[size], 4
+    side = 2 * radius + 1
+    axis = (np.arange(side * samples) + 0.5) / samples - side / 2
+    x, y = axis[None, :] / radius, axis[:, None] / radius  # units of the radius, y points down
+    distance = np.hypot(x, y)
+    if shape == "circle":
+        inside = distance <= 1
+    elif shape == "ring":
+        inside = (distance <= 1) & (distance >= 0.55)
+    elif shape == "square":
+        inside = np.maximum(abs(x), abs(y)) <= 0.87
+    elif shape == "triangle":
+        inside = (y <= 0.87) & (abs(x) <= (y + 1) * 0.55)
+    else:
+        inside = (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
+    coverage = inside.reshape(side, samples, side, samples).mean(axis=(1, 3)).astype(np.float32)
+    coverage.setflags(write=False)
+    return coverage[:, :, None]
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Paint a scene: uint8 array (48, 48, 3)."""
+    noise = np.random.default_rng(scene.noise_seed).standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
+    canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
+    canvas[:] = scene.background
+    for thing in scene.things:
+        radius = SIZES[thing.size]
+        left = thing.column * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[0] - radius
+        top = thing.row * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[1] - radius
+        window = canvas[top : top + 2 * radius + 1, left : left + 2 * radius + 1]
+        window += _sprite(thing.shape, thing.size) * (np.asarray(COLOURS[thing.colour], np.float32) - window)
+    canvas += _NOISE * noise
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def render_batch(scenes: Iterable[Scene]) -> np.ndarray:
+    """Paint scenes: uint8 array (n, 48, 48, 3)."""
+    return np.stack([render(scene) for scene in scenes])
+
+
+def to_image(scene: Scene) -> Image.Image:
+    """The picture of a scene as a PIL image."""
+    return Image.fromarray(render(scene))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions
+
+
+def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None = None) -> str:
+    """Describe a scene.
+
+    Args:
+        scene: What to describe.
+        detail: ``full`` (``topleft small red circle . bottomright large blue square .``), ``mid``
+            (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``).
+        order: Order in which the things are named; reading order if left out.
+
+    Raises:
+        ValueError: Unknown `detail`.
+    """
+    things = scene.things if order is None else [scene.things[i] for i in order]
+    if detail == "full":
+        return " ".join(t.sentence for t in things)
+    if detail == "mid":
+        names = [f"a {t.colour} {t.shape}" for t in things]
+        listed = " and ".join(filter(None, [" , ".join(names[:-1]), names[-1]]))
+        return f"{listed} ."
+    if detail == "brief":
+        return f"we see {NUMBERS[len(things)]} {'object' if len(things) == 1 else 'objects'} ."
+    raise ValueError(f"detail must be one of {', '.join(CAPTION_DETAILS)}, not {detail!r}")
+
+
+def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
+    """Read a full caption back: (position, size, colour, shape) of each thing that is named in good form."""
+    things = []
+    for sentence in text.split(" ."):
+        words = sentence.split()
+        if len(words) == 4 and all(
+            w in vocabulary for w, vocabulary in zip(words, CAPTION_SLOTS.values(), strict=True)
+        ):
+            things.append(tuple(words))
+    return things
+
+
+CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
+    "position": CELLS,
+    "size": _SIZE_WORDS,
+    "colour": _COLOUR_WORDS,
+    "shape": SHAPES,
+}
+"""The four words of a sentence of a full caption, in their order."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions
+
+
+def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
+    """Ask a question of one kind about a scene; None where the scene allows none.
+
+    "The circle" is asked about only if there is exactly one circle; yes and no are equally likely in `relation` by
+    symmetry and in `exist` by choice, and most of the nos of `exist` name a colour and a shape that are both there,
+    on different things.
+
+    Raises:
+        ValueError: Unknown `kind`.
+    """
+    if kind not in QUESTION_KINDS:
+        raise ValueError(f"kind must be one of {', '.join(QUESTION_KINDS)}, not {kind!r}")
+    return _ASK[kind](scene, rng)
+
+
+def sample_question(scene: Scene, rng: np.random.Generator, weights: dict[str, float] | None = None) -> Question:
+    """Ask a question whose kind is drawn from `weights` (uniform if left out) among those the scene allows."""
+    probabilities = np.array([1.0 if weights is None else weights.get(kind, 0.0) for kind in QUESTION_KINDS])
+    probabilities /= probabilities.sum()
+    cumulative = probabilities.cumsum()
+    while True:  # exist and count are always possible, so this ends
+        kind = QUESTION_KINDS[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(cumulative) - 1)]
+        question = ask(scene, kind, rng)
+        if question is not None:
+            return question
+
+
+def _unique(scene: Scene) -> list[Thing]:
+    shapes = [t.shape for t in scene.things]
+    return [t for t in scene.things if shapes.count(t.shape) == 1]
+
+
+def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
+    present = {(t.colour, t.shape) for t in scene.things}
+    if rng.random() < 0.5:
+        colour, shape = _pick(rng, [(t.colour, t.shape) for t in scene.things])
+    else:
+        mixed = [(a.colour, b.shape) for a in scene.things for b in scene.things if (a.colour, b.shape) not in present]
+        if mixed and rng.random() < 0.7:
+            colour, shape = _pick(rng, mixed)
+        else:
+            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in present])
+    answer = "yes" if (colour, shape) in present else "no"
+    return Question("exist", f"is there a {colour} {shape} ?", f"{colour} {shape} ?", answer)
+
+
+def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
+    what = int(rng.integers(3))
+    if what == 0:
+        return Question("count", "how many objects ?", "objects count ?", NUMBERS[len(scene.things)])
+    attribute, values = ("shape", SHAPES) if what == 1 else ("colour", _COLOUR_WORDS)
+    held = [getattr(t, attribute) for t in scene.things]
+    value = _pick(rng, held) if rng.random() < 0.75 else _pick(rng, values)
+    name = f"{value}s" if what == 1 and value != "cross" else f"{value}es" if what == 1 else f"{value} objects"
+    return Question("count", f"how many {name} ?", f"{value} count ?", NUMBERS[held.count(value)])
+
+
+def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
+    if not (things := _unique(scene)):
+        return None
+    thing = _pick(rng, things)
+    return Question("colour", f"what colour is the {thing.shape} ?", f"{thing.shape} colour ?", thing.colour)
+
+
+def _ask_size(scene: Scene, rng: np.random.Generator) -> Question | None:
+    if not (things := _unique(scene)):
+        return None
+    thing = _pick(rng, things)
+    return Question("size", f"what size is the {thing.shape} ?", f"{thing.shape} size ?", thing.size)
+
+
+def _ask_shape_at(scene: Scene, rng: np.random.Generator) -> Question:
+    thing = _pick(rng, scene.things)
+    return Question("shape_at", f"what shape is {thing.cell} ?", f"{thing.cell} shape ?", thing.shape)
+
+
+def _ask_colour_at(scene: Scene, rng: np.random.Generator) -> Question:
+    thing = _pick(rng, scene.things)
+    return Question("colour_at", f"what colour is {thing.cell} ?", f"{thing.cell} colour ?", thing.colour)
+
+
+def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
+    things = _unique(scene)
+    pairs = [(a, b) for a in things for b in things]
+    across = [(a, b, "left" if a.column < b.column else "right") for a, b in pairs if a.column != b.column]
+    along = [(a, b, "above" if a.row < b.row else "below") for a, b in pairs if a.row != b.row]
+    if not across and not along:
+        return None
+    first, second, truth = _pick(rng, across + along)
+    pair = RELATIONS[:2] if truth in RELATIONS[:2] else RELATIONS[2:]
+    relation = pair[int(rng.integers(2))]
+    phrase = f"{relation} of" if relation in RELATIONS[:2] else relation
+    return Question(
+        "relation",
+        f"is the {first.shape} {phrase} the {second.shape} ?",
+        f"{first.shape} {relation} {second.shape} ?",
+        "yes" if relation == truth else "no",
+    )
+
+
+_ASK = {
+    "exist": _ask_exist,
+    "count": _ask_count,
+    "colour": _ask_colour,
+    "size": _ask_size,
+    "shape_at": _ask_shape_at,
+    "colour_at": _ask_colour_at,
+    "relation": _ask_relation,
+}
+
+WORDS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        [*SHAPES, *(f"{s}es" if s == "cross" else f"{s}s" for s in SHAPES), *COLOURS, *SIZES, *CELLS, *NUMBERS]
+        + [*RELATIONS, "yes", "no", "object", "objects", "colour", "shape", "size", "count", "many", "what", "how"]
+        + ["is", "there", "a", "the", "of", "and", "we", "see"]
+    )
+)
+"""Every word of the world's language; the tokenizer keeps each one whole."""
