@@ -3,7 +3,8 @@
 The cache of executed notebooks knows the notebooks' own code only: after a change in the library it would show old
 numbers. This keeps a fingerprint of the library, of the ledger of results and of the pinned versions beside the build,
 and empties the build when the fingerprint is another one. Sphinx's memory of the pages goes with it, since Sphinx
-does not even look at a page that did not change.
+does not even look at a page that did not change. For the same reason a change of the style sheet or of a helper of the
+build makes Sphinx forget the pages, but not what the notebooks computed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ import tomllib
 from pathlib import Path
 
 SOURCES = ("mirlib", "results")
+LOOKS = ("book/_static", "tools")
 STAMP = "source-stamp"
+LOOKS_STAMP = "looks-stamp"
+
+
+def _digest(root: Path, folders: tuple[str, ...], start: str = "") -> str:
+    digest = hashlib.sha256(start.encode())
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def fingerprint(root: Path) -> str:
@@ -24,19 +37,13 @@ def fingerprint(root: Path) -> str:
     Args:
         root: The root of the repository.
     """
-    digest = hashlib.sha256(sys.version.encode())
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    digest.update(repr([project["dependencies"], project["optional-dependencies"]["book"]]).encode())
-    for folder in SOURCES:
-        for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(path.relative_to(root).as_posix().encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    versions = [sys.version, project["dependencies"], project["optional-dependencies"]["book"]]
+    return _digest(root, SOURCES, repr(versions))
 
 
 def refresh(root: Path) -> bool:
-    """Empty `_build` if the fingerprint has changed.
+    """Empty `_build` if what the notebooks run on has changed; forget the pages if only their looks have.
 
     Args:
         root: The root of the repository.
@@ -45,13 +52,16 @@ def refresh(root: Path) -> bool:
         Whether the build was emptied, so that every notebook runs again.
     """
     build = root / "_build"
-    stamp = build / STAMP
-    now = fingerprint(root)
+    stamp, looks_stamp = build / STAMP, build / LOOKS_STAMP
+    now, looks = fingerprint(root), _digest(root, LOOKS)
     stale = not stamp.exists() or stamp.read_text() != now
     if stale:
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir()
         stamp.write_text(now)
+    elif not looks_stamp.exists() or looks_stamp.read_text() != looks:
+        shutil.rmtree(build / ".doctrees", ignore_errors=True)
+    looks_stamp.write_text(looks)
     return stale
 
 

@@ -130,13 +130,19 @@ class Visit:
     foreign: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    def go(self, address: str) -> None:
+        """Open another page in the same window."""
+        self.foreign.clear()
+        self.errors.clear()
+        self.page.goto(address, wait_until="load")
+
 
 @pytest.fixture
 def visit(browser: object) -> Iterator[Callable[..., Visit]]:
     """Open an address in a fresh window. Requests to other hosts are stopped and counted."""
     contexts = []
 
-    def open_page(address: str, width: int = 1200) -> Visit:
+    def open_page(address: str = "about:blank", width: int = 1200) -> Visit:
         context = browser.new_context(viewport={"width": width, "height": 900})
         contexts.append(context)
         result = Visit(context.new_page())
@@ -151,7 +157,7 @@ def visit(browser: object) -> Iterator[Callable[..., Visit]]:
 
         context.route("**/*", gate)
         result.page.on("pageerror", lambda e: result.errors.append(str(e)) if KNOWN_ERROR not in str(e) else None)
-        result.page.goto(address, wait_until="load")
+        result.go(address)
         return result
 
     yield open_page

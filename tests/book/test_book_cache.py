@@ -39,6 +39,16 @@ def test_a_change_empties_the_build(tree, change):
     assert not book_cache.refresh(tree)
 
 
+def test_a_new_style_makes_sphinx_read_the_pages_again_and_runs_nothing(tree):
+    (tree / "_build" / ".doctrees").mkdir()
+    assert not book_cache.refresh(tree)
+    assert (tree / "_build" / ".doctrees").exists()
+    (tree / "book" / "_static").mkdir(parents=True)
+    (tree / "book" / "_static" / "a.css").write_text("p {}\n")
+    assert not book_cache.refresh(tree)
+    assert not (tree / "_build" / ".doctrees").exists() and (tree / "_build" / ".jupyter_cache").exists()
+
+
 def test_what_python_writes_beside_the_source_does_not_count(tree):
     (tree / "mirlib" / "__pycache__").mkdir()
     (tree / "mirlib" / "__pycache__" / "a.cpython-312.pyc").write_bytes(b"\0")

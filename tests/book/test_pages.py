@@ -17,8 +17,9 @@ def test_the_whole_book_stands_in_the_build(site):
 
 def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
     problems = []
+    seen = visit()
     for path in site.pages:
-        seen = visit(address(path))
+        seen.go(address(path))
         html = path.read_text(encoding="utf-8")
         if 'class="math' in html:
             seen.page.wait_for_function(EQUATIONS_READY)
@@ -32,18 +33,17 @@ def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
             seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
         problems += [f"{path.stem}: asks {url}" for url in seen.foreign]
         problems += [f"{path.stem}: {error}" for error in seen.errors]
-        seen.page.close()
     assert problems == []
 
 
 def test_no_page_is_wider_than_a_phone(site, served, visit):
     wide = {}
+    seen = visit(width=360)
     for path in site.pages:
-        seen = visit(f"{served}/{path.relative_to(site.folder).as_posix()}", width=360)
+        seen.go(f"{served}/{path.relative_to(site.folder).as_posix()}")
         width = seen.page.evaluate("document.documentElement.scrollWidth")
         if width > 360:
             wide[path.stem] = width
-        seen.page.close()
     assert wide == {}
 
 
