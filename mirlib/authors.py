@@ -18,16 +18,16 @@ ITERATIONS = 5
 
 
 def replace_rows_by_median(rows: Tensor, outliers: Tensor) -> Tensor:
-    """A copy of the (n, d) rows in which those marked by the (n,) mask are the per-dimension (lower) median of all rows."""
+    """A copy of the (n, d) rows with the per-dimension (lower) median of all rows wherever the (n,) mask is set."""
     return torch.where(outliers[:, None], rows.median(dim=0).values, rows)
 
 
 def fast_square_root(product: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """The iteration of the authors' ``fast`` mode, which is meant to return ``A^{1/2}`` and returns ``A``.
 
-    It repeats ``Y ← ½(Y + Z⁻¹A)``, ``Z ← ½(Z + Y⁻¹A)`` from ``Y = A``, ``Z = I``. In exact arithmetic ``Z⁻¹A = A`` leaves Y
-    where it is and ``Y⁻¹A = I`` leaves Z where it is. In float32 the inverse of an ill-conditioned A adds noise, which is
-    part of the published values, so it is repeated here too.
+    It repeats ``Y ← ½(Y + Z⁻¹A)``, ``Z ← ½(Z + Y⁻¹A)`` from ``Y = A``, ``Z = I``. In exact arithmetic ``Z⁻¹A = A``
+    leaves Y where it is and ``Y⁻¹A = I`` leaves Z where it is. In float32 the inverse of an ill-conditioned A adds
+    noise, which is part of the published values, so it is repeated here too.
 
     Args:
         product: (d, d) matrix A.

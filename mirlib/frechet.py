@@ -5,8 +5,9 @@ the squared Fréchet (2-Wasserstein) distance is (Dowson & Landau, 1982)
 
     d² = ‖μ_x − μ_y‖² + Tr(Σ_x) + Tr(Σ_y) − 2 Tr((Σ_x Σ_y)^{1/2})
 
-The trace term is never computed through a matrix square root. With ``Σ_x = AᵀA`` and ``Σ_y = BᵀB`` it equals the nuclear
-norm ``‖A Bᵀ‖_*``, the sum of the singular values, so eigenvalues of a symmetric matrix or singular values are enough.
+The trace term is never computed through a matrix square root. With ``Σ_x = AᵀA`` and ``Σ_y = BᵀB`` it equals the
+nuclear norm ``‖A Bᵀ‖_*``, the sum of the singular values, so eigenvalues of a symmetric matrix or singular values are
+enough.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ def _full_precision_gram(centred: Tensor) -> Tensor:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """A (d, rank) factor L with ``L Lᵀ = Σ`` of a symmetric positive semi-definite matrix, noise directions left out."""
+    """A (d, rank) factor L with ``L Lᵀ = Σ`` of a symmetric positive semi-definite matrix, noise directions left "
+    "out."""
     values, vectors = torch.linalg.eigh(covariance)
     floor = values[-1].clamp(min=0) * covariance.shape[0] * torch.finfo(covariance.dtype).eps
     kept = values > floor
@@ -202,8 +204,8 @@ def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """Square roots of the eigenvalues of ``Σ_x Σ_y``: (≤ d,) non-negative.
 
     The usual route is one Cholesky factorisation and one symmetric eigenvalue problem. Where both covariances are
-    singular, square roots of eigenvalues that should be 0 would add noise of 1e-8, so both are factored and the singular
-    values of the small product of the factors are taken.
+    singular, square roots of eigenvalues that should be 0 would add noise of 1e-8, so both are factored and the
+    singular values of the small product of the factors are taken.
     """
     lower_y, failed_y = torch.linalg.cholesky_ex(covariance_y)
     if int(failed_y) == 0 and bool(torch.isfinite(lower_y).all()):

@@ -2,8 +2,8 @@
 
     MIR = log10 Σ_k FID(ω(α_k f_k^v), ω(α_k f_k^t)),    α_k = s / Σ_j ‖f_{k,j}^t‖₂
 
-with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality. This file knows layers and modalities; the distance itself
-lives in `mirlib.frechet`, and the same measure over batches that do not fit in memory in `mirlib.streaming`.
+with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality. This file knows layers and modalities; the distance
+itself lives in `mirlib.frechet`, and the same measure over batches that do not fit in memory in `mirlib.streaming`.
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ def _prepare_layer(
         masks[modality] = ~bounds.outliers(norms[modality]).to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
     for modality, values in rows.items():
-        if chosen.sqrt == "authors-fast":  # the authors scale first, in float32, and their rounding is part of the value
+        if (
+            chosen.sqrt == "authors-fast"
+        ):  # the authors scale first, in float32, and their rounding is part of the value
             values = values.to(torch.float32) * scale
         mask = masks[modality]
         kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
@@ -303,8 +305,8 @@ def modality_integration_rate(
     Args:
         vision: K arrays (r, d), the vision rows after each layer. NumPy or torch, any floating dtype, any device.
         text: K arrays (s, d), the text rows after each layer.
-        preset: ``"paper"`` drops outlier rows and takes the exact trace term; ``"authors"`` replaces outlier rows by the
-            per-dimension median; ``"authors-fast"`` repeats the authors' default operations in float32, and warns.
+        preset: ``"paper"`` drops outlier rows and takes the exact trace term; ``"authors"`` replaces outlier rows by
+            the per-dimension median; ``"authors-fast"`` repeats the authors' default operations in float32, and warns.
         outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
         normalize: Whether to apply the text-centric scale α_k (Eq. 2). Off only for the ablation of the paper's Fig. 7.
         sqrt: Overrides the preset: ``"exact"`` or ``"authors-fast"``.
@@ -318,8 +320,8 @@ def modality_integration_rate(
         `MIRResult`; lower means closer modalities.
 
     Raises:
-        MirlibError: For NaN or infinite values (naming layer, modality and row), fewer than 2 rows, zero text norm, unequal
-            K or d, integer, complex or empty arrays, unknown presets.
+        MirlibError: For NaN or infinite values (naming layer, modality and row), fewer than 2 rows, zero text norm,
+            unequal K or d, integer, complex or empty arrays, unknown presets.
 
     Source: arXiv 2410.07167, Eq. 1–4. The base 10 is that of the authors' code.
 
@@ -413,10 +415,11 @@ def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.
 
 
 class _Resampler:
-    """Bootstrap over samples: draws them with replacement and re-weights their moments, without touching the rows again.
+    """Bootstrap over samples: draws them with replacement and re-weights their moments, without touching the rows
+    again.
 
-    Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities are
-    drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
+    Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities
+    are drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
     """
 
     LARGEST = 2 << 30  # bytes of per-sample scatter matrices
@@ -464,7 +467,8 @@ class _Resampler:
         need = 8 * dim**2 * (samples + len(weights))
         if need > self.LARGEST:
             raise MirlibError(
-                f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream the "
+                f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
+                "the "
                 "batches through ModalityIntegrationRate(groups=20) for a jackknife interval instead"
             )
         mean = rows.mean(dim=0)

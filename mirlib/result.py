@@ -49,7 +49,8 @@ class MIRResult:
         mean_term: (K,) the part of FID_k that comes from the means.
         covariance_term: (K,) the part that comes from the covariances.
         norm_ratio: (K,) mean vision norm / mean text norm, all rows included.
-        norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: what MIR would be if only vision norms counted.
+        norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: what MIR would be if only vision norms
+            counted.
         scale: (K,) α_k, 1 / mean text norm (1 where normalisation is off).
         bias: (K,) first-order upward bias of FID_k from the finite number of rows, if rows were independent Gaussians.
         outliers: ``{"vision": (K,), "text": (K,)}`` number of rows that the 3σ rule caught.

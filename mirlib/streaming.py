@@ -8,7 +8,8 @@ moments of the rows that are kept. Nothing else grows with the number of samples
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ def _unpack(packed: Tensor) -> Moments:
     return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
 
 
+def _row_of_batch(modality: str, row: int) -> str:
+    return f"row {row} of the batch"
+
+
 def _merge_processes(stacked: Tensor) -> Tensor:
     """(processes, groups, d + 2, d) packed moments to (groups, d + 2, d), merged in the order of the ranks."""
     merged = []
@@ -65,8 +70,8 @@ class ModalityIntegrationRate(Metric):
     """Modality Integration Rate, ``log10 Σ_k FID_k``, accumulated batch by batch.
 
     Feed every batch, call `begin_second_pass`, feed the same batches again, then `compute` or `result`. With
-    ``outliers="none"`` one pass is enough. Works across processes: the state merges exactly, and each process sees its own
-    share of the samples.
+    ``outliers="none"`` one pass is enough. Works across processes: the state merges exactly, and each process sees its
+    own share of the samples.
 
     Args:
         num_layers: K.
@@ -175,11 +180,13 @@ class ModalityIntegrationRate(Metric):
         check_layers(vision_rows, text_rows, minimum=1)
         for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
             for modality, rows in zip(MODALITIES, pair, strict=True):
-                check_norms(row_norms(rows), k, modality, lambda row: f"row {row} of the batch")
+                check_norms(row_norms(rows), k, modality, partial(_row_of_batch, modality))
         for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
             self.update_layer(k, *pair, groups=groups)
 
-    def update_layer(self, layer: int, vision: Any, text: Any, groups: Any = 0) -> None:
+    def update_layer(
+        self, layer: int, vision: Any, text: Any, groups: Any = 0, name_row: Callable[[str, int], str] = _row_of_batch
+    ) -> None:
         """Add one layer's rows of a batch; `update` for callers that see one layer at a time.
 
         Args:
@@ -187,17 +194,20 @@ class ModalityIntegrationRate(Metric):
             vision: (r, d) rows.
             text: (s, d) rows.
             groups: As for `update`.
+            name_row: Names a row in an error message, given the modality and its number in the batch.
         """
+        self._computed = None
         self._computed = None
         group_ids = groups if isinstance(groups, tuple) else (groups, groups)
         for column, (modality, rows) in enumerate(zip(MODALITIES, (vision, text), strict=True)):
             rows = as_rows(rows, f"{modality}, layer {layer}")
             if rows.shape[1] != self.dim:
                 raise MirlibError(
-                    f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for {self.dim}"
+                    f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for "
+                    f"{self.dim}"
                 )
             norms = row_norms(rows)
-            check_norms(norms, layer, modality, lambda row: f"row {row} of the batch")
+            check_norms(norms, layer, modality, partial(name_row, modality))
             if not self._second_pass:
                 getattr(self, f"norms_{modality}_{layer}").append(norms.to(torch.float32))
             for group, members in self._split(group_ids[column], rows):
@@ -351,12 +361,11 @@ class ModalityIntegrationRate(Metric):
         )
 
     def _jackknife(self, groups: list[tuple[list[Moments], list[Moments]]], value: float) -> Interval | None:
-        """Delete-a-group jackknife; every replicate has its own α_k, the outlier bounds are held at those of all rows."""
+        """Delete-a-group jackknife; every replicate has its own α_k, the outlier bounds are held at those of all "
+        "rows."""
         if self.confidence is None:
             return None
-        filled = [
-            g for g in range(self.groups) if groups[0][0][g].count > 0 and groups[0][1][g].count > 0
-        ]
+        filled = [g for g in range(self.groups) if groups[0][0][g].count > 0 and groups[0][1][g].count > 0]
         if len(filled) < 2:
             raise MirlibError("a jackknife interval needs rows of both modalities in at least 2 groups")
         distances = np.zeros((len(filled), self.num_layers))
@@ -381,7 +390,10 @@ def _merge_all(parts: list[Moments]) -> Moments:
 
 def _leave_one_out(parts: list[Moments]) -> list[Moments]:
     """For each part the moments of all others, by merging from both ends: 3 n merges instead of n²."""
-    before, after = [Moments.empty(parts[0].dim, parts[0].mean.device)], [Moments.empty(parts[0].dim, parts[0].mean.device)]
+    before, after = (
+        [Moments.empty(parts[0].dim, parts[0].mean.device)],
+        [Moments.empty(parts[0].dim, parts[0].mean.device)],
+    )
     for part in parts[:-1]:
         before.append(before[-1].merge(part))
     for part in parts[:0:-1]:

@@ -1,0 +1,486 @@
+"""MIR of a model: hidden states from `mirlib.hidden_states`, streamed into `mirlib.streaming`, with progress."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from mirlib.data import draw, load_image
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks
+from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
+from mirlib.prompts import encode_batch
+from mirlib.result import MIRResult
+from mirlib.streaming import ModalityIntegrationRate
+
+__all__ = ["score", "score_batches"]
+
+RESERVED = ("text_mask", "sample_groups", "sample_names")
+DEFAULT_GROUPS = 20
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time being: dropout would give the two passes different rows."""
+    training = {module for module in model.modules() if module.training}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where inputs go: the device of the first parameter (of the embeddings, for a model spread over devices)."""
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model
+    return next(iter(embeddings.parameters()), next(model.parameters())).device
+
+
+@dataclass
+class _Batch:
+    inputs: dict[str, Any]
+    text_mask: Tensor | None
+    groups: Tensor | None
+    names: Sequence[str] | None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], model: nn.Module) -> _Batch:
+        """Take our own keys out, move the rest to the model, and leave out what only costs memory here."""
+        if not isinstance(batch, Mapping) or "input_ids" not in batch:
+            raise MirlibError("each batch must be a dict with input_ids that model(**batch) takes")
+        inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
+        device = _device(model)
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        for name, value in inputs.items():
+            if isinstance(value, Tensor):
+                inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        accepted = signature(model.forward).parameters
+        inputs.setdefault("use_cache", False)
+        if "logits_to_keep" in accepted:  # (B, T, vocabulary) logits would be larger than all hidden states of a layer
+            inputs.setdefault("logits_to_keep", 1)
+        if "use_cache" not in accepted and not any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
+            inputs.pop("use_cache")
+        return cls(inputs, batch.get("text_mask"), batch.get("sample_groups"), batch.get("sample_names"))
+
+
+class _Forward:
+    """Runs the batches through the model once and hands every layer's rows on."""
+
+    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], text_rows: str, last: str) -> None:
+        self.model, self.batches, self.text_rows, self.last = model, batches, text_rows, last
+
+    def run(self, on_layer: Callable[..., None], groups: int, description: str, progress: bool) -> int:
+        """One pass; calls ``on_layer(k, vision, text, groups, name_row)`` and returns the number of samples."""
+        samples = 0
+        current: dict[str, Any] = {}
+
+        def hand_on(k: int, vision: Tensor, text: Tensor) -> None:
+            group_ids = tuple(current["groups"][index] for index in current["index"]())
+            on_layer(k, vision, text, group_ids, current["name_row"])
+
+        with capture(self.model, text_rows=self.text_rows, last=self.last, on_layer=hand_on) as stream:
+
+            def name_row(modality: str, row: int) -> str:
+                index = (stream.vision_samples, stream.text_samples)[MODALITIES.index(modality)][row]
+                names = current["names"]
+                return f"row {row} of sample {current['first'] + int(index)}" + (f" ({names[index]})" if names else "")
+
+            bar = tqdm(self.batches, desc=description, unit="batch", disable=not progress, file=sys.stderr, leave=False)
+            for number, raw in enumerate(bar):
+                batch = _Batch.of(raw, self.model)
+                size = batch.inputs["input_ids"].shape[0]
+                assigned = torch.full((size,), number % groups) if batch.groups is None else batch.groups % groups
+                current |= {
+                    "first": samples,
+                    "names": batch.names,
+                    "groups": assigned.to(batch.inputs["input_ids"].device),
+                    "index": lambda: (stream.vision_samples, stream.text_samples),
+                    "name_row": name_row,
+                }
+                stream.text_mask = batch.text_mask
+                with _memory_advice(size):
+                    self.model(**batch.inputs)
+                self._check_rows(stream, samples, batch.names)
+                samples += size
+        if samples == 0:
+            raise MirlibError("there are no batches")
+        return samples
+
+    @staticmethod
+    def _check_rows(stream: Any, first: int, names: Sequence[str] | None) -> None:
+        for modality, index in (("vision", stream.vision_samples), ("text", stream.text_samples)):
+            if len(index) == 0:
+                raise MirlibError(
+                    f"no {modality} rows in the batch that starts at sample {first}"
+                    + (f" ({names[0]})" if names else "")
+                    + ": input_ids must hold the model's image placeholders, as its processor writes them, and text"
+                )
+
+
+@contextmanager
+def _memory_advice(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MirlibError(
+            f"out of memory with batch_size={batch_size}: lower batch_size (--batch-size), shorten the texts "
+            "(--max-text-tokens), or load the model in bfloat16 (--dtype bfloat16)"
+        ) from error
+    except RuntimeError as error:
+        if "not enough memory" in str(error) or "alloc" in str(error).lower():
+            raise MirlibError(f"out of memory with batch_size={batch_size}: lower batch_size (--batch-size)") from error
+        raise
+
+
+def score_batches(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    preset: str = "paper",
+    outliers: str | None = None,
+    normalize: bool = True,
+    text_rows: str = "text",
+    last: str = "normed",
+    confidence: float | None = None,
+    groups: int = DEFAULT_GROUPS,
+    progress: bool = True,
+) -> MIRResult:
+    """MIR of a model over your own batches, in constant memory.
+
+    Args:
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
+            the time being and left as it was.
+        batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
+            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows; ``sample_groups`` (B,) int,
+            the jackknife group of each sample (default: by batch); ``sample_names``, B strings for error messages.
+            Without ``text_mask`` every attended position that is neither vision nor a special token of the config is
+            text.
+        preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
+        outliers: Overrides the preset.
+        normalize: Whether to apply the text-centric scale.
+        text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
+        last: ``"normed"`` or ``"raw"``; see `capture`.
+        confidence: For example 0.95, for an interval over samples: a jackknife over ``groups`` groups, or with the
+            authors' exact preset a bootstrap.
+        groups: Number of jackknife groups; their moments take ``2 K groups (d + 2) d · 8`` bytes.
+        progress: Whether to show bars on stderr.
+
+    Returns:
+        `MIRResult`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: For values that are not finite (naming layer, modality and sample), batches without vision or text
+            rows, batches that cannot be iterated twice, or too little memory.
+    """
+    if isinstance(batches, Iterator):
+        raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
+    for name, value, allowed in (("text_rows", text_rows, TEXT_ROWS), ("last", last, LAST_LAYER)):
+        if value not in allowed:
+            raise MirlibError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+    chosen = resolve_settings(preset, outliers, None)
+    parts = decoder_parts(model)
+    forward = _Forward(model, batches, text_rows, last)
+    with _evaluating(model):
+        if chosen.outliers == "median" or chosen.sqrt != "exact":
+            result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
+        else:
+            result, samples = _score_streaming(
+                forward, len(parts.layers), preset, outliers, normalize, confidence, groups, progress
+            )
+    settings = {**result.settings, "text_rows": text_rows, "last": last, "samples": samples, **_describe(model)}
+    return replace(result, settings=settings)
+
+
+def _score_streaming(
+    forward: _Forward,
+    num_layers: int,
+    preset: str,
+    outliers: str | None,
+    normalize: bool,
+    confidence: float | None,
+    groups: int,
+    progress: bool,
+) -> tuple[MIRResult, int]:
+    metric: ModalityIntegrationRate | None = None
+
+    def on_layer(k: int, vision: Tensor, text: Tensor, group_ids: Any, name_row: Callable[[str, int], str]) -> None:
+        nonlocal metric
+        if metric is None:
+            metric = ModalityIntegrationRate(
+                num_layers,
+                vision.shape[1],
+                preset=preset,
+                outliers=outliers,
+                normalize=normalize,
+                groups=groups if confidence is not None else 1,
+                confidence=confidence,
+            )
+        metric.update_layer(k, vision, text, groups=group_ids, name_row=name_row)
+
+    group_count = groups if confidence is not None else 1
+    one_pass = resolve_settings(preset, outliers, None).outliers == "none"
+    samples = forward.run(on_layer, group_count, "pass 1 of 1" if one_pass else "pass 1 of 2: norms", progress)
+    if not one_pass:
+        metric.begin_second_pass()
+        again = forward.run(on_layer, group_count, "pass 2 of 2: moments", progress)
+        if again != samples:
+            raise MirlibError(f"the second pass saw {again} samples, the first {samples}; batches must not change")
+    return metric.result(), samples
+
+
+def _score_in_memory(
+    forward: _Forward,
+    preset: str,
+    outliers: str | None,
+    normalize: bool,
+    confidence: float | None,
+    progress: bool,
+) -> tuple[MIRResult, int]:
+    _announce_memory(forward, preset)
+    rows: dict[tuple[str, int], list[Tensor]] = {}
+    ids: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    seen = 0
+
+    def on_layer(k: int, vision: Tensor, text: Tensor, sample_ids: Any, name_row: Callable[[str, int], str]) -> None:
+        for modality, values, samples in zip(MODALITIES, (vision, text), sample_ids, strict=True):
+            rows.setdefault((modality, k), []).append(values.cpu())
+            if k == 1:
+                ids[modality].append(samples.cpu())
+
+    class Numbered:
+        """The batches again, with each sample in a group of its own, so that the rows know their sample."""
+
+        def __iter__(self) -> Iterator[Mapping[str, Any]]:
+            nonlocal seen
+            seen = 0
+            for batch in forward.batches:
+                size = len(batch["input_ids"])
+                yield {**batch, "sample_groups": torch.arange(seen, seen + size)}
+                seen += size
+
+        def __len__(self) -> int:
+            return len(forward.batches)
+
+    samples = _Forward(forward.model, Numbered(), forward.text_rows, forward.last).run(
+        on_layer, sys.maxsize, "pass 1 of 1: rows", progress
+    )
+    layers = max(k for _, k in rows)
+    stacked = {modality: [torch.cat(rows.pop((modality, k))) for k in range(1, layers + 1)] for modality in MODALITIES}
+    result = modality_integration_rate(
+        stacked["vision"],
+        stacked["text"],
+        preset=preset,
+        outliers=outliers,
+        normalize=normalize,
+        samples=tuple(torch.cat(ids[modality]) for modality in MODALITIES),
+        confidence=confidence,
+    )
+    return result, samples
+
+
+def _announce_memory(forward: _Forward, preset: str) -> None:
+    """Say on stderr what keeping the rows will take, from the masks of the first batch."""
+    first = next(iter(forward.batches), None)
+    if first is None:
+        raise MirlibError("there are no batches")
+    batch = _Batch.of(first, forward.model)
+    parts = decoder_parts(forward.model)
+    masks = token_masks(
+        batch.inputs["input_ids"],
+        batch.inputs.get("attention_mask"),
+        parts.vision_token_ids,
+        text_rows=forward.text_rows,
+        text_mask=batch.text_mask,
+    )
+    rows = sum(int(mask.sum()) for mask in masks)
+    text_config = forward.model.config.get_text_config()
+    size = next(forward.model.parameters()).element_size()
+    try:
+        count = len(forward.batches)
+    except TypeError:
+        return
+    need = rows * count * len(parts.layers) * text_config.hidden_size * size
+    tqdm.write(
+        f"preset {preset!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} GiB", file=sys.stderr
+    )
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    parameter = next(model.parameters())
+    config = getattr(model, "config", None)
+    return {
+        "model_type": getattr(config, "model_type", type(model).__name__),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": parameter.device.type,
+    }
+
+
+class _PairBatches:
+    """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes."""
+
+    def __init__(
+        self, processor: Any, images: Sequence[Any], texts: Sequence[str], batch_size: int, groups: int, **prompt: Any
+    ) -> None:
+        self.processor, self.images, self.texts, self.batch_size = processor, images, texts, batch_size
+        self.groups, self.prompt = groups, prompt
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self.images), self.batch_size):
+            chosen = range(start, min(start + self.batch_size, len(self.images)))
+            images = [load_image(self.images[i]) for i in chosen]
+            texts = [self.texts[i] for i in chosen]
+            yield encode_batch(self.processor, images, texts, **self.prompt) | {
+                # Neighbours share a group, so that a batch is one or two products of matrices, not four.
+                "sample_groups": torch.tensor([i * self.groups // len(self.images) for i in chosen]),
+                "sample_names": [_name(self.images[i], i) for i in chosen],
+            }
+
+
+def _name(image: Any, index: int) -> str:
+    return str(image) if not hasattr(image, "size") else f"image {index}"
+
+
+def score(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    num: int = 100,
+    batch_size: int = 4,
+    seed: int = 0,
+    preset: str = "paper",
+    outliers: str | None = None,
+    normalize: bool = True,
+    template: str = "chat",
+    text_rows: str = "text",
+    last: str = "normed",
+    max_text_tokens: int | None = None,
+    confidence: float | None = None,
+    groups: int = DEFAULT_GROUPS,
+    skip_unreadable: Callable[[str], None] | None = None,
+    progress: bool = True,
+) -> MIRResult:
+    """MIR of a model over image–text pairs, as the paper measures it.
+
+    ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
+    image before the text. Memory does not grow with ``num``.
+
+    Args:
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
+        processor: Its processor, with a fast tokenizer.
+        images: Paths, PIL images or (h, w, 3) uint8 arrays.
+        texts: Non-empty strings. Never compare values over different kinds of text.
+        num: Number of pairs; the paper takes 100.
+        batch_size: Pairs a forward pass. It does not change the value beyond rounding.
+        seed: Which images and texts, and how they are paired.
+        preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`.
+        outliers: Overrides the preset.
+        normalize: Whether to apply the text-centric scale.
+        template: ``"chat"`` for the processor's chat template, ``"plain"`` for none.
+        text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
+        last: ``"normed"`` or ``"raw"``; see `capture`.
+        max_text_tokens: Cut each text after so many tokens.
+        confidence: For example 0.95, for an interval over samples.
+        groups: Number of jackknife groups, at most ``num``.
+        skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
+            without it the first one is an error.
+        progress: Whether to show bars on stderr.
+
+    Returns:
+        `MIRResult`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, and
+            all that `score_batches` raises.
+
+    Source: arXiv 2410.07167, section 2.1.
+    """
+    if num < 1 or batch_size < 1:
+        raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    decoder_parts(model)
+    usable = partial(_usable, skip_unreadable=skip_unreadable)
+    chosen_images = draw(images, num, seed, "images", partial(usable, check=load_image))
+    chosen_texts = draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))
+    groups = min(groups, num)
+    batches = _PairBatches(
+        processor,
+        chosen_images,
+        chosen_texts,
+        batch_size,
+        groups,
+        template=template,
+        max_text_tokens=max_text_tokens,
+    )
+    _check_length(model, processor, chosen_texts, max_text_tokens)
+    result = score_batches(
+        model,
+        batches,
+        preset=preset,
+        outliers=outliers,
+        normalize=normalize,
+        text_rows=text_rows,
+        last=last,
+        confidence=confidence,
+        groups=groups,
+        progress=progress,
+    )
+    settings = {
+        **result.settings,
+        "num": num,
+        "batch_size": batch_size,
+        "seed": seed,
+        "template": template,
+        "max_text_tokens": max_text_tokens,
+    }
+    return replace(result, settings=settings)
+
+
+def _usable(item: Any, *, check: Callable[[Any], Any], skip_unreadable: Callable[[str], None] | None) -> bool:
+    try:
+        check(item)
+    except MirlibError as error:
+        if skip_unreadable is None:
+            raise
+        skip_unreadable(str(error))
+        return False
+    return True
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise MirlibError(f"expected a text, got {type(text).__name__}")
+    if not text.strip():
+        raise MirlibError("a text is empty")
+
+
+def _check_length(model: nn.Module, processor: Any, texts: Sequence[str], max_text_tokens: int | None) -> None:
+    """Refuse texts that cannot fit, before any forward pass; the image's own rows come on top."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return
+    longest = max(texts, key=len)
+    length = len(processor.tokenizer(longest, add_special_tokens=False, verbose=False)["input_ids"])
+    length = min(length, max_text_tokens or length)
+    if length >= limit:
+        raise MirlibError(
+            f"a text of {length} tokens does not fit a model of {limit} positions; cut texts with max_text_tokens "
+            "(--max-text-tokens)"
+        )
