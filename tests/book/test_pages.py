@@ -2,6 +2,8 @@
 
 import pytest
 
+import mirlib
+
 pytestmark = pytest.mark.browser
 
 EQUATIONS_READY = "() => window.MathJax?.startup?.promise?.then(() => true) ?? false"
@@ -51,3 +53,11 @@ def test_the_index_leads_to_the_first_page(site, served, visit):
     seen = visit(f"{served}/index.html")
     seen.page.wait_for_url(lambda url: not url.endswith("/index.html"))
     assert seen.page.locator("article h1").first.is_visible()
+
+
+def test_the_library_page_describes_every_public_name(site):
+    if not site.is_whole:
+        pytest.skip("only the built book has the page of the library: run `make book` first")
+    html = (site.folder / "book" / "api.html").read_text(encoding="utf-8")
+    public = [getattr(mirlib, name) for name in mirlib.__all__]
+    assert [f"{o.__module__}.{o.__name__}" for o in public if f'id="{o.__module__}.{o.__name__}"' not in html] == []
