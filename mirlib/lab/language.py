@@ -252,10 +252,13 @@ class Rows:
     Attributes:
         ids: Token ids, int64 (rows, length).
         weights: Weight of each token as a prediction target, float32 (rows, length).
+        positions: Position of each token in its document, int64 (rows, length). Where it falls back to 0 a document
+            begins, and attention must not look further back.
     """
 
     ids: np.ndarray
     weights: np.ndarray
+    positions: np.ndarray
 
 
 class RowMaker:
@@ -264,20 +267,23 @@ class RowMaker:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = segment_encoder(tokenizer)
         self._english = EnglishReader(tokenizer)
+        self._words = [self._encode(f" {word}")[0] for word in world.WORDS]
 
     def rows(self, rng: np.random.Generator, mixture: Mixture, *, batch: int, length: int) -> Rows:
         """Draw a batch of rows."""
         ids = np.full((batch, length), PAD, dtype=np.int64)
         weights = np.zeros((batch, length), dtype=np.float32)
+        positions = np.zeros((batch, length), dtype=np.int64)
         for row in range(batch):
             filled = 0
             while filled < length:
+                positions[row, filled:] = np.arange(length - filled)
                 for piece, weight in self._document(rng, mixture, length):
                     taken = piece[: length - filled]
                     ids[row, filled : filled + len(taken)] = taken
                     weights[row, filled : filled + len(taken)] = weight
                     filled += len(taken)
-        return Rows(ids, weights)
+        return Rows(ids, weights, positions)
 
     def _document(self, rng: np.random.Generator, m: Mixture, length: int) -> Iterator[tuple[tuple[int, ...], float]]:
         kinds = ("questions", "chat", "description", "news", "arithmetic", "listing", "english", "copy")
@@ -286,7 +292,12 @@ class RowMaker:
         yield (BOS,), 0.0
         if kind == "copy":
             # The same random string twice: the quickest way to teach a model to look back into its own context.
-            string = tuple(rng.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, size=int(rng.integers(6, 24))).tolist())
+            # Mostly words of the world, whose use in scenes would otherwise be learned by heart as mere frequencies.
+            count = int(rng.integers(6, 24))
+            if rng.random() < 0.7:
+                string = tuple(self._words[i] for i in rng.integers(len(self._words), size=count))
+            else:
+                string = tuple(rng.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, size=count).tolist())
             yield string, 0.0
             yield string, 1.0
         elif kind == "english":

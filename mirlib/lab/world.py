@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-SIZES: dict[str, int] = {"small": 5, "large": 9}
+SIZES: dict[str, int] = {"small": 6, "large": 10}
 """Size words and their radii in pixels."""
 
 CELLS = ("topleft", "topright", "bottomleft", "bottomright")

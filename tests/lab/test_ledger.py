@@ -1,0 +1,91 @@
+"""The ledger keeps every finished row, whatever happens around it."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from mirlib.lab.ledger import Ledger, key_of, provenance
+
+
+def test_a_row_comes_back(tmp_path):
+    ledger = Ledger(tmp_path / "results" / "x.jsonl")
+    assert ledger.rows() == []
+    assert ledger.append({"key": "a", "value": 1.5})
+    assert ledger.append({"key": "b", "value": None})
+    assert ledger.rows() == [{"key": "a", "value": 1.5}, {"key": "b", "value": None}]
+    assert ledger.find("b") == {"key": "b", "value": None}
+    assert ledger.find("c") is None
+
+
+def test_a_row_is_kept_once(tmp_path):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    assert ledger.append({"key": "a", "value": 1})
+    assert not ledger.append({"key": "a", "value": 2})
+    assert ledger.rows() == [{"key": "a", "value": 1}]
+
+
+def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.append({"key": "a"})
+    with open(ledger.path, "ab") as file:
+        file.write(b'{"key": "b", "val')  # killed here
+    assert ledger.rows() == [{"key": "a"}]
+    assert ledger.append({"key": "b"})
+    assert ledger.path.read_text() == '{"key": "a"}\n{"key": "b"}\n'
+
+
+def test_a_file_that_is_only_a_torn_line_is_mended(tmp_path):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.path.write_bytes(b'{"ke')
+    assert ledger.rows() == []
+    ledger.append({"key": "a"})
+    assert ledger.rows() == [{"key": "a"}]
+
+
+def test_a_damaged_line_in_the_middle_is_reported(tmp_path):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.path.write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl, line 2: not a row"):
+        ledger.rows()
+
+
+@pytest.mark.parametrize("row", [{"value": 1}, {"key": "a", "value": float("nan")}, {"key": "a", "value": object()}])
+def test_a_bad_row_leaves_the_file_alone(tmp_path, row):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.append({"key": "first"})
+    with pytest.raises((ValueError, TypeError)):
+        ledger.append(row)
+    assert ledger.rows() == [{"key": "first"}]
+
+
+def _write(path, who, barrier):
+    barrier.wait()
+    for i in range(60):
+        Ledger(path).append({"key": f"{who}-{i}", "filling": "x" * 5000})
+        Ledger(path).append({"key": f"both-{i}"})
+
+
+def test_two_processes_lose_no_row_and_write_none_twice(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=_write, args=(tmp_path / "x.jsonl", who, barrier)) for who in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    keys = [json.loads(line)["key"] for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert sorted(keys) == sorted(f"{who}-{i}" for who in ("a", "b", "both") for i in range(60))
+
+
+def test_a_key_depends_on_the_configuration_and_not_on_its_order():
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_provenance_names_versions_and_no_path():
+    made = provenance()
+    assert {"finished", "python", "libraries", "processor", "cores", "commit"} <= set(made)
+    assert {"torch", "transformers", "numpy"} <= set(made["libraries"])
+    json.dumps(made)

@@ -1,0 +1,173 @@
+"""Training: the shared loop, and tiny runs of the whole chain."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mirlib.lab import experiments, language, models, train, world
+
+TOKENIZER = language.load_tokenizer(models.MINIATURE)
+
+
+class Killed(Exception):
+    pass
+
+
+def small_run(checkpoint, steps=12, kill_at=None):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss_of_step(step):
+        if step == kill_at:
+            raise Killed
+        x = torch.from_numpy(np.random.default_rng([1, step]).normal(size=(16, 4)).astype(np.float32))
+        return ((module(x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+    schedule = train.Schedule(steps=steps, learning_rate=1e-2)
+    history = train.fit(module, loss_of_step, schedule, checkpoint=checkpoint, every=5, progress=False)
+    return module.state_dict(), history
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
+    expected, whole = small_run(None)
+    with pytest.raises(Killed):
+        small_run(tmp_path / "x.pt", kill_at=8)  # the last checkpoint is after step 5
+    weights, resumed = small_run(tmp_path / "x.pt")
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    again, _ = small_run(tmp_path / "x.pt", kill_at=0)  # a finished run takes no step
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    schedule = train.Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.02
+
+
+def test_weighted_loss_ignores_tokens_of_no_weight():
+    model = models.new_language_model(layers=1)
+    ids = np.random.default_rng(0).integers(4, 100, size=(2, 10))
+    weights = np.zeros((2, 10), dtype=np.float32)
+    weights[0, 3], weights[1, 7] = 1, 3
+    loss = train.weighted_loss(model, language.Rows(ids, weights, np.tile(np.arange(10), (2, 1))))
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.from_numpy(ids)).logits, -1)
+    expected = -(log_p[0, 2, ids[0, 3]] + 3 * log_p[1, 6, ids[1, 7]]) / 4
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_documents_of_a_row_do_not_see_each_other():
+    model = models.new_language_model(layers=2)
+    ids = np.random.default_rng(0).integers(4, 100, size=(1, 20))
+    positions = np.concatenate([np.arange(8), np.arange(12)])[None]
+    weights = np.zeros((1, 20), dtype=np.float32)
+    weights[0, 9:] = 1  # the second document, but for its first token
+    together = train.weighted_loss(model, language.Rows(ids, weights, positions))
+    alone = train.weighted_loss(model, language.Rows(ids[:, 8:], weights[:, 8:], positions[:, 8:]))
+    assert together.item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_cell_means_average_the_patches_of_each_cell():
+    patches = torch.arange(36.0).view(1, 36, 1)
+    grid = patches.view(6, 6)
+    expected = [grid[:3, :3].mean(), grid[:3, 3:].mean(), grid[3:, :3].mean(), grid[3:, 3:].mean()]
+    assert torch.allclose(train.cell_means(patches).flatten(), torch.stack(expected))
+
+
+def test_multi_labels_mark_what_is_there():
+    scene = world.Scene((world.Thing("ring", "blue", "large", "topright"),))
+    labels = train.multi_labels([scene]).view(4, 13)
+    names = [*world.SIZES, *world.COLOURS, *world.SHAPES]
+    assert [names[i] for i in labels[1].nonzero().flatten()] == ["large", "blue", "ring"]
+    assert labels.sum() == 3
+
+
+def test_caption_losses_agree_with_the_model_itself():
+    model, processor = models.load_miniature()
+    scenes = train.stage_one_scenes(3)
+    encode = language.segment_encoder(TOKENIZER)
+    ids = train.caption_rows(scenes, encode)
+    with torch.no_grad():
+        losses, predicted = train.caption_losses(model, ids, train.vision_features(model, scenes).float())
+        logits = []
+        for scene in scenes:
+            text = f"<image>\n {world.caption(scene)}</s>"
+            inputs = processor(images=world.to_image(scene), text=text, return_tensors="pt")
+            labels = inputs["input_ids"].clone()
+            labels[:, : 1 + 36 + 1] = -100
+            logits.append((model(**inputs, labels=labels).loss, (labels != -100).sum()))
+    expected = sum(loss * count for loss, count in logits) / sum(count for _, count in logits)
+    assert losses.mean().item() == pytest.approx(expected.item(), rel=1e-2)
+    assert predicted.shape == (3, ids.shape[1] - 1)
+
+
+def test_the_projector_alone_is_trained():
+    model = models.assemble(models.new_encoder(), models.new_language_model(layers=1))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    recipe = train.ProjectorRecipe(pairs=64, batch=16)
+    history = train.train_projector(model, TOKENIZER, recipe, progress=False)
+    assert len(history.losses) == 4
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if "multi_modal_projector" in name}
+
+
+def test_stage_one_sets_are_nested():
+    assert train.stage_one_scenes(20)[:8] == train.stage_one_scenes(8)
+
+
+def tiny_recipe():
+    short = train.Schedule(steps=3, learning_rate=1e-3)
+    return experiments.BaseRecipe(
+        encoder=train.EncoderRecipe(schedule=short, groups=2, group_size=2),
+        language=train.LanguageRecipe(
+            layers=1, new_layers=1, first=short, second=short, first_rows=(2, 48), second_rows=(2, 48)
+        ),
+        projector=train.ProjectorRecipe(pairs=32, batch=16),
+    )
+
+
+def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
+    measured = []
+
+    def fake_measure(model, tokenizer, **options):
+        measured.append(model)
+        return json.loads((models.MINIATURE.parent.parent / "results" / "base.jsonl").read_text().splitlines()[-1])[
+            "measured"
+        ]
+
+    monkeypatch.setattr(experiments, "measure", fake_measure)
+    options = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "progress": False}
+    (row,) = experiments.run("base", recipe=tiny_recipe(), output=tmp_path / "made", **options)
+    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "projector"}
+    assert all(math.isfinite(loss) for loss in row["final_loss"].values())
+    model, processor = models.load_miniature(tmp_path / "made")
+    assert model.config.text_config.num_hidden_layers == 2
+    assert "mir lab run base" in (tmp_path / "made" / "README.md").read_text()
+    # The same command again finds everything done, and adds no row.
+    assert experiments.run("base", recipe=tiny_recipe(), output=tmp_path / "made", **options) == [row]
+    assert len(measured) == 1
+    assert len((tmp_path / "results" / "base.jsonl").read_text().splitlines()) == 1
+    assert "Held-out captions" in experiments.show("base", tmp_path / "results")
+
+
+def test_unknown_and_unrun_experiments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no experiment is called 'x'; there is base"):
+        experiments.run("x", results_dir=tmp_path)
+    with pytest.raises(ValueError, match="base has no results in .* yet"):
+        experiments.show("base", tmp_path)
+
+
+def test_the_ledger_of_base_tells_how_the_shipped_one_was_made():
+    text = experiments.show("base", models.MINIATURE.parent.parent / "results")
+    for kind in world.QUESTION_KINDS:
+        assert kind in text
