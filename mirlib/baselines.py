@@ -1,0 +1,274 @@
+"""What belongs beside a MIR before it is read: three values that need no integration of modalities at all.
+
+The Fréchet distance to a cloud in which every row is zero is the *energy* of the rows, ``‖μ‖² + Tr(Σ)``: their mean
+squared norm, but for the divisor n − 1. From it follow the null baseline (vision rows of zero), the norm-only baseline
+(text rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
+floor is the MIR of text against text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirlib.authors import replace_rows_by_median
+from mirlib.errors import MirlibError
+from mirlib.mir import (
+    NormBounds,
+    Preset,
+    _layers,
+    check_layers,
+    check_norms,
+    log10_sum,
+    modality_integration_rate,
+    resolve_settings,
+    row_norms,
+    text_scale,
+)
+
+__all__ = ["NormBaseline", "NullBaseline", "TextFloor", "norm_bounds", "null_baseline", "text_floor"]
+
+
+class NullBaseline(NamedTuple):
+    """What MIR would be if every vision token were zero.
+
+    Attributes:
+        value: ``log10`` of the sum of ``per_layer``.
+        per_layer: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, in units of (mean text norm)².
+    """
+
+    value: float
+    per_layer: np.ndarray
+
+
+class TextFloor(NamedTuple):
+    """MIR of text against text.
+
+    Attributes:
+        mean: Mean over the random splits.
+        spread: Standard deviation over the splits. They share their samples, so it is no standard error.
+        values: (splits,) MIR of each split.
+        per_layer: (splits, K) FID_k of each split.
+    """
+
+    mean: float
+    spread: float
+    values: np.ndarray
+    per_layer: np.ndarray
+
+
+class NormBaseline(NamedTuple):
+    """What norms alone say about MIR.
+
+    Attributes:
+        norm_only: ``log10 Σ_k`` of ``vision_energy``: MIR if every text token were zero, in the same units.
+        lower: ``log10 Σ_k`` of ``per_layer_lower``; no MIR with these energies is smaller.
+        upper: ``log10 Σ_k`` of ``per_layer_upper``; none is larger.
+        vision_energy: (K,) ``α_k² (‖μ_v‖² + Tr Σ_v)``.
+        text_energy: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, the per-layer null baseline.
+        per_layer_lower: (K,) ``(√vision_energy − √text_energy)²``.
+        per_layer_upper: (K,) ``(√vision_energy + √text_energy)²``.
+    """
+
+    norm_only: float
+    lower: float
+    upper: float
+    vision_energy: np.ndarray
+    text_energy: np.ndarray
+    per_layer_lower: np.ndarray
+    per_layer_upper: np.ndarray
+
+
+def _exact_settings(preset: str, outliers: str | None) -> Preset:
+    chosen = resolve_settings(preset, outliers, None)
+    if chosen.sqrt != "exact":
+        raise MirlibError(f"preset {preset!r} has no baselines: its trace term is no root; use 'paper' or 'authors'")
+    return chosen
+
+
+def _energies(layers: Sequence[Tensor], modality: str, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) energies of the rows after the outlier rule, and (K,) mean norms of all rows, both unscaled."""
+    energies, mean_norms = [], []
+    for k, rows in enumerate(layers, start=1):
+        norms = row_norms(rows)
+        check_norms(norms, k, modality, lambda row: f"row {row}")
+        mean_norms.append(float(norms.mean()))
+        if rule != "none":
+            outliers = NormBounds.three_sigma(norms).outliers(norms).to(rows.device)
+            rows = replace_rows_by_median(rows, outliers) if rule == "median" else rows[~outliers]
+        if len(rows) < 2:
+            raise MirlibError(f"layer {k}: fewer than 2 {modality} rows are left after the outlier rule")
+        rows = (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
+        mean = rows.mean(dim=0)
+        energies.append(float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1)))
+    return np.array(energies), np.array(mean_norms)
+
+
+def _text_scales(mean_norms: np.ndarray, normalize: bool) -> np.ndarray:
+    """(K,) α_k, or ones."""
+    if not normalize:
+        return np.ones_like(mean_norms)
+    return np.array([text_scale(norm, 1, k) for k, norm in enumerate(mean_norms, start=1)])
+
+
+def null_baseline(
+    text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True
+) -> NullBaseline:
+    """MIR of vision tokens that are all zero: what an image that says nothing scores against this text.
+
+    Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² + Tr Σ_t)``. Without an outlier rule that is
+    ``1 + CV_k² + α_k² Tr(Σ_t)/s`` for s text rows whose norms have the coefficient of variation ``CV_k`` (standard
+    deviation with divisor s over mean), so the value is at least ``log10 K``. Where outlier rows are dropped it may
+    fall a little below.
+
+    Args:
+        text: K arrays (s, d), the text rows after each layer. NumPy or torch, any floating dtype, any device.
+        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
+        outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
+        normalize: Whether to apply the text-centric scale α_k.
+
+    Returns:
+        `NullBaseline`.
+
+    Raises:
+        MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
+
+    Examples:
+        >>> import numpy as np
+        >>> text = np.eye(4)[None].repeat(10, axis=0)  # 10 layers of 4 rows of norm 1
+        >>> float(null_baseline(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
+        1.25
+    """
+    chosen = _exact_settings(preset, outliers)
+    layers = _layers(text, "text")
+    check_layers(layers, layers, minimum=2)
+    energies, mean_norms = _energies(layers, "text", chosen.outliers)
+    per_layer = energies * _text_scales(mean_norms, normalize) ** 2
+    return NullBaseline(log10_sum(per_layer), per_layer)
+
+
+def norm_bounds(
+    vision: Any, text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True
+) -> NormBaseline:
+    """The norm-only baseline, and the bounds that norms alone put on MIR.
+
+    The root of FID_k is a distance, and its distance to the zero cloud is the root of the energy; so, by the triangle
+    inequality, ``(√e_v − √e_t)² ≤ FID_k ≤ (√e_v + √e_t)²`` for the energies ``e = α_k² (‖μ‖² + Tr Σ)``.
+
+    Args:
+        vision: K arrays (r, d), the vision rows after each layer.
+        text: K arrays (s, d), the text rows after each layer.
+        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
+        outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
+        normalize: Whether to apply the text-centric scale α_k.
+
+    Returns:
+        `NormBaseline`. Its ``norm_only`` differs from that of `MIRResult` by the divisor alone: n − 1 here for the
+        covariance, without which the bounds would not hold to the last digit.
+
+    Raises:
+        MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
+
+    Examples:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(1, 100, 3))
+        >>> bounds = norm_bounds(8 * rows, rows, outliers="none")  # energies in the ratio 64, so 49 ≤ FID/e_t ≤ 81
+        >>> float((bounds.per_layer_lower / bounds.text_energy).round(6)[0])
+        49.0
+        >>> float((bounds.per_layer_upper / bounds.text_energy).round(6)[0])
+        81.0
+    """
+    chosen = _exact_settings(preset, outliers)
+    vision_layers, text_layers = _layers(vision, "vision"), _layers(text, "text")
+    check_layers(vision_layers, text_layers, minimum=2)
+    vision_energy, _ = _energies(vision_layers, "vision", chosen.outliers)
+    text_energy, mean_norms = _energies(text_layers, "text", chosen.outliers)
+    squared_scales = _text_scales(mean_norms, normalize) ** 2
+    vision_energy, text_energy = vision_energy * squared_scales, text_energy * squared_scales
+    lower = (np.sqrt(vision_energy) - np.sqrt(text_energy)) ** 2
+    upper = (np.sqrt(vision_energy) + np.sqrt(text_energy)) ** 2
+    return NormBaseline(
+        norm_only=log10_sum(vision_energy),
+        lower=log10_sum(lower),
+        upper=log10_sum(upper),
+        vision_energy=vision_energy,
+        text_energy=text_energy,
+        per_layer_lower=lower,
+        per_layer_upper=upper,
+    )
+
+
+def text_floor(
+    text: Any,
+    samples: Any,
+    *,
+    seed: int = 0,
+    splits: int = 10,
+    preset: str = "paper",
+    outliers: str | None = None,
+    normalize: bool = True,
+) -> TextFloor:
+    """MIR of one random half of the text samples against the other half: the same modality twice.
+
+    What is left is the sampling noise of two halves and how much texts differ; no model is to blame for it. It shrinks
+    with the number of samples, so compare it with a MIR over as many.
+
+    Args:
+        text: K arrays (s, d), the text rows after each layer.
+        samples: (s,) integers: which sample (text) each row belongs to. Rows of one text stay together.
+        seed: Seed of the splits.
+        splits: Number of random splits, at least 2.
+        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
+        outliers: Overrides the preset.
+        normalize: Whether to apply the text-centric scale, that of the half that stands for the text.
+
+    Returns:
+        `TextFloor`.
+
+    Raises:
+        MirlibError: For fewer than 2 samples or splits, samples that are not (s,) integers, and what
+            `mirlib.modality_integration_rate` refuses.
+
+    Examples:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(2, 600, 4))
+        >>> floor = text_floor(rows, np.arange(600) // 20, outliers="none")
+        >>> floor.values.shape, floor.mean < -1
+        ((10,), True)
+    """
+    chosen = _exact_settings(preset, outliers)
+    layers = _layers(text, "text")
+    check_layers(layers, layers, minimum=2)
+    ids = np.asarray(samples.cpu() if isinstance(samples, Tensor) else samples)
+    if ids.shape != (len(layers[0]),) or ids.dtype.kind not in "iu":
+        raise MirlibError(
+            f"samples: expected {len(layers[0])} integers, one a row, got shape {ids.shape} of dtype {ids.dtype}"
+        )
+    names = np.unique(ids)
+    if len(names) < 2:
+        raise MirlibError(f"a split into halves needs at least 2 samples, got {len(names)}")
+    if splits < 2:
+        raise MirlibError(f"splits must be at least 2, got {splits}")
+    generator = np.random.default_rng(seed)
+    results = []
+    for _ in range(splits):
+        first = torch.from_numpy(np.isin(ids, generator.permutation(names)[: len(names) // 2]))
+        results.append(
+            modality_integration_rate(
+                [rows[first.to(rows.device)] for rows in layers],
+                [rows[~first.to(rows.device)] for rows in layers],
+                outliers=chosen.outliers,
+                normalize=normalize,
+            )
+        )
+    values = np.array([result.value for result in results])
+    return TextFloor(
+        mean=float(values.mean()),
+        spread=float(values.std(ddof=1)),
+        values=values,
+        per_layer=np.stack([result.per_layer for result in results]),
+    )
