@@ -1,9 +1,7 @@
-"""Images and texts to measure with: a user's own files, or real photographs, scans and English from installed "
-"packages."""
+"""Images and texts to measure with: your own files, or photographs, scans and English from installed packages."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -76,17 +74,18 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> list[Imag
 
 @cache
 def _paragraphs() -> tuple[str, ...]:
-    """Paragraphs of English prose from Python's documentation topics: 20 to 120 words, no code, tables or headings."""
+    """Paragraphs of prose from Python's documentation topics: 8 to 120 words that end a sentence, no code, no "
+    "tables."""
     from pydoc_data.topics import topics
 
     found = []
     for topic in sorted(topics):
         for block in topics[topic].split("\n\n"):
-            words = block.split()
+            words = block.removeprefix("* ").split()
             text = " ".join(words)
-            prose = re.fullmatch(r"[A-Z][^|=<>{}\\^~]*[.:]", text) is not None
-            if prose and 20 <= len(words) <= 120 and ">>>" not in text and not block.startswith((" ", "*", "=", "-")):
-                found.append(text.replace("*", "").replace('"', ""))
+            is_code = any(mark in text for mark in (">>>", "::=", "----", "====", "****"))
+            if 8 <= len(words) <= 120 and text.endswith((".", ":", ";", ")")) and not is_code:
+                found.append(text)
     return tuple(dict.fromkeys(found))
 
 
@@ -98,7 +97,7 @@ def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
         seed: Which paragraphs, without repetition. The first ``n`` of ``num`` are the same for every ``num``.
 
     Returns:
-        Texts of 20 to 120 words. They differ a little between versions of Python.
+        Texts of 8 to 120 words. They differ a little between versions of Python.
 
     Raises:
         MirlibError: If there are fewer than ``num``.

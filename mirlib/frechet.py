@@ -12,12 +12,14 @@ enough.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import dsygst
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mirlib.errors import MirlibError
@@ -74,6 +76,14 @@ def as_rows(values: Any, name: str = "rows") -> Tensor:
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         raise MirlibError(f"{name}: empty array of shape {tuple(rows.shape)}")
     return rows
+
+
+SMALL = 512  # dimensions up to which threads cost more than they give
+
+
+def threads_for(dim: int) -> AbstractContextManager[Any]:
+    """One thread for the many small problems of narrow models: on a busy machine threads wait for each other."""
+    return threadpool_limits(limits=1) if dim <= SMALL else nullcontext()
 
 
 def _exact(rows: Tensor) -> Tensor:
@@ -179,8 +189,7 @@ def _full_precision_gram(centred: Tensor) -> Tensor:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """A (d, rank) factor L with ``L Lᵀ = Σ`` of a symmetric positive semi-definite matrix, noise directions left "
-    "out."""
+    """A (d, rank) factor L with ``L Lᵀ = Σ`` of a positive semi-definite matrix, noise directions left out."""
     values, vectors = torch.linalg.eigh(covariance)
     floor = values[-1].clamp(min=0) * covariance.shape[0] * torch.finfo(covariance.dtype).eps
     kept = values > floor

@@ -22,7 +22,14 @@ from tqdm.auto import tqdm
 
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
 from mirlib.errors import MirlibError, MirlibWarning
-from mirlib.frechet import FrechetDistance, Moments, as_rows, distance_of_rows, frechet_distance_from_moments
+from mirlib.frechet import (
+    FrechetDistance,
+    Moments,
+    as_rows,
+    distance_of_rows,
+    frechet_distance_from_moments,
+    threads_for,
+)
 from mirlib.result import Interval, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
@@ -140,6 +147,7 @@ class LayerSummary:
     scale: float
     norm_ratio: float
     vision_energy: float
+    text_energy: float
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
@@ -148,6 +156,11 @@ class LayerSummary:
 def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
     """The distance after both sets of rows were multiplied by ``scale``."""
     return FrechetDistance(*(part * scale**2 for part in distance))
+
+
+def null_energy(text: Moments) -> float:
+    """FID of the text rows to vision rows that are all zero: ``‖μ_t‖² + Tr(Σ_t)``."""
+    return float(text.mean @ text.mean + text.covariance.trace())
 
 
 def log10_sum(per_layer: Iterable[float]) -> float:
@@ -172,11 +185,11 @@ def assemble(
     per_layer = np.array([layer.distance.total for layer in layers])
     bias = np.array([layer.bias for layer in layers])
     if few:
-        total = float(per_layer.sum())
-        share = f"{bias.sum() / total:.0%} of ΣFID" if total > 0 else "all of ΣFID"
+        total, added = float(per_layer.sum()), float(bias.sum())
+        much = f", ΣFID by at least about {added:.3g} of {total:.3g} (first order)" if math.isfinite(added) else ""
         notes.append(
-            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased upwards by at "
-            f"least about {bias.sum():.3g} ({share}, first order); use more samples"
+            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased upwards{much}; "
+            "use more samples"
         )
     return MIRResult(
         value=log10_sum(per_layer),
@@ -185,6 +198,7 @@ def assemble(
         covariance_term=np.array([layer.distance.covariance_term for layer in layers]),
         norm_ratio=np.array([layer.norm_ratio for layer in layers]),
         norm_only=log10_sum(layer.vision_energy for layer in layers),
+        null_baseline=log10_sum(layer.text_energy for layer in layers),
         scale=np.array([layer.scale for layer in layers]),
         bias=bias,
         outliers={name: np.array([layer.outliers[i] for layer in layers]) for i, name in enumerate(MODALITIES)},
@@ -243,6 +257,7 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
         scale=layer.scale,
         norm_ratio=float(layer.norms["vision"].mean()) / text_norm if text_norm > 0 else math.inf,
         vision_energy=vision_energy,
+        text_energy=null_energy(Moments.of(text)) * (1.0 if chosen.sqrt == "authors-fast" else layer.scale**2),
         outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
@@ -360,10 +375,11 @@ def modality_integration_rate(
     layers, replicates = [], []
     pairs = list(zip(vision_layers, text_layers, strict=True))
     for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
-        prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
-        layers.append(_summarise_layer(prepared, chosen))
-        if confidence is not None:
-            replicates.append(resampler.distances(prepared, chosen, normalize))
+        with threads_for(v.shape[1]):
+            prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+            layers.append(_summarise_layer(prepared, chosen))
+            if confidence is not None:
+                replicates.append(resampler.distances(prepared, chosen, normalize))
     interval = None
     if confidence is not None:
         value = log10_sum(layer.distance.total for layer in layers)
@@ -415,8 +431,7 @@ def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.
 
 
 class _Resampler:
-    """Bootstrap over samples: draws them with replacement and re-weights their moments, without touching the rows
-    again.
+    """Bootstrap over samples: draws them with replacement and re-weights their moments.
 
     Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities
     are drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.

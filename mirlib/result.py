@@ -51,6 +51,7 @@ class MIRResult:
         norm_ratio: (K,) mean vision norm / mean text norm, all rows included.
         norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: what MIR would be if only vision norms
             counted.
+        null_baseline: What MIR would be if every vision token were zero. A value near it, or above, is no achievement.
         scale: (K,) α_k, 1 / mean text norm (1 where normalisation is off).
         bias: (K,) first-order upward bias of FID_k from the finite number of rows, if rows were independent Gaussians.
         outliers: ``{"vision": (K,), "text": (K,)}`` number of rows that the 3σ rule caught.
@@ -66,6 +67,7 @@ class MIRResult:
     covariance_term: np.ndarray
     norm_ratio: np.ndarray
     norm_only: float
+    null_baseline: float
     scale: np.ndarray
     bias: np.ndarray
     outliers: Mapping[str, np.ndarray]
@@ -98,6 +100,7 @@ class MIRResult:
             "mir": _finite(self.value),
             "interval": self.interval._asdict() if self.interval else None,
             "norm_only": _finite(self.norm_only),
+            "null_baseline": _finite(self.null_baseline),
             "per_layer": _numbers(self.per_layer),
             "mean_term": _numbers(self.mean_term),
             "covariance_term": _numbers(self.covariance_term),
@@ -137,6 +140,7 @@ class MIRResult:
             }
             return cls(
                 value=-math.inf if data["mir"] is None else float(data["mir"]),
+                null_baseline=-math.inf if data["null_baseline"] is None else float(data["null_baseline"]),
                 norm_only=-math.inf if data["norm_only"] is None else float(data["norm_only"]),
                 outliers={name: np.array(counts) for name, counts in data["outliers"].items()},
                 rows=dict(data["rows"]),

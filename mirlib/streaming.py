@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from tqdm.auto import tqdm
 
 from mirlib.errors import MirlibError
-from mirlib.frechet import Moments, as_rows, frechet_distance_from_moments
+from mirlib.frechet import Moments, as_rows, frechet_distance_from_moments, threads_for
 from mirlib.mir import (
     MODALITIES,
     LayerSummary,
@@ -30,6 +30,7 @@ from mirlib.mir import (
     check_norms,
     log10_sum,
     normal_interval,
+    null_energy,
     resolve_settings,
     row_norms,
     scaled,
@@ -74,7 +75,7 @@ class ModalityIntegrationRate(Metric):
     own share of the samples.
 
     Args:
-        num_layers: K.
+        num_layers: Number of decoder layers, K.
         dim: Width d of the hidden states.
         preset: ``"paper"``. The authors' presets need the rows themselves; see `mirlib.modality_integration_rate`.
         outliers: ``"drop"`` (default) or ``"none"``.
@@ -306,6 +307,10 @@ class ModalityIntegrationRate(Metric):
                     raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
 
     def _summarise(self) -> MIRResult:
+        with threads_for(self.dim):
+            return self._add_up()
+
+    def _add_up(self) -> MIRResult:
         if self.passes == 2 and not self._second_pass:
             raise MirlibError("feed the batches, call begin_second_pass(), and feed the same batches again")
         self._check_rows()
@@ -349,6 +354,7 @@ class ModalityIntegrationRate(Metric):
             scale=scale,
             norm_ratio=vision_norms / vision_count / text_norm if text_norm > 0 else math.inf,
             vision_energy=vision.mean_square_norm * scale**2,
+            text_energy=null_energy(text) * scale**2,
             outliers=outliers,
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
@@ -361,8 +367,7 @@ class ModalityIntegrationRate(Metric):
         )
 
     def _jackknife(self, groups: list[tuple[list[Moments], list[Moments]]], value: float) -> Interval | None:
-        """Delete-a-group jackknife; every replicate has its own α_k, the outlier bounds are held at those of all "
-        "rows."""
+        """Delete-a-group jackknife: every replicate has its own α_k, the outlier bounds stay those of all rows."""
         if self.confidence is None:
             return None
         filled = [g for g in range(self.groups) if groups[0][0][g].count > 0 and groups[0][1][g].count > 0]

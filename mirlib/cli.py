@@ -1,0 +1,462 @@
+"""The command ``mir``: results to stdout, progress and messages to stderr; bad input is a sentence and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mirlib import __version__
+from mirlib.errors import MirlibError, MirlibWarning
+from mirlib.mir import PRESETS
+from mirlib.result import MIRResult
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+ARRAYS = ("vision", "text", "vision_samples", "text_samples")
+LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent without being asked for
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        # A warning of ours is one line for the reader, not a line of source code.
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            options.run(options)
+    except MirlibError as error:
+        _say(f"mir: {error}")
+        return BAD_INPUT
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        _say("mir: interrupted")
+        return INTERRUPTED
+    return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not issubclass(category, MirlibWarning):  # ours are printed with the result
+        _say(f"mir: warning: {message}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mir", description="Measure how far apart vision and text tokens are inside a vision-language model."
+    )
+    parser.add_argument("--version", action="version", version=f"mirlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    score = commands.add_parser(
+        "score",
+        help="MIR of a model",
+        description="MIR of a model over image-text pairs. Without arguments: of the miniature LLaVA that ships with "
+        "mirlib, on real photographs, scans and English from installed packages, offline.",
+    )
+    score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
+    score.add_argument("--images", nargs="+", metavar="DIR|FILE", help="image files or folders of them")
+    score.add_argument("--texts", metavar="DIR|FILE", help="folder of text files, or a file with one text a line")
+    score.add_argument("--num", type=int, default=100, help="number of pairs (default: %(default)s)")
+    score.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
+    score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    score.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="precision of the model; auto is the checkpoint's on a GPU and float32 on a CPU (default: %(default)s)",
+    )
+    score.add_argument("--seed", type=int, default=0, help="which images and texts are drawn (default: %(default)s)")
+    score.add_argument("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
+    score.add_argument(
+        "--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice"
+    )
+    score.add_argument(
+        "--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm"
+    )
+    score.add_argument("--max-text-tokens", type=int, help="cut each text after so many tokens")
+    score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
+    score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
+    score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
+    score.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    score.set_defaults(run=_score)
+
+    features = commands.add_parser(
+        "features",
+        help="MIR of stored hidden states",
+        description='MIR of hidden states in a file: arrays "vision" (K, r, d) and "text" (K, s, d), and for an '
+        'interval "vision_samples" (r,) and "text_samples" (s,), the sample that each row belongs to.',
+    )
+    features.add_argument("file", metavar="FILE", help=".npz or .safetensors")
+    features.set_defaults(run=_features)
+
+    for command in (score, features):
+        command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
+        command.add_argument(
+            "--confidence", type=float, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
+        )
+        command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
+        command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
+
+    compare = commands.add_parser("compare", help="results side by side, with intervals")
+    compare.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
+    compare.set_defaults(run=_compare)
+
+    laboratory = commands.add_parser("lab", help="the laboratory: list, run and show experiments")
+    actions = laboratory.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="the experiments").set_defaults(run=_lab_list)
+    for name, run, text in (
+        ("run", _lab_run, "run an experiment, or finish one that was stopped"),
+        ("show", _lab_show, "what its ledger says"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("experiment", metavar="EXPERIMENT")
+        action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
+        action.set_defaults(run=run)
+        if name == "run":
+            action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mir score
+
+
+def _score(options: argparse.Namespace) -> None:
+    from mirlib.data import find_images, read_texts, sample_images, sample_texts
+    from mirlib.scoring import DEFAULT_GROUPS, score
+
+    _check_outputs(options)
+    skip = _say_skipped if options.skip_unreadable else None
+    images = find_images(options.images) if options.images else sample_images(max(options.num, 1), options.seed)
+    texts = read_texts(options.texts, skip) if options.texts else sample_texts(max(options.num, 1), options.seed)
+    model, processor = _load(options)
+    result = score(
+        model,
+        processor,
+        images,
+        texts,
+        num=options.num,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        preset=options.preset,
+        template=options.template,
+        text_rows=options.text_rows,
+        last=options.last,
+        max_text_tokens=options.max_text_tokens,
+        confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num)),
+        skip_unreadable=skip,
+        progress=not options.no_progress,
+    )
+    _report(result, options, options.model or "the miniature LLaVA")
+
+
+def _say_skipped(sentence: str) -> None:
+    _say(f"mir: skipped: {sentence}")
+
+
+def _confidence(options: argparse.Namespace, model: Any, groups: int) -> float | None:
+    """The level asked for, or 0.95 where the jackknife costs little memory."""
+    if options.confidence is not None or options.preset == "authors-fast":
+        return options.confidence or None
+    config = model.config.get_text_config()
+    need = 2 * config.num_hidden_layers * groups * (config.hidden_size + 2) * config.hidden_size * 8
+    if need <= LARGEST_FREE_INTERVAL and groups >= 2:
+        return 0.95
+    if groups >= 2:
+        _say(f"mir: no interval: its moments would take {need / 2**30:.1f} GiB; --confidence 0.95 asks for it")
+    return None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise MirlibError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Model and processor, in the precision and on the device that were asked for.
+
+    Raises:
+        MirlibError: If they are missing, damaged, incomplete, or stored in a way that was not allowed.
+    """
+    import torch
+
+    device = _device(options.device)
+    if options.model is None:
+        from mirlib.lab.models import load_miniature
+
+        dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
+        model, processor = load_miniature(dtype=dtype)
+        return model.to(device), processor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    name = options.model
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
+    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise MirlibError(f"no such folder: {name}")
+    dtype = options.dtype if options.dtype != "auto" else "float32" if device == "cpu" else "auto"
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            name,
+            dtype=dtype,
+            trust_remote_code=options.trust_remote_code,
+            use_safetensors=None if options.allow_pickle else True,
+            output_loading_info=True,
+        )
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=options.trust_remote_code)
+    except Exception as error:  # what transformers and safetensors raise for a bad folder has no common class
+        raise MirlibError(_loading_advice(name, error)) from error
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        broken = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise MirlibError(
+            f"{name}: the checkpoint is incomplete, {len(broken)} weights are missing or of another shape, first "
+            f"{broken[0]}; they would be random"
+        )
+    return model.to(device).eval(), processor
+
+
+def _loading_advice(name: str, error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+            return (
+                f"{name}: its weights are pickle files, which can run code when they are opened; convert them to "
+                "safetensors, or pass --allow-pickle if you trust them"
+            )
+        return f"{name}: there are no weights in the folder (*.safetensors)"
+    if type(error).__name__ == "SafetensorError":
+        return f"{name}: the weights are damaged ({first}); copy or download them again"
+    if "trust_remote_code" in str(error):
+        return f"{name}: the checkpoint brings its own code; pass --trust-remote-code if you trust it"
+    if "Unrecognized configuration class" in str(error):
+        return f"{name}: transformers knows no image-text-to-text model of this type, so MIR cannot be measured"
+    return f"{name}: cannot load the model or its processor ({first})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mir features
+
+
+def _features(options: argparse.Namespace) -> None:
+    from mirlib.mir import modality_integration_rate
+
+    _check_outputs(options)
+    arrays = _read_arrays(Path(options.file))
+    samples = None
+    if "vision_samples" in arrays and "text_samples" in arrays:
+        samples = (arrays["vision_samples"], arrays["text_samples"])
+    confidence = options.confidence
+    if confidence is None and samples is not None and options.preset != "authors-fast":
+        confidence = 0.95
+    result = modality_integration_rate(
+        arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence or None
+    )
+    _report(result, options, options.file)
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz or .safetensors file; pickled objects are never opened."""
+    if not path.is_file():
+        raise MirlibError(f"no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            arrays: dict[str, Any] = load_file(path)
+        elif path.suffix == ".npz":
+            import numpy as np
+
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in ARRAYS if name in stored}
+        else:
+            raise MirlibError(f"{path}: expected .npz or .safetensors")
+    except MirlibError:
+        raise
+    except Exception as error:  # zipfile, NumPy and safetensors each raise their own
+        raise MirlibError(f"{path}: cannot read the arrays ({str(error).splitlines()[0]})") from error
+    missing = [name for name in ("vision", "text") if name not in arrays]
+    if missing:
+        raise MirlibError(f"{path}: no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is printed
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse output files that cannot be written before minutes are spent."""
+    for name in (options.json, options.plot):
+        if name and name != "-" and not Path(name).resolve().parent.is_dir():
+            raise MirlibError(f"cannot write {name}: there is no folder {Path(name).resolve().parent}")
+    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise MirlibError(f"cannot draw {options.plot}: the name must end in .png, .pdf or .svg")
+
+
+def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
+    if options.plot:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        result.plot().figure.savefig(options.plot)
+        _say(f"mir: drew {options.plot}")
+    if options.json == "-":
+        for warning in result.warnings:
+            _say(f"mir: warning: {warning}")
+        print(result.to_json())
+        return
+    if options.json:
+        Path(options.json).write_text(result.to_json() + "\n", encoding="utf-8")
+        _say(f"mir: wrote {options.json}")
+    print(describe(result, name))
+
+
+def describe(result: MIRResult, name: str) -> str:
+    """A result as text: the per-layer table, the value, its interval, and what it means."""
+    frame = result.to_frame()
+    largest = result.per_layer.max()
+    lines = [
+        f"{'layer':>5}  {'FID':>10}  {'':20}  {'mean term':>10}  {'cov. term':>10}  {'norm ratio':>10}  {'outliers':>8}"
+    ]
+    for layer, row in frame.iterrows():
+        bar = "█" * round(20 * row["fid"] / largest) if largest > 0 else ""
+        outliers = f"{row['vision_outliers']:.0f}+{row['text_outliers']:.0f}"
+        lines.append(
+            f"{layer:>5}  {row['fid']:>10.4g}  {bar:20}  {row['mean_term']:>10.4g}  {row['covariance_term']:>10.4g}  "
+            f"{row['norm_ratio']:>10.3g}  {outliers:>8}"
+        )
+    interval = ""
+    if result.interval is not None:
+        low, high, confidence, _, method = result.interval
+        interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
+    lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
+    lines += [f"  ! {warning}" for warning in result.warnings]
+    return "\n".join(lines)
+
+
+def _meaning(result: MIRResult) -> list[str]:
+    total = float(result.per_layer.sum())
+    layers = result.num_layers
+    lines = [
+        f"  log10 of the summed distance {total:.4g} over {layers} layers; lower is closer.",
+        f"  {result.rows['vision']} vision and {result.rows['text']} text rows, preset {result.settings['preset']!r}",
+    ]
+    if total > 0:
+        layer = int(result.per_layer.argmax()) + 1
+        lines.append(
+            f"  layer {layer} carries {result.per_layer.max() / total:.0%} of the sum, the means "
+            f"{result.mean_term.sum() / total:.0%}, the covariances {result.covariance_term.sum() / total:.0%}"
+        )
+    lines += [
+        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision tokens that are all zero "
+        f"{result.null_baseline:.4f}",
+        "  compare it only with values of the same number of layers, kind of text, preset and template",
+    ]
+    return lines
+
+
+def _compare(options: argparse.Namespace) -> None:
+    results = {}
+    for name in options.results:
+        try:
+            results[name] = MIRResult.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise MirlibError(f"cannot read {name}: {error.strerror}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+            raise MirlibError(f"{name}: not a result written by --json ({error})") from error
+        except MirlibError as error:
+            raise MirlibError(f"{name}: {error}") from error
+    print(compare(results))
+
+
+# Settings that change what the number is, so that values which differ in them do not belong side by side.
+COMPARABLE = ("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens")
+
+
+def compare(results: dict[str, MIRResult]) -> str:
+    """Results side by side as text, each against the first, with what makes them incomparable."""
+    width = max(len(name) for name in results)
+    lines = [
+        f"{'':{width}}  {'MIR':>8}  {'interval':>18}  {'− first':>16}  {'norm only':>9}  {'null':>8}  {'layers':>6}  "
+        "rows"
+    ]
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
+        lines.append(
+            f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {_difference(result, first):>16}  "
+            f"{result.norm_only:>9.4f}  {result.null_baseline:>8.4f}  {result.num_layers:>6}  "
+            f"{result.rows['vision']}+{result.rows['text']}"
+        )
+    for setting in COMPARABLE:
+        values = {str(result.settings.get(setting)) for result in results.values()}
+        if len(values) > 1:
+            lines.append(f"  ! not comparable: {setting} differs ({', '.join(sorted(values))})")
+    lines.append("  ± is the 95 % interval of a difference between independent draws; on the same pairs it is too wide")
+    return "\n".join(lines)
+
+
+def _difference(result: MIRResult, first: MIRResult) -> str:
+    if result is first:
+        return ""
+    text = f"{result.value - first.value:+.4f}"
+    if result.interval and first.interval:
+        text += f" ± {1.96 * math.hypot(result.interval.standard_error, first.interval.standard_error):.4f}"
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mir lab
+
+
+def _lab_list(options: argparse.Namespace) -> None:
+    from mirlib.lab.experiments import EXPERIMENTS
+
+    for name, experiment in EXPERIMENTS.items():
+        print(f"{name:16} {experiment.summary}")
+
+
+def _lab_run(options: argparse.Namespace) -> None:
+    from mirlib.lab import experiments
+
+    _known(options.experiment)
+    experiments.run(options.experiment, results_dir=Path(options.results), progress=not options.no_progress)
+    print(experiments.show(options.experiment, Path(options.results)))
+
+
+def _lab_show(options: argparse.Namespace) -> None:
+    from mirlib.lab import experiments
+
+    _known(options.experiment)
+    try:
+        print(experiments.show(options.experiment, Path(options.results)))
+    except ValueError as error:
+        raise MirlibError(str(error)) from error
+
+
+def _known(name: str) -> None:
+    from mirlib.lab.experiments import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise MirlibError(f"no experiment is called {name!r}; there is {', '.join(EXPERIMENTS)}")
