@@ -74,8 +74,7 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> list[Imag
 
 @cache
 def _paragraphs() -> tuple[str, ...]:
-    """Paragraphs of prose from Python's documentation topics: 8 to 120 words that end a sentence, no code, no "
-    "tables."""
+    """Paragraphs of prose from Python's documentation topics: 8 to 120 words, no code, no tables."""
     from pydoc_data.topics import topics
 
     found = []

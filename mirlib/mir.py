@@ -188,8 +188,8 @@ def assemble(
         total, added = float(per_layer.sum()), float(bias.sum())
         much = f", ΣFID by at least about {added:.3g} of {total:.3g} (first order)" if math.isfinite(added) else ""
         notes.append(
-            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased upwards{much}; "
-            "use more samples"
+            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased "
+            f"upwards{much}; use more samples"
         )
     return MIRResult(
         value=log10_sum(per_layer),
@@ -243,21 +243,21 @@ def _prepare_layer(
 def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
     """FID_k of the prepared rows, with everything that belongs to it."""
     vision, text = layer.kept["vision"], layer.kept["text"]
-    vision_energy = float(row_norms(vision).square().mean())
-    if chosen.sqrt == "authors-fast":
+    fast = chosen.sqrt == "authors-fast"
+    rescale = 1.0 if fast else layer.scale**2  # rows of the fast mode are scaled already
+    if fast:
         distance, bias = FrechetDistance(*fast_frechet_distance(vision, text)), math.nan
     else:
         distance, bias = distance_of_rows(vision, text)
-        distance, bias = scaled(distance, layer.scale), bias * layer.scale**2
-        vision_energy *= layer.scale**2
+        distance, bias = scaled(distance, layer.scale), bias * rescale
     text_norm = float(layer.norms["text"].mean())
     return LayerSummary(
         distance=distance,
         bias=bias,
         scale=layer.scale,
         norm_ratio=float(layer.norms["vision"].mean()) / text_norm if text_norm > 0 else math.inf,
-        vision_energy=vision_energy,
-        text_energy=null_energy(Moments.of(text)) * (1.0 if chosen.sqrt == "authors-fast" else layer.scale**2),
+        vision_energy=float(row_norms(vision).square().mean()) * rescale,
+        text_energy=null_energy(Moments.of(text)) * rescale,
         outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
