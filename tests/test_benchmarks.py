@@ -1,0 +1,114 @@
+"""The benchmarks run at toy sizes and say what they measured. No assertion about time: a busy machine is no bug."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import FAMILIES
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
+
+from benchmarks import capture_overhead, gpu, trace_term  # noqa: E402
+from benchmarks.__main__ import keep, parse, run  # noqa: E402
+from benchmarks.measuring import Measurement, Target, Timing, format_table, ratios  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trace_rows():
+    return trace_term.measure([16], threads=1, quick=True)
+
+
+def test_trace_term_is_measured_against_every_route(trace_rows):
+    assert [row.what for row in trace_rows] == [
+        "trace term: mirlib / one eigvalsh",
+        "trace term: sqrtm, float64 / mirlib",
+        "trace term: sqrtm, float32 (the authors' accurate mode) / mirlib",
+        "trace term: eigvals of the product (torchmetrics) / mirlib",
+        "relative error of the trace term: mirlib",
+        "relative error of the trace term: eigvals of the product (torchmetrics)",
+        "relative error of the trace term: sqrtm, float64",
+        "relative error of the trace term: sqrtm, float32 (the authors' accurate mode)",
+    ]
+    assert all(row.value > 0 for row in trace_rows[:4])
+    assert [row.target for row in trace_rows[:4]] == [None] * 4  # the design sets its targets for d >= 2048
+
+
+def test_every_route_finds_the_trace_term(trace_rows):
+    errors = {row.what.split(": ", 1)[1]: row for row in trace_rows[4:]}
+    assert errors["mirlib"].verdict == "met" and errors["mirlib"].value < 1e-12
+    assert errors[trace_term.EIGVALS].value < 1e-9
+    assert errors[trace_term.SQRTM].value < 1e-9
+    assert 1e-12 < errors[trace_term.SQRTM_SINGLE].value < 1e-3
+
+
+def test_reference_is_the_closed_form_for_rows_without_correlation():
+    # Rows ±a e_i have the covariance diag(2 a_i² / (2d − 1)), so the trace term is Σ 2 a_i b_i / (2d − 1).
+    a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 1.0, 0.5])
+    x, y = (torch.cat([v.diag(), -v.diag()]).double() for v in (a, b))
+    assert trace_term.by_svd(x, y) == pytest.approx(float((2 * a * b).sum()) / 5)
+
+
+def test_both_passes_of_scoring_are_measured():
+    family = FAMILIES[0]
+    rows = capture_overhead.measure(family.model(), [family.inputs()] * 2, "tiny", rounds=2, threads=1)
+    assert [row.what for row in rows] == [
+        "capture: pass 1, norms / plain forward pass",
+        "capture: pass 2, moments / plain forward pass",
+    ]
+    assert all(row.repetitions == 2 and row.value > 0 and str(row.target) == "≤ 1.5" for row in rows)
+
+
+def test_whole_mir_of_the_shape_of_llava_runs_on_a_narrow_model():
+    config = gpu.llava_shape(layers=2, dim=64, feed_forward=64, vision_dim=32)
+    model = gpu.random_model(config, "cpu", torch.float32)
+    row = gpu.whole_mir(model, gpu.random_batches(config, 2, batch_size=2, text_tokens=8), "narrow", 1, threads=1)
+    assert row.value > 1  # two passes cannot cost less than one
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_rows_say_so():
+    rows = gpu.measure(threads=1)
+    assert [row.verdict for row in rows] == ["not measured"] * 5
+    assert "not measured" in format_table(rows)
+
+
+def test_ratios_pair_the_rounds_and_take_processor_time_for_one_thread():
+    slow, fast = [Timing(8.0, 6.0), Timing(9.0, 4.0)], [Timing(2.0, 3.0), Timing(3.0, 1.0)]
+    assert ratios(slow, fast, threads=2) == [4.0, 3.0]
+    if not torch.cuda.is_available():
+        assert ratios(slow, fast, threads=1) == [2.0, 4.0]
+
+
+def test_verdicts_and_table():
+    rows = [
+        Measurement.of("fast", "d = 1", [30.0, 20.0, 40.0], target=Target("≥", 25)),
+        Measurement.of("slow", "d = 1", [2.0], target=Target("≤", 1.5)),
+        Measurement("small", "d = 1", 3e-15, unit=""),
+    ]
+    assert [row.verdict for row in rows] == ["met", "not met", ""]
+    lines = format_table(rows).splitlines()
+    assert lines[2].split() == ["fast", "d", "=", "1", "30.00×", "20.00×", "…", "40.00×", "≥", "25", "met"]
+    assert lines[3].split()[-5:] == ["2.00×", "≤", "1.5", "not", "met"]
+    assert lines[4].split()[-1] == "3.0e-15"
+
+
+def test_rows_are_kept_with_where_they_were_measured(tmp_path, trace_rows):
+    path = tmp_path / "benchmarks.jsonl"
+    keep(trace_rows, path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["what"] for row in rows] == [row.what for row in trace_rows]
+    assert len({row["run"] for row in rows}) == 1 and len({row["key"] for row in rows}) == len(rows)
+    for row in rows:
+        assert {"finished", "cores", "processor", "libraries"} <= set(row["provenance"])
+        assert {"torch", "numpy", "scipy", "torchmetrics"} <= set(row["provenance"]["libraries"])
+        assert math.isfinite(row["value"])
+
+
+def test_command_line_runs_one_part_and_hides_nothing(capsys):
+    table = run(parse(["--only", "gpu", "--quick"]))
+    assert len(table) == 3
+    assert "expect about" in capsys.readouterr().err
