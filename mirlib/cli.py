@@ -203,7 +203,10 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
         from mirlib.lab.models import load_miniature
 
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-        model, processor = load_miniature(dtype=dtype)
+        try:
+            model, processor = load_miniature(dtype=dtype)
+        except FileNotFoundError as error:
+            raise MirlibError(str(error)) from error
         return model.to(device), processor
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -41,7 +41,34 @@ def _picture(package: str, name: str) -> Image.Image:
     return Image.fromarray(load_sample_image(name)).convert("RGB")
 
 
-def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> list[Image.Image]:
+class _Crop(NamedTuple):
+    kind: str
+    package: str
+    name: str
+    left: int
+    top: int
+    side: int
+
+
+class Crops(Sequence[Image.Image]):
+    """Crops of pictures, each cut when it is asked for, so that a thousand of them take no memory."""
+
+    def __init__(self, crops: Sequence[_Crop]) -> None:
+        self._crops = crops
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Crops(self._crops[index])
+        kind, package, name, left, top, side = self._crops[index]
+        crop = _picture(package, name).crop((left, top, left + side, top + side))
+        crop.info["source"] = f"{kind} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
+        return crop
+
+
+def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
     """Crops of real pictures that scikit-image and scikit-learn install: photographs and scanned pages.
 
     Args:
@@ -50,7 +77,7 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> list[Imag
         kind: ``"photograph"``, ``"scan"``, or ``"any"`` for three photographs to one scan.
 
     Returns:
-        Square RGB images, 96 to 256 pixels wide; each carries ``info["source"]``.
+        A sequence of square RGB images, 96 to 256 pixels wide; each carries ``info["source"]``.
 
     Raises:
         MirlibError: If the kind is unknown.
@@ -66,10 +93,8 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> list[Imag
         side = int(generator.integers(96, min(256, *picture.size) + 1))
         left = int(generator.integers(picture.width - side + 1))
         top = int(generator.integers(picture.height - side + 1))
-        crop = picture.crop((left, top, left + side, top + side))
-        crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
-        crops.append(crop)
-    return crops
+        crops.append(_Crop(chosen, package, name, left, top, side))
+    return Crops(crops)
 
 
 @cache
@@ -203,19 +228,19 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
 
 def draw(
     items: Sequence[Any], num: int, seed: int, what: str, usable: Callable[[Any], bool] | None = None
-) -> list[Any]:
-    """``num`` of the items in a random order fixed by the seed, skipping those that are not usable.
+) -> list[int]:
+    """Indices of ``num`` of the items in a random order fixed by the seed, skipping those that are not usable.
 
     Raises:
         MirlibError: If there are fewer than ``num``; the message says how many there are.
     """
-    chosen = []
-    for index in np.random.default_rng(seed).permutation(len(items)):
+    chosen: list[int] = []
+    for index in np.random.default_rng(seed).permutation(len(items)).tolist():
         if len(chosen) == num:
             break
         if usable is None or usable(items[index]):
-            chosen.append(items[index])
+            chosen.append(index)
     if len(chosen) < num:
-        readable = "" if usable is None or len(chosen) == len(items) else f", {len(chosen)} of them usable"
+        readable = "" if len(chosen) == len(items) else f", {len(chosen)} of them usable"
         raise MirlibError(f"{num} {what} were asked for, there are {len(items)}{readable}; lower num (--num)")
     return chosen

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -332,28 +333,36 @@ class _PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes."""
 
     def __init__(
-        self, processor: Any, images: Sequence[Any], texts: Sequence[str], batch_size: int, groups: int, **prompt: Any
+        self,
+        processor: Any,
+        images: Sequence[Any],
+        chosen: Sequence[int],
+        texts: Sequence[str],
+        batch_size: int,
+        groups: int,
+        **prompt: Any,
     ) -> None:
-        self.processor, self.images, self.texts, self.batch_size = processor, images, texts, batch_size
-        self.groups, self.prompt = groups, prompt
+        self.processor, self.images, self.chosen, self.texts = processor, images, chosen, texts
+        self.batch_size, self.groups, self.prompt = batch_size, groups, prompt
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return math.ceil(len(self.chosen) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(self.images), self.batch_size):
-            chosen = range(start, min(start + self.batch_size, len(self.images)))
-            images = [load_image(self.images[i]) for i in chosen]
-            texts = [self.texts[i] for i in chosen]
-            yield encode_batch(self.processor, images, texts, **self.prompt) | {
+        for start in range(0, len(self.chosen), self.batch_size):
+            pairs = range(start, min(start + self.batch_size, len(self.chosen)))
+            sources = [self.images[self.chosen[pair]] for pair in pairs]
+            texts = [self.texts[pair] for pair in pairs]
+            batch = encode_batch(self.processor, [load_image(source) for source in sources], texts, **self.prompt)
+            yield batch | {
                 # Neighbours share a group, so that a batch is one or two products of matrices, not four.
-                "sample_groups": torch.tensor([i * self.groups // len(self.images) for i in chosen]),
-                "sample_names": [_name(self.images[i], i) for i in chosen],
+                "sample_groups": torch.tensor([pair * self.groups // len(self.chosen) for pair in pairs]),
+                "sample_names": [_name(source, self.chosen[i]) for i, source in zip(pairs, sources, strict=True)],
             }
 
 
 def _name(image: Any, index: int) -> str:
-    return str(image) if not hasattr(image, "size") else f"image {index}"
+    return str(image) if isinstance(image, (str, Path)) else f"image {index}"
 
 
 def score(
@@ -418,10 +427,11 @@ def score(
     decoder_parts(model)
     usable = partial(_usable, skip_unreadable=skip_unreadable)
     chosen_images = draw(images, num, seed, "images", partial(usable, check=load_image))
-    chosen_texts = draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))
+    chosen_texts = [texts[i] for i in draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))]
     groups = min(groups, num)
     batches = _PairBatches(
         processor,
+        images,
         chosen_images,
         chosen_texts,
         batch_size,
