@@ -154,7 +154,7 @@ def test_a_slider_moves_by_keyboard_and_the_page_answers(opened):
     assert after.mean_term > before.mean_term and after.covariance_term == before.covariance_term
     assert root.locator("output").first.text_content() == "3.5"
     spoken = root.locator("[aria-live]")
-    seen.page.wait_for_function("e => e.textContent.includes('12.85')", arg=spoken.element_handle(), timeout=3000)
+    seen.page.wait_for_function("e => e.textContent.includes('12.85')", arg=spoken.element_handle())
     root.get_by_role("button", name="Reset").click()
     assert shown(root) == pytest.approx(before)
     root.get_by_role("button", name="Make the clouds equal").click()
