@@ -124,6 +124,7 @@ class HiddenStateStream:
         text: K tensors (s, d), the text rows.
         vision_samples: (r,) index within the batch of the sample that each vision row belongs to.
         text_samples: (s,) likewise for the text rows.
+        positions: ``{"vision": (B, T), "text": (B, T)}`` bool, where in the batch those rows stand.
         text_mask: Set it to a (B, T) bool tensor before a forward pass to say which positions are text; it holds for
             that pass alone.
     """
@@ -133,6 +134,7 @@ class HiddenStateStream:
     text: list[Tensor] = field(default_factory=list)
     vision_samples: Tensor | None = None
     text_samples: Tensor | None = None
+    positions: dict[str, Tensor] = field(default_factory=dict)
     text_mask: Tensor | None = None
 
     @property
@@ -240,7 +242,7 @@ def capture(
         )
     stream = HiddenStateStream(parts)
     special = _special_token_ids(model)
-    masks: dict[str, Tensor] = {}
+    masks = stream.positions
     fired: set[int] = set()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

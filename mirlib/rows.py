@@ -1,0 +1,147 @@
+"""All hidden states of a small data set in memory: for figures, probes and ablations that need the rows themselves.
+
+`mirlib.score` never keeps rows. What draws a cloud of tokens, or takes MIR of a hundred subsets of the same samples,
+reads them once with `collect_rows` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mirlib.data import load_image
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import capture
+from mirlib.mir import MODALITIES
+from mirlib.prompts import encode_batch
+from mirlib.scoring import _Batch, _evaluating
+
+__all__ = ["TokenRows", "collect_rows"]
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of N samples after each of K layers.
+
+    Attributes:
+        vision: K tensors (r, d).
+        text: K tensors (s, d).
+        vision_samples: (r,) int64, the sample that each vision row belongs to, 0..N−1.
+        text_samples: (s,) likewise for the text rows.
+        vision_embeddings: (r, d), the same rows where they enter layer 1.
+        text_embeddings: (s, d).
+    """
+
+    vision: list[Tensor]
+    text: list[Tensor]
+    vision_samples: Tensor
+    text_samples: Tensor
+    vision_embeddings: Tensor
+    text_embeddings: Tensor
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, K."""
+        return len(self.vision)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples, N."""
+        return int(self.vision_samples.max()) + 1
+
+    @property
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """The pair that `mirlib.modality_integration_rate` takes as ``samples``."""
+        return self.vision_samples, self.text_samples
+
+    def of_samples(self, vision: Any, text: Any | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """The K vision arrays and K text arrays of some samples, in the order of the rows.
+
+        Args:
+            vision: Numbers of the samples whose vision rows are taken.
+            text: Numbers of the samples whose text rows are taken; those of ``vision`` if left out.
+        """
+        vision = torch.as_tensor(vision)
+        text = vision if text is None else torch.as_tensor(text)
+        kept = torch.isin(self.vision_samples, vision), torch.isin(self.text_samples, text)
+        return [rows[kept[0]] for rows in self.vision], [rows[kept[1]] for rows in self.text]
+
+
+def collect_rows(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 8,
+    template: str = "chat",
+    text_rows: str = "text",
+    last: str = "normed",
+    max_text_tokens: int | None = None,
+) -> TokenRows:
+    """Run the pairs ``(images[i], texts[i])`` through a model once and keep every vision row and text row, on the CPU.
+
+    Memory grows with the samples: (K + 1) · rows · d · bytes of a number.
+
+    Args:
+        model: As for `mirlib.score`.
+        processor: Its processor, with a fast tokenizer.
+        images: N paths, PIL images or arrays.
+        texts: N non-empty strings.
+        batch_size: Pairs a forward pass. Texts of like length are put together, which saves padding.
+        template: As for `mirlib.score`.
+        text_rows: As for `mirlib.capture`.
+        last: As for `mirlib.capture`.
+        max_text_tokens: Cut each text after so many tokens.
+
+    Returns:
+        `TokenRows`, sorted by sample.
+
+    Raises:
+        MirlibError: If there are not as many images as texts, or none, and all that `mirlib.capture` raises.
+    """
+    if len(images) != len(texts) or not images:
+        raise MirlibError(f"expected as many images as texts and at least one, got {len(images)} and {len(texts)}")
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    entering: list[Tensor] = []
+    collected: dict[str, list[tuple[Tensor, ...]]] = {modality: [] for modality in MODALITIES}
+    samples: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+
+    def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering[:] = [args[0] if args else kwargs["hidden_states"]]
+
+    with _evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
+        hook = stream.parts.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
+        try:
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                pairs = [load_image(images[i]) for i in chosen], [texts[i] for i in chosen]
+                encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
+                batch = _Batch.of(encoded, model)
+                stream.text_mask = batch.text_mask
+                model(**batch.inputs)
+                for modality, rows, index in (
+                    ("vision", stream.vision, stream.vision_samples),
+                    ("text", stream.text, stream.text_samples),
+                ):
+                    embeddings = entering[0][stream.positions[modality].to(entering[0].device)]
+                    collected[modality].append(tuple(values.cpu() for values in (embeddings, *rows)))
+                    samples[modality].append(torch.tensor(chosen)[index.cpu()])
+        finally:
+            hook.remove()
+    stacked, numbers = {}, {}
+    for modality, batches in collected.items():
+        numbers[modality], by_sample = torch.cat(samples[modality]).sort(stable=True)
+        stacked[modality] = [torch.cat(rows)[by_sample] for rows in zip(*batches, strict=True)]
+    return TokenRows(
+        vision=stacked["vision"][1:],
+        text=stacked["text"][1:],
+        vision_samples=numbers["vision"],
+        text_samples=numbers["text"],
+        vision_embeddings=stacked["vision"][0],
+        text_embeddings=stacked["text"][0],
+    )
