@@ -49,6 +49,17 @@ class FrechetDistance(NamedTuple):
     covariance_term: float
 
 
+class _ReadOnly:
+    """A read-only array that claims to be writable: PyTorch warns about others, and nothing here writes to rows.
+
+    A copy would pull a memory-mapped file into memory.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        interface = array.__array_interface__
+        self.array, self.__array_interface__ = array, interface | {"data": (interface["data"][0], False)}
+
+
 def as_rows(values: Any, name: str = "rows") -> Tensor:
     """Turn a NumPy array or a tensor into a real floating-point matrix of rows, without copying where possible.
 
@@ -65,10 +76,15 @@ def as_rows(values: Any, name: str = "rows") -> Tensor:
     if isinstance(values, Tensor):
         rows = values.detach()
     else:
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except (ValueError, TypeError) as error:
+            raise MirlibError(f"{name}: not a matrix of rows: {error}") from error
         if array.dtype.kind not in "f":
             raise MirlibError(f"{name}: expected floating-point numbers, got dtype {array.dtype}; convert them first")
-        rows = torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+        dtype = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)  # no long double
+        array = np.ascontiguousarray(array.astype(dtype, copy=False))
+        rows = torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
     if not rows.is_floating_point():
         raise MirlibError(f"{name}: expected floating-point numbers, got dtype {rows.dtype}; convert them first")
     if rows.ndim != 2:
@@ -209,25 +225,40 @@ def _congruence(covariance: Tensor, lower: Tensor) -> Tensor:
     return lower.T @ covariance @ lower
 
 
+def _cholesky(covariance: Tensor) -> Tensor | None:
+    """The lower factor, or None where the matrix is singular: where a pivot is what rounding left of a variance."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    noise = covariance.shape[0] * torch.finfo(covariance.dtype).eps
+    regular = int(failed) == 0 and bool((lower.diagonal().square() > noise * covariance.diagonal()).all())
+    return lower if regular else None
+
+
 def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """Square roots of the eigenvalues of ``Σ_x Σ_y``: (≤ d,) non-negative.
 
-    The usual route is one Cholesky factorisation and one symmetric eigenvalue problem. Where both covariances are
-    singular, square roots of eigenvalues that should be 0 would add noise of 1e-8, so both are factored and the
-    singular values of the small product of the factors are taken.
+    The usual route is one Cholesky factorisation and one symmetric eigenvalue problem. Where a covariance is singular,
+    square roots of eigenvalues that should be 0 would add noise of 1e-8 each, so both are factored and the singular
+    values of the small product of the factors are taken.
 
     The dimensions are put in the order of falling variance first. Language models have a few dimensions with
     activations thousands of times larger than the rest; with those in front the matrix is graded, and the small
     eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
     """
-    order = (covariance_x.diagonal() * covariance_y.diagonal()).argsort(descending=True)
+    variances = covariance_x.diagonal() * covariance_y.diagonal()
+    if not bool(torch.isfinite(variances).all()):
+        raise MirlibError("the covariances overflow: the rows are not finite, or too large to be squared")
+    order = variances.argsort(descending=True)
     covariance_x, covariance_y = (covariance[order][:, order] for covariance in (covariance_x, covariance_y))
-    lower_y, failed_y = torch.linalg.cholesky_ex(covariance_y)
-    if int(failed_y) == 0 and bool(torch.isfinite(lower_y).all()):
-        return torch.linalg.eigvalsh(_congruence(covariance_x, lower_y)).clamp(min=0).sqrt()
-    lower_x, failed_x = torch.linalg.cholesky_ex(covariance_x)
-    factor_y = _factor(covariance_y)
-    factor_x = lower_x if int(failed_x) == 0 else _factor(covariance_x)
+    lower_y = _cholesky(covariance_y)
+    if lower_y is not None:
+        values = torch.linalg.eigvalsh(_congruence(covariance_x, lower_y))
+        if values[0] > values[-1] * len(values) * torch.finfo(values.dtype).eps:
+            return values.sqrt()
+    lower_x = _cholesky(covariance_x)
+    if lower_x is not None and lower_y is not None:  # graded, not singular
+        return values.clamp(min=0).sqrt()
+    factor_x = _factor(covariance_x) if lower_x is None else lower_x
+    factor_y = _factor(covariance_y) if lower_y is None else lower_y
     if factor_x.shape[1] == 0 or factor_y.shape[1] == 0:
         return covariance_x.new_zeros(1)
     return torch.linalg.svdvals(factor_x.T @ factor_y)
