@@ -169,7 +169,11 @@ def figure_quantile_matching(
 
 
 def figure_clouds(
-    vision: np.ndarray, text: np.ndarray, ax: Axes | None = None, arrows: np.ndarray | None = None
+    vision: np.ndarray,
+    text: np.ndarray,
+    ax: Axes | None = None,
+    arrows: np.ndarray | None = None,
+    names: tuple[str, str] = ("vision", "text"),
 ) -> Axes:
     """Two clouds of points in the plane, on equal axes, and arrows from text points to where a map takes them.
 
@@ -178,13 +182,14 @@ def figure_clouds(
         text: (m, 2) points.
         ax: Where to draw; a new figure if left out.
         arrows: (a, 2, 2) start and end of each arrow, or None.
+        names: What to call the two clouds.
 
     Returns:
         The axes.
     """
     ax = new_axes(ax)
-    ax.scatter(*vision.T, color=VISION, marker="o", s=12, alpha=0.5, linewidths=0, label="vision")
-    ax.scatter(*text.T, color=TEXT, marker="s", s=12, alpha=0.5, linewidths=0, label="text")
+    ax.scatter(*vision.T, color=VISION, marker="o", s=12, alpha=0.5, linewidths=0, label=names[0])
+    ax.scatter(*text.T, color=TEXT, marker="s", s=12, alpha=0.5, linewidths=0, label=names[1])
     if arrows is not None:
         starts, ends = arrows[:, 0], arrows[:, 1]
         ax.quiver(
@@ -234,7 +239,8 @@ def figure_sampling_bias(
     ax.set_ylabel("distance (variances)")
     dim, values = max(distances), distances[max(distances)].mean(axis=0)
     slope = np.polyfit(np.log(rows), np.log(values), 1)[0]
-    ax.set_title(f"The distance of a distribution to itself is not 0: it falls as n to the power {slope:.2f}")
+    exponent = f"{slope:.2f}".replace("-", "−")
+    ax.set_title(f"Two samples of one distribution: the distance falls as n to the {exponent}")
     ax.legend()
     return ax
 
@@ -265,6 +271,6 @@ def figure_cancellation(offsets: np.ndarray, errors: Mapping[str, np.ndarray], a
     ax.set_xlabel("distance of the mean from zero (standard deviations)")
     ax.set_ylabel("relative error of the variance")
     if lost is not None:
-        ax.set_title(f"{lost[0].capitalize()}: no digit is right from {lost[1]:,.0f} standard deviations on")
+        ax.set_title(f"{lost[0].capitalize()}: no digit is right from an offset of {lost[1]:,.0f} on")
     ax.legend()
     return ax

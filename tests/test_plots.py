@@ -44,7 +44,7 @@ def test_figure_sampling_bias_draws_the_mean_over_seeds_and_its_slope():
     ax = plots.figure_sampling_bias(rows, {8: values}, {8: values[0]})
     np.testing.assert_allclose(lines(ax, "8 dimensions")[1], [3.0, 0.3, 0.03])
     np.testing.assert_allclose(lines(ax, "first-order bias")[1], values[0])
-    assert "power -1.00" in ax.get_title()
+    assert "n to the −1.00" in ax.get_title()
 
 
 def test_figure_cancellation_names_the_first_offset_without_a_right_digit():
@@ -52,4 +52,4 @@ def test_figure_cancellation_names_the_first_offset_without_a_right_digit():
     ax = plots.figure_cancellation(np.array([1.0, 1000.0, 1e6]), errors)
     np.testing.assert_allclose(lines(ax, "subtracting")[1], [1e-3, 2.0, 30.0])
     assert (lines(ax, "merging")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
-    assert ax.get_title().startswith("Subtracting: no digit is right from 1,000 ")
+    assert ax.get_title().startswith("Subtracting: no digit is right from an offset of 1,000 ")
