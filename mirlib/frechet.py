@@ -290,10 +290,11 @@ def first_order_bias(spectrum: Tensor, trace_x: float, trace_y: float, count_x: 
 
     A second-order expansion of the trace term in the sampling noise of both covariances gives
 
-        bias ≈ Tr(Σ_x)/n + Tr(Σ_y)/m + ½ (1/n + 1/m) Σ_ij s_i s_j / (s_i + s_j)
+        bias ≈ Tr(Σ_x)/n + Tr(Σ_y)/m + ½ (1/n + 1/m) (Σ_ij s_i s_j / (s_i + s_j) + ½ Σ_i s_i)
 
-    where ``s`` are the square roots of the eigenvalues of ``Σ_x Σ_y``. For equal isotropic Gaussians and n = m the last
-    term is ``Tr(Σ) d / (2n)``. It assumes independent rows and n, m ≫ d; tokens of one image are not independent, so
+    where ``s`` are the square roots of the eigenvalues of ``Σ_x Σ_y``; the last sum is there because a variance is
+    twice as noisy as a covariance. For equal isotropic Gaussians and n = m the part of the covariances is
+    ``Tr(Σ) (d + 1) / (2n)``. It assumes independent rows and n, m ≫ d; tokens of one image are not independent, so
     read it as a lower bound.
 
     Args:
@@ -308,7 +309,8 @@ def first_order_bias(spectrum: Tensor, trace_x: float, trace_y: float, count_x: 
     """
     s = spectrum[spectrum > 0]
     pairs = float((s[:, None] * s[None, :] / (s[:, None] + s[None, :])).sum()) if s.numel() else 0.0
-    return trace_x / count_x + trace_y / count_y + 0.5 * (1 / count_x + 1 / count_y) * pairs
+    noise = pairs + 0.5 * float(s.sum())
+    return trace_x / count_x + trace_y / count_y + 0.5 * (1 / count_x + 1 / count_y) * noise
 
 
 def _assemble(difference: Tensor, trace_x: float, trace_y: float, trace_sqrt: float) -> FrechetDistance:
