@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
 from mirlib.errors import MirlibError, MirlibWarning

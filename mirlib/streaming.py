@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mirlib.errors import MirlibError
 from mirlib.frechet import Moments, as_rows, frechet_distance_from_moments, threads_for
