@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mirlib.errors import MirlibError
 
-__all__ = ["find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
+__all__ = ["Crops", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
 
 IMAGE_SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .png .tif .tiff .webp".split())
 TEXT_SUFFIXES = frozenset(".story .txt .md .text".split())
