@@ -53,3 +53,60 @@ def test_figure_cancellation_names_the_first_offset_without_a_right_digit():
     np.testing.assert_allclose(lines(ax, "subtracting")[1], [1e-3, 2.0, 30.0])
     assert (lines(ax, "merging")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
     assert ax.get_title().startswith("Subtracting: no digit is right from an offset of 1,000 ")
+
+
+def test_figure_norms_counts_from_the_embeddings_if_asked():
+    norms = {"vision": [np.full(5, 4.0), np.arange(5.0)], "text": [np.ones(5), np.ones(5)]}
+    ax = plots.figure_norms(norms, first_layer=0)
+    np.testing.assert_array_equal(lines(ax, "vision tokens"), [[0, 1], [4.0, 2.0]])
+    assert "enters layer 1" in ax.get_xlabel()
+
+
+def test_figure_lvlm_says_the_projectors_share_of_the_weights():
+    counts = {"vision encoder": 40, "projector": 10, "language model": 50}
+    ax = plots.figure_lvlm({"layers": 7, "vision_tokens": 36, "encoder_dim": 8, "dim": 16, "parameters": counts})
+    assert "10.0% of the weights" in ax.get_title()
+    said = " ".join(text.get_text() for text in ax.texts)
+    assert "layer K = 7" in said and "36 vision tokens" in said
+
+
+def test_figure_pictures_shows_each_picture_in_the_line_of_its_kind():
+    black, white = np.zeros((10, 20, 3), np.uint8), np.full((30, 30, 3), 255, np.uint8)
+    ax = plots.figure_pictures({"dark": [black, black], "light": [white, white]})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["dark", "light"]
+    brightness = [image.get_array().mean() for image in ax.get_images()]
+    assert brightness == [0, 0, 255, 255]
+
+
+def test_figure_token_map_draws_every_token_in_a_shade_of_its_modality():
+    points = {
+        "vision": {"a": np.zeros((3, 2)), "b": np.ones((2, 2))},
+        "text": {"c": np.full((4, 2), 5.0)},
+    }
+    ax = plots.figure_token_map(points)
+    sizes = {c.get_label(): len(c.get_offsets()) for c in ax.collections}
+    assert sizes == {"a": 3, "b": 2, "c": 4}
+    colours = {c.get_label(): c.get_edgecolor()[0][:3] for c in ax.collections}
+    red, green, blue = colours["b"]
+    assert red > blue and colours["c"][2] > colours["c"][0], "vision is warm, text is cool"
+
+
+def test_figure_layer_curves_draws_means_and_the_whole_range():
+    ax = plots.figure_layer_curves({"gap": np.array([[1.0, 2.0], [3.0, 6.0]])}, "gap (units)", first_layer=0)
+    np.testing.assert_array_equal(lines(ax, "gap"), [[0, 1], [2.0, 4.0]])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (1.0, 6.0)
+
+
+def test_figure_kind_distances_compares_the_blocks():
+    distances = np.array([[0.0, 2.0, 7.0], [2.0, 0.0, 9.0], [7.0, 9.0, 0.0]])
+    ax = plots.figure_kind_distances(distances, {"vision": ["photo", "scan"], "text": ["news"]})
+    assert ax.get_title() == "Between modalities 7 to 9, within one at most 2"
+    assert [text.get_text() for text in ax.texts[:3]] == ["0", "2", "7"]
+
+
+def test_figure_sample_size_draws_each_draw_and_says_the_spans():
+    ax = plots.figure_sample_size({10: [3.0, 3.5], 100: [3.2, 3.3]}, enough=20)
+    np.testing.assert_allclose(lines(ax, "mean of the draws"), [[10, 100], [3.25, 3.25]])
+    assert ax.get_title() == "The draws span 0.500 at 10 samples and 0.100 at 100"
+    np.testing.assert_array_equal(lines(ax, "20 samples")[0], [20, 20])
