@@ -58,17 +58,21 @@ class TokenRows:
         """The pair that `mirlib.modality_integration_rate` takes as ``samples``."""
         return self.vision_samples, self.text_samples
 
-    def of_samples(self, vision: Any, text: Any | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """The K vision arrays and K text arrays of some samples, in the order of the rows.
+    def of_samples(
+        self, vision: Any, text: Any | None = None, *, embeddings: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The vision arrays and the text arrays of some samples, one a layer, in the order of the rows.
 
         Args:
             vision: Numbers of the samples whose vision rows are taken.
             text: Numbers of the samples whose text rows are taken; those of ``vision`` if left out.
+            embeddings: Whether the rows that enter layer 1 stand in front, as layer 0.
         """
         vision = torch.as_tensor(vision)
         text = vision if text is None else torch.as_tensor(text)
         kept = torch.isin(self.vision_samples, vision), torch.isin(self.text_samples, text)
-        return [rows[kept[0]] for rows in self.vision], [rows[kept[1]] for rows in self.text]
+        layers = [self.vision_embeddings, *self.vision], [self.text_embeddings, *self.text]
+        return tuple([rows[mask] for rows in side[not embeddings :]] for side, mask in zip(layers, kept, strict=True))
 
 
 def collect_rows(

@@ -64,6 +64,10 @@ def test_of_samples_takes_the_rows_of_those_samples_alone(rows):
     vision, text = rows.of_samples([1, 3], [0])
     assert torch.equal(vision[1], torch.cat([rows.vision[1][rows.vision_samples == i] for i in (1, 3)]))
     assert torch.equal(text[0], rows.text[0][rows.text_samples == 0])
+    assert len(rows.of_samples([1])[0]) == 2
+    with_embeddings = rows.of_samples([1], embeddings=True)
+    assert [len(side) for side in with_embeddings] == [3, 3]
+    assert torch.equal(with_embeddings[1][0], rows.text_embeddings[rows.text_samples == 1])
 
 
 def test_hooks_are_removed_even_after_an_error(lvlm, pairs):
