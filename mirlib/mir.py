@@ -383,8 +383,8 @@ def modality_integration_rate(
     interval = None
     if confidence is not None:
         value = log10_sum(layer.distance.total for layer in layers)
-        error = float(np.std([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1))
-        interval = normal_interval(value, error, confidence, "bootstrap")
+        variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
+        interval = normal_interval(value, math.sqrt(variance), confidence, "bootstrap")
     settings = {
         "preset": preset,
         **chosen._asdict(),
@@ -405,6 +405,11 @@ def check_confidence(confidence: float) -> None:
     """Refuse a confidence level outside (0, 1)."""
     if not 0 < confidence < 1:
         raise MirlibError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def spread(values: Sequence[float], ddof: int = 0) -> float:
+    """Variance of replicates; NaN if one of them is −inf, since then nothing can be said."""
+    return float(np.var(values, ddof=ddof)) if np.isfinite(values).all() else math.nan
 
 
 def normal_interval(value: float, standard_error: float, confidence: float, method: str) -> Interval:
@@ -492,6 +497,8 @@ class _Resampler:
         parts = torch.split(centred, counts.tolist())
         scatters = torch.stack([(part.T @ part).flatten() for part in parts])  # (samples, d²), about the common mean
         totals = weights @ counts.to(torch.float64)
+        if float(totals.min()) < 2:
+            raise MirlibError(f"a bootstrap draw holds fewer than 2 {modality} rows; an interval needs more samples")
         shifts = weights @ torch.stack([part.sum(dim=0) for part in parts]) / totals[:, None]  # (resamples, d)
         return [
             Moments(int(n), mean + shift, scatter.view(dim, dim).addr(shift, shift, alpha=-float(n)))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Interval", "MIRResult"]
 
 SCHEMA = 1
+ARRAYS = ("per_layer", "mean_term", "covariance_term", "norm_ratio", "scale", "bias")
+INTERVAL_NUMBERS = ("low", "high", "standard_error")
 
 
 class Interval(NamedTuple):
@@ -98,7 +100,7 @@ class MIRResult:
         return {
             "schema": SCHEMA,
             "mir": _finite(self.value),
-            "interval": self.interval._asdict() if self.interval else None,
+            "interval": _interval_as_dict(self.interval) if self.interval else None,
             "norm_only": _finite(self.norm_only),
             "null_baseline": _finite(self.null_baseline),
             "per_layer": _numbers(self.per_layer),
@@ -109,7 +111,7 @@ class MIRResult:
             "bias": _numbers(self.bias),
             "outliers": {name: [int(n) for n in counts] for name, counts in self.outliers.items()},
             "rows": {name: int(n) for name, n in self.rows.items()},
-            "settings": dict(self.settings),
+            "settings": {k: v.item() if isinstance(v, np.generic) else v for k, v in self.settings.items()},
             "warnings": list(self.warnings),
         }
 
@@ -124,32 +126,34 @@ class MIRResult:
         Raises:
             MirlibError: If keys are missing or the schema is unknown.
         """
-        if data.get("schema") != SCHEMA:
-            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {data.get('schema')!r})")
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != SCHEMA:
+            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {schema!r})")
         try:
-            arrays = {
-                name: np.array([math.nan if x is None else x for x in data[name]], dtype=np.float64)
-                for name in (
-                    "per_layer",
-                    "mean_term",
-                    "covariance_term",
-                    "norm_ratio",
-                    "scale",
-                    "bias",
-                )
-            }
+            arrays = {name: np.array([_number(x, math.nan) for x in data[name]], dtype=np.float64) for name in ARRAYS}
+            outliers = {name: np.array(data["outliers"][name], dtype=np.int64) for name in data["outliers"]}
+            if len({values.shape for values in (*arrays.values(), *outliers.values())}) != 1:
+                raise ValueError("its lists differ in length")
+            if not outliers.keys() == data["rows"].keys() == {"vision", "text"}:
+                raise ValueError("outliers and rows must name vision and text")
+            interval = data["interval"]
+            if interval is not None:
+                numbers = {name: _number(interval[name], math.nan) for name in INTERVAL_NUMBERS}
+                interval = Interval(**{**interval, **numbers})
+            # A value that JSON could not hold is −inf for a distance of 0, and otherwise not a number.
+            nothing = -math.inf if arrays["per_layer"].sum() == 0 else math.nan
             return cls(
-                value=-math.inf if data["mir"] is None else float(data["mir"]),
-                null_baseline=-math.inf if data["null_baseline"] is None else float(data["null_baseline"]),
-                norm_only=-math.inf if data["norm_only"] is None else float(data["norm_only"]),
-                outliers={name: np.array(counts) for name, counts in data["outliers"].items()},
-                rows=dict(data["rows"]),
-                interval=Interval(**data["interval"]) if data["interval"] else None,
+                value=_number(data["mir"], nothing),
+                null_baseline=_number(data["null_baseline"], -math.inf),
+                norm_only=_number(data["norm_only"], -math.inf),
+                outliers=outliers,
+                rows={name: int(count) for name, count in data["rows"].items()},
+                interval=interval,
                 settings=dict(data["settings"]),
                 warnings=tuple(data["warnings"]),
                 **arrays,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MirlibError(f"not a complete result: {error}") from error
 
     def to_frame(self) -> pd.DataFrame:
@@ -180,6 +184,14 @@ class MIRResult:
 
 def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
+
+
+def _number(stored: Any, missing: float) -> float:
+    return missing if stored is None else float(stored)
+
+
+def _interval_as_dict(interval: Interval) -> dict[str, Any]:
+    return interval._asdict() | {name: _finite(getattr(interval, name)) for name in INTERVAL_NUMBERS}
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -34,6 +34,7 @@ from mirlib.mir import (
     resolve_settings,
     row_norms,
     scaled,
+    spread,
     text_scale,
 )
 from mirlib.result import Interval, MIRResult
@@ -197,7 +198,6 @@ class ModalityIntegrationRate(Metric):
             groups: As for `update`.
             name_row: Names a row in an error message, given the modality and its number in the batch.
         """
-        self._computed = None
         self._computed = None
         group_ids = groups if isinstance(groups, tuple) else (groups, groups)
         for column, (modality, rows) in enumerate(zip(MODALITIES, (vision, text), strict=True)):
@@ -382,7 +382,7 @@ class ModalityIntegrationRate(Metric):
                 distance, _ = frechet_distance_from_moments(rest_of_vision[left_out], rest_of_text[left_out])
                 distances[row, k] = scaled(distance, scale).total
         values = [log10_sum(row) for row in distances]
-        error = math.sqrt((len(filled) - 1) * np.var(values))
+        error = math.sqrt((len(filled) - 1) * spread(values))
         return normal_interval(value, error, self.confidence, "jackknife")
 
 
