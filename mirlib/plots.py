@@ -512,3 +512,386 @@ def figure_sample_size(
     ax.set_title(title)
     ax.legend()
     return ax
+
+
+def figure_fast_mode(
+    exact: np.ndarray, fast: np.ndarray, without_root: np.ndarray, name: str, ax: Axes | None = None
+) -> Axes:
+    """FID of every layer: exact, by the authors' fast mode, and with the root left out altogether.
+
+    Args:
+        exact: (K,) exact FID.
+        fast: (K,) FID of the fast mode.
+        without_root: (K,) FID with ``Tr(Σ_v Σ_t)`` where ``Tr((Σ_v Σ_t)^{1/2})`` is meant.
+        name: What was measured, for the title.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    layers = np.arange(1, len(exact) + 1)
+    ax.plot(layers, exact, color="black", marker="o", linestyle="-", label="exact")
+    ax.plot(layers, fast, color=VISION, marker="s", linestyle="--", label="fast mode")
+    ax.plot(layers, without_root, color=TEXT, marker="x", markersize=8, linestyle="", label="root left out")
+    ratio = fast / exact
+    worst = int(np.argmax(ratio))
+    ax.set_title(f"{name}: layer {worst + 1} is {ratio[worst]:.0f}× too large")
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("FID (squared mean text norms)")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend()
+    return ax
+
+
+def figure_growing_error(
+    errors: Mapping[str, np.ndarray], factors: Mapping[str, float], ax: Axes | None = None
+) -> Axes:
+    """How far an iteration drifts from its fixed point, step by step, beside the growth that theory predicts.
+
+    Args:
+        errors: By name, (steps,) relative distance from the fixed point after steps 1, 2, ...
+        factors: By the same names, the predicted growth of an error in one step; drawn from the second step on.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for number, (name, values) in enumerate(errors.items()):
+        steps = np.arange(1, len(values) + 1)
+        colour = COLOURS[number % len(COLOURS)]
+        drawn = np.where(values > 0, values, np.nan)  # no rounding error yet: nothing to show on a logarithm
+        ax.plot(steps, drawn, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle="-", label=name)
+        predicted = values[1] * factors[name] ** (steps[1:] - 2)
+        label = "predicted growth" if number == len(errors) - 1 else None
+        ax.plot(steps[1:], predicted, color=colour, marker="", linestyle=":", label=label)
+    ax.axhline(1, color="black", linewidth=0.8, linestyle="-", marker="")
+    ax.set_title(f"The fixed point repels: an error grows up to {max(factors.values()):,.0f}-fold in a step")
+    ax.set_yscale("log")
+    ax.set_ylim(top=1e3)
+    ax.set_xlabel("step of the iteration")
+    ax.set_ylabel("‖Y − A‖ / ‖A‖")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend()
+    return ax
+
+
+def figure_noise_spread(changes: Mapping[str, np.ndarray], noise: float, ax: Axes | None = None) -> Axes:
+    """By how much a tiny change of the inputs moves each layer's FID, one dot a draw.
+
+    Args:
+        changes: By name of the route, (draws, K) relative changes of FID, in absolute value.
+        noise: Relative noise on the inputs.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for number, (name, values) in enumerate(changes.items()):
+        layers = np.arange(1, values.shape[1] + 1)
+        offset = (number - (len(changes) - 1) / 2) * 0.24
+        spread = np.linspace(-0.09, 0.09, len(values))
+        x = (layers[None, :] + offset + spread[:, None]).ravel()
+        colour, marker = (VISION, TEXT)[number % 2], MARKERS[number % len(MARKERS)]
+        ax.plot(
+            x, np.maximum(values, 1e-12).ravel(), color=colour, marker=marker, markersize=3, linestyle="", label=name
+        )
+        for layer, median in zip(layers, np.median(values, axis=0), strict=True):
+            ax.hlines(max(median, 1e-12), layer + offset - 0.1, layer + offset + 0.1, color="black", linewidth=1.5)
+    first = next(iter(changes))
+    worst = np.unravel_index(np.argmax(changes[first]), changes[first].shape)
+    ax.axhline(
+        noise, color="black", linewidth=0.8, linestyle="--", marker="", label=f"noise on the inputs ({noise:.0e})"
+    )
+    ax.set_title(
+        f"{first.capitalize()}: the same noise moves layer {worst[1] + 1} by up to {changes[first][worst]:.0%}"
+    )
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("relative change of FID")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend(fontsize="small")
+    return ax
+
+
+def figure_convergence(errors: Mapping[str, np.ndarray], goal: float = 1e-10, ax: Axes | None = None) -> Axes:
+    """Relative error of an iteration, step by step.
+
+    Args:
+        errors: By name, (steps,) relative errors, the first before any step.
+        goal: The error that the title counts the steps to.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    arrived = {}
+    for number, (name, values) in enumerate(errors.items()):
+        shown = np.maximum(values, np.finfo(float).eps / 2)
+        colour, line = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
+        ax.plot(np.arange(len(values)), shown, color=colour, marker=MARKERS[number % 6], linestyle=line, label=name)
+        if (values < goal).any():
+            arrived[name] = int(np.argmax(values < goal))
+    if arrived:
+        ax.set_title(
+            f"{len(arrived)} of {len(errors)} arrive, in {min(arrived.values())} to {max(arrived.values())} steps"
+        )
+    else:
+        ax.set_title("None arrives")
+    ax.set_yscale("log")
+    ax.set_xlabel("steps")
+    ax.set_ylabel("relative error of the trace")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend(fontsize="small")
+    return ax
+
+
+def figure_bias_by_rows(
+    rows: np.ndarray, bias: Mapping[str, np.ndarray], predicted: Mapping[str, np.ndarray], ax: Axes | None = None
+) -> Axes:
+    """Measured bias of the Fréchet distance against the number of rows, beside the first-order formula.
+
+    Args:
+        rows: (n,) rows in each sample.
+        bias: By name, (seeds, n) distance minus its true value; drawn as the mean with its 95 % interval.
+        predicted: By the same names, (n,) first-order bias.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    ratios = []
+    for number, (name, values) in enumerate(bias.items()):
+        mean, half = values.mean(axis=0), 1.96 * values.std(axis=0, ddof=1) / len(values) ** 0.5
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        ax.errorbar(rows, mean, yerr=half, color=colour, marker=marker, linestyle="", capsize=3, label=name)
+        last = number == len(bias) - 1
+        ax.plot(rows, predicted[name], color=colour, marker="", linestyle="-", label="formula" if last else None)
+        ratios.append(predicted[name] / mean)
+    many, few = np.abs(np.array(ratios)[:, [-1, 0]] - 1).max(axis=0)
+    ax.set_title(f"The formula is within {many:.0%} at {rows[-1]:,} rows and off by up to {few:.0%} at {rows[0]:,}")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("rows in each sample")
+    ax.set_ylabel("bias of FID (variances)")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def figure_extrapolation(rows: np.ndarray, distances: np.ndarray, truth: float, ax: Axes | None = None) -> Axes:
+    """Distances of ever larger subsets against 1/rows, and the straight line through them to infinitely many rows.
+
+    Args:
+        rows: (n,) sizes of the subsets.
+        distances: (seeds, n) distances.
+        truth: The distance of the two distributions.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    inverse = 1 / np.asarray(rows, dtype=float)
+    slopes, intercepts = np.polyfit(inverse, distances.T, 1)
+    grid = np.array([0, inverse.max() * 1.05])
+    lines = intercepts[:, None] + slopes[:, None] * grid
+    ax.plot(grid, lines.T, color=TEXT, marker="", linestyle="-", linewidth=0.6, alpha=0.25)
+    ax.plot(
+        grid, lines.mean(axis=0), color=TEXT, marker="", linestyle="-", label="line through them (thin: single seeds)"
+    )
+    mean = distances.mean(axis=0)
+    half = 1.96 * distances.std(axis=0, ddof=1) / len(distances) ** 0.5
+    ax.errorbar(
+        inverse, mean, yerr=half, color=VISION, marker="o", linestyle="", capsize=3, label="subsets, mean and 95 %"
+    )
+    ax.plot([0], [intercepts.mean()], color=TEXT, marker="s", linestyle="", markersize=7, label="FD∞, mean")
+    ax.axhline(truth, color="black", linewidth=1, linestyle="--", marker="", label="truth")
+    before, after = (
+        f"{value:+.3f}".replace("-", "−") for value in (mean[np.argmin(inverse)] - truth, intercepts.mean() - truth)
+    )
+    ax.set_title(f"The straight line turns an error of {before} at {max(rows):,} rows into {after}")
+    ax.set_xlabel("1 / rows")
+    ax.set_ylabel("FID (variances)")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def figure_outlier_share(thresholds: np.ndarray, shares: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
+    """Share of rows that an outlier rule drops, against its threshold.
+
+    Args:
+        thresholds: (n,) thresholds in standard deviations of the norms.
+        shares: ``"vision"`` and ``"text"``, each (sets, n) shares between 0 and 1; the band holds all sets.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for name, colour, marker, line in (("vision", VISION, "o", "-"), ("text", TEXT, "s", "--")):
+        values = 100 * shares[name]
+        ax.fill_between(thresholds, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+        ax.plot(thresholds, values.mean(axis=0), color=colour, marker=marker, linestyle=line, label=name)
+    ax.axvline(3, color="black", linewidth=0.8)
+    at_three = [100 * float(shares[name].mean(axis=0)[np.argmin(abs(thresholds - 3))]) for name in ("vision", "text")]
+    ax.set_title(f"3σ drops {at_three[0]:.1f} % of vision, {at_three[1]:.1f} % of text")
+    ax.set_xlabel("threshold (standard deviations)")
+    ax.set_ylabel("rows dropped (%)")
+    ax.legend()
+    return ax
+
+
+def figure_outlier_value(thresholds: np.ndarray, values: np.ndarray, ax: Axes | None = None) -> Axes:
+    """MIR against the threshold of the outlier rule.
+
+    Args:
+        thresholds: (n,) thresholds in standard deviations of the norms; the last may be infinite (no rule).
+        values: (sets, n) MIR of each set of samples; the band is their standard deviation about the mean.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    finite = np.isfinite(thresholds)
+    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
+    ax.fill_between(
+        thresholds[finite], (mean - spread)[finite], (mean + spread)[finite], color=NEUTRAL, alpha=0.2, linewidth=0
+    )
+    ax.plot(thresholds[finite], mean[finite], color="black", marker="o", linestyle="-", label="MIR, mean of the sets")
+    if not finite.all():
+        ax.axhline(mean[-1], color=ACCENT, linestyle="--", label="no rule")
+    ax.axvline(3, color="black", linewidth=0.8)
+    change = f"{np.ptp(mean[finite]):.3f}"
+    ax.set_title(f"The threshold moves MIR by up to {change}")
+    ax.set_xlabel("threshold (standard deviations)")
+    ax.set_ylabel("MIR (log10)")
+    ax.legend()
+    return ax
+
+
+def figure_layer_bands(curves: Mapping[str, np.ndarray], ax: Axes | None = None, first_layer: int = 1) -> Axes:
+    """Per-layer distances of several sets of samples on a logarithmic axis, one band a way of computing them.
+
+    Args:
+        curves: By name, (sets, layers) distances; the line is their mean, the band holds all sets.
+        ax: Where to draw; a new figure if left out.
+        first_layer: Number of the first column; 0 if the curve starts at the embeddings.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for number, (name, values) in enumerate(curves.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        layers = np.arange(first_layer, first_layer + values.shape[1])
+        ax.fill_between(layers, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        ax.plot(
+            layers, values.mean(axis=0), color=colour, marker=marker, linestyle=LINES[number % len(LINES)], label=name
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("FID")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend()
+    return ax
+
+
+def figure_differences(differences: Mapping[str, np.ndarray], half_widths: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Paired differences to a reference, one row a variant: every set of samples, the mean, and its interval.
+
+    Args:
+        differences: By name of the variant, (sets,) differences of MIR.
+        half_widths: (variants,) half the width of the 95 % interval of the mean.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    names = list(differences)
+    for row, (name, half) in enumerate(zip(names, half_widths, strict=True)):
+        values = differences[name]
+        ax.plot(values, np.full(len(values), row - 0.18), color=NEUTRAL, marker="|", linestyle="none", markersize=7)
+        ax.errorbar(values.mean(), row, xerr=half, color="black", marker="o", capsize=4, linestyle="none")
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel("change of MIR (log10)")
+    means = [float(differences[name].mean()) for name in names]
+    largest = int(np.argmax(np.abs(means)))
+    ax.set_title(f"Largest change: {means[largest]:+.3f}, {names[largest]}".replace("-", "−"))
+    return ax
+
+
+def figure_vision_scale(
+    factors: np.ndarray,
+    values: np.ndarray,
+    baselines: Mapping[str, np.ndarray | float],
+    best: tuple[float, float],
+    ax: Axes | None = None,
+) -> Axes:
+    """MIR while the vision rows are multiplied by a factor, between the bounds that norms alone allow.
+
+    Args:
+        factors: (n,) positive factors, rising.
+        values: (n,) MIR.
+        baselines: ``"lower"``, ``"upper"`` and ``"norm_only"``, each (n,), and ``"null"``, one number.
+        best: Factor and MIR where MIR is lowest.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    bounds = baselines["lower"], baselines["upper"]
+    ax.fill_between(factors, *bounds, color=NEUTRAL, alpha=0.18, linewidth=0, label="what norms allow")
+    ax.plot(factors, baselines["norm_only"], color=VISION, linestyle="--", marker="", label="norm-only")
+    ax.axhline(baselines["null"], color=TEXT, linestyle=":", label="null: vision rows of zero")
+    ax.plot(factors, values, color="black", linestyle="-", marker="o", markersize=4, label="MIR")
+    ax.plot(*best, color=ACCENT, marker="*", markersize=14, linestyle="none", label="lowest MIR", zorder=5)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.set_ylim(min(values.min(), best[1]) - 0.6, np.max(baselines["upper"]) + 0.1)
+    ax.set_xlabel("factor c on the vision rows")
+    ax.set_ylabel("MIR (log10)")
+    ax.set_title(f"MIR is lowest at c = {best[0]:.2f}, and follows the norms where c is large")
+    ax.legend()
+    return ax
+
+
+def figure_standard_errors(
+    independent: tuple[float, float, float], estimates: Mapping[str, np.ndarray], ax: Axes | None = None
+) -> Axes:
+    """Estimated standard errors beside the spread of independent draws that they should foretell.
+
+    Args:
+        independent: Standard deviation over independent draws, and the ends of its confidence interval.
+        estimates: By name of the method, (sets,) estimated standard errors.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    value, low, high = independent
+    ax.axvspan(low, high, color=ACCENT, alpha=0.25, linewidth=0)
+    ax.axvline(value, color=ACCENT, linestyle="--", label="spread of independent draws")
+    for row, (name, errors) in enumerate(estimates.items()):
+        colour, marker = COLOURS[(row + 1) % len(COLOURS)], MARKERS[row % len(MARKERS)]
+        heights = row + np.linspace(-0.12, 0.12, len(errors))
+        ax.plot(errors, heights, color=colour, marker=marker, linestyle="none", alpha=0.7)
+        ax.plot(errors.mean(), row, color="black", marker="|", markersize=26, markeredgewidth=2, linestyle="none")
+    ax.set_yticks(range(len(estimates)), list(estimates))
+    ax.set_ylim(len(estimates) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("standard error of MIR (log10)")
+    smallest = min(estimates, key=lambda name: estimates[name].mean())
+    ax.set_title(f"{smallest.capitalize()}: intervals {value / estimates[smallest].mean():.1f} times too narrow")
+    ax.legend(loc="lower right")
+    return ax

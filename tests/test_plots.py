@@ -110,3 +110,97 @@ def test_figure_sample_size_draws_each_draw_and_says_the_spans():
     np.testing.assert_allclose(lines(ax, "mean of the draws"), [[10, 100], [3.25, 3.25]])
     assert ax.get_title() == "The draws span 0.500 at 10 samples and 0.100 at 100"
     np.testing.assert_array_equal(lines(ax, "20 samples")[0], [20, 20])
+
+
+def test_figure_fast_mode_names_the_layer_that_is_most_wrong():
+    exact, fast, without = np.array([10.0, 1.0, 0.1]), np.array([11.0, 2.0, 2.7]), np.array([11.0, 2.1, 2.6])
+    ax = plots.figure_fast_mode(exact, fast, without, "a set")
+    for label, values in (("exact", exact), ("fast mode", fast), ("root left out", without)):
+        np.testing.assert_array_equal(lines(ax, label), ([1, 2, 3], values))
+    assert ax.get_title() == "a set: layer 3 is 27× too large"
+
+
+def test_figure_growing_error_draws_the_predicted_growth_from_step_two():
+    ax = plots.figure_growing_error({"a": np.array([0.0, 1e-5, 1e-3])}, {"a": 50.0})
+    np.testing.assert_array_equal(lines(ax, "a")[1], [np.nan, 1e-5, 1e-3])
+    np.testing.assert_allclose(lines(ax, "predicted growth"), ([2, 3], [1e-5, 5e-4]))
+    assert "50-fold" in ax.get_title()
+
+
+def test_figure_noise_spread_draws_every_draw_and_the_largest_in_the_title():
+    changes = {"fast": np.array([[1e-6, 0.02], [2e-6, 0.15]]), "exact": np.full((2, 2), 1e-6)}
+    ax = plots.figure_noise_spread(changes, 1e-6)
+    np.testing.assert_array_equal(lines(ax, "fast")[1], changes["fast"].ravel())
+    assert ax.get_title() == "Fast: the same noise moves layer 2 by up to 15%"
+
+
+def test_figure_convergence_counts_the_steps_of_those_that_arrive():
+    curves = {"good": np.array([1.0, 1e-3, 1e-12]), "better": np.array([1.0, 0.0, 0.0]), "bad": np.ones(3)}
+    ax = plots.figure_convergence(curves)
+    np.testing.assert_array_equal(lines(ax, "good")[1], curves["good"])
+    assert (lines(ax, "better")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
+    assert ax.get_title() == "2 of 3 arrive, in 1 to 2 steps"
+
+
+def test_figure_bias_by_rows_draws_means_and_states_the_worst_ratio():
+    rows = np.array([10, 1000])
+    ax = plots.figure_bias_by_rows(rows, {"a": np.array([[3.0, 0.02], [5.0, 0.02]])}, {"a": np.array([2.0, 0.021])})
+    (points,) = ax.containers
+    np.testing.assert_allclose(points.lines[0].get_ydata(), [4.0, 0.02])
+    np.testing.assert_array_equal(lines(ax, "formula")[1], [2.0, 0.021])
+    assert ax.get_title() == "The formula is within 5% at 1,000 rows and off by up to 50% at 10"
+
+
+def test_figure_extrapolation_meets_the_truth_of_an_exact_line():
+    rows = np.array([100, 200, 400])
+    distances = np.array([2 + 50 / rows, 2 + 30 / rows])
+    ax = plots.figure_extrapolation(rows, distances, truth=2.0)
+    np.testing.assert_allclose(lines(ax, "FD∞, mean")[1], [2.0])
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), 2 + 40 / rows)
+    assert ax.get_title().startswith("The straight line turns an error of +0.100 at 400 rows into ")
+
+
+def test_figure_outlier_share_states_the_shares_at_three_sigma():
+    shares = {"vision": np.array([[0.2, 0.02], [0.4, 0.04]]), "text": np.array([[0.1, 0.01], [0.1, 0.01]])}
+    ax = plots.figure_outlier_share(np.array([2.0, 3.0]), shares)
+    np.testing.assert_allclose(lines(ax, "vision")[1], [30, 3])
+    assert "drops 3.0 % of vision, 1.0 % of text" in ax.get_title()
+
+
+def test_figure_outlier_value_draws_no_rule_as_a_level():
+    values = np.array([[1.0, 1.2, 2.0], [1.2, 1.4, 2.2]])
+    ax = plots.figure_outlier_value(np.array([2.0, 3.0, np.inf]), values)
+    np.testing.assert_allclose(lines(ax, "MIR, mean of the sets")[1], [1.1, 1.3])
+    np.testing.assert_allclose(lines(ax, "no rule")[1], 2.1)
+    assert "0.200" in ax.get_title()
+
+
+def test_figure_layer_bands_numbers_layers_from_where_it_is_told():
+    ax = plots.figure_layer_bands({"with": np.array([[1.0, 2.0], [3.0, 4.0]])}, first_layer=0)
+    x, y = lines(ax, "with")
+    np.testing.assert_array_equal(x, [0, 1])
+    np.testing.assert_allclose(y, [2, 3])
+
+
+def test_figure_differences_names_the_largest_mean_change():
+    ax = plots.figure_differences({"a": np.array([0.1, 0.3]), "b": np.array([-0.4, -0.6])}, np.array([0.1, 0.2]))
+    assert "−0.500, b" in ax.get_title()
+    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    np.testing.assert_allclose(means, [0.2, -0.5])
+
+
+def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest():
+    factors, values = np.array([0.5, 1.0, 2.0]), np.array([0.3, 0.2, 0.6])
+    baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "null": 0.5}
+    ax = plots.figure_vision_scale(factors, values, baselines, (0.9, 0.15))
+    np.testing.assert_allclose(lines(ax, "MIR")[1], values)
+    np.testing.assert_allclose(lines(ax, "null: vision rows of zero")[1], 0.5)
+    assert lines(ax, "lowest MIR") == ([0.9], [0.15])
+    assert "c = 0.90" in ax.get_title()
+
+
+def test_figure_standard_errors_says_how_much_too_narrow_the_smaller_one_is():
+    estimates = {"by sample": np.array([0.02, 0.02]), "by token": np.array([0.004, 0.006])}
+    ax = plots.figure_standard_errors((0.02, 0.015, 0.03), estimates)
+    assert ax.get_title() == "By token: intervals 4.0 times too narrow"
+    np.testing.assert_allclose(lines(ax, "spread of independent draws")[0], 0.02)
