@@ -312,7 +312,7 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     box(0.0, 0.0, 1.5, 0.75, "image", VISION)
     box(2.0, 0.0, 2.3, 0.75, f"vision encoder\n{counts['vision encoder']:,} weights", VISION)
     box(4.8, 0.0, 2.1, 0.75, f"projector\n{counts['projector']:,} weights", VISION)
-    box(8.0, 0.0, 2.6, 0.75, "text\ntokenizer, embedding table", TEXT)
+    box(7.75, 0.0, 3.1, 0.75, "text\ntokenizer, embedding table", TEXT)
     arrow(1.5, 0.37, 2.0, 0.37, VISION)
     arrow(4.3, 0.37, 4.8, 0.37, VISION)
     arrow(5.85, 0.77, 5.85, 1.45, VISION)
@@ -455,7 +455,8 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
     for row, column in np.ndindex(distances.shape):
         value = distances[row, column]
         dark = value > 0 and norm(value) > 0.55
-        ax.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        said = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+        ax.text(column, row, said, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     for modality, span in (("vision", (0, border)), ("text", (border, len(names)))):
         colour = {"vision": VISION, "text": TEXT}[modality]
         corner, size = (span[0] - 0.5, span[0] - 0.5), span[1] - span[0]
@@ -476,7 +477,7 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
     within = np.concatenate(
         [part[~np.eye(len(part), dtype=bool)] for part in (distances[:border, :border], distances[border:, border:])]
     )
-    ax.set_title(f"Between modalities {across.min():.2g} to {across.max():.2g}, within one at most {within.max():.2g}")
+    ax.set_title(f"Between modalities at least {across.min():.3g}, within one at most {within.max():.3g}")
     return ax
 
 
@@ -775,33 +776,6 @@ def figure_outlier_value(thresholds: np.ndarray, values: np.ndarray, ax: Axes | 
     return ax
 
 
-def figure_layer_bands(curves: Mapping[str, np.ndarray], ax: Axes | None = None, first_layer: int = 1) -> Axes:
-    """Per-layer distances of several sets of samples on a logarithmic axis, one band a way of computing them.
-
-    Args:
-        curves: By name, (sets, layers) distances; the line is their mean, the band holds all sets.
-        ax: Where to draw; a new figure if left out.
-        first_layer: Number of the first column; 0 if the curve starts at the embeddings.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    for number, (name, values) in enumerate(curves.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        layers = np.arange(first_layer, first_layer + values.shape[1])
-        ax.fill_between(layers, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        ax.plot(
-            layers, values.mean(axis=0), color=colour, marker=marker, linestyle=LINES[number % len(LINES)], label=name
-        )
-    ax.set_yscale("log")
-    ax.set_xlabel("layer")
-    ax.set_ylabel("FID")
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend()
-    return ax
-
-
 def figure_differences(differences: Mapping[str, np.ndarray], half_widths: np.ndarray, ax: Axes | None = None) -> Axes:
     """Paired differences to a reference, one row a variant: every set of samples, the mean, and its interval.
 
@@ -882,7 +856,7 @@ def figure_standard_errors(
     value, low, high = independent
     ax.axvspan(low, high, color=ACCENT, alpha=0.25, linewidth=0)
     ax.axvline(value, color=ACCENT, linestyle="--", label="spread of independent draws")
-    for row, (name, errors) in enumerate(estimates.items()):
+    for row, errors in enumerate(estimates.values()):
         colour, marker = COLOURS[(row + 1) % len(COLOURS)], MARKERS[row % len(MARKERS)]
         heights = row + np.linspace(-0.12, 0.12, len(errors))
         ax.plot(errors, heights, color=colour, marker=marker, linestyle="none", alpha=0.7)
