@@ -41,6 +41,8 @@ from mirlib.result import Interval, MIRResult
 
 __all__ = ["ModalityIntegrationRate"]
 
+SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
+
 
 def _pack(moments: Moments) -> Tensor:
     """(d + 2, d) tensor: scatter, mean, and the count in the corner, so that torchmetrics can move and gather it."""
@@ -51,6 +53,10 @@ def _pack(moments: Moments) -> Tensor:
 
 def _unpack(packed: Tensor) -> Moments:
     return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
+
+
+def _pair(groups: Any) -> tuple[Any, Any]:
+    return groups if isinstance(groups, tuple) else (groups, groups)
 
 
 def _row_of_batch(modality: str, row: int) -> str:
@@ -148,6 +154,10 @@ class ModalityIntegrationRate(Metric):
         self.add_state(
             "norm_sums", default=torch.zeros(num_layers, groups, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
         )
+        # (K, modality, [count, sum of norms]) of the second pass, to tell whether it saw the same rows
+        self.add_state(
+            "second_norm_sums", default=torch.zeros(num_layers, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
+        )
 
     @property
     def passes(self) -> int:
@@ -162,6 +172,28 @@ class ModalityIntegrationRate(Metric):
     def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
         """Leave the state in float64: a half-precision metric would be wrong without a word."""
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> ModalityIntegrationRate:
+        """Move the state to another device; `to(torch.float16)`, which torchmetrics lets through, changes nothing."""
+
+        def move(values: Tensor) -> Tensor:
+            moved = fn(values)
+            return moved if moved.dtype == values.dtype else values.to(moved.device)
+
+        return super()._apply(move, *args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return the value of that batch alone, where one pass is enough.
+
+        Raises:
+            MirlibError: With an outlier rule, since a batch has no value before all norms are known.
+        """
+        if self.passes == 2:
+            raise MirlibError(
+                "a batch alone has no value, since the outlier rule needs the norms of all rows: call update() for "
+                "every batch, twice, and compute() at the end"
+            )
+        return super().forward(*args, **kwargs)
 
     def update(self, vision: Sequence[Any], text: Sequence[Any], groups: Any = 0) -> None:
         """Add a batch of rows.
@@ -181,8 +213,9 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
         for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
-            for modality, rows in zip(MODALITIES, pair, strict=True):
-                check_norms(row_norms(rows), k, modality, partial(_row_of_batch, modality))
+            for modality, rows, group_ids in zip(MODALITIES, pair, _pair(groups), strict=True):
+                self._checked_norms(k, modality, rows, _row_of_batch)
+                self._split(group_ids, rows)
         for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
             self.update_layer(k, *pair, groups=groups)
 
@@ -198,20 +231,20 @@ class ModalityIntegrationRate(Metric):
             groups: As for `update`.
             name_row: Names a row in an error message, given the modality and its number in the batch.
         """
+        if not 1 <= layer <= self.num_layers:
+            raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
         self._computed = None
-        group_ids = groups if isinstance(groups, tuple) else (groups, groups)
-        for column, (modality, rows) in enumerate(zip(MODALITIES, (vision, text), strict=True)):
+        for column, (modality, rows, group_ids) in enumerate(
+            zip(MODALITIES, (vision, text), _pair(groups), strict=True)
+        ):
             rows = as_rows(rows, f"{modality}, layer {layer}")
-            if rows.shape[1] != self.dim:
-                raise MirlibError(
-                    f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for "
-                    f"{self.dim}"
-                )
-            norms = row_norms(rows)
-            check_norms(norms, layer, modality, partial(name_row, modality))
-            if not self._second_pass:
+            norms = self._checked_norms(layer, modality, rows, name_row)
+            if self._second_pass:
+                sums = torch.stack([norms.new_tensor(len(norms)), norms.sum()])
+                self.second_norm_sums[layer - 1, column] += sums.to(self.second_norm_sums.device)
+            elif self.passes == 2:
                 getattr(self, f"norms_{modality}_{layer}").append(norms.to(torch.float32))
-            for group, members in self._split(group_ids[column], rows):
+            for group, members in self._split(group_ids, rows):
                 if not self._second_pass:
                     kept = norms[members]
                     self.norm_sums[layer - 1, group, column, 0] += len(kept)
@@ -219,11 +252,21 @@ class ModalityIntegrationRate(Metric):
                 if self._second_pass or self.passes == 1:
                     self._add_moments(layer, modality, group, rows[members], norms[members])
 
+    def _checked_norms(self, layer: int, modality: str, rows: Tensor, name_row: Callable[[str, int], str]) -> Tensor:
+        if rows.shape[1] != self.dim:
+            raise MirlibError(
+                f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for {self.dim}"
+            )
+        norms = row_norms(rows)
+        check_norms(norms, layer, modality, partial(name_row, modality))
+        return norms
+
     def _split(self, groups: Any, rows: Tensor) -> list[tuple[int, Any]]:
         """The groups of a batch, each with the rows that belong to it."""
-        if not isinstance(groups, Tensor):
+        if not hasattr(groups, "__len__"):
             found = [(int(groups), slice(None))]
         else:
+            groups = torch.as_tensor(groups)
             if groups.shape != (len(rows),):
                 raise MirlibError(
                     f"groups: expected one number for each of {len(rows)} rows, got shape {tuple(groups.shape)}"
@@ -336,12 +379,8 @@ class ModalityIntegrationRate(Metric):
         vision, text = _merge_all(vision_groups), _merge_all(text_groups)
         (vision_count, vision_norms), (text_count, text_norms) = self.norm_sums[layer - 1].sum(dim=0).tolist()
         outliers = (int(vision_count) - vision.count, int(text_count) - text.count)
-        if self.passes == 2 and self._expected_outliers(layer) != outliers:
-            raise MirlibError(
-                f"layer {layer}: the second pass did not see the rows of the first (it dropped {outliers} vision and "
-                f"text rows where the norms of the first pass ask for {self._expected_outliers(layer)}); feed the same "
-                "batches twice, with the model in eval mode"
-            )
+        if self.passes == 2:
+            self._check_second_pass(layer, outliers)
         for modality, moments in zip(MODALITIES, (vision, text), strict=True):
             if moments.count < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
@@ -358,6 +397,23 @@ class ModalityIntegrationRate(Metric):
             outliers=outliers,
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
+        )
+
+    def _check_second_pass(self, layer: int, outliers: tuple[int, int]) -> None:
+        """Compare the rows of the two passes: how many, how long in the mean, and how many of them outliers."""
+        first, second = self.norm_sums[layer - 1].sum(dim=0), self.second_norm_sums[layer - 1]
+        if not torch.equal(first[:, 0], second[:, 0]):
+            counts = [tuple(int(count) for count in sums[:, 0]) for sums in (first, second)]
+            difference = f"{counts[1]} vision and text rows came instead of {counts[0]}"
+        elif not torch.allclose(first[:, 1], second[:, 1], rtol=SAME_NORMS, atol=0):
+            difference = "their norms differ"
+        elif self._expected_outliers(layer) != outliers:
+            difference = f"it dropped {outliers} vision and text rows instead of {self._expected_outliers(layer)}"
+        else:
+            return
+        raise MirlibError(
+            f"layer {layer}: the second pass did not see the rows of the first ({difference}); feed the same batches "
+            "twice, with the model in eval mode"
         )
 
     def _expected_outliers(self, layer: int) -> tuple[int, int]:
