@@ -805,15 +805,17 @@ def figure_vision_scale(
     baselines: Mapping[str, np.ndarray | float],
     best: tuple[float, float],
     ax: Axes | None = None,
+    measured: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Axes:
     """MIR while the vision rows are multiplied by a factor, between the bounds that norms alone allow.
 
     Args:
         factors: (n,) positive factors, rising.
-        values: (n,) MIR.
+        values: (n,) MIR as a curve.
         baselines: ``"lower"``, ``"upper"`` and ``"norm_only"``, each (n,), and ``"null"``, one number.
         best: Factor and MIR where MIR is lowest.
         ax: Where to draw; a new figure if left out.
+        measured: Factors and MIR of single measurements, drawn as dots, or None.
 
     Returns:
         The axes.
@@ -823,7 +825,9 @@ def figure_vision_scale(
     ax.fill_between(factors, *bounds, color=NEUTRAL, alpha=0.18, linewidth=0, label="what norms allow")
     ax.plot(factors, baselines["norm_only"], color=VISION, linestyle="--", marker="", label="norm-only")
     ax.axhline(baselines["null"], color=TEXT, linestyle=":", label="null: vision rows of zero")
-    ax.plot(factors, values, color="black", linestyle="-", marker="o", markersize=4, label="MIR")
+    ax.plot(factors, values, color="black", linestyle="-", marker="", label="MIR")
+    if measured is not None:
+        ax.plot(*measured, color="black", linestyle="none", marker="o", label="MIR, measured")
     ax.plot(*best, color=ACCENT, marker="*", markersize=14, linestyle="none", label="lowest MIR", zorder=5)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))

@@ -185,9 +185,10 @@ def test_figure_differences_names_the_largest_mean_change():
 def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest():
     factors, values = np.array([0.5, 1.0, 2.0]), np.array([0.3, 0.2, 0.6])
     baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "null": 0.5}
-    ax = plots.figure_vision_scale(factors, values, baselines, (0.9, 0.15))
+    ax = plots.figure_vision_scale(factors, values, baselines, (0.9, 0.15), measured=(factors[:2], values[:2]))
     np.testing.assert_allclose(lines(ax, "MIR")[1], values)
     np.testing.assert_allclose(lines(ax, "null: vision rows of zero")[1], 0.5)
+    np.testing.assert_allclose(lines(ax, "MIR, measured"), (factors[:2], values[:2]))
     assert lines(ax, "lowest MIR") == ([0.9], [0.15])
     assert "c = 0.90" in ax.get_title()
 
