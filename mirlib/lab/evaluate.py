@@ -74,12 +74,8 @@ def text_accuracy(
             answers.append(encode(f" {question.answer}")[0])
         right = 0
         for start in range(0, len(prompts), _BATCH):
-            batch = prompts[start : start + _BATCH]
-            ids = torch.full((len(batch), max(map(len, batch))), language.PAD)
-            for row, prompt in zip(ids, batch, strict=True):
-                row[: len(prompt)] = torch.tensor(prompt)
-            last = torch.tensor([len(prompt) - 1 for prompt in batch])
-            hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(batch)), last]
+            ids, last = _padded(prompts[start : start + _BATCH])
+            hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(ids)), last]
             right += (llm.lm_head(hidden).argmax(-1) == torch.tensor(answers[start : start + _BATCH])).sum().item()
         accuracy[kind] = right / len(prompts)
     return accuracy
@@ -107,15 +103,31 @@ def image_accuracy(
     accuracy = {}
     for kind in world.QUESTION_KINDS:
         asked = questions_about(drawn, kind, seed=seed)
+        shown = torch.tensor([index for index, _ in asked])
+        shown = shown.roll(1) if permuted else shown
+        prompts = [
+            [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
+        ]
+        answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
         right = 0
-        for position, (index, question) in enumerate(asked):
-            shown = asked[position - 1][0] if permuted else index
-            after = embed(torch.tensor([i for t in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(t)]))
-            inputs = torch.cat([before, image[shown], after])[None]
-            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
-            right += int(model.lm_head(hidden).argmax()) == encode(f" {question.answer}")[0]
+        for start in range(0, len(asked), _BATCH):
+            batch = slice(start, start + _BATCH)
+            ids, last = _padded(prompts[batch])
+            after = embed(ids)
+            inputs = torch.cat([before.expand(len(ids), -1, -1), image[shown[batch]], after], dim=1)
+            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            hidden = hidden[torch.arange(len(ids)), last + inputs.shape[1] - ids.shape[1]]
+            right += (model.lm_head(hidden).argmax(-1) == answers[batch]).sum().item()
         accuracy[kind] = right / len(asked)
     return accuracy
+
+
+def _padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as a rectangle (n, length), padded on the right, and the index of each one's last token (n,)."""
+    ids = torch.full((len(prompts), max(map(len, prompts))), language.PAD)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    return ids, torch.tensor([len(prompt) - 1 for prompt in prompts])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,7 +245,7 @@ def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, l
         losses += F.cross_entropy(logits.flatten(0, 1), windows.flatten(), reduction="sum").item()
         tokens += windows.numel()
         characters += sum(map(len, tokenizer.batch_decode(windows)))
-    return {"loss": losses / tokens, "bits_per_character": losses / np.log(2) / characters}
+    return {"loss": losses / tokens, "bits_per_character": float(losses / np.log(2) / characters)}
 
 
 @torch.no_grad()

@@ -94,9 +94,10 @@ def _named(name: str) -> Experiment:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """All that the miniature depends on."""
+    """All that the miniature and its measurement depend on; `scenes` is the number of held-out scenes."""
 
     seed: int = 0
+    scenes: int = 600
     encoder: train.EncoderRecipe = train.EncoderRecipe()
     language: train.LanguageRecipe = train.LanguageRecipe()
     projector: train.ProjectorRecipe = train.ProjectorRecipe()
@@ -156,7 +157,7 @@ def run_base(
                     "final_loss": {name: history.final_loss for name, history in histories.items()},
                     "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
                     "loss_curve": {name: _thin(history.losses) for name, history in histories.items()},
-                    "measured": measure(model, tokenizer, seed=recipe.seed, progress=progress),
+                    "measured": measure(model, tokenizer, scenes=recipe.scenes, seed=recipe.seed, progress=progress),
                     "provenance": ledger.provenance(),
                 }
             )
@@ -182,29 +183,35 @@ def _thin(losses: list[float], points: int = 100) -> list[list[float]]:
 
 
 def measure(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, progress: bool = True
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    scenes: int = 600,
+    seed: int = 0,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Everything the ledger says about a finished miniature, baselines included."""
+    """Everything the ledger says about a finished miniature on held-out scenes, blind baselines included."""
     llm = models.language_model_of(model)
+    options = {"scenes": scenes, "seed": seed}
     parts: dict[str, Callable[[], Any]] = {
         "text_accuracy": lambda: {
-            "chat": evaluate.text_accuracy(llm, tokenizer, form="chat", seed=seed),
-            "facts": evaluate.text_accuracy(llm, tokenizer, form="facts", seed=seed),
-            "permuted": evaluate.text_accuracy(llm, tokenizer, form="chat", permuted=True, seed=seed),
+            "chat": evaluate.text_accuracy(llm, tokenizer, form="chat", **options),
+            "facts": evaluate.text_accuracy(llm, tokenizer, form="facts", **options),
+            "permuted": evaluate.text_accuracy(llm, tokenizer, form="chat", permuted=True, **options),
         },
         "image_accuracy": lambda: {
-            "own": evaluate.image_accuracy(model, tokenizer, seed=seed),
-            "permuted": evaluate.image_accuracy(model, tokenizer, permuted=True, seed=seed),
+            "own": evaluate.image_accuracy(model, tokenizer, **options),
+            "permuted": evaluate.image_accuracy(model, tokenizer, permuted=True, **options),
         },
         "captions": lambda: {
-            image: evaluate.caption_scores(model, tokenizer, image=image, seed=seed)
+            image: evaluate.caption_scores(model, tokenizer, image=image, **options)
             for image in ("own", "permuted", "none")
         },
         "written_captions": lambda: {
-            "own": evaluate.written_scores(model, tokenizer, seed=seed),
-            "permuted": evaluate.written_scores(model, tokenizer, permuted=True, seed=seed),
+            "own": evaluate.written_scores(model, tokenizer, **options),
+            "permuted": evaluate.written_scores(model, tokenizer, permuted=True, **options),
         },
-        "vision_probe": lambda: evaluate.probe_accuracy(model, seed=seed),
+        "vision_probe": lambda: evaluate.probe_accuracy(model, scenes=5 * scenes, test=scenes, seed=seed),
         "english": lambda: evaluate.english_loss(llm, tokenizer),
     }
     return {name: part() for name, part in tqdm(parts.items(), desc="evaluation", disable=not progress)}

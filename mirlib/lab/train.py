@@ -249,7 +249,7 @@ class LanguageRecipe:
     copy: tuple[float, float] = (0.30, 0.03)
     copy_steps: int = 1500
     new_layers: int = 3
-    second: Schedule = Schedule(steps=3000, learning_rate=1e-3)
+    second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
         questions=0.62, chat=0.12, description=0.1, news=0.03, arithmetic=0.02, listing=0.02, english=0.09,
         question_count=(12, 20), kind_weights=_OVERSAMPLED, role_weights=_DENSE_WEIGHTS,

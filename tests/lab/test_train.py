@@ -1,6 +1,5 @@
 """Training: the shared loop, and tiny runs of the whole chain."""
 
-import json
 import math
 
 import numpy as np
@@ -128,6 +127,7 @@ def test_stage_one_sets_are_nested():
 def tiny_recipe():
     short = train.Schedule(steps=3, learning_rate=1e-3)
     return experiments.BaseRecipe(
+        scenes=20,
         encoder=train.EncoderRecipe(schedule=short, groups=2, group_size=2),
         language=train.LanguageRecipe(
             layers=1, new_layers=1, first=short, second=short, first_rows=(2, 48), second_rows=(2, 48)
@@ -137,27 +137,33 @@ def tiny_recipe():
 
 
 def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
-    measured = []
-
-    def fake_measure(model, tokenizer, **options):
-        measured.append(model)
-        return json.loads((models.MINIATURE.parent.parent / "results" / "base.jsonl").read_text().splitlines()[-1])[
-            "measured"
-        ]
-
-    monkeypatch.setattr(experiments, "measure", fake_measure)
     options = {"results_dir": tmp_path / "results", "cache_dir": tmp_path / "cache", "progress": False}
-    (row,) = experiments.run("base", recipe=tiny_recipe(), output=tmp_path / "made", **options)
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_projector", killed)
+        with pytest.raises(Killed):
+            experiments.run("base", recipe=tiny_recipe(), **options)
+    (home,) = (tmp_path / "cache").iterdir()
+    encoder = (home / "encoder.pt").stat().st_mtime_ns
+
+    (row,) = experiments.run("base", recipe=tiny_recipe(), **options)
+    assert (home / "encoder.pt").stat().st_mtime_ns == encoder  # not trained again
     assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "projector"}
     assert all(math.isfinite(loss) for loss in row["final_loss"].values())
-    model, processor = models.load_miniature(tmp_path / "made")
+    assert set(row["measured"]["text_accuracy"]["chat"]) == set(world.QUESTION_KINDS)
+    model, _ = models.load_miniature(home / "miniature")
     assert model.config.text_config.num_hidden_layers == 2
-    assert "mir lab run base" in (tmp_path / "made" / "README.md").read_text()
+    assert "mir lab run base" in (home / "miniature" / "README.md").read_text()
+    assert "Held-out captions" in experiments.show("base", tmp_path / "results")
+
     # The same command again finds everything done, and adds no row.
     assert experiments.run("base", recipe=tiny_recipe(), output=tmp_path / "made", **options) == [row]
-    assert len(measured) == 1
     assert len((tmp_path / "results" / "base.jsonl").read_text().splitlines()) == 1
-    assert "Held-out captions" in experiments.show("base", tmp_path / "results")
+    made, shipped = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "made", home / "miniature"))
+    assert made == shipped
 
 
 def test_unknown_and_unrun_experiments_are_named(tmp_path):
