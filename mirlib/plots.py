@@ -579,27 +579,28 @@ def figure_growing_error(
     return ax
 
 
-def figure_noise_spread(changes: Mapping[str, np.ndarray], noise: float, ax: Axes | None = None) -> Axes:
+def figure_noise_spread(changes: Mapping[str, np.ndarray], noise: float, name: str, ax: Axes | None = None) -> Axes:
     """By how much a tiny change of the inputs moves each layer's FID, one dot a draw.
 
     Args:
         changes: By name of the route, (draws, K) relative changes of FID, in absolute value. Smaller ones are drawn at
             1e-9, since a logarithm has no place for "no change at all".
         noise: Relative noise on the inputs.
+        name: What was measured, for the title.
         ax: Where to draw; a new figure if left out.
 
     Returns:
         The axes.
     """
     ax = new_axes(ax)
-    for number, (name, values) in enumerate(changes.items()):
+    for number, (route, values) in enumerate(changes.items()):
         layers = np.arange(1, values.shape[1] + 1)
         offset = (number - (len(changes) - 1) / 2) * 0.24
         spread = np.linspace(-0.09, 0.09, len(values))
         x = (layers[None, :] + offset + spread[:, None]).ravel()
         colour, marker = (VISION, TEXT)[number % 2], MARKERS[number % len(MARKERS)]
         ax.plot(
-            x, np.maximum(values, 1e-9).ravel(), color=colour, marker=marker, markersize=3, linestyle="", label=name
+            x, np.maximum(values, 1e-9).ravel(), color=colour, marker=marker, markersize=3, linestyle="", label=route
         )
         for layer, median in zip(layers, np.median(values, axis=0), strict=True):
             ax.hlines(max(median, 1e-9), layer + offset - 0.1, layer + offset + 0.1, color="black", linewidth=1.5)
@@ -608,9 +609,7 @@ def figure_noise_spread(changes: Mapping[str, np.ndarray], noise: float, ax: Axe
     ax.axhline(
         noise, color="black", linewidth=0.8, linestyle="--", marker="", label=f"noise on the inputs ({noise:.0e})"
     )
-    ax.set_title(
-        f"{first.capitalize()}: the same noise moves layer {worst[1] + 1} by up to {changes[first][worst]:.0%}"
-    )
+    ax.set_title(f"{name}, {first}: the noise moves layer {worst[1] + 1} by up to {changes[first][worst]:.0%}")
     ax.set_yscale("log")
     ax.set_xlabel("layer")
     ax.set_ylabel("relative change of FID")

@@ -129,9 +129,9 @@ def test_figure_growing_error_draws_the_predicted_growth_from_step_two():
 
 def test_figure_noise_spread_draws_every_draw_and_the_largest_in_the_title():
     changes = {"fast": np.array([[0.0, 0.02], [2e-6, 0.15]]), "exact": np.full((2, 2), 1e-6)}
-    ax = plots.figure_noise_spread(changes, 1e-6)
+    ax = plots.figure_noise_spread(changes, 1e-6, "a set")
     np.testing.assert_array_equal(lines(ax, "fast")[1], [1e-9, 0.02, 2e-6, 0.15])
-    assert ax.get_title() == "Fast: the same noise moves layer 2 by up to 15%"
+    assert ax.get_title() == "a set, fast: the noise moves layer 2 by up to 15%"
 
 
 def test_figure_convergence_counts_the_steps_of_those_that_arrive():
