@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirlib.errors import MirlibError
 
@@ -161,28 +162,67 @@ def load_image(source: Any) -> Image.Image:
     Raises:
         MirlibError: If the file cannot be read whole; the message names it.
     """
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8:
             raise MirlibError(f"image array: expected uint8 from 0 to 255, got {source.dtype}")
-        return Image.fromarray(source).convert("RGB")
+        if source.ndim != 2 and (source.ndim != 3 or source.shape[2] not in (3, 4)):
+            raise MirlibError(f"image array: expected shape (h, w), (h, w, 3) or (h, w, 4), got {source.shape}")
+        source = Image.fromarray(source)
+    if not isinstance(source, (str, Path, Image.Image)):
+        raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
+    name = (getattr(source, "filename", "") or "in memory") if isinstance(source, Image.Image) else str(source)
     try:
+        if isinstance(source, Image.Image):
+            return _as_rgb(source, name)
         with Image.open(source) as image:
-            return image.convert("RGB")
+            return _as_rgb(image, name)
+    except MirlibError:
+        raise
     except FileNotFoundError as error:
-        raise MirlibError(f"no such image: {source}") from error
+        raise MirlibError(f"no such image: {name}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MirlibError(f"cannot read the image {source}: {error}") from error
+        raise MirlibError(f"cannot read the image {name}: {error}") from error
+
+
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Eight bits a channel, turned the way the camera was held."""
+    if 0 in image.size:
+        raise MirlibError(f"image {name} has no pixels: its size is {image.size}")
+    if image.mode == "F":
+        raise MirlibError(f"image {name} has floating-point pixels without a known range; store it with 8 bits")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip all but the darkest 256 levels
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # without the mark that some editors put at the start
     except UnicodeDecodeError as error:
         raise MirlibError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from error
     except OSError as error:
         raise MirlibError(f"cannot read the text {path}: {error}") from error
+
+
+def _read_lines(path: Path, on_unreadable: Callable[[str], None] | None) -> list[str]:
+    try:
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+    except OSError as error:
+        raise MirlibError(f"cannot read the text {path}: {error}") from error
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            sentence = f"{path}, line {number}: not UTF-8 text (byte {error.start}): {error.reason}"
+            if on_unreadable is None:
+                raise MirlibError(sentence) from error
+            on_unreadable(sentence)
+            continue
+        if text:
+            texts.append(text)
+    return texts
 
 
 def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
@@ -204,7 +244,7 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
     """
     source = Path(source)
     if source.is_file():
-        texts = [line.strip() for line in _read_text(source).splitlines() if line.strip()]
+        texts = _read_lines(source, on_unreadable)
     elif source.is_dir():
         texts = []
         for path in sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES):

@@ -1,0 +1,380 @@
+"""Images and texts: the samples that ship with installed packages, and what users' files can be."""
+
+import io
+import random
+import re
+import string
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mirlib import MirlibError
+from mirlib.data import draw, find_images, load_image, read_texts, sample_images, sample_texts
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samples
+
+
+def pixels(images):
+    return [np.asarray(image) for image in images]
+
+
+def test_crops_are_reproducible_and_the_first_of_more_are_the_same():
+    few, again, more = sample_images(6, seed=3), sample_images(6, seed=3), sample_images(20, seed=3)
+    for other in (again, more[:6]):
+        for a, b in zip(pixels(few), pixels(other), strict=True):
+            assert np.array_equal(a, b)
+    other = sample_images(6, seed=4)
+    assert any(a.shape != b.shape or (a != b).any() for a, b in zip(pixels(few), pixels(other), strict=True))
+
+
+def test_crops_are_real_pictures_of_the_kind_asked_for():
+    for kind in ("photograph", "scan", "any"):
+        images = sample_images(40, kind=kind)
+        assert len(images) == 40
+        for image in images:
+            assert image.mode == "RGB" and image.width == image.height and 96 <= image.width <= 256
+            assert np.asarray(image).std() > 1, f"an empty crop: {image.info['source']}"
+        kinds = [image.info["source"].split()[0] for image in images]
+        assert kinds.count("scan") == {"photograph": 0, "scan": 40, "any": 10}[kind]
+    assert len({image.info["source"] for image in images}) == 40, "crops repeat"
+    photographs = {image.info["source"].split()[1] for image in sample_images(60, kind="photograph")}
+    assert len(photographs) >= 5
+
+
+def test_no_crops_and_an_unknown_kind():
+    assert len(sample_images(0)) == 0
+    with pytest.raises(MirlibError, match="unknown kind of picture 'painting'; choose one of photograph, scan, any"):
+        sample_images(1, kind="painting")
+
+
+def test_crops_can_be_sliced_and_counted_from_the_end():
+    images = sample_images(5)
+    assert len(images[1:3]) == 2 and np.array_equal(images[-1], images[4])
+    with pytest.raises(IndexError):
+        images[5]
+    assert len(list(images)) == 5
+
+
+def test_texts_are_reproducible_and_the_first_of_more_are_the_same():
+    assert sample_texts(10, seed=3) == sample_texts(50, seed=3)[:10]
+    assert sample_texts(10, seed=3) != sample_texts(10, seed=4)
+    assert len(set(sample_texts(300))) == 300, "texts repeat"
+
+
+def test_texts_are_english_prose():
+    texts = sample_texts(500)
+    for text in texts:
+        assert 8 <= len(text.split()) <= 120
+        assert text == " ".join(text.split())
+        assert not any(mark in text for mark in (">>>", "::=", "----", "====", "****", "+--")), f"markup: {text}"
+    everything = "".join(texts)
+    letters = sum(character in string.ascii_letters + " " for character in everything) / len(everything)
+    assert letters > 0.85, f"{letters:.0%} letters and spaces are too few for prose"
+    words = re.findall(r"[a-z]+", " ".join(texts).lower())
+    common = sum(word in {"the", "of", "is", "a", "to", "and", "in", "for", "be", "an"} for word in words) / len(words)
+    assert common > 0.2, f"{common:.0%} of the words are the commonest of English"
+
+
+def test_more_texts_than_there_are():
+    with pytest.raises(MirlibError, match=r"topics hold \d+ paragraphs, 1000000 were asked for"):
+        sample_texts(1_000_000)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images of users
+
+
+RED = (200, 30, 40)
+
+
+def picture(width=8, height=6):
+    """A dark picture with a red upper left corner."""
+    image = Image.new("RGB", (width, height), (10, 20, 30))
+    image.putpixel((0, 0), RED)
+    return image
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I"])
+def test_modes(mode):
+    image = Image.new(mode, (5, 4))
+    found = load_image(image)
+    assert found.mode == "RGB" and found.size == (5, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp"])
+def test_formats(suffix, tmp_path):
+    picture(40, 30).save(tmp_path / f"a.{suffix}")
+    for source in (tmp_path / f"a.{suffix}", str(tmp_path / f"a.{suffix}")):
+        image = load_image(source)
+        assert image.mode == "RGB" and image.size == (40, 30)
+        assert np.abs(np.asarray(image)[-1, -1] - np.array([10, 20, 30])).max() < 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_not_clipped(suffix, tmp_path):
+    """Pillow's conversion makes every level above 255 of 65535 white: a scan would become an empty page."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    found = np.asarray(load_image(tmp_path / f"ramp.{suffix}")).astype(int)
+    assert np.abs(found[..., 0] - np.arange(256).reshape(16, 16)).max() <= 1
+    assert (found[..., 0] == found[..., 2]).all()
+
+
+def test_pictures_are_turned_as_the_camera_was_held(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg").size == (20, 30)
+
+
+def test_palette_colours_are_kept(tmp_path):
+    picture().convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    assert load_image(tmp_path / "palette.png").getpixel((0, 0)) == RED
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    picture().save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (8, 6), (0, 255, 0))])
+    red, green, blue = load_image(tmp_path / "moving.gif").getpixel((5, 5))
+    assert (red, green, blue) == (10, 20, 30)
+
+
+def test_one_pixel_and_extreme_shapes(tmp_path):
+    for size in ((1, 1), (1, 500), (700, 1)):
+        picture(*size).save(tmp_path / "a.png")
+        assert load_image(tmp_path / "a.png").size == size
+
+
+def test_the_source_image_is_left_alone():
+    image = picture().convert("L")
+    before = image.tobytes()
+    load_image(image)
+    assert image.mode == "L" and image.tobytes() == before
+    array = np.zeros((3, 4, 3), np.uint8)
+    load_image(array).putpixel((0, 0), (1, 1, 1))
+    assert array.max() == 0
+
+
+def test_arrays():
+    rng = np.random.default_rng(0)
+    colour, grey = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((6, 8, 3), (6, 8)))
+    assert np.array_equal(load_image(colour), colour)
+    assert np.array_equal(np.asarray(load_image(grey))[..., 1], grey)
+    assert np.array_equal(load_image(np.dstack([colour, grey])), colour)
+    assert np.array_equal(load_image(colour[:, ::-1]), colour[:, ::-1])
+    frozen = colour.copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(load_image(frozen), colour)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 4, 3)), "expected uint8 from 0 to 255, got float64"),
+        (np.zeros((4, 4, 3), np.int64), "got int64"),
+        (np.zeros((3, 8, 8), np.uint8), r"expected shape \(h, w\).* got \(3, 8, 8\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
+        (np.zeros(4, np.uint8), r"got \(4,\)"),
+        (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
+        (Image.new("RGB", (0, 3)), "has no pixels"),
+        (Image.new("F", (3, 3)), "floating-point pixels"),
+        ([[1, 2]], "expected the path of an image, a PIL image or an array, got list"),
+        (None, "got NoneType"),
+        (3, "got int"),
+        ("no/such/image.png", "no such image: no/such/image.png"),
+    ],
+    ids=str,
+)
+def test_sources_that_are_no_images(source, message):
+    with pytest.raises(MirlibError, match=message):
+        load_image(source)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp"])
+def test_truncated_files_are_named(suffix, tmp_path):
+    path = tmp_path / f"cut.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    for keep in (0, 5, 30, len(whole) // 2):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(MirlibError, match=f"cannot read the image .*cut.{suffix}"):
+            load_image(path)
+
+
+def test_an_image_that_was_opened_but_not_read_is_named_too(tmp_path):
+    path = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with Image.open(path) as image, pytest.raises(MirlibError, match="cannot read the image .*cut.png"):
+        load_image(image)
+
+
+def test_text_in_an_image_file_and_a_folder(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    for source in (tmp_path / "a.png", tmp_path):
+        with pytest.raises(MirlibError, match="cannot read the image"):
+            load_image(source)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp"])
+def test_damaged_files_are_images_or_errors_in_words(suffix, tmp_path):
+    """Bytes changed and files cut at random: nothing but MirlibError may come out."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    stored, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if suffix in ("jpg", "png", "webp", "tif") else {}
+    Image.fromarray(noise).save(stored, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix), **options)
+    generator = random.Random(0)
+    outcomes = set()
+    for _ in range(120):
+        data = bytearray(stored.getvalue())
+        if generator.random() < 0.3:
+            del data[generator.randrange(len(data)) :]
+        for _ in range(generator.choice([1, 3, 20]) if data else 0):
+            data[generator.randrange(min(len(data), generator.choice([60, 200, 10**9])))] = generator.randrange(256)
+        (tmp_path / f"a.{suffix}").write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about the damage
+            try:
+                outcomes.add(load_image(tmp_path / f"a.{suffix}").mode)
+            except MirlibError:
+                outcomes.add("refused")
+    assert "refused" in outcomes and outcomes <= {"refused", "RGB"}
+
+
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
+    picture(100, 100).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(MirlibError, match="bomb"):
+        load_image(tmp_path / "bomb.png")
+
+
+def test_finding_images(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/deep/c.webp", "notes.txt", "d.jpeg.part"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    found = find_images([tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.JPG", "b.png", "sub/deep/c.webp"]
+    assert find_images([str(tmp_path / "notes.txt")]) == [tmp_path / "notes.txt"]  # named by the user: tried as it is
+    assert len(find_images([tmp_path / "b.png", tmp_path / "b.png"])) == 2
+    with pytest.raises(MirlibError, match="no such file or folder: .*missing"):
+        find_images([tmp_path, tmp_path / "missing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MirlibError, match=r"no images in .*empty \(looked for \.bmp, "):
+        find_images([tmp_path / "empty"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Texts of users
+
+
+def test_one_text_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("  First line. \n\n \t\nSecond line.\n", encoding="utf-8")
+    assert read_texts(tmp_path / "a.txt") == ["First line.", "Second line."]
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_windows_line_ends_and_byte_order_marks(form, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfFirst line.\r\nSecond \xc3\xa9t\xc3\xa9.\r\n")
+    if form == "file":
+        assert read_texts(tmp_path / "a.txt") == ["First line.", "Second été."]
+    else:
+        assert read_texts(tmp_path) == ["First line.\nSecond été."]
+
+
+def test_characters_that_only_look_like_line_ends_stay_in_their_line(tmp_path):
+    text = "one\u2028two\x0cthree\x85four"
+    (tmp_path / "a.txt").write_text(f"{text}\nnext\n", encoding="utf-8")
+    assert read_texts(tmp_path / "a.txt") == [text, "next"]
+
+
+def test_one_text_a_file_in_sorted_order(tmp_path):
+    for name, text in {"b.txt": "B", "a.md": "A", "sub/c.TXT": "C", "d.pdf": "no"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_texts(str(tmp_path)) == ["A", "B", "C"]
+
+
+def test_stories_end_at_their_highlights(tmp_path):
+    (tmp_path / "a.story").write_text("The news.\n\nMore news.\n\n@highlight\n\nIn short\n\n@highlight\n\nIn shorter")
+    (tmp_path / "b.txt").write_text("Stays @highlight whole.")
+    assert read_texts(tmp_path) == ["The news.\n\nMore news.", "Stays @highlight whole."]
+
+
+def test_unreadable_texts_are_named_or_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("Good.")
+    for name, content, message in (
+        ("b.txt", b"caf\xe9", r"b\.txt: not UTF-8 text \(byte 3\)"),
+        ("c.txt", b" \n", r"c\.txt: the text is empty"),
+        ("d.story", b"@highlight\n\nno body", r"d\.story: the text is empty"),
+        ("e.txt", "wide".encode("utf-16"), r"e\.txt: not UTF-8 text \(byte 0\)"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MirlibError, match=message):
+            read_texts(tmp_path)
+        said = []
+        assert read_texts(tmp_path, said.append) == ["Good."]
+        assert len(said) == 1 and re.search(message, said[0])
+        (tmp_path / name).unlink()
+
+
+def test_undecodable_lines_are_named_or_left_out(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"Good.\ncaf\xe9\nBetter.\n")
+    with pytest.raises(MirlibError, match=r"a\.txt, line 2: not UTF-8 text \(byte 3\)"):
+        read_texts(tmp_path / "a.txt")
+    said = []
+    assert read_texts(tmp_path / "a.txt", said.append) == ["Good.", "Better."]
+    assert len(said) == 1 and "line 2" in said[0]
+
+
+def test_no_texts(tmp_path):
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(MirlibError, match="no texts in"):
+        read_texts(tmp_path)
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(MirlibError, match="no texts in .*blank.txt"):
+        read_texts(tmp_path / "blank.txt")
+    with pytest.raises(MirlibError, match="no such file or folder: .*missing"):
+        read_texts(tmp_path / "missing")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Drawing
+
+
+def test_draws_are_reproducible_and_the_first_of_more_are_the_same():
+    items = list("abcdefghij")
+    assert draw(items, 4, 0, "letters") == draw(items, 9, 0, "letters")[:4]
+    assert draw(items, 10, 0, "letters") != draw(items, 10, 1, "letters")
+    assert sorted(draw(items, 10, 5, "letters")) == list(range(10)), "an item was drawn twice"
+    firsts = {draw(items, 1, seed, "letters")[0] for seed in range(200)}
+    assert len(firsts) == 10, "some items are never first"
+
+
+def test_unusable_items_are_passed_over_and_not_asked_twice():
+    asked = []
+
+    def usable(item):
+        asked.append(item)
+        return item % 2 == 0
+
+    chosen = draw(range(10), 5, 0, "numbers", usable)
+    assert sorted(chosen) == [0, 2, 4, 6, 8]
+    assert len(asked) == len(set(asked))
+    asked.clear()
+    draw(range(1000), 3, 0, "numbers", usable)
+    assert len(asked) < 50, "items were read that nobody wants"
+
+
+def test_too_few_items_say_how_many_there_are():
+    with pytest.raises(MirlibError, match=r"5 images were asked for, there are 3; lower num \(--num\)"):
+        draw("abc", 5, 0, "images")
+    with pytest.raises(MirlibError, match=r"3 texts were asked for, there are 4, 2 of them usable; lower num"):
+        draw(range(4), 3, 0, "texts", lambda item: item < 2)
+    with pytest.raises(MirlibError, match="1 images were asked for, there are 0"):
+        draw([], 1, 0, "images")
