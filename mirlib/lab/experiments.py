@@ -285,7 +285,7 @@ def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], li
         ),
         (
             "Held-out captions",
-            ["", "loss", "perplexity", "size", "colour", "shape", "position", "written exactly", "F1 of things"],
+            ["", "loss", "perplexity", *world.CAPTION_SLOTS, "written exactly", "F1 of things"],
             [
                 [names[which], *(scores[k] for k in ("loss", "perplexity", *world.CAPTION_SLOTS))]
                 + [written[which][k] if which in written else "" for k in ("exact", "f1")]

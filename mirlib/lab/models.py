@@ -116,7 +116,7 @@ def insert_identity_layers(model: LlamaForCausalLM, count: int, *, seed: int = 0
     )
     weights = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
     deeper.load_state_dict(weights, strict=False)  # the layers follow, one by one
-    new_after = {round((i + 1) * old / (count + 1)) for i in range(count)}
+    new_after = {max(1, round((i + 1) * old / (count + 1))) for i in range(count)}
     if len(new_after) != count:
         raise ValueError(f"at most {old} layers can be inserted into a model of {old}, not {count}")
     position = 0
