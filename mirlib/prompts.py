@@ -13,6 +13,8 @@ from mirlib.errors import MirlibError
 __all__ = ["build_prompt", "encode_batch"]
 
 TEMPLATES = ("chat", "plain")
+_STAND_IN = "TheTextStandsHere"
+_CHANGED = "the chat template changes the text, so its rows cannot be found; take template='plain' (--template plain)"
 
 
 def image_token(processor: Any) -> str:
@@ -48,7 +50,7 @@ def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
     ]
     prompt = processor.apply_chat_template(conversation, tokenize=False)
     if text not in prompt:
-        raise MirlibError("the chat template changes the text, so its rows cannot be found; take template='plain'")
+        raise MirlibError(_CHANGED)
     return prompt
 
 
@@ -57,6 +59,8 @@ def shorten(processor: Any, text: str, max_tokens: int | None) -> str:
     text = text.strip()
     if max_tokens is None:
         return text
+    if max_tokens < 1:
+        raise MirlibError(f"max_text_tokens (--max-text-tokens) must be at least 1, got {max_tokens}")
     offsets = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text[: offsets[max_tokens - 1][1]].strip() if len(offsets) > max_tokens else text
 
@@ -83,20 +87,29 @@ def encode_batch(
         without template, special and padding rows.
 
     Raises:
-        MirlibError: If the tokenizer gives no offsets or a text holds the image placeholder.
+        MirlibError: If the tokenizer gives no offsets or cannot pad, or a text holds a placeholder for vision.
     """
-    texts = [shorten(processor, text, max_text_tokens) for text in texts]
-    placeholder = image_token(processor)
-    for text in texts:
-        if placeholder in text:
-            raise MirlibError(
-                f"the text {text[:40]!r}… holds the model's image placeholder {placeholder!r}; leave it out"
-            )
-    prompts = [build_prompt(processor, text, template) for text in texts]
-    if not getattr(processor.tokenizer, "is_fast", False):
+    tokenizer = processor.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
         raise MirlibError(
             "finding the text's rows needs a fast tokenizer (offsets); load the processor with use_fast=True"
         )
+    if len(texts) > 1 and tokenizer.pad_token is None:
+        raise MirlibError(
+            "the tokenizer has no padding token, so texts of unequal length cannot share a batch: set "
+            "processor.tokenizer.pad_token, or take batch_size=1 (--batch-size 1)"
+        )
+    texts = [shorten(processor, text, max_text_tokens) for text in texts]
+    for text in texts:
+        for placeholder in _placeholders(processor):
+            if placeholder in text:
+                raise MirlibError(
+                    f"the text {text[:40]!r}… holds the model's placeholder {placeholder!r}; leave it out"
+                )
+    before, after = build_prompt(processor, _STAND_IN, template).split(_STAND_IN)
+    prompts = [build_prompt(processor, text, template) for text in texts]
+    if any(prompt != before + text + after for prompt, text in zip(prompts, texts, strict=True)):
+        raise MirlibError(_CHANGED)
     batch = dict(
         processor(
             images=list(images),
@@ -108,17 +121,34 @@ def encode_batch(
         )
     )
     offsets = torch.as_tensor(batch.pop("offset_mapping"))  # (B, T, 2) character spans in the expanded prompt
-    spans = []
-    for prompt, text, ends in zip(prompts, texts, offsets[:, :, 1], strict=True):
-        # Placeholders before the text were expanded, so count from the end of the prompt.
-        shift = int(ends.max()) - len(prompt)
-        start = prompt.rindex(text) + shift
-        spans.append((start, start + len(text)))
-    batch["text_mask"] = _positions(offsets, torch.tensor(spans))
+    # Placeholders before the text were expanded. How far that moved the text shows at the end of the last token.
+    unexpanded = tokenizer(prompts, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    last = torch.tensor([max(end for _, end in spans) for spans in unexpanded])
+    starts = len(before) + offsets[:, :, 1].amax(dim=1) - last
+    spans = torch.stack([starts, starts + torch.tensor([len(text) for text in texts])], dim=1)
+    special = torch.isin(torch.as_tensor(batch["input_ids"]), torch.tensor(_special_ids(tokenizer), dtype=torch.long))
+    batch["text_mask"] = _positions(offsets, spans) & ~special
     return batch
 
 
+def _placeholders(processor: Any) -> list[str]:
+    """The strings that stand for vision in a prompt."""
+    video = getattr(processor, "video_token", None)
+    return [image_token(processor), *([getattr(video, "content", video)] if video else [])]
+
+
+def _special_ids(tokenizer: Any) -> list[int]:
+    """Ids that are no text even where a text spells them out, such as ``</s>``; an unknown word is text."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    return sorted((special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends)
+
+
 def _positions(offsets: Tensor, spans: Tensor) -> Tensor:
-    """(B, T) mask of the tokens whose characters overlap their sample's span; empty tokens never do."""
+    """(B, T) mask of the tokens from the first to the last whose characters overlap their sample's span.
+
+    Some tokenizers leave white space out of the spans of their tokens, so that a token of mere white space has none.
+    """
     starts, ends = offsets[..., 0], offsets[..., 1]
-    return (ends > starts) & (starts < spans[:, 1:]) & (ends > spans[:, :1])
+    overlap = (ends > starts) & (starts < spans[:, 1:]) & (ends > spans[:, :1])
+    return (overlap.cumsum(dim=1) > 0) & (overlap.flip(1).cumsum(dim=1).flip(1) > 0)
