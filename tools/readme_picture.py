@@ -47,7 +47,7 @@ def main() -> None:
             share = plane.explained_variance_ratio_.sum()
             ax.set_title(f"layer {k} (PCA, {share:.0%} of the variance)")
         figure_per_layer(result, axes[2])
-        figure.savefig(TARGET, metadata={"Software": None})
+        figure.savefig(TARGET, dpi=110, metadata={"Software": None})
     print(f"{TARGET.name}: {result}")
 
 
