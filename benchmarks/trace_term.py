@@ -14,7 +14,7 @@ from mirlib.frechet import Moments, trace_sqrt_product
 
 TARGET_FROM = 2048  # the design sets its targets for this size and above
 ACCURACY = Target("≤", 1e-9)
-SQRTM, SQRTM_SINGLE = "sqrtm, float64", "sqrtm, float32 (the authors' accurate mode)"
+SQRTM, SQRTM_SINGLE = "sqrtm, float64", "sqrtm, float32 (authors, accurate)"
 EIGVALS = "eigvals of the product (torchmetrics)"
 
 

@@ -25,12 +25,12 @@ def test_trace_term_is_measured_against_every_route(trace_rows):
     assert [row.what for row in trace_rows] == [
         "trace term: mirlib / one eigvalsh",
         "trace term: sqrtm, float64 / mirlib",
-        "trace term: sqrtm, float32 (the authors' accurate mode) / mirlib",
+        "trace term: sqrtm, float32 (authors, accurate) / mirlib",
         "trace term: eigvals of the product (torchmetrics) / mirlib",
         "relative error of the trace term: mirlib",
         "relative error of the trace term: eigvals of the product (torchmetrics)",
         "relative error of the trace term: sqrtm, float64",
-        "relative error of the trace term: sqrtm, float32 (the authors' accurate mode)",
+        "relative error of the trace term: sqrtm, float32 (authors, accurate)",
     ]
     assert all(row.value > 0 for row in trace_rows[:4])
     assert [row.target for row in trace_rows[:4]] == [None] * 4  # the design sets its targets for d >= 2048
