@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mirlib.data import draw, load_image
 from mirlib.errors import MirlibError
-from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks
+from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks, unwrap
 from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
 from mirlib.prompts import encode_batch
 from mirlib.result import MIRResult
@@ -49,6 +49,13 @@ def _device(model: nn.Module) -> torch.device:
     return next(iter(embeddings.parameters()), next(model.parameters())).device
 
 
+def _positions_of(model: nn.Module) -> int | None:
+    """The longest sequence that the language model was made for, if its config says so."""
+    config = getattr(unwrap(model), "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", None)
+
+
 @dataclass
 class _Batch:
     inputs: dict[str, Any]
@@ -61,19 +68,30 @@ class _Batch:
         """Take our own keys out, move the rest to the model, and leave out what only costs memory here."""
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise MirlibError("each batch must be a dict with input_ids that model(**batch) takes")
+        ids = batch["input_ids"]
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            raise MirlibError("input_ids must be a (B, T) integer tensor")
+        limit = _positions_of(model)
+        if limit is not None and ids.shape[1] > limit:
+            raise MirlibError(
+                f"a sequence of {ids.shape[1]} tokens does not fit a model of {limit} positions; cut texts with "
+                "max_text_tokens (--max-text-tokens), or take smaller images"
+            )
         inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
         device = _device(model)
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
-        accepted = signature(model.forward).parameters
+        accepted = signature(unwrap(model).forward).parameters
         inputs.setdefault("use_cache", False)
         if "logits_to_keep" in accepted:  # (B, T, vocabulary) logits would be larger than all hidden states of a layer
             inputs.setdefault("logits_to_keep", 1)
         if "use_cache" not in accepted and not any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
             inputs.pop("use_cache")
-        return cls(inputs, batch.get("text_mask"), batch.get("sample_groups"), batch.get("sample_names"))
+        groups = batch.get("sample_groups")
+        groups = None if groups is None else torch.as_tensor(groups)
+        return cls(inputs, batch.get("text_mask"), groups, batch.get("sample_names"))
 
 
 class _Forward:
@@ -88,6 +106,7 @@ class _Forward:
         current: dict[str, Any] = {}
 
         def hand_on(k: int, vision: Tensor, text: Tensor) -> None:
+            self._check_rows(vision, text, current["first"], current["names"])
             group_ids = tuple(current["groups"][index] for index in current["index"]())
             on_layer(k, vision, text, group_ids, current["name_row"])
 
@@ -113,16 +132,15 @@ class _Forward:
                 stream.text_mask = batch.text_mask
                 with _memory_advice(size):
                     self.model(**batch.inputs)
-                self._check_rows(stream, samples, batch.names)
                 samples += size
         if samples == 0:
             raise MirlibError("there are no batches")
         return samples
 
     @staticmethod
-    def _check_rows(stream: Any, first: int, names: Sequence[str] | None) -> None:
-        for modality, index in (("vision", stream.vision_samples), ("text", stream.text_samples)):
-            if len(index) == 0:
+    def _check_rows(vision: Tensor, text: Tensor, first: int, names: Sequence[str] | None) -> None:
+        for modality, rows in zip(MODALITIES, (vision, text), strict=True):
+            if len(rows) == 0:
                 raise MirlibError(
                     f"no {modality} rows in the batch that starts at sample {first}"
                     + (f" ({names[0]})" if names else "")
@@ -307,7 +325,7 @@ def _announce_memory(forward: _Forward, preset: str) -> None:
         text_mask=batch.text_mask,
     )
     rows = sum(int(mask.sum()) for mask in masks)
-    text_config = forward.model.config.get_text_config()
+    text_config = unwrap(forward.model).config.get_text_config()
     size = next(forward.model.parameters()).element_size()
     try:
         count = len(forward.batches)
@@ -321,9 +339,9 @@ def _announce_memory(forward: _Forward, preset: str) -> None:
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     parameter = next(model.parameters())
-    config = getattr(model, "config", None)
+    config = getattr(unwrap(model), "config", None)
     return {
-        "model_type": getattr(config, "model_type", type(model).__name__),
+        "model_type": getattr(config, "model_type", type(unwrap(model)).__name__),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": parameter.device.type,
     }
@@ -483,7 +501,7 @@ def _check_text(text: Any) -> None:
 
 def _check_length(model: nn.Module, processor: Any, texts: Sequence[str], max_text_tokens: int | None) -> None:
     """Refuse texts that cannot fit, before any forward pass; the image's own rows come on top."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = _positions_of(model)
     if limit is None:
         return
     longest = max(texts, key=len)
