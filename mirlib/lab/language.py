@@ -292,7 +292,7 @@ class RowMaker:
         yield (BOS,), 0.0
         if kind == "copy":
             # The same random string twice: the quickest way to teach a model to look back into its own context.
-            # Mostly words of the world, whose use in scenes would otherwise be learned by heart as mere frequencies.
+            # Mostly words of the world, since those are the ones it must find again in a scene.
             count = int(rng.integers(6, 24))
             if rng.random() < 0.7:
                 string = tuple(self._words[i] for i in rng.integers(len(self._words), size=count))

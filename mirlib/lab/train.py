@@ -152,9 +152,8 @@ def train_encoder(
     """Train a CLIP on scenes and their full captions.
 
     The contrastive loss alone can be met by noticing just enough. The multi-label head asks the patch tokens of each
-    cell for the size, colour and shape in it, so that nothing a caption says is left unseen, and it asks the very
-    tokens that the projector will read: with the head on the summary vector, colours and sizes were soon perfect and
-    shapes were still mostly guessed after the same number of steps.
+    cell for the size, colour and shape in it, so that nothing a caption says is left unseen in the tokens that the
+    projector will read.
     """
     clip = models.new_encoder(seed=seed)
     labels_per_cell = len(world.SIZES) + len(world.COLOURS) + len(world.SHAPES)
