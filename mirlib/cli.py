@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
         action.set_defaults(run=run)
         if name == "run":
+            action.add_argument("--output", metavar="DIR", help="where a finished model goes (default: the cache)")
             action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
     return parser
 
@@ -444,7 +445,8 @@ def _lab_run(options: argparse.Namespace) -> None:
     from mirlib.lab import experiments
 
     _known(options.experiment)
-    experiments.run(options.experiment, results_dir=Path(options.results), progress=not options.no_progress)
+    given = {"output": Path(options.output)} if options.output else {}
+    experiments.run(options.experiment, results_dir=Path(options.results), progress=not options.no_progress, **given)
     print(experiments.show(options.experiment, Path(options.results)))
 
 

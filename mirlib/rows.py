@@ -18,7 +18,7 @@ from mirlib.errors import MirlibError
 from mirlib.hidden_states import capture
 from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
-from mirlib.scoring import _Batch, _evaluating
+from mirlib.scoring import ModelInputs, evaluating
 
 __all__ = ["TokenRows", "collect_rows"]
 
@@ -118,14 +118,14 @@ def collect_rows(
     def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entering[:] = [args[0] if args else kwargs["hidden_states"]]
 
-    with _evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
+    with evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
         hook = stream.parts.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
         try:
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 pairs = [load_image(images[i]) for i in chosen], [texts[i] for i in chosen]
                 encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
-                batch = _Batch.of(encoded, model)
+                batch = ModelInputs.of(encoded, model)
                 stream.text_mask = batch.text_mask
                 model(**batch.inputs)
                 for modality, rows, index in (

@@ -31,7 +31,7 @@ DEFAULT_GROUPS = 20
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the time being: dropout would give the two passes different rows."""
     training = {module for module in model.modules() if module.training}
     model.eval()
@@ -57,14 +57,14 @@ def _positions_of(model: nn.Module) -> int | None:
 
 
 @dataclass
-class _Batch:
+class ModelInputs:
     inputs: dict[str, Any]
     text_mask: Tensor | None
     groups: Tensor | None
     names: Sequence[str] | None
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any], model: nn.Module) -> _Batch:
+    def of(cls, batch: Mapping[str, Any], model: nn.Module) -> ModelInputs:
         """Take our own keys out, move the rest to the model, and leave out what only costs memory here."""
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise MirlibError("each batch must be a dict with input_ids that model(**batch) takes")
@@ -119,7 +119,7 @@ class _Forward:
 
             bar = tqdm(self.batches, desc=description, unit="batch", disable=not progress, file=sys.stderr, leave=False)
             for number, raw in enumerate(bar):
-                batch = _Batch.of(raw, self.model)
+                batch = ModelInputs.of(raw, self.model)
                 size = batch.inputs["input_ids"].shape[0]
                 assigned = torch.full((size,), number % groups) if batch.groups is None else batch.groups % groups
                 current |= {
@@ -212,7 +212,7 @@ def score_batches(
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     forward = _Forward(model, batches, text_rows, last)
-    with _evaluating(model):
+    with evaluating(model):
         if chosen.outliers == "median" or chosen.sqrt != "exact":
             result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
         else:
@@ -315,7 +315,7 @@ def _announce_memory(forward: _Forward, preset: str) -> None:
     first = next(iter(forward.batches), None)
     if first is None:
         raise MirlibError("there are no batches")
-    batch = _Batch.of(first, forward.model)
+    batch = ModelInputs.of(first, forward.model)
     parts = decoder_parts(forward.model)
     masks = token_masks(
         batch.inputs["input_ids"],
