@@ -58,6 +58,15 @@ def _positions_of(model: nn.Module) -> int | None:
 
 @dataclass
 class ModelInputs:
+    """A batch taken apart: what the model gets, and our own keys.
+
+    Attributes:
+        inputs: Keyword arguments of the model, on its device and in its precision.
+        text_mask: (B, T) bool, the text rows, or None.
+        groups: (B,) jackknife group of each sample, or None.
+        names: B names of the samples for error messages, or None.
+    """
+
     inputs: dict[str, Any]
     text_mask: Tensor | None
     groups: Tensor | None
