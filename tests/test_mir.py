@@ -100,9 +100,7 @@ def test_single_layers_of_the_fast_mode_are_chaotic(name, least):
         exact.append(modality_integration_rate(*noisy, preset="authors").per_layer)
     spread = np.ptp(fast, axis=0) / np.abs(np.mean(fast, axis=0))
     calm = np.ptp(exact, axis=0) / np.mean(exact, axis=0)
-    assert spread.max() > least, (
-        f"measured before: 0.14, 0.09, 0.0002 to 0.003; now {spread.max():.2g}"
-    )
+    assert spread.max() > least, f"measured before: 0.14, 0.09, 0.0002 to 0.003; now {spread.max():.2g}"
     assert calm.max() < 1e-5
 
 
