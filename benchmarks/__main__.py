@@ -27,6 +27,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions: about a minute")
     parser.add_argument("--large", action="store_true", help="the trace term at d = 4096 too: about ten minutes more")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="D", help="these sizes of the trace term instead")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=1, help="threads of the linear algebra (default 1)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON Lines file to add the rows to")
@@ -36,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> list[Measurement]:
     """All rows that were asked for, part by part."""
-    dims = (256, 512) if options.quick else (512, 1024, 2048, *((4096,) if options.large else ()))
+    dims = options.sizes or ((256, 512) if options.quick else (512, 1024, 2048, *((4096,) if options.large else ())))
     say(f"expect about {_minutes(dims, options):.0f} minutes on an idle machine")
     table: list[Measurement] = []
     with threadpool_limits(options.threads), _torch_threads(options.threads):

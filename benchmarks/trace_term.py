@@ -59,11 +59,11 @@ def rounds_for(dim: int, quick: bool) -> tuple[int, int]:
 
 
 def minutes(dims: Sequence[int], quick: bool) -> float:
-    """A guess of the minutes on one idle core, from a measured 40 s a slow round and 2 s a fast one at d = 2048."""
+    """A guess of the minutes on one idle core, from a measured 45 s a slow round and 2 s a fast one at d = 2048."""
     total = 0.0
     for dim in dims:
         fast, slow = rounds_for(dim, quick)
-        total += (dim / 2048) ** 3 * (40 * slow + 2 * fast + 10)
+        total += (dim / 2048) ** 3 * (45 * slow + 2 * fast + 10)
     return total / 60
 
 
