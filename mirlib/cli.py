@@ -384,7 +384,8 @@ def _compare(options: argparse.Namespace) -> None:
     results = {}
     for name in options.results:
         try:
-            results[name] = MIRResult.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+            key = f"{name} (again)" if name in results else name
+            results[key] = MIRResult.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
         except OSError as error:
             raise MirlibError(f"cannot read {name}: {error.strerror}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
