@@ -472,7 +472,9 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
         strict=True,
     ):
         label.set_color({"vision": VISION, "text": TEXT}[modality])
-    ax.figure.colorbar(image, ax=ax, label="Fréchet distance (squared mean text norms)")
+    bar = ax.figure.colorbar(image, ax=ax, label="Fréchet distance (squared mean text norms)")
+    bar.ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     across = distances[:border, border:]
     within = np.concatenate(
         [part[~np.eye(len(part), dtype=bool)] for part in (distances[:border, :border], distances[border:, border:])]
