@@ -793,6 +793,7 @@ def figure_differences(differences: Mapping[str, np.ndarray], half_widths: np.nd
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
     ax.set_xlabel("change of MIR (log10)")
     means = [float(differences[name].mean()) for name in names]
     largest = int(np.argmax(np.abs(means)))
