@@ -230,7 +230,7 @@ def text_floor(
         `TextFloor`.
 
     Raises:
-        MirlibError: For fewer than 2 samples or splits, samples that are not (s,) integers, and what
+        MirlibError: For fewer than 2 samples or splits, a negative seed, samples that are not (s,) integers, and what
             `mirlib.modality_integration_rate` refuses.
 
     Examples:
@@ -253,6 +253,8 @@ def text_floor(
         raise MirlibError(f"a split into halves needs at least 2 samples, got {len(names)}")
     if splits < 2:
         raise MirlibError(f"splits must be at least 2, got {splits}")
+    if seed < 0:
+        raise MirlibError(f"seed must be at least 0, got {seed}")
     generator = np.random.default_rng(seed)
     results = []
     for _ in range(splits):

@@ -141,6 +141,7 @@ def test_floor_falls_with_the_number_of_samples_and_repeats_with_its_seed():
         (lambda t: text_floor(t, np.arange(59)), "59"),
         (lambda t: text_floor(t, np.arange(60.0)), "float64"),
         (lambda t: text_floor(t, np.arange(60), splits=1), "splits"),
+        (lambda t: text_floor(t, np.arange(60), seed=-1), "seed"),
     ],
 )
 def test_bad_input_is_refused_with_a_reason(call, message):
