@@ -1,0 +1,51 @@
+"""What README.md tells a reader to type works as it is written there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder that looks like a clone from the command line, and takes what the commands write."""
+    (tmp_path / "mirlib").symlink_to(ROOT / "mirlib")
+    return tmp_path
+
+
+def test_the_python_lines_print_a_mir(clone):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    run = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"MIRResult\(-?\d\.\d{4}, layers=\d+, rows=\d+ vision \+ \d+ text", run.stdout), run.stdout
+
+
+def test_the_shell_lines_run_one_after_another(clone):
+    commands = re.findall(r"^\.venv/bin/(mir .*)$", README, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = command.split()
+        run = subprocess.run(
+            [Path(sys.executable).with_name(program), *arguments], cwd=clone, capture_output=True, text=True
+        )
+        assert run.returncode == 0, f"{command}\n{run.stderr}"
+        assert "MIR" in run.stdout
+    assert (clone / "mir.json").is_file() and (clone / "mir.png").stat().st_size > 10_000
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_files_that_it_links_to_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert "CONTRIBUTING.md" in links and "book/_static/readme.png" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
