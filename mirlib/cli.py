@@ -185,7 +185,8 @@ def _device(name: str) -> str:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        if torch.empty(0, device=name).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         raise MirlibError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
@@ -249,6 +250,8 @@ def _loading_advice(name: str, error: Exception) -> str:
                 "safetensors, or pass --allow-pickle if you trust them"
             )
         return f"{name}: there are no weights in the folder (*.safetensors)"
+    if "ignore_mismatched_sizes" in str(error):
+        return f"{name}: a weight has another shape than config.json says; the two do not belong together"
     if type(error).__name__ == "SafetensorError":
         return f"{name}: the weights are damaged ({first}); copy or download them again"
     if "trust_remote_code" in str(error):
@@ -312,28 +315,35 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse output files that cannot be written before minutes are spent."""
     for name in (options.json, options.plot):
-        if name and name != "-" and not Path(name).resolve().parent.is_dir():
+        if not name or name == "-":
+            continue
+        if not Path(name).resolve().parent.is_dir():
             raise MirlibError(f"cannot write {name}: there is no folder {Path(name).resolve().parent}")
+        if Path(name).is_dir():
+            raise MirlibError(f"cannot write {name}: it is a folder")
     if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise MirlibError(f"cannot draw {options.plot}: the name must end in .png, .pdf or .svg")
 
 
 def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
-    if options.plot:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        result.plot().figure.savefig(options.plot)
-        _say(f"mir: drew {options.plot}")
     if options.json == "-":
         for warning in result.warnings:
             _say(f"mir: warning: {warning}")
-        print(result.to_json())
-        return
-    if options.json:
-        Path(options.json).write_text(result.to_json() + "\n", encoding="utf-8")
-        _say(f"mir: wrote {options.json}")
-    print(describe(result, name))
+        print(result.to_json(), flush=True)
+    else:
+        print(describe(result, name), flush=True)
+    try:  # after the result is printed, so that a full disk does not lose it
+        if options.plot:
+            import matplotlib
+
+            matplotlib.use("Agg")
+            result.plot().figure.savefig(options.plot)
+            _say(f"mir: drew {options.plot}")
+        if options.json and options.json != "-":
+            Path(options.json).write_text(result.to_json() + "\n", encoding="utf-8")
+            _say(f"mir: wrote {options.json}")
+    except OSError as error:
+        raise MirlibError(f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
 
 
 def describe(result: MIRResult, name: str) -> str:

@@ -268,13 +268,13 @@ def _layers(values: Any, name: str) -> list[Tensor]:
     """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays."""
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
         raise MirlibError(f"{name}: expected K arrays of rows, one a layer, got {type(values).__name__}")
-    if len(values) == 0:
-        raise MirlibError(f"{name}: no layers")
     if getattr(values, "ndim", 3) != 3:
         raise MirlibError(
             f"{name}: expected K arrays of rows, one a layer, got one array of shape {tuple(values.shape)}; "
             "wrap a single layer in a list"
         )
+    if len(values) == 0:
+        raise MirlibError(f"{name}: no layers")
     return [as_rows(value, f"{name}, layer {k}") for k, value in enumerate(values, start=1)]
 
 
@@ -447,6 +447,8 @@ class _Resampler:
     def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:
         if resamples < 2:
             raise MirlibError(f"resamples must be at least 2, got {resamples}")
+        if seed < 0:
+            raise MirlibError(f"seed must be at least 0, got {seed}")
         names = [np.unique(ids) for ids in samples]
         if min(len(name) for name in names) < 2:
             raise MirlibError("an interval needs at least 2 samples")
