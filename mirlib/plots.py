@@ -161,7 +161,7 @@ def figure_quantile_matching(
         ends = [vision[0] + vision[1] * z, text[0] + text[1] * z]
         ax.plot(ends, [0, 1], color=NEUTRAL, linewidth=0.8, linestyle="-", marker="")
     cost = (vision[0] - text[0]) ** 2 + (vision[1] - text[1]) ** 2
-    ax.set_title(f"Moving each quantile to its equal costs {cost:.1f} a point, and nothing costs less")
+    ax.set_title(f"Moving each quantile to its equal costs {cost:.1f} per point, and nothing costs less")
     ax.set_xlabel("x")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -246,13 +246,20 @@ def figure_sampling_bias(
     return ax
 
 
-def figure_cancellation(offsets: np.ndarray, errors: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
+def figure_cancellation(
+    offsets: np.ndarray,
+    errors: Mapping[str, np.ndarray],
+    ax: Axes | None = None,
+    *,
+    storing: Mapping[str, np.ndarray] | None = None,
+) -> Axes:
     """Relative error of a variance against how far the data lie from zero.
 
     Args:
         offsets: (n,) distance of the mean from zero, in standard deviations.
         errors: By name of the method, (seeds, n) relative errors; the median is drawn, over the band of all seeds.
         ax: Where to draw; a new figure if left out.
+        storing: By name, (seeds, n) relative errors of the stored numbers themselves; the median is a thin line.
 
     Returns:
         The axes.
@@ -266,14 +273,18 @@ def figure_cancellation(offsets: np.ndarray, errors: Mapping[str, np.ndarray], a
         ax.plot(offsets, np.median(shown, axis=0), color=colour, linestyle=line, marker=MARKERS[number % 6], label=name)
         if lost is None and (np.median(values, axis=0) > 1).any():
             lost = name, offsets[int(np.argmax(np.median(values, axis=0) > 1))]
-    ax.axhline(1, color="black", linewidth=0.8, linestyle="-")
+    for number, (name, values) in enumerate((storing or {}).items()):
+        shown = np.maximum(np.median(values, axis=0), np.finfo(float).eps)
+        line = (":", "-.")[number % 2]
+        ax.plot(offsets, shown, color="black", linewidth=1, linestyle=line, marker="", label=name)
+    ax.axhline(1, color="black", linewidth=0.8, linestyle="-", marker="")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("distance of the mean from zero (standard deviations)")
     ax.set_ylabel("relative error of the variance")
     if lost is not None:
         ax.set_title(f"{lost[0].capitalize()}: no digit is right from an offset of {lost[1]:,.0f} on")
-    ax.legend()
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 

@@ -49,7 +49,9 @@ def test_figure_sampling_bias_draws_the_mean_over_seeds_and_its_slope():
 
 def test_figure_cancellation_names_the_first_offset_without_a_right_digit():
     errors = {"subtracting": np.array([[1e-3, 2.0, 30.0]] * 3), "merging": np.array([[1e-7, 1e-7, 0.0]] * 3)}
-    ax = plots.figure_cancellation(np.array([1.0, 1000.0, 1e6]), errors)
+    storing = {"storing": np.array([[0.0, 1e-9, 1e-6], [0.0, 3e-9, 2e-6], [0.0, 2e-9, 3e-6]])}
+    ax = plots.figure_cancellation(np.array([1.0, 1000.0, 1e6]), errors, storing=storing)
+    np.testing.assert_allclose(lines(ax, "storing")[1][1:], [2e-9, 2e-6])
     np.testing.assert_allclose(lines(ax, "subtracting")[1], [1e-3, 2.0, 30.0])
     assert (lines(ax, "merging")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
     assert ax.get_title().startswith("Subtracting: no digit is right from an offset of 1,000 ")
