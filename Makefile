@@ -25,6 +25,9 @@ INSTALLED := .venv/.installed
 # Notebooks call `mir`, and the kernel must be the one of .venv.
 export PATH := $(BIN):$(PATH)
 
+# The miniature's matrices are small: threads cost more than they give, and on a busy machine they wait for each other.
+book test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
 .PHONY: help book test lab bench notebook lint clean
 
 help:
