@@ -559,6 +559,9 @@ def figure_fast_mode(
     return ax
 
 
+LINEAR = 0.1  # relative distance from a fixed point up to which a linear theory is compared with it
+
+
 def figure_growing_error(
     errors: Mapping[str, np.ndarray], factors: Mapping[str, float], ax: Axes | None = None
 ) -> Axes:
@@ -566,7 +569,8 @@ def figure_growing_error(
 
     Args:
         errors: By name, (steps,) relative distance from the fixed point after steps 1, 2, ...
-        factors: By the same names, the predicted growth of an error in one step; drawn from the second step on.
+        factors: By the same names, the predicted growth of an error in one step; drawn through the last point that is
+            small enough for a linear theory.
         ax: Where to draw; a new figure if left out.
 
     Returns:
@@ -578,7 +582,8 @@ def figure_growing_error(
         colour = COLOURS[number % len(COLOURS)]
         drawn = np.where(values > 0, values, np.nan)  # no rounding error yet: nothing to show on a logarithm
         ax.plot(steps, drawn, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle="-", label=name)
-        predicted = values[1] * factors[name] ** (steps[1:] - 2)
+        anchor = np.flatnonzero(drawn < LINEAR)[-1]  # an error that spreads over all entries reaches its rate late
+        predicted = values[anchor] * factors[name] ** (steps[1:] - float(steps[anchor]))
         label = "predicted growth" if number == len(errors) - 1 else None
         ax.plot(steps[1:], predicted, color=colour, marker="", linestyle=":", label=label)
     ax.axhline(1, color="black", linewidth=0.8, linestyle="-", marker="")

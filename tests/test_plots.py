@@ -122,10 +122,10 @@ def test_figure_fast_mode_names_the_layer_that_is_most_wrong():
     assert ax.get_title() == "a set: layer 3 is 27× too large"
 
 
-def test_figure_growing_error_draws_the_predicted_growth_from_step_two():
-    ax = plots.figure_growing_error({"a": np.array([0.0, 1e-5, 1e-3])}, {"a": 50.0})
-    np.testing.assert_array_equal(lines(ax, "a")[1], [np.nan, 1e-5, 1e-3])
-    np.testing.assert_allclose(lines(ax, "predicted growth"), ([2, 3], [1e-5, 5e-4]))
+def test_figure_growing_error_draws_the_predicted_growth_through_the_last_small_error():
+    ax = plots.figure_growing_error({"a": np.array([0.0, 1e-5, 1e-3, 3.0])}, {"a": 50.0})
+    np.testing.assert_array_equal(lines(ax, "a")[1], [np.nan, 1e-5, 1e-3, 3.0])
+    np.testing.assert_allclose(lines(ax, "predicted growth"), ([2, 3, 4], [2e-5, 1e-3, 5e-2]))
     assert "50-fold" in ax.get_title()
 
 
