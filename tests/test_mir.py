@@ -176,6 +176,15 @@ def test_median_of_an_even_number_of_rows_is_the_lower_one():
     assert NormBounds.three_sigma(torch.tensor([1.0, 2, 3, 4])).centre == 2
 
 
+def test_bounds_are_three_standard_deviations_with_divisor_n_minus_one():
+    norms = np.random.default_rng(0).uniform(1, 2, 11).astype(np.float32)
+    bounds = NormBounds.three_sigma(torch.tensor(norms))
+    assert bounds.reach == pytest.approx(3 * norms.astype(float).std(ddof=1), rel=1e-12)
+    centre = np.float32(np.median(norms))
+    inside, outside = np.float32(centre + bounds.reach * (1 - 1e-6)), np.float32(centre + bounds.reach * (1 + 1e-6))
+    assert bounds.outliers(torch.tensor([inside, outside, 2 * centre - outside])).tolist() == [False, True, True]
+
+
 @pytest.mark.parametrize("preset", ["paper", "authors"])
 def test_text_centric_scale_makes_the_mean_text_norm_one(preset):
     vision, text = rows()
@@ -408,6 +417,19 @@ def test_order_of_rows_and_names_of_samples_do_not_matter():
         resamples=40,
     )  # fmt: skip
     assert b.interval.standard_error == pytest.approx(a.interval.standard_error, rel=1e-9)
+
+
+def test_image_and_text_of_a_sample_are_drawn_together():
+    """Loud samples are loud in both modalities: the text-centric scale cancels that, unless the two are drawn apart."""
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.arange(20), 10)
+    loudness = rng.uniform(0.2, 5, 20)[ids][:, None]
+    vision, text = (loudness * (rng.normal(size=(1, 200, 3)) + shift) for shift in (9, 3))
+    together, apart = (
+        modality_integration_rate(vision, text, samples=(ids, other), confidence=0.95, outliers="none").interval
+        for other in (ids, ids + 1000)
+    )
+    assert together.standard_error < 0.7 * apart.standard_error
 
 
 def test_standard_errors_agree_with_the_true_spread():

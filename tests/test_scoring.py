@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, IMAGE
 from tiny_processors import BUILDERS, lvlm
 
 from mirlib import MirlibError, MIRResult, capture, modality_integration_rate, score, score_batches
 from mirlib.data import draw, load_image, sample_images, sample_texts
+from mirlib.hidden_states import token_masks
 from mirlib.prompts import encode_batch
 
 NUM = 8
@@ -98,6 +99,13 @@ def test_batches_of_every_family(family):
     vision, text = ([torch.cat(rows) for rows in zip(*(part[i] for part in parts), strict=True)] for i in (0, 1))
     close(result, modality_integration_rate(vision, text), rel=1e-9)
     assert result.settings["model_type"] == model.config.model_type and result.settings["samples"] == 8
+
+
+def test_padding_is_no_vision_even_if_it_is_made_of_placeholders():
+    ids = torch.tensor([[1, IMAGE, 5, IMAGE, IMAGE]])
+    vision, text = token_masks(ids, torch.tensor([[1, 1, 1, 0, 0]]), [IMAGE], [1])
+    assert vision.tolist() == [[False, True, False, False, False]]
+    assert text.tolist() == [[False, False, True, False, False]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

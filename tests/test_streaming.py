@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +79,23 @@ def test_batch_order_and_batch_split_do_not_matter(order, cuts, seed):
     vision, text = hidden_states(seed)
     batches = [part.tolist() for part in np.split(np.array(order), sorted(cuts)) if len(part)]
     agree(stream(vision, text, batches).result(), in_memory(vision, text))
+
+
+@pytest.mark.parametrize("name", ["wide_gap", "same_scale", "rank_deficient"])
+def test_golden_values_in_a_stream(name):
+    """Fewer rows than dimensions too, where in a stream only the singular covariances are left to work with."""
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as golden:
+        vision, text = golden["vision"], golden["text"]
+        metric = ModalityIntegrationRate(len(vision), vision.shape[2])
+        for step in range(2):
+            if step:
+                metric.begin_second_pass()
+            for v, t in zip(np.array_split(vision, 10, axis=1), np.array_split(text, 10, axis=1), strict=True):
+                metric.update(v, t)
+        result = metric.result()
+        assert result.value == pytest.approx(float(golden["exact_drop_mir"]), rel=1e-9)
+        assert np.allclose(result.per_layer, golden["exact_drop_fid"], rtol=1e-9)
+    assert bool(result.warnings) == (name == "rank_deficient")
 
 
 def test_the_second_pass_may_come_in_other_batches():
