@@ -385,7 +385,7 @@ def _meaning(result: MIRResult) -> list[str]:
     lines += [
         f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision tokens that are all zero "
         f"{result.null_baseline:.4f}",
-        "  compare it only with values of the same number of layers, kind of text, preset and template",
+        "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
 
@@ -406,7 +406,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side.
-COMPARABLE = ("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens")
+COMPARABLE = ("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num")
 
 
 def compare(results: dict[str, MIRResult]) -> str:
