@@ -463,7 +463,7 @@ MEMORY = """
 
 
 def test_memory_does_not_grow_with_the_samples():
-    """Peaks of a fresh process, in KiB. The authors' preset, which keeps all rows, shows what growth would look like."""
+    """Peaks of a fresh process, in KiB; the authors' preset, which keeps all rows, shows what growth looks like."""
     program = textwrap.dedent(MEMORY).format(tests=str(Path(__file__).parent))
     found = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
     small, large, keeping = (int(number) for number in found.stdout.split())
