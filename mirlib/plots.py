@@ -461,7 +461,7 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
     distances = np.asarray(distances)
     names, border = [*kinds["vision"], *kinds["text"]], len(kinds["vision"])
     positive = distances[distances > 0]
-    norm = mpl.colors.LogNorm(positive.min(), positive.max())
+    norm = mpl.colors.LogNorm(positive.min() / 2, positive.max())  # half: the smallest distance is not white, 0 is
     image = ax.imshow(np.where(distances > 0, distances, np.nan), cmap="Greys", norm=norm)
     for row, column in np.ndindex(distances.shape):
         value = distances[row, column]
