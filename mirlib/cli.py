@@ -383,7 +383,7 @@ def _meaning(result: MIRResult) -> list[str]:
             f"{result.mean_term.sum() / total:.0%}, the covariances {result.covariance_term.sum() / total:.0%}"
         )
     lines += [
-        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision tokens that are all zero "
+        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows of zero in every layer "
         f"{result.null_baseline:.4f}",
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
