@@ -7,22 +7,23 @@ with no picture at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import language, train, world
+from mirlib.lab import language, pretrain, train, world
 
 _BATCH = 128
 
 
 def held_out_scenes(count: int, *, seed: int = 0) -> list[world.Scene]:
-    """Scenes that no training of the same seed has drawn (its streams of random numbers are others)."""
+    """Scenes of a stream of random numbers that no training draws from, with digits in hands that none has seen."""
     rng = np.random.default_rng([seed, 99])
-    return [world.sample_scene(rng) for _ in range(count)]
+    return [world.sample_scene(rng, held_out=True) for _ in range(count)]
 
 
 def questions_about(scenes: Sequence[world.Scene], kind: str, *, seed: int = 0) -> list[tuple[int, world.Question]]:
@@ -81,53 +82,136 @@ def text_accuracy(
     return accuracy
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to questions of each kind.
+
+    Attributes:
+        accuracy: Share of right answers by kind (exact match of the one word, greedy).
+        discrimination: Soft discrimination by kind: the mean probability of the right answer among the answers that
+            the kind allows (softmax over their logits). It needs no fine-tuning (RADAR, arXiv 2602.12892).
+        count: Number of questions by kind.
+    """
+
+    accuracy: dict[str, float]
+    discrimination: dict[str, float]
+    count: dict[str, int]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.accuracy.values())))
+
+    @property
+    def mean_discrimination(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.discrimination.values())))
+
+
+def candidates(question: world.Question) -> tuple[str, ...]:
+    """The answers that a kind of question allows; shapes and digits do not mix."""
+    if question.kind in ("exist", "relation"):
+        return ("yes", "no")
+    if question.kind == "shape_at":
+        return world.DIGITS if question.answer in world.DIGITS else world.SHAPES
+    return {
+        "count": world.NUMBERS,
+        "colour": tuple(world.COLOURS),
+        "colour_at": tuple(world.COLOURS),
+        "size": tuple(world.SIZES),
+        "where": world.CELLS,
+    }[question.kind]
+
+
 @torch.no_grad()
-def image_accuracy(
+def image_answers(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     *,
     scenes: int = 600,
     permuted: bool = False,
+    shots: str = "none",
     seed: int = 0,
-) -> dict[str, float]:
-    """Share of right answers to questions about pictures, by kind, in the form of the chat template.
+) -> Answers:
+    """Ask questions about pictures, in the form of the chat template.
 
     After stage 1 alone this is zero-shot: the model has answered questions about words only.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
+        permuted: Show another scene's picture: the blind baseline.
+        shots: ``none``; ``text``: two fixed solved examples in words before the question, as the authors' in-context
+            score has them; ``image``: the same two examples with their pictures.
+        seed: Seed of the scenes and questions.
     """
+    if shots not in ("none", "text", "image"):
+        raise ValueError(f"shots must be none, text or image, not {shots!r}")
     drawn = held_out_scenes(scenes, seed=seed)
-    features = train.vision_features(model, drawn).float()
     encode = language.segment_encoder(tokenizer)
     embed = model.get_input_embeddings()
-    image = model.model.multi_modal_projector(features)  # (n, 36, d)
-    before = embed(torch.tensor([language.BOS, *encode("USER:")]))
-    accuracy = {}
+
+    def embedded(*parts: str, start: bool = False) -> torch.Tensor:
+        return embed(torch.tensor([language.BOS] * start + [i for part in parts for i in encode(part)]))
+
+    image = model.model.multi_modal_projector(train.vision_features(model, drawn).float())  # (n, 36, d)
+    accuracy, discrimination, counts = {}, {}, {}
     for kind in world.QUESTION_KINDS:
         asked = questions_about(drawn, kind, seed=seed)
         shown = torch.tensor([index for index, _ in asked])
         shown = shown.roll(1) if permuted else shown
+        opening = embedded("USER:", start=True)
+        if shots != "none":
+            opening = torch.cat([_shots(model, embedded, kind, shots), embedded("</s>USER:")])
         prompts = [
             [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
         ]
         answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
         right = 0
+        probability = 0.0
         for start in range(0, len(asked), _BATCH):
             batch = slice(start, start + _BATCH)
             ids, last = _padded(prompts[batch])
             after = embed(ids)
-            inputs = torch.cat([before.expand(len(ids), -1, -1), image[shown[batch]], after], dim=1)
+            inputs = torch.cat([opening.expand(len(ids), -1, -1), image[shown[batch]], after], dim=1)
             hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
             hidden = hidden[torch.arange(len(ids)), last + inputs.shape[1] - ids.shape[1]]
-            right += (model.lm_head(hidden).argmax(-1) == answers[batch]).sum().item()
+            logits = model.lm_head(hidden).float()
+            right += (logits.argmax(-1) == answers[batch]).sum().item()
+            for row, (_, question) in zip(logits, asked[batch], strict=True):
+                words = candidates(question)
+                among = row[[encode(f" {word}")[0] for word in words]].softmax(0)
+                probability += among[words.index(question.answer)].item()
         accuracy[kind] = right / len(asked)
-    return accuracy
+        discrimination[kind] = probability / len(asked)
+        counts[kind] = len(asked)
+    return Answers(accuracy, discrimination, counts)
+
+
+def _shots(
+    model: LlavaForConditionalGeneration, embedded: Callable[..., torch.Tensor], kind: str, shots: str
+) -> torch.Tensor:
+    """Two solved examples of a kind as embeddings (length, d), the same for every model and question."""
+    rng = np.random.default_rng([world.QUESTION_KINDS.index(kind), 96])
+    parts: list[torch.Tensor] = []
+    while len(parts) < 6:
+        scene = world.sample_scene(rng, digits=0.0)
+        question = world.ask(scene, kind, rng)
+        if question is None:
+            continue
+        parts.append(embedded("</s>USER:") if parts else embedded("USER:", start=True))
+        if shots == "text":
+            parts.append(embedded(*(text for text, _ in language.textual_scene(scene, rng))))
+        else:
+            parts.append(model.model.multi_modal_projector(train.vision_features(model, [scene]).float())[0])
+        parts.append(embedded("\n", f" {question.text}", " ASSISTANT:", f" {question.answer}"))
+    return torch.cat(parts)
 
 
 def _padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as a rectangle (n, length), padded on the right, and the index of each one's last token (n,)."""
-    ids = torch.full((len(prompts), max(map(len, prompts))), language.PAD)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
-    return ids, torch.tensor([len(prompt) - 1 for prompt in prompts])
+    return train.padded(prompts), torch.tensor([len(prompt) - 1 for prompt in prompts])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,7 +304,7 @@ def written_scores(
     captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
     right = named = there = exact = 0
     for scene, text in zip(drawn, captions, strict=True):
-        truth = {(t.cell, t.size, t.colour, t.shape) for t in scene.things}
+        truth = {(t.cell, t.colour, t.shape, t.size) for t in scene.things}
         claims = set(world.parse_caption(text))
         right, named, there = right + len(truth & claims), named + len(claims), there + len(truth)
         exact += text == world.caption(scene)
@@ -232,10 +316,12 @@ def written_scores(
 
 
 @torch.no_grad()
-def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, length: int = 128) -> dict[str, float]:
-    """Loss on documentation topics that the model never read: nats a token and bits a character."""
+def english_loss(
+    llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str = "topics", length: int = 128
+) -> dict[str, float]:
+    """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character."""
     losses, tokens, characters = 0.0, 0, 0
-    for topic in language.english_topics(held_out=True):
+    for topic in language.english_texts(kind, held_out=True):
         ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
         windows = ids[: len(ids) // length * length].reshape(-1, length)[:32]
         if not len(windows):
@@ -255,19 +341,23 @@ def probe_accuracy(
     """What the frozen vision features hold: a ridge regression reads each cell's labels from all 36 tokens.
 
     Returns:
-        Share of things whose ``size``, ``colour`` or ``shape`` the probe names rightly, given that something is there.
+        Share of things whose ``size``, ``colour`` or ``shape`` the probe names rightly, given that something is there,
+        and the same of the ``digit`` alone, in hands that the encoder never saw.
     """
-    drawn = held_out_scenes(scenes + test, seed=seed + 1)
+    rng = np.random.default_rng([seed, 95])
+    drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
     features = train.vision_features(model, drawn).float().flatten(1)  # (n, 36 * 96)
     features = (features - features[:scenes].mean(0)) / features[:scenes].std(0).clamp(min=1e-3)
-    target = train.multi_labels(drawn)  # (n, 4 * 13)
-    x, y = features[:scenes], target[:scenes]
-    gram = x.T @ x + scenes * torch.eye(x.shape[1])
-    guess = (features[scenes:] @ torch.linalg.solve(gram, x.T @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (4, -1))
-    truth = target[scenes:].unflatten(1, (4, -1))
-    there = truth.sum(-1) > 0
-    accuracy, first = {}, 0
-    for name, vocabulary in (("size", world.SIZES), ("colour", world.COLOURS), ("shape", world.SHAPES)):
-        part = slice(first, first := first + len(vocabulary))
-        accuracy[name] = (guess[..., part].argmax(-1) == truth[..., part].argmax(-1))[there].float().mean().item()
+    labels = pretrain.cell_labels(drawn)  # (n, 4, 3)
+    x = features[:scenes]
+    solve = torch.linalg.solve(x.T @ x + scenes * torch.eye(x.shape[1]), x.T)
+    accuracy = {}
+    for (name, words), truth in zip(pretrain.LABELS.items(), labels.unbind(-1), strict=True):
+        y = F.one_hot(truth[:scenes], len(words)).float().flatten(1)
+        guess = (features[scenes:] @ (solve @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (len(world.CELLS), -1))
+        there = truth[scenes:] != len(words) - 1
+        hit = guess[..., :-1].argmax(-1) == truth[scenes:]
+        digit = there & torch.tensor([[scene.things[0].shape in world.DIGITS] for scene in drawn[scenes:]])
+        accuracy[name] = hit[there].float().mean().item()
+    accuracy["digit"] = hit[digit].float().mean().item()  # of the last label, the shape
     return accuracy

@@ -14,7 +14,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import evaluate, language, ledger, models, train, world
+from mirlib.lab import evaluate, language, ledger, models, parts, sweep, train, verdicts, world
+from mirlib.lab.parts import PartsRecipe
+from mirlib.lab.protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def run(
         results_dir: Folder of the ledger; rows go to `NAME.jsonl`.
         cache_dir: Folder for checkpoints; `default_cache()` if left out.
         progress: Draw progress bars on stderr.
-        **options: Passed on to the experiment, see e.g. `run_base`.
+        **options: Passed on to the experiment: ``output`` and ``recipe`` to `run_base`, ``jobs`` and ``backend`` to
+            all others, see `sweep.sweep`.
 
     Returns:
         The experiment's rows.
@@ -96,11 +99,9 @@ def _named(name: str) -> Experiment:
 class BaseRecipe:
     """All that the miniature and its measurement depend on; `scenes` is the number of held-out scenes."""
 
-    seed: int = 0
+    parts: PartsRecipe = PartsRecipe()
     scenes: int = 600
-    encoder: train.EncoderRecipe = train.EncoderRecipe()
-    language: train.LanguageRecipe = train.LanguageRecipe()
-    projector: train.ProjectorRecipe = train.ProjectorRecipe()
+    stage_one: train.StageOne = train.StageOne()
 
 
 def run_base(
@@ -126,27 +127,28 @@ def run_base(
     configuration = asdict(recipe)
     key = ledger.key_of(configuration)
     home = cache / f"base-{key}"
-    home.mkdir(parents=True, exist_ok=True)
     output = Path(output) if output is not None else home / "miniature"
-    with _only_process(home / "lock"), _one_thread():
+    with parts.only_process(home), one_thread():
         _say(f"base: about {EXPERIMENTS['base'].minutes} minutes on one core if nothing is done yet", progress)
-        tokenizer = _tokenizer(home, recipe.seed)
-        clip, seen = train.train_encoder(
-            tokenizer, recipe.encoder, seed=recipe.seed, checkpoint=home / "encoder.pt", progress=progress
-        )
-        llm, read = train.train_language_model(
-            tokenizer, recipe.language, seed=recipe.seed, checkpoints=home, progress=progress
-        )
-        model = models.assemble(clip, llm, seed=recipe.seed)
-        joined = train.train_projector(
-            model, tokenizer, recipe.projector, seed=recipe.seed, checkpoint=home / "projector.pt", progress=progress
+        model, tokenizer, histories = parts.make(recipe.parts, cache, progress=progress)
+        histories["stage_one"] = train.stage_one(
+            model,
+            tokenizer,
+            recipe.stage_one,
+            seed=recipe.parts.seed,
+            checkpoint=home / "stage-one.pt",
+            progress=progress,
         )
         models.save_miniature(model, models.new_processor(tokenizer), output)
         if book.find(key) is None:
             # What is shipped is what is measured: weights rounded to float16.
-            model, _ = models.load_miniature(output)
-            histories = dict(
-                zip(("encoder", "language_1", "language_2", "projector"), (seen, *read, joined), strict=True)
+            model, processor = models.load_miniature(output)
+            measured = measure(model, processor.tokenizer, scenes=recipe.scenes, progress=progress)
+            _say("base: stage 2, to know what the miniature answers after fine-tuning", progress)
+            histories["stage_two"] = train.stage_two(model, processor.tokenizer, progress=progress)
+            measured["image_accuracy"]["tuned"], measured["image_accuracy"]["tuned, permuted"] = (
+                evaluate.image_answers(model, processor.tokenizer, scenes=recipe.scenes, permuted=permuted).accuracy
+                for permuted in (False, True)
             )
             book.append(
                 {
@@ -156,8 +158,8 @@ def run_base(
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "final_loss": {name: history.final_loss for name, history in histories.items()},
                     "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
-                    "loss_curve": {name: _thin(history.losses) for name, history in histories.items()},
-                    "measured": measure(model, tokenizer, scenes=recipe.scenes, seed=recipe.seed, progress=progress),
+                    "loss_curve": {name: train.state_of(history)["curve"] for name, history in histories.items()},
+                    "measured": measured,
                     "provenance": ledger.provenance(),
                 }
             )
@@ -167,32 +169,16 @@ def run_base(
     return [row]
 
 
-def _tokenizer(home: Path, seed: int) -> PreTrainedTokenizerFast:
-    if not (home / "tokenizer" / "tokenizer.json").exists():
-        unfinished = home / f"tokenizer.{os.getpid()}"
-        language.train_tokenizer(seed=seed).save_pretrained(unfinished)
-        unfinished.replace(home / "tokenizer")
-    return language.load_tokenizer(home / "tokenizer")
-
-
-def _thin(losses: list[float], points: int = 100) -> list[list[float]]:
-    """About `points` means of neighbouring steps, as [last step, loss]: enough to draw the curve."""
-    width = max(1, len(losses) // points)
-    chunks = [(i + width, losses[i : i + width]) for i in range(0, len(losses) - width + 1, width)]
-    return [[step, round(sum(chunk) / width, 4)] for step, chunk in chunks]
-
-
 def measure(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     *,
     scenes: int = 600,
-    seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Everything the ledger says about a finished miniature on held-out scenes, blind baselines included."""
     llm = models.language_model_of(model)
-    options = {"scenes": scenes, "seed": seed}
+    options = {"scenes": scenes}
     parts: dict[str, Callable[[], Any]] = {
         "text_accuracy": lambda: {
             "chat": evaluate.text_accuracy(llm, tokenizer, form="chat", **options),
@@ -200,8 +186,8 @@ def measure(
             "permuted": evaluate.text_accuracy(llm, tokenizer, form="chat", permuted=True, **options),
         },
         "image_accuracy": lambda: {
-            "own": evaluate.image_accuracy(model, tokenizer, **options),
-            "permuted": evaluate.image_accuracy(model, tokenizer, permuted=True, **options),
+            "own": evaluate.image_answers(model, tokenizer, **options).accuracy,
+            "permuted": evaluate.image_answers(model, tokenizer, permuted=True, **options).accuracy,
         },
         "captions": lambda: {
             image: evaluate.caption_scores(model, tokenizer, image=image, **options)
@@ -211,8 +197,10 @@ def measure(
             "own": evaluate.written_scores(model, tokenizer, **options),
             "permuted": evaluate.written_scores(model, tokenizer, permuted=True, **options),
         },
-        "vision_probe": lambda: evaluate.probe_accuracy(model, scenes=5 * scenes, test=scenes, seed=seed),
-        "english": lambda: evaluate.english_loss(llm, tokenizer),
+        "vision_probe": lambda: evaluate.probe_accuracy(model, scenes=5 * scenes, test=scenes),
+        "english": lambda: {
+            kind: evaluate.english_loss(llm, tokenizer, kind=kind) for kind in language.ENGLISH_KINDS
+        },
     }
     return {name: part() for name, part in tqdm(parts.items(), desc="evaluation", disable=not progress)}
 
@@ -225,7 +213,8 @@ def describe_base(rows: list[dict[str, Any]]) -> str:
 def model_card(row: dict[str, Any]) -> str:
     """The README.md of the shipped folder."""
     recipe, minutes = row["configuration"], sum(row["seconds"].values()) / 60
-    layers, joined = recipe["language"]["layers"] + recipe["language"]["new_layers"], recipe["projector"]
+    llm, joined = recipe["parts"]["language"], recipe["stage_one"]
+    layers = llm["layers"] + llm["new_layers"]
     return f"""---
 license: mit
 pipeline_tag: image-text-to-text
@@ -234,8 +223,8 @@ library_name: transformers
 # A miniature LLaVA
 
 A `LlavaForConditionalGeneration` of {row["parameters"] / 1e6:.1f} million parameters, trained from nothing on one
-CPU core. It sees pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels with one to four coloured shapes, and
-describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA (CLIP-style encoder, two-layer
+CPU core. It sees pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels with one to four coloured shapes or
+handwritten digits, and describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA (CLIP-style encoder, two-layer
 MLP projector, Llama-style language model of {layers} layers, {models.VISION_TOKENS} vision tokens a picture) and fits
 into an e-mail. It knows nothing about photographs.
 
@@ -248,9 +237,11 @@ model, processor = load_miniature()
 ## How it was trained
 
 1. Encoder: contrastive learning on rendered scenes and their captions, with neighbours that differ in one word.
-2. Language model: text only. Scenes in words, questions, descriptions, made-up news, and the Python documentation.
+2. Language model: text only. Scenes in words, questions, descriptions, made-up news, and the Python documentation
+   with docstrings and source of the standard library.
 3. Stage 1: the projector alone, {joined["pairs"]} picture-caption pairs seen {joined["epochs"]} time(s), batches of
-   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. No instruction tuning followed.
+   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. The shipped weights are those after stage 1; *tuned* below is a copy
+   after a short stage 2 (questions about pictures).
 
 {minutes:.0f} minutes of training on one core of: {row["provenance"]["processor"]}. `mir lab run base` repeats it.
 
@@ -259,12 +250,13 @@ model, processor = load_miniature()
 {_report(row, heading="### {}", table=_markdown_table)}
 
 *Permuted* shows the model another scene's picture (or words): what can be had without looking.
-Questions about pictures are zero-shot: after stage 1 the model has only ever answered questions about words.
+Questions about pictures are zero-shot unless they say *tuned*: after stage 1 the model has only ever answered
+questions about words.
 
 ## Licence
 
-MIT. The training text was made by this project, but for the Python documentation topics (PSF licence), which were read
-from the Python installation.
+MIT. The training text was made by this project, but for the Python documentation and standard library (PSF licence),
+which were read from the Python installation. The digits are those of scikit-learn's `load_digits`.
 """
 
 
@@ -276,10 +268,11 @@ def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], li
     sections = [
         (
             "Questions, share answered rightly",
-            ["question", "about words", "telegram style", "words permuted", "about pictures", "pictures permuted"],
+            ["question", "about words", "telegram style", "words permuted", "about pictures", "permuted", "tuned"]
+            + ["tuned, permuted"],
             [
                 [kind, text["chat"][kind], text["facts"][kind], text["permuted"][kind], image["own"][kind]]
-                + [image["permuted"][kind]]
+                + [image[which][kind] for which in ("permuted", "tuned", "tuned, permuted")]
                 for kind in world.QUESTION_KINDS
             ],
         ),
@@ -299,8 +292,8 @@ def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], li
         ),
         (
             "Real English it never read",
-            ["loss (nats a token)", "bits a character"],
-            [list(measured["english"].values())],
+            ["", "loss (nats a token)", "bits a character"],
+            [[kind, *scores.values()] for kind, scores in measured["english"].items()],
         ),
         (
             "Training",
@@ -332,7 +325,7 @@ def _say(message: str, progress: bool) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread: so small a model is not faster with more, and the sums come out the same everywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -342,19 +335,38 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _only_process(path: Path) -> Iterator[None]:
-    with open(path, "w") as file, ledger.locked(file.fileno()):
-        yield
+def _of(protocol: Protocol) -> Experiment:
+    """The experiment that does a protocol's runs."""
+
+    def execute(
+        book: ledger.Ledger,
+        cache: Path,
+        *,
+        progress: bool = True,
+        jobs: int | None = None,
+        backend: str | None = None,
+    ) -> list[dict[str, Any]]:
+        return sweep.sweep(
+            protocol.name, protocol.runs, book.path.parent, cache, jobs=jobs, backend=backend, progress=progress
+        )
+
+    return Experiment(
+        name=protocol.name,
+        summary=protocol.summary,
+        minutes=round(sum(run.cost for run in protocol.runs) / 60),
+        execute=execute,
+        describe=lambda rows: verdicts.report(protocol, rows),
+    )
 
 
 EXPERIMENTS: dict[str, Experiment] = {
     "base": Experiment(
         name="base",
         summary="Train the miniature LLaVA from nothing and measure it.",
-        minutes=70,
+        minutes=30,
         execute=run_base,
         describe=describe_base,
     ),
+    **{name: _of(protocol) for name, protocol in PROTOCOLS.items()},
 }
 """All experiments by name."""

@@ -1,6 +1,6 @@
 """The language side: a byte-level tokenizer, and the text-only documents that the language model reads.
 
-The language model never sees a picture. It learns to read *textual scenes* ("topleft small red circle .") and to
+The language model never sees a picture. It learns to read *textual scenes* ("topleft red circle small .") and to
 describe them or answer questions about them; later, stage 1 puts image tokens where the textual scene used to stand.
 
 Every document is a list of *segments*, a text with a role. Each segment starts with a space or a line break, so
@@ -9,9 +9,12 @@ tokenizing segment by segment equals tokenizing the whole, and a cache over segm
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +45,56 @@ _EXTRA_WORDS = ("USER", "ASSISTANT", "facts")
 # Tokenizer
 
 
-def english_topics(*, held_out: bool = False) -> list[str]:
-    """Real English: the Python documentation topics, which come with every Python.
+ENGLISH_KINDS = ("topics", "docstrings", "code")
+"""Real texts that come with every Python: documentation topics, docstrings and source of the standard library."""
+
+_MODULE_CHARACTERS = 40_000  # of each module, so that no long one speaks for all
+
+
+@cache
+def english_texts(kind: str = "topics", *, held_out: bool = False) -> tuple[str, ...]:
+    """Real texts from the Python installation.
 
     Args:
-        held_out: Give the tenth of the topics that no model trains on instead of the rest.
-    """
-    from pydoc_data.topics import topics
+        kind: ``topics`` (the documentation topics, one text each), ``docstrings`` (those of one module of the
+            standard library are one text) or ``code`` (the source of one module, its first 40,000 characters).
+        held_out: Give the tenth of the texts that no model trains on instead of the rest.
 
-    names = sorted(topics)
-    return [topics[name] for i, name in enumerate(names) if (i % 10 == 9) == held_out]
+    Raises:
+        ValueError: Unknown `kind`.
+    """
+    if kind == "topics":
+        from pydoc_data.topics import topics
+
+        texts = [topics[name] for name in sorted(topics)]
+    elif kind == "docstrings":
+        texts = [text for source in _sources() if (text := _docstrings(source))]
+    elif kind == "code":
+        texts = [source[:_MODULE_CHARACTERS] for source in _sources()]
+    else:
+        raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
+    return tuple(text for i, text in enumerate(texts) if (i % 10 == 9) == held_out)
+
+
+@cache
+def _sources() -> tuple[str, ...]:
+    """The source of the standard library's modules (not its packages), in alphabetical order."""
+    return tuple(p.read_text(encoding="utf-8") for p in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")))
+
+
+def _docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners))
+    return "\n\n".join(text for text in found if text)
+
+
+def corpus_fingerprint() -> str:
+    """Of all that the tokenizer is trained on that may differ between Python installations."""
+    digest = hashlib.sha256()
+    for text in (*(text for kind in ENGLISH_KINDS for text in english_texts(kind)), *world.WORDS):
+        digest.update(text.encode())
+    return digest.hexdigest()[:16]
 
 
 def train_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
@@ -75,7 +118,8 @@ def train_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
     )
     words = " " + " ".join((*world.WORDS, *_EXTRA_WORDS, ":", "?", ".", ","))
     made_up = ["".join(news(rng)) + "".join(listing(rng)) + "".join(arithmetic(rng)) for _ in range(2000)]
-    tokenizer.train_from_iterator([*english_topics(), *made_up, *[words] * 5000], trainer)
+    english = [text for kind in ENGLISH_KINDS for text in english_texts(kind)]
+    tokenizer.train_from_iterator([*english, *made_up, *[words] * 5000], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
     )
@@ -133,6 +177,23 @@ def description_document(rng: np.random.Generator) -> list[Segment]:
     else:
         described = [(f" {world.caption(scene, detail)}", "description")]
     return [*textual_scene(scene, rng), ("\n", "scene"), *described]
+
+
+def lookup_document(rng: np.random.Generator) -> list[Segment]:
+    """A scene, then its things again, each called by its shape: ``scene \\n circle small red topleft . ...``.
+
+    Only shapes that the scene holds once are called, in a random order. Questions about "the circle" need the model
+    to find a thing by its shape; here that is trained with three answers a thing, right behind the word that is the key.
+    """
+    scene = world.sample_scene(rng)
+    shapes = [thing.shape for thing in scene.things]
+    called = [thing for thing in scene.things if shapes.count(thing.shape) == 1]
+    document = [*textual_scene(scene, rng), ("\n", "scene")]
+    for i in rng.permutation(len(called)):
+        thing = called[i]
+        document += [(f" {thing.shape}", "prompt"), (f" {thing.size} {thing.colour} {thing.cell}", "answer")]
+        document += [(" .", "prompt")]
+    return document
 
 
 def question_document(
@@ -201,16 +262,17 @@ def listing(rng: np.random.Generator) -> list[str]:
 
 
 class EnglishReader:
-    """Random windows of real English as token ids."""
+    """Random windows of one kind of real text as token ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._topics = [tokenizer.backend_tokenizer.encode(t, add_special_tokens=False).ids for t in english_topics()]
-        lengths = np.array([len(ids) for ids in self._topics], dtype=float)
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
+        texts = tokenizer.backend_tokenizer.encode_batch_fast(list(english_texts(kind)), add_special_tokens=False)
+        self._texts = [encoded.ids for encoded in texts]
+        lengths = np.array([len(ids) for ids in self._texts], dtype=float)
         self._cumulative = (lengths / lengths.sum()).cumsum()
 
     def window(self, rng: np.random.Generator, length: int) -> list[int]:
-        """A window of up to `length` tokens; long topics are read more often, so that every token is as likely."""
-        ids = self._topics[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._topics) - 1)]
+        """A window of up to `length` tokens; long texts are read more often, so that every token is as likely."""
+        ids = self._texts[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._texts) - 1)]
         start = int(rng.integers(max(len(ids) - length, 0) + 1))
         return ids[start : start + length]
 
@@ -231,13 +293,16 @@ class Mixture:
         role_weights: Weight of a token in the loss by role.
     """
 
-    questions: float = 0.38
+    questions: float = 0.33
     chat: float = 0.15
-    description: float = 0.25
+    description: float = 0.15
+    lookup: float = 0.15
     news: float = 0.05
     arithmetic: float = 0.03
     listing: float = 0.04
-    english: float = 0.10
+    topics: float = 0.05
+    docstrings: float = 0.025
+    code: float = 0.025
     copy: float = 0.0
     short: float = 0.5
     question_count: tuple[int, int] = (2, 6)
@@ -266,7 +331,7 @@ class RowMaker:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._encode = segment_encoder(tokenizer)
-        self._english = EnglishReader(tokenizer)
+        self._english = {kind: EnglishReader(tokenizer, kind) for kind in ENGLISH_KINDS}
         self._words = [self._encode(f" {word}")[0] for word in world.WORDS]
 
     def rows(self, rng: np.random.Generator, mixture: Mixture, *, batch: int, length: int) -> Rows:
@@ -286,9 +351,9 @@ class RowMaker:
         return Rows(ids, weights, positions)
 
     def _document(self, rng: np.random.Generator, m: Mixture, length: int) -> Iterator[tuple[tuple[int, ...], float]]:
-        kinds = ("questions", "chat", "description", "news", "arithmetic", "listing", "english", "copy")
+        kinds = ("questions", "chat", "description", "lookup", "news", "arithmetic", "listing", *ENGLISH_KINDS, "copy")
         shares = np.array([getattr(m, kind) for kind in kinds])
-        kind = kinds[min(int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right")), 7)]
+        kind = kinds[min(int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right")), len(kinds) - 1)]
         yield (BOS,), 0.0
         if kind == "copy":
             # The same random string twice: the quickest way to teach a model to look back into its own context.
@@ -300,11 +365,13 @@ class RowMaker:
                 string = tuple(rng.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, size=count).tolist())
             yield string, 0.0
             yield string, 1.0
-        elif kind == "english":
-            yield tuple(self._english.window(rng, int(rng.integers(length // 2, length)))), 0.5
-        elif kind in ("questions", "chat", "description"):
+        elif kind in ENGLISH_KINDS:
+            yield tuple(self._english[kind].window(rng, int(rng.integers(length // 2, length)))), 0.5
+        elif kind in ("questions", "chat", "description", "lookup"):
             if kind == "description":
                 document = description_document(rng)
+            elif kind == "lookup":
+                document = lookup_document(rng)
             elif kind == "chat":
                 low, high = m.question_count
                 document = chat_document(rng, count=int(rng.integers(low, high + 1)), weights=m.kind_weights)

@@ -108,10 +108,38 @@ def locked(descriptor: int) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+class FileLock:
+    """An exclusive lock on a file, for a `with` statement. The system lets go of it when the process dies.
+
+    Args:
+        path: The file; it is made if it is missing, and stays.
+        wait: Whether to wait for whoever holds the lock. If not, `held` tells whether the lock was got.
+    """
+
+    def __init__(self, path: str | Path, *, wait: bool = True) -> None:
+        self.path, self.wait = Path(path), wait
+        self.held = False
+
+    def __enter__(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+            self.held = True
+        except BlockingIOError:
+            self.held = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)  # which lets go of the lock
+        self.held = False
+
+
 def provenance() -> dict[str, Any]:
     """When and where a row was made: UTC time, library versions, processor, and the commit if there is one."""
     libraries = {}
-    for name in ("mirlib", "torch", "transformers", "tokenizers", "numpy"):
+    for name in ("mirlib", "torch", "transformers", "tokenizers", "numpy", "peft"):
         with contextlib.suppress(PackageNotFoundError):
             libraries[name] = version(name)
     return {

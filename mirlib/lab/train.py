@@ -1,12 +1,12 @@
-"""Training the miniature LLaVA from nothing, in three parts.
+"""Training a miniature LLaVA: stage 1 teaches it to see, stage 2 to answer.
 
-1. `train_encoder`: pictures and captions find each other (CLIP), then the encoder is frozen.
-2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser.
-3. `train_projector`: stage 1 of LLaVA. Encoder and language model stay frozen; a two-layer MLP learns to put vision
-   tokens where the language model expects a scene in words.
+1. `stage_one`: captions. Encoder and language model stay frozen (or are unlocked in part); the projector learns to put
+   vision tokens where the language model expects a scene in words.
+2. `stage_two`: questions about pictures (supervised fine-tuning, SFT) with the language model unlocked; the same for
+   every model, so that what comes out tells what stage 1 was worth.
 
-All three share one loop, `fit`. What a step sees depends only on the seed and the step's number, so a run that is
-killed and started again goes on exactly where its last checkpoint stood.
+Both share one loop, `fit`. What a step sees depends only on the seed and the step's number, so a run that is killed
+and started again goes on exactly where its last checkpoint stood.
 """
 
 from __future__ import annotations
@@ -14,37 +14,59 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import CLIPModel, LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import language, models, world
+from mirlib.lab import connectors, language, models, world
+
+SCHEDULERS = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: AdamW, linear warm-up, then a cosine down to a hundredth of the rate."""
+    """How long and how fast: AdamW, linear warm-up, then a decay to a hundredth of the rate.
+
+    Attributes:
+        steps: Number of steps.
+        learning_rate: The highest rate.
+        warmup: Share of the steps over which the rate rises.
+        weight_decay: AdamW's.
+        clip: Largest norm of the gradient.
+        warmup_steps: Number of warm-up steps; overrides ``warmup``.
+        scheduler: How the rate falls, ``cosine`` or ``linear``.
+    """
 
     steps: int
     learning_rate: float
     warmup: float = 0.03
     weight_decay: float = 0.01
     clip: float = 1.0
+    warmup_steps: int | None = None
+    scheduler: str = "cosine"
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step (the first is 0)."""
-        warmup_steps = max(1, round(self.warmup * self.steps))
-        if step < warmup_steps:
-            return self.learning_rate * (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, self.steps - warmup_steps)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {self.scheduler!r}")
+
+    def factor(self, step: int) -> float:
+        """The learning rate of a step (the first is 0) as a share of the highest."""
+        rise = round(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps
+        rise = max(1, rise)
+        if step < rise:
+            return (step + 1) / rise
+        progress = (step - rise) / max(1, self.steps - rise)
+        fall = 0.5 * (1 + math.cos(math.pi * progress)) if self.scheduler == "cosine" else 1 - progress
+        return 0.01 + 0.99 * fall
 
 
 @dataclass
@@ -65,6 +87,8 @@ def fit(
     loss_of_step: Callable[[int], torch.Tensor],
     schedule: Schedule,
     *,
+    rates: Mapping[float, list[nn.Parameter]] | None = None,
+    after_step: Callable[[int, float], bool | None] | None = None,
     checkpoint: Path | None = None,
     every: int = 250,
     progress: bool = True,
@@ -76,6 +100,8 @@ def fit(
         module: What is trained: its parameters that require a gradient.
         loss_of_step: From the step's number to its loss. It must draw its batch from that number alone.
         schedule: Steps and learning rates.
+        rates: Parameters by their highest learning rate, where not all have that of the schedule.
+        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
         checkpoint: File that keeps the state; a run that finds one goes on from there.
         every: Steps between checkpoints.
         progress: Draw a progress bar on stderr.
@@ -85,9 +111,9 @@ def fit(
         The loss of every step and the time taken.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True
-    )
+    rates = {schedule.learning_rate: parameters} if rates is None else rates
+    groups = [{"params": members, "lr": rate, "highest": rate} for rate, members in rates.items() if members]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
     history = History()
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -99,7 +125,7 @@ def fit(
     bar = tqdm(range(done, schedule.steps), desc=name, initial=done, total=schedule.steps, disable=not progress)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = group["highest"] * schedule.factor(step)
         loss = loss_of_step(step)
         optimizer.zero_grad()
         loss.backward()
@@ -111,6 +137,8 @@ def fit(
         if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), **asdict(history)}
             _save_atomically(state, checkpoint)
+        if after_step is not None and after_step(step + 1, history.losses[-1]):
+            break
     return history
 
 
@@ -121,215 +149,43 @@ def _save_atomically(state: dict, path: Path) -> None:
     os.replace(unfinished, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. The vision encoder
-
-
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """Contrastive pre-training of the encoder.
-
-    Attributes:
-        groups: Independent scenes in a batch.
-        group_size: Each with this many relatives that differ in one word: the hard negatives.
-        label_weight: Weight of the multi-label loss beside the contrastive one.
-    """
-
-    schedule: Schedule = Schedule(steps=2000, learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
-    groups: int = 32
-    group_size: int = 4
-    label_weight: float = 1.0
-
-
-def train_encoder(
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: EncoderRecipe = EncoderRecipe(),
-    *,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    progress: bool = True,
-) -> tuple[CLIPModel, History]:
-    """Train a CLIP on scenes and their full captions.
-
-    The contrastive loss alone can be met by noticing just enough. The multi-label head asks the patch tokens of each
-    cell for the size, colour and shape in it, so that nothing a caption says is left unseen in the tokens that the
-    projector will read.
-    """
-    clip = models.new_encoder(seed=seed)
-    labels_per_cell = len(world.SIZES) + len(world.COLOURS) + len(world.SHAPES)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        label_head = nn.Linear(clip.config.vision_config.hidden_size, labels_per_cell)
-    trained = nn.ModuleDict({"clip": clip, "label_head": label_head})
-    encode = language.segment_encoder(tokenizer)
-
-    def loss_of_step(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([seed, 11, step])
-        scenes = []
-        for _ in range(recipe.groups):
-            scenes.append(world.sample_scene(rng))
-            scenes += [world.edit_scene(scenes[-1], rng) for _ in range(recipe.group_size - 1)]
-        seen = clip.vision_model(models.pixel_values(scenes))
-        image = F.normalize(clip.visual_projection(seen.pooler_output), dim=-1)  # (n, d)
-        read = clip.text_model(input_ids=caption_ids(scenes, encode)).pooler_output
-        text = F.normalize(clip.text_projection(read), dim=-1)  # (n, d)
-        similarity = clip.logit_scale.exp().clamp(max=100) * image @ text.T  # (n, n)
-        # Two scenes of a group may share a caption; both then count as right answers.
-        captions = [world.caption(scene) for scene in scenes]
-        same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
-        same /= same.sum(dim=1, keepdim=True)
-        contrastive = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
-        labels = label_head(cell_means(seen.last_hidden_state[:, 1:])).flatten(1)  # (n, 4 cells x 13 labels)
-        label_loss = F.binary_cross_entropy_with_logits(labels, multi_labels(scenes), reduction="sum")
-        label_loss = label_loss / (len(scenes) * len(world.CELLS))
-        return contrastive + recipe.label_weight * label_loss
-
-    history = fit(trained, loss_of_step, recipe.schedule, checkpoint=checkpoint, progress=progress, name="encoder")
-    return clip.eval(), history
-
-
-def cell_means(patches: torch.Tensor) -> torch.Tensor:
-    """The mean patch token of each cell: (n, 36, d) -> (n, 4, d)."""
-    side = world.IMAGE_SIZE // models.PATCH_SIZE
-    grid = patches.unflatten(1, (2, side // 2, 2, side // 2))  # rows of cells, patches down, columns, patches across
-    return grid.mean(dim=(2, 4)).flatten(1, 2)
-
-
-def caption_ids(scenes: list[world.Scene], encode: Callable[[str], tuple[int, ...]]) -> torch.Tensor:
-    """Full captions as the text tower reads them, int64 (n, CAPTION_TOKENS), padded."""
-    ids = np.full((len(scenes), models.CAPTION_TOKENS), language.PAD)
-    for row, scene in zip(ids, scenes, strict=True):
-        tokens = (language.BOS, *(i for t in scene.things for i in encode(f" {t.sentence}")), language.EOS)
-        row[: len(tokens)] = tokens
-    return torch.from_numpy(ids)
-
-
-def multi_labels(scenes: list[world.Scene]) -> torch.Tensor:
-    """What is in each cell: float32 (n, 4 cells x 13 labels), 1 where a size, colour or shape is there."""
-    columns = {word: i for i, word in enumerate((*world.SIZES, *world.COLOURS, *world.SHAPES))}
-    target = torch.zeros(len(scenes), len(world.CELLS), len(columns))
-    for row, scene in zip(target, scenes, strict=True):
-        for thing in scene.things:
-            row[world.CELLS.index(thing.cell), [columns[thing.size], columns[thing.colour], columns[thing.shape]]] = 1
-    return target.flatten(1)
+@contextmanager
+def fast_attention(model: nn.Module) -> Iterator[None]:
+    """Compute attention the way whose backward pass is quick on a CPU, see `models.ATTENTION`; then as before."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(models.ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. The language model
+# Stage 1: captions
 
-_FIRST_WEIGHTS = {"scene": 0.2, "prompt": 0.2, "answer": 3.0, "description": 2.0}
-_DENSE_WEIGHTS = {"scene": 0.05, "prompt": 0.05, "answer": 2.0, "description": 1.0}
-_OVERSAMPLED = {
-    "exist": 2.0,
-    "colour": 2.0,
-    "relation": 3.0,
-    "count": 1.5,
-    "size": 1.0,
-    "shape_at": 1.0,
-    "colour_at": 1.0,
-}
+UNLOCKS = ("none", "lora", "lora_merged", "half", "all")
 
 
 @dataclass(frozen=True)
-class LanguageRecipe:
-    """Two phases of text-only training.
-
-    Attributes:
-        bfloat16: Multiply in bfloat16 (a quarter faster than float32 on CPUs that know it); weights stay float32.
-        copy: Share of copy documents at the start and after `copy_steps` steps of the first phase.
-        new_layers: Identity layers put in between the phases.
-        short: Share of telegram-style questions at the start and at the end of the second phase.
-    """
-
-    layers: int = 5
-    first: Schedule = Schedule(steps=3000, learning_rate=2e-3)
-    first_mixture: language.Mixture = language.Mixture(role_weights=_FIRST_WEIGHTS)
-    first_rows: tuple[int, int] = (32, 96)
-    copy: tuple[float, float] = (0.30, 0.03)
-    copy_steps: int = 1500
-    new_layers: int = 3
-    second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
-    second_mixture: language.Mixture = language.Mixture(
-        questions=0.62, chat=0.12, description=0.1, news=0.03, arithmetic=0.02, listing=0.02, english=0.09,
-        question_count=(12, 20), kind_weights=_OVERSAMPLED, role_weights=_DENSE_WEIGHTS,
-    )  # fmt: skip
-    second_rows: tuple[int, int] = (24, 112)
-    short: tuple[float, float] = (0.75, 0.35)
-    bfloat16: bool = True
-
-
-def train_language_model(
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: LanguageRecipe = LanguageRecipe(),
-    *,
-    seed: int = 0,
-    checkpoints: Path | None = None,
-    progress: bool = True,
-) -> tuple[LlamaForCausalLM, tuple[History, History]]:
-    """Train the language model on text alone.
-
-    The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
-    weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
-    the same function with more layers (`models.insert_identity_layers`) and asks a dozen questions of each scene.
-    """
-    maker = language.RowMaker(tokenizer)
-
-    def phase(
-        number: int,
-        model: LlamaForCausalLM,
-        schedule: Schedule,
-        shape: tuple[int, int],
-        mixture_of_step: Callable[[int], language.Mixture],
-    ) -> History:
-        def loss_of_step(step: int) -> torch.Tensor:
-            rng = np.random.default_rng([seed, 20 + number, step])
-            rows = maker.rows(rng, mixture_of_step(step), batch=shape[0], length=shape[1])
-            return weighted_loss(model, rows, bfloat16=recipe.bfloat16)
-
-        checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
-        return fit(
-            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/2"
-        )
-
-    def first_mixture(step: int) -> language.Mixture:
-        start, end = recipe.copy
-        copy = start + (end - start) * min(1.0, step / recipe.copy_steps)
-        return replace(recipe.first_mixture, copy=copy / (1 - copy))  # the other shares add up to 1
-
-    def second_mixture(step: int) -> language.Mixture:
-        start, end = recipe.short
-        return replace(recipe.second_mixture, short=start + (end - start) * step / recipe.second.steps)
-
-    model = models.new_language_model(layers=recipe.layers, seed=seed)
-    first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
-    model = models.insert_identity_layers(model, recipe.new_layers, seed=seed)
-    second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
-    return model.eval(), (first, second)
-
-
-def weighted_loss(model: nn.Module, rows: language.Rows, *, bfloat16: bool = False) -> torch.Tensor:
-    """Cross-entropy of the next token, each target weighted: sum(w * ce) / sum(w)."""
-    ids, weights = torch.from_numpy(rows.ids), torch.from_numpy(rows.weights)[:, 1:]  # (rows, length)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        # Positions that fall back to 0 tell transformers to keep the documents of a row apart.
-        output = model(input_ids=ids, position_ids=torch.from_numpy(rows.positions), use_cache=False)
-    logits = output.logits[:, :-1].float()  # (rows, length - 1, vocabulary)
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    return (losses * weights.flatten()).sum() / weights.sum()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. Stage 1: the projector
-
-
-@dataclass(frozen=True)
-class ProjectorRecipe:
-    """Stage 1 of LLaVA: captions, projector only.
+class StageOne:
+    """Stage 1 of LLaVA: one pass over picture-caption pairs.
 
     Attributes:
         pairs: Number of picture-caption pairs.
         epochs: Times each is seen.
+        batch: Pairs a step.
+        learning_rate: The connector's highest rate.
+        warmup: Share of the steps over which the rate rises.
+        warmup_steps: Number of warm-up steps; overrides ``warmup``.
+        scheduler: ``cosine`` or ``linear``.
         detail: Kind of caption, see `mirlib.lab.world.caption`.
+        connector: One of `connectors.CONNECTORS`.
+        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
+        unlock: What of the language model learns too: ``none``, ``lora`` (rank 8 beside every projection matrix),
+            ``lora_merged`` (the same, added to the weights before stage 2), ``half`` (the first half of its layers,
+            the "former half" of the paper) or ``all``.
+        unlock_encoder: Whether the last half of the encoder's layers learns too.
+        unlocked_rate: Highest learning rate of all that is not the connector.
     """
 
     pairs: int = 16_384
@@ -337,13 +193,32 @@ class ProjectorRecipe:
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: float = 0.03
+    warmup_steps: int | None = None
+    scheduler: str = "cosine"
     detail: str = "full"
+    connector: str = "mlp2"
+    norm_matched: bool = False
+    unlock: str = "none"
+    unlock_encoder: bool = False
+    unlocked_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if self.unlock not in UNLOCKS:
+            raise ValueError(f"unlock must be one of {', '.join(UNLOCKS)}, not {self.unlock!r}")
+        if self.pairs < self.batch:
+            raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
 
     @property
     def schedule(self) -> Schedule:
         """Without weight decay, as LLaVA does it."""
-        steps = self.epochs * (self.pairs // self.batch)
-        return Schedule(steps=steps, learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=0.0)
+        return Schedule(
+            steps=self.epochs * (self.pairs // self.batch),
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            warmup_steps=self.warmup_steps,
+            scheduler=self.scheduler,
+            weight_decay=0.0,
+        )
 
 
 def stage_one_scenes(pairs: int, *, seed: int = 0) -> list[world.Scene]:
@@ -351,52 +226,128 @@ def stage_one_scenes(pairs: int, *, seed: int = 0) -> list[world.Scene]:
     return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(pairs)]
 
 
-def train_projector(
+def stage_one(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    recipe: ProjectorRecipe = ProjectorRecipe(),
+    recipe: StageOne = StageOne(),
     *,
     seed: int = 0,
+    scenes: list[world.Scene] | None = None,
+    features: torch.Tensor | None = None,
+    after_step: Callable[[int, float], bool | None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> History:
-    """Train the projector in place. The encoder's features never change, so they are computed once."""
-    scenes = stage_one_scenes(recipe.pairs, seed=seed)
-    features = vision_features(model, scenes, progress=progress)
-    ids = caption_rows(scenes, language.segment_encoder(tokenizer), detail=recipe.detail)
-    projector = model.model.multi_modal_projector
-    model.requires_grad_(False)
-    projector.requires_grad_(True)
+    """Train a fresh connector, and what the recipe unlocks, in place.
+
+    Args:
+        model: The whole model; its connector is replaced by a new one.
+        tokenizer: Its tokenizer.
+        recipe: What to train, on how much.
+        seed: Of the connector's first weights, of the order of the pairs and, without ``scenes``, of the scenes.
+        scenes: At least ``recipe.pairs`` scenes, of which the seed draws a subset.
+        features: Their vision features (n, 36, 96), if they are known already; see `vision_features`.
+        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
+        checkpoint: File that keeps the state.
+        progress: Draw progress bars on stderr.
+
+    Returns:
+        The loss of every step and the time taken.
+    """
+    scenes = stage_one_scenes(recipe.pairs, seed=seed) if scenes is None else scenes
+    if len(scenes) < recipe.pairs:
+        raise ValueError(f"{recipe.pairs} pairs were asked for, but there are {len(scenes)} scenes")
+    connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
+    unlocked = unlock(model, recipe, seed=seed)
+    if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
+        features = vision_features(model, scenes, progress=progress)
+    subset = np.random.default_rng([seed, 33]).permutation(len(scenes))[: recipe.pairs]
+    encode = language.segment_encoder(tokenizer)
     batches = recipe.pairs // recipe.batch
 
     def loss_of_step(step: int) -> torch.Tensor:
         epoch, position = divmod(step, batches)
-        order = np.random.default_rng([seed, 32, epoch]).permutation(recipe.pairs)
-        chosen = torch.from_numpy(order[position * recipe.batch : (position + 1) * recipe.batch])
-        return caption_losses(model, ids[chosen], features[chosen].float())[0].mean()
+        order = np.random.default_rng([seed, 32, epoch]).permutation(subset)
+        chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
+        shown = [scenes[i] for i in chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = encoded(model, shown) if recipe.unlock_encoder else features[torch.from_numpy(chosen)].float()
+            return caption_losses(model, caption_rows(shown, encode, detail=recipe.detail), seen)[0].mean()
 
-    return fit(projector, loss_of_step, recipe.schedule, checkpoint=checkpoint, progress=progress, name="projector")
+    rates = {
+        recipe.learning_rate: list(model.model.multi_modal_projector.parameters()),
+        recipe.unlocked_rate: unlocked,
+    }
+    with fast_attention(model):
+        history = fit(
+            model,
+            loss_of_step,
+            recipe.schedule,
+            rates=rates,
+            after_step=after_step,
+            checkpoint=checkpoint,
+            progress=progress,
+            name="stage 1",
+        )
+    if recipe.unlock == "lora_merged":
+        connectors.merge_lora(model)
+    return history
+
+
+def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
+    """Freeze all but the connector and what the recipe unlocks.
+
+    Returns:
+        The parameters beside the connector that learn.
+    """
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    decoder = model.model.language_model
+    opened: list[nn.Parameter] = []
+    if recipe.unlock.startswith("lora"):
+        opened += connectors.add_lora(model, seed=seed)
+    elif recipe.unlock == "half":
+        opened += [p for layer in decoder.layers[: len(decoder.layers) // 2] for p in layer.parameters()]
+    elif recipe.unlock == "all":
+        opened += list(decoder.parameters())
+    if recipe.unlock_encoder:
+        # The hidden state that the connector reads is the last but one: the last layer never gets a gradient.
+        layers = _tower(model).encoder.layers
+        opened += [p for layer in layers[len(layers) // 2 : -1] for p in layer.parameters()]
+    for parameter in opened:
+        parameter.requires_grad_(True)
+    return opened
+
+
+def _tower(model: LlavaForConditionalGeneration) -> nn.Module:
+    return getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+
+
+def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> torch.Tensor:
+    """What the connector reads for each scene: (n, 36, 96)."""
+    hidden_states = model.model.vision_tower(models.pixel_values(scenes), output_hidden_states=True).hidden_states
+    return hidden_states[models.VISION_FEATURE_LAYER][:, 1:]  # without CLS
 
 
 @torch.no_grad()
 def vision_features(
     model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, batch: int = 256, progress: bool = False
 ) -> torch.Tensor:
-    """What the projector will read for each scene: float16 (n, 36, 96)."""
-    features = []
-    for start in tqdm(range(0, len(scenes), batch), desc="vision features", disable=not progress):
-        pixels = models.pixel_values(scenes[start : start + batch])
-        hidden_states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        features.append(hidden_states[models.VISION_FEATURE_LAYER][:, 1:].half())  # without CLS
-    return torch.cat(features)
+    """What the connector reads for each scene, kept small: float16 (n, 36, 96)."""
+    starts = tqdm(range(0, len(scenes), batch), desc="vision features", disable=not progress)
+    return torch.cat([encoded(model, scenes[start : start + batch]).half() for start in starts])
 
 
 def caption_rows(
     scenes: list[world.Scene], encode: Callable[[str], tuple[int, ...]], *, detail: str = "full"
 ) -> torch.Tensor:
     """Captions as the language model reads them after the image: line break, caption, ``</s>``; int64, padded."""
-    rows = [[*encode("\n"), *encode(f" {world.caption(scene, detail)}"), language.EOS] for scene in scenes]
-    ids = torch.full((len(rows), max(map(len, rows))), language.PAD)
+    return padded([[*encode("\n"), *encode(f" {world.caption(s, detail)}"), language.EOS] for s in scenes])
+
+
+def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
+    """Rows of ids as a rectangle (n, longest), filled up on the right."""
+    ids = torch.full((len(rows), max(map(len, rows))), fill)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
@@ -408,7 +359,7 @@ def caption_losses(
     """Teacher-forced reading of captions after ``<s>`` and the image.
 
     Args:
-        model: The whole model; its projector is applied here.
+        model: The whole model; its connector is applied here.
         ids: Captions from `caption_rows`, (n, length).
         features: Vision features (n, 36, 96); None leaves the image out.
 
@@ -421,7 +372,103 @@ def caption_losses(
     image = [] if features is None else [model.model.multi_modal_projector(features)]
     inputs = torch.cat([start, *image, embed(ids)], dim=1)  # (n, 1 + 36 + length, d)
     hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, -ids.shape[1] : -1])  # (n, length - 1, vocabulary)
+    logits = model.lm_head(hidden[:, -ids.shape[1] : -1]).float()  # (n, length - 1, vocabulary)
     targets = ids[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return losses[targets.flatten() != language.PAD], logits.argmax(dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 2: questions
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Stage 2 of LLaVA, short: a few questions about each picture, in the form of the chat template.
+
+    Attributes:
+        images: Number of pictures, each seen once.
+        questions: Questions about each.
+        batch: Pictures a step.
+        learning_rate: Highest rate of language model and connector.
+        warmup: Share of the steps over which the rate rises.
+    """
+
+    images: int = 2048
+    questions: int = 3
+    batch: int = 32
+    learning_rate: float = 3e-4
+    warmup: float = 0.03
+
+    @property
+    def schedule(self) -> Schedule:
+        """Without weight decay, cosine."""
+        return Schedule(self.images // self.batch, self.learning_rate, self.warmup, weight_decay=0.0)
+
+
+def stage_two(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: StageTwo = StageTwo(),
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Train language model and connector in place to answer questions about pictures; the encoder stays frozen."""
+    rng = np.random.default_rng([seed, 41])
+    scenes = [world.sample_scene(rng) for _ in range(recipe.images)]
+    dialogues = [[world.sample_question(scene, rng) for _ in range(recipe.questions)] for scene in scenes]
+    features = vision_features(model, scenes)
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    model.model.language_model.requires_grad_(True)
+    encode = language.segment_encoder(tokenizer)
+    embed = model.get_input_embeddings()
+    before = torch.tensor([language.BOS, *encode("USER:")])
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        chosen = slice(step * recipe.batch, (step + 1) * recipe.batch)
+        ids, targets = dialogue_rows(dialogues[chosen], encode)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = model.model.multi_modal_projector(features[chosen].float())
+            inputs = torch.cat([embed(before).expand(len(ids), -1, -1), image, embed(ids)], dim=1)
+            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden[:, -ids.shape[1] : -1][targets[:, 1:]])  # (answers, vocabulary)
+        return F.cross_entropy(logits.float(), ids[:, 1:][targets[:, 1:]])
+
+    with fast_attention(model):
+        return fit(model, loss_of_step, recipe.schedule, progress=progress, name="stage 2")
+
+
+def dialogue_rows(
+    dialogues: list[list[world.Question]], encode: Callable[[str], tuple[int, ...]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Questions and answers as the language model reads them after the image.
+
+    Returns:
+        ids (n, length), padded, and a mask (n, length) that is true on the answers.
+    """
+    rows: list[list[int]] = []
+    masks: list[list[int]] = []
+    for dialogue in dialogues:
+        ids, mask = list(encode("\n")), [0] * len(encode("\n"))
+        for i, question in enumerate(dialogue):
+            before = (*((language.EOS, *encode("USER:")) if i else ()), *encode(f" {question.text}"))
+            before = (*before, *encode(" ASSISTANT:"))
+            answer = encode(f" {question.answer}")
+            ids += [*before, *answer]
+            mask += [0] * len(before) + [1] * len(answer)
+        rows.append(ids)
+        masks.append(mask)
+    return padded(rows), padded(masks, fill=0).bool()
+
+
+def state_of(history: History) -> dict[str, Any]:
+    """A history as JSON: the mean loss of the last 50 steps, a thinned curve, and the seconds."""
+    width = max(1, len(history.losses) // 100)
+    chunks = [(i + width, history.losses[i : i + width]) for i in range(0, len(history.losses) - width + 1, width)]
+    return {
+        "loss": history.final_loss,
+        "curve": [[step, round(sum(chunk) / width, 4)] for step, chunk in chunks],
+        "seconds": round(history.seconds, 1),
+    }

@@ -1,7 +1,8 @@
-"""A small world of coloured shapes: scenes, their pictures, captions, and questions with known answers.
+"""A small world of coloured shapes and digits: scenes, their pictures, captions, and questions with known answers.
 
-A scene holds one to four things on a jittered 2 x 2 grid. Because the scene is known exactly, every caption is
-complete and every answer is right by construction, which no web-scraped data set can promise.
+A scene holds one to four things on a jittered 2 x 2 grid: drawn shapes, or digits that people wrote by hand
+(scikit-learn's `load_digits`). Because the scene is known exactly, every caption is complete and every answer is
+right by construction, which no web-scraped data set can promise.
 
 All randomness comes from the `numpy.random.Generator` that you pass in; a `Scene` fixes its picture to the last bit.
 """
@@ -27,6 +28,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
+DIGITS = tuple("0123456789")
+FORMS = SHAPES + DIGITS
+"""All that a thing can be. A scene holds either shapes or digits."""
+
+DIGIT_SHARE = 0.25
+"""Share of scenes whose things are handwritten digits."""
+
 SIZES: dict[str, int] = {"small": 6, "large": 10}
 """Size words and their radii in pixels."""
 
@@ -35,25 +43,27 @@ CELLS = ("topleft", "topright", "bottomleft", "bottomright")
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("left", "right", "above", "below")
-QUESTION_KINDS = ("exist", "count", "colour", "size", "shape_at", "colour_at", "relation")
+QUESTION_KINDS = ("exist", "count", "colour", "size", "where", "shape_at", "colour_at", "relation")
 CAPTION_DETAILS = ("full", "mid", "brief")
 
 _COLOUR_WORDS = tuple(COLOURS)
 _SIZE_WORDS = tuple(SIZES)
 _CELL_PIXELS = IMAGE_SIZE // 2
 _NOISE = 10.0
+_HELD_OUT_WRITINGS = 5  # every fifth handwriting of a digit is kept for evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One coloured shape.
+    """One coloured shape or digit.
 
     Attributes:
-        shape: One of `SHAPES`.
+        shape: One of `FORMS`.
         colour: A key of `COLOURS`.
         size: A key of `SIZES`.
         cell: One of `CELLS`.
         offset: Jitter of the centre from the middle of its cell, (right, down) in pixels.
+        writing: Which handwriting of the digit, from 0; it means nothing for a shape.
     """
 
     shape: str
@@ -61,6 +71,7 @@ class Thing:
     size: str
     cell: str
     offset: tuple[int, int] = (0, 0)
+    writing: int = 0
 
     @property
     def row(self) -> int:
@@ -74,8 +85,8 @@ class Thing:
 
     @property
     def sentence(self) -> str:
-        """The thing's sentence in a full caption, e.g. ``topleft small red circle .``."""
-        return f"{self.cell} {self.size} {self.colour} {self.shape} ."
+        """The thing's sentence in a full caption, e.g. ``topleft red circle small .``."""
+        return f"{self.cell} {self.colour} {self.shape} {self.size} ."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class Question:
     Attributes:
         kind: One of `QUESTION_KINDS`.
         text: The question as a sentence, e.g. ``what colour is the circle ?``.
-        short: The same question in telegram style, e.g. ``circle colour ?``.
+        short: The same question in telegram style, e.g. ``colour circle``.
         answer: One word.
     """
 
@@ -120,21 +131,48 @@ def _sample_offset(rng: np.random.Generator, size: str) -> tuple[int, int]:
     return int(right), int(down)
 
 
-def _sample_thing(rng: np.random.Generator, cell: str) -> Thing:
-    shape, colour, size = rng.integers(0, (len(SHAPES), len(COLOURS), len(SIZES)))
+def _sample_thing(rng: np.random.Generator, cell: str, family: tuple[str, ...], held_out: bool) -> Thing:
+    shape, colour, size = rng.integers(0, (len(family), len(COLOURS), len(SIZES)))
     size_word = _SIZE_WORDS[size]
-    return Thing(SHAPES[shape], _COLOUR_WORDS[colour], size_word, cell, _sample_offset(rng, size_word))
+    offset = _sample_offset(rng, size_word)
+    form = family[shape]
+    return Thing(form, _COLOUR_WORDS[colour], size_word, cell, offset, _sample_writing(rng, form, held_out))
 
 
-def sample_scene(rng: np.random.Generator, *, count: int | None = None) -> Scene:
-    """Draw a scene; the number of things is uniform on 1..4 unless `count` fixes it."""
+def _sample_writing(rng: np.random.Generator, form: str, held_out: bool) -> int:
+    if form not in DIGITS:
+        return 0
+    count = len(_handwriting(form))
+    last = _HELD_OUT_WRITINGS - 1
+    if held_out:
+        return last + _HELD_OUT_WRITINGS * int(rng.integers(count // _HELD_OUT_WRITINGS))
+    number = int(rng.integers(count // _HELD_OUT_WRITINGS * last))
+    return number // last * _HELD_OUT_WRITINGS + number % last
+
+
+def sample_scene(
+    rng: np.random.Generator, *, count: int | None = None, digits: float = DIGIT_SHARE, held_out: bool = False
+) -> Scene:
+    """Draw a scene.
+
+    Args:
+        rng: Source of randomness.
+        count: Number of things, 1 to 4; uniform if left out.
+        digits: Probability that the things are handwritten digits and not shapes.
+        held_out: Take the handwritings that no training sees, instead of the others.
+
+    Raises:
+        ValueError: `count` is out of range.
+    """
     if count is None:
         count = int(rng.integers(1, len(CELLS) + 1))
     elif not 1 <= count <= len(CELLS):
         raise ValueError(f"a scene holds 1 to {len(CELLS)} things, not {count}")
+    family = DIGITS if rng.random() < digits else SHAPES
     cells = sorted(rng.permutation(len(CELLS))[:count])
     background, noise_seed = rng.integers(0, (80, 2**31))
-    return Scene(tuple(_sample_thing(rng, CELLS[cell]) for cell in cells), int(background) + 70, int(noise_seed))
+    things = tuple(_sample_thing(rng, CELLS[cell], family, held_out) for cell in cells)
+    return Scene(things, int(background) + 70, int(noise_seed))
 
 
 def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -149,7 +187,8 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     free = [cell for cell in CELLS if all(cell != other.cell for other in things)]
     attribute = int(rng.integers(4 if free else 3))
     if attribute == 0:
-        thing = replace(thing, shape=_other(rng, SHAPES, thing.shape))
+        form = _other(rng, _family(scene), thing.shape)
+        thing = replace(thing, shape=form, writing=_sample_writing(rng, form, False))
     elif attribute == 1:
         thing = replace(thing, colour=_other(rng, _COLOUR_WORDS, thing.colour))
     elif attribute == 2:
@@ -161,6 +200,10 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     things.sort(key=lambda t: CELLS.index(t.cell))
     background, noise_seed = rng.integers(0, (80, 2**31))
     return Scene(tuple(things), int(background) + 70, int(noise_seed))
+
+
+def _family(scene: Scene) -> tuple[str, ...]:
+    return DIGITS if scene.things[0].shape in DIGITS else SHAPES
 
 
 def _other(rng: np.random.Generator, values: tuple[str, ...], current: str) -> str:
@@ -177,9 +220,24 @@ def _pick(rng: np.random.Generator, values: tuple[str, ...] | list) -> str:
 
 
 @cache
-def _sprite(shape: str, size: str) -> np.ndarray:
-    """Coverage of each pixel by a shape, (2r + 1, 2r + 1, 1), in [0, 1]; 4 x 4 samples a pixel give soft edges."""
+def _handwriting(digit: str) -> np.ndarray:
+    """All handwritings of a digit as uint8 (n, 8, 8), 255 where the ink is thickest."""
+    from sklearn.datasets import load_digits
+
+    scans, labels = load_digits(return_X_y=True)
+    return np.clip(scans[labels == int(digit)].reshape(-1, 8, 8) * (255 / 16), 0, 255).astype(np.uint8)
+
+
+@cache
+def _sprite(shape: str, size: str, writing: int = 0) -> np.ndarray:
+    """Coverage of each pixel by a form, (2r + 1, 2r + 1, 1), in [0, 1]; 4 x 4 samples a pixel give soft edges."""
     radius, samples = SIZES[size], 4
+    if shape in DIGITS:
+        side = 2 * radius + 1
+        scan = Image.fromarray(_handwriting(shape)[writing]).resize((side, side), Image.Resampling.BICUBIC)
+        coverage = np.minimum(np.asarray(scan, dtype=np.float32) / 200, 1)  # thin strokes keep their colour
+        coverage.setflags(write=False)
+        return coverage[:, :, None]
     side = 2 * radius + 1
     axis = (np.arange(side * samples) + 0.5) / samples - side / 2
     x, y = axis[None, :] / radius, axis[:, None] / radius  # units of the radius, y points down
@@ -209,7 +267,8 @@ def render(scene: Scene) -> np.ndarray:
         left = thing.column * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[0] - radius
         top = thing.row * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[1] - radius
         window = canvas[top : top + 2 * radius + 1, left : left + 2 * radius + 1]
-        window += _sprite(thing.shape, thing.size) * (np.asarray(COLOURS[thing.colour], np.float32) - window)
+        colour = np.asarray(COLOURS[thing.colour], np.float32)
+        window += _sprite(thing.shape, thing.size, thing.writing) * (colour - window)
     canvas += _NOISE * noise
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
@@ -233,7 +292,7 @@ def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None =
 
     Args:
         scene: What to describe.
-        detail: ``full`` (``topleft small red circle . bottomright large blue square .``), ``mid``
+        detail: ``full`` (``topleft red circle small . bottomright blue square large .``), ``mid``
             (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``).
         order: Order in which the things are named; reading order if left out.
 
@@ -253,7 +312,7 @@ def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None =
 
 
 def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
-    """Read a full caption back: (position, size, colour, shape) of each thing that is named in good form."""
+    """Read a full caption back: (position, colour, shape, size) of each thing that is named in good form."""
     things = []
     for sentence in text.split(" ."):
         words = sentence.split()
@@ -266,9 +325,9 @@ def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
 
 CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
     "position": CELLS,
-    "size": _SIZE_WORDS,
     "colour": _COLOUR_WORDS,
-    "shape": SHAPES,
+    "shape": FORMS,
+    "size": _SIZE_WORDS,
 }
 """The four words of a sentence of a full caption, in their order."""
 
@@ -318,7 +377,7 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
         if mixed and rng.random() < 0.7:
             colour, shape = _pick(rng, mixed)
         else:
-            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in present])
+            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in _family(scene) if (c, s) not in present])
     answer = "yes" if (colour, shape) in present else "no"
     return Question("exist", f"is there a {colour} {shape} ?", f"{colour} {shape} ?", answer)
 
@@ -326,36 +385,48 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
 def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     what = int(rng.integers(3))
     if what == 0:
-        return Question("count", "how many objects ?", "objects count ?", NUMBERS[len(scene.things)])
-    attribute, values = ("shape", SHAPES) if what == 1 else ("colour", _COLOUR_WORDS)
+        return Question("count", "how many objects ?", "count objects", NUMBERS[len(scene.things)])
+    attribute, values = ("shape", _family(scene)) if what == 1 else ("colour", _COLOUR_WORDS)
     held = [getattr(t, attribute) for t in scene.things]
     value = _pick(rng, held) if rng.random() < 0.75 else _pick(rng, values)
-    name = f"{value}s" if what == 1 and value != "cross" else f"{value}es" if what == 1 else f"{value} objects"
-    return Question("count", f"how many {name} ?", f"{value} count ?", NUMBERS[held.count(value)])
+    name = plural(value) if what == 1 else f"{value} objects"
+    return Question("count", f"how many {name} ?", f"count {value}", NUMBERS[held.count(value)])
+
+
+def plural(form: str) -> str:
+    """``circles``, ``crosses``; a digit stays as it is."""
+    return form if form in DIGITS else f"{form}es" if form == "cross" else f"{form}s"
 
 
 def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not (things := _unique(scene)):
         return None
     thing = _pick(rng, things)
-    return Question("colour", f"what colour is the {thing.shape} ?", f"{thing.shape} colour ?", thing.colour)
+    return Question("colour", f"what colour is the {thing.shape} ?", f"colour {thing.shape}", thing.colour)
 
 
 def _ask_size(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not (things := _unique(scene)):
         return None
     thing = _pick(rng, things)
-    return Question("size", f"what size is the {thing.shape} ?", f"{thing.shape} size ?", thing.size)
+    return Question("size", f"what size is the {thing.shape} ?", f"size {thing.shape}", thing.size)
+
+
+def _ask_where(scene: Scene, rng: np.random.Generator) -> Question | None:
+    if not (things := _unique(scene)):
+        return None
+    thing = _pick(rng, things)
+    return Question("where", f"where is the {thing.shape} ?", f"where {thing.shape}", thing.cell)
 
 
 def _ask_shape_at(scene: Scene, rng: np.random.Generator) -> Question:
     thing = _pick(rng, scene.things)
-    return Question("shape_at", f"what shape is {thing.cell} ?", f"{thing.cell} shape ?", thing.shape)
+    return Question("shape_at", f"what shape is {thing.cell} ?", f"shape {thing.cell}", thing.shape)
 
 
 def _ask_colour_at(scene: Scene, rng: np.random.Generator) -> Question:
     thing = _pick(rng, scene.things)
-    return Question("colour_at", f"what colour is {thing.cell} ?", f"{thing.cell} colour ?", thing.colour)
+    return Question("colour_at", f"what colour is {thing.cell} ?", f"colour {thing.cell}", thing.colour)
 
 
 def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -382,6 +453,7 @@ _ASK = {
     "count": _ask_count,
     "colour": _ask_colour,
     "size": _ask_size,
+    "where": _ask_where,
     "shape_at": _ask_shape_at,
     "colour_at": _ask_colour_at,
     "relation": _ask_relation,
@@ -389,9 +461,9 @@ _ASK = {
 
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys(
-        [*SHAPES, *(f"{s}es" if s == "cross" else f"{s}s" for s in SHAPES), *COLOURS, *SIZES, *CELLS, *NUMBERS]
+        [*FORMS, *(plural(shape) for shape in SHAPES), *COLOURS, *SIZES, *CELLS, *NUMBERS]
         + [*RELATIONS, "yes", "no", "object", "objects", "colour", "shape", "size", "count", "many", "what", "how"]
-        + ["is", "there", "a", "the", "of", "and", "we", "see"]
+        + ["where", "is", "there", "a", "the", "of", "and", "we", "see"]
     )
 )
 """Every word of the world's language; the tokenizer keeps each one whole."""

@@ -1,0 +1,127 @@
+"""What stands between encoder and language model (Table 4 of the MIR paper), and LoRA for the language model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from mirlib.lab import models
+
+CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
+"""One linear layer; LLaVA-1.5's two-layer MLP; four layers; a Q-Former with as many queries as patches."""
+
+LORA_RANK = 8
+_LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class NormMatched(nn.Module):
+    """A connector whose every output token is rescaled to one norm.
+
+    Args:
+        connector: From (n, tokens, d_vision) to (n, tokens, d).
+        norm: The norm, usually the mean norm of the text embeddings.
+    """
+
+    def __init__(self, connector: nn.Module, norm: float) -> None:
+        super().__init__()
+        self.connector = connector
+        self.register_buffer("norm", torch.tensor(norm))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        tokens = self.connector(features)
+        return tokens * (self.norm / tokens.float().norm(dim=-1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
+
+
+class QFormerConnector(nn.Module):
+    """Learned queries that read the patches through two layers of a BLIP-2 Q-Former, then a linear layer."""
+
+    def __init__(self, vision_dim: int, text_dim: int, queries: int) -> None:
+        super().__init__()
+        config = Blip2QFormerConfig(
+            hidden_size=vision_dim,
+            encoder_hidden_size=vision_dim,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=4 * vision_dim,
+            cross_attention_frequency=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        config._attn_implementation = models.ATTENTION
+        self.queries = nn.Parameter(0.02 * torch.randn(1, queries, vision_dim))
+        self.qformer = Blip2QFormerModel(config)
+        self.linear = nn.Linear(vision_dim, text_dim)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        queries = self.queries.expand(len(features), -1, -1)
+        return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
+
+
+def text_norm(model: LlavaForConditionalGeneration) -> float:
+    """Mean norm of the text embeddings."""
+    return model.get_input_embeddings().weight.detach().float().norm(dim=1).mean().item()
+
+
+def replace(
+    model: LlavaForConditionalGeneration, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0
+) -> nn.Module:
+    """Give a model a fresh connector.
+
+    Args:
+        model: The model, changed in place.
+        connector: One of `CONNECTORS`.
+        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
+        seed: Of its first weights.
+
+    Returns:
+        The connector.
+
+    Raises:
+        ValueError: Unknown `connector`.
+    """
+    vision_dim = model.config.vision_config.hidden_size
+    text_dim = model.config.text_config.hidden_size
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if connector == "mlp2":
+            fresh: nn.Module = LlavaMultiModalProjector(model.config)
+        elif connector in ("mlp1", "mlp4"):
+            widths = [vision_dim] + [text_dim] * int(connector[-1])
+            layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+            fresh = nn.Sequential(*[part for layer in layers for part in (layer, nn.GELU())][:-1])
+        elif connector == "qformer":
+            fresh = QFormerConnector(vision_dim, text_dim, models.VISION_TOKENS)
+        else:
+            raise ValueError(f"connector must be one of {', '.join(CONNECTORS)}, not {connector!r}")
+    if norm_matched:
+        fresh = NormMatched(fresh, text_norm(model))
+    model.model.multi_modal_projector = fresh
+    return fresh
+
+
+def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.Parameter]:
+    """Put low-rank adapters beside every projection matrix of the language model, in place.
+
+    Returns:
+        The adapters' parameters.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=_LORA_TARGETS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model.model.language_model)
+    return [p for name, p in model.model.language_model.named_parameters() if ".lora_" in name]
+
+
+def merge_lora(model: LlavaForConditionalGeneration) -> None:
+    """Add the adapters to the weights that they stand beside, and take them away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in list(model.model.language_model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(module, name, child.get_base_layer())

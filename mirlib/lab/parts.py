@@ -1,0 +1,132 @@
+"""Encoders and language models to start runs from: one of each is shipped, the others are trained when needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+from mirlib.lab import language, ledger, models, pretrain
+from mirlib.lab.train import History
+
+SIZES: dict[str, pretrain.LanguageRecipe] = {
+    "small": pretrain.LanguageRecipe(dim=64),
+    "base": pretrain.LanguageRecipe(),
+    "large": pretrain.LanguageRecipe(dim=192),
+}
+"""Language models by size."""
+
+
+@dataclass(frozen=True)
+class PartsRecipe:
+    """All that an encoder and a language model depend on. The tokenizer is the same for all seeds."""
+
+    seed: int = 0
+    encoder: pretrain.EncoderRecipe = pretrain.EncoderRecipe()
+    language: pretrain.LanguageRecipe = pretrain.LanguageRecipe()
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the recipe."""
+        return ledger.key_of(asdict(self))
+
+
+def make(
+    recipe: PartsRecipe, cache: Path, *, progress: bool = True
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast, dict[str, History]]:
+    """Train an encoder and a language model, or finish what was stopped, and join them by a fresh projector.
+
+    Encoder, tokenizer and language model have folders of their own in the cache, so recipes that share one train it
+    once; a second process that wants the same one waits for the first.
+
+    Returns:
+        The model, its tokenizer, and the histories of ``encoder``, ``language_1`` and ``language_2``.
+    """
+    tokenizer = _tokenizer(cache)
+    home = cache / f"encoder-{ledger.key_of({'seed': recipe.seed, **asdict(recipe.encoder)})}"
+    with only_process(home):
+        clip, seen = pretrain.train_encoder(
+            tokenizer, recipe.encoder, seed=recipe.seed, checkpoint=home / "encoder.pt", progress=progress
+        )
+    home = cache / f"language-{ledger.key_of({'seed': recipe.seed, **asdict(recipe.language)})}"
+    with only_process(home):
+        llm, read = pretrain.train_language_model(
+            tokenizer, recipe.language, seed=recipe.seed, checkpoints=home, progress=progress
+        )
+    model = models.assemble(clip, llm, seed=recipe.seed)
+    return model, tokenizer, {"encoder": seen, "language_1": read[0], "language_2": read[1]}
+
+
+def load(seed: int, size: str, cache: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
+    """Encoder and language model of a seed and a size, joined by a projector that means nothing yet.
+
+    Seed 0 of size ``base`` is the shipped miniature. Another is read from the cache, where it is trained first if it
+    is missing (about half an hour on one core).
+
+    Returns:
+        The model (weights rounded to float16, as they are shipped), its processor, and a fingerprint of encoder and
+        language model.
+    """
+    if seed == 0 and size == "base":
+        folder = models.MINIATURE
+    else:
+        recipe = PartsRecipe(seed=seed, language=SIZES[size])
+        folder = cache / f"parts-{recipe.key}"
+        with only_process(cache / f"making-{recipe.key}"):
+            if not (folder / "model.safetensors").exists():
+                model, tokenizer, _ = make(recipe, cache)
+                unfinished = folder.with_suffix(f".{os.getpid()}")
+                models.save_miniature(model, models.new_processor(tokenizer), unfinished)
+                unfinished.replace(folder)
+    model, processor = models.load_miniature(folder)
+    return model, processor, fingerprint(model)
+
+
+def fingerprint(model: LlavaForConditionalGeneration) -> str:
+    """Of all weights but the projector's, 16 hexadecimal digits."""
+    return _digest({k: v for k, v in model.state_dict().items() if "multi_modal_projector" not in k})
+
+
+def encoder_fingerprint(model: LlavaForConditionalGeneration) -> str:
+    """Of the encoder's weights, 16 hexadecimal digits."""
+    return _digest(model.model.vision_tower.state_dict())
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tokenizer(cache: Path) -> PreTrainedTokenizerFast:
+    home = cache / f"tokenizer-{language.corpus_fingerprint()}"
+    with only_process(home):
+        if not (home / "tokenizer.json").exists():
+            unfinished = home / f"unfinished.{os.getpid()}"
+            language.train_tokenizer().save_pretrained(unfinished)
+            for file in sorted(unfinished.iterdir(), key=lambda f: f.name == "tokenizer.json"):
+                file.replace(home / file.name)
+            shutil.rmtree(unfinished)
+    return language.load_tokenizer(home)
+
+
+def only_process(folder: Path) -> ledger.FileLock:
+    """Make a folder and hold its lock; a second process waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return ledger.FileLock(folder / "lock")
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write an array whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.npy")
+    np.save(unfinished, array)
+    unfinished.replace(path)
