@@ -30,6 +30,7 @@ class NormMatched(nn.Module):
         self.register_buffer("norm", torch.tensor(norm))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, tokens, d_vision) to (n, tokens, d), every row of length `norm`."""
         tokens = self.connector(features)
         return tokens * (self.norm / tokens.float().norm(dim=-1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
 
@@ -55,6 +56,7 @@ class QFormerConnector(nn.Module):
         self.linear = nn.Linear(vision_dim, text_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, patches, d_vision) to (n, queries, d)."""
         queries = self.queries.expand(len(features), -1, -1)
         return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
 

@@ -304,7 +304,7 @@ def written_scores(
     captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
     right = named = there = exact = 0
     for scene, text in zip(drawn, captions, strict=True):
-        truth = {(t.cell, t.colour, t.shape, t.size) for t in scene.things}
+        truth = {(t.cell, t.shape, t.size, t.colour) for t in scene.things}
         claims = set(world.parse_caption(text))
         right, named, there = right + len(truth & claims), named + len(claims), there + len(truth)
         exact += text == world.caption(scene)

@@ -198,9 +198,7 @@ def measure(
             "permuted": evaluate.written_scores(model, tokenizer, permuted=True, **options),
         },
         "vision_probe": lambda: evaluate.probe_accuracy(model, scenes=5 * scenes, test=scenes),
-        "english": lambda: {
-            kind: evaluate.english_loss(llm, tokenizer, kind=kind) for kind in language.ENGLISH_KINDS
-        },
+        "english": lambda: {kind: evaluate.english_loss(llm, tokenizer, kind=kind) for kind in language.ENGLISH_KINDS},
     }
     return {name: part() for name, part in tqdm(parts.items(), desc="evaluation", disable=not progress)}
 
@@ -240,8 +238,8 @@ model, processor = load_miniature()
 2. Language model: text only. Scenes in words, questions, descriptions, made-up news, and the Python documentation
    with docstrings and source of the standard library.
 3. Stage 1: the projector alone, {joined["pairs"]} picture-caption pairs seen {joined["epochs"]} time(s), batches of
-   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. The shipped weights are those after stage 1; *tuned* below is a copy
-   after a short stage 2 (questions about pictures).
+   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. The shipped weights are those after stage 1;
+   *tuned* below is a copy after a short stage 2 (questions about pictures).
 
 {minutes:.0f} minutes of training on one core of: {row["provenance"]["processor"]}. `mir lab run base` repeats it.
 

@@ -1,6 +1,6 @@
 """The language side: a byte-level tokenizer, and the text-only documents that the language model reads.
 
-The language model never sees a picture. It learns to read *textual scenes* ("topleft red circle small .") and to
+The language model never sees a picture. It learns to read *textual scenes* ("topleft circle small red .") and to
 describe them or answer questions about them; later, stage 1 puts image tokens where the textual scene used to stand.
 
 Every document is a list of *segments*, a text with a role. Each segment starts with a space or a line break, so
@@ -180,18 +180,30 @@ def description_document(rng: np.random.Generator) -> list[Segment]:
 
 
 def lookup_document(rng: np.random.Generator) -> list[Segment]:
-    """A scene, then its things again, each called by its shape: ``scene \\n circle small red topleft . ...``.
+    r"""A scene, then its things again, each called by its shape: ``scene \n circle small red topleft . ...``.
 
     Only shapes that the scene holds once are called, in a random order. Questions about "the circle" need the model
-    to find a thing by its shape; here that is trained with three answers a thing, right behind the word that is the key.
+    to find a thing by its shape; here that is trained with three answers a thing, right behind the word that is the
+    key. Half of these documents check instead of tell: ``circle red ? yes . circle blue ? no .``
     """
     scene = world.sample_scene(rng)
     shapes = [thing.shape for thing in scene.things]
     called = [thing for thing in scene.things if shapes.count(thing.shape) == 1]
     document = [*textual_scene(scene, rng), ("\n", "scene")]
-    for i in rng.permutation(len(called)):
-        thing = called[i]
-        document += [(f" {thing.shape}", "prompt"), (f" {thing.size} {thing.colour} {thing.cell}", "answer")]
+    if rng.random() < 0.5:
+        for i in rng.permutation(len(called)):
+            thing = called[i]
+            document += [(f" {thing.shape}", "prompt"), (f" {thing.size} {thing.colour} {thing.cell}", "answer")]
+            document += [(" .", "prompt")]
+        return document
+    colours = tuple(world.COLOURS)
+    for i in rng.integers(len(called), size=3 * len(called)) if called else ():
+        thing, told = called[i], colours[int(rng.integers(len(colours)))]
+        if rng.random() < 0.5:
+            told = thing.colour
+        elif rng.random() < 0.7:  # a colour that something else has
+            told = scene.things[int(rng.integers(len(scene.things)))].colour
+        document += [(f" {thing.shape} {told} ?", "prompt"), (" yes" if told == thing.colour else " no", "answer")]
         document += [(" .", "prompt")]
     return document
 
@@ -353,7 +365,8 @@ class RowMaker:
     def _document(self, rng: np.random.Generator, m: Mixture, length: int) -> Iterator[tuple[tuple[int, ...], float]]:
         kinds = ("questions", "chat", "description", "lookup", "news", "arithmetic", "listing", *ENGLISH_KINDS, "copy")
         shares = np.array([getattr(m, kind) for kind in kinds])
-        kind = kinds[min(int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right")), len(kinds) - 1)]
+        drawn = int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right"))
+        kind = kinds[min(drawn, len(kinds) - 1)]
         yield (BOS,), 0.0
         if kind == "copy":
             # The same random string twice: the quickest way to teach a model to look back into its own context.

@@ -56,8 +56,8 @@ def train_encoder(
     """Train a CLIP on scenes and their full captions.
 
     The contrastive loss alone can be met by noticing just enough. The label head asks the patch tokens of each cell
-    for the size, colour and shape in it, or that nothing is there, so that nothing a caption says is left unseen in the tokens that the
-    projector will read.
+    for the size, colour and shape in it, or that nothing is there, so that nothing a caption says is left unseen in
+    the tokens that the projector will read.
     """
     clip = models.new_encoder(seed=seed)
     with torch.random.fork_rng():

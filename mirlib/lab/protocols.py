@@ -157,9 +157,7 @@ def _all() -> dict[str, Protocol]:
             "probes of a run; mean over seeds, bootstrap over seeds.",
             reproduced_when="In a regime: both correlations are at most -0.8 in the mean with intervals below 0, and "
             "the first half of the steps brings more of the fall than the second.",
-            arms={
-                regime: _arm(pairs=8192, regime=regime, study="during", probes=_DURING) for regime in both
-            },
+            arms={regime: _arm(pairs=8192, regime=regime, study="during", probes=_DURING) for regime in both},
         ),
         Protocol(
             name="overfitting",

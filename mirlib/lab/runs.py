@@ -228,7 +228,8 @@ def mir_of(
     """MIR with its parts and baselines, over pictures and texts of one kind each.
 
     Returns:
-        ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``, ``null``, ``floor``.
+        ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``, ``null``, and
+        ``floor``, the mean MIR of text against text over two splits.
     """
     collected = rows.collect_rows(
         model,
@@ -302,7 +303,7 @@ def robustness(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
 
 
 def by_count(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> dict[str, list[float]]:
-    """MIR by number of samples, each for `_DRAWS` draws from 2000 scenes and news texts (with replacement of none)."""
+    """MIR by number of samples, each for `_DRAWS` draws from 2000 scenes and news texts (without replacement)."""
     total = 2 * max(COUNTS)
     collected = rows.collect_rows(
         model, processor, pictures_of("scenes", total, seed=9), texts_of("news", total, seed=9), batch_size=50

@@ -107,9 +107,7 @@ def _do(
     return run, row
 
 
-def _copy_from_others(
-    experiment: str, wanted: dict[str, runs.Run], book: ledger.Ledger, results_dir: Path
-) -> None:
+def _copy_from_others(experiment: str, wanted: dict[str, runs.Run], book: ledger.Ledger, results_dir: Path) -> None:
     done = {row["key"] for row in book.rows()}
     for path in sorted(results_dir.glob("*.jsonl")):
         if path == book.path or path.stem not in runs_of_sweeps():

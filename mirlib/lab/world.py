@@ -85,8 +85,8 @@ class Thing:
 
     @property
     def sentence(self) -> str:
-        """The thing's sentence in a full caption, e.g. ``topleft red circle small .``."""
-        return f"{self.cell} {self.colour} {self.shape} {self.size} ."
+        """The thing's sentence in a full caption, e.g. ``topleft circle small red .``."""
+        return f"{self.cell} {self.shape} {self.size} {self.colour} ."
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None =
 
     Args:
         scene: What to describe.
-        detail: ``full`` (``topleft red circle small . bottomright blue square large .``), ``mid``
+        detail: ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
             (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``).
         order: Order in which the things are named; reading order if left out.
 
@@ -312,7 +312,7 @@ def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None =
 
 
 def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
-    """Read a full caption back: (position, colour, shape, size) of each thing that is named in good form."""
+    """Read a full caption back: (position, shape, size, colour) of each thing that is named in good form."""
     things = []
     for sentence in text.split(" ."):
         words = sentence.split()
@@ -325,9 +325,9 @@ def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
 
 CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
     "position": CELLS,
-    "colour": _COLOUR_WORDS,
     "shape": FORMS,
     "size": _SIZE_WORDS,
+    "colour": _COLOUR_WORDS,
 }
 """The four words of a sentence of a full caption, in their order."""
 
@@ -379,7 +379,7 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
         else:
             colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in _family(scene) if (c, s) not in present])
     answer = "yes" if (colour, shape) in present else "no"
-    return Question("exist", f"is there a {colour} {shape} ?", f"{colour} {shape} ?", answer)
+    return Question("exist", f"is there a {colour} {shape} ?", f"{shape} {colour} ?", answer)
 
 
 def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
