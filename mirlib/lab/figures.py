@@ -1,0 +1,348 @@
+"""Figures of the ledger's runs: ``figure_*(data, ax=None) -> Axes``, where data are plain numbers by name.
+
+Values over seeds are arrays whose first axis is the seed. Where a figure draws a mean, it draws its 95 % interval too:
+a bootstrap over seeds, the one that `mirlib.lab.verdicts` judges by. The functions that turn rows of the ledger into
+such arrays stand beside the figures that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from mirlib.plots import ACCENT, COLOURS, LINES, MARKERS, NEUTRAL, TEXT, VISION, new_axes
+
+Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""By label: x (n,), and values (seeds, n)."""
+
+
+def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap interval of the mean over the first axis (the seeds), with fixed random numbers.
+
+    Args:
+        values: (seeds, ...), at least one seed. A single seed has no interval: both ends are nan.
+        level: Share that the interval should cover.
+        resamples: Number of resamples.
+
+    Returns:
+        The lower and the upper end, each (...).
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    chosen = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    means = values[chosen].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Convergence and overfitting: what a run measured on its way
+
+METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "MIR": lambda m: m["mir"]["value"],
+    "norm-only": lambda m: m["mir"]["norm_only"],
+    "null": lambda m: m["mir"]["null"],
+    "loss": lambda m: m["loss"],
+    "perplexity": lambda m: m["perplexity"]["in_domain"],
+    "perplexity, other captions": lambda m: m["perplexity"]["out_of_domain"],
+    "in-context, text shots": lambda m: m["in_context"]["text"],
+    "in-context, image shots": lambda m: m["in_context"]["image"],
+    "discrimination": lambda m: m["discrimination"],
+    "accuracy": lambda m: m["accuracy"]["mean"],
+    "accuracy, blind": lambda m: m["accuracy"]["blind"],
+}
+"""What is read out of a measurement, by the name that figures give it."""
+
+LOSS_WINDOW = 16
+"""Steps over which the loss is averaged before a probe; the first probe of ``convergence`` stands at this step."""
+
+
+def loss_before(row: Mapping[str, Any], step: int, width: int = LOSS_WINDOW) -> float:
+    """Mean loss of a run's last `width` steps up to and including a step."""
+    curve = [value for at, value in row["metrics"]["stage_one"]["curve"] if step - width < at <= step]
+    return float(np.mean(curve))
+
+
+def measurements(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All that a run of the study ``during`` measured, in the order of the steps: its probes, and its end.
+
+    Returns:
+        Metrics as in a row, each with its ``step`` and its ``loss``, the mean over `LOSS_WINDOW` steps before it.
+    """
+    recipe = row["configuration"]["stage_one"]
+    end = recipe["epochs"] * (recipe["pairs"] // recipe["batch"])
+    found = [*row["metrics"]["probes"], {"step": end, **row["metrics"]}]
+    return [{**measured, "loss": loss_before(row, measured["step"])} for measured in found]
+
+
+def over_steps(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric at the probes and at the end of runs that differ in their seed alone.
+
+    Args:
+        rows: Rows of the ledger.
+        metric: A key of `METRICS`.
+
+    Returns:
+        Steps (n,), and values (runs, n).
+    """
+    measured = [measurements(row) for row in rows]
+    steps = np.array([m["step"] for m in measured[0]])
+    return steps, np.array([[METRICS[metric](m) for m in run] for run in measured])
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """The thinned loss curves of runs that differ in their seed alone: steps (n,), and losses (runs, n)."""
+    curves = np.array([row["metrics"]["stage_one"]["curve"] for row in rows])
+    return curves[0, :, 0], curves[..., 1]
+
+
+def figure_beside_accuracy(
+    data: Series,
+    accuracy: tuple[np.ndarray, np.ndarray],
+    ax: Axes | None = None,
+    *,
+    ylabel: str,
+    references: Mapping[str, float] | None = None,
+    boundary: float | None = None,
+) -> Axes:
+    """What a run shows on its way (left axis) beside what it is worth in the end (right axis), over the steps.
+
+    Args:
+        data: Curves of the left axis; the first is drawn in the colour of vision.
+        accuracy: Steps (n,), and accuracies after stage 2 (seeds, n).
+        ax: Where to draw; a new figure if left out.
+        ylabel: Label of the left axis, with its unit.
+        references: Levels of the left axis, by name.
+        boundary: Step at which an epoch ends; ruled off.
+
+    Returns:
+        The left axes; the right ones are their ``right`` twin, labelled "accuracy after stage 2".
+    """
+    ax = new_axes(ax)
+    right = ax.twinx()
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    _line(right, "accuracy after stage 2", *accuracy, colour=TEXT, marker="s", line="--")
+    right.set_ylabel("accuracy after stage 2 (share right)", color=TEXT)
+    for number, (label, (steps, values)) in enumerate(data.items()):
+        dense = len(steps) > 20
+        colour, marker = (VISION, NEUTRAL, ACCENT)[number], "" if dense else ("o", "^", "v")[number]
+        _line(ax, label, steps, values, colour=colour, marker=marker, line=("-", "-.", ":")[number])
+    for number, (label, level) in enumerate((references or {}).items()):
+        ax.axhline(level, color="black", linewidth=1, marker="", linestyle=(":", (0, (5, 2)))[number], label=label)
+    if boundary is not None:
+        ax.axvline(boundary, color="black", linewidth=1, linestyle="-", marker="", label="second epoch begins")
+    ax.set_xlabel("step of stage 1")
+    ax.set_ylabel(ylabel, color=VISION)
+    handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (ax, right)), strict=True))
+    ax.legend(handles, labels, fontsize=8)
+    return ax
+
+
+def _line(ax: Axes, label: str, x: np.ndarray, values: np.ndarray, *, colour: str, marker: str, line: Any) -> None:
+    """The mean over seeds, and its interval as a band."""
+    values = np.asarray(values, dtype=float)
+    ax.fill_between(x, *interval(values), color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, values.mean(axis=0), color=colour, marker=marker, linestyle=line, label=label)
+
+
+def figure_over_steps(
+    data: Series, ax: Axes | None = None, *, ylabel: str, boundary: float | None = None, log: bool = False
+) -> Axes:
+    """Metrics over the steps of stage 1, mean over seeds with its interval.
+
+    Args:
+        data: Curves by label.
+        ax: Where to draw; a new figure if left out.
+        ylabel: Label of the value axis, with its unit.
+        boundary: Step at which an epoch ends; ruled off.
+        log: Whether the value axis is logarithmic.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for number, (label, (steps, values)) in enumerate(data.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        _line(ax, label, steps, values, colour=colour, marker=marker, line=LINES[number % len(LINES)])
+    if boundary is not None:
+        ax.axvline(boundary, color="black", linewidth=1, marker="", linestyle="-")
+    if log:
+        ax.set_yscale("log")
+    ax.set_xlabel("step of stage 1")
+    ax.set_ylabel(ylabel)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = None) -> Axes:
+    """The layer curve at each probe of a run: the darker the line, the later the step.
+
+    Args:
+        data: By step, FID of every layer, (seeds, K).
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    for number, (step, values) in enumerate(sorted(data.items())):
+        shade = 0.75 * (1 - number / max(1, len(data) - 1))
+        values = np.asarray(values, dtype=float)
+        layers = np.arange(1, values.shape[1] + 1)
+        ax.plot(
+            layers,
+            values.mean(axis=0),
+            color=str(shade),
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=LINES[number % len(LINES)],
+            label=f"step {step}",
+        )
+    ax.axhline(1, color=TEXT, linewidth=1, marker="", linestyle=":", label="tokens of zero: about 1")
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("FID (squared mean text norms)")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def figure_seed_values(
+    data: Mapping[str, Mapping[str, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str,
+    limits: Mapping[str, Sequence[float]] | None = None,
+) -> Axes:
+    """One line for each name, and in it each group: every seed a tick, their mean, and the mean's 95 % interval.
+
+    Args:
+        data: By name, then by group (a regime, say): values over seeds.
+        ax: Where to draw; a new figure if left out.
+        xlabel: What the values are, with their unit.
+        limits: By group, positions of vertical rules in the group's colour, the bounds of its criterion.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    groups = list(dict.fromkeys(group for by_group in data.values() for group in by_group))
+    shifts = np.linspace(-0.18, 0.18, len(groups)) if len(groups) > 1 else [0.0]
+    ax.axvline(0, color="black", linewidth=0.8, linestyle="-", marker="")
+    for number, (group, shift) in enumerate(zip(groups, shifts, strict=True)):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for row, by_group in enumerate(data.values()):
+            values = np.asarray(by_group.get(group, ()), dtype=float)
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            height = row + shift
+            ax.plot(values, np.full(len(values), height + 0.09), color=colour, marker="|", linestyle="", alpha=0.7)
+            low, high = interval(values)
+            mean = values.mean()
+            reach = None if np.isnan(low) else [[mean - low], [high - mean]]
+            ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="", zorder=3)
+        for place, limit in enumerate((limits or {}).get(group, ())):
+            name = f"limit, {group}" if len(groups) > 1 else "limit"
+            style = {"color": colour, "linewidth": 1.2, "linestyle": LINES[1 + number % 3], "marker": ""}
+            ax.axvline(limit, label=name if place == 0 else "_", **style)
+        if len(groups) > 1:
+            ax.plot([], [], color=colour, marker=marker, linestyle="", label=group)
+    ax.set_yticks(range(len(data)), list(data))
+    ax.set_ylim(len(data) - 0.5, -0.5)
+    ax.set_xlabel(xlabel)
+    if len(groups) > 1 or limits:
+        ax.legend(fontsize=8)
+    return ax
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Robustness: everything that should not matter
+
+
+def kind_values(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str], np.ndarray]:
+    """MIR by kind of picture and of text: both lists of kinds, and values (runs, pictures, texts, draws)."""
+    kinds = rows[0]["metrics"]["kinds"]
+    pictures, texts = list(kinds), list(next(iter(kinds.values())))
+    return pictures, texts, np.array([[[r["metrics"]["kinds"][p][t] for t in texts] for p in pictures] for r in rows])
+
+
+def figure_kind_grid(pictures: Sequence[str], texts: Sequence[str], values: np.ndarray, ax: Axes | None = None) -> Axes:
+    """MIR by kind of picture and of text: the mean over models, and below it how far draws of one model lie apart.
+
+    Args:
+        pictures: Kinds of pictures, the lines.
+        texts: Kinds of texts, the columns.
+        values: (models, pictures, texts, draws).
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes. Its title says how far apart the kinds lie, and the draws of one kind.
+    """
+    ax = new_axes(ax)
+    values = np.asarray(values, dtype=float)
+    means = values.mean(axis=(0, 3))
+    ranges = np.ptp(values, axis=3).mean(axis=0)
+    colours = mpl.colormaps["Greys"]
+    scale = mpl.colors.Normalize(means.min(), means.max() + 1e-12)
+    # Half of the colour map: dark print stays readable on the darkest cell.
+    ax.imshow(0.55 * scale(means), cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for line, column in np.ndindex(*means.shape):
+        mean, span = means[line, column], ranges[line, column]
+        ax.text(column, line - 0.12, f"{mean:.2f}".replace("-", "−"), ha="center", va="center")
+        ax.text(column, line + 0.24, f"draws {span:.2f}", ha="center", va="center", fontsize=7)
+    ax.set_xticks(range(len(texts)), texts)
+    ax.set_yticks(range(len(pictures)), pictures)
+    ax.set_xlabel("kind of text")
+    ax.set_ylabel("kind of picture")
+    ax.grid(visible=False)
+    kinds, draws = np.ptp(values.mean(axis=3), axis=(1, 2)).mean(), ranges.mean()
+    ax.set_title(f"The kinds span {kinds:.2f}, draws of one kind {draws:.2f}")
+    return ax
+
+
+def figure_counts(
+    data: Mapping[str, Mapping[int, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    tolerance: float | None = None,
+    published: Mapping[int, float] | None = None,
+) -> Axes:
+    """MIR by the number of samples, less its mean at the largest number.
+
+    Args:
+        data: By regime, then by number of samples: values (models, draws).
+        ax: Where to draw; a new figure if left out.
+        tolerance: Half the width of a band about zero.
+        published: Published values by number of samples; drawn for comparison, less the one at the largest number.
+
+    Returns:
+        The axes. Bands hold the mean standard deviation of a model's draws.
+    """
+    ax = new_axes(ax)
+    for number, (regime, by_count) in enumerate(data.items()):
+        counts = np.array(sorted(by_count))
+        values = np.stack([np.asarray(by_count[n], dtype=float) for n in counts], axis=-1)  # (models, draws, counts)
+        values = values - values[..., -1].mean(axis=1)[:, None, None]
+        mean, spread = values.mean(axis=(0, 1)), values.std(axis=1, ddof=1).mean(axis=0)
+        colour = COLOURS[number % len(COLOURS)]
+        ax.fill_between(counts, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(counts, mean, color=colour, marker=MARKERS[number], linestyle=LINES[number], label=regime)
+    if published:
+        counts = np.array(sorted(published))
+        levels = np.array([published[n] for n in counts])
+        style = {"color": "black", "linestyle": ":", "marker": "x"}
+        ax.plot(counts, levels - levels[-1], label="paper's Table 6", **style)
+    if tolerance is not None:
+        ax.axhspan(-tolerance, tolerance, color=NEUTRAL, alpha=0.15, linewidth=0, label="allowed")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.set_xlabel("number of samples N")
+    ax.set_ylabel("MIR less its mean at the largest N")
+    ax.legend(fontsize=8)
+    return ax
