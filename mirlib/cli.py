@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
         action.set_defaults(run=run)
         if name == "run":
-            action.add_argument("--output", metavar="DIR", help="where a finished model goes (default: the cache)")
+            action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
+            action.add_argument("--jobs", type=int, metavar="N", help="sweeps: processes at once (default: the cores)")
+            action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
             action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
     return parser
 
@@ -449,14 +451,23 @@ def _lab_list(options: argparse.Namespace) -> None:
     from mirlib.lab.experiments import EXPERIMENTS
 
     for name, experiment in EXPERIMENTS.items():
-        print(f"{name:16} {experiment.summary}")
+        print(f"{name:16} {experiment.minutes:4} min  {experiment.summary}")
 
 
 def _lab_run(options: argparse.Namespace) -> None:
     from mirlib.lab import experiments
 
     _known(options.experiment)
-    given = {"output": Path(options.output)} if options.output else {}
+    given = {
+        name: value
+        for name, value in (("output", options.output), ("jobs", options.jobs), ("backend", options.backend))
+        if value is not None
+    }
+    accepted = {"output"} if options.experiment == "base" else {"jobs", "backend"}
+    if unknown := given.keys() - accepted:
+        raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
+    if options.jobs is not None and options.jobs < 1:
+        raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
     experiments.run(options.experiment, results_dir=Path(options.results), progress=not options.no_progress, **given)
     print(experiments.show(options.experiment, Path(options.results)))
 

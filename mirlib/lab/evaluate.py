@@ -175,8 +175,9 @@ def image_answers(
             ids, last = _padded(prompts[batch])
             after = embed(ids)
             inputs = torch.cat([opening.expand(len(ids), -1, -1), image[shown[batch]], after], dim=1)
-            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-            hidden = hidden[torch.arange(len(ids)), last + inputs.shape[1] - ids.shape[1]]
+            with torch.autocast("cpu", torch.bfloat16):  # as in training; three times as fast
+                hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            hidden = hidden[torch.arange(len(ids)), last + inputs.shape[1] - ids.shape[1]].float()
             logits = model.lm_head(hidden).float()
             right += (logits.argmax(-1) == answers[batch]).sum().item()
             for row, (_, question) in zip(logits, asked[batch], strict=True):

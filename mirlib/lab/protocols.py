@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from mirlib.lab.ledger import key_of
 from mirlib.lab.runs import Run
 from mirlib.lab.train import StageOne
 
@@ -68,8 +69,9 @@ class Protocol:
         Raises:
             KeyError: It belongs to none.
         """
+        key = key_of(configuration)  # a row came out of JSON, where a tuple is a list
         for name, runs in self.arms.items():
-            if any(run.configuration == configuration for run in runs):
+            if any(key_of(run.configuration) == key for run in runs):
                 return name
         raise KeyError(f"{self.name} has no arm with this configuration")
 

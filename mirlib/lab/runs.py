@@ -7,7 +7,7 @@ A `Run` says all that the outcome depends on; `execute` turns it into the metric
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -108,7 +108,8 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     after_training = time.monotonic()
     metrics: dict[str, Any] = {"stage_one": train.state_of(trained)}
     if run.study == "robustness":
-        metrics |= robustness(model, processor, seed=run.seed)
+        chosen = train.chosen_pairs(len(shared.scenes), run.stage_one.pairs, seed=run.seed)[:300]
+        metrics |= robustness(model, processor, trained_on=[shared.scenes[i] for i in chosen])
     else:
         metrics |= _measure(model, processor, run)
     if probes:
@@ -187,29 +188,46 @@ def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:
     """Texts of a kind that no miniature was trained on.
 
     Args:
-        kind: One of `TEXT_KINDS`: made-up news, paragraphs of Python's documentation topics, docstrings and source of
+        kind: One of `TEXT_KINDS`: made-up news, passages of Python's documentation topics, docstrings and source of
             its standard library, or full captions of scenes.
         count: How many.
-        seed: Which ones.
+        seed: Which ones; draws of real texts overlap.
+
+    Raises:
+        ValueError: There are not so many.
     """
     rng = np.random.default_rng([seed, 51, TEXT_KINDS.index(kind)])
     if kind == "news":
         return ["".join(language.news(rng)).strip() for _ in range(count)]
     if kind == "scenes":
         return [world.caption(world.sample_scene(rng, held_out=True)) for _ in range(count)]
-    pieces = [
-        text.strip()
-        for whole in language.english_texts(kind, held_out=True)
-        for text in whole.split("\n\n")
-        if 60 <= len(text.strip()) <= 400
-    ]
-    return [pieces[i] for i in rng.permutation(len(pieces))[:count]]
+    found = dict.fromkeys(p for whole in language.english_texts(kind, held_out=True) for p in _passages(whole))
+    if len(found) < count:
+        raise ValueError(f"there are {len(found)} passages of {kind}, not {count}")
+    passages = list(found)
+    return [passages[i] for i in rng.permutation(len(passages))[:count]]
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Passages of whole lines, 150 to 400 characters, one from each line on: neighbours overlap.
+
+    The held-out topics are so few that paragraphs alone would not give a hundred texts.
+    """
+    lines = text.splitlines(keepends=True)
+    for first in range(len(lines)):
+        passage = ""
+        for line in lines[first:]:
+            passage += line
+            if len(passage.strip()) >= 150:
+                break
+        if lines[first].strip() and 150 <= len(passage.strip()) <= 400:
+            yield passage.strip()
 
 
 def pictures_of(kind: str, count: int, *, seed: int = 0) -> Sequence[Any]:
     """Pictures of a kind: scenes of shapes, scenes of handwritten digits, crops of photographs, crops of scans."""
     if kind in ("photographs", "scans"):
-        return data.sample_images(count, seed=seed, kind={"photographs": "photo", "scans": "scan"}[kind])
+        return data.sample_images(count, seed=seed, kind=kind.removesuffix("s"))
     rng = np.random.default_rng([seed, 52, PICTURE_KINDS.index(kind)])
     share = {"scenes": 0.0, "digits": 1.0}[kind]
     return [world.to_image(world.sample_scene(rng, digits=share, held_out=True)) for _ in range(count)]
@@ -259,11 +277,18 @@ COUNTS = (1, 5, 10, 20, 50, 100, 200, 500, 800, 1000)
 _DRAWS = 5
 
 
-def robustness(model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, seed: int = 0) -> dict[str, Any]:
+def robustness(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, trained_on: list[world.Scene]
+) -> dict[str, Any]:
     """MIR of one model over everything that should not matter (Fig. 3 and 8, Table 6 of the paper).
 
+    Args:
+        model: The whole model.
+        processor: Its processor.
+        trained_on: Three hundred scenes that stage 1 has seen.
+
     Returns:
-        ``kinds``: by picture kind and text kind, MIR of three disjoint draws of 100; ``template``: chat or plain;
+        ``kinds``: by picture kind and text kind, MIR of three draws of 100; ``template``: chat or plain;
         ``relevance``: pictures with their own captions or with those of other scenes; ``seen``: pictures and captions
         of stage 1 or held-out ones; ``counts``: by number of samples, MIR of `_DRAWS` draws. All with ``per_layer``
         where one model is compared.
@@ -287,7 +312,6 @@ def robustness(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
 
     relevance: dict[str, list[float]] = {"own": [], "other": []}
     seen: dict[str, list[float]] = {"seen": [], "unseen": []}
-    trained_on = train.stage_one_scenes(300, seed=seed)
     for draw in range(3):
         held_out = evaluate.held_out_scenes(100, seed=1000 + draw)
         relevance["own"].append(of_scenes(held_out, held_out))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ def fit(
     loss_of_step: Callable[[int], torch.Tensor],
     schedule: Schedule,
     *,
-    rates: Mapping[float, list[nn.Parameter]] | None = None,
+    rates: Sequence[tuple[float, list[nn.Parameter]]] | None = None,
     after_step: Callable[[int, float], bool | None] | None = None,
     checkpoint: Path | None = None,
     every: int = 250,
@@ -100,7 +100,7 @@ def fit(
         module: What is trained: its parameters that require a gradient.
         loss_of_step: From the step's number to its loss. It must draw its batch from that number alone.
         schedule: Steps and learning rates.
-        rates: Parameters by their highest learning rate, where not all have that of the schedule.
+        rates: Highest learning rates with their parameters, where not all have that of the schedule.
         after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
         checkpoint: File that keeps the state; a run that finds one goes on from there.
         every: Steps between checkpoints.
@@ -111,8 +111,8 @@ def fit(
         The loss of every step and the time taken.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    rates = {schedule.learning_rate: parameters} if rates is None else rates
-    groups = [{"params": members, "lr": rate, "highest": rate} for rate, members in rates.items() if members]
+    rates = [(schedule.learning_rate, parameters)] if rates is None else rates
+    groups = [{"params": members, "lr": rate, "highest": rate} for rate, members in rates if members]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
     history = History()
     if checkpoint is not None and checkpoint.exists():
@@ -226,6 +226,11 @@ def stage_one_scenes(pairs: int, *, seed: int = 0) -> list[world.Scene]:
     return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(pairs)]
 
 
+def chosen_pairs(there: int, wanted: int, *, seed: int = 0) -> np.ndarray:
+    """Which of the scenes that are there a seed trains on; the first n of a larger choice are the smaller choice."""
+    return np.random.default_rng([seed, 33]).permutation(there)[:wanted]
+
+
 def stage_one(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -261,7 +266,7 @@ def stage_one(
     unlocked = unlock(model, recipe, seed=seed)
     if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
         features = vision_features(model, scenes, progress=progress)
-    subset = np.random.default_rng([seed, 33]).permutation(len(scenes))[: recipe.pairs]
+    subset = chosen_pairs(len(scenes), recipe.pairs, seed=seed)
     encode = language.segment_encoder(tokenizer)
     batches = recipe.pairs // recipe.batch
 
@@ -274,10 +279,10 @@ def stage_one(
             seen = encoded(model, shown) if recipe.unlock_encoder else features[torch.from_numpy(chosen)].float()
             return caption_losses(model, caption_rows(shown, encode, detail=recipe.detail), seen)[0].mean()
 
-    rates = {
-        recipe.learning_rate: list(model.model.multi_modal_projector.parameters()),
-        recipe.unlocked_rate: unlocked,
-    }
+    rates = [
+        (recipe.learning_rate, list(model.model.multi_modal_projector.parameters())),
+        (recipe.unlocked_rate, unlocked),
+    ]
     with fast_attention(model):
         history = fit(
             model,
