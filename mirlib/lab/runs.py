@@ -64,7 +64,7 @@ class Run:
     @property
     def configuration(self) -> dict[str, Any]:
         """The run as JSON."""
-        return asdict(self)
+        return {**asdict(self), "probes": list(self.probes)}
 
     @property
     def cost(self) -> float:
