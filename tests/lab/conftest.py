@@ -1,0 +1,31 @@
+"""What the tests of the laboratory share: one freshly trained tokenizer, and models small enough to train in a test."""
+
+import pytest
+import torch
+
+from mirlib.lab import language, models
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return language.train_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def encode(tokenizer):
+    return language.segment_encoder(tokenizer)
+
+
+@pytest.fixture
+def tiny():
+    """A whole model of two layers, random but for the seed."""
+    return models.assemble(models.new_encoder(), models.new_language_model(layers=2))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small matrices are slower with more, and sums come out the same everywhere with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
