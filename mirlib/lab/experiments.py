@@ -77,7 +77,8 @@ def show(name: str, results_dir: str | Path) -> str:
         ValueError: No experiment has this name, or it has not been run.
     """
     experiment = _named(name)
-    rows = ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
+    book = ledger.Ledger(Path(results_dir) / f"{name}.jsonl")
+    rows = verdicts.load(name, results_dir) if name in PROTOCOLS else book.rows()
     if not rows:
         raise ValueError(
             f"{name} has no results in {results_dir} yet: mir lab run {name} (about {experiment.minutes} minutes)"

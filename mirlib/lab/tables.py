@@ -1,0 +1,161 @@
+"""The ledger's rows as tables: one line a run, a probe, or an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mirlib.lab import ledger
+from mirlib.lab.estimates import Estimate, bootstrap
+from mirlib.lab.protocols import PROTOCOLS, Protocol
+
+Row = dict[str, Any]
+
+METRICS = {
+    "loss": "loss (last 50 steps)",
+    "perplexity": "perplexity, in-domain",
+    "perplexity_out": "perplexity, out-of-domain",
+    "in_context_text": "in-context score, text shots",
+    "in_context_image": "in-context score, shots with images",
+    "discrimination": "soft discrimination",
+    "norm_only": "norm-only baseline",
+    "mir": "MIR (news)",
+    "accuracy": "accuracy after stage 2",
+}
+"""What is compared with accuracy, by the columns of `frame`."""
+
+
+def load(name: str, results_dir: str | Path) -> list[Row]:
+    """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness)."""
+    folder = Path(results_dir)
+    rows = ledger.Ledger(folder / f"{name}.jsonl").rows()
+    if rows and name == "robustness":
+        rows = rows + ledger.Ledger(folder / "data_scale.jsonl").rows()
+    return rows
+
+
+@lru_cache(maxsize=32)
+def arms_by_key(name: str) -> dict[str, str]:
+    """Arms of a protocol by the keys of their runs."""
+    return {ledger.key_of(run.configuration): arm for arm, runs in PROTOCOLS[name].arms.items() for run in runs}
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line a run, in the order of the protocol's arms and the seeds.
+
+    Rows that are no run of their protocol (of an older version of it, say) are left out.
+
+    Returns:
+        Columns ``experiment``, ``arm``, ``series`` and ``level`` (the arm's name before and after its first comma),
+        ``seed``, ``parts``, the recipe, and the metrics: `METRICS`, ``mir_scenes`` (MIR with captions as the text),
+        ``norm_ratio`` (layer 1), ``null``, ``floor``, ``blind``, ``seconds``.
+    """
+    lines = []
+    for row in rows:
+        arm = arms_by_key(row["experiment"]).get(row["key"])
+        if arm is None:
+            continue
+        run, metrics = row["configuration"], row["metrics"]
+        recipe = run["stage_one"]
+        series, _, level = arm.partition(", ")
+        lines.append(
+            {"experiment": row["experiment"], "arm": arm, "series": series, "level": level}
+            | {"seed": run["seed"], "parts": run["parts"], "size": run["size"]}
+            | {key: recipe[key] for key in ("pairs", "epochs", "warmup_steps", "scheduler", "detail", "connector")}
+            | {"rate": recipe["learning_rate"], "matched": recipe["norm_matched"], "unlock": recipe["unlock"]}
+            | {"loss": metrics["stage_one"]["loss"], "seconds": row["seconds"]["all"]}
+            | _measured(metrics)
+        )
+    table = pd.DataFrame(lines)
+    if len(table):
+        order = {name: i for protocol in PROTOCOLS for i, name in enumerate(PROTOCOLS[protocol].arms)}
+        place = table["arm"].map(order)
+        table = table.assign(place=place).sort_values(["experiment", "place", "seed"], kind="stable")
+        table = table.drop(columns="place").reset_index(drop=True)
+    return table
+
+
+def _measured(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a run or of a probe, flat."""
+    found = {"mir": metrics["mir"]["value"], "norm_ratio": metrics["mir"]["norm_ratio"][0]}
+    found |= {key: metrics["mir"][key] for key in ("norm_only", "null", "floor")}
+    if "accuracy" in metrics:
+        found |= {
+            "perplexity": metrics["perplexity"]["in_domain"],
+            "perplexity_out": metrics["perplexity"]["out_of_domain"],
+            "in_context_text": metrics["in_context"]["text"],
+            "in_context_image": metrics["in_context"]["image"],
+            "discrimination": metrics["discrimination"],
+            "mir_scenes": metrics["mir_scenes"],
+            "accuracy": metrics["accuracy"]["mean"],
+            "blind": metrics["accuracy"]["blind"],
+        }
+    return found
+
+
+def probes(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line a probe of a run (study ``during``), the last one at the end of stage 1.
+
+    Returns:
+        Columns ``arm``, ``seed``, ``parts``, ``step``, and the metrics of `frame` but ``loss``; that one is the mean
+        of the up to eight steps that end at the probe.
+    """
+    lines = []
+    for row in rows:
+        arm = arms_by_key(row["experiment"]).get(row["key"])
+        if arm is None or "probes" not in row["metrics"]:
+            continue
+        curve = loss_curve(row)
+        steps = steps_of(row)
+        for probe in [*row["metrics"]["probes"], {"step": steps, **row["metrics"]}]:
+            recent = curve[(curve[:, 0] > probe["step"] - 8) & (curve[:, 0] <= probe["step"]), 1]
+            start = {"arm": arm, "seed": row["configuration"]["seed"], "parts": row["configuration"]["parts"]}
+            loss = float(recent.mean()) if len(recent) else float("nan")
+            lines.append(start | {"step": probe["step"], "loss": loss} | _measured(probe))
+    return pd.DataFrame(lines)
+
+
+def loss_curve(row: Row) -> np.ndarray:
+    """(n, 2) steps and losses."""
+    return np.array(row["metrics"]["stage_one"]["curve"], dtype=float).reshape(-1, 2)
+
+
+def steps_of(row: Row) -> int:
+    """Steps of a run's stage 1."""
+    recipe = row["configuration"]["stage_one"]
+    return recipe["epochs"] * (recipe["pairs"] // recipe["batch"])
+
+
+def summary(protocol: Protocol, rows: Iterable[Row], columns: Sequence[str] = tuple(METRICS)) -> pd.DataFrame:
+    """Each arm's mean over seeds with its 95 % interval.
+
+    Returns:
+        Arms by ``runs`` and, for each column of `frame` that was asked for, its mean, ``_low`` and ``_high``.
+    """
+    table = frame(row for row in rows if row["experiment"] == protocol.name)
+    lines = []
+    for arm in protocol.arms:
+        here = table[table["arm"] == arm] if len(table) else table
+        line: dict[str, Any] = {"arm": arm, "runs": len(here)}
+        for column in columns:
+            values = here[column].dropna() if column in here else []
+            nothing = Estimate(*[float("nan")] * 3, 0)
+            estimate = bootstrap(np.asarray(values)) if len(values) else nothing
+            line |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("arm")
+
+
+def cells(table: pd.DataFrame, arms: Sequence[str], column: str, seeds: Sequence[int]) -> np.ndarray:
+    """(arms, seeds) values of a column of `frame`."""
+    return table.pivot(index="arm", columns="seed", values=column).loc[list(arms), list(seeds)].to_numpy(float)
+
+
+def arms_of(protocol: Protocol, series: str) -> list[str]:
+    """Arms whose name begins with a series, in their order."""
+    return [arm for arm in protocol.arms if arm.partition(", ")[0] == series]
