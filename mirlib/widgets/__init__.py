@@ -1,6 +1,9 @@
 """Widgets that compute in the page: with a kernel in Jupyter, and without one in the built book."""
 
+from mirlib.widgets.ask_the_model import AskTheModel
 from mirlib.widgets.base import StaticWidget
+from mirlib.widgets.layers import LayerExplorer
+from mirlib.widgets.robustness import RobustnessPicker
 from mirlib.widgets.two_clouds import TwoClouds
 
-__all__ = ["StaticWidget", "TwoClouds"]
+__all__ = ["AskTheModel", "LayerExplorer", "RobustnessPicker", "StaticWidget", "TwoClouds"]

@@ -60,6 +60,65 @@ function toggle(model, name, { label }) {
   return element("label", { class: "mirlib-toggle" }, input, element("span", {}, label));
 }
 
+// A labelled list to choose one value of a trait from. Groups: [[heading or "", [[value, text], …]], …].
+function choice(label, groups, get, set) {
+  const id = `mirlib-control-choice-${(controlCount += 1)}`;
+  const input = element("select", { id });
+  for (const [heading, options] of groups) {
+    const nodes = options.map(([value, text]) => element("option", { value }, text));
+    input.append(...(heading ? [element("optgroup", { label: heading }, ...nodes)] : nodes));
+  }
+  const refresh = () => {
+    input.value = get();
+  };
+  input.addEventListener("change", () => set(input.value));
+  refresh();
+  return { node: element("div", { class: "mirlib-choice" }, element("label", { for: id }, label), input), refresh, input };
+}
+
+// The same for a trait that holds the value itself.
+function traitChoice(model, name, label, groups) {
+  const made = choice(label, groups, () => model.get(name), (value) => {
+    model.set(name, value);
+    model.save_changes();
+  });
+  made.input.name = name;
+  model.on(`change:${name}`, made.refresh);
+  return made.node;
+}
+
+// Round numbers for the ticks of an axis from low to high: powers of ten, with 2 and 5 between them where they are few.
+function ticks(low, high, logarithmic, most = 6) {
+  if (logarithmic) {
+    const from = Math.floor(Math.log10(low));
+    const to = Math.ceil(Math.log10(high));
+    for (const steps of [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1, 3], [1]]) {
+      const found = [];
+      for (let power = from; power <= to; power += 1) {
+        for (const step of steps) found.push(Number(`${step}e${power}`));
+      }
+      const inside = found.filter((value) => value >= low && value <= high);
+      if (inside.length <= most && (inside.length >= 2 || steps.length === 1)) return inside;
+    }
+    const every = Math.ceil((to - from) / most);
+    const found = [];
+    for (let power = from; power <= to; power += every) found.push(Number(`1e${power}`));
+    return found.filter((value) => value >= low && value <= high);
+  }
+  const rough = (high - low) / most;
+  const size = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * size).find((candidate) => candidate >= rough);
+  const found = [];
+  for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k += 1) found.push(Number((k * step).toPrecision(12)));
+  return found;
+}
+
+// Mean, lowest and highest, summed in order as in Python.
+function meanAndRange(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return { mean, low: Math.min(...values), high: Math.max(...values) };
+}
+
 // A button that sets several traits at once.
 function setter(model, label, values) {
   const button = element("button", { type: "button" }, label);
