@@ -7,26 +7,27 @@ such arrays stand beside the figures that need them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
+from mirlib.lab.estimates import RESAMPLES
+from mirlib.lab.tables import loss_curve
 from mirlib.plots import ACCENT, COLOURS, LINES, MARKERS, NEUTRAL, TEXT, VISION, new_axes
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """By label: x (n,), and values (seeds, n)."""
 
 
-def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval of the mean over the first axis (the seeds), with fixed random numbers.
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the mean over the first axis, the seeds; `mirlib.lab.estimates.bootstrap` for many at once.
 
     Args:
         values: (seeds, ...), at least one seed. A single seed has no interval: both ends are nan.
-        level: Share that the interval should cover.
-        resamples: Number of resamples.
 
     Returns:
         The lower and the upper end, each (...).
@@ -34,70 +35,24 @@ def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 4000) 
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    chosen = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    means = values[chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5], axis=0)
     return low, high
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Convergence and overfitting: what a run measured on its way
 
-METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "MIR": lambda m: m["mir"]["value"],
-    "norm-only": lambda m: m["mir"]["norm_only"],
-    "null": lambda m: m["mir"]["null"],
-    "loss": lambda m: m["loss"],
-    "perplexity": lambda m: m["perplexity"]["in_domain"],
-    "perplexity, other captions": lambda m: m["perplexity"]["out_of_domain"],
-    "in-context, text shots": lambda m: m["in_context"]["text"],
-    "in-context, image shots": lambda m: m["in_context"]["image"],
-    "discrimination": lambda m: m["discrimination"],
-    "accuracy": lambda m: m["accuracy"]["mean"],
-    "accuracy, blind": lambda m: m["accuracy"]["blind"],
-}
-"""What is read out of a measurement, by the name that figures give it."""
 
-LOSS_WINDOW = 16
-"""Steps over which the loss is averaged before a probe; the first probe of ``convergence`` stands at this step."""
-
-
-def loss_before(row: Mapping[str, Any], step: int, width: int = LOSS_WINDOW) -> float:
-    """Mean loss of a run's last `width` steps up to and including a step."""
-    curve = [value for at, value in row["metrics"]["stage_one"]["curve"] if step - width < at <= step]
-    return float(np.mean(curve))
-
-
-def measurements(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All that a run of the study ``during`` measured, in the order of the steps: its probes, and its end.
-
-    Returns:
-        Metrics as in a row, each with its ``step`` and its ``loss``, the mean over `LOSS_WINDOW` steps before it.
-    """
-    recipe = row["configuration"]["stage_one"]
-    end = recipe["epochs"] * (recipe["pairs"] // recipe["batch"])
-    found = [*row["metrics"]["probes"], {"step": end, **row["metrics"]}]
-    return [{**measured, "loss": loss_before(row, measured["step"])} for measured in found]
-
-
-def over_steps(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric at the probes and at the end of runs that differ in their seed alone.
-
-    Args:
-        rows: Rows of the ledger.
-        metric: A key of `METRICS`.
-
-    Returns:
-        Steps (n,), and values (runs, n).
-    """
-    measured = [measurements(row) for row in rows]
-    steps = np.array([m["step"] for m in measured[0]])
-    return steps, np.array([[METRICS[metric](m) for m in run] for run in measured])
+def over_steps(table: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of `mirlib.lab.tables.probes` for one arm: steps (n,), and values (seeds, n)."""
+    wide = table.pivot(index="seed", columns="step", values=column)
+    return wide.columns.to_numpy(), wide.to_numpy(float)
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """The thinned loss curves of runs that differ in their seed alone: steps (n,), and losses (runs, n)."""
-    curves = np.array([row["metrics"]["stage_one"]["curve"] for row in rows])
+    """The thinned loss curves of runs that differ in their seed alone: steps (n,), and losses (seeds, n)."""
+    curves = np.array([loss_curve(row) for row in rows])
     return curves[0, :, 0], curves[..., 1]
 
 
@@ -140,8 +95,13 @@ def figure_beside_accuracy(
     ax.set_xlabel("step of stage 1")
     ax.set_ylabel(ylabel, color=VISION)
     handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (ax, right)), strict=True))
-    ax.legend(handles, labels, fontsize=8)
+    _legend_below(ax, handles, labels)
     return ax
+
+
+def _legend_below(ax: Axes, *entries: Any, columns: int = 2) -> None:
+    """A legend under the axes, where no curve runs through it."""
+    ax.legend(*entries, fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def _line(ax: Axes, label: str, x: np.ndarray, values: np.ndarray, *, colour: str, marker: str, line: Any) -> None:
@@ -217,7 +177,7 @@ def figure_seed_values(
     ax: Axes | None = None,
     *,
     xlabel: str,
-    limits: Mapping[str, Sequence[float]] | None = None,
+    limits: Sequence[float] = (),
 ) -> Axes:
     """One line for each name, and in it each group: every seed a tick, their mean, and the mean's 95 % interval.
 
@@ -225,7 +185,7 @@ def figure_seed_values(
         data: By name, then by group (a regime, say): values over seeds.
         ax: Where to draw; a new figure if left out.
         xlabel: What the values are, with their unit.
-        limits: By group, positions of vertical rules in the group's colour, the bounds of its criterion.
+        limits: Positions of vertical rules, the bounds of a criterion.
 
     Returns:
         The axes.
@@ -247,17 +207,16 @@ def figure_seed_values(
             mean = values.mean()
             reach = None if np.isnan(low) else [[mean - low], [high - mean]]
             ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="", zorder=3)
-        for place, limit in enumerate((limits or {}).get(group, ())):
-            name = f"limit, {group}" if len(groups) > 1 else "limit"
-            style = {"color": colour, "linewidth": 1.2, "linestyle": LINES[1 + number % 3], "marker": ""}
-            ax.axvline(limit, label=name if place == 0 else "_", **style)
         if len(groups) > 1:
             ax.plot([], [], color=colour, marker=marker, linestyle="", label=group)
+    for number, limit in enumerate(limits):
+        label = "limit of the protocol" if number == 0 else "_"
+        ax.axvline(limit, color="black", linewidth=1.2, linestyle="--", marker="", label=label)
     ax.set_yticks(range(len(data)), list(data))
     ax.set_ylim(len(data) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
     if len(groups) > 1 or limits:
-        ax.legend(fontsize=8)
+        _legend_below(ax, columns=3)
     return ax
 
 
@@ -272,7 +231,9 @@ def kind_values(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]
     return pictures, texts, np.array([[[r["metrics"]["kinds"][p][t] for t in texts] for p in pictures] for r in rows])
 
 
-def figure_kind_grid(pictures: Sequence[str], texts: Sequence[str], values: np.ndarray, ax: Axes | None = None) -> Axes:
+def figure_kind_grid(
+    pictures: Sequence[str], texts: Sequence[str], values: np.ndarray, ax: Axes | None = None, *, name: str = ""
+) -> Axes:
     """MIR by kind of picture and of text: the mean over models, and below it how far draws of one model lie apart.
 
     Args:
@@ -280,6 +241,7 @@ def figure_kind_grid(pictures: Sequence[str], texts: Sequence[str], values: np.n
         texts: Kinds of texts, the columns.
         values: (models, pictures, texts, draws).
         ax: Where to draw; a new figure if left out.
+        name: Of the models; the title begins with it.
 
     Returns:
         The axes. Its title says how far apart the kinds lie, and the draws of one kind.
@@ -302,7 +264,8 @@ def figure_kind_grid(pictures: Sequence[str], texts: Sequence[str], values: np.n
     ax.set_ylabel("kind of picture")
     ax.grid(visible=False)
     kinds, draws = np.ptp(values.mean(axis=3), axis=(1, 2)).mean(), ranges.mean()
-    ax.set_title(f"The kinds span {kinds:.2f}, draws of one kind {draws:.2f}")
+    finding = f"the kinds span {kinds:.2f}, draws of one kind {draws:.2f}"
+    ax.set_title(f"{name}: {finding}" if name else finding.capitalize())
     return ax
 
 
