@@ -200,3 +200,42 @@ def test_figure_standard_errors_says_how_much_too_narrow_the_smaller_one_is():
     ax = plots.figure_standard_errors((0.02, 0.015, 0.03), estimates)
     assert ax.get_title() == "By token: intervals 4.0 times too narrow"
     np.testing.assert_allclose(lines(ax, "spread of independent draws")[0], 0.02)
+
+
+def test_figure_training_draws_loss_and_mir_on_their_own_axes():
+    ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "null": 0.9})
+    np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])
+    right = ax.figure.axes[-1]
+    np.testing.assert_array_equal(lines(right, "MIR (right)"), [[1, 3], [0.5, 0.75]])
+    assert lines(right, "null baseline (right)")[1][0] == 0.9
+    assert ax.get_title() == "Step 3: loss 4.00 → 1.00, MIR 0.50 → 0.75"
+    alone = plots.figure_training({"losses": [4.0], "mir": {}, "null": None})
+    assert alone.figure.axes == [alone]
+
+
+def test_figure_accuracy_by_kind_counts_the_kinds_whose_intervals_are_apart():
+    seen = {"exist": (0.9, 100), "shape_at": (0.3, 100)}
+    ax = plots.figure_accuracy_by_kind({"own picture": seen, "blind": {"exist": (0.5, 100), "shape_at": (0.25, 100)}})
+    drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in ax.containers}
+    assert drawn == {"own picture": [0.9, 0.3], "blind": [0.5, 0.25]}
+    assert "in 1 of 2 kinds" in ax.get_title()
+
+
+def test_wilson_interval_is_that_of_the_books():
+    low, high = plots.wilson_interval(np.array([0.5, 0.0]), np.array([100, 10]))
+    np.testing.assert_allclose(low, [0.4038, 0.0], atol=1e-4)
+    np.testing.assert_allclose(high, [0.5962, 0.2775], atol=1e-4)
+
+
+def test_figure_documents_keeps_documents_apart():
+    ax = plots.figure_documents(np.array([0, 1, 2, 0, 1]))
+    (image,) = ax.get_images()
+    want = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    np.testing.assert_array_equal(image.get_array().astype(int), want)
+    assert ax.get_title().startswith("2 documents in one row: 36%")
+
+
+def test_figure_copying_draws_the_mean_loss_and_states_both_halves():
+    ax = plots.figure_copying(np.array([[6.0, 8.0, 1.0, 0.0], [8.0, 6.0, 0.0, 1.0]]))
+    np.testing.assert_array_equal(lines(ax, "mean of 2 strings")[1], [7.0, 7.0, 0.5, 0.5])
+    assert "7.0 nats a token; the same again, 0.50" in ax.get_title()
