@@ -166,7 +166,7 @@ function render({ model, el }) {
     return made;
   });
 
-  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, shape("title"));
+  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "mirlib-plot" }, shape("title"));
   const readOff = element("th", { scope: "col" });
   const head = element(
     "tr",

@@ -85,9 +85,9 @@ function drawCounts(svg, models, count) {
   parts.push(shape("rect", { ...bar, fill: "var(--mirlib-cool)", "fill-opacity": 0.18 }));
   let free = -Infinity; // labels that would touch their left neighbour are left out, but never that of the present N
   for (const n of counts) {
-    const half = 4 + 3.5 * n.length;
+    const half = 3 + 4.6 * n.length;
     const present = n === count;
-    const near = Math.abs(toX(n) - toX(count)) < half + 4 + 3.5 * count.length;
+    const near = Math.abs(toX(n) - toX(count)) < half + 3 + 4.6 * count.length;
     if (!present && (near || toX(n) - half < free)) continue;
     const place = { x: toX(n), y: BOX.bottom + 18, "text-anchor": "middle", class: present ? "" : "quiet" };
     parts.push(shape("text", place, n));
@@ -221,7 +221,7 @@ function render({ model, el }) {
   // --- number of samples ---
   const withCounts = everyone.filter((one) => Object.keys(one.counts).length);
   const counts = withCounts.length ? byNumber(withCounts[0].counts) : [];
-  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, shape("title"));
+  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "mirlib-plot" }, shape("title"));
   const countBody = element("tbody");
   row(countBody, "count_mean", "MIR", "mean, lowest and highest draw");
   row(countBody, "count_range", "range over draws", "within a model");
