@@ -92,7 +92,10 @@ class ModelInputs:
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
-        accepted = signature(unwrap(model).forward).parameters
+        inner = unwrap(model)
+        if hasattr(inner, "get_base_model"):  # PEFT's wrapper takes any keyword and hands it on
+            inner = inner.get_base_model()
+        accepted = signature(inner.forward).parameters
         inputs.setdefault("use_cache", False)
         if "logits_to_keep" in accepted:  # (B, T, vocabulary) logits would be larger than all hidden states of a layer
             inputs.setdefault("logits_to_keep", 1)
@@ -356,7 +359,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-class _PairBatches:
+class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes."""
 
     def __init__(
@@ -365,12 +368,12 @@ class _PairBatches:
         images: Sequence[Any],
         chosen: Sequence[int],
         texts: Sequence[str],
-        batch_size: int,
         groups: int,
-        **prompt: Any,
+        settings: Mapping[str, Any],
     ) -> None:
         self.processor, self.images, self.chosen, self.texts = processor, images, chosen, texts
-        self.batch_size, self.groups, self.prompt = batch_size, groups, prompt
+        self.groups, self.settings, self.batch_size = groups, settings, settings["batch_size"]
+        self.prompt = {name: settings[name] for name in ("template", "max_text_tokens")}
 
     def __len__(self) -> int:
         return math.ceil(len(self.chosen) / self.batch_size)
@@ -390,6 +393,49 @@ class _PairBatches:
 
 def _name(image: Any, index: int) -> str:
     return str(image) if isinstance(image, (str, Path)) else f"image {index}"
+
+
+def pair_batches(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    num: int = 100,
+    batch_size: int = 4,
+    seed: int = 0,
+    template: str = "chat",
+    max_text_tokens: int | None = None,
+    groups: int = DEFAULT_GROUPS,
+    skip_unreadable: Callable[[str], None] | None = None,
+) -> PairBatches:
+    """The pairs that `score` measures, drawn and checked, as batches for `score_batches`; see `score`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, and texts longer than the model's.
+    """
+    if num < 1 or batch_size < 1:
+        raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    decoder_parts(model)
+    usable = partial(_usable, skip_unreadable=skip_unreadable)
+    chosen_images = draw(images, num, seed, "images", partial(usable, check=load_image))
+    chosen_texts = [texts[i] for i in draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))]
+    _check_length(model, processor, chosen_texts, max_text_tokens)
+    settings = {
+        "num": num,
+        "batch_size": batch_size,
+        "seed": seed,
+        "template": template,
+        "max_text_tokens": max_text_tokens,
+    }
+    return PairBatches(processor, images, chosen_images, chosen_texts, min(groups, num), settings)
+
+
+def score_pairs(model: nn.Module, batches: PairBatches, **options: Any) -> MIRResult:
+    """`score_batches` over drawn pairs; the result's settings say which."""
+    result = score_batches(model, batches, groups=batches.groups, **options)
+    return replace(result, settings={**result.settings, **batches.settings})
 
 
 def score(
@@ -449,25 +495,20 @@ def score(
 
     Source: arXiv 2410.07167, section 2.1.
     """
-    if num < 1 or batch_size < 1:
-        raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
-    decoder_parts(model)
-    usable = partial(_usable, skip_unreadable=skip_unreadable)
-    chosen_images = draw(images, num, seed, "images", partial(usable, check=load_image))
-    chosen_texts = [texts[i] for i in draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))]
-    groups = min(groups, num)
-    batches = _PairBatches(
+    batches = pair_batches(
+        model,
         processor,
         images,
-        chosen_images,
-        chosen_texts,
-        batch_size,
-        groups,
+        texts,
+        num=num,
+        batch_size=batch_size,
+        seed=seed,
         template=template,
         max_text_tokens=max_text_tokens,
+        groups=groups,
+        skip_unreadable=skip_unreadable,
     )
-    _check_length(model, processor, chosen_texts, max_text_tokens)
-    result = score_batches(
+    return score_pairs(
         model,
         batches,
         preset=preset,
@@ -476,18 +517,8 @@ def score(
         text_rows=text_rows,
         last=last,
         confidence=confidence,
-        groups=groups,
         progress=progress,
     )
-    settings = {
-        **result.settings,
-        "num": num,
-        "batch_size": batch_size,
-        "seed": seed,
-        "template": template,
-        "max_text_tokens": max_text_tokens,
-    }
-    return replace(result, settings=settings)
 
 
 def _usable(item: Any, *, check: Callable[[Any], Any], skip_unreadable: Callable[[str], None] | None) -> bool:

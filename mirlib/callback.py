@@ -1,0 +1,314 @@
+"""MIR during training: a callback for the Trainer of transformers.
+
+    callback = MIRCallback(processor, images, texts, every=100).attach(trainer)
+    trainer.train()
+    callback.to_frame()
+
+transformers hands a callback everything but the trainer, and only the trainer can pass numbers on to TensorBoard,
+Weights & Biases and the other reporters. Hence `MIRCallback.attach`. With ``Trainer(callbacks=[MIRCallback(...)])`` the
+numbers reach ``trainer.state.log_history`` and `MIRCallback.history` alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from mirlib.errors import MirlibError, MirlibWarning
+from mirlib.mir import check_confidence
+from mirlib.result import MIRResult
+from mirlib.scoring import PairBatches, pair_batches, score, score_batches, score_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+__all__ = ["MIRCallback"]
+
+logger = logging.getLogger(__name__)
+
+PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
+PREFIX = "mir_"
+RECORD = (
+    "step",
+    "mir",
+    "norm_only",
+    "null_baseline",
+    "mean_term",
+    "covariance_term",
+    "norm_ratio",
+    "low",
+    "high",
+    "seconds",
+    "per_layer",
+)
+
+
+class MIRCallback(TrainerCallback):
+    """Measures MIR while a model trains, logs it with its parts and baselines, and can stop a run.
+
+    Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time. Training is
+    not disturbed: modes, gradients and random states are afterwards what they were, so that a run ends with the same
+    weights as one without the callback. It takes as long as two forward passes over the pairs.
+
+    Logged are ``mir``, ``mir_norm_only``, ``mir_null_baseline``, ``mir_mean_term`` and ``mir_covariance_term`` (sums
+    over the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the
+    interval, ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list
+    ``mir_per_layer``, too; it is saved with every checkpoint, and a run that resumes from one takes its `history` from
+    it.
+
+    In a distributed run the main process measures, the others wait for it, and all get the same numbers; raise
+    ``ddp_timeout`` of the training arguments if a measurement takes longer than that. A model whose parameters are
+    sharded over processes (FSDP, DeepSpeed ZeRO-3) is refused.
+
+    Args:
+        processor: The model's processor, with a fast tokenizer.
+        images: Paths, PIL images or (h, w, 3) uint8 arrays.
+        texts: Non-empty strings.
+        every: Optimiser steps between measurements. The last step of the run is measured, too.
+        num: Number of pairs; the paper takes 100.
+        batch_size: Pairs a forward pass.
+        at_start: Whether to measure before the first step, which shows where the model set out. Without it, and in a
+            run that resumes, two batches go through the model all the same, so that bad input ends the run before it
+            has cost anything.
+        at_evaluation: Whether to measure after each evaluation, too.
+        patience: Stop training when MIR has moved by less than ``min_delta`` over this many measurements: the largest
+            and the smallest of the last ``patience + 1`` differ by less. None never stops.
+        min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
+        progress: Whether to show bars on stderr.
+        **score_options: What else `mirlib.score` takes: ``seed``, ``preset``, ``outliers``, ``normalize``,
+            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``confidence``, ``groups``,
+            ``skip_unreadable``.
+
+    Attributes:
+        history: A dict a measurement: ``step``, ``mir``, ``norm_only``, ``null_baseline``, ``mean_term``,
+            ``covariance_term``, ``norm_ratio``, ``seconds``, ``per_layer``, and with ``confidence`` ``low`` and
+            ``high``.
+        latest: The latest `MIRResult` of this process, or None.
+        stopped: The sentence that says why the run was stopped, or None.
+
+    Raises:
+        MirlibError: For numbers out of range; when training begins, for all that `mirlib.score` refuses and for a model
+            that is sharded.
+        TypeError: For options that `mirlib.score` does not take.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        images: Sequence[Any],
+        texts: Sequence[str],
+        *,
+        every: int = 100,
+        num: int = 100,
+        batch_size: int = 8,
+        at_start: bool = True,
+        at_evaluation: bool = False,
+        patience: int | None = None,
+        min_delta: float = 0.01,
+        progress: bool = False,
+        **score_options: Any,
+    ) -> None:
+        if every < 1:
+            raise MirlibError(f"every must be at least 1 step, got {every}")
+        if patience is not None and patience < 1:
+            raise MirlibError(f"patience must be at least 1 measurement, or None, got {patience}")
+        if not min_delta > 0:
+            raise MirlibError(f"min_delta must be above 0, got {min_delta}")
+        options = {"num": num, "batch_size": batch_size, "progress": progress, **score_options}
+        signature(score).bind(None, processor, images, texts, **options)  # an option that does not exist, said now
+        if options.get("confidence") is not None:
+            check_confidence(options["confidence"])
+        self.processor, self.images, self.texts = processor, images, texts
+        self.every, self.at_start, self.at_evaluation = every, at_start, at_evaluation
+        self.patience, self.min_delta = patience, min_delta
+        self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
+        self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
+        self._trainer: Trainer | None = None
+        self._batches: PairBatches | None = None
+        self.history: list[dict[str, Any]] = []
+        self.latest: MIRResult | None = None
+        self.stopped: str | None = None
+
+    def attach(self, trainer: Trainer) -> MIRCallback:
+        """Add the callback to a trainer, if it is not there yet, and log through it, which reaches every reporter.
+
+        Args:
+            trainer: The trainer; a callback serves one at a time.
+
+        Returns:
+            The callback itself.
+        """
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        self._trainer = trainer
+        return self
+
+    def to_frame(self) -> pd.DataFrame:
+        """The history as a DataFrame indexed by step; FID of layer k stands in the column ``layer_k``."""
+        import pandas as pd
+
+        rows = [
+            {name: value for name, value in record.items() if name != "per_layer"}
+            | {f"layer_{k}": fid for k, fid in enumerate(record["per_layer"], start=1)}
+            for record in self.history
+        ]
+        return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["step", "mir"]).set_index("step")
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What the trainer calls
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Refuse what cannot be measured, take up the history of the run that this one resumes, measure."""
+        self._refuse_sharded(model)
+        self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
+        self.latest, self.stopped, self._batches = None, None, None
+        if self._trainer is None and args.report_to and state.is_world_process_zero:
+            warnings.warn(
+                f"MIR will not reach {', '.join(args.report_to)}, because a callback does not know its trainer; "
+                "MIRCallback.attach(trainer) tells it",
+                MirlibWarning,
+                stacklevel=2,
+            )
+        if self.at_start and state.global_step == 0 and not self._is_measured(0):
+            self._measure_and_log(args, state, control, model)
+        else:
+            self._on_main_process(args, state, lambda: self._try(model))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure if it is time, and stop the run if MIR stands still."""
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._measure_and_log(args, state, control, model)
+            self._stop_if_still(state, control)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure if that was asked for."""
+        if self.at_evaluation and not self._is_measured(state.global_step):
+            self._measure_and_log(args, state, control, model)
+            self._stop_if_still(state, control)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Measuring
+
+    @staticmethod
+    def _refuse_sharded(model: nn.Module) -> None:
+        fully_sharded = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+        for parameter in model.parameters():
+            # A mesh is a DTensor's, of FSDP2 and of tensor parallelism; the id is that of DeepSpeed ZeRO-3.
+            if fully_sharded or hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
+                raise MirlibError(
+                    "the parameters are sharded over processes (FSDP, DeepSpeed ZeRO-3, tensor parallelism), and "
+                    "MIRCallback measures in one process; measure the checkpoints instead, with mirlib.score"
+                )
+
+    def _pairs(self, model: nn.Module) -> PairBatches:
+        if self._batches is None:  # drawn and checked once
+            self._batches = pair_batches(model, self.processor, self.images, self.texts, **self._draw)
+        return self._batches
+
+    def _try(self, model: nn.Module) -> None:
+        """Send two batches through the model: what they raise, a measurement would raise an hour later."""
+        how = {name: value for name, value in self._measure.items() if name not in ("confidence", "progress")}
+        with _random_state_kept(model):
+            score_batches(model, list(islice(self._pairs(model), 2)), progress=False, **how)
+
+    def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
+        started = time.monotonic()
+        with _random_state_kept(model):
+            self.latest = score_pairs(model, self._pairs(model), **self._measure)
+        result = self.latest
+        record = {
+            "step": step,
+            "mir": result.value,
+            "norm_only": result.norm_only,
+            "null_baseline": result.null_baseline,
+            "mean_term": float(result.mean_term.sum()),
+            "covariance_term": float(result.covariance_term.sum()),
+            "norm_ratio": float(result.norm_ratio[0]),
+        }
+        if result.interval is not None:
+            record |= {"low": result.interval.low, "high": result.interval.high}
+        return record | {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
+
+    @staticmethod
+    def _on_main_process(args: TrainingArguments, state: TrainerState, work: Any) -> Any:
+        """What ``work`` returns in the main process, in every process; what it raises, every process raises."""
+        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not shared or torch.distributed.get_world_size() == 1:
+            return work()
+        found: list[Any] = [None, None]
+        if state.is_world_process_zero:
+            try:
+                found[0] = work()
+            except MirlibError as error:  # the others wait, and would wait for ever
+                found[1] = error
+        torch.distributed.broadcast_object_list(found, src=0, device=args.device)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]
+
+    def _is_measured(self, step: int) -> bool:
+        return bool(self.history) and self.history[-1]["step"] == step
+
+    def _measure_and_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
+    ) -> None:
+        record = self._on_main_process(args, state, lambda: self._record(model, state.global_step))
+        self.history.append(record)
+        logs = {name if name == "mir" else PREFIX + name: value for name, value in record.items()}
+        step, per_layer = logs.pop(PREFIX + "step"), logs.pop(PREFIX + "per_layer")
+        entry = None
+        if self._trainer is not None:
+            due = control.should_log  # the trainer takes any log for the one that is due, and would skip its loss
+            self._trainer.log(dict(logs))
+            control.should_log = due
+            entry = next((e for e in reversed(state.log_history) if e.get("step") == step and "mir" in e), None)
+        if entry is None:
+            entry = {**logs, "epoch": state.epoch, "step": step}
+            state.log_history.append(entry)
+        entry[PREFIX + "per_layer"] = per_layer  # after the reporters, which take single numbers only
+
+    def _stop_if_still(self, state: TrainerState, control: TrainerControl) -> None:
+        if self.patience is None or len(self.history) <= self.patience:
+            return
+        recent = [record["mir"] for record in self.history[-self.patience - 1 :]]
+        moved = max(recent) - min(recent)
+        if math.isfinite(moved) and moved < self.min_delta:
+            control.should_training_stop = True
+            self.stopped = (
+                f"training stops after step {state.global_step}: MIR moved by {moved:.2g} over the last "
+                f"{self.patience} measurements, less than min_delta={self.min_delta:g}"
+            )
+            if state.is_world_process_zero:
+                logger.warning("MIRCallback: %s", self.stopped)
+
+
+def _from_log(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a log entry; a checkpoint keeps its keys in another order."""
+    values = {name.removeprefix(PREFIX): value for name, value in entry.items()}
+    return {name: values[name] for name in RECORD if name in values}
+
+
+@contextmanager
+def _random_state_kept(model: nn.Module) -> Iterator[None]:
+    """A forward pass in evaluation mode draws nothing, but for models that do as they please."""
+    devices = {parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        yield
