@@ -20,7 +20,7 @@ from mirlib.errors import MirlibError
 from mirlib.mir import (
     NormBounds,
     Preset,
-    _layers,
+    as_layers,
     check_layers,
     check_norms,
     log10_sum,
@@ -144,7 +144,7 @@ def null_baseline(
         1.25
     """
     chosen = _exact_settings(preset, outliers)
-    layers = _layers(text, "text")
+    layers = as_layers(text, "text")
     check_layers(layers, layers, minimum=2)
     energies, mean_norms = _energies(layers, "text", chosen.outliers)
     per_layer = energies * _text_scales(mean_norms, normalize) ** 2
@@ -183,7 +183,7 @@ def norm_bounds(
         81.0
     """
     chosen = _exact_settings(preset, outliers)
-    vision_layers, text_layers = _layers(vision, "vision"), _layers(text, "text")
+    vision_layers, text_layers = as_layers(vision, "vision"), as_layers(text, "text")
     check_layers(vision_layers, text_layers, minimum=2)
     vision_energy, _ = _energies(vision_layers, "vision", chosen.outliers)
     text_energy, mean_norms = _energies(text_layers, "text", chosen.outliers)
@@ -241,7 +241,7 @@ def text_floor(
         ((10,), True)
     """
     chosen = _exact_settings(preset, outliers)
-    layers = _layers(text, "text")
+    layers = as_layers(text, "text")
     check_layers(layers, layers, minimum=2)
     ids = np.asarray(samples.cpu() if isinstance(samples, Tensor) else samples)
     if ids.shape != (len(layers[0]),) or ids.dtype.kind not in "iu":

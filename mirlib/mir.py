@@ -264,8 +264,12 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
     )
 
 
-def _layers(values: Any, name: str) -> list[Tensor]:
-    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays."""
+def as_layers(values: Any, name: str) -> list[Tensor]:
+    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays.
+
+    Raises:
+        MirlibError: If it is something else, or holds no layer; ``name`` says in the message what was wrong.
+    """
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
         raise MirlibError(f"{name}: expected K arrays of rows, one a layer, got {type(values).__name__}")
     if getattr(values, "ndim", 3) != 3:
@@ -349,7 +353,7 @@ def modality_integration_rate(
         (2, 1.56)
     """
     chosen = resolve_settings(preset, outliers, sqrt)
-    vision_layers, text_layers = _layers(vision, "vision"), _layers(text, "text")
+    vision_layers, text_layers = as_layers(vision, "vision"), as_layers(text, "text")
     check_layers(vision_layers, text_layers, minimum=2)
     sample_ids = _check_samples(samples, len(vision_layers[0]), len(text_layers[0]))
     notes: list[str] = []
