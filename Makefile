@@ -2,6 +2,7 @@
 #
 #   make book    build the book into _build/html, warnings are errors
 #   make test    run the tests (those of the pages run on the built book if it is there, else on a sample that they build)
+#   make figures  every figure as PDF and SVG at the width of a paper; `make figures FIGURES=03_mir` does some
 #   make lab     list the experiments; `make lab EXPERIMENT=base` runs one, and resumes it
 #   make bench   speed and memory beside the usual ways of computing the same
 #   make notebook  open the chapters in JupyterLab
@@ -19,6 +20,7 @@ NEWEST = for p in python3 python3.13 python3.12 python3.11 python; do \
 PYTHON ?= $(shell $(NEWEST))
 PIP_ARGS ?=
 EXPERIMENT ?=
+FIGURES ?=
 
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/.installed
@@ -26,12 +28,12 @@ INSTALLED := .venv/.installed
 export PATH := $(BIN):$(PATH)
 
 # The miniature's matrices are small: threads cost more than they give, and on a busy machine they wait for each other.
-book test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+book test figures: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
-.PHONY: help book test lab bench notebook lint clean
+.PHONY: help book test figures lab bench notebook lint clean
 
 help:
-	@sed -n '3,11s/^# \{0,3\}//p' Makefile
+	@sed -n '3,12s/^# \{0,3\}//p' Makefile
 
 $(INSTALLED): pyproject.toml
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -51,6 +53,9 @@ book: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+figures: $(INSTALLED)
+	$(BIN)/python tools/figures.py $(FIGURES)
 
 lab: $(INSTALLED)
 	$(BIN)/mir lab $(if $(EXPERIMENT),run $(EXPERIMENT),list)
