@@ -7,7 +7,7 @@ such arrays stand beside the figures that need them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -38,6 +38,12 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5], axis=0)
     return low, high
+
+
+def say_missing(axes: Iterable[Axes]) -> None:
+    """Write on axes for which the ledger has no run yet that it has none."""
+    for ax in axes:
+        ax.text(0.5, 0.5, "no run in the ledger yet", ha="center", va="center", transform=ax.transAxes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,7 +142,8 @@ def figure_over_steps(
         ax.set_yscale("log")
     ax.set_xlabel("step of stage 1")
     ax.set_ylabel(ylabel)
-    ax.legend(fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8)
     return ax
 
 
@@ -168,7 +175,8 @@ def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = N
     ax.set_xlabel("layer")
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend(fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8)
     return ax
 
 
@@ -192,7 +200,7 @@ def figure_seed_values(
     """
     ax = new_axes(ax)
     groups = list(dict.fromkeys(group for by_group in data.values() for group in by_group))
-    shifts = np.linspace(-0.18, 0.18, len(groups)) if len(groups) > 1 else [0.0]
+    shifts = [0.0] if len(groups) == 1 else np.linspace(-0.18, 0.18, len(groups))
     ax.axvline(0, color="black", linewidth=0.8, linestyle="-", marker="")
     for number, (group, shift) in enumerate(zip(groups, shifts, strict=True)):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -209,6 +217,8 @@ def figure_seed_values(
             ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="", zorder=3)
         if len(groups) > 1:
             ax.plot([], [], color=colour, marker=marker, linestyle="", label=group)
+    if not groups:
+        say_missing([ax])
     for number, limit in enumerate(limits):
         label = "limit of the protocol" if number == 0 else "_"
         ax.axvline(limit, color="black", linewidth=1.2, linestyle="--", marker="", label=label)
@@ -307,5 +317,107 @@ def figure_counts(
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     ax.set_xlabel("number of samples N")
     ax.set_ylabel("MIR less its mean at the largest N")
-    ax.legend(fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8)
     return ax
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data scale, recipes and designs: arms side by side
+
+
+def by_level(table: pd.DataFrame, arms: Sequence[str], column: str, key: str = "pairs") -> dict[Any, np.ndarray]:
+    """Values over seeds of a column of `mirlib.lab.tables.frame`, by another column; arms without runs are left out."""
+    if not len(table):
+        return {}
+    here = table[table["arm"].isin(arms)]
+    return {level: one[column].to_numpy(float) for level, one in here.groupby(key, sort=False)}
+
+
+def figure_by_pairs(
+    data: Mapping[str, Mapping[float, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    ylabel: str,
+    references: Mapping[str, float] | None = None,
+) -> Axes:
+    """A metric against the number of stage-1 pairs: mean over seeds with its 95 % interval.
+
+    Args:
+        data: By label, then by number of pairs: values over seeds. Amounts may be missing.
+        ax: Where to draw; a new figure if left out.
+        ylabel: Label of the value axis, with its unit.
+        references: Levels of baselines by name.
+
+    Returns:
+        The axes; they say so where there is nothing to draw.
+    """
+    ax = new_axes(ax)
+    for number, (label, by_amount) in enumerate(data.items()):
+        amounts = sorted(by_amount)
+        if not amounts:
+            continue
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        means = np.array([np.mean(by_amount[n]) for n in amounts])
+        low, high = np.array([interval(by_amount[n]) for n in amounts], dtype=float).T
+        ax.fill_between(amounts, low, high, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(amounts, means, color=colour, marker=marker, linestyle=LINES[number % len(LINES)], label=label)
+    for number, (label, level) in enumerate((references or {}).items()):
+        ax.axhline(level, color="black", linewidth=1, marker="", linestyle=(":", (0, (5, 2)))[number % 2], label=label)
+    ax.set_xlabel("pairs of stage 1")
+    ax.set_ylabel(ylabel)
+    if any(data.values()):
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.legend(fontsize=8)
+    else:
+        _nothing(ax)
+    return ax
+
+
+def figure_arms(
+    data: Mapping[str, Mapping[str, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str,
+    references: Mapping[str, float] | None = None,
+) -> Axes:
+    """One line an arm: for each metric every seed as a tick, the mean, and its 95 % interval.
+
+    Args:
+        data: By metric, then by arm: values over seeds.
+        ax: Where to draw; a new figure if left out.
+        xlabel: What the values are, with their unit.
+        references: Levels of baselines by name.
+
+    Returns:
+        The axes; they say so where there is nothing to draw.
+    """
+    ax = new_axes(ax)
+    arms = list(dict.fromkeys(arm for by_arm in data.values() for arm in by_arm))
+    for number, (metric, by_arm) in enumerate(data.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for row, arm in enumerate(arms):
+            values = np.asarray(by_arm.get(arm, ()), dtype=float)
+            if not len(values):
+                continue
+            height, (low, high) = row + 0.2 * number, interval(values)
+            mean = values.mean()
+            reach = None if np.isnan(low) else [[mean - low], [high - mean]]
+            ax.plot(values, np.full(len(values), height + 0.08), color=colour, marker="|", linestyle="", alpha=0.7)
+            ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="")
+        ax.plot([], [], color=colour, marker=marker, linestyle="", label=metric)
+    for number, (label, level) in enumerate((references or {}).items()):
+        ax.axvline(level, color="black", linewidth=1, marker="", linestyle=(":", (0, (5, 2)))[number % 2], label=label)
+    ax.set_xlabel(xlabel)
+    if arms:
+        ax.set_yticks(range(len(arms)), arms)
+        ax.set_ylim(len(arms) - 0.4, -0.5)
+        _legend_below(ax)
+    else:
+        _nothing(ax)
+    return ax
+
+
+def _nothing(ax: Axes) -> None:
+    ax.text(0.5, 0.5, "no runs in the ledger yet", ha="center", va="center", transform=ax.transAxes)
