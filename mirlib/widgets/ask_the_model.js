@@ -146,6 +146,7 @@ function render({ model, el }) {
   const things = [];
   let waiting = false;
   let stale = false;
+  let patience;
   const draft = new Draft({ count: 1, right: 0, down: 0, background: 110 }, () => {
     const thing = things[chosen];
     if (thing) Object.assign(thing, { right: draft.get("right"), down: draft.get("down") });
@@ -168,12 +169,17 @@ function render({ model, el }) {
     model.set("request", model.get("request") + 1);
     model.save_changes();
     root.setAttribute("aria-busy", "true");
+    clearTimeout(patience);
+    patience = setTimeout(() => {
+      problem.textContent = "The kernel is busy with another cell; the answer follows.";
+    }, 1500);
   }
 
   function answered() {
     const reply = model.get("reply");
     if (!waiting || reply.number !== model.get("request")) return;
     waiting = false;
+    clearTimeout(patience);
     root.removeAttribute("aria-busy");
     problem.textContent = reply.error ?? "";
     if (!reply.error) show(reply);
