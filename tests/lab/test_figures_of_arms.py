@@ -31,9 +31,9 @@ def test_figure_by_pairs_draws_the_mean_over_seeds_of_the_amounts_that_are_there
 
 def test_figure_arms_draws_each_seed_and_the_mean():
     ax = figures.figure_arms({"MIR": {"none": [1.0, 3.0], "all": [2.0, 2.0]}}, xlabel="MIR")
-    drawn = [list(one.get_xdata()) for one in ax.get_lines()]
-    assert [1.0, 3.0] in drawn
-    assert drawn.count([2.0]) == 2, "the means of both arms"
+    drawn = [(one.get_marker(), list(one.get_xdata())) for one in ax.get_lines()]
+    assert ("|", [1.0, 3.0]) in drawn
+    assert drawn.count(("o", [2.0])) == 2, "the means of both arms"
     assert [label.get_text() for label in ax.get_yticklabels()] == ["none", "all"]
 
 
