@@ -404,7 +404,9 @@ def _compare(options: argparse.Namespace) -> None:
             raise MirlibError(f"{name}: not a result written by --json ({error})") from error
         except MirlibError as error:
             raise MirlibError(f"{name}: {error}") from error
-    print(compare(results))
+    print(compare(results), flush=True)
+    if differences(results):
+        _say("mir: warning: the results may not belong side by side; the lines with ! say why")
 
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side.
@@ -426,12 +428,34 @@ def compare(results: dict[str, MIRResult]) -> str:
             f"{result.norm_only:>9.4f}  {result.null_baseline:>8.4f}  {result.num_layers:>6}  "
             f"{result.rows['vision']}+{result.rows['text']}"
         )
-    for setting in COMPARABLE:
-        values = {str(result.settings.get(setting)) for result in results.values()}
-        if len(values) > 1:
-            lines.append(f"  ! not comparable: {setting} differs ({', '.join(sorted(values))})")
+    lines += [f"  ! {sentence}" for sentence in differences(results)]
     lines.append("  ± is the 95 % interval of a difference between independent draws; on the same pairs it is too wide")
     return "\n".join(lines)
+
+
+def differences(results: dict[str, MIRResult]) -> list[str]:
+    """Why the results may not belong side by side: the settings that differ, and those that a file does not record."""
+    found = []
+    unrecorded: dict[str, list[str]] = {}
+    for setting in COMPARABLE:
+        holders: dict[str, list[str]] = {}
+        for name, result in results.items():
+            if setting in result.settings:
+                holders.setdefault(str(result.settings[setting]), []).append(name)
+            else:
+                unrecorded.setdefault(name, []).append(setting)
+        if len(holders) > 1:
+            values = "; ".join(f"{value} in {', '.join(names)}" for value, names in holders.items())
+            found.append(f"not comparable: {setting} differs ({values})")
+    if len(results) > 1:
+        files: dict[str, list[str]] = {}
+        for name, settings in unrecorded.items():
+            files.setdefault(", ".join(settings), []).append(name)
+        found += [
+            f"comparable only if you know that these agree, which {', '.join(names)} did not record: {settings}"
+            for settings, names in files.items()
+        ]
+    return found
 
 
 def _difference(result: MIRResult, first: MIRResult) -> str:

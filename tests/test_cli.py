@@ -235,14 +235,36 @@ def test_results_side_by_side(capsys, tmp_path):
         mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", tmp_path / f"{name}.json", *options)
     mir(capsys, "features", GOLDEN / "rank_deficient.npz", "--json", tmp_path / "c.json")
     outcome = mir(capsys, "compare", *(tmp_path / f"{name}.json" for name in "abc"))
-    assert outcome.code == 0 and outcome.err == ""
+    assert outcome.code == 0 and outcome.err.startswith("mir: warning: the results may not belong side by side")
     lines = outcome.out.splitlines()
     assert "3.0259" in lines[1] and "3.0224" in lines[2] and "-0.0035" in lines[2] and "1.3570" in lines[3]
     notes = [line for line in lines if "not comparable" in line]
-    assert any("preset differs (authors, paper)" in note for note in notes)
-    assert any("layers differs (4, 6)" in note for note in notes)
+    a, b, c = (tmp_path / f"{name}.json" for name in "abc")
+    assert f"  ! not comparable: preset differs (paper in {a}, {c}; authors in {b})" in notes
+    assert f"  ! not comparable: layers differs (6 in {a}, {b}; 4 in {c})" in notes
     same = mir(capsys, "compare", tmp_path / "a.json", tmp_path / "a.json").out
     assert "not comparable" not in same and same.count("3.0259") == 2, "one of two like names was swallowed"
+
+
+def test_what_a_file_of_features_does_not_record_is_said_and_compared_anyway(capsys, tmp_path):
+    """The rows of a model, measured as they are: same value, but nobody knows what template they were made with."""
+    scored, stored = tmp_path / "scored.json", tmp_path / "stored.json"
+    result = json.loads(mir(capsys, "score", "--num", 8, "--no-progress", "--json", "-").out)
+    scored.write_text(json.dumps(result))
+    unknown = ("text_rows", "template", "last", "max_text_tokens", "num")
+    known = {name: value for name, value in result["settings"].items() if name not in unknown}
+    stored.write_text(json.dumps({**result, "settings": known}))
+    outcome = mir(capsys, "compare", scored, stored)
+    assert outcome.code == 0 and outcome.out.count(f"{result['mir']:.4f}") == 2 and "+0.0000" in outcome.out
+    assert outcome.err.count("mir: warning: ") == 1
+    notes = [line for line in outcome.out.splitlines() if line.startswith("  ! ")]
+    assert notes == [
+        f"  ! comparable only if you know that these agree, which {stored} did not record: {', '.join(unknown)}"
+    ]
+    assert mir(capsys, "compare", scored, scored).err == ""
+    assert mir(capsys, "compare", stored).err == "", "one file has nothing to differ from"
+    features = mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", "-").out
+    assert not set(unknown) & json.loads(features)["settings"].keys(), "the test speaks of what features leaves out"
 
 
 def test_differences_come_with_their_interval(capsys, tmp_path):
