@@ -223,9 +223,9 @@ library_name: transformers
 
 A `LlavaForConditionalGeneration` of {row["parameters"] / 1e6:.1f} million parameters, trained from nothing on one
 CPU core. It sees pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels with one to four coloured shapes or
-handwritten digits, and describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA (CLIP-style encoder, two-layer
-MLP projector, Llama-style language model of {layers} layers, {models.VISION_TOKENS} vision tokens a picture) and fits
-into an e-mail. It knows nothing about photographs.
+handwritten digits, and describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA
+(CLIP-style encoder, two-layer MLP projector, Llama-style language model of {layers} layers, {models.VISION_TOKENS}
+vision tokens a picture) and fits into an e-mail. It knows nothing about photographs.
 
 ```python
 from mirlib.lab.models import load_miniature

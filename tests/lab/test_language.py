@@ -42,14 +42,14 @@ def test_any_text_comes_back_exactly(tokenizer, text):
 
 
 def test_real_english_comes_back_exactly(tokenizer):
-    for topic in language.english_topics(held_out=True):
+    for topic in language.english_texts("topics", held_out=True):
         ids = tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids
         assert tokenizer.decode(ids) == topic
         assert len(ids) < len(topic) / 2  # more than letters: words
 
 
 def test_held_out_topics_are_not_read(tokenizer):
-    assert not set(language.english_topics()) & set(language.english_topics(held_out=True))
+    assert not set(language.english_texts("topics")) & set(language.english_texts("topics", held_out=True))
 
 
 def test_training_the_tokenizer_gives_the_vocabulary_asked_for():
@@ -101,7 +101,7 @@ def test_rows_start_at_a_document_and_are_full(tokenizer):
     assert (np.diff(rows.positions)[rows.positions[:, 1:] > 0] == 1).all()
     answers = [int(i) for i in rows.ids[np.isclose(rows.weights, 3.0)]]
     words = {tokenizer.decode([i]).strip() for i in answers}
-    assert words <= {*world.SHAPES, *world.COLOURS, *world.SIZES, *world.NUMBERS, "yes", "no"}
+    assert words <= {*world.FORMS, *world.COLOURS, *world.SIZES, *world.NUMBERS, *world.CELLS, "yes", "no"}
 
 
 def test_rows_depend_on_the_generator_alone(tokenizer):

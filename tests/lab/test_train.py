@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mirlib.lab import experiments, language, models, train, world
+from mirlib.lab import connectors, experiments, language, models, parts, pretrain, train, world
 
 TOKENIZER = language.load_tokenizer(models.MINIATURE)
 
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
 
 def test_the_learning_rate_warms_up_and_falls():
     schedule = train.Schedule(steps=100, learning_rate=1.0, warmup=0.1)
-    rates = [schedule.rate(step) for step in range(100)]
+    rates = [schedule.factor(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
     assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
@@ -58,7 +58,7 @@ def test_weighted_loss_ignores_tokens_of_no_weight():
     ids = np.random.default_rng(0).integers(4, 100, size=(2, 10))
     weights = np.zeros((2, 10), dtype=np.float32)
     weights[0, 3], weights[1, 7] = 1, 3
-    loss = train.weighted_loss(model, language.Rows(ids, weights, np.tile(np.arange(10), (2, 1))))
+    loss = pretrain.weighted_loss(model, language.Rows(ids, weights, np.tile(np.arange(10), (2, 1))))
     with torch.no_grad():
         log_p = torch.log_softmax(model(torch.from_numpy(ids)).logits, -1)
     expected = -(log_p[0, 2, ids[0, 3]] + 3 * log_p[1, 6, ids[1, 7]]) / 4
@@ -71,8 +71,8 @@ def test_documents_of_a_row_do_not_see_each_other():
     positions = np.concatenate([np.arange(8), np.arange(12)])[None]
     weights = np.zeros((1, 20), dtype=np.float32)
     weights[0, 9:] = 1  # the second document, but for its first token
-    together = train.weighted_loss(model, language.Rows(ids, weights, positions))
-    alone = train.weighted_loss(model, language.Rows(ids[:, 8:], weights[:, 8:], positions[:, 8:]))
+    together = pretrain.weighted_loss(model, language.Rows(ids, weights, positions))
+    alone = pretrain.weighted_loss(model, language.Rows(ids[:, 8:], weights[:, 8:], positions[:, 8:]))
     assert together.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
@@ -80,15 +80,63 @@ def test_cell_means_average_the_patches_of_each_cell():
     patches = torch.arange(36.0).view(1, 36, 1)
     grid = patches.view(6, 6)
     expected = [grid[:3, :3].mean(), grid[:3, 3:].mean(), grid[3:, :3].mean(), grid[3:, 3:].mean()]
-    assert torch.allclose(train.cell_means(patches).flatten(), torch.stack(expected))
+    assert torch.allclose(pretrain.cell_means(patches).flatten(), torch.stack(expected))
 
 
-def test_multi_labels_mark_what_is_there():
+def test_cell_labels_say_what_is_there_and_where_nothing_is():
     scene = world.Scene((world.Thing("ring", "blue", "large", "topright"),))
-    labels = train.multi_labels([scene]).view(4, 13)
-    names = [*world.SIZES, *world.COLOURS, *world.SHAPES]
-    assert [names[i] for i in labels[1].nonzero().flatten()] == ["large", "blue", "ring"]
-    assert labels.sum() == 3
+    (labels,) = pretrain.cell_labels([scene])
+    named = [[words[i] for words, i in zip(pretrain.LABELS.values(), cell, strict=True)] for cell in labels]
+    assert named == [["nothing"] * 3, ["large", "blue", "ring"], ["nothing"] * 3, ["nothing"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("unlock", "opened"),
+    [
+        ("none", ()),
+        ("lora", ("lora_",)),
+        ("half", ("language_model.layers.0.",)),
+        ("all", ("language_model.", "lm_head")),
+    ],
+)
+def test_stage_one_changes_the_connector_and_what_is_unlocked_alone(unlock, opened):
+    model = models.assemble(models.new_encoder(), models.new_language_model(layers=2))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    recipe = train.StageOne(pairs=64, batch=16, unlock=unlock, learning_rate=1e-2, unlocked_rate=1e-2)
+    history = train.stage_one(model, TOKENIZER, recipe, progress=False)
+    assert len(history.losses) == 4
+    changed = {
+        name
+        for name, weight in model.state_dict().items()
+        if not torch.equal(weight, before.get(name.replace(".base_layer", ""), torch.empty(0)))
+    }
+    allowed = ("multi_modal_projector", *opened)
+    assert any("multi_modal_projector" in name for name in changed)
+    assert all(any(part in name for part in allowed) for name in changed)
+    for part in opened[:1]:
+        assert any(part in name for name in changed)
+
+
+def test_merging_lora_leaves_the_logits_unchanged():
+    model = models.assemble(models.new_encoder(), models.new_language_model(layers=2))
+    train.stage_one(model, TOKENIZER, train.StageOne(pairs=64, batch=16, unlock="lora"), progress=False)
+    ids = torch.arange(10, 30)[None]
+    with torch.no_grad():
+        apart = model.model.language_model(input_ids=ids).last_hidden_state
+        connectors.merge_lora(model)
+        merged = model.model.language_model(input_ids=ids).last_hidden_state
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert torch.allclose(apart, merged, atol=1e-4)
+
+
+@pytest.mark.parametrize("connector", connectors.CONNECTORS)
+def test_a_norm_matched_connector_gives_every_token_the_norm_of_text(connector):
+    model = models.assemble(models.new_encoder(), models.new_language_model(layers=1))
+    fresh = connectors.replace(model, connector, norm_matched=True)
+    tokens = fresh(torch.randn(2, models.VISION_TOKENS, models.VISION_DIM))
+    assert tokens.shape == (2, models.VISION_TOKENS, 128)
+    expected = model.get_input_embeddings().weight.norm(dim=1).mean()
+    assert torch.allclose(tokens.norm(dim=-1), expected.expand(2, models.VISION_TOKENS), rtol=1e-4)
 
 
 def test_caption_losses_agree_with_the_model_itself():
@@ -110,14 +158,13 @@ def test_caption_losses_agree_with_the_model_itself():
     assert predicted.shape == (3, ids.shape[1] - 1)
 
 
-def test_the_projector_alone_is_trained():
+def test_both_stages_leave_a_frozen_encoder_alone():
     model = models.assemble(models.new_encoder(), models.new_language_model(layers=1))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    recipe = train.ProjectorRecipe(pairs=64, batch=16)
-    history = train.train_projector(model, TOKENIZER, recipe, progress=False)
-    assert len(history.losses) == 4
+    train.stage_one(model, TOKENIZER, train.StageOne(pairs=64, batch=16), progress=False)
+    train.stage_two(model, TOKENIZER, train.StageTwo(images=32, batch=16), progress=False)
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert changed == {name for name in before if "multi_modal_projector" in name}
+    assert changed and not any("vision_tower" in name for name in changed)
 
 
 def test_stage_one_sets_are_nested():
@@ -128,11 +175,13 @@ def tiny_recipe():
     short = train.Schedule(steps=3, learning_rate=1e-3)
     return experiments.BaseRecipe(
         scenes=20,
-        encoder=train.EncoderRecipe(schedule=short, groups=2, group_size=2),
-        language=train.LanguageRecipe(
-            layers=1, new_layers=1, first=short, second=short, first_rows=(2, 48), second_rows=(2, 48)
+        parts=parts.PartsRecipe(
+            encoder=pretrain.EncoderRecipe(schedule=short, groups=2, group_size=2),
+            language=pretrain.LanguageRecipe(
+                layers=1, new_layers=1, first=short, second=short, first_rows=(2, 48), second_rows=(2, 48)
+            ),
         ),
-        projector=train.ProjectorRecipe(pairs=32, batch=16),
+        stage_one=train.StageOne(pairs=32, batch=16),
     )
 
 
@@ -143,15 +192,16 @@ def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_projector", killed)
+        patch.setattr(train, "stage_one", killed)
         with pytest.raises(Killed):
             experiments.run("base", recipe=tiny_recipe(), **options)
-    (home,) = (tmp_path / "cache").iterdir()
-    encoder = (home / "encoder.pt").stat().st_mtime_ns
+    (home,) = (tmp_path / "cache").glob("base-*")
+    (encoder,) = (tmp_path / "cache").glob("encoder-*/encoder.pt")
+    trained = encoder.stat().st_mtime_ns
 
     (row,) = experiments.run("base", recipe=tiny_recipe(), **options)
-    assert (home / "encoder.pt").stat().st_mtime_ns == encoder  # not trained again
-    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "projector"}
+    assert encoder.stat().st_mtime_ns == trained  # not trained again
+    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "stage_one", "stage_two"}
     assert all(math.isfinite(loss) for loss in row["final_loss"].values())
     assert set(row["measured"]["text_accuracy"]["chat"]) == set(world.QUESTION_KINDS)
     model, _ = models.load_miniature(home / "miniature")
