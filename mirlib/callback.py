@@ -227,12 +227,12 @@ class MIRCallback(TrainerCallback):
         """Send two batches through the model: what they raise, a measurement would raise an hour later."""
         how = {name: value for name, value in self._measure.items() if name not in ("confidence", "progress")}
         with _random_state_kept(model):
-            score_batches(model, list(islice(self._pairs(model), 2)), progress=False, **how)
+            score_batches(model, list(islice(self._pairs(model), 2)), merge_processes=False, progress=False, **how)
 
     def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
         started = time.monotonic()
         with _random_state_kept(model):
-            self.latest = score_pairs(model, self._pairs(model), **self._measure)
+            self.latest = score_pairs(model, self._pairs(model), merge_processes=False, **self._measure)
         result = self.latest
         record = {
             "step": step,

@@ -186,6 +186,7 @@ def score_batches(
     last: str = "normed",
     confidence: float | None = None,
     groups: int = DEFAULT_GROUPS,
+    merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
     """MIR of a model over your own batches, in constant memory.
@@ -206,6 +207,8 @@ def score_batches(
         confidence: For example 0.95, for an interval over samples: a jackknife over ``groups`` groups, or with the
             authors' exact preset a bootstrap.
         groups: Number of jackknife groups; their moments take ``2 K groups (d + 2) d · 8`` bytes.
+        merge_processes: In a distributed run, whether the batches of all processes count together, each process with
+            its share; every process must then call this. False measures the batches of this process alone.
         progress: Whether to show bars on stderr.
 
     Returns:
@@ -229,7 +232,7 @@ def score_batches(
             result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
         else:
             result, samples = _score_streaming(
-                forward, len(parts.layers), preset, outliers, normalize, confidence, groups, progress
+                forward, len(parts.layers), preset, outliers, normalize, confidence, groups, merge_processes, progress
             )
     settings = {**result.settings, "text_rows": text_rows, "last": last, "samples": samples, **_describe(model)}
     return replace(result, settings=settings)
@@ -243,6 +246,7 @@ def _score_streaming(
     normalize: bool,
     confidence: float | None,
     groups: int,
+    merge_processes: bool,
     progress: bool,
 ) -> tuple[MIRResult, int]:
     metric: ModalityIntegrationRate | None = None
@@ -258,6 +262,7 @@ def _score_streaming(
                 normalize=normalize,
                 groups=groups if confidence is not None else 1,
                 confidence=confidence,
+                **({} if merge_processes else {"distributed_available_fn": lambda: False}),
             )
         metric.update_layer(k, vision, text, groups=group_ids, name_row=name_row)
 

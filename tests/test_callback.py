@@ -1,12 +1,16 @@
 """MIR during training: the numbers of `score`, at the right steps, in a run that does not notice."""
 
 import copy
+import os
+import pickle
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from tiny_processors import lvlm
 from torch import nn
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
@@ -330,6 +334,46 @@ def test_a_model_that_is_sharded_is_refused(tmp_path):
     with pytest.raises(MirlibError, match="sharded over processes .* mirlib.score"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several processes
+
+
+def train_in_process(rank, port, folder):
+    """One process of two: a run that stops early, and one with bad input; what it found is written to ``folder``."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    found = []
+    for measured in (MEASURED, {**MEASURED, "num": 99}):
+        model, processor = tiny()
+        settings = {"ddp_backend": "gloo", "learning_rate": 1e-9, "per_device_train_batch_size": 2}
+        trainer = trainer_for(model, folder, **settings)
+        options = {"every": 1, "patience": 2, "min_delta": 1e-3, **measured}
+        callback = MIRCallback(processor, IMAGES, TEXTS, **options).attach(trainer)
+        try:
+            trainer.train()
+            found.append((callback.history, trainer.state.global_step, callback.latest is not None))
+        except MirlibError as error:
+            found.append(str(error))
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+
+
+def test_the_main_process_measures_and_all_stop_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(train_in_process, (port, tmp_path), nprocs=2, start_method="spawn")
+    (first, refused), (second, refused_too) = (
+        pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in (0, 1)
+    )
+    history, steps, measured = first
+    assert [record["step"] for record in history] == [0, 1, 2] and steps == 2 and measured
+    assert second == (history, 2, False), "the other process has the numbers of the first, and stops with it"
+    by_hand = score(*tiny(), IMAGES, TEXTS, progress=False, **MEASURED)
+    assert history[0]["mir"] == pytest.approx(by_hand.value, rel=1e-6), "rows counted twice"
+    assert refused == refused_too and refused.startswith("99 images were asked for, there are 8")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
