@@ -54,7 +54,7 @@ def test_seed_values_draws_every_seed_and_says_when_there_is_none():
 def test_kind_grid_tells_the_range_of_kinds_from_that_of_draws():
     values = np.array([[[[1.0, 1.2], [2.0, 2.2]]]])  # one model, one kind of picture, two texts, two draws
     ax = figures.figure_kind_grid(["scenes"], ["news", "code"], values, name="high")
-    assert ax.get_title(loc="left") == "high: the kinds span 1.00, draws of one kind 0.20"
+    assert ax.get_title() == "high: the kinds span 1.00, draws of one kind 0.20"
     assert [text.get_text() for text in ax.texts] == ["1.10", "draws 0.20", "2.10", "draws 0.20"]
 
 
