@@ -223,7 +223,7 @@ def figure_seed_values(
         label = "limit of the protocol" if number == 0 else "_"
         ax.axvline(limit, color="black", linewidth=1.2, linestyle="--", marker="", label=label)
     ax.set_yticks(range(len(data)), list(data))
-    ax.set_ylim(len(data) - 0.5, -0.5)
+    ax.set_ylim(max(1, len(data)) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
     if len(groups) > 1 or limits:
         _legend_below(ax, columns=3)
