@@ -54,9 +54,9 @@ function render({ model, el }) {
   let origin = 0; // which card of the gallery the picture comes from; null if the reader changed it
 
   // The picture, the gallery and the answers.
-  const picture = element("img", { class: "mirlib-picture", width: 48, height: 48 });
+  const picture = element("img", { class: "mirlib-picture dark-light", width: 48, height: 48 });
   const thumbnails = gallery.map((one, i) => {
-    const image = element("img", { src: one.picture, alt: one.caption, width: 48, height: 48 });
+    const image = element("img", { class: "dark-light", src: one.picture, alt: one.caption, width: 48, height: 48 });
     const button = element("button", { type: "button", class: "mirlib-thumbnail", "data-card": i }, image);
     button.addEventListener("click", () => {
       origin = i;
