@@ -1,6 +1,6 @@
 """The language side: a byte-level tokenizer, and the text-only documents that the language model reads.
 
-The language model never sees a picture. It learns to read *textual scenes* ("topleft circle small red .") and to
+The language model never sees a picture. It learns to read *textual scenes* ("small topleft red circle .") and to
 describe them or answer questions about them; later, stage 1 puts image tokens where the textual scene used to stand.
 
 Every document is a list of *segments*, a text with a role. Each segment starts with a space or a line break, so
@@ -163,9 +163,18 @@ Segment = tuple[str, str]
 
 
 def textual_scene(scene: world.Scene, rng: np.random.Generator) -> list[Segment]:
-    """A scene in words, as the language model reads it: half the time in reading order, half in a random one."""
+    """A scene in words, as the language model reads it: ``small topleft red circle .``
+
+    The words of a sentence stand in any order, so that none can be found by the word before it. A model that reads
+    fixed sentences learns to continue them, and image tokens have nothing to be continued from. The things stand in
+    reading order half the time.
+    """
     order = range(len(scene.things)) if rng.random() < 0.5 else rng.permutation(len(scene.things))
-    return [(f" {scene.things[i].sentence}", "scene") for i in order]
+    sentences = []
+    for i in order:
+        words = scene.things[i].words
+        sentences.append((f" {' '.join(words[j] for j in rng.permutation(len(words)))} .", "scene"))
+    return sentences
 
 
 def description_document(rng: np.random.Generator) -> list[Segment]:

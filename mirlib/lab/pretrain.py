@@ -143,7 +143,7 @@ _OVERSAMPLED = {
     "exist": 2.0,
     "colour": 2.0,
     "relation": 3.0,
-    "count": 1.5,
+    "count": 3.0,
     "size": 1.0,
     "where": 1.5,
     "shape_at": 1.0,
@@ -171,7 +171,7 @@ class LanguageRecipe:
     copy: tuple[float, float] = (0.30, 0.03)
     copy_steps: int = 1500
     new_layers: int = 3
-    second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
+    second: Schedule = Schedule(steps=2000, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
         questions=0.58, chat=0.12, description=0.08, lookup=0.06, news=0.03, arithmetic=0.02, listing=0.02,
         topics=0.05, docstrings=0.02, code=0.02,

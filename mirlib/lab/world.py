@@ -84,9 +84,14 @@ class Thing:
         return CELLS.index(self.cell) % 2
 
     @property
+    def words(self) -> tuple[str, str, str, str]:
+        """The thing in four words, in the order of `CAPTION_SLOTS`."""
+        return self.cell, self.shape, self.size, self.colour
+
+    @property
     def sentence(self) -> str:
         """The thing's sentence in a full caption, e.g. ``topleft circle small red .``."""
-        return f"{self.cell} {self.shape} {self.size} {self.colour} ."
+        return f"{' '.join(self.words)} ."
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,13 +388,13 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
-    what = int(rng.integers(3))
-    if what == 0:
+    what = ("objects", "shape", "shape", "colour", "colour")[int(rng.integers(5))]
+    if what == "objects":
         return Question("count", "how many objects ?", "count objects", NUMBERS[len(scene.things)])
-    attribute, values = ("shape", _family(scene)) if what == 1 else ("colour", _COLOUR_WORDS)
+    attribute, values = ("shape", _family(scene)) if what == "shape" else ("colour", _COLOUR_WORDS)
     held = [getattr(t, attribute) for t in scene.things]
     value = _pick(rng, held) if rng.random() < 0.75 else _pick(rng, values)
-    name = plural(value) if what == 1 else f"{value} objects"
+    name = plural(value) if what == "shape" else f"{value} objects"
     return Question("count", f"how many {name} ?", f"count {value}", NUMBERS[held.count(value)])
 
 
