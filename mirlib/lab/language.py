@@ -163,7 +163,7 @@ Segment = tuple[str, str]
 
 
 def textual_scene(scene: world.Scene, rng: np.random.Generator) -> list[Segment]:
-    """A scene in words, as the language model reads it: ``small topleft red circle .``
+    """A scene in words, as the language model reads it, for example ``small topleft red circle .``.
 
     The words of a sentence stand in any order, so that none can be found by the word before it. A model that reads
     fixed sentences learns to continue them, and image tokens have nothing to be continued from. The things stand in

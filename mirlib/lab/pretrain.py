@@ -140,8 +140,8 @@ def split_labels(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
 _FIRST_WEIGHTS = {"scene": 0.2, "prompt": 0.2, "answer": 3.0, "description": 2.0}
 _DENSE_WEIGHTS = {"scene": 0.05, "prompt": 0.05, "answer": 2.0, "description": 1.0}
 _OVERSAMPLED = {
-    "exist": 2.0,
-    "colour": 2.0,
+    "exist": 3.0,
+    "colour": 1.5,
     "relation": 3.0,
     "count": 3.0,
     "size": 1.0,
@@ -171,9 +171,9 @@ class LanguageRecipe:
     copy: tuple[float, float] = (0.30, 0.03)
     copy_steps: int = 1500
     new_layers: int = 3
-    second: Schedule = Schedule(steps=2000, learning_rate=1e-3)
+    second: Schedule = Schedule(steps=3000, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
-        questions=0.58, chat=0.12, description=0.08, lookup=0.06, news=0.03, arithmetic=0.02, listing=0.02,
+        questions=0.52, chat=0.12, description=0.08, lookup=0.12, news=0.03, arithmetic=0.02, listing=0.02,
         topics=0.05, docstrings=0.02, code=0.02,
         question_count=(12, 20), kind_weights=_OVERSAMPLED, role_weights=_DENSE_WEIGHTS,
     )  # fmt: skip
