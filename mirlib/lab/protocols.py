@@ -44,7 +44,9 @@ class Protocol:
         question: What is asked.
         paper: What the paper says.
         primary: The quantity that decides.
-        reproduced_when: What would count as reproduced.
+        criteria: What would count as reproduced, by the claim. `mirlib.lab.verdicts` judges these claims and no
+            others, under each regime (or arm) by itself and from five seeds at least. An interval is that of 95 %
+            over seeds.
         arms: Runs by the name of their arm, for each seed in the same order.
         summary: One line for ``mir lab list``.
     """
@@ -55,8 +57,16 @@ class Protocol:
     question: str
     paper: str
     primary: str
-    reproduced_when: str
+    criteria: dict[str, str]
     arms: dict[str, tuple[Run, ...]]
+
+    @property
+    def reproduced_when(self) -> str:
+        """All criteria as one text; claims that share one stand beside each other."""
+        claims: dict[str, list[str]] = {}
+        for claim, criterion in self.criteria.items():
+            claims.setdefault(criterion, []).append(f"“{claim}”")
+        return " ".join(f"{', '.join(group)}: {criterion}." for criterion, group in claims.items())
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -90,6 +100,29 @@ def _arm(*, seeds: Iterable[int] = SEEDS, pairs: int, regime: str = "matched", *
 PAIRS = (512, 2048, 8192, 16_384)
 _WARMUP_PAIRS = (2048, 8192)
 _WARMUP_STEPS = (2, 8, 32)
+
+RIVALS = {
+    "loss": "MIR ranks models better than loss",
+    "perplexity": "MIR ranks models better than perplexity",
+    "in_context_text": "MIR ranks models better than the in-context score, text shots",
+    "in_context_image": "MIR ranks models better than the in-context score, shots with images (not in the paper)",
+    "discrimination": "MIR ranks models better than soft discrimination (not in the paper)",
+    "norm_only": "MIR ranks models better than its norm-only baseline (not in the paper)",
+}
+"""Claims about other metrics, by the metric's column in `mirlib.lab.tables.frame`."""
+
+MOVED = {
+    "pictures": "MIR hardly moves with the kind of picture",
+    "texts": "MIR hardly moves with the kind of text",
+    "kinds": "MIR hardly moves with the kinds of picture and text together",
+    "template": "MIR hardly moves with the conversation template",
+    "relevance": "MIR hardly moves with whether text and picture belong together",
+    "seen": "MIR hardly moves with whether the data were trained on",
+}
+"""Claims about robustness, by what is varied; the names are those of `mirlib.lab.verdicts.ranges`."""
+
+_FOLLOWS = "mean correlation at most −0.8, interval below 0"
+_UNSIGNED = "interval above 0 (signs do not count; the verdict names those that are wrong)"
 _DURING = (16, 32, 64, 128, 192)
 _SECOND_EPOCH = (32, 56, 64, 72, 96)
 
@@ -107,9 +140,28 @@ def _all() -> dict[str, Protocol]:
             "follows performance. With encoder and language model unlocked, performance and MIR improve for longer. "
             "Perplexity is worse still when training and evaluation data come from different domains.",
             primary="Spearman correlation of MIR (news) with mean accuracy after stage 2, over the amounts of data "
-            "within a seed; mean over seeds, bootstrap over seeds.",
-            reproduced_when="In a regime: the correlation's mean is at most -0.8 and its 95% interval lies below 0. "
-            "Better than another metric: the interval of the difference of absolute correlations lies above 0.",
+            "within a seed; mean over seeds, bootstrap over seeds. Against other metrics: the difference of the "
+            "absolute values of such correlations.",
+            criteria={
+                "MIR follows the accuracy after stage 2": _FOLLOWS,
+                "MIR falls with the amount of data": f"{_FOLLOWS}, of the correlation with the number of pairs",
+                **dict.fromkeys(
+                    RIVALS.values(),
+                    "absolute rank correlation of MIR with accuracy minus that of the other metric, paired within "
+                    f"seed: {_UNSIGNED}",
+                ),
+                "Loss and perplexity keep falling while performance saturates": "from 8192 to 16,384 pairs the "
+                "intervals of the changes of loss and of in-domain perplexity lie below 0, and that of accuracy does "
+                "not lie above 0",
+                "With encoder and language model unlocked, too, MIR follows the accuracy": f"{_FOLLOWS}, over the "
+                "three amounts of data of the unlocked arms",
+                "With encoder and language model unlocked, performance and MIR improve for longer": "from 2048 to "
+                "8192 pairs MIR falls more, and accuracy rises more, than with both frozen and norms matched, within a "
+                "seed: interval of the first difference below 0, of the second above 0",
+                "Perplexity is a worse guide still when evaluated out of domain": "absolute rank correlation with "
+                "accuracy of perplexity in-domain minus that of perplexity out-of-domain, paired within seed: "
+                f"{_UNSIGNED}",
+            },
             arms={
                 **{
                     f"{regime}, {pairs} pairs": _arm(pairs=pairs, regime=regime)
@@ -131,9 +183,14 @@ def _all() -> dict[str, Protocol]:
             paper="Silent: warm-up is 3% of the steps throughout, so that more data means a longer warm-up.",
             primary="Change of MIR (news) from 2048 to 8192 pairs, within a seed: with proportional warm-up, and with "
             "each fixed number of warm-up steps; mean over seeds, bootstrap over seeds.",
-            reproduced_when="Data lowers MIR in a regime if the interval of the change at a fixed warm-up lies below 0 "
-            "for every number of warm-up steps. The fall comes through warm-up if the change with proportional "
-            "warm-up lies below 0 and less than half of it is left at fixed warm-up.",
+            criteria={
+                "MIR falls with data where warm-up is 3 % of the steps": "interval of the change below 0",
+                "Data itself lowers MIR: also where the number of warm-up steps is fixed": "interval of the change "
+                "below 0 for every number of warm-up steps",
+                "The fall comes through warm-up (what a prototype of this laboratory saw; the paper is silent)": "the "
+                "interval of the change with proportional warm-up lies below 0, and that of the change at fixed "
+                "warm-up (mean over its three lengths) minus half of it lies above 0: less than half is left",
+            },
             arms={
                 f"{name}, {pairs} pairs, {steps} warm-up steps": _arm(
                     pairs=pairs, regime=regime, warmup_steps=steps, learning_rate=rate
@@ -156,22 +213,32 @@ def _all() -> dict[str, Protocol]:
             "rises?",
             paper="MIR falls steeply, then flattens, as loss does; post-SFT performance rises with it.",
             primary="Spearman correlation of MIR (news) with the step, and with accuracy after stage 2, over the "
-            "probes of a run; mean over seeds, bootstrap over seeds.",
-            reproduced_when="In a regime: both correlations are at most -0.8 in the mean with intervals below 0, and "
-            "the first half of the steps brings more of the fall than the second.",
+            "probes and the end of a run; mean over seeds, bootstrap over seeds.",
+            criteria={
+                "MIR falls steeply, then flattens, over the steps; performance rises with it": "both correlations: "
+                f"{_FOLLOWS}; and the interval of MIR's change in the second half of the steps minus that in the first "
+                "lies above 0 (the first from the first probe, at step 16, on; MIR at the middle is interpolated)",
+            },
             arms={regime: _arm(pairs=8192, regime=regime, study="during", probes=_DURING) for regime in both},
         ),
         Protocol(
             name="overfitting",
             figure="Fig. 5",
             summary="A second epoch: loss drops at its start, does MIR? (Fig. 5)",
-            question="When the same pairs are seen a second time, does the loss drop at the boundary while MIR and "
-            "accuracy do not?",
+            question="When the same pairs are seen a second time, does the loss drop at the boundary while MIR does "
+            "not fall, and accuracy not rise, over the second epoch?",
             paper="Loss drops sharply at the epoch boundary; performance and MIR do not.",
-            primary="Change across the boundary (mean of the 8 steps, or the probe, after it minus that before it) of "
-            "loss and of MIR (news), each in units of its change over the whole first epoch.",
-            reproduced_when="The interval of the loss's change lies below 0, and the interval of MIR's change over the "
-            "second epoch contains 0 or more.",
+            primary="Change of loss across the boundary (mean of the 8 steps after it minus that of the 8 before it), "
+            "in units of the first epoch's (the size of the change from its first to its last 8 steps, mean over "
+            "seeds); change of MIR (news), in MIR, and of accuracy over the second epoch (from the probe at the "
+            "boundary to the end); means over seeds, bootstrap over seeds. Shown beside them and deciding nothing: "
+            "the change of MIR from the boundary to the next probe, in units of its change from the first probe (step "
+            "32) to the boundary.",
+            criteria={
+                "In a second epoch the loss drops at the boundary; performance and MIR do not improve": "interval of "
+                "the loss's change below 0; that of MIR's change over the second epoch not below 0, that of accuracy's "
+                "not above 0",
+            },
             arms={
                 "unlocked": _arm(
                     pairs=2048, epochs=2, unlock="all", unlock_encoder=True, study="during", probes=_SECOND_EPOCH
@@ -185,11 +252,17 @@ def _all() -> dict[str, Protocol]:
             question="By how much does MIR of one model move with the kind of picture and of text, the template, "
             "whether text and picture belong together, whether they were trained on, and the number of samples?",
             paper="MIR hardly moves with any of them; 20 samples are enough.",
-            primary="Range of MIR over the kinds, and differences within a model; in units of the difference between "
-            "the best and the worst model of data_scale in the same regime.",
-            reproduced_when="The interval of the range (over models) lies below a quarter of the difference between "
-            "the models of data_scale. Enough samples: the smallest N whose draws have a standard deviation below a "
-            "twentieth of that difference, with a mean within as much of that at N = 1000.",
+            primary="Range (highest minus lowest) of one model's MIR over what is varied, each value the mean of three "
+            "draws; in units of the highest minus the lowest MIR (news) of data_scale over its amounts of data, same "
+            "regime and seed; ratio of the means over seeds, bootstrap over seeds.",
+            criteria={
+                **dict.fromkeys(
+                    MOVED.values(), "interval of the range below a quarter of the difference between models"
+                ),
+                "20 samples are enough": "N is the smallest number whose five draws have a standard deviation below a "
+                "twentieth of the difference between models (mean over seeds), with a mean within as much of that at "
+                "N = 1000: every seed has one, and the interval of its mean over seeds is at most 20",
+            },
             arms={regime: _arm(pairs=8192, regime=regime, study="robustness") for regime in both},
         ),
         Protocol(
@@ -201,7 +274,7 @@ def _all() -> dict[str, Protocol]:
             "64.4.",
             primary="Spearman correlation of MIR (news) with the length of the captions (brief, mid, full) and with "
             "accuracy, within a seed; mean over seeds, bootstrap over seeds.",
-            reproduced_when="Both correlations are at most -0.8 in the mean with intervals below 0.",
+            criteria={"Longer captions give a lower MIR and a better model": f"both correlations: {_FOLLOWS}"},
             arms={
                 f"{regime}, {detail}": _arm(pairs=2048, regime=regime, detail=detail)
                 for regime in both
@@ -216,9 +289,14 @@ def _all() -> dict[str, Protocol]:
             paper="A third of the rate lowers MIR from 3.182 to 2.808, three times the rate raises it to 3.575; a "
             "longer warm-up lowers it to 3.043, a linear scheduler to 3.171; the averages go the other way.",
             primary="Spearman correlation of MIR (news) with accuracy over the six recipes within a seed; mean over "
-            "seeds, bootstrap over seeds. Secondary: the sign of MIR's change with rate and with warm-up.",
-            reproduced_when="The correlation is at most -0.8 in the mean with an interval below 0; each sign with an "
-            "interval on its side of 0.",
+            "seeds, bootstrap over seeds. Secondary: the sign of MIR's change from the base with rate and with "
+            "warm-up, within a seed. The scheduler's is not judged: the paper's change is a hundredth.",
+            criteria={
+                "MIR ranks recipes as accuracy does": _FOLLOWS,
+                "A higher learning rate raises MIR, a lower one lowers it": "interval of the change above 0 for three "
+                "times the rate, below 0 for half of it and for 0.3 of it",
+                "A longer warm-up lowers MIR": "interval of the change with 5 % of the steps instead of 3 % below 0",
+            },
             arms={
                 f"{regime}, {name}": _arm(
                     pairs=8192, regime=regime, learning_rate=REGIMES[regime]["learning_rate"] * factor, **options
@@ -243,7 +321,10 @@ def _all() -> dict[str, Protocol]:
             "64.0 to 65.9.",
             primary="Difference of MIR (news) and of accuracy from the frozen model, within a seed; mean over seeds, "
             "bootstrap over seeds.",
-            reproduced_when="For each arm: the interval of MIR's difference lies below 0 and that of accuracy's above.",
+            criteria={
+                "Unlocking the language model lowers MIR and raises accuracy": "interval of MIR's difference from the "
+                "frozen model below 0, of accuracy's above 0; for each arm by itself",
+            },
             arms={name: _arm(pairs=2048, unlock=name) for name in ("none", "lora", "lora_merged", "half", "all")},
         ),
         Protocol(
@@ -254,7 +335,7 @@ def _all() -> dict[str, Protocol]:
             paper="MLP of 1, 2, 4 layers: 3.454, 3.182, 3.446; Q-Former 3.673; averages 63.6, 63.9, 63.7, 53.7.",
             primary="Spearman correlation of MIR (news) with accuracy over the four connectors within a seed; mean "
             "over seeds, bootstrap over seeds.",
-            reproduced_when="The correlation is at most -0.8 in the mean with an interval below 0.",
+            criteria={"MIR ranks connectors as accuracy does": _FOLLOWS},
             arms={
                 f"{regime}, {connector}": _arm(pairs=2048, regime=regime, connector=connector)
                 for regime in both
@@ -269,7 +350,10 @@ def _all() -> dict[str, Protocol]:
             paper="Vicuna 13B 2.583 against 7B 3.374; LLaMA-2-Chat 13B 2.477 against 7B 3.699.",
             primary="Difference of MIR (news) between neighbouring widths within a seed; mean over seeds, bootstrap "
             "over seeds.",
-            reproduced_when="Both differences are negative with intervals below 0.",
+            criteria={
+                "Larger language models have a lower MIR": "both differences (base minus small, large minus base): "
+                "interval below 0",
+            },
             arms={size: _arm(pairs=2048, size=size) for size in ("small", "base", "large")},
         ),
     ]

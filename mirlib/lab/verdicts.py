@@ -1,8 +1,8 @@
 """What the ledger's rows say about the paper's claims.
 
-The criteria are those of `mirlib.lab.protocols`, which were written before anything was run. Where a claim of the
-paper has no criterion there, or one that cannot be computed as it stands, the criterion used is written beside the
-verdict and says so. Nothing is judged without an interval, and nothing from fewer than five seeds.
+Claims and criteria are those of `mirlib.lab.protocols`, which were written before any row of the ledger was there: a
+claim that is not in the protocol cannot be judged. Nothing is judged without an interval, and nothing from fewer than
+five seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 
 from mirlib.lab.estimates import Estimate, bootstrap, correlations, ratio_of_means, spearman
 from mirlib.lab.mediation import WARMUP_SERIES, WARMUP_STEPS, changes, grid, mediation
-from mirlib.lab.protocols import PROTOCOLS, Protocol
+from mirlib.lab.protocols import MOVED, PROTOCOLS, RIVALS, Protocol
 from mirlib.lab.tables import (
     METRICS,
     Row,
@@ -161,7 +161,28 @@ def _side(found: Estimate, opposite: bool) -> str:
     return "the other way" if opposite else "the interval holds 0" if found.low <= 0 <= found.high else ""
 
 
-_FOLLOWS = "mean correlation at most −0.8, interval below 0"
+_GROWS_WITH_ACCURACY = ("in_context_text", "in_context_image", "discrimination")
+"""Metrics of which more is better; of all others less is."""
+
+
+def _unsigned(correlated: dict[str, np.ndarray]) -> Part:
+    """Whether the first of two metrics ranks as accuracy does more closely than the second, whatever the signs are.
+
+    A reader must know where a sign is the wrong one, so it is named beside the number; where the metric that is
+    called better owes its rank to it, the verdict names it too.
+    """
+    first, second = correlated.values()
+    names = METRICS | {"mir": "MIR"}
+    wrong = []
+    for column, values in correlated.items():
+        rises = column in _GROWS_WITH_ACCURACY
+        found = values.mean() * (1 if rises else -1) < 0
+        wrong.append(f"{names[column]} {'falls' if rises else 'rises'} with accuracy" if found else "")
+    part = above("difference of absolute correlations with accuracy", np.abs(first) - np.abs(second), 2)
+    notes = [part.note, ", ".join(f"{names[column]} {bootstrap(values)}" for column, values in correlated.items())]
+    notes += [f"wrong sign: {', '.join(filter(None, wrong))}"] if any(wrong) else []
+    clause = f"the sign is ignored ({wrong[0]})" if wrong[0] else ""
+    return replace(part, note="; ".join(filter(None, notes)), clause=clause)
 
 
 class _Judge:
@@ -182,14 +203,14 @@ class _Judge:
         arms: Sequence[str],
         decide: Decide,
         *,
-        criterion: str,
         complete: Callable[[int], bool] = lambda seed: True,
     ) -> None:
-        """Judge one claim from the seeds that have all arms; `complete` may ask for more of a seed."""
+        """Judge one claim of the protocol from the seeds that have all arms; `complete` may ask for more of a seed."""
         needed = [run for arm in arms for run in self.protocol.arms[arm]]
         here = self.table[self.table["arm"].isin(arms)] if len(self.table) else pd.DataFrame({"arm": [], "seed": []})
         counts = here.groupby("seed")["arm"].nunique() if len(here) else pd.Series(dtype=int)
         seeds = [int(seed) for seed in sorted(counts.index[counts == len(set(arms))]) if complete(int(seed))]
+        criterion = self.protocol.criteria[paper]
         fixed = {"figure": figure, "paper": paper, "condition": condition, "criterion": criterion}
         if len(seeds) < SEEDS_NEEDED:
             wanted = len({run.seed for run in needed})
@@ -317,9 +338,7 @@ def _data_scale(at: _Judge) -> None:
         return decide
 
     for name, arms in frozen.items():
-        at.claim(
-            "Fig. 1", "MIR follows the accuracy after stage 2", name, arms, with_accuracy(arms), criterion=_FOLLOWS
-        )
+        at.claim("Fig. 1", "MIR follows the accuracy after stage 2", name, arms, with_accuracy(arms))
     for name, arms in frozen.items():
         at.claim(
             "Fig. 1, 6",
@@ -327,7 +346,6 @@ def _data_scale(at: _Judge) -> None:
             name,
             arms,
             with_accuracy(arms, other="pairs"),
-            criterion=f"{_FOLLOWS} (the bounds of the correlation with accuracy; the protocol sets none for this one)",
         )
 
     def better(arms: list[str], column: str) -> Decide:
@@ -335,27 +353,13 @@ def _data_scale(at: _Judge) -> None:
             accuracy = cells(table, arms, "accuracy", seeds)
             ours = correlations(cells(table, arms, "mir", seeds), accuracy)
             theirs = correlations(cells(table, arms, column, seeds), accuracy)
-            part = above("difference of absolute correlations with accuracy", np.abs(ours) - np.abs(theirs), 2)
-            both = f"MIR {bootstrap(ours)}, {METRICS[column]} {bootstrap(theirs)}"
-            # As registered the sign does not count; a reader must know where it is the wrong one.
-            wrong = "the sign is ignored (MIR rises with accuracy)" if ours.mean() > 0 else ""
-            return [replace(part, note="; ".join(filter(None, [part.note, both])), clause=wrong)]
+            return [_unsigned({"mir": ours, column: theirs})]
 
         return decide
 
-    others = ("loss", "perplexity", "in_context_text", "in_context_image", "discrimination", "norm_only")
-    for column in others:
-        said = column in ("loss", "perplexity", "in_context_text")
-        paper = f"MIR ranks models better than {METRICS[column]}" + ("" if said else " (not in the paper)")
+    for column, paper in RIVALS.items():
         for name, arms in frozen.items():
-            at.claim(
-                "Fig. 1",
-                paper,
-                name,
-                arms,
-                better(arms, column),
-                criterion="difference of absolute rank correlations, paired within seed: interval above 0",
-            )
+            at.claim("Fig. 1", paper, name, arms, better(arms, column))
 
     def saturates(arms: list[str]) -> Decide:
         def decide(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
@@ -376,8 +380,6 @@ def _data_scale(at: _Judge) -> None:
             name,
             arms,
             saturates(arms),
-            criterion="from 8192 to 16,384 pairs the intervals of the changes of loss and perplexity lie below 0, and "
-            "that of accuracy holds 0 (not in the protocol; set before the rows were read)",
         )
 
     unlocked = series["unlocked"]
@@ -387,7 +389,6 @@ def _data_scale(at: _Judge) -> None:
         "",
         unlocked,
         with_accuracy(unlocked),
-        criterion=_FOLLOWS,
     )
     pair = series["matched"][1:3] + unlocked[1:3]
 
@@ -407,19 +408,13 @@ def _data_scale(at: _Judge) -> None:
         "",
         pair,
         longer,
-        criterion="from 2048 to 8192 pairs MIR falls more, and accuracy rises more, than with both frozen; intervals "
-        "(not in the protocol; set before the rows were read)",
     )
 
     def worse(arms: list[str]) -> Decide:
         def decide(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
             accuracy = cells(table, arms, "accuracy", seeds)
-            inside, outside = (
-                correlations(cells(table, arms, key, seeds), accuracy) for key in ("perplexity", "perplexity_out")
-            )
-            part = above("difference of absolute correlations with accuracy", np.abs(inside) - np.abs(outside), 2)
-            both = f"in-domain {bootstrap(inside)}, out-of-domain {bootstrap(outside)}"
-            return [replace(part, note="; ".join(filter(None, [part.note, both])))]
+            columns = ("perplexity", "perplexity_out")
+            return [_unsigned({key: correlations(cells(table, arms, key, seeds), accuracy) for key in columns})]
 
         return decide
 
@@ -430,8 +425,6 @@ def _data_scale(at: _Judge) -> None:
             name,
             arms,
             worse(arms),
-            criterion="absolute rank correlation with accuracy, in-domain minus out-of-domain, paired within seed: "
-            "interval above 0 (our reading of the protocol's 'worse still')",
         )
 
 
@@ -452,7 +445,6 @@ def _warmup_or_data(at: _Judge) -> None:
             name,
             arms,
             proportional,
-            criterion="interval of the change below 0",
         )
     for name in WARMUP_SERIES:
 
@@ -468,7 +460,6 @@ def _warmup_or_data(at: _Judge) -> None:
             name,
             arms_of(at.protocol, name),
             fixed,
-            criterion="interval of the change below 0 for every number of warm-up steps",
         )
     for name in WARMUP_SERIES:
 
@@ -485,8 +476,6 @@ def _warmup_or_data(at: _Judge) -> None:
             name,
             arms_of(at.protocol, name),
             through,
-            criterion="change with proportional warm-up below 0, and less than half of it left at fixed warm-up (mean "
-            "over its three lengths); for the second the protocol asks no interval, and one is asked for here",
         )
 
 
@@ -521,9 +510,6 @@ def _convergence(at: _Judge) -> None:
             name,
             [name],
             decide,
-            criterion="both correlations over the probes and the end of a run at most −0.8 in the mean, intervals "
-            "below 0; the first half of the steps, from the first probe at step 16 on, brings more of the fall, with "
-            "an interval",
         )
 
 
@@ -557,21 +543,18 @@ def _overfitting(at: _Judge) -> None:
                 "change of MIR over the second epoch",
                 change,
                 change.high >= 0,
-                f"across the boundary, in units of its change from step {before} to {boundary}: {across}; accuracy "
-                f"over the second epoch {gained.text(3)}",
+                f"across the boundary, in units of its change from step {before} to {boundary}: {across}",
                 digits=3,
             ),
+            Part("change of accuracy over the second epoch", gained, gained.low <= 0, digits=3),
         ]
 
     at.claim(
         "Fig. 5",
-        "In a second epoch the loss drops at the boundary; performance and MIR do not",
+        "In a second epoch the loss drops at the boundary; performance and MIR do not improve",
         "",
         [name],
         decide,
-        criterion="interval of the loss's change across the boundary (8 steps each side) below 0; interval of MIR's "
-        "change over the second epoch holds 0 or more. MIR is first measured at step 32, so its unit is the change "
-        "from there to the end of the first epoch; the verdict does not depend on the units",
     )
 
 
@@ -626,13 +609,13 @@ def samples_needed(counts: dict[str, list[float]], unit: float) -> int | None:
     return None
 
 
-_MOVED = {
-    "pictures": ("Fig. 3a", "the kind of picture", "four kinds of pictures, with news"),
-    "texts": ("Fig. 3a", "the kind of text", "five kinds of texts, with scenes"),
-    "kinds": ("Fig. 3a", "the kinds of picture and text together", "twenty pairs of kinds"),
-    "template": ("Fig. 3b", "the conversation template", "chat or plain"),
-    "relevance": ("Fig. 3b", "whether text and picture belong together", "own or another scene's caption"),
-    "seen": ("Fig. 3c", "whether the data were trained on", "pictures and captions of stage 1 or held-out ones"),
+_VARIED = {
+    "pictures": ("Fig. 3a", "four kinds of pictures, with news"),
+    "texts": ("Fig. 3a", "five kinds of texts, with scenes"),
+    "kinds": ("Fig. 3a", "twenty pairs of kinds"),
+    "template": ("Fig. 3b", "chat or plain"),
+    "relevance": ("Fig. 3b", "own or another scene's caption"),
+    "seen": ("Fig. 3c", "pictures and captions of stage 1 or held-out ones"),
 }
 
 
@@ -647,7 +630,7 @@ def _robustness(at: _Judge, scale_rows: list[Row]) -> None:
     def has_unit(name: str) -> Callable[[int], bool]:
         return lambda seed: name in units and seed in units.index and bool(np.isfinite(units.loc[seed, name]))
 
-    for key, (figure, what, how) in _MOVED.items():
+    for key, (figure, how) in _VARIED.items():
         for name in at.protocol.arms:
 
             def decide(
@@ -661,13 +644,11 @@ def _robustness(at: _Judge, scale_rows: list[Row]) -> None:
 
             at.claim(
                 figure,
-                f"MIR hardly moves with {what}",
+                MOVED[key],
                 name,
                 [name],
                 decide,
                 complete=has_unit(name),
-                criterion="interval of the range (ratio of means over seeds) below a quarter of the difference between "
-                "the best and the worst model of data_scale in the same regime",
             )
     for name in at.protocol.arms:
 
@@ -686,8 +667,6 @@ def _robustness(at: _Judge, scale_rows: list[Row]) -> None:
             [name],
             enough,
             complete=has_unit(name),
-            criterion="smallest N whose draws have a standard deviation below a twentieth of that difference, with a "
-            "mean within as much of that at N = 1000: interval of its mean over seeds at most 20",
         )
 
 
@@ -721,7 +700,6 @@ def _captions(at: _Judge) -> None:
             name,
             arms,
             decide,
-            criterion=f"both: {_FOLLOWS}",
         )
 
 
@@ -729,9 +707,7 @@ def _recipes(at: _Judge) -> None:
     regimes = ("high", "matched")
     for name in regimes:
         arms = arms_of(at.protocol, name)
-        at.claim(
-            "Table 2", "MIR ranks recipes as accuracy does", name, arms, _ranks_as_accuracy(arms), criterion=_FOLLOWS
-        )
+        at.claim("Table 2", "MIR ranks recipes as accuracy does", name, arms, _ranks_as_accuracy(arms))
 
     def change(name: str, other: str, column: str, table: pd.DataFrame, seeds: list[int]) -> np.ndarray:
         return np.diff(cells(table, [f"{name}, base", f"{name}, {other}"], column, seeds), axis=0)[0]
@@ -752,7 +728,6 @@ def _recipes(at: _Judge) -> None:
             name,
             arms,
             by_rate,
-            criterion="each sign with an interval on its side of 0",
         )
     for name in regimes:
         arms = [f"{name}, base", f"{name}, warm-up 5%"]
@@ -766,7 +741,6 @@ def _recipes(at: _Judge) -> None:
             name,
             arms,
             by_warmup,
-            criterion="interval of the change below 0",
         )
 
 
@@ -788,7 +762,6 @@ def _unlocking(at: _Judge) -> None:
             name.replace("_", " "),
             ["none", name],
             decide,
-            criterion="interval of MIR's difference from the frozen model below 0, of accuracy's above 0",
         )
 
 
@@ -801,7 +774,6 @@ def _connectors(at: _Judge) -> None:
             name,
             arms,
             _ranks_as_accuracy(arms),
-            criterion=_FOLLOWS,
         )
 
 
@@ -818,7 +790,6 @@ def _sizes(at: _Judge) -> None:
         "",
         arms,
         decide,
-        criterion="both differences negative, intervals below 0",
     )
 
 
@@ -883,7 +854,6 @@ def report(protocol: Protocol, rows: Sequence[Row]) -> str:
                 filled("question", protocol.question),
                 filled("paper", protocol.paper),
                 filled("primary", protocol.primary),
-                filled("criterion", protocol.reproduced_when),
             ]
         ),
         _table(protocol, own),

@@ -90,6 +90,17 @@ def test_rows_from_the_ledger_judge_as_those_in_memory(tmp_path):
     assert verdicts.load("captions", tmp_path) == []
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_what_is_judged_is_what_the_protocol_says_word_for_word(name):
+    protocol = PROTOCOLS[name]
+    claims = verdicts.judge(protocol, [])
+    assert {claim.paper: claim.criterion for claim in claims} == protocol.criteria
+    for claim, criterion in protocol.criteria.items():
+        assert f"“{claim}”" in protocol.reproduced_when
+        assert criterion in protocol.reproduced_when
+        assert criterion.replace(" ", "") in re.sub(r"\s", "", verdicts.report(protocol, []))
+
+
 # --- data_scale -------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +140,36 @@ def test_the_wrong_sign_is_not_reproduced_and_is_named_where_the_sign_does_not_c
     assert "the other way" in claim.measured
     better = judged("data_scale", rows, "better than loss", "low")
     assert better.verdict == "reproduced only when the rate is low and the sign is ignored (MIR rises with accuracy)"
+    assert "difference of absolute correlations with accuracy" in better.measured
+    assert "wrong sign: MIR rises with accuracy" in better.measured
+
+
+def test_the_wrong_sign_of_another_metric_is_named_and_grants_nothing():
+    def metrics(arm, run):
+        level = ORDER[run.stage_one.pairs]
+        return measured(mir=-level, accuracy=level, loss=level, discrimination=-level)
+
+    rows = rows_of("data_scale", metrics)
+    for words, wrong in (("loss", "loss (last 50 steps) rises"), ("soft discrimination", "soft discrimination falls")):
+        claim = judged("data_scale", rows, f"better than {words}", "high")
+        assert f"wrong sign: {wrong} with accuracy)" in claim.measured
+        assert claim.verdict == "not reproduced"
+        assert claim.estimate == 0.0, "both absolute correlations are 1"
+    assert "wrong sign" not in judged("data_scale", rows, "better than perplexity", "high").measured
+
+
+def test_out_of_domain_perplexity_is_compared_with_in_domain_and_both_signs_are_named():
+    def metrics(arm, run):
+        level = ORDER[run.stage_one.pairs]
+        inside, outside = (level, [1, 0, 3, 2][level]) if arm.startswith("high") else (-level, -[1, 0, 3, 2][level])
+        return measured(accuracy=level, perplexity=inside, outside=outside)
+
+    found = judged("data_scale", rows_of("data_scale", metrics), "out of domain")
+    assert found["high"].estimate == found["low"].estimate == pytest.approx(1 - 0.6)
+    assert found["low"].verdict == "reproduced"
+    sign = "the sign is ignored (perplexity, in-domain rises with accuracy)"
+    assert found["high"].verdict == f"reproduced only when the rate is high and {sign}"
+    assert "perplexity, out-of-domain rises with accuracy" in found["high"].measured
 
 
 def test_a_claim_that_holds_in_one_regime_says_so():
@@ -302,15 +343,18 @@ def test_a_steep_then_flat_fall_converges_and_a_straight_one_does_not():
 
 def test_a_second_epoch_is_judged_at_its_boundary():
     curve = [[step, 1.0 - 0.005 * step - (0.2 if step > 64 else 0)] for step in range(1, 129)]
-    flat = judged(
-        "overfitting", during("overfitting", lambda step: 1.0 - min(step, 64) / 100, curve=curve), "boundary", ""
-    )
+    flat_mir, level = lambda step: 1.0 - min(step, 64) / 100, lambda step: min(step, 64) / 1000
+    flat = judged("overfitting", during("overfitting", flat_mir, level, curve), "boundary", "")
     assert flat.verdict == "reproduced"
     assert flat.estimate == pytest.approx(-(0.2 + 0.04) / 0.28)
-    falls = judged("overfitting", during("overfitting", lambda step: 1.0 - step / 100, curve=curve), "boundary", "")
+    assert "change of accuracy over the second epoch +0.000 [+0.000, +0.000]" in flat.measured
+    falls = judged("overfitting", during("overfitting", lambda step: 1.0 - step / 100, level, curve), "boundary", "")
     assert falls.verdict == "not reproduced"
-    level = [[step, 1.0 - min(step, 40) / 100] for step in range(1, 129)]
-    no_drop = during("overfitting", lambda step: 1.0 - min(step, 40) / 100, curve=level)
+    better = judged("overfitting", during("overfitting", flat_mir, lambda step: step / 1000, curve), "boundary", "")
+    assert better.verdict == "not reproduced"
+    assert better.estimate == pytest.approx(0.064)
+    no_fall = [[step, 1.0 - min(step, 40) / 100] for step in range(1, 129)]
+    no_drop = during("overfitting", lambda step: 1.0 - min(step, 40) / 100, level, no_fall)
     assert judged("overfitting", no_drop, "boundary", "").verdict == "not reproduced"
 
 
