@@ -419,5 +419,112 @@ def figure_arms(
     return ax
 
 
+def figure_against_accuracy(
+    data: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Axes | None = None, *, ylabel: str = "accuracy (share right)"
+) -> Axes:
+    """MIR (across) against accuracy (up), one mark an arm: means over seeds with their 95 % intervals.
+
+    What differs between the seeds alike for all arms is taken out of the intervals: each seed's mean over the arms is
+    replaced by that over all seeds. The means stay what they are.
+
+    Args:
+        data: By arm: MIR and accuracy, each (seeds,), the same seeds in all arms.
+        ax: Where to draw; a new figure if left out.
+        ylabel: Label of the upward axis, with its unit.
+
+    Returns:
+        The axes; they say so where there is no seed.
+    """
+    ax = new_axes(ax)
+    ax.set_xlabel("MIR (log10)")
+    ax.set_ylabel(ylabel)
+    points = np.array([pair for pair in data.values()], dtype=float)  # (arms, 2, seeds)
+    if not points.size:
+        ax.text(0.5, 0.5, "no seed has all arms yet", ha="center", va="center", transform=ax.transAxes)
+        return ax
+    centred = points - points.mean(axis=0) + points.mean(axis=(0, 2))[:, None]
+    for number, (label, both) in enumerate(zip(data, centred, strict=True)):
+        x, y = both.mean(axis=1)
+        reach = [None, None]
+        if both.shape[1] > 1:
+            reach = [np.abs([[end] for end in interval(one)] - one.mean()) for one in both]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        ax.errorbar(x, y, yerr=reach[1], xerr=reach[0], color=colour, marker="", capsize=3, linewidth=1.2, linestyle="")
+        ax.plot(x, y, color=colour, marker=marker, markersize=7, linestyle="", label=label)
+    ax.margins(0.15)
+    _legend_below(ax)
+    return ax
+
+
+def figure_warmup(
+    data: Mapping[int, Mapping[int, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    ylabel: str,
+    path: Sequence[tuple[int, int]] = (),
+) -> Axes:
+    """A metric against the number of warm-up steps, one line an amount of data: mean over seeds with its interval.
+
+    Args:
+        data: By number of pairs, then by number of warm-up steps: values over seeds. Cells may be missing.
+        ax: Where to draw; a new figure if left out.
+        ylabel: Label of the value axis, with its unit.
+        path: Two cells, each pairs and warm-up steps, that an arrow joins if both are there.
+
+    Returns:
+        The axes; they say so where there is nothing to draw.
+    """
+    lines = {f"{pairs} pairs": by_steps for pairs, by_steps in data.items()}
+    ax = figure_by_pairs(lines, ax, ylabel=ylabel)
+    ax.set_xlabel("warm-up steps")
+    if len(path) == 2 and all(len(data.get(pairs, {}).get(steps, ())) for pairs, steps in path):
+        ends = [(steps, float(np.mean(data[pairs][steps]))) for pairs, steps in path]
+        arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 4, "shrinkB": 4}
+        ax.annotate("", xy=ends[1], xytext=ends[0], arrowprops=arrow)
+    return ax
+
+
+def figure_arms_against_accuracy(
+    data: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], ax: Axes | None = None, *, xlabel: str
+) -> Axes:
+    """A metric against the accuracy after stage 2: one mark an arm, one colour a series, intervals on both axes.
+
+    Args:
+        data: By series, its arms in their order: values of the metric and accuracies, each over the same seeds. A line
+            joins the arms of a series.
+        ax: Where to draw; a new figure if left out.
+        xlabel: What the metric is, with its unit.
+
+    Returns:
+        The axes; they say so where there is nothing to draw.
+    """
+    ax = new_axes(ax)
+    for number, (label, arms) in enumerate(data.items()):
+        if not arms:
+            continue
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        means = np.array([[np.mean(values) for values in arm] for arm in arms])  # (arms, 2)
+        ends = np.array([[interval(values) for values in arm] for arm in arms], dtype=float)  # (arms, 2, 2)
+        reach = np.nan_to_num(np.abs(ends - means[..., None]))
+        ax.errorbar(
+            *means.T,
+            xerr=reach[:, 0].T,
+            yerr=reach[:, 1].T,
+            linestyle=LINES[number % len(LINES)],
+            linewidth=1,
+            capsize=2,
+            label=label,
+            **style,
+        )
+        ax.plot(*means[-1], markersize=11, fillstyle="none", linestyle="", **style)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("accuracy after stage 2 (share right)")
+    if any(data.values()):
+        ax.legend(fontsize=8)
+    else:
+        _nothing(ax)
+    return ax
+
+
 def _nothing(ax: Axes) -> None:
     ax.text(0.5, 0.5, "no runs in the ledger yet", ha="center", va="center", transform=ax.transAxes)
