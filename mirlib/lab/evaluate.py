@@ -253,7 +253,8 @@ def caption_scores(
     losses, predicted = [], []
     for start in range(0, scenes, _BATCH):
         shown = None if features is None else features[start : start + _BATCH].float()
-        loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
+        with torch.autocast("cpu", torch.bfloat16):  # as in training
+            loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
         losses.append(loss)
         predicted.append(guess)
     loss = torch.cat(losses).mean().item()
@@ -320,11 +321,15 @@ def written_scores(
 def english_loss(
     llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str = "topics", length: int = 128
 ) -> dict[str, float]:
-    """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character."""
+    """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character.
+
+    Windows of held-out texts that repeat what stands in texts that were read are left out, see `language.unread`.
+    """
     losses, tokens, characters = 0.0, 0, 0
     for topic in language.english_texts(kind, held_out=True):
         ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
-        windows = ids[: len(ids) // length * length].reshape(-1, length)[:32]
+        windows = ids[: len(ids) // length * length].reshape(-1, length)
+        windows = windows[[language.unread(text) for text in tokenizer.batch_decode(windows)]][:32]
         if not len(windows):
             continue
         inputs = torch.cat([torch.full((len(windows), 1), language.BOS), windows], dim=1)

@@ -5,6 +5,7 @@ All of them are ordinary `transformers` classes with small configurations, so wh
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -167,6 +168,21 @@ def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
     llm.model.load_state_dict(model.model.language_model.state_dict())
     llm.lm_head.load_state_dict(model.lm_head.state_dict())
     return llm.eval()
+
+
+def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
+    """Of all weights, rounded to float16, 16 hexadecimal digits.
+
+    Args:
+        module: Whose weights.
+        without: Leave out the weights with this in their name.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        if without is None or without not in name:
+            digest.update(name.encode())
+            digest.update(weight.half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from mirlib.lab import language, ledger, models, pretrain
@@ -85,25 +83,7 @@ def load(seed: int, size: str, cache: Path) -> tuple[LlavaForConditionalGenerati
                 models.save_miniature(model, models.new_processor(tokenizer), unfinished)
                 unfinished.replace(folder)
     model, processor = models.load_miniature(folder)
-    return model, processor, fingerprint(model)
-
-
-def fingerprint(model: LlavaForConditionalGeneration) -> str:
-    """Of all weights but the projector's, 16 hexadecimal digits."""
-    return _digest({k: v for k, v in model.state_dict().items() if "multi_modal_projector" not in k})
-
-
-def encoder_fingerprint(model: LlavaForConditionalGeneration) -> str:
-    """Of the encoder's weights, 16 hexadecimal digits."""
-    return _digest(model.model.vision_tower.state_dict())
-
-
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return model, processor, models.fingerprint(model, without="multi_modal_projector")
 
 
 def _tokenizer(cache: Path) -> PreTrainedTokenizerFast:

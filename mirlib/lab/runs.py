@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mirlib import baselines, data, rows
-from mirlib.lab import evaluate, language, parts, train, world
+from mirlib.lab import evaluate, language, models, parts, train, world
 from mirlib.mir import modality_integration_rate
 
 STUDIES = ("final", "during", "robustness")
@@ -138,7 +138,7 @@ def _shared(seed: int, size: str, cache: str) -> _Shared:
     """What the runs of a process have in common. The features lie in a file that all processes map."""
     model, processor, fingerprint = parts.load(seed, size, Path(cache))
     scenes = train.stage_one_scenes(POOL, seed=seed)
-    path = Path(cache) / "features" / f"{parts.encoder_fingerprint(model)}-{seed}-{POOL}.npy"
+    path = Path(cache) / "features" / f"{models.fingerprint(model.model.vision_tower)}-{seed}-{POOL}.npy"
     if not path.exists():
         parts.save_array(train.vision_features(model, scenes).numpy(), path)
     return _Shared(model, processor, fingerprint, scenes, torch.from_numpy(np.load(path, mmap_mode="c")))
@@ -191,7 +191,8 @@ def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:
         kind: One of `TEXT_KINDS`: made-up news, passages of Python's documentation topics, docstrings and source of
             its standard library, or full captions of scenes.
         count: How many.
-        seed: Which ones; draws of real texts overlap.
+        seed: Which ones; draws of real texts overlap, and so do the passages of one draw: the topics that no
+            miniature has read hold some 800 words in all.
 
     Raises:
         ValueError: There are not so many.
@@ -201,27 +202,34 @@ def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:
         return ["".join(language.news(rng)).strip() for _ in range(count)]
     if kind == "scenes":
         return [world.caption(world.sample_scene(rng, held_out=True)) for _ in range(count)]
-    found = dict.fromkeys(p for whole in language.english_texts(kind, held_out=True) for p in _passages(whole))
-    if len(found) < count:
-        raise ValueError(f"there are {len(found)} passages of {kind}, not {count}")
-    passages = list(found)
+    passages = _held_out_passages(kind)
+    if len(passages) < count:
+        raise ValueError(f"there are {len(passages)} passages of {kind}, not {count}")
     return [passages[i] for i in rng.permutation(len(passages))[:count]]
 
 
-def _passages(text: str) -> Iterator[str]:
-    """Passages of whole lines, 150 to 400 characters, one from each line on: neighbours overlap.
+@cache
+def _held_out_passages(kind: str) -> tuple[str, ...]:
+    """Passages of held-out texts, without those that repeat what stands in texts that were read."""
+    texts = language.english_texts(kind, held_out=True)
+    return tuple(filter(language.unread, dict.fromkeys(passage for text in texts for passage in _passages(text))))
 
-    The held-out topics are so few that paragraphs alone would not give a hundred texts.
+
+def _passages(text: str) -> Iterator[str]:
+    """Passages of whole lines, of at least 100, 150, ..., 300 and at most 400 characters, from each line on.
+
+    They overlap: the held-out topics are so few that paragraphs alone would not give a hundred texts.
     """
     lines = text.splitlines(keepends=True)
-    for first in range(len(lines)):
-        passage = ""
-        for line in lines[first:]:
-            passage += line
-            if len(passage.strip()) >= 150:
-                break
-        if lines[first].strip() and 150 <= len(passage.strip()) <= 400:
-            yield passage.strip()
+    for least in range(100, 301, 50):
+        for first in range(len(lines)):
+            passage = ""
+            for line in lines[first:]:
+                passage += line
+                if len(passage.strip()) >= least:
+                    break
+            if lines[first].strip() and least <= len(passage.strip()) <= 400:
+                yield passage.strip()
 
 
 def pictures_of(kind: str, count: int, *, seed: int = 0) -> Sequence[Any]:
@@ -293,22 +301,22 @@ def robustness(
         of stage 1 or held-out ones; ``counts``: by number of samples, MIR of `_DRAWS` draws. All with ``per_layer``
         where one model is compared.
     """
-    kinds = {
-        picture: {
-            text: [mir_of(model, processor, pictures=picture, texts=text, seed=draw)["value"] for draw in range(3)]
-            for text in TEXT_KINDS
-        }
-        for picture in PICTURE_KINDS
-    }
-    template = {
-        form: [mir_of(model, processor, template=form, seed=draw)["value"] for draw in range(3)]
-        for form in ("chat", "plain")
-    }
+
+    def value(pictures: Sequence[Any], texts: list[str], template: str = "chat") -> float:
+        collected = rows.collect_rows(model, processor, pictures, texts, batch_size=25, template=template)
+        return modality_integration_rate(collected.vision, collected.text).value
+
+    def of_kinds(picture: str, text: str, draw: int, template: str = "chat") -> float:
+        return value(pictures_of(picture, 100, seed=draw), texts_of(text, 100, seed=draw), template)
 
     def of_scenes(shown: list[world.Scene], told: list[world.Scene]) -> float:
-        captions = [world.caption(scene) for scene in told]
-        collected = rows.collect_rows(model, processor, list(map(world.to_image, shown)), captions, batch_size=25)
-        return modality_integration_rate(collected.vision, collected.text).value
+        return value(list(map(world.to_image, shown)), [world.caption(scene) for scene in told])
+
+    kinds = {
+        picture: {text: [of_kinds(picture, text, draw) for draw in range(3)] for text in TEXT_KINDS}
+        for picture in PICTURE_KINDS
+    }
+    template = {form: [of_kinds("scenes", "news", draw, form) for draw in range(3)] for form in ("chat", "plain")}
 
     relevance: dict[str, list[float]] = {"own": [], "other": []}
     seen: dict[str, list[float]] = {"seen": [], "unseen": []}

@@ -334,11 +334,33 @@ def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> 
     return hidden_states[models.VISION_FEATURE_LAYER][:, 1:]  # without CLS
 
 
-@torch.no_grad()
 def vision_features(
     model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, batch: int = 256, progress: bool = False
 ) -> torch.Tensor:
-    """What the connector reads for each scene, kept small: float16 (n, 36, 96)."""
+    """What the connector reads for each scene, kept small: float16 (n, 36, 96).
+
+    An evaluation asks for the same scenes again and again: small sets are remembered by encoder and scenes.
+    """
+    if len(scenes) > _REMEMBERED_SCENES:
+        return _vision_features(model, scenes, batch, progress)
+    # Two ways to compute attention differ in the last digit, and nothing may depend on which one was asked first.
+    attention = model.model.vision_tower.config._attn_implementation
+    key = (models.fingerprint(_tower(model)), attention, tuple(scenes))
+    if key not in _remembered:
+        while len(_remembered) >= _REMEMBERED_SETS:
+            del _remembered[next(iter(_remembered))]  # the oldest
+        _remembered[key] = _vision_features(model, scenes, batch, progress)
+    return _remembered[key].clone()
+
+
+_REMEMBERED_SCENES, _REMEMBERED_SETS = 2048, 16
+_remembered: dict[tuple[str, str, tuple[world.Scene, ...]], torch.Tensor] = {}
+
+
+@torch.no_grad()
+def _vision_features(
+    model: LlavaForConditionalGeneration, scenes: list[world.Scene], batch: int, progress: bool
+) -> torch.Tensor:
     starts = tqdm(range(0, len(scenes), batch), desc="vision features", disable=not progress)
     return torch.cat([encoded(model, scenes[start : start + batch]).half() for start in starts])
 
