@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,17 +64,20 @@ def english_texts(kind: str = "topics", *, held_out: bool = False) -> tuple[str,
     Raises:
         ValueError: Unknown `kind`.
     """
+    if kind not in ENGLISH_KINDS:
+        raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
+    return tuple(text for i, text in enumerate(_english_texts(kind)) if (i % 10 == 9) == held_out)
+
+
+@cache
+def _english_texts(kind: str) -> tuple[str, ...]:
     if kind == "topics":
         from pydoc_data.topics import topics
 
-        texts = [topics[name] for name in sorted(topics)]
-    elif kind == "docstrings":
-        texts = [text for source in _sources() if (text := _docstrings(source))]
-    elif kind == "code":
-        texts = [source[:_MODULE_CHARACTERS] for source in _sources()]
-    else:
-        raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
-    return tuple(text for i, text in enumerate(texts) if (i % 10 == 9) == held_out)
+        return tuple(topics[name] for name in sorted(topics))
+    if kind == "code":
+        return tuple(source[:_MODULE_CHARACTERS] for source in _sources())
+    return tuple(text for source in _sources() if (text := _docstrings(source)))
 
 
 @cache
@@ -87,6 +91,30 @@ def _docstrings(source: str) -> str:
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners))
     return "\n\n".join(text for text in found if text)
+
+
+_RUN = 8  # words; so many in a row are hardly ever written twice by chance
+
+
+def unread(text: str) -> bool:
+    """Whether no eight words in a row of a text stand in the real texts that models train on.
+
+    Python's documentation and modules repeat themselves, so a text that was held out may have been read elsewhere.
+    Capitals and punctuation do not count. Of a text of fewer than eight words nothing can be said: it is not unread.
+    """
+    runs = _runs(text)
+    return bool(runs) and _read_runs().isdisjoint(runs)
+
+
+@cache
+def _read_runs() -> frozenset[int]:
+    return frozenset().union(*(_runs(text) for kind in ENGLISH_KINDS for text in english_texts(kind)))
+
+
+def _runs(text: str) -> set[int]:
+    """Hashes of all runs of eight words."""
+    words = re.findall(r"\w+", text.lower())
+    return {hash(tuple(words[first : first + _RUN])) for first in range(len(words) - _RUN + 1)}
 
 
 def corpus_fingerprint() -> str:
