@@ -161,6 +161,8 @@ def _all() -> dict[str, Protocol]:
                 "Perplexity is a worse guide still when evaluated out of domain": "absolute rank correlation with "
                 "accuracy of perplexity in-domain minus that of perplexity out-of-domain, paired within seed: "
                 f"{_UNSIGNED}",
+                "The gap shrinks with depth in every model": "for the models with the most data of each series: "
+                f"{_FOLLOWS}, of a layer's distance with its number; last layer below the first, with an interval",
             },
             arms={
                 **{

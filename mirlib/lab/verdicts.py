@@ -64,6 +64,7 @@ CLAUSES = {
     "low": "the rate is low",
     "matched": "norms are matched",
     "matched high": "norms are matched at the high rate",
+    "unlocked": "encoder and language model are unlocked",
     "lora": "LoRA learns",
     "lora merged": "LoRA is merged",
     "half": "half of the layers learn",
@@ -426,6 +427,20 @@ def _data_scale(at: _Judge) -> None:
             arms,
             worse(arms),
         )
+
+    curves = {(arms_by_key(protocol.name).get(row["key"]), row["configuration"]["seed"]): row for row in at.rows}
+    for name, arms in series.items():
+
+        def flattens(_: pd.DataFrame, seeds: list[int], arm: str = arms[-1]) -> list[Part]:
+            layers = [curves[arm, seed]["metrics"]["mir"]["per_layer"] for seed in seeds]
+            falls = [spearman(range(len(curve)), curve) for curve in layers]
+            ends = [np.log10(curve[-1] / curve[0]) for curve in layers]
+            return [
+                follows("correlation of a layer's distance with its number", falls),
+                below("log10 of the last layer's distance over the first's", ends),
+            ]
+
+        at.claim("Fig. 2", "The gap shrinks with depth in every model", name, arms[-1:], flattens)
 
 
 # --- warmup_or_data ---------------------------------------------------------------------------------------------------

@@ -172,6 +172,19 @@ def test_out_of_domain_perplexity_is_compared_with_in_domain_and_both_signs_are_
     assert "perplexity, out-of-domain rises with accuracy" in found["high"].measured
 
 
+def test_the_gap_shrinks_with_depth_only_where_layer_curves_fall():
+    def metrics(arm, run):
+        found = planted(arm, run)
+        curve = list(range(8, 0, -1)) if run.stage_one.norm_matched else [3, 2, 1, 4, 5, 6, 7, 8]
+        return found | {"mir": found["mir"] | {"per_layer": curve}}
+
+    found = judged("data_scale", rows_of("data_scale", metrics), "shrinks with depth")
+    assert found["high"].verdict == found["low"].verdict == "not reproduced"
+    assert found["matched"].verdict == "reproduced only when norms are matched"
+    assert found["matched"].estimate == -1.0
+    assert found["matched"].runs == 5, "the arm with the most data alone"
+
+
 def test_a_claim_that_holds_in_one_regime_says_so():
     def metrics(arm, run):
         return planted(arm, run, sign=-1.0 if arm.startswith("matched") else 1.0)
