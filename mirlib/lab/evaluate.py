@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import language, pretrain, train, world
+from mirlib.lab import cells, language, train, world
 
 _BATCH = 128
 
@@ -354,11 +354,11 @@ def probe_accuracy(
     drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
     features = train.vision_features(model, drawn).float().flatten(1)  # (n, 36 * 96)
     features = (features - features[:scenes].mean(0)) / features[:scenes].std(0).clamp(min=1e-3)
-    labels = pretrain.cell_labels(drawn)  # (n, 4, 3)
+    labels = cells.cell_labels(drawn)  # (n, 4, 3)
     x = features[:scenes]
     solve = torch.linalg.solve(x.T @ x + scenes * torch.eye(x.shape[1]), x.T)
     accuracy = {}
-    for (name, words), truth in zip(pretrain.LABELS.items(), labels.unbind(-1), strict=True):
+    for (name, words), truth in zip(cells.LABELS.items(), labels.unbind(-1), strict=True):
         y = F.one_hot(truth[:scenes], len(words)).float().flatten(1)
         guess = (features[scenes:] @ (solve @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (len(world.CELLS), -1))
         there = truth[scenes:] != len(words) - 1

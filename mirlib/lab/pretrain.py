@@ -1,7 +1,8 @@
 """The two parts of the miniature before they meet: a vision encoder and a language model, each trained from nothing.
 
 1. `train_encoder`: pictures and captions find each other (CLIP), then the encoder is frozen.
-2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser.
+2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser. Where
+   a kind of question has not been learned by then, lessons follow.
 
 Joining them is the business of `mirlib.lab.train`.
 """
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mirlib.lab import language, models, world
+from mirlib.lab import cells, evaluate, language, models, world
 from mirlib.lab.train import History, Schedule, fit
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def train_encoder(
     clip = models.new_encoder(seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        label_head = nn.Linear(clip.config.vision_config.hidden_size, sum(map(len, LABELS.values())))
+        label_head = nn.Linear(clip.config.vision_config.hidden_size, sum(map(len, cells.LABELS.values())))
     trained = nn.ModuleDict({"clip": clip, "label_head": label_head})
     encode = language.segment_encoder(tokenizer)
 
@@ -76,7 +77,7 @@ def train_encoder(
             seen = clip.vision_model(models.pixel_values(scenes))
             image = clip.visual_projection(seen.pooler_output)
             text = clip.text_projection(clip.text_model(input_ids=caption_ids(scenes, encode)).pooler_output)
-            labels = label_head(cell_means(seen.last_hidden_state[:, 1:]))  # (n, 4 cells, 26)
+            told = label_head(cells.cell_means(seen.last_hidden_state[:, 1:]))  # (n, 4 cells, 26)
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)  # (n, d)
         similarity = clip.logit_scale.exp().clamp(max=100) * image @ text.T  # (n, n)
         # Two scenes of a group may share a caption; both then count as right answers.
@@ -86,19 +87,12 @@ def train_encoder(
         contrastive = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
         label_loss = sum(
             F.cross_entropy(logits.flatten(0, 1), truth.flatten())
-            for logits, truth in zip(split_labels(labels), cell_labels(scenes).unbind(-1), strict=True)
+            for logits, truth in zip(cells.split_labels(told), cells.cell_labels(scenes).unbind(-1), strict=True)
         )
         return contrastive + recipe.label_weight * label_loss
 
     history = fit(trained, loss_of_step, recipe.schedule, checkpoint=checkpoint, progress=progress, name="encoder")
     return clip.eval(), history
-
-
-def cell_means(patches: torch.Tensor) -> torch.Tensor:
-    """The mean patch token of each cell: (n, 36, d) -> (n, 4, d)."""
-    side = world.IMAGE_SIZE // models.PATCH_SIZE
-    grid = patches.unflatten(1, (2, side // 2, 2, side // 2))  # rows of cells, patches down, columns, patches across
-    return grid.mean(dim=(2, 4)).flatten(1, 2)
 
 
 def caption_ids(scenes: list[world.Scene], encode: Callable[[str], tuple[int, ...]]) -> torch.Tensor:
@@ -108,30 +102,6 @@ def caption_ids(scenes: list[world.Scene], encode: Callable[[str], tuple[int, ..
         tokens = (language.BOS, *(i for t in scene.things for i in encode(f" {t.sentence}")), language.EOS)
         row[: len(tokens)] = tokens
     return torch.from_numpy(ids)
-
-
-LABELS: dict[str, tuple[str, ...]] = {
-    "size": (*world.SIZES, "nothing"),
-    "colour": (*world.COLOURS, "nothing"),
-    "shape": (*world.FORMS, "nothing"),
-}
-"""What can be said of a cell."""
-
-
-def cell_labels(scenes: list[world.Scene]) -> torch.Tensor:
-    """What is in each cell: int64 (n, 4 cells, 3), the index of its size, colour and shape in `LABELS`."""
-    nothing = [len(words) - 1 for words in LABELS.values()]
-    target = torch.tensor(nothing).repeat(len(scenes), len(world.CELLS), 1)
-    for row, scene in zip(target, scenes, strict=True):
-        for thing in scene.things:
-            words = zip(LABELS.values(), (thing.size, thing.colour, thing.shape), strict=True)
-            row[world.CELLS.index(thing.cell)] = torch.tensor([vocabulary.index(word) for vocabulary, word in words])
-    return target
-
-
-def split_labels(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Logits (..., 26) as those of size, colour and shape."""
-    return logits.float().split([len(words) for words in LABELS.values()], dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -153,7 +123,10 @@ _OVERSAMPLED = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Two phases of text-only training.
+    """Two phases of text-only training, and lessons for a model that needs them.
+
+    Some skills come all at once, at a step that differs from seed to seed. A model that answers a kind of question
+    less often than `mastery` after both phases gets a lesson on what it lacks, then perhaps another.
 
     Attributes:
         bfloat16: Multiply in bfloat16 (a quarter faster than float32 on CPUs that know it); weights stay float32.
@@ -161,6 +134,10 @@ class LanguageRecipe:
         dim: Width of the residual stream.
         new_layers: Identity layers put in between the phases.
         short: Share of telegram-style questions at the start and at the end of the second phase.
+        mastery: Share of right answers to each kind of question about scenes in words that ends the training.
+        lesson: Length and rate of a lesson.
+        lessons: The most that a model gets.
+        lesson_mixture: What it reads in them; questions of the kinds it lacks come `lesson_weight` times as often.
     """
 
     dim: int = 128
@@ -180,6 +157,14 @@ class LanguageRecipe:
     second_rows: tuple[int, int] = (24, 112)
     short: tuple[float, float] = (0.75, 0.35)
     bfloat16: bool = True
+    mastery: float = 0.95
+    lesson: Schedule = Schedule(steps=1000, learning_rate=1e-3)
+    lessons: int = 4
+    lesson_mixture: language.Mixture = language.Mixture(
+        questions=0.45, chat=0.10, description=0.08, lookup=0.25, news=0.02, arithmetic=0.01, listing=0.01,
+        topics=0.04, docstrings=0.02, code=0.02, question_count=(12, 20), role_weights=_DENSE_WEIGHTS,
+    )  # fmt: skip
+    lesson_weight: float = 5.0
 
 
 def train_language_model(
@@ -189,12 +174,15 @@ def train_language_model(
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: bool = True,
-) -> tuple[LlamaForCausalLM, tuple[History, History]]:
+) -> tuple[LlamaForCausalLM, tuple[History, ...]]:
     """Train the language model on text alone.
 
     The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
     weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
     the same function with more layers (`models.insert_identity_layers`) and asks a dozen questions of each scene.
+
+    Returns:
+        The model, and the histories of the first phase, the second, and of each lesson.
     """
     maker = language.RowMaker(tokenizer)
 
@@ -212,7 +200,7 @@ def train_language_model(
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
         return fit(
-            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/2"
+            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}"
         )
 
     def first_mixture(step: int) -> language.Mixture:
@@ -227,8 +215,15 @@ def train_language_model(
     model = models.new_language_model(dim=recipe.dim, layers=recipe.layers, seed=seed)
     first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
     model = models.insert_identity_layers(model, recipe.new_layers, seed=seed)
-    second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
-    return model.eval(), (first, second)
+    histories = [first, phase(2, model, recipe.second, recipe.second_rows, second_mixture)]
+    for number in range(3, 3 + recipe.lessons):
+        accuracy = evaluate.text_accuracy(model.eval(), tokenizer, scenes=200, seed=1)
+        if not (lacking := [kind for kind, share in accuracy.items() if share < recipe.mastery]):
+            break
+        weights = dict.fromkeys(world.QUESTION_KINDS, 1.0) | dict.fromkeys(lacking, recipe.lesson_weight)
+        mixture = replace(recipe.lesson_mixture, kind_weights=weights)
+        histories.append(phase(number, model, recipe.lesson, recipe.second_rows, lambda _, mixture=mixture: mixture))
+    return model.eval(), tuple(histories)
 
 
 def weighted_loss(model: nn.Module, rows: language.Rows, *, bfloat16: bool = False) -> torch.Tensor:

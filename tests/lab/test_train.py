@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mirlib.lab import connectors, experiments, language, models, parts, pretrain, train, world
+from mirlib.lab import cells, connectors, experiments, language, models, parts, pretrain, train, world
 
 TOKENIZER = language.load_tokenizer(models.MINIATURE)
 
@@ -80,13 +80,13 @@ def test_cell_means_average_the_patches_of_each_cell():
     patches = torch.arange(36.0).view(1, 36, 1)
     grid = patches.view(6, 6)
     expected = [grid[:3, :3].mean(), grid[:3, 3:].mean(), grid[3:, :3].mean(), grid[3:, 3:].mean()]
-    assert torch.allclose(pretrain.cell_means(patches).flatten(), torch.stack(expected))
+    assert torch.allclose(cells.cell_means(patches).flatten(), torch.stack(expected))
 
 
 def test_cell_labels_say_what_is_there_and_where_nothing_is():
     scene = world.Scene((world.Thing("ring", "blue", "large", "topright"),))
-    (labels,) = pretrain.cell_labels([scene])
-    named = [[words[i] for words, i in zip(pretrain.LABELS.values(), cell, strict=True)] for cell in labels]
+    (labels,) = cells.cell_labels([scene])
+    named = [[words[i] for words, i in zip(cells.LABELS.values(), cell, strict=True)] for cell in labels]
     assert named == [["nothing"] * 3, ["large", "blue", "ring"], ["nothing"] * 3, ["nothing"] * 3]
 
 
@@ -167,6 +167,27 @@ def test_both_stages_leave_a_frozen_encoder_alone():
     assert changed and not any("vision_tower" in name for name in changed)
 
 
+@pytest.mark.parametrize(
+    "name, choices",
+    [
+        ("unlock", "none, lora, lora_merged, half, all"),
+        ("connector", "mlp1, mlp2, mlp4, qformer"),
+        ("detail", "full, mid, brief"),
+        ("scheduler", "cosine, linear"),
+    ],
+)
+def test_a_recipe_that_cannot_be_done_is_refused_when_it_is_written(name, choices):
+    with pytest.raises(ValueError, match=f"{name} must be one of {choices}, not 'x'"):
+        train.StageOne(**{name: "x"})
+    for choice in choices.split(", "):
+        assert getattr(train.StageOne(**{name: choice}), name) == choice
+
+
+def test_a_recipe_has_at_least_one_batch():
+    with pytest.raises(ValueError, match=r"pairs \(8\) must be at least one batch \(32\)"):
+        train.StageOne(pairs=8)
+
+
 def test_stage_one_sets_are_nested():
     assert train.stage_one_scenes(20)[:8] == train.stage_one_scenes(8)
 
@@ -178,7 +199,14 @@ def tiny_recipe():
         parts=parts.PartsRecipe(
             encoder=pretrain.EncoderRecipe(schedule=short, groups=2, group_size=2),
             language=pretrain.LanguageRecipe(
-                layers=1, new_layers=1, first=short, second=short, first_rows=(2, 48), second_rows=(2, 48)
+                layers=1,
+                new_layers=1,
+                first=short,
+                second=short,
+                first_rows=(2, 48),
+                second_rows=(2, 48),
+                lesson=short,
+                lessons=1,
             ),
         ),
         stage_one=train.StageOne(pairs=32, batch=16),
@@ -201,7 +229,9 @@ def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
 
     (row,) = experiments.run("base", recipe=tiny_recipe(), **options)
     assert encoder.stat().st_mtime_ns == trained  # not trained again
-    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "stage_one", "stage_two"}
+    # After three steps it can answer nothing, so there is a lesson.
+    parts_trained = {"encoder", "language_1", "language_2", "language_3"}
+    assert set(row["seconds"]) == parts_trained | {"stage_one", "stage_two"}
     assert all(math.isfinite(loss) for loss in row["final_loss"].values())
     assert set(row["measured"]["text_accuracy"]["chat"]) == set(world.QUESTION_KINDS)
     model, _ = models.load_miniature(home / "miniature")
