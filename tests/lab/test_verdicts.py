@@ -68,7 +68,7 @@ def test_a_frame_has_one_line_a_run_and_leaves_out_what_is_no_run_of_the_protoco
     assert len(table) == 75
     assert list(table["arm"].unique()) == list(PROTOCOLS["data_scale"].arms)
     one = table[(table["arm"] == "matched, 8192 pairs") & (table["seed"] == 3)].iloc[0]
-    assert (one["mir"], one["parts"], one["pairs"], one["matched"], one["level"]) == (5.0, 0, 8192, True, "8192 pairs")
+    assert (one["mir"], one["parts"], one["pairs"], one["matched"], one["level"]) == (5.0, 1, 8192, True, "8192 pairs")
     assert "1 rows that are no run" in verdicts.report(PROTOCOLS["data_scale"], rows)
 
 
