@@ -203,8 +203,15 @@ class StageOne:
     unlocked_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        if self.unlock not in UNLOCKS:
-            raise ValueError(f"unlock must be one of {', '.join(UNLOCKS)}, not {self.unlock!r}")
+        choices = {
+            "unlock": UNLOCKS,
+            "connector": connectors.CONNECTORS,
+            "detail": world.CAPTION_DETAILS,
+            "scheduler": SCHEDULERS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.pairs < self.batch:
             raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
 
