@@ -70,7 +70,7 @@ def bootstrap(
     With five seeds such an interval is narrow: it holds the true mean of normal values in about 83 % of all cases, not
     in 95 %, and it has no width at all where all seeds agree (five rank correlations of -1). It covers the draw of the
     run's seed (first weights, choice and order of the pairs, stage 2), and of encoder and language model only as far
-    as those differ between the seeds: three of each stand behind five seeds, which are therefore not quite
+    as those differ between the seeds: two of each stand behind five seeds, which are therefore not quite
     independent. It does not cover another world, another size of model, or the held-out pictures and texts that all
     runs share.
 
