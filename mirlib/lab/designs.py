@@ -167,7 +167,7 @@ def side_by_side(name: str, rows: Iterable[Row]) -> pd.DataFrame:
         for column, shown in (("mir", "MIR"), ("norm_only", "norm-only"), ("accuracy", "accuracy")):
             lines[regime, shown] = {label: _level(v) for label, v in values(table, arms, column).items()}
     order = list(dict.fromkeys([*design.published, *design.labels.values()]))
-    return pd.DataFrame(lines).reindex(order).fillna("")
+    return pd.DataFrame(lines, dtype=object).reindex(order).fillna("")
 
 
 def changes(
@@ -211,18 +211,19 @@ def with_accuracy(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dic
 def figure_design(name: str, rows: Iterable[Row]) -> Figure:
     """The paper's table and ours as pictures: MIR arm by arm (above), and beside accuracy (below).
 
-    Above, our panels show the norm-only baseline too, and the null baseline as a line. Titles name the arm of the
-    lowest mean, and the rank correlation of MIR with accuracy.
+    Above, our panels show the norm-only baseline too, and the null baseline as a line, or in words where a line would
+    lie so far off that the arms could not be told apart. Titles name the arm of the lowest mean, and the rank
+    correlation of MIR with accuracy.
     """
     table, published = frame(rows), DESIGNS[name].published
     regimes = panels(name)
     averages = {label: average for label, (_, average) in published.items() if np.isfinite(average)}
     width = 1 + len(regimes)
     if averages:
-        figure, axes = plt.subplots(2, width, figsize=(3.55 * width, 7.4), squeeze=False)
+        figure, axes = plt.subplots(2, width, figsize=(3.3 * width, 7.2), squeeze=False)
         above, below = axes
     else:  # the paper has nothing to set MIR against
-        figure, axes = plt.subplots(1, width + len(regimes), figsize=(3.55 * (width + len(regimes)), 3.6))
+        figure, axes = plt.subplots(1, width + len(regimes), figsize=(3.3 * (width + len(regimes)), 3.6))
         above, below = axes[:width], [None, *axes[width:]]
     printed = {label: np.array([mir]) for label, (mir, _) in published.items()}
     figure_arms({"MIR": printed}, above[0], xlabel="MIR (log10)")
@@ -234,8 +235,8 @@ def figure_design(name: str, rows: Iterable[Row]) -> Figure:
         below[0].set_title(f"paper: correlation {correlation:+.2f},\none run an arm".replace("-", "−"))
     for upper, lower, (regime, arms) in zip(above[1:], below[1:], regimes.items(), strict=True):
         shown = {"MIR": values(table, arms, "mir"), "norm-only": values(table, arms, "norm_only")}
-        null = [value for one in values(table, arms, "null").values() for value in one]
-        figure_arms(shown, upper, xlabel="MIR (log10)", references={"null": np.mean(null)} if null else None)
+        label, references = _beside_null(shown, values(table, arms, "null"))
+        figure_arms(shown, upper, xlabel=label, references=references)
         means = {label: one.mean() for label, one in shown["MIR"].items()}
         upper.set_title(f"{regime}: lowest is {min(means, key=means.get)}" if means else regime)
         mir, accuracy = (of_complete_seeds(table, arms, column) for column in ("mir", "accuracy"))
@@ -243,6 +244,19 @@ def figure_design(name: str, rows: Iterable[Row]) -> Figure:
         found = correlations(mir, accuracy)
         lower.set_title(f"{regime}: correlation {_correlation(found)}" if len(found) else regime)
     return figure
+
+
+def _beside_null(
+    shown: Mapping[str, Mapping[str, np.ndarray]], null: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, float] | None]:
+    """Label of the axis, and the null baseline as a reference if it lies not much farther off than the values span."""
+    drawn = [one for by_arm in shown.values() for one in by_arm.values()]
+    if not drawn:
+        return "MIR (log10)", None
+    level, drawn = float(np.concatenate(list(null.values())).mean()), np.concatenate(drawn)
+    if np.abs(drawn - level).min() <= max(np.ptp(drawn), 0.1):
+        return "MIR (log10)", {"null": level}
+    return f"MIR (log10); null at {level:.2f}", None
 
 
 def _correlation(found: np.ndarray) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "TOLERANCE",
     "Claim",
     "as_frame",
+    "boxed",
     "frame",
     "grouped",
     "judge",
@@ -544,8 +545,9 @@ def _overfitting(at: _Judge) -> None:
         def window(first: int, last: int) -> np.ndarray:
             return np.array([curve[(curve[:, 0] > first) & (curve[:, 0] <= last), 1].mean() for curve in curves])
 
-        drop = window(boundary, boundary + 8) - window(boundary - 8, boundary)
-        whole = np.abs(np.mean(window(boundary - 8, boundary) - window(0, 8)))
+        wide = 32  # steps; the protocol says so
+        drop = window(boundary, boundary + wide) - window(boundary - wide, boundary)
+        whole = np.abs(np.mean(window(boundary - wide, boundary) - window(0, wide)))
         moved = (pivoted.loc[after] - pivoted.loc[boundary]).to_numpy()
         unit = np.abs((pivoted.loc[boundary] - pivoted.loc[before]).mean())
         later = (pivoted.loc[steps[-1]] - pivoted.loc[boundary]).to_numpy()
@@ -838,6 +840,20 @@ def markdown(claims: Sequence[Claim], *, experiment: bool = False) -> str:
         cells_ += [f"`{group[0].command}`"] if experiment else []
         lines.append(f"| {' | '.join(cells_)} |")
     return "\n".join(lines)
+
+
+def boxed(table: str) -> str:
+    """A Markdown table as a block that scrolls sideways in its own box on a page of the book.
+
+    Example:
+        >>> print(boxed("| a |"))
+        ```{table}
+        :class: verdicts
+        <BLANKLINE>
+        | a |
+        ```
+    """
+    return f"```{{table}}\n:class: verdicts\n\n{table}\n```"
 
 
 def grouped(claims: Sequence[Claim]) -> list[list[Claim]]:
