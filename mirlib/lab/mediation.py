@@ -14,10 +14,10 @@ from mirlib.lab.tables import Row, cells, frame
 WARMUP_SERIES = ("high", "low", "matched", "matched high")
 SEEDS_NEEDED = 5
 LITTLE, MUCH = 2048, 8192
-SHORT, MEDIUM, LONG = 2, 8, 32
+SHORT, MEDIUM, LONG = 8, 31, 124
 WARMUP_STEPS = (SHORT, MEDIUM, LONG)
 _PROPORTIONAL = ((LITTLE, SHORT), (MUCH, MEDIUM))
-"""3 % of the 64 and of the 256 steps."""
+"""3 % of the 256 and of the 1024 steps."""
 
 
 def grid(table: pd.DataFrame, series: str, column: str, seeds: Sequence[int]) -> dict[tuple[int, int], np.ndarray]:
@@ -44,7 +44,7 @@ def changes(grid: dict[tuple[int, int], np.ndarray]) -> dict[str, np.ndarray]:
 def mediation(rows: Iterable[Row]) -> pd.DataFrame:
     """Which way MIR's change with data goes, for each regime of warmup_or_data.
 
-    The change from 2048 pairs with 2 warm-up steps to 8192 pairs with 8 (3 % of the steps each) is taken apart twice:
+    The change from 2048 pairs with 8 warm-up steps to 8192 pairs with 31 (3 % of the steps each) is taken apart twice:
 
     1. by design: what changing the warm-up brings at equal data, and what more data bring at equal warm-up, each the
        mean of both orders, so that the two add up to the change;

@@ -1,8 +1,7 @@
 """The two parts of the miniature before they meet: a vision encoder and a language model, each trained from nothing.
 
 1. `train_encoder`: pictures and captions find each other (CLIP), then the encoder is frozen.
-2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser. Where
-   a kind of question has not been learned by then, lessons follow.
+2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser.
 
 Joining them is the business of `mirlib.lab.train`.
 """
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mirlib.lab import cells, evaluate, language, models, world
+from mirlib.lab import cells, language, models, world
 from mirlib.lab.train import History, Schedule, fit
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,10 +122,7 @@ _OVERSAMPLED = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Two phases of text-only training, and lessons for a model that needs them.
-
-    Some skills come all at once, at a step that differs from seed to seed. A model that answers a kind of question
-    less often than `mastery` after both phases gets a lesson on what it lacks, then perhaps another.
+    """Two phases of text-only training.
 
     Attributes:
         bfloat16: Multiply in bfloat16 (a quarter faster than float32 on CPUs that know it); weights stay float32.
@@ -134,10 +130,6 @@ class LanguageRecipe:
         dim: Width of the residual stream.
         new_layers: Identity layers put in between the phases.
         short: Share of telegram-style questions at the start and at the end of the second phase.
-        mastery: Share of right answers to each kind of question about scenes in words that ends the training.
-        lesson: Length and rate of a lesson.
-        lessons: The most that a model gets.
-        lesson_mixture: What it reads in them; questions of the kinds it lacks come `lesson_weight` times as often.
     """
 
     dim: int = 128
@@ -157,14 +149,6 @@ class LanguageRecipe:
     second_rows: tuple[int, int] = (24, 112)
     short: tuple[float, float] = (0.75, 0.35)
     bfloat16: bool = True
-    mastery: float = 0.95
-    lesson: Schedule = Schedule(steps=1000, learning_rate=1e-3)
-    lessons: int = 4
-    lesson_mixture: language.Mixture = language.Mixture(
-        questions=0.45, chat=0.10, description=0.08, lookup=0.25, news=0.02, arithmetic=0.01, listing=0.01,
-        topics=0.04, docstrings=0.02, code=0.02, question_count=(12, 20), role_weights=_DENSE_WEIGHTS,
-    )  # fmt: skip
-    lesson_weight: float = 5.0
 
 
 def train_language_model(
@@ -174,15 +158,12 @@ def train_language_model(
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: bool = True,
-) -> tuple[LlamaForCausalLM, tuple[History, ...]]:
+) -> tuple[LlamaForCausalLM, tuple[History, History]]:
     """Train the language model on text alone.
 
     The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
     weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
     the same function with more layers (`models.insert_identity_layers`) and asks a dozen questions of each scene.
-
-    Returns:
-        The model, and the histories of the first phase, the second, and of each lesson.
     """
     maker = language.RowMaker(tokenizer)
 
@@ -200,7 +181,7 @@ def train_language_model(
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
         return fit(
-            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}"
+            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/2"
         )
 
     def first_mixture(step: int) -> language.Mixture:
@@ -215,15 +196,8 @@ def train_language_model(
     model = models.new_language_model(dim=recipe.dim, layers=recipe.layers, seed=seed)
     first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
     model = models.insert_identity_layers(model, recipe.new_layers, seed=seed)
-    histories = [first, phase(2, model, recipe.second, recipe.second_rows, second_mixture)]
-    for number in range(3, 3 + recipe.lessons):
-        accuracy = evaluate.text_accuracy(model.eval(), tokenizer, scenes=200, seed=1)
-        if not (lacking := [kind for kind, share in accuracy.items() if share < recipe.mastery]):
-            break
-        weights = dict.fromkeys(world.QUESTION_KINDS, 1.0) | dict.fromkeys(lacking, recipe.lesson_weight)
-        mixture = replace(recipe.lesson_mixture, kind_weights=weights)
-        histories.append(phase(number, model, recipe.lesson, recipe.second_rows, lambda _, mixture=mixture: mixture))
-    return model.eval(), tuple(histories)
+    second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
+    return model.eval(), (first, second)
 
 
 def weighted_loss(model: nn.Module, rows: language.Rows, *, bfloat16: bool = False) -> torch.Tensor:

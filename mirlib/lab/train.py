@@ -190,7 +190,7 @@ class StageOne:
 
     pairs: int = 16_384
     epochs: int = 1
-    batch: int = 32
+    batch: int = 8
     learning_rate: float = 2e-3
     warmup: float = 0.03
     warmup_steps: int | None = None

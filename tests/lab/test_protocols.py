@@ -116,10 +116,10 @@ def test_stage_two_and_the_evaluation_are_the_same_for_all():
         (("data_scale", "high, 2048 pairs"), ("captions", "high, full")),
         (("data_scale", "matched, 8192 pairs"), ("recipes", "matched, base")),
         (("data_scale", "high, 8192 pairs"), ("recipes", "high, base")),
-        (("data_scale", "low, 2048 pairs"), ("warmup_or_data", "low, 2048 pairs, 2 warm-up steps")),
-        (("data_scale", "low, 8192 pairs"), ("warmup_or_data", "low, 8192 pairs, 8 warm-up steps")),
-        (("data_scale", "high, 8192 pairs"), ("warmup_or_data", "high, 8192 pairs, 8 warm-up steps")),
-        (("data_scale", "matched, 2048 pairs"), ("warmup_or_data", "matched, 2048 pairs, 2 warm-up steps")),
+        (("data_scale", "low, 2048 pairs"), ("warmup_or_data", "low, 2048 pairs, 8 warm-up steps")),
+        (("data_scale", "low, 8192 pairs"), ("warmup_or_data", "low, 8192 pairs, 31 warm-up steps")),
+        (("data_scale", "high, 8192 pairs"), ("warmup_or_data", "high, 8192 pairs, 31 warm-up steps")),
+        (("data_scale", "matched, 2048 pairs"), ("warmup_or_data", "matched, 2048 pairs, 8 warm-up steps")),
     ],
 )
 def test_equal_arms_of_different_experiments_have_equal_keys(one, other):
@@ -134,9 +134,9 @@ def test_warm_up_is_fixed_where_data_moves_and_data_where_warm_up_moves(regime):
     arms = {
         (pairs, steps): PROTOCOLS["warmup_or_data"].arms[f"{regime}, {pairs} pairs, {steps} warm-up steps"]
         for pairs in (2048, 8192)
-        for steps in (2, 8, 32)
+        for steps in (8, 31, 124)
     }
-    for steps in (2, 8, 32):
+    for steps in (8, 31, 124):
         for less, more in zip(arms[2048, steps], arms[8192, steps], strict=True):
             assert differing(less.configuration, more.configuration) == {"stage_one.pairs"}
             for run in (less, more):  # the rate rises for so many steps, and for no more
@@ -144,10 +144,10 @@ def test_warm_up_is_fixed_where_data_moves_and_data_where_warm_up_moves(regime):
                 assert factors[:steps] == pytest.approx([(i + 1) / steps for i in range(steps)])
                 assert factors[steps + 1] < factors[steps] == 1.0
     for pairs in (2048, 8192):
-        for short, long in zip(arms[pairs, 2], arms[pairs, 32], strict=True):
+        for short, long in zip(arms[pairs, 8], arms[pairs, 124], strict=True):
             assert differing(short.configuration, long.configuration) == {"stage_one.warmup_steps"}
-    # 3% of the steps, the paper's warm-up, is among the fixed ones at both ends: 2 of 64 and 8 of 256.
-    assert [round(0.03 * pairs / 32) for pairs in (2048, 8192)] == [2, 8]
+    # 3% of the steps, the paper's warm-up, is among the fixed ones at both ends: 8 of 256 and 31 of 1024.
+    assert [round(0.03 * pairs / 8) for pairs in (2048, 8192)] == [8, 31]
 
 
 def test_the_regimes_of_warmup_or_data_are_rate_times_projector():
@@ -155,7 +155,7 @@ def test_the_regimes_of_warmup_or_data_are_rate_times_projector():
     assert {
         regime: (run.stage_one.learning_rate, run.stage_one.norm_matched)
         for regime in ("high", "low", "matched", "matched high")
-        for run in arms[f"{regime}, 2048 pairs, 2 warm-up steps"]
+        for run in arms[f"{regime}, 2048 pairs, 8 warm-up steps"]
     } == {
         "high": (HIGH_RATE, False),
         "low": (LOW_RATE, False),
