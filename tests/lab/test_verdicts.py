@@ -355,19 +355,19 @@ def test_a_steep_then_flat_fall_converges_and_a_straight_one_does_not():
 
 
 def test_a_second_epoch_is_judged_at_its_boundary():
-    curve = [[step, 1.0 - 0.005 * step - (0.2 if step > 64 else 0)] for step in range(1, 129)]
-    flat_mir, level = lambda step: 1.0 - min(step, 64) / 100, lambda step: min(step, 64) / 1000
+    curve = [[step, 1.0 - 0.00125 * step - (0.2 if step > 256 else 0)] for step in range(1, 513)]
+    flat_mir, level = lambda step: 1.0 - min(step, 256) / 400, lambda step: min(step, 256) / 4000
     flat = judged("overfitting", during("overfitting", flat_mir, level, curve), "boundary", "")
     assert flat.verdict == "reproduced"
     assert flat.estimate == pytest.approx(-(0.2 + 0.04) / 0.28)
     assert "change of accuracy over the second epoch +0.000 [+0.000, +0.000]" in flat.measured
-    falls = judged("overfitting", during("overfitting", lambda step: 1.0 - step / 100, level, curve), "boundary", "")
+    falls = judged("overfitting", during("overfitting", lambda step: 1.0 - step / 400, level, curve), "boundary", "")
     assert falls.verdict == "not reproduced"
-    better = judged("overfitting", during("overfitting", flat_mir, lambda step: step / 1000, curve), "boundary", "")
+    better = judged("overfitting", during("overfitting", flat_mir, lambda step: step / 4000, curve), "boundary", "")
     assert better.verdict == "not reproduced"
     assert better.estimate == pytest.approx(0.064)
-    no_fall = [[step, 1.0 - min(step, 40) / 100] for step in range(1, 129)]
-    no_drop = during("overfitting", lambda step: 1.0 - min(step, 40) / 100, level, no_fall)
+    no_fall = [[step, 1.0 - min(step, 160) / 400] for step in range(1, 513)]
+    no_drop = during("overfitting", lambda step: 1.0 - min(step, 160) / 400, level, no_fall)
     assert judged("overfitting", no_drop, "boundary", "").verdict == "not reproduced"
 
 
