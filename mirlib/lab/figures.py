@@ -440,7 +440,7 @@ def figure_against_accuracy(
     ax.set_ylabel(ylabel)
     points = np.array([pair for pair in data.values()], dtype=float)  # (arms, 2, seeds)
     if not points.size:
-        ax.text(0.5, 0.5, "no seed has all arms yet", ha="center", va="center", transform=ax.transAxes)
+        _nothing(ax, "no seed has all arms yet")
         return ax
     centred = points - points.mean(axis=0) + points.mean(axis=(0, 2))[:, None]
     for number, (label, both) in enumerate(zip(data, centred, strict=True)):
@@ -526,5 +526,7 @@ def figure_arms_against_accuracy(
     return ax
 
 
-def _nothing(ax: Axes) -> None:
-    ax.text(0.5, 0.5, "no runs in the ledger yet", ha="center", va="center", transform=ax.transAxes)
+def _nothing(ax: Axes, what: str = "no runs in the ledger yet") -> None:
+    ax.text(0.5, 0.5, what, ha="center", va="center", transform=ax.transAxes)
+    ax.set_xticks([])  # numbers would look measured
+    ax.set_yticks([])

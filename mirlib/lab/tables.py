@@ -39,6 +39,12 @@ def load(name: str, results_dir: str | Path) -> list[Row]:
     return rows
 
 
+def load_runs(name: str, results_dir: str | Path) -> list[Row]:
+    """Rows of a sweep that are runs of its protocol as it stands; those of an older version of it are left out."""
+    arms = arms_by_key(name)
+    return [row for row in ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows() if row["key"] in arms]
+
+
 @lru_cache(maxsize=32)
 def arms_by_key(name: str) -> dict[str, str]:
     """Arms of a protocol by the keys of their runs."""
