@@ -329,8 +329,9 @@ def english_loss(
     for topic in language.english_texts(kind, held_out=True):
         ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
         windows = ids[: len(ids) // length * length].reshape(-1, length)
-        windows = windows[[language.unread(text) for text in tokenizer.batch_decode(windows)]][:32]
-        if not len(windows):
+        unread = [language.unread(tokenizer.decode(window)) for window in windows]
+        windows = windows[torch.tensor(unread, dtype=torch.bool)][:32]
+        if not len(windows):  # a short text, or one that repeats what was read
             continue
         inputs = torch.cat([torch.full((len(windows), 1), language.BOS), windows], dim=1)
         logits = llm(input_ids=inputs, use_cache=False).logits[:, :-1]
