@@ -141,10 +141,6 @@ def test_captions_of_held_out_pictures_beat_the_blind_baseline(miniature):
         assert own[slot] > permuted[slot] + 0.1
 
 
-_BLIND_TO_COLOUR = "after stage 1 the shipped model names colours at chance, see results/base.jsonl"
-
-
-@pytest.mark.xfail(reason=_BLIND_TO_COLOUR, strict=True)
 def test_colours_of_held_out_pictures_beat_the_blind_baseline(miniature):
     model, processor = miniature
     own = evaluate.caption_scores(model, processor.tokenizer, scenes=100)
@@ -152,7 +148,6 @@ def test_colours_of_held_out_pictures_beat_the_blind_baseline(miniature):
     assert own["colour"] > permuted["colour"] + 0.1
 
 
-@pytest.mark.xfail(reason=_BLIND_TO_COLOUR, strict=True)
 def test_written_captions_beat_the_blind_baseline(miniature):
     model, processor = miniature
     own = evaluate.written_scores(model, processor.tokenizer, scenes=40)
