@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel
 from tqdm.auto import tqdm
 
+from mirlib.errors import MirlibError
 from mirlib.lab import ledger, runs
 
 Execute = Callable[[runs.Run, Path], dict[str, Any]]
@@ -39,13 +41,16 @@ def sweep(
         results_dir: Folder of the ledger.
         cache: Folder of trained parts and features.
         jobs: Processes at once; as many as there are cores if left out.
-        backend: A joblib backend, ``loky`` if left out. With ``dask`` or ``ray`` (registered by their packages) the
-            runs spread over a cluster.
+        backend: A joblib backend, ``loky`` if left out. With ``dask`` or ``ray`` the runs spread over a cluster, see
+            `cluster`; it then decides how many are done at once.
         progress: Draw a progress bar with the time left on stderr.
         execute: What does a run; for tests.
 
     Returns:
         The experiment's rows, in the order of `settings`.
+
+    Raises:
+        MirlibError: The backend is unknown, or its package is not installed.
     """
     results_dir, cache = Path(results_dir), Path(cache)
     book = ledger.Ledger(results_dir / f"{experiment}.jsonl")
@@ -53,35 +58,81 @@ def sweep(
     _copy_from_others(experiment, wanted, book, results_dir)
     done = {row["key"] for row in book.rows()}
     pending = sorted((run for key, run in wanted.items() if key not in done), key=lambda run: -run.cost)
-    total = sum(run.cost for run in pending)
     bar = tqdm(
-        total=round(total),
+        total=sum(round(run.cost) for run in pending),
         desc=f"{experiment}: {len(pending)} of {len(wanted)} runs to do",
         unit="s",
         disable=not progress or not pending,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
     )
     left_to_others = []
-    workers = Parallel(
-        n_jobs=min(jobs or os.cpu_count() or 1, max(1, len(pending))),
-        backend=backend,
-        return_as="generator_unordered",
-        batch_size=1,
-        pre_dispatch="n_jobs",
-    )
     task = delayed(_do)
-    for run, row in workers(task(experiment, run, book.path, cache, execute, False) for run in pending):
-        if row is None:
-            left_to_others.append(run)
-        else:
-            book.append(row)
-        bar.update(round(run.cost))
-        bar.set_postfix_str(f"{len(book.rows())} rows")
+    with cluster(backend if pending else None, jobs=jobs) as as_they_come:
+        workers = Parallel(
+            n_jobs=min(jobs or os.cpu_count() or 1, max(1, len(pending))),
+            return_as="generator_unordered" if as_they_come else "list",
+            batch_size=1,
+            pre_dispatch="n_jobs",
+        )
+        for run, row in workers(task(experiment, run, book.path, cache, execute, False) for run in pending):
+            if row is None:
+                left_to_others.append(run)
+            else:
+                book.append(row)
+            bar.update(round(run.cost))
+            bar.set_postfix_str(f"{len(book.rows())} rows")
     for run in left_to_others:  # wait for the other process, and do the run if that one died
         _do(experiment, run, book.path, cache, execute, True)
     bar.close()
     rows = {row["key"]: row for row in book.rows()}
     return [rows[key] for key in wanted]
+
+
+@contextmanager
+def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
+    """Let joblib use a backend, and connect to the cluster where it is one.
+
+    - ``dask``: the cluster whose scheduler ``DASK_SCHEDULER_ADDRESS`` names; without it, `jobs` workers on this
+      machine.
+    - ``ray``: the cluster that ``RAY_ADDRESS`` names; without it, this machine.
+
+    Every worker needs this package; a relative folder of results or parts is looked for where the worker was started.
+
+    Args:
+        backend: A name that joblib knows, ``dask`` or ``ray``; None changes nothing.
+        jobs: Workers of a cluster that is started here.
+
+    Yields:
+        Whether the backend hands over each result when it is there; if not, all come in the end.
+
+    Raises:
+        MirlibError: The backend is unknown, or its package is not installed.
+    """
+    if backend is None:
+        yield True
+        return
+    if backend == "dask":
+        try:
+            from dask import config
+            from distributed import Client
+        except ImportError as error:
+            raise MirlibError("the backend dask needs a package more: pip install distributed") from error
+        address = config.get("scheduler-address", None)
+        with Client(address) if address else Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None):
+            with parallel.parallel_config(backend="dask"):
+                yield True
+        return
+    if backend == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise MirlibError("the backend ray needs a package more: pip install ray") from error
+        register_ray()
+    if backend not in parallel.BACKENDS:
+        known = ", ".join(sorted({*parallel.BACKENDS, "dask", "ray"}))
+        raise MirlibError(f"no backend is called {backend!r}; there is {known}")
+    with parallel.parallel_config(backend=backend):
+        yield parallel.get_active_backend()[0].supports_return_generator
 
 
 def _do(

@@ -59,7 +59,7 @@ def _note(cache, what, seed):
         file.write(f"{seed}\n")
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=600):
     """Wait for something that other processes bring about; the limit is there for tests that fail."""
     limit = time.monotonic() + seconds
     while not condition():

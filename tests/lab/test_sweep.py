@@ -15,6 +15,7 @@ import pytest
 from fake_runs import EXPERIMENT, gated, metrics, noted, open_gates, settings, wait_until
 from joblib import parallel
 
+from mirlib.errors import MirlibError
 from mirlib.lab import experiments, ledger, sweep
 from mirlib.lab.protocols import PROTOCOLS
 
@@ -126,6 +127,47 @@ def test_a_run_that_fails_is_told_and_takes_no_finished_row_with_it(results, cac
 # Killed
 
 
+def lasting(rows):
+    """What must be the same in a sweep that was disturbed and in one that was not."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "provenance", "process")} for row in rows]
+
+
+def undisturbed(folder, count):
+    (folder / "quiet").mkdir()
+    return lasting(run_sweep(folder / "calm", folder / "quiet", count, progress=False))
+
+
+def die_while_writing(results, cache, after):
+    """A sweep whose process is killed, by its own hand, when half of a row is on the disk and the lock is held."""
+    written, write = [], os.write
+
+    def half(descriptor, line):
+        if line.startswith(b'{"key"'):
+            written.append(line)
+        if len(written) > after:
+            write(descriptor, line[: len(line) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(descriptor, line)
+
+    os.write = half  # of this process alone, which is a fork
+    run_sweep(results, cache, 6, progress=False)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_sweep_killed_in_the_middle_of_writing_a_row_ends_as_one_that_was_not(results, cache, tmp_path, after):
+    dying = multiprocessing.get_context("fork").Process(target=die_while_writing, args=(results, cache, after))
+    dying.start()
+    dying.join(120)
+    assert dying.exitcode == -signal.SIGKILL
+    left = (results / f"{EXPERIMENT}.jsonl").read_bytes()
+    assert left.count(b"\n") == after and not left.endswith(b"\n")  # half a row is really there
+    assert noted(cache, "started") == list(range(after + 1))
+
+    assert lasting(run_sweep(results, cache, 6, progress=False)) == undisturbed(tmp_path, 6)
+    assert_complete(results, 6)
+    assert noted(cache, "started") == [*range(after + 1), *range(after, 6)]  # the half row's run again, no other
+
+
 def start_group(results, cache, *, jobs, count):
     """A sweep in a process group of its own, started as a user starts it."""
     here, root = Path(__file__).parent, Path(sweep.__file__).parents[2]
@@ -144,15 +186,11 @@ def test_a_sweep_killed_in_the_middle_of_its_rows_ends_as_one_that_was_not(resul
         os.killpg(group.pid, signal.SIGKILL)
         group.wait()
     assert noted(cache, "finished") in ([0, 1], [1, 0])
-    with open(results / f"{EXPERIMENT}.jsonl", "ab") as file:
-        file.write(b'{"key": "half a ro')  # as if the kill had met it while it was writing
+    assert len(written(results)) == 2
 
     open_gates(cache, range(6))
     resumed = run_sweep(results, cache, execute=gated, progress=False)
-
-    (tmp_path / "quiet").mkdir()
-    undisturbed = run_sweep(tmp_path / "calm", tmp_path / "quiet", progress=False)
-    assert [(row["key"], row["metrics"]) for row in resumed] == [(row["key"], row["metrics"]) for row in undisturbed]
+    assert lasting(resumed) == undisturbed(tmp_path, 6)
     assert_complete(results, 6)
     finished = noted(cache, "finished")
     assert sorted(finished) == list(range(6))  # what was done is not done again
@@ -162,7 +200,7 @@ def test_a_sweep_killed_in_the_middle_of_its_rows_ends_as_one_that_was_not(resul
 # Two at once
 
 
-def test_two_processes_share_the_runs_and_do_each_once(results, cache):
+def test_two_processes_share_the_runs_and_do_each_once(results, cache, tmp_path):
     count = 8
     with Process(results, cache, count) as one, Process(results, cache, count) as other:
         wait_until(lambda: len(noted(cache, "started")) == 2)  # both are at a run, and none is done
@@ -172,6 +210,7 @@ def test_two_processes_share_the_runs_and_do_each_once(results, cache):
     assert_complete(results, count)
     assert sorted(noted(cache, "started")) == list(range(count))
     assert len({row["process"] for row in written(results)}) == 2
+    assert sorted(lasting(written(results)), key=str) == sorted(undisturbed(tmp_path, count), key=str)
 
 
 def test_a_run_whose_process_dies_is_done_by_the_other(results, cache):
@@ -271,6 +310,43 @@ def test_a_backend_that_someone_registers_carries_the_runs(results, cache):
     finally:
         del parallel.BACKENDS["a cluster"]
     assert len(handed_over) == 4
+    assert_complete(results, 4)
+
+
+def test_a_backend_that_hands_everything_over_in_the_end_will_do(results, cache):
+    rows = run_sweep(results, cache, 4, jobs=2, backend="multiprocessing", progress=False)  # as that of ray does
+    assert os.getpid() not in {row["process"] for row in rows}
+    assert_complete(results, 4)
+
+
+def without(monkeypatch, *modules):
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)  # so that it cannot be imported, installed or not
+
+
+@pytest.mark.parametrize("backend, package", [("dask", "distributed"), ("ray", "ray")])
+def test_a_cluster_whose_package_is_missing_says_what_to_install(results, cache, monkeypatch, backend, package):
+    without(monkeypatch, "dask", "distributed", "ray")
+    with pytest.raises(MirlibError, match=f"the backend {backend} needs a package more: pip install {package}$"):
+        run_sweep(results, cache, 2, backend=backend, progress=False)
+    assert noted(cache, "started") == []
+
+
+def test_a_cluster_is_not_asked_for_when_nothing_is_to_do(results, cache, monkeypatch):
+    without(monkeypatch, "dask", "distributed")
+    first = run_sweep(results, cache, 2, progress=False)
+    assert run_sweep(results, cache, 2, backend="dask", progress=False) == first
+
+
+def test_an_unknown_backend_is_refused_and_the_known_ones_are_named(results, cache):
+    with pytest.raises(MirlibError, match="no backend is called 'cloud'; there is dask, loky, .*ray, .*threading"):
+        run_sweep(results, cache, 2, backend="cloud", progress=False)
+
+
+def test_runs_go_to_the_workers_of_dask(results, cache):
+    pytest.importorskip("distributed", reason="dask is not installed")
+    rows = run_sweep(results, cache, 4, jobs=2, backend="dask", progress=False)
+    assert os.getpid() not in {row["process"] for row in rows}
     assert_complete(results, 4)
 
 
