@@ -208,6 +208,34 @@ def with_accuracy(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dic
     return found
 
 
+MORE_IS_BETTER = ("in_context_text", "in_context_image", "discrimination", "accuracy")
+"""Metrics by which the highest arm would be chosen; by all others it is the lowest."""
+
+
+def choices(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """What choosing an arm by a metric is worth: accuracy of the chosen arm minus the mean over all arms.
+
+    A choice at random has 0 on average, and a choice by accuracy itself the most that can be had. Where arms share the
+    best value, their accuracies are averaged.
+
+    Returns:
+        By regime, then by column of `mirlib.lab.tables.frame`: (seeds,). Regimes without a seed that has all arms are
+        left out.
+    """
+    table = frame(rows)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for regime, arms in panels(name).items():
+        accuracy = of_complete_seeds(table, arms, "accuracy")
+        if not accuracy.shape[1]:
+            continue
+        found[regime] = {}
+        for column in columns:
+            value = of_complete_seeds(table, arms, column) * (-1 if column in MORE_IS_BETTER else 1)
+            best = value == value.min(axis=0)
+            found[regime][column] = (accuracy * best).sum(axis=0) / best.sum(axis=0) - accuracy.mean(axis=0)
+    return found
+
+
 def figure_design(name: str, rows: Iterable[Row]) -> Figure:
     """The paper's table and ours as pictures: MIR arm by arm (above), and beside accuracy (below).
 

@@ -22,7 +22,8 @@ def _headless():
 def by_arm(arm, run):
     """MIR grows from arm to arm, accuracy falls; both differ from seed to seed."""
     place = list(PROTOCOLS["recipes"].arms).index(arm) % 6
-    return measured(mir=place + 0.1 * run.seed, accuracy=0.8 - 0.1 * place + 0.01 * run.seed, norm_only=0.5)
+    accuracy = 0.8 - 0.1 * place + 0.01 * run.seed
+    return measured(mir=place + 0.1 * run.seed, accuracy=accuracy, norm_only=0.5, shots=0.1 * place)
 
 
 @pytest.mark.parametrize("name", designs.DESIGNS)
@@ -65,6 +66,15 @@ def test_correlations_leave_out_seeds_with_a_missing_arm():
     assert found["high"]["mir"].tolist() == [-1.0] * 4
     assert found["matched"]["mir"].tolist() == [-1.0] * 5
     assert "high" not in designs.with_accuracy("recipes", rows[:30:6], ["mir"])
+
+
+def test_a_choice_is_worth_what_the_chosen_arm_has_above_the_mean():
+    found = designs.choices("recipes", rows_of("recipes", by_arm), ["mir", "norm_only", "in_context_text", "accuracy"])
+    np.testing.assert_allclose(found["high"]["mir"], [0.25] * 5)
+    np.testing.assert_allclose(found["high"]["accuracy"], [0.25] * 5)
+    np.testing.assert_allclose(found["high"]["norm_only"], 0.0, atol=1e-12, err_msg="all arms share one value")
+    assert found["high"]["in_context_text"].tolist() == pytest.approx([-0.25] * 5), "of scores, the highest is chosen"
+    assert designs.choices("recipes", [], ["mir"]) == {}
 
 
 def test_the_figure_draws_the_papers_points_and_our_means():
