@@ -71,8 +71,8 @@ class Run:
         """About how many seconds it takes on one core, for the order of a sweep and the time left."""
         steps = self.stage_one.schedule.steps
         unlocked = self.stage_one.unlock != "none" or self.stage_one.unlock_encoder
-        measured = 25 * (1 + len(self.probes)) + 150 * (self.study == "robustness")
-        return steps * (0.2 if unlocked else 0.11) + measured
+        measured = 20 * (1 + len(self.probes)) + 130 * (self.study == "robustness")
+        return steps * (0.075 if unlocked else 0.05) * self.stage_one.batch / 8 + measured
 
 
 def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
