@@ -220,7 +220,7 @@ class _Judge:
                 Claim(
                     experiment=self.protocol.name,
                     measured=f"{len(here)} of {len(needed)} runs are in the ledger; {len(seeds)} of {wanted} seeds "
-                    f"have all that it needs, of which there must be {SEEDS_NEEDED}",
+                    "have all that it needs",
                     estimate=float("nan"),
                     low=float("nan"),
                     high=float("nan"),
@@ -834,8 +834,8 @@ def markdown(claims: Sequence[Claim], *, experiment: bool = False) -> str:
         for claim in group:
             start = f"*{claim.condition}*: " if claim.condition else ""
             counts = f"{claim.seeds} seeds, {claim.parts} sets of parts, {claim.runs} runs"
-            counts = "" if claim.verdict == NOT_MEASURED else f" ({counts})"
-            said.append(f"{start}{claim.measured}{counts}: {claim.verdict}")
+            outcome = "" if claim.verdict == NOT_MEASURED else f" ({counts}): {claim.verdict}"
+            said.append(f"{start}{claim.measured}{outcome}")
         cells_ = [group[0].figure, group[0].paper, "<br>".join(said), f"**{overall(group)}**"]
         cells_ += [f"`{group[0].command}`"] if experiment else []
         lines.append(f"| {' | '.join(cells_)} |")
