@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import time
 
 import pytest
 
@@ -77,6 +79,40 @@ def test_two_processes_lose_no_row_and_write_none_twice(tmp_path):
         assert writer.exitcode == 0
     keys = [json.loads(line)["key"] for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert sorted(keys) == sorted(f"{who}-{i}" for who in ("a", "b", "both") for i in range(60))
+
+
+def _append_slowly(folder):
+    write = os.write
+
+    def slow(descriptor, line):  # between the look at what is there and the row
+        (folder / "writing").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.005)
+        return write(descriptor, line)
+
+    os.write = slow  # of this process alone, which is a fork
+    Ledger(folder / "x.jsonl").append({"key": "both", "from": "slow"})
+
+
+def _append(folder):
+    Ledger(folder / "x.jsonl").append({"key": "both", "from": "quick"})
+
+
+def test_a_second_writer_waits_until_the_first_has_written(tmp_path):
+    context = multiprocessing.get_context("fork")
+    slow, quick = (context.Process(target=target, args=(tmp_path,)) for target in (_append_slowly, _append))
+    slow.start()
+    while not (tmp_path / "writing").exists():
+        assert slow.is_alive()
+        time.sleep(0.005)
+    quick.start()
+    quick.join(2)
+    waited = quick.is_alive()
+    (tmp_path / "go").touch()
+    slow.join()
+    quick.join()
+    assert waited
+    assert Ledger(tmp_path / "x.jsonl").rows() == [{"key": "both", "from": "slow"}]
 
 
 def test_a_key_depends_on_the_configuration_and_not_on_its_order():

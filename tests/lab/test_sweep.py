@@ -15,6 +15,7 @@ import pytest
 from fake_runs import EXPERIMENT, gated, metrics, noted, open_gates, settings, wait_until
 from joblib import parallel
 
+from mirlib import cli
 from mirlib.errors import MirlibError
 from mirlib.lab import experiments, ledger, sweep
 from mirlib.lab.protocols import PROTOCOLS
@@ -330,6 +331,15 @@ def test_a_cluster_whose_package_is_missing_says_what_to_install(results, cache,
     with pytest.raises(MirlibError, match=f"the backend {backend} needs a package more: pip install {package}$"):
         run_sweep(results, cache, 2, backend=backend, progress=False)
     assert noted(cache, "started") == []
+
+
+def test_the_command_says_in_one_sentence_what_to_install(results, cache, monkeypatch, capsys):
+    without(monkeypatch, "dask", "distributed")
+    monkeypatch.setenv("MIRLIB_CACHE", str(cache))
+    command = ["lab", "run", EXPERIMENT, "--results", str(results), "--backend", "dask", "--no-progress"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "mir: the backend dask needs a package more: pip install distributed\n")
 
 
 def test_a_cluster_is_not_asked_for_when_nothing_is_to_do(results, cache, monkeypatch):
