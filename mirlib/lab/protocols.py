@@ -233,8 +233,8 @@ def _all() -> dict[str, Protocol]:
             question="When the same pairs are seen a second time, does the loss drop at the boundary while MIR does "
             "not fall, and accuracy not rise, over the second epoch?",
             paper="Loss drops sharply at the epoch boundary; performance and MIR do not.",
-            primary="Change of loss across the boundary (mean of the 32 steps after it minus that of the 32 before it), "
-            "in units of the first epoch's (the size of the change from its first to its last 32 steps, mean over "
+            primary="Change of loss across the boundary (mean of the 32 steps after it minus that of the 32 before "
+            "it), in units of the first epoch's (the size of the change from its first to its last 32 steps, mean over "
             "seeds); change of MIR (news), in MIR, and of accuracy over the second epoch (from the probe at the "
             "boundary to the end); means over seeds, bootstrap over seeds. Shown beside them and deciding nothing: "
             "the change of MIR from the boundary to the next probe, in units of its change from the first probe (step "
