@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from mirlib.lab.estimates import bootstrap, correlations, spearman
 from mirlib.lab.figures import figure_against_accuracy, figure_arms
 from mirlib.lab.protocols import PROTOCOLS
-from mirlib.lab.tables import METRICS, Row, cells, frame
+from mirlib.lab.tables import METRICS, Row, cells, complete_seeds, frame
 
 NAN = float("nan")
 
@@ -125,15 +125,6 @@ def values(table: pd.DataFrame, arms: Mapping[str, str], column: str) -> dict[st
     """Values over seeds of a column of `mirlib.lab.tables.frame` by label; arms without a run are left out."""
     found = {label: table.loc[table["arm"] == arm, column] for label, arm in arms.items() if len(table)}
     return {label: series.to_numpy(float) for label, series in found.items() if len(series)}
-
-
-def complete_seeds(table: pd.DataFrame, arms: Iterable[str]) -> list[int]:
-    """Seeds that have a run of every arm."""
-    arms = set(arms)
-    if not len(table):
-        return []
-    counts = table[table["arm"].isin(arms)].groupby("seed")["arm"].nunique()
-    return [int(seed) for seed in counts.index[counts == len(arms)]]
 
 
 def of_complete_seeds(table: pd.DataFrame, arms: Mapping[str, str], column: str) -> np.ndarray:

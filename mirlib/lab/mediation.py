@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mirlib.lab.estimates import Estimate, bootstrap
-from mirlib.lab.tables import Row, cells, frame
+from mirlib.lab.protocols import PROTOCOLS
+from mirlib.lab.tables import Row, arms_of, cells, complete_seeds, frame
 
 WARMUP_SERIES = ("high", "low", "matched", "matched high")
 SEEDS_NEEDED = 5
@@ -65,8 +66,7 @@ def mediation(rows: Iterable[Row]) -> pd.DataFrame:
     lines = []
     for name in WARMUP_SERIES:
         here = table[table["series"] == name] if len(table) else table
-        counts = here.groupby("seed")["arm"].nunique() if len(here) else pd.Series(dtype=int)
-        seeds = [int(seed) for seed in counts.index[counts == 6]]
+        seeds = complete_seeds(here, arms_of(PROTOCOLS["warmup_or_data"], name))
         if len(seeds) < SEEDS_NEEDED:
             continue
         lines += _paths(name, grid(here, name, "mir", seeds), grid(here, name, "norm_ratio", seeds))

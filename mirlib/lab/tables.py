@@ -162,6 +162,15 @@ def cells(table: pd.DataFrame, arms: Sequence[str], column: str, seeds: Sequence
     return table.pivot(index="arm", columns="seed", values=column).loc[list(arms), list(seeds)].to_numpy(float)
 
 
+def complete_seeds(table: pd.DataFrame, arms: Iterable[str]) -> list[int]:
+    """Seeds that have a run of every arm, in their order, from a table of `frame`."""
+    arms = set(arms)
+    if not len(table):
+        return []
+    counts = table[table["arm"].isin(arms)].groupby("seed")["arm"].nunique()
+    return sorted(int(seed) for seed in counts.index[counts == len(arms)])
+
+
 def arms_of(protocol: Protocol, series: str) -> list[str]:
     """Arms whose name begins with a series, in their order."""
     return [arm for arm in protocol.arms if arm.partition(", ")[0] == series]

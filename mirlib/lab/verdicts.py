@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mirlib.lab.estimates import Estimate, bootstrap, correlations, ratio_of_means, spearman
-from mirlib.lab.mediation import WARMUP_SERIES, WARMUP_STEPS, changes, grid, mediation
+from mirlib.lab.mediation import SEEDS_NEEDED, WARMUP_SERIES, WARMUP_STEPS, changes, grid, mediation
 from mirlib.lab.protocols import MOVED, PROTOCOLS, RIVALS, Protocol
 from mirlib.lab.tables import (
     METRICS,
@@ -24,6 +24,7 @@ from mirlib.lab.tables import (
     arms_by_key,
     arms_of,
     cells,
+    complete_seeds,
     frame,
     load,
     loss_curve,
@@ -54,8 +55,6 @@ __all__ = [
 
 TOLERANCE = {"mir": 0.02, "accuracy": 0.03}
 """By how much a row that is run again may differ, on another processor or with other library versions."""
-
-SEEDS_NEEDED = 5
 
 REPRODUCED, NOT_REPRODUCED, NOT_MEASURED = "reproduced", "not reproduced", "not measured"
 ONLY_WHEN = "reproduced only when"
@@ -210,8 +209,7 @@ class _Judge:
         """Judge one claim of the protocol from the seeds that have all arms; `complete` may ask for more of a seed."""
         needed = [run for arm in arms for run in self.protocol.arms[arm]]
         here = self.table[self.table["arm"].isin(arms)] if len(self.table) else pd.DataFrame({"arm": [], "seed": []})
-        counts = here.groupby("seed")["arm"].nunique() if len(here) else pd.Series(dtype=int)
-        seeds = [int(seed) for seed in sorted(counts.index[counts == len(set(arms))]) if complete(int(seed))]
+        seeds = [seed for seed in complete_seeds(here, arms) if complete(seed)]
         criterion = self.protocol.criteria[paper]
         fixed = {"figure": figure, "paper": paper, "condition": condition, "criterion": criterion}
         if len(seeds) < SEEDS_NEEDED:
