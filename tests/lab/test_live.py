@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
@@ -62,6 +63,25 @@ with Counted(lambda: {"value": 0.5}, every=2, seconds=0) as curve:
     assert drawn[0]["data"]["text/plain"] == "[1, 2, 3, 4, 5, 5]"
     assert [output.output_type for output in figure] == ["display_data"]
     assert Image.open(io.BytesIO(base64.b64decode(figure[0]["data"]["image/png"]))).width > 400
+
+
+def test_a_busy_machine_draws_less_often(monkeypatch):
+    clock, drawn = [0.0], []
+
+    class Slow(live.LiveCurve):
+        def _png(self):
+            clock[0] += 2
+            drawn.append(len(self.losses))
+            return b"a picture"
+
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: object())
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
+    with Slow(seconds=1.0) as curve:
+        for step in range(1, 41):
+            clock[0] += 1
+            curve(step, 1.0)
+    assert drawn == [1, 19, 37, 40], "two seconds of drawing, then eighteen of training; and one picture at the end"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
