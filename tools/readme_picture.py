@@ -47,6 +47,8 @@ def main() -> None:
             share = plane.explained_variance_ratio_.sum()
             ax.set_title(f"layer {k} (PCA, {share:.0%} of the variance)")
         figure_per_layer(result, axes[2])
+        axes[2].set_ylim(top=1.5 * axes[2].get_ylim()[1])  # room for the legend above the curves
+        axes[2].legend(loc="upper left")
         figure.savefig(TARGET, dpi=110, metadata={"Software": None})
     print(f"{TARGET.name}: {result}")
 
