@@ -177,7 +177,8 @@ def _unsigned(correlated: dict[str, np.ndarray]) -> Part:
     wrong = []
     for column, values in correlated.items():
         rises = column in _GROWS_WITH_ACCURACY
-        found = values.mean() * (1 if rises else -1) < 0
+        interval = bootstrap(values)
+        found = interval.high < 0 if rises else interval.low > 0
         wrong.append(f"{names[column]} {'falls' if rises else 'rises'} with accuracy" if found else "")
     part = above("difference of absolute correlations with accuracy", np.abs(first) - np.abs(second), 2)
     notes = [part.note, ", ".join(f"{names[column]} {bootstrap(values)}" for column, values in correlated.items())]
