@@ -35,7 +35,7 @@ def main() -> None:
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), width_ratios=(1, 1, 1.35))
         vision, text = rows.of_samples(range(DRAWN))
         for ax, k in ((axes[0], 1), (axes[1], rows.num_layers)):
-            plane = PCA(2).fit(cat([vision[k - 1], text[k - 1]]))
+            plane = PCA(2, svd_solver="full").fit(cat([vision[k - 1], text[k - 1]]))
             figure_token_map(
                 {
                     "vision": {"vision tokens": plane.transform(vision[k - 1])},
