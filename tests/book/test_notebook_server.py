@@ -103,12 +103,16 @@ def run_all_cells(page, address):
       const look = () => document.querySelectorAll('img[src^="data:image/png"]').forEach((i) => pictures.add(i.src));
       new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true });
     }""")
-    # A kernel may say that it is idle before it takes orders; then nothing is run, and nothing is said.
+    # Before the kernel is connected Lab drops the order, or asks which kernel is meant.
     started = "/[*\\d]/.test(document.querySelector('.jp-Notebook .jp-InputPrompt').textContent)"
     for _ in range(20):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         page.wait_for_timeout(3000)
+        which = page.locator(".jp-Dialog .jp-mod-accept")
+        if which.count():
+            which.click()
+            page.wait_for_timeout(3000)
         if page.evaluate(started):
             break
     page.wait_for_selector(".mirlib-ask fieldset", timeout=PATIENCE)
