@@ -235,6 +235,12 @@ function render({ model, el }) {
     event.preventDefault();
     request();
   });
+  // A notebook keeps Enter from submitting a form, so the field listens itself.
+  typed.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    request();
+  });
   const moves = element("div");
 
   function refreshEditor() {

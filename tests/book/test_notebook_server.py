@@ -159,3 +159,9 @@ def test_a_reader_trains_watches_draws_and_is_answered(server, visit):
     assert answer(page, "what colour is topleft ?") == "yellow (right)"
     assert page.locator(".mirlib-ask .mirlib-picture").get_attribute("src") != before
     assert page.locator('.mirlib-ask [data-said="yours"]').inner_text() != ""
+
+    typed = page.locator('.mirlib-ask input[name="typed"]')
+    typed.fill("how many yellow objects ?")
+    typed.press("Enter")
+    asked = page.locator('.mirlib-ask select[name="question"] option').first
+    asked.filter(has_text="how many yellow objects ?").wait_for(state="attached", timeout=PATIENCE)
