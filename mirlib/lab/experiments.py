@@ -362,7 +362,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "base": Experiment(
         name="base",
         summary="Train the miniature LLaVA from nothing and measure it.",
-        minutes=30,
+        minutes=45,
         execute=run_base,
         describe=describe_base,
     ),

@@ -351,7 +351,7 @@ def _all() -> dict[str, Protocol]:
         Protocol(
             name="sizes",
             figure="Table 7",
-            summary="Language models of three widths (Table 7).",
+            summary="Language models of three widths (Table 7); four of them are trained first, about 25 min each.",
             question="Is MIR lower for larger language models?",
             paper="Vicuna 13B 2.583 against 7B 3.374; LLaMA-2-Chat 13B 2.477 against 7B 3.699.",
             primary="Difference of MIR (news) between neighbouring widths within a seed; mean over seeds, bootstrap "
