@@ -194,6 +194,45 @@ class Moments:
         return Moments(count, mean, scatter)
 
 
+def float64_device(rows: Tensor) -> torch.device:
+    """Where float64 numbers about the rows can live: on their device, but for Apple's MPS, which has no float64."""
+    return torch.device("cpu") if rows.device.type == "mps" else rows.device
+
+
+def add_rows(count: Tensor, mean: Tensor, scatter: Tensor, rows: Tensor, weights: Tensor | None = None) -> None:
+    """Merge rows into moments in place, as `Moments.of` and `Moments.merge` do, without reading from the device.
+
+    The number of rows kept is a tensor, and rows that are left out have weight 0 instead of being cut out: counting or
+    cutting them would make the host wait for a GPU at every call.
+
+    Args:
+        count: () float64 tensor on the device of `float64_device`; the next two likewise.
+        mean: (d,) float64.
+        scatter: (d, d) float64.
+        rows: (n, d) finite rows of any floating dtype.
+        weights: (n,) float64 of zeros and ones, or None for all rows.
+    """
+    wide = _exact(rows)
+    if weights is None:
+        added = torch.full_like(count, len(rows))
+        centre = wide.mean(dim=0)
+    else:
+        added = weights.sum()
+        centre = weights @ wide / added.clamp(min=1)
+    centred = wide - centre if wide.dtype == rows.dtype else wide.sub_(centre)  # a copy of ours may be overwritten
+    if weights is not None:
+        centred.mul_(weights[:, None])
+    if rows.device.type == "cuda":  # as in `Moments.of`
+        scatter.add_(_full_precision_gram(centred.to(torch.float32)))
+    else:
+        scatter.addmm_(centred.T, centred)
+    total = (count + added).clamp(min=1)
+    shift = centre - mean
+    scatter.addr_(shift, shift * (count * added / total))
+    mean.add_(shift * (added / total))
+    count.add_(added)
+
+
 def _full_precision_gram(centred: Tensor) -> Tensor:
     """``XᵀX`` in float32 with TF32 switched off for this product only."""
     allowed = torch.backends.cuda.matmul.allow_tf32

@@ -116,11 +116,15 @@ def check_norms(norms: Tensor, layer: int, modality: str, name_row: Callable[[in
         MirlibError: If a norm is NaN or infinite.
     """
     if not bool(torch.isfinite(norms).all()):
-        first = int((~torch.isfinite(norms)).nonzero()[0, 0])
-        raise MirlibError(
-            f"layer {layer}, {modality} {name_row(first)}: the hidden state holds NaN or infinity. "
-            "Nothing was averaged over it; check the model's precision (float16 overflows, bfloat16 does not)"
-        )
+        raise not_finite(layer, modality, name_row(int((~torch.isfinite(norms)).nonzero()[0, 0])))
+
+
+def not_finite(layer: int, modality: str, row: str) -> MirlibError:
+    """The error for a row that is not finite."""
+    return MirlibError(
+        f"layer {layer}, {modality} {row}: the hidden state holds NaN or infinity. "
+        "Nothing was averaged over it; check the model's precision (float16 overflows, bfloat16 does not)"
+    )
 
 
 def text_scale(norm_sum: float, count: int, layer: int) -> float:

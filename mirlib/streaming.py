@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torchmetrics import Metric
 from tqdm import tqdm
 
 from mirlib.errors import MirlibError
-from mirlib.frechet import Moments, as_rows, frechet_distance_from_moments, threads_for
+from mirlib.frechet import Moments, add_rows, as_rows, float64_device, frechet_distance_from_moments, threads_for
 from mirlib.mir import (
     MODALITIES,
     LayerSummary,
@@ -27,9 +26,9 @@ from mirlib.mir import (
     assemble,
     check_confidence,
     check_layers,
-    check_norms,
     log10_sum,
     normal_interval,
+    not_finite,
     null_energy,
     resolve_settings,
     row_norms,
@@ -55,8 +54,85 @@ def _unpack(packed: Tensor) -> Moments:
     return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
 
 
-def _pair(groups: Any) -> tuple[Any, Any]:
-    return groups if isinstance(groups, tuple) else (groups, groups)
+class RowGroups:
+    """The jackknife groups of a batch of rows of one modality, found once for all layers.
+
+    Args:
+        groups: The group of the whole batch, or (n,) integers, the group of each row.
+
+    Attributes:
+        parts: Each group with the (m,) numbers of its rows, or with None where it has all of them.
+    """
+
+    def __init__(self, groups: Any) -> None:
+        self.count: int | None = None
+        if not hasattr(groups, "__len__"):
+            self.parts: list[tuple[int, Tensor | None]] = [(int(groups), None)]
+            return
+        ids = torch.as_tensor(groups).cpu()
+        self.shape = tuple(ids.shape)
+        self.count = len(ids)
+        found = ids.unique().tolist()
+        self.parts = [(int(g), None if len(found) == 1 else (ids == g).nonzero()[:, 0]) for g in found]
+        self._moved: dict[torch.device, list[tuple[int, Tensor | None]]] = {}
+
+    def check(self, rows: int, groups: int) -> None:
+        """Refuse numbers that do not belong to ``rows`` rows, or to no group of ``groups``."""
+        if self.count is not None and self.shape != (rows,):
+            raise MirlibError(f"groups: expected one number for each of {rows} rows, got shape {self.shape}")
+        for group, _ in self.parts:
+            if not 0 <= group < groups:
+                raise MirlibError(f"group {group} is outside 0..{groups - 1}")
+
+    def on(self, device: torch.device) -> list[tuple[int, Tensor | None]]:
+        """`parts` on a device; they are moved there once."""
+        if all(index is None for _, index in self.parts):
+            return self.parts
+        if device not in self._moved:
+            self._moved[device] = [(group, index.to(device)) for group, index in self.parts]
+        return self._moved[device]
+
+
+def _pair(groups: Any) -> tuple[RowGroups, RowGroups]:
+    pair = groups if isinstance(groups, tuple) else (groups, groups)
+    return tuple(part if isinstance(part, RowGroups) else RowGroups(part) for part in pair)
+
+
+class FiniteChecks:
+    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them.
+
+    Asking after every layer would make the host wait for the device 2 K times a batch.
+    """
+
+    class _Pending(NamedTuple):
+        layer: int
+        modality: str
+        name_row: Callable[[str, int], str]
+        first: Tensor  # () int64: the number of the first such row, or −1
+
+    def __init__(self) -> None:
+        self._pending: list[FiniteChecks._Pending] = []
+
+    def add(self, layer: int, modality: str, norms: Tensor, name_row: Callable[[str, int], str]) -> None:
+        """Note the (n,) norms of a layer's rows, for `settle`; nothing is read from the device."""
+        broken = ~torch.isfinite(norms)
+        first = torch.where(broken.any(), broken.to(torch.uint8).argmax(), -1)
+        self._pending.append(self._Pending(layer, modality, name_row, first))
+
+    def settle(self) -> None:
+        """Read all answers, one transfer a device, and forget them.
+
+        Raises:
+            MirlibError: If a row is not finite; it names the first layer, its modality and the row.
+        """
+        pending, self._pending = self._pending, []
+        found: dict[int, int] = {}
+        for device in {check.first.device for check in pending}:
+            numbers = [i for i, check in enumerate(pending) if check.first.device == device]
+            found |= zip(numbers, torch.stack([pending[i].first for i in numbers]).tolist(), strict=True)
+        for i, check in enumerate(pending):
+            if found[i] >= 0:
+                raise not_finite(check.layer, check.modality, check.name_row(check.modality, found[i]))
 
 
 def _row_of_batch(modality: str, row: int) -> str:
@@ -145,11 +221,15 @@ class ModalityIntegrationRate(Metric):
         # A pass, not a state: every process is in the same one.
         self._second_pass = False
         self._bounds: list[tuple[NormBounds, NormBounds]] = []
-        empty = torch.stack([_pack(Moments.empty(dim))] * groups)
+        # One zero seen as many: the moments of a layer take memory when its first rows come, and where those are.
+        unseen = torch.zeros((), dtype=torch.float64).expand(groups, dim + 2, dim)
         for layer in range(1, num_layers + 1):
             for modality in MODALITIES:
                 self.add_state(f"norms_{modality}_{layer}", default=[], dist_reduce_fx="cat")
-                self.add_state(f"moments_{modality}_{layer}", default=empty.clone(), dist_reduce_fx=_merge_processes)
+                name = f"moments_{modality}_{layer}"
+                self.add_state(name, default=unseen[:0], dist_reduce_fx=_merge_processes)
+                self._defaults[name] = unseen  # add_state writes zeros out, here and in the state
+                setattr(self, name, unseen)
         # (K, groups, modality, [count, sum of norms]) of all rows, outliers included
         self.add_state(
             "norm_sums", default=torch.zeros(num_layers, groups, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
@@ -212,15 +292,24 @@ class ModalityIntegrationRate(Metric):
         if len(vision_rows) != self.num_layers:
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
-        for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
-            for modality, rows, group_ids in zip(MODALITIES, pair, _pair(groups), strict=True):
-                self._checked_norms(k, modality, rows, _row_of_batch)
-                self._split(group_ids, rows)
-        for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1):
-            self.update_layer(k, *pair, groups=groups)
+        groups = _pair(groups)
+        checks = FiniteChecks()
+        layers = [
+            self._checked(k, pair, groups, _row_of_batch, checks)
+            for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1)
+        ]
+        checks.settle()
+        for k, (rows, norms) in enumerate(layers, start=1):
+            self._add_layer(k, rows, norms, groups)
 
     def update_layer(
-        self, layer: int, vision: Any, text: Any, groups: Any = 0, name_row: Callable[[str, int], str] = _row_of_batch
+        self,
+        layer: int,
+        vision: Any,
+        text: Any,
+        groups: Any = 0,
+        name_row: Callable[[str, int], str] = _row_of_batch,
+        checks: FiniteChecks | None = None,
     ) -> None:
         """Add one layer's rows of a batch; `update` for callers that see one layer at a time.
 
@@ -228,69 +317,91 @@ class ModalityIntegrationRate(Metric):
             layer: 1..K.
             vision: (r, d) rows.
             text: (s, d) rows.
-            groups: As for `update`.
+            groups: As for `update`, or a pair of `RowGroups`, which spares finding them again in every layer.
             name_row: Names a row in an error message, given the modality and its number in the batch.
+            checks: Where to note whether the rows are finite, for callers that `settle` a batch at once and give the
+                metric up if it raises. Without it the host waits for the answer here.
         """
         if not 1 <= layer <= self.num_layers:
             raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
+        groups = _pair(groups)
+        now = FiniteChecks() if checks is None else checks
+        rows, norms = self._checked(layer, (vision, text), groups, name_row, now)
+        if checks is None:
+            now.settle()
+        self._add_layer(layer, rows, norms, groups)
+
+    def _checked(
+        self,
+        layer: int,
+        pair: tuple[Any, Any],
+        groups: tuple[RowGroups, RowGroups],
+        name_row: Callable[[str, int], str],
+        checks: FiniteChecks,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The rows of a layer and their norms, vision and text, refused where they do not fit."""
+        found = []
+        for modality, values, row_groups in zip(MODALITIES, pair, groups, strict=True):
+            rows = as_rows(values, f"{modality}, layer {layer}")
+            if rows.shape[1] != self.dim:
+                raise MirlibError(
+                    f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for "
+                    f"{self.dim}"
+                )
+            row_groups.check(len(rows), self.groups)
+            norms = row_norms(rows)
+            checks.add(layer, modality, norms, name_row)
+            found.append((rows, norms))
+        return tuple(zip(*found, strict=True))
+
+    def _add_layer(
+        self,
+        layer: int,
+        pair: tuple[Tensor, ...],
+        norms_of: tuple[Tensor, ...],
+        groups: tuple[RowGroups, RowGroups],
+    ) -> None:
+        """Add checked rows. On a GPU nothing in here waits for the device: counts and masks stay on it."""
         self._computed = None
-        for column, (modality, rows, group_ids) in enumerate(
-            zip(MODALITIES, (vision, text), _pair(groups), strict=True)
+        for column, (modality, rows, norms, row_groups) in enumerate(
+            zip(MODALITIES, pair, norms_of, groups, strict=True)
         ):
-            rows = as_rows(rows, f"{modality}, layer {layer}")
-            norms = self._checked_norms(layer, modality, rows, name_row)
+            self._move_sums(norms.device)
             if self._second_pass:
-                sums = torch.stack([norms.new_tensor(len(norms)), norms.sum()])
-                self.second_norm_sums[layer - 1, column] += sums.to(self.second_norm_sums.device)
+                self.second_norm_sums[layer - 1, column, 0] += len(norms)
+                self.second_norm_sums[layer - 1, column, 1] += norms.sum().to(self.second_norm_sums.device)
             elif self.passes == 2:
                 getattr(self, f"norms_{modality}_{layer}").append(norms.to(torch.float32))
-            for group, members in self._split(group_ids, rows):
+            for (group, members), (_, of_norms) in zip(
+                row_groups.on(rows.device), row_groups.on(norms.device), strict=True
+            ):
+                kept = norms if of_norms is None else norms[of_norms]
                 if not self._second_pass:
-                    kept = norms[members]
                     self.norm_sums[layer - 1, group, column, 0] += len(kept)
                     self.norm_sums[layer - 1, group, column, 1] += kept.sum().to(self.norm_sums.device)
                 if self._second_pass or self.passes == 1:
-                    self._add_moments(layer, modality, group, rows[members], norms[members])
+                    self._add_moments(layer, modality, group, rows if members is None else rows[members], kept)
 
-    def _checked_norms(self, layer: int, modality: str, rows: Tensor, name_row: Callable[[str, int], str]) -> Tensor:
-        if rows.shape[1] != self.dim:
-            raise MirlibError(
-                f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for {self.dim}"
-            )
-        norms = row_norms(rows)
-        check_norms(norms, layer, modality, partial(name_row, modality))
-        return norms
-
-    def _split(self, groups: Any, rows: Tensor) -> list[tuple[int, Any]]:
-        """The groups of a batch, each with the rows that belong to it."""
-        if not hasattr(groups, "__len__"):
-            found = [(int(groups), slice(None))]
-        else:
-            groups = torch.as_tensor(groups)
-            if groups.shape != (len(rows),):
-                raise MirlibError(
-                    f"groups: expected one number for each of {len(rows)} rows, got shape {tuple(groups.shape)}"
-                )
-            groups = groups.to(rows.device)
-            found = [(int(group), groups == group) for group in groups.unique()]
-        for group, _ in found:
-            if not 0 <= group < self.groups:
-                raise MirlibError(f"group {group} is outside 0..{self.groups - 1}")
-        return found
+    def _move_sums(self, device: torch.device) -> None:
+        """Follow the first rows to their device: a sum that went to the host would wait for it in every layer."""
+        if self.norm_sums.device.type == "cpu" and device.type != "cpu":
+            self.norm_sums, self.second_norm_sums = self.norm_sums.to(device), self.second_norm_sums.to(device)
 
     def _add_moments(self, layer: int, modality: str, group: int, rows: Tensor, norms: Tensor) -> None:
-        if self._second_pass:
-            outliers = self._bounds[layer - 1][MODALITIES.index(modality)].outliers(norms)
-            rows = rows[~outliers.to(rows.device)]
-        if len(rows) == 0:
-            return
-        name = f"moments_{modality}_{layer}"
+        name, device = f"moments_{modality}_{layer}", float64_device(rows)
         packed = getattr(self, name)
-        added = Moments.of(rows)
-        if packed.device != added.mean.device:  # the state lives where its layer does
-            packed = packed.to(added.mean.device)
+        if packed.stride(-1) == 0:  # nothing was added yet
+            packed = torch.zeros(packed.shape, dtype=torch.float64, device=device)
             setattr(self, name, packed)
-        packed[group] = _pack(_unpack(packed[group]).merge(added))
+        elif packed.device != device:  # the state lives where its layer does
+            packed = packed.to(device)
+            setattr(self, name, packed)
+        weights = None
+        if self._second_pass:
+            bounds = self._bounds[layer - 1][MODALITIES.index(modality)]
+            weights = (~bounds.outliers(norms)).to(device=device, dtype=torch.float64)
+        own = packed[group]
+        add_rows(own[-1, 0], own[-2], own[:-2], rows, weights)
 
     def begin_second_pass(self) -> None:
         """End the first pass: draw the 3σ bounds from all norms, those of other processes included.
@@ -312,7 +423,15 @@ class ModalityIntegrationRate(Metric):
 
     def reset(self) -> None:
         """Forget everything and start a first pass."""
-        super().reset()
+        defaults = self._defaults
+        unseen = {name: default for name, default in defaults.items() if name.startswith("moments_")}
+        self._defaults = {name: default for name, default in defaults.items() if name not in unseen}
+        try:
+            super().reset()
+        finally:
+            self._defaults = defaults
+        for name, default in unseen.items():  # super() would write all their zeros out
+            setattr(self, name, default)
         self._second_pass = False
         self._bounds = []
 
