@@ -243,7 +243,13 @@ def capture(
     stream = HiddenStateStream(parts)
     special = _special_token_ids(model)
     masks = stream.positions
+    places: dict[tuple[str, torch.device], Tensor] = {}  # numbers of the rows in the flattened batch
     fired: set[int] = set()
+
+    def places_on(modality: str, device: torch.device) -> Tensor:
+        if (modality, device) not in places:  # a model spread over devices
+            places[modality, device] = places[modality, masks[modality].device].to(device)
+        return places[modality, device]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         input_ids = kwargs.get("input_ids", args[0] if args else None)
@@ -258,8 +264,11 @@ def capture(
             stream.text_mask,
         )
         stream.text_mask = None
-        stream.vision_samples = masks["vision"].nonzero()[:, 0]
-        stream.text_samples = masks["text"].nonzero()[:, 0]
+        # Once a pass, not once a layer: finding the rows of a mask makes the host wait for a GPU.
+        found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
+        places.clear()
+        places.update({(modality, rows.device): rows for modality, rows in found.items()})
+        stream.vision_samples, stream.text_samples = (found[name] // input_ids.shape[1] for name in ("vision", "text"))
         stream.vision, stream.text = [], []
         fired.clear()
 
@@ -275,7 +284,8 @@ def capture(
                     "rows cannot be told apart. register_adapter() can name other layers"
                 )
             fired.add(k)
-            rows = [hidden[masks[modality].to(hidden.device)] for modality in ("vision", "text")]
+            flat = hidden.flatten(0, 1)
+            rows = [flat.index_select(0, places_on(modality, hidden.device)) for modality in ("vision", "text")]
             if on_layer is not None:
                 on_layer(k, *rows)
             else:
