@@ -13,105 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from mirlib.errors import MirlibError, UndefinedMIRError
+from mirlib.adapters import DecoderParts, decoder_parts, register_adapter, unwrap
+from mirlib.errors import MirlibError
 
 __all__ = ["DecoderParts", "HiddenStateStream", "capture", "decoder_parts", "register_adapter"]
 
 TEXT_ROWS = ("text", "after_image")
 LAST_LAYER = ("normed", "raw")
-VISION_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-SPECIAL_TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "vision_start_token_id", "vision_end_token_id")
-FINAL_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "layer_norm")
-
-
-@dataclass(frozen=True)
-class DecoderParts:
-    """Where an LVLM keeps what MIR reads.
-
-    Attributes:
-        layers: The K decoder layers, in order; each returns a (B, T, d) tensor or a tuple that starts with one.
-        final_norm: The module that turns layer K's output into the last hidden state, or None.
-        vision_token_ids: Ids in ``input_ids`` whose positions hold vision tokens.
-    """
-
-    layers: Sequence[nn.Module]
-    final_norm: nn.Module | None
-    vision_token_ids: tuple[int, ...]
-
-
-_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {}
-
-
-def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderParts]) -> None:
-    """Teach mirlib a model family that its general rule does not cover.
-
-    Args:
-        model_type: ``model.config.model_type``.
-        adapter: Takes the model and returns its `DecoderParts`.
-
-    Examples:
-        >>> register_adapter("my_lvlm", lambda model: DecoderParts(model.blocks, model.final_norm, (model.image_id,)))
-    """
-    _ADAPTERS[model_type] = adapter
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None) or (
-            model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else None
-        )
-        if inner is None:
-            return model
-        model = inner
-
-
-def decoder_parts(model: nn.Module) -> DecoderParts:
-    """Find the decoder layers, the final norm and the vision token ids of a model, from its config and structure.
-
-    Raises:
-        UndefinedMIRError: If vision never enters the decoder's token sequence, so that MIR is undefined.
-        MirlibError: If the structure is not recognised; the message says how to register an adapter.
-    """
-    model = unwrap(model)
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", type(model).__name__)
-    if model_type in _ADAPTERS:
-        return _ADAPTERS[model_type](model)
-    if config is None:
-        raise MirlibError(f"{type(model).__name__} has no config; register_adapter() tells mirlib where its layers are")
-    if getattr(config, "is_encoder_decoder", False):
-        raise UndefinedMIRError(
-            f"{model_type} is an encoder-decoder: vision reaches its decoder by cross-attention and has no rows in the "
-            "decoder's sequence, so MIR is undefined for it"
-        )
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    if getattr(text_config, "cross_attention_layers", None):
-        raise UndefinedMIRError(
-            f"{model_type} feeds vision to its decoder by cross-attention layers: there are no vision rows in the "
-            "token "
-            "sequence, so MIR is undefined for it"
-        )
-    ids = {getattr(config, name, None) for name in VISION_TOKEN_NAMES}
-    vision_token_ids = tuple(sorted(i for i in ids if isinstance(i, int) and i >= 0))
-    if not vision_token_ids:
-        raise UndefinedMIRError(
-            f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
-            "and "
-            "MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
-        )
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    layers = getattr(decoder, "layers", None)
-    if layers is None or len(layers) == 0:
-        raise MirlibError(
-            f"{model_type}: {type(decoder).__name__} has no `layers`; register_adapter() tells mirlib where they are"
-        )
-    final_norm = next(
-        (getattr(decoder, name) for name in FINAL_NORM_NAMES if isinstance(getattr(decoder, name, None), nn.Module)),
-        None,
-    )
-    return DecoderParts(list(layers), final_norm, vision_token_ids)
+# Placeholders of sounds are neither vision nor text; the others frame a text or a picture.
+SPECIAL_TOKEN_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "audio_token_id", "audio_token_index") + tuple(
+    pattern.format(medium)
+    for medium in ("vision", "image", "video", "audio", "frame")
+    for pattern in ("{}_start_token_id", "{}_end_token_id", "{}_bos_token_id", "{}_eos_token_id")
+)
+SPECIAL_TOKEN_NAMES += ("boi_token_id", "eoi_token_id", "boi_token_index", "eoi_token_index")
 
 
 @dataclass
@@ -150,6 +67,7 @@ def token_masks(
     special_token_ids: Sequence[int] = (),
     text_rows: str = "text",
     text_mask: Tensor | None = None,
+    vision_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which positions of a batch are vision rows and which are text rows.
 
@@ -161,14 +79,26 @@ def token_masks(
         text_rows: ``"text"``: the given ``text_mask``, or else every attended position that is neither vision nor
             special. ``"after_image"``: the authors' choice, everything attended after the last vision token.
         text_mask: (B, T) bool.
+        vision_mask: (B, T') bool, T' >= T, where vision stands, in place of ``vision_token_ids``. The first T' - T
+            positions are rows that the decoder puts in front of those of ``input_ids``; they are never text.
 
     Returns:
-        Two (B, T) bool masks, vision and text.
+        Two (B, T) bool masks, vision and text; with ``vision_mask``, (B, T').
     """
-    vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))
-    attended = torch.ones_like(vision)
+    if vision_mask is None:
+        vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))
+    else:
+        vision = vision_mask.to(input_ids.device)
+    front = vision.shape[1] - input_ids.shape[1]
+    if len(vision) != len(input_ids) or front < 0:
+        raise MirlibError(
+            f"the adapter's vision_mask has shape {tuple(vision.shape)}, input_ids has {tuple(input_ids.shape)}; "
+            "the mask must cover every position of every sample"
+        )
+    attended = torch.ones_like(input_ids, dtype=torch.bool)
     if isinstance(attention_mask, Tensor) and attention_mask.shape == input_ids.shape:
         attended = attention_mask.to(device=input_ids.device, dtype=torch.bool)
+    attended = pad(attended, (front, 0), value=True)
     vision = vision & attended
     if text_rows == "after_image":
         # Counting from the right: no vision token at or after this position.
@@ -180,9 +110,10 @@ def token_masks(
                 f"text_mask has shape {tuple(text_mask.shape)}, input_ids has {tuple(input_ids.shape)}; they must be "
                 "equal"
             )
-        return vision, text_mask.to(device=input_ids.device, dtype=torch.bool) & attended & ~vision
-    special = torch.isin(input_ids, input_ids.new_tensor(list(special_token_ids)))
-    return vision, attended & ~vision & ~special
+        given = pad(text_mask.to(device=input_ids.device, dtype=torch.bool), (front, 0))
+        return vision, given & attended & ~vision
+    ordinary = ~torch.isin(input_ids, input_ids.new_tensor(list(special_token_ids)))
+    return vision, pad(ordinary, (front, 0)) & attended & ~vision
 
 
 def _special_token_ids(model: nn.Module) -> list[int]:
@@ -262,13 +193,16 @@ def capture(
             special,
             text_rows,
             stream.text_mask,
+            None if parts.vision_mask is None else parts.vision_mask({**kwargs, "input_ids": input_ids}),
         )
         stream.text_mask = None
         # Once a pass, not once a layer: finding the rows of a mask makes the host wait for a GPU.
         found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
         places.clear()
         places.update({(modality, rows.device): rows for modality, rows in found.items()})
-        stream.vision_samples, stream.text_samples = (found[name] // input_ids.shape[1] for name in ("vision", "text"))
+        stream.vision_samples, stream.text_samples = (
+            found[name] // masks[name].shape[1] for name in ("vision", "text")
+        )
         stream.vision, stream.text = [], []
         fired.clear()
 
@@ -277,11 +211,12 @@ def capture(
             hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
             if not masks:
                 return
-            if hidden.shape[:2] != masks["vision"].shape:
+            if parts.read is not None:
+                hidden = parts.read(hidden)
+            if hidden.ndim != 3 or hidden.shape[:2] != masks["vision"].shape:
                 raise MirlibError(
-                    f"layer {k} returned {tuple(hidden.shape)} for input_ids of shape {tuple(masks['vision'].shape)}; "
-                    "the "
-                    "rows cannot be told apart. register_adapter() can name other layers"
+                    f"layer {k} returned {tuple(hidden.shape)} for a sequence of shape {tuple(masks['vision'].shape)}; "
+                    "the rows cannot be told apart. register_adapter() can name other layers"
                 )
             fired.add(k)
             flat = hidden.flatten(0, 1)
@@ -299,8 +234,7 @@ def capture(
         if missing:
             raise MirlibError(
                 f"the hooks of layers {missing} did not fire. A compiled model runs past hooks that were added after "
-                "the "
-                "first call: pass the model that was not compiled"
+                "the first call: pass the model that was not compiled"
             )
 
     with ExitStack() as stack:

@@ -1,5 +1,4 @@
-"""`capture` against transformers' own ``output_hidden_states``, on five families, and in everything that can go "
-"wrong."""
+"""`capture` against transformers' own ``output_hidden_states``, on five families, and in all that can go wrong."""
 
 import pytest
 import torch
@@ -7,7 +6,8 @@ from tiny_models import FAMILIES, IMAGE, llava_config
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, MllamaConfig, T5Config
 
 from mirlib import MirlibError, UndefinedMIRError, capture
-from mirlib.hidden_states import _ADAPTERS, DecoderParts, decoder_parts, register_adapter, token_masks
+from mirlib.adapters import _ADAPTERS
+from mirlib.hidden_states import DecoderParts, decoder_parts, register_adapter, token_masks
 
 LLAVA = FAMILIES[0]
 

@@ -1,0 +1,247 @@
+"""Where a vision-language model keeps its decoder layers, its final norm and its vision rows: one rule, few exceptions.
+
+The rule reads the config and the structure of a model and knows no family by name. A family that it does not cover has
+an adapter, a function from the model to its `DecoderParts`; a reader adds one with `register_adapter`. The page
+"Model families" of the book lists what was tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mirlib.errors import MirlibError, UndefinedMIRError
+
+__all__ = ["DecoderParts", "decoder_parts", "register_adapter"]
+
+VISION_TOKEN_NAMES = (
+    "image_token_id",
+    "image_token_index",
+    "image_patch_id",
+    "video_token_id",
+    "video_token_index",
+)
+FINAL_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm", "embedding_norm")
+# A decoder with a head, or a wrapper around one, keeps the module with the layers under one of these names.
+DECODER_NAMES = ("model", "decoder", "language_model", "text_model", "backbone", "transformer")
+
+
+@dataclass(frozen=True)
+class DecoderParts:
+    """Where an LVLM keeps what MIR reads.
+
+    Attributes:
+        layers: The K decoder layers, in order; each returns a (B, T, d) tensor or a tuple that starts with one.
+        final_norm: The module whose output is the last hidden state: the norm behind layer K, or layer K itself where
+            each layer ends in its norm. None: unknown.
+        vision_token_ids: Ids in ``input_ids`` whose positions hold vision tokens; empty with ``vision_mask``.
+        read: Turns a layer's output into one (B, T, d) tensor, for layers with several residual streams; None takes
+            the output as it is.
+        vision_mask: For models whose ``input_ids`` do not show where vision stands: takes the keyword arguments of a
+            forward pass and returns a (B, T') bool mask. If T' is larger than T, the decoder puts T' - T rows of its
+            own in front of those of ``input_ids``.
+    """
+
+    layers: Sequence[nn.Module]
+    final_norm: nn.Module | None
+    vision_token_ids: tuple[int, ...] = ()
+    read: Callable[[Tensor], Tensor] | None = None
+    vision_mask: Callable[[Mapping[str, Any]], Tensor] | None = None
+
+
+_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {}
+
+
+def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderParts]) -> None:
+    """Teach mirlib a model family that its general rule does not cover.
+
+    Args:
+        model_type: ``model.config.model_type``.
+        adapter: Takes the model and returns its `DecoderParts`.
+
+    Examples:
+        >>> register_adapter("my_lvlm", lambda model: DecoderParts(model.blocks, model.final_norm, (model.image_id,)))
+    """
+    _ADAPTERS[model_type] = adapter
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (
+            model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else None
+        )
+        if inner is None:
+            return model
+        model = inner
+
+
+def decoder_parts(model: nn.Module) -> DecoderParts:
+    """Find the decoder layers, the final norm and the vision rows of a model, from its config and structure.
+
+    Raises:
+        UndefinedMIRError: If vision never enters the decoder's token sequence, so that MIR is undefined.
+        MirlibError: If the structure is not recognised; the message says how to register an adapter.
+    """
+    model = unwrap(model)
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", type(model).__name__)
+    if model_type in _ADAPTERS:
+        return _ADAPTERS[model_type](model)
+    if config is None:
+        raise MirlibError(f"{type(model).__name__} has no config; register_adapter() tells mirlib where its layers are")
+    return general_rule(model)
+
+
+def general_rule(model: nn.Module) -> DecoderParts:
+    """The `DecoderParts` of a model whose config names its image token; an adapter may start from it.
+
+    Raises:
+        UndefinedMIRError: If vision never enters the decoder's token sequence.
+        MirlibError: If no layers are found.
+    """
+    model_type = model.config.model_type
+    vision_token_ids = find_vision_token_ids(model.config)
+    decoder = find_decoder(model)
+    reason = _why_undefined(model, decoder, vision_token_ids)
+    if reason is not None:
+        raise UndefinedMIRError(reason)
+    if decoder is None:
+        raise MirlibError(f"{model_type}: no decoder with `layers` found; register_adapter() tells mirlib where it is")
+    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_token_ids)
+
+
+def find_decoder(model: nn.Module) -> nn.Module | None:
+    """The module that holds the decoder's ``layers``, under whatever heads and wrappers; None if there is none."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for _ in range(len(DECODER_NAMES)):  # a wrapper inside a wrapper, and never in circles
+        if len(getattr(decoder, "layers", None) or ()):
+            return decoder
+        inside = (getattr(decoder, name, None) for name in DECODER_NAMES)
+        decoder = next((module for module in inside if isinstance(module, nn.Module)), None)
+        if decoder is None:
+            return None
+    return None
+
+
+def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
+    """The layers that a forward pass runs: behind them may stand layers that only predict further tokens."""
+    count = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
+    layers = list(decoder.layers)
+    return layers[:count] if isinstance(count, int) and count > 0 else layers
+
+
+def find_final_norm(decoder: nn.Module) -> nn.Module | None:
+    """The norm behind the last layer, by the names that decoders give it."""
+    found = (getattr(decoder, name, None) for name in FINAL_NORM_NAMES)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
+
+
+def find_vision_token_ids(config: Any) -> tuple[int, ...]:
+    """Ids of the image and video placeholders that a config names."""
+    ids = [getattr(config, name, None) for name in VISION_TOKEN_NAMES]
+    # Models that turn a picture into words of their own vocabulary name the placeholder in that vocabulary.
+    ids.append((getattr(config, "vocabulary_map", None) or {}).get("<image>"))
+    return tuple(sorted({i for i in ids if isinstance(i, int) and i >= 0}))
+
+
+def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids: tuple[int, ...]) -> str | None:
+    """Why a model has no vision rows in its decoder's sequence, or None if it has them."""
+    config = model.config
+    model_type = config.model_type
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if any(getattr(each, "is_encoder_decoder", False) for each in (config, text_config)):
+        return (
+            f"{model_type} is an encoder-decoder: vision reaches its decoder by cross-attention and has no rows in the "
+            "decoder's sequence, so MIR is undefined for it"
+        )
+    crossing = not vision_token_ids and decoder is not None and _has_cross_attention(decoder)
+    if crossing or getattr(text_config, "cross_attention_layers", None):
+        return (
+            f"{model_type} feeds vision to its decoder by cross-attention layers: there are no vision rows in the "
+            "token sequence, so MIR is undefined for it"
+        )
+    if not vision_token_ids:
+        return (
+            f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
+            "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
+        )
+    return None
+
+
+def _has_cross_attention(decoder: nn.Module) -> bool:
+    words = ("crossattention", "cross_attn", "encoder_attn")
+    return any(word in name for name, _ in decoder.named_modules() for word in words)
+
+
+# The exceptions, by model type. Each says what the general rule misses.
+
+
+def _with(**changes: Any) -> Callable[[nn.Module], DecoderParts]:
+    """An adapter that takes the general rule's answer and replaces some of it."""
+
+    def adapter(model: nn.Module) -> DecoderParts:
+        parts = general_rule(model)
+        made = {name: change(model) for name, change in changes.items()}
+        return DecoderParts(**{**vars(parts), **made})
+
+    return adapter
+
+
+def _mean_of_streams(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d); the model's own head averages them."""
+    width = model.config.get_text_config().hidden_size
+    return lambda hidden: hidden if hidden.shape[-1] == width and hidden.ndim == 3 else _average(hidden, width)
+
+
+def _average(hidden: Tensor, width: int) -> Tensor:
+    return hidden.reshape(*hidden.shape[:2], -1, width).mean(dim=2)
+
+
+def _active_stream(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Gemma 3n keeps several guesses of each row, (n, B, T, d), and computes with one of them."""
+    active = model.config.get_text_config().altup_active_idx
+    return lambda hidden: hidden[active] if hidden.ndim == 4 else hidden
+
+
+def _rows_in_front(model: nn.Module) -> DecoderParts:
+    """GIT puts its patches before the text, without placeholders in input_ids, and its layers end in a norm."""
+    encoder = getattr(model, "git", model).encoder
+    patches = encoder.layer[0].attention.self.image_patch_tokens
+
+    def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
+        ids = inputs["input_ids"]
+        vision = torch.zeros_like(ids, dtype=torch.bool)
+        if inputs.get("pixel_values") is None:
+            return vision
+        return torch.cat([vision.new_ones(len(ids), patches), vision], dim=1)
+
+    layers = list(encoder.layer)
+    return DecoderParts(layers, layers[-1], vision_mask=vision_mask)
+
+
+def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
+    """Kosmos takes a mask of the positions of its image as an argument, and any token may stand there."""
+    decoder = find_decoder(model.text_model)
+
+    def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
+        mask = inputs.get("image_embeds_position_mask")
+        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask)
+
+
+_ADAPTERS.update(
+    {
+        "gemma3n": _with(read=_active_stream),
+        "git": _rows_in_front,
+        "glm5_next": _with(read=_mean_of_streams),
+        "kosmos-2": _rows_given_by_mask,
+        "kosmos-2.5": _rows_given_by_mask,
+        "qwen4_exp": _with(read=_mean_of_streams),
+    }
+)
