@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.data import draw, load_image
+from mirlib.distributed import BrokenForward, Processes, ProcessFailedError, needs_all_processes, reshard
 from mirlib.errors import MirlibError
 from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks, unwrap
 from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
 from mirlib.prompts import encode_batch
 from mirlib.result import MIRResult
-from mirlib.streaming import ModalityIntegrationRate
+from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups
 
 __all__ = ["score", "score_batches"]
 
@@ -107,20 +108,116 @@ class ModelInputs:
 
 
 class _Forward:
-    """Runs the batches through the model once and hands every layer's rows on."""
+    """Runs the batches through the model once and hands every layer's rows on.
 
-    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], text_rows: str, last: str) -> None:
-        self.model, self.batches, self.text_rows, self.last = model, batches, text_rows, last
+    Args:
+        model: The model.
+        batches: As for `score_batches`.
+        text_rows: As for `score_batches`.
+        last: As for `score_batches`.
+        processes: Those that measure together, each with batches of its own.
+        lockstep: Whether all of them must call the model the same number of times, since its parameters are sharded.
+    """
 
-    def run(self, on_layer: Callable[..., None], groups: int, description: str, progress: bool) -> int:
-        """One pass; calls ``on_layer(k, vision, text, groups, name_row)`` and returns the number of samples."""
-        samples = 0
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping[str, Any]],
+        text_rows: str,
+        last: str,
+        processes: Processes,
+        lockstep: bool = False,
+    ) -> None:
+        # Where it need not, a process must not wait for the others in a forward pass: they have other batches, or none.
+        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.batches, self.text_rows, self.last = batches, text_rows, last
+        self.processes, self.lockstep = processes, lockstep
+        self._problem: Exception | None = None
+
+    def _steps(self, bar: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ModelInputs, bool]]:
+        """Each batch, and whether it counts.
+
+        In lockstep a process that has no batch left repeats one, uncounted, until all have none; and what goes wrong
+        between two forward passes, or in our own reading during one, is told to the others before the next.
+        """
+        if not self.lockstep:
+            for raw in bar:
+                self.processes.check()
+                yield ModelInputs.of(raw, self.model), True
+            return
+        remaining, spare = iter(bar), None
+        while True:
+            problem, batch = self._problem, None
+            self._problem = None
+            if problem is None:
+                try:
+                    raw = next(remaining, None)
+                    if raw is not None:
+                        spare, batch = raw, ModelInputs.of(raw, self.model)
+                    elif spare is None:
+                        spare = self._spare()
+                except Exception as error:
+                    problem = error
+            states = self.processes.gather("failed" if problem is not None else "done" if batch is None else "more")
+            if problem is not None:
+                raise problem
+            if "failed" in states:
+                raise ProcessFailedError("another process failed", states.index("failed"))
+            if "more" not in states:
+                return
+            yield ModelInputs.of(spare, self.model) if batch is None else batch, batch is not None
+
+    def _spare(self) -> Mapping[str, Any]:
+        if not hasattr(self.batches, "spare"):
+            raise MirlibError("no batches here, and a model that is sharded over processes needs one in each of them")
+        return self.batches.spare
+
+    def _call(self, inputs: Mapping[str, Any], batch_size: int) -> None:
+        if not self.lockstep:
+            with _memory_advice(batch_size):
+                self.model(**inputs)
+            return
+        try:
+            with _memory_advice(batch_size):
+                self.model(**inputs)
+        except Exception as error:  # the others wait within their forward passes, and cannot be told
+            raise BrokenForward(error) from error
+
+    def _unless_lockstep(self, work: Callable[[], None]) -> None:
+        """Do ``work``; in lockstep an error waits for the end of the forward pass, for which the others wait."""
+        if self._problem is not None:
+            return
+        try:
+            work()
+        except Exception as error:
+            if not self.lockstep:
+                raise
+            self._problem = error
+
+    def run(
+        self,
+        on_layer: Callable[..., None],
+        groups: int,
+        description: str,
+        progress: bool,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> int:
+        """One pass; returns the number of samples.
+
+        It calls ``on_layer(k, vision, text, groups, name_row)`` while a batch runs, and ``after_batch()`` after it.
+        """
+        offset = getattr(self.batches, "offset", 0)
+        samples = offset
         current: dict[str, Any] = {}
 
         def hand_on(k: int, vision: Tensor, text: Tensor) -> None:
-            self._check_rows(vision, text, current["first"], current["names"])
-            group_ids = tuple(current["groups"][index] for index in current["index"]())
-            on_layer(k, vision, text, group_ids, current["name_row"])
+            def work() -> None:
+                self._check_rows(vision, text, current["first"], current["names"])
+                group_ids = tuple(current["groups"][index] for index in current["index"]())
+                on_layer(k, vision, text, group_ids, current["name_row"])
+
+            if current["counts"]:
+                self._unless_lockstep(work)
 
         with capture(self.model, text_rows=self.text_rows, last=self.last, on_layer=hand_on) as stream:
 
@@ -129,12 +226,13 @@ class _Forward:
                 names = current["names"]
                 return f"row {row} of sample {current['first'] + int(index)}" + (f" ({names[index]})" if names else "")
 
+            progress = progress and self.processes.leads
             bar = tqdm(self.batches, desc=description, unit="batch", disable=not progress, file=sys.stderr, leave=False)
-            for number, raw in enumerate(bar):
-                batch = ModelInputs.of(raw, self.model)
+            for number, (batch, counts) in enumerate(self._steps(bar)):
                 size = batch.inputs["input_ids"].shape[0]
                 assigned = torch.full((size,), number % groups) if batch.groups is None else batch.groups % groups
                 current |= {
+                    "counts": counts,
                     "first": samples,
                     "names": batch.names,
                     "groups": assigned.to(batch.inputs["input_ids"].device),
@@ -142,12 +240,12 @@ class _Forward:
                     "name_row": name_row,
                 }
                 stream.text_mask = batch.text_mask
-                with _memory_advice(size):
-                    self.model(**batch.inputs)
-                samples += size
-        if samples == 0:
+                self._call(batch.inputs, size)
+                self._unless_lockstep(after_batch)
+                samples += size * counts
+        if samples == offset and self.processes.size == 1:
             raise MirlibError("there are no batches")
-        return samples
+        return samples - offset
 
     @staticmethod
     def _check_rows(vision: Tensor, text: Tensor, first: int, names: Sequence[str] | None) -> None:
@@ -207,8 +305,10 @@ def score_batches(
         confidence: For example 0.95, for an interval over samples: a jackknife over ``groups`` groups, or with the
             authors' exact preset a bootstrap.
         groups: Number of jackknife groups; their moments take ``2 K groups (d + 2) d · 8`` bytes.
-        merge_processes: In a distributed run, whether the batches of all processes count together, each process with
-            its share; every process must then call this. False measures the batches of this process alone.
+        merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
+            processes count together, each process with its share; every process must then call this, gets the same
+            result, and fails with an error that says where and why if another fails. A model that is sharded by FSDP
+            needs this, and at least one batch in each process. False measures the batches of this process alone.
         progress: Whether to show bars on stderr.
 
     Returns:
@@ -226,15 +326,29 @@ def score_batches(
             raise MirlibError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
-    forward = _Forward(model, batches, text_rows, last)
+    processes = Processes.current(merge_processes)
+    in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
+    if in_memory and processes.size > 1:
+        raise MirlibError(
+            f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
+            f"{processes.size}: run it in one process, or pass merge_processes=False"
+        )
+    lockstep = processes.size > 1 and needs_all_processes(model)
+    forward = _Forward(model, batches, text_rows, last, processes, lockstep)
     with evaluating(model):
-        if chosen.outliers == "median" or chosen.sqrt != "exact":
-            result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
-        else:
-            result, samples = _score_streaming(
-                forward, len(parts.layers), preset, outliers, normalize, confidence, groups, merge_processes, progress
-            )
+        try:
+            if in_memory:
+                result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
+            else:
+                result, samples = _score_streaming(
+                    forward, len(parts.layers), preset, outliers, normalize, confidence, groups, progress
+                )
+        finally:
+            if lockstep:
+                reshard(model)
     settings = {**result.settings, "text_rows": text_rows, "last": last, "samples": samples, **_describe(model)}
+    if processes.size > 1:
+        settings["processes"] = processes.size
     return replace(result, settings=settings)
 
 
@@ -246,35 +360,58 @@ def _score_streaming(
     normalize: bool,
     confidence: float | None,
     groups: int,
-    merge_processes: bool,
     progress: bool,
 ) -> tuple[MIRResult, int]:
+    processes = forward.processes
     metric: ModalityIntegrationRate | None = None
 
+    def metric_of(dim: int) -> ModalityIntegrationRate:
+        return ModalityIntegrationRate(
+            num_layers,
+            dim,
+            preset=preset,
+            outliers=outliers,
+            normalize=normalize,
+            groups=groups if confidence is not None else 1,
+            confidence=confidence,
+            distributed_available_fn=lambda: False,  # the processes meet where all of them know that they do
+        )
+
+    row_groups: tuple[RowGroups, RowGroups] | None = None
+    checks = FiniteChecks()
+
     def on_layer(k: int, vision: Tensor, text: Tensor, group_ids: Any, name_row: Callable[[str, int], str]) -> None:
-        nonlocal metric
+        nonlocal metric, row_groups
         if metric is None:
-            metric = ModalityIntegrationRate(
-                num_layers,
-                vision.shape[1],
-                preset=preset,
-                outliers=outliers,
-                normalize=normalize,
-                groups=groups if confidence is not None else 1,
-                confidence=confidence,
-                **({} if merge_processes else {"distributed_available_fn": lambda: False}),
-            )
-        metric.update_layer(k, vision, text, groups=group_ids, name_row=name_row)
+            metric = metric_of(vision.shape[1])
+        if k == 1:
+            row_groups = tuple(RowGroups(ids) for ids in group_ids)
+        metric.update_layer(k, vision, text, groups=row_groups, name_row=name_row, checks=checks)
+
+    def run(description: str) -> int:
+        return processes.together(
+            lambda: forward.run(on_layer, group_count, description, progress, after_batch=checks.settle)
+        )
 
     group_count = groups if confidence is not None else 1
     one_pass = resolve_settings(preset, outliers, None).outliers == "none"
-    samples = forward.run(on_layer, group_count, "pass 1 of 1" if one_pass else "pass 1 of 2: norms", progress)
+    samples = run("pass 1 of 1" if one_pass else "pass 1 of 2: norms")
+    found = processes.gather((samples, None if metric is None else metric.dim))
+    if metric is None:  # this process has no samples
+        dim = next((dim for _, dim in found if dim is not None), None)
+        if dim is None:
+            raise MirlibError("there are no batches")
+        metric = metric_of(dim)
     if not one_pass:
-        metric.begin_second_pass()
-        again = forward.run(on_layer, group_count, "pass 2 of 2: moments", progress)
-        if again != samples:
-            raise MirlibError(f"the second pass saw {again} samples, the first {samples}; batches must not change")
-    return metric.result(), samples
+        metric.begin_second_pass(processes)
+        again = run("pass 2 of 2: moments")
+
+        def check() -> None:
+            if again != samples:
+                raise MirlibError(f"the second pass saw {again} samples, the first {samples}; batches must not change")
+
+        processes.together(check)
+    return metric.result(processes), sum(seen for seen, _ in found)
 
 
 def _score_in_memory(
@@ -310,7 +447,7 @@ def _score_in_memory(
         def __len__(self) -> int:
             return len(forward.batches)
 
-    samples = _Forward(forward.model, Numbered(), forward.text_rows, forward.last).run(
+    samples = _Forward(forward.model, Numbered(), forward.text_rows, forward.last, forward.processes).run(
         on_layer, sys.maxsize, "pass 1 of 1: rows", progress
     )
     layers = max(k for _, k in rows)
@@ -365,39 +502,67 @@ def _describe(model: nn.Module) -> dict[str, Any]:
 
 
 class PairBatches:
-    """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes."""
+    """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
+
+    Args:
+        processor: The model's processor.
+        images: All images that there are.
+        texts: All texts that there are.
+        chosen: The numbers of the image and of the text of each pair.
+        groups: Number of jackknife groups.
+        settings: What `score` was asked for; ``batch_size``, ``template`` and ``max_text_tokens`` are read here.
+        share: Which of the pairs these batches hold; all if left out.
+
+    Attributes:
+        offset: The number of the first pair in these batches.
+    """
 
     def __init__(
         self,
         processor: Any,
         images: Sequence[Any],
-        chosen: Sequence[int],
         texts: Sequence[str],
+        chosen: Sequence[tuple[int, int]],
         groups: int,
         settings: Mapping[str, Any],
+        share: range | None = None,
     ) -> None:
-        self.processor, self.images, self.chosen, self.texts = processor, images, chosen, texts
+        self.processor, self.images, self.texts, self.chosen = processor, images, texts, chosen
         self.groups, self.settings, self.batch_size = groups, settings, settings["batch_size"]
         self.prompt = {name: settings[name] for name in ("template", "max_text_tokens")}
+        self.share = range(len(chosen)) if share is None else share
+        self.offset = self.share.start
 
     def __len__(self) -> int:
-        return math.ceil(len(self.chosen) / self.batch_size)
+        return math.ceil(len(self.share) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(self.chosen), self.batch_size):
-            pairs = range(start, min(start + self.batch_size, len(self.chosen)))
-            sources = [self.images[self.chosen[pair]] for pair in pairs]
-            texts = [self.texts[pair] for pair in pairs]
-            batch = encode_batch(self.processor, [load_image(source) for source in sources], texts, **self.prompt)
-            yield batch | {
-                # Neighbours share a group, so that a batch is one or two products of matrices, not four.
-                "sample_groups": torch.tensor([pair * self.groups // len(self.chosen) for pair in pairs]),
-                "sample_names": [_name(source, self.chosen[i]) for i, source in zip(pairs, sources, strict=True)],
-            }
+        for start in range(self.share.start, self.share.stop, self.batch_size):
+            yield self._batch(range(start, min(start + self.batch_size, self.share.stop)))
+
+    def part(self, share: range) -> PairBatches:
+        """The batches of some of the pairs, in the jackknife groups that they have among all."""
+        return PairBatches(self.processor, self.images, self.texts, self.chosen, self.groups, self.settings, share)
+
+    @property
+    def spare(self) -> dict[str, Any]:
+        """A batch to go through the model with where others still have some and this process has none."""
+        return self._batch(range(1))
+
+    def _batch(self, pairs: range) -> dict[str, Any]:
+        sources = [self.images[self.chosen[pair][0]] for pair in pairs]
+        texts = [self.texts[self.chosen[pair][1]] for pair in pairs]
+        batch = encode_batch(self.processor, [load_image(source) for source in sources], texts, **self.prompt)
+        return batch | {
+            # Neighbours share a group, so that a batch is one or two products of matrices, not four.
+            "sample_groups": torch.tensor([pair * self.groups // len(self.chosen) for pair in pairs]),
+            "sample_names": [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)],
+        }
 
 
 def _name(image: Any, index: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {index}"
+    name = image if isinstance(image, (str, Path)) else getattr(image, "filename", "")
+    return str(name) or f"image {index}"
 
 
 def pair_batches(
@@ -409,12 +574,14 @@ def pair_batches(
     num: int = 100,
     batch_size: int = 4,
     seed: int = 0,
+    paired: bool = False,
     template: str = "chat",
     max_text_tokens: int | None = None,
     groups: int = DEFAULT_GROUPS,
     skip_unreadable: Callable[[str], None] | None = None,
+    merge_processes: bool = True,
 ) -> PairBatches:
-    """The pairs that `score` measures, drawn and checked, as batches for `score_batches`; see `score`.
+    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; see `score`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -422,11 +589,29 @@ def pair_batches(
     """
     if num < 1 or batch_size < 1:
         raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    if paired and len(images) != len(texts):
+        raise MirlibError(f"paired: {len(images)} images and {len(texts)} texts; there must be a text for each image")
     decoder_parts(model)
-    usable = partial(_usable, skip_unreadable=skip_unreadable)
-    chosen_images = draw(images, num, seed, "images", partial(usable, check=load_image))
-    chosen_texts = [texts[i] for i in draw(texts, num, seed + 1, "texts", partial(usable, check=_check_text))]
-    _check_length(model, processor, chosen_texts, max_text_tokens)
+    processes = Processes.current(merge_processes)
+
+    def check_image(index: int) -> None:
+        load_image(images[index])
+
+    def check_text(index: int) -> None:
+        _check_text(texts[index])
+
+    def check_pair(index: int) -> None:
+        check_image(index)
+        check_text(index)
+
+    drawn = partial(_draw, num=num, processes=processes, skip_unreadable=skip_unreadable)
+    if paired:
+        chosen = [(i, i) for i in drawn(len(images), seed=seed, what="pairs", check=check_pair)]
+    else:
+        chosen_images = drawn(len(images), seed=seed, what="images", check=check_image)
+        chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=check_text)
+        chosen = list(zip(chosen_images, chosen_texts, strict=True))
+    _check_length(model, processor, [texts[i] for _, i in chosen], max_text_tokens)
     settings = {
         "num": num,
         "batch_size": batch_size,
@@ -434,12 +619,58 @@ def pair_batches(
         "template": template,
         "max_text_tokens": max_text_tokens,
     }
-    return PairBatches(processor, images, chosen_images, chosen_texts, min(groups, num), settings)
+    if paired:
+        settings["paired"] = True
+    return PairBatches(processor, images, texts, chosen, min(groups, num), settings)
 
 
-def score_pairs(model: nn.Module, batches: PairBatches, **options: Any) -> MIRResult:
-    """`score_batches` over drawn pairs; the result's settings say which."""
-    result = score_batches(model, batches, groups=batches.groups, **options)
+def _draw(
+    items: int,
+    *,
+    num: int,
+    seed: int,
+    what: str,
+    check: Callable[[int], None],
+    processes: Processes,
+    skip_unreadable: Callable[[str], None] | None,
+) -> list[int]:
+    """What `mirlib.data.draw` draws, each process reading its share of the items that come into question."""
+
+    def problem_with(index: int) -> str | None:
+        try:
+            check(index)
+        except MirlibError as error:
+            if skip_unreadable is None:
+                raise
+            return str(error)
+        return None
+
+    verdicts: dict[int, str | None] = {}
+    if processes.size > 1:
+        order = draw(range(items), items, seed, what)
+        usable = 0
+        while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
+            candidates = order[len(verdicts) : len(verdicts) + num - usable]
+            mine = candidates[processes.rank :: processes.size]
+            found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
+            for part in processes.gather(found):
+                verdicts |= part
+            usable = sum(problem is None for problem in verdicts.values())
+
+    def is_usable(index: int) -> bool:
+        problem = verdicts[index] if index in verdicts else problem_with(index)
+        if problem is not None:
+            skip_unreadable(problem)
+        return problem is None
+
+    return draw(range(items), num, seed, what, is_usable)
+
+
+def score_pairs(model: nn.Module, batches: PairBatches, *, merge_processes: bool = True, **options: Any) -> MIRResult:
+    """`score_batches` over drawn pairs, each process with its share; the result's settings say which."""
+    processes = Processes.current(merge_processes)
+    share = batches.part(processes.share(len(batches.chosen)))
+    result = score_batches(model, share, groups=batches.groups, merge_processes=merge_processes, **options)
     return replace(result, settings={**result.settings, **batches.settings})
 
 
@@ -452,6 +683,7 @@ def score(
     num: int = 100,
     batch_size: int = 4,
     seed: int = 0,
+    paired: bool = False,
     preset: str = "paper",
     outliers: str | None = None,
     normalize: bool = True,
@@ -462,6 +694,7 @@ def score(
     confidence: float | None = None,
     groups: int = DEFAULT_GROUPS,
     skip_unreadable: Callable[[str], None] | None = None,
+    merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
     """MIR of a model over image–text pairs, as the paper measures it.
@@ -469,14 +702,22 @@ def score(
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
     image before the text. Memory does not grow with ``num``.
 
+    In a distributed run (``torch.distributed`` is initialised, as under torchrun) every process calls this with the
+    same arguments, reads and measures its share of the pairs, and gets the result over all of them, equal to that of
+    one process but for rounding. It does not matter whether the model is replicated, wrapped in
+    ``DistributedDataParallel``, or sharded by FSDP; on the GPUs, each process has its model on its own. If one process
+    fails, all raise an error that says which and why.
+
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
         processor: Its processor, with a fast tokenizer.
-        images: Paths, PIL images or (h, w, 3) uint8 arrays.
+        images: Paths, PIL images or (h, w, 3) uint8 arrays; or a sequence of `mirlib.readers`.
         texts: Non-empty strings. Never compare values over different kinds of text.
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass. It does not change the value beyond rounding.
         seed: Which images and texts, and how they are paired.
+        paired: Whether ``texts[i]`` belongs to ``images[i]``, so that they are drawn together. The paper pairs at
+            random, and finds the same value either way.
         preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
@@ -487,16 +728,18 @@ def score(
         confidence: For example 0.95, for an interval over samples.
         groups: Number of jackknife groups, at most ``num``.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
-            without it the first one is an error.
-        progress: Whether to show bars on stderr.
+            without it the first one is an error. In a distributed run it is called in every process, for all of them.
+        merge_processes: In a distributed run, whether the processes share the pairs. False measures all pairs in this
+            process alone, and no other has to call this.
+        progress: Whether to show bars on stderr; in a distributed run, those of the process with rank 0.
 
     Returns:
         `MIRResult`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, and
-            all that `score_batches` raises.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, for
+            the authors' presets in a distributed run, and all that `score_batches` raises.
 
     Source: arXiv 2410.07167, section 2.1.
     """
@@ -508,10 +751,12 @@ def score(
         num=num,
         batch_size=batch_size,
         seed=seed,
+        paired=paired,
         template=template,
         max_text_tokens=max_text_tokens,
         groups=groups,
         skip_unreadable=skip_unreadable,
+        merge_processes=merge_processes,
     )
     return score_pairs(
         model,
@@ -522,19 +767,9 @@ def score(
         text_rows=text_rows,
         last=last,
         confidence=confidence,
+        merge_processes=merge_processes,
         progress=progress,
     )
-
-
-def _usable(item: Any, *, check: Callable[[Any], Any], skip_unreadable: Callable[[str], None] | None) -> bool:
-    try:
-        check(item)
-    except MirlibError as error:
-        if skip_unreadable is None:
-            raise
-        skip_unreadable(str(error))
-        return False
-    return True
 
 
 def _check_text(text: Any) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
+from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
 from mirlib.frechet import Moments, add_rows, as_rows, float64_device, frechet_distance_from_moments, threads_for
 from mirlib.mir import (
@@ -36,7 +37,7 @@ from mirlib.mir import (
     spread,
     text_scale,
 )
-from mirlib.result import Interval, MIRResult
+from mirlib.result import MIRResult
 
 __all__ = ["ModalityIntegrationRate"]
 
@@ -403,8 +404,12 @@ class ModalityIntegrationRate(Metric):
         own = packed[group]
         add_rows(own[-1, 0], own[-2], own[:-2], rows, weights)
 
-    def begin_second_pass(self) -> None:
+    def begin_second_pass(self, processes: Processes | None = None) -> None:
         """End the first pass: draw the 3σ bounds from all norms, those of other processes included.
+
+        Args:
+            processes: Those that share the samples, each of which must call this; norms alone travel between them.
+                Without it torchmetrics' way of finding the other processes holds, which gathers the whole state.
 
         Raises:
             MirlibError: If nothing was fed, or the outlier rule is off and one pass is all there is.
@@ -413,12 +418,21 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError("without an outlier rule one pass is enough; call compute()")
         if self._second_pass:
             raise MirlibError("the second pass has begun already; call reset() to start again")
-        with self._synced():
-            self._check_rows()
-            self._bounds = [
-                tuple(NormBounds.three_sigma(self._norms(modality, layer)) for modality in MODALITIES)
-                for layer in range(1, self.num_layers + 1)
+        layers = range(1, self.num_layers + 1)
+        if processes is not None and processes.size > 1:
+            self._check_rows(processes.total(self.norm_sums))
+            norms_of = [
+                processes.concatenate(torch.stack([self._norms(modality, layer).cpu() for layer in layers]))
+                for modality in MODALITIES
             ]
+            self._bounds = [tuple(NormBounds.three_sigma(norms[k - 1]) for norms in norms_of) for k in layers]
+        else:
+            with self._synced():
+                self._check_rows(self.norm_sums)
+                self._bounds = [
+                    tuple(NormBounds.three_sigma(self._norms(modality, layer)) for modality in MODALITIES)
+                    for layer in layers
+                ]
         self._second_pass = True
 
     def reset(self) -> None:
@@ -443,12 +457,19 @@ class ModalityIntegrationRate(Metric):
         """
         return torch.tensor(self._summarise().value, dtype=torch.float64)
 
-    def result(self) -> MIRResult:
+    def result(self, processes: Processes | None = None) -> MIRResult:
         """The whole `MIRResult`, over all processes.
+
+        Args:
+            processes: As for `begin_second_pass`. The layers are shared out: each process adds up some of them, and no
+                process holds the state of another.
 
         Raises:
             MirlibError: If a pass is missing, the two passes saw different rows, or fewer than 2 rows are left.
         """
+        if processes is not None and processes.size > 1:
+            with threads_for(self.dim):
+                return self._add_up_together(processes)
         with self._synced():
             return self._summarise()
 
@@ -459,10 +480,13 @@ class ModalityIntegrationRate(Metric):
 
     def _norms(self, modality: str, layer: int) -> Tensor:
         norms = getattr(self, f"norms_{modality}_{layer}")
-        return norms if isinstance(norms, Tensor) else torch.cat(norms)
+        if isinstance(norms, Tensor):
+            return norms
+        return torch.cat(norms) if norms else torch.zeros(0, dtype=torch.float32)
 
-    def _check_rows(self) -> None:
-        counts = self.norm_sums[:, :, :, 0].sum(dim=1)  # (K, 2)
+    @staticmethod
+    def _check_rows(norm_sums: Tensor) -> None:
+        counts = norm_sums[:, :, :, 0].sum(dim=1)  # (K, 2)
         for layer, pair in enumerate(counts.tolist(), start=1):
             for modality, count in zip(MODALITIES, pair, strict=True):
                 if count < 2:
@@ -473,11 +497,36 @@ class ModalityIntegrationRate(Metric):
             return self._add_up()
 
     def _add_up(self) -> MIRResult:
-        if self.passes == 2 and not self._second_pass:
-            raise MirlibError("feed the batches, call begin_second_pass(), and feed the same batches again")
-        self._check_rows()
-        groups = [self._moments_of(layer) for layer in range(1, self.num_layers + 1)]
-        layers = [self._layer(layer, *groups[layer - 1]) for layer in range(1, self.num_layers + 1)]
+        self._check_passes()
+        self._check_rows(self.norm_sums)
+        layers = range(1, self.num_layers + 1)
+        norm_sums = self.norm_sums.cpu()
+        parts = [
+            self._layer(layer, *self._moments_of(layer), norm_sums)
+            for layer in tqdm(layers, desc="adding up", unit="layer", delay=3, leave=False)
+        ]
+        return self._assemble(parts, norm_sums)
+
+    def _add_up_together(self, processes: Processes) -> MIRResult:
+        """The same over all processes, layer k in the process k − 1 modulo their number."""
+        processes.together(self._check_passes)
+        norm_sums = processes.total(self.norm_sums).cpu()
+        self._check_rows(norm_sums)
+        mine: dict[int, list[list[Moments]]] = {}
+        for layer in range(1, self.num_layers + 1):
+            owner = (layer - 1) % processes.size
+            merged = [processes.merge_moments(getattr(self, f"moments_{m}_{layer}"), owner) for m in MODALITIES]
+            if owner == processes.rank:
+                mine[layer] = [[_unpack(packed) for packed in side] for side in merged]
+        bar = tqdm(mine, desc="adding up", unit="layer", delay=3, leave=False, disable=not processes.leads)
+        found = processes.together(lambda: {layer: self._layer(layer, *mine[layer], norm_sums) for layer in bar})
+        parts: dict[int, tuple[LayerSummary, np.ndarray]] = {}
+        for part in processes.gather(found):
+            parts |= part
+        return self._assemble([parts[layer] for layer in sorted(parts)], norm_sums)
+
+    def _assemble(self, parts: list[tuple[LayerSummary, np.ndarray]], norm_sums: Tensor) -> MIRResult:
+        layers = [summary for summary, _ in parts]
         settings = {
             "preset": self.preset,
             "outliers": self.outliers,
@@ -486,7 +535,13 @@ class ModalityIntegrationRate(Metric):
             "layers": self.num_layers,
             "dim": self.dim,
         }
-        interval = self._jackknife(groups, log10_sum(layer.distance.total for layer in layers))
+        interval = None
+        if self.confidence is not None:
+            # Every replicate has its own α_k; the outlier bounds stay those of all rows.
+            values = [log10_sum(distances) for distances in np.stack([left_out for _, left_out in parts], axis=1)]
+            error = math.sqrt((len(values) - 1) * spread(values))
+            value = log10_sum(layer.distance.total for layer in layers)
+            interval = normal_interval(value, error, self.confidence, "jackknife")
         return assemble(layers, settings, interval)
 
     def _moments_of(self, layer: int) -> tuple[list[Moments], list[Moments]]:
@@ -494,19 +549,20 @@ class ModalityIntegrationRate(Metric):
             [_unpack(packed) for packed in getattr(self, f"moments_{modality}_{layer}")] for modality in MODALITIES
         )
 
-    def _layer(self, layer: int, vision_groups: list[Moments], text_groups: list[Moments]) -> LayerSummary:
+    def _layer(
+        self, layer: int, vision_groups: list[Moments], text_groups: list[Moments], norm_sums: Tensor
+    ) -> tuple[LayerSummary, np.ndarray]:
+        """A layer's summary, and FID_k of each jackknife replicate: one for each group that has rows."""
         vision, text = _merge_all(vision_groups), _merge_all(text_groups)
-        (vision_count, vision_norms), (text_count, text_norms) = self.norm_sums[layer - 1].sum(dim=0).tolist()
+        (vision_count, vision_norms), (text_count, text_norms) = norm_sums[layer - 1].sum(dim=0).tolist()
         outliers = (int(vision_count) - vision.count, int(text_count) - text.count)
-        if self.passes == 2:
-            self._check_second_pass(layer, outliers)
         for modality, moments in zip(MODALITIES, (vision, text), strict=True):
             if moments.count < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
         scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
         distance, bias = frechet_distance_from_moments(vision, text)
         text_norm = text_norms / text_count
-        return LayerSummary(
+        summary = LayerSummary(
             distance=scaled(distance, scale),
             bias=bias * scale**2,
             scale=scale,
@@ -517,6 +573,20 @@ class ModalityIntegrationRate(Metric):
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
         )
+        return summary, self._replicates(layer, vision_groups, text_groups, norm_sums)
+
+    def _check_passes(self) -> None:
+        """Refuse passes that are missing, or that saw other rows than the first."""
+        if self.passes == 1:
+            return
+        if not self._second_pass:
+            raise MirlibError("feed the batches, call begin_second_pass(), and feed the same batches again")
+        for layer in range(1, self.num_layers + 1):
+            kept = [getattr(self, f"moments_{modality}_{layer}")[:, -1, 0].sum() for modality in MODALITIES]
+            rows = self.norm_sums[layer - 1, :, :, 0].sum(dim=0)
+            self._check_second_pass(
+                layer, tuple(int(count) - int(left) for count, left in zip(rows, kept, strict=True))
+            )
 
     def _check_second_pass(self, layer: int, outliers: tuple[int, int]) -> None:
         """Compare the rows of the two passes: how many, how long in the mean, and how many of them outliers."""
@@ -541,24 +611,21 @@ class ModalityIntegrationRate(Metric):
             for modality, bounds in zip(MODALITIES, self._bounds[layer - 1], strict=True)
         )
 
-    def _jackknife(self, groups: list[tuple[list[Moments], list[Moments]]], value: float) -> Interval | None:
-        """Delete-a-group jackknife: every replicate has its own α_k, the outlier bounds stay those of all rows."""
+    def _replicates(self, layer: int, vision: list[Moments], text: list[Moments], norm_sums: Tensor) -> np.ndarray:
+        """Delete-a-group jackknife: FID_k without each of the groups that have rows; empty without an interval."""
         if self.confidence is None:
-            return None
-        filled = [g for g in range(self.groups) if groups[0][0][g].count > 0 and groups[0][1][g].count > 0]
+            return np.zeros(0)
+        filled = (norm_sums[0, :, :, 0] > 0).all(dim=1).nonzero()[:, 0].tolist()
         if len(filled) < 2:
             raise MirlibError("a jackknife interval needs rows of both modalities in at least 2 groups")
-        distances = np.zeros((len(filled), self.num_layers))
-        for k, (vision, text) in enumerate(tqdm(groups, desc="jackknife", unit="layer", delay=3, leave=False)):
-            rest_of_vision, rest_of_text = _leave_one_out(vision), _leave_one_out(text)
-            for row, left_out in enumerate(filled):
-                sums = self.norm_sums[k].sum(dim=0) - self.norm_sums[k, left_out]
-                scale = text_scale(float(sums[1, 1]), int(sums[1, 0]), k + 1) if self.normalize else 1.0
-                distance, _ = frechet_distance_from_moments(rest_of_vision[left_out], rest_of_text[left_out])
-                distances[row, k] = scaled(distance, scale).total
-        values = [log10_sum(row) for row in distances]
-        error = math.sqrt((len(filled) - 1) * spread(values))
-        return normal_interval(value, error, self.confidence, "jackknife")
+        rest_of_vision, rest_of_text = _leave_one_out(vision), _leave_one_out(text)
+        distances = np.zeros(len(filled))
+        for row, left_out in enumerate(filled):
+            sums = norm_sums[layer - 1].sum(dim=0) - norm_sums[layer - 1, left_out]
+            scale = text_scale(float(sums[1, 1]), int(sums[1, 0]), layer) if self.normalize else 1.0
+            distance, _ = frechet_distance_from_moments(rest_of_vision[left_out], rest_of_text[left_out])
+            distances[row] = scaled(distance, scale).total
+        return distances
 
 
 def _merge_all(parts: list[Moments]) -> Moments:

@@ -1,0 +1,376 @@
+"""Several processes that measure together: each takes its share of the samples, and all end with the same result.
+
+The processes run by themselves while samples go through the model, and meet only between the passes. An error in one of
+them is an error in all: it is written where the others look between two batches, and all meet to learn the cause. What
+they exchange goes over gloo, through host memory, whatever the model's own communication is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mirlib.errors import MirlibError
+
+__all__ = ["ProcessFailedError", "Processes", "launched", "processes_of_launcher"]
+
+Value = TypeVar("Value")
+
+# A process that died is noticed at once, by its closed connections; this is for one that is slow.
+PATIENCE = timedelta(hours=6)
+CHUNK = 1 << 26  # bytes that are summed at a time
+GRACE = 5.0  # seconds that the others wait for the process that failed to say why
+_numbers = count()
+_groups: dict[Any, Any] = {}
+
+
+class ProcessFailedError(MirlibError):
+    """Another process of the run failed, and this one ends with it.
+
+    Attributes:
+        rank: The process that failed, or None if it is not known which.
+        died: Whether it ended without a word, so that nobody but the others can say so.
+    """
+
+    def __init__(self, message: str, rank: int | None, died: bool = False) -> None:
+        super().__init__(message)
+        self.rank, self.died = rank, died
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.rank, self.died)
+
+
+class BrokenForward(Exception):
+    """An error in the middle of a forward pass in which the processes wait for each other: they cannot meet again."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def processes_of_launcher() -> tuple[int, int]:
+    """``(rank, size)`` as torchrun, ``accelerate launch`` and their like set it in the environment; ``(0, 1)`` without.
+
+    Raises:
+        MirlibError: If the two do not fit together.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and size.isdecimal()):
+        raise MirlibError(f"RANK={rank!r} and WORLD_SIZE={size!r} in the environment are no numbers of processes")
+    if int(size) <= 1:
+        return 0, 1
+    if not int(rank) < int(size) or "RANK" not in os.environ:
+        raise MirlibError(
+            f"WORLD_SIZE={size} in the environment, but RANK={os.environ.get('RANK')}; start the processes with "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    return int(rank), int(size)
+
+
+@contextmanager
+def launched() -> Iterator[Processes]:
+    """The processes that a launcher started, joined for the time being; one process without a launcher.
+
+    Raises:
+        MirlibError: If the processes cannot find each other.
+    """
+    rank, size = processes_of_launcher()
+    if size == 1 or dist.is_initialized():
+        yield Processes.current()
+        return
+    try:
+        dist.init_process_group("gloo", rank=rank, world_size=size)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise MirlibError(
+            f"rank {rank} of {size} cannot join the others ({reason}); start the processes with torchrun, or set "
+            "MASTER_ADDR and MASTER_PORT"
+        ) from error
+    try:
+        yield Processes.current()
+    finally:
+        _groups.clear()
+        dist.destroy_process_group()
+
+
+def _gloo_group() -> Any:
+    """A group of all processes over gloo, apart from those that the model communicates over."""
+    world = dist.group.WORLD
+    if world not in _groups:
+        _groups.clear()  # those of a world that is no more
+        _groups[world] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return _groups[world]
+
+
+class Processes:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
+        self.rank, self.size, self._group = rank, size, group
+        self._store: Any = None
+        if size > 1:
+            # A prefix of its own: what failed in an earlier measurement is no failure of this one.
+            world = dist.distributed_c10d._get_default_store()
+            self._store = dist.PrefixStore(f"mirlib/{next(_numbers)}", world)
+
+    @classmethod
+    def current(cls, together: bool = True) -> Processes:
+        """Those of ``torch.distributed``'s default group; this one alone without a group or if not ``together``.
+
+        All processes of the group must call this.
+        """
+        if not (together and dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), _gloo_group())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that shows progress, prints and writes."""
+        return self.rank == 0
+
+    def share(self, items: int) -> range:
+        """The numbers of the items that this process takes: neighbours, and as many as the others or one fewer."""
+        return range(self.rank * items // self.size, (self.rank + 1) * items // self.size)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Failing together
+
+    def together(self, work: Callable[[], Value]) -> Value:
+        """What ``work`` returns here, once it is done everywhere; an error in one process is an error in all.
+
+        Raises:
+            ProcessFailedError: If another process failed; the message says which and why.
+            Exception: What ``work`` raised here; the message of a `MirlibError` says which process that was, unless all
+                failed alike.
+        """
+        if self.size == 1:
+            return work()
+        value: Any = None
+        problem: Exception | None = None
+        try:
+            value = work()
+        except BrokenForward as broken:
+            self._tell(broken.cause)
+            raise self._with_rank(broken.cause) from broken.cause
+        except ProcessFailedError as error:
+            if error.died:
+                raise
+        except Exception as error:
+            problem = error
+            self._tell(error)
+        found = self.gather(None if problem is None else _describe(problem))
+        failed = [rank for rank, text in enumerate(found) if text is not None]
+        if not failed:
+            return value
+        if problem is not None and (len(failed) == self.size and len(set(found)) == 1):
+            raise problem
+        if failed[0] == self.rank:
+            raise self._with_rank(problem) from problem
+        raise ProcessFailedError(f"{self._name(failed[0])}: {found[failed[0]]}", failed[0]) from problem
+
+    def check(self) -> None:
+        """Stop if another process has failed; called between two batches.
+
+        Raises:
+            ProcessFailedError: If one has.
+        """
+        if self.size > 1 and self._ask(lambda: self._store.check(["failed"])):
+            raise ProcessFailedError("another process failed", None)
+
+    def said(self) -> None:
+        """Let the others go, once this process has said why it failed."""
+        if self._store is not None:
+            self._ask(lambda: self._store.set("said", "yes"))
+
+    def wait_until_said(self) -> None:
+        """Give the process that failed the time to say why: launchers end all processes when the first one ends."""
+        until = time.monotonic() + GRACE
+        while self._store is not None and time.monotonic() < until:
+            if self._ask(lambda: self._store.check(["said"]), lost=True):
+                return
+            time.sleep(0.05)
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} of {self.size}"
+
+    def _with_rank(self, problem: Exception) -> Exception:
+        if type(problem) in _plain_errors():
+            return type(problem)(f"{self._name(self.rank)}: {problem}")
+        problem.add_note(f"This was in {self._name(self.rank)}.")
+        return problem
+
+    def _tell(self, problem: Exception) -> None:
+        self._ask(lambda: self._store.compare_set("failed", "", f"{self.rank}"))
+
+    @staticmethod
+    def _ask(question: Callable[[], Value], lost: Any = False) -> Value:
+        """The store's answer; ``lost`` once the process that holds the store is gone."""
+        try:
+            return question()
+        except RuntimeError:
+            return lost
+
+    def _mourn(self, error: RuntimeError) -> NoReturn:
+        """A connection broke: say which process is gone."""
+        missing: list[int] = []
+        try:
+            self._store.set(f"alive/{self.rank}", "yes")
+            others = [f"alive/{rank}" for rank in range(self.size)]
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until and not self._store.check(others):
+                time.sleep(0.05)
+            missing = [rank for rank, name in enumerate(others) if not self._store.check([name])]
+        except RuntimeError:
+            pass
+        rank = missing[0] if len(missing) == 1 else None
+        who = ", ".join(map(str, missing)) or "unknown"
+        raise ProcessFailedError(
+            f"a process ended without a word (rank {who} of {self.size}): it was killed or crashed, perhaps for want "
+            f"of memory ({str(error).splitlines()[0]})",
+            rank,
+            died=True,
+        ) from error
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Exchanging
+
+    def _exchange(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except RuntimeError as error:  # also DistBackendError, its subclass
+            self._mourn(error)
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in the order of the ranks, in every process."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        self._exchange(lambda: dist.all_gather_object(found, value, group=self._group))
+        return found
+
+    def concatenate(self, values: Tensor) -> Tensor:
+        """(rows, n) tensors of all processes side by side, on the CPU, by rank; each process has its own n."""
+        values = values.detach().cpu().contiguous()
+        if self.size == 1:
+            return values
+        widths = self.gather(values.shape[1])
+        padded = values.new_zeros(values.shape[0], max(widths))
+        padded[:, : values.shape[1]] = values
+        found = [torch.empty_like(padded) for _ in widths]
+        self._exchange(lambda: dist.all_gather(found, padded, group=self._group))
+        return torch.cat([part[:, :width] for part, width in zip(found, widths, strict=True)], dim=1)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes, in every process, on the device of the values."""
+        summed = values.detach().cpu().clone().contiguous()
+        if self.size > 1:
+            self._exchange(lambda: dist.all_reduce(summed, group=self._group))
+        return summed.to(values.device)
+
+    def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
+        """The moments of all processes merged, in the process ``owner``; None in the others.
+
+        No process holds the moments of another: what travels is the scatter about the common mean, and it is summed on
+        the way. The result is exact to the rounding of a sum.
+
+        Args:
+            packed: (groups, d + 2, d) float64: scatter, mean, and the count in the corner.
+            owner: The rank that gets the result.
+
+        Returns:
+            The like of ``packed``, on its device, or None.
+        """
+        if self.size == 1:
+            return packed
+        groups, dim = packed.shape[0], packed.shape[2]
+        heads = packed[:, dim:].cpu()  # (groups, 2, d): means and counts
+        parts = self.concatenate(heads.reshape(1, -1)).reshape(self.size, groups, 2, dim)
+        counts = parts[:, :, 1, 0]
+        total = counts.sum(dim=0)
+        mean = (counts[..., None] * parts[:, :, 0]).sum(dim=0) / total.clamp(min=1)[:, None]
+        offset = heads[:, 0] - mean
+        merged = torch.empty(groups, dim + 2, dim, dtype=packed.dtype) if owner == self.rank else None
+        step = max(1, CHUNK // (dim * dim * packed.element_size()))
+        for start in range(0, groups, step):
+            some = slice(start, start + step)
+            shift = offset[some] * heads[some, 1, :1].sqrt()
+            scatter = torch.baddbmm(packed[some, :dim].cpu(), shift[:, :, None], shift[:, None, :])
+            self._exchange(lambda scatter=scatter: dist.reduce(scatter, dst=owner, group=self._group))
+            if merged is not None:
+                merged[some, :dim] = scatter
+        if merged is None:
+            return None
+        merged[:, dim], merged[:, dim + 1] = mean, 0
+        merged[:, dim + 1, 0] = total
+        return merged.to(packed.device)
+
+
+def _plain_errors() -> tuple[type[Exception], ...]:
+    from mirlib.errors import UndefinedMIRError
+
+    return (MirlibError, UndefinedMIRError)
+
+
+def _describe(problem: Exception) -> str:
+    text = str(problem).strip()
+    return text if isinstance(problem, MirlibError) else f"{type(problem).__name__}: {text}".removesuffix(": ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models that need all processes for a forward pass
+
+
+def needs_all_processes(model: nn.Module) -> bool:
+    """Whether the parameters are sharded by FSDP, so that all processes must call the model together.
+
+    Raises:
+        MirlibError: For parameters that are sharded in another way, whose processes need the same inputs.
+    """
+    if not any(
+        hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id") for parameter in model.parameters()
+    ) and not any(_is_fsdp(module) for module in model.modules()):
+        return False
+    for parameter in model.parameters():
+        if hasattr(parameter, "ds_id"):
+            raise MirlibError(
+                "the parameters are sharded over processes by DeepSpeed ZeRO-3, which is not supported: measure the "
+                "checkpoints instead, with mirlib.score in one process"
+            )
+        names = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", None) or ()
+        if any("tp" in name or "tensor" in name for name in names):
+            raise MirlibError(
+                "the parameters are sharded over processes by tensor parallelism, where all processes need the same "
+                "inputs: mirlib.score with merge_processes=False, in every process"
+            )
+    if not any(_is_fsdp(module) for module in model.modules()):
+        raise MirlibError(
+            "the parameters are sharded over processes, and not by FSDP: mirlib.score with merge_processes=False, in "
+            "every process, gives all of them the same inputs"
+        )
+    return True
+
+
+def _is_fsdp(module: nn.Module) -> bool:
+    """Of either generation; FSDP2's ``fully_shard`` makes a module an ``FSDPModule`` besides what it is."""
+    return any(kind.__name__ in ("FullyShardedDataParallel", "FSDPModule") for kind in type(module).__mro__)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what a forward pass without a backward pass leaves gathered: the values of before the next step."""
+    for module in model.modules():
+        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+            module.reshard()
