@@ -70,11 +70,11 @@ def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderPart
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
+    """The model inside ``DataParallel``, ``DistributedDataParallel``, FSDP's and ``torch.compile``'s wrappers."""
     while True:
-        inner = getattr(model, "_orig_mod", None) or (
-            model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else None
-        )
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        wrapped = wrapped or type(model).__name__ == "FullyShardedDataParallel"  # by name: its import takes long
+        inner = getattr(model, "_orig_mod", None) or (model.module if wrapped else None)
         if inner is None:
             return model
         model = inner
