@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from mirlib import __version__
+from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import PRESETS
 from mirlib.result import MIRResult
@@ -24,12 +29,16 @@ LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent wit
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        rank, _ = processes_of_launcher()
+        with redirect_stderr(io.StringIO()) if rank else nullcontext():  # a wrong option is said once
+            options = _parser().parse_args(arguments)
         # A warning of ours is one line for the reader, not a line of source code.
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.run(options)
+    except SaidError:
+        return BAD_INPUT
     except MirlibError as error:
         _say(f"mir: {error}")
         return BAD_INPUT
@@ -40,6 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("mir: interrupted")
         return INTERRUPTED
     return 0
+
+
+class SaidError(Exception):
+    """The run failed, and the process that it failed in has said why."""
+
+
+@contextmanager
+def _one_voice(processes: Processes) -> Iterator[None]:
+    """Of an error that ends all processes, the one that it happened in speaks; of one that all have, the first."""
+    try:
+        yield
+    except ProcessFailedError as error:
+        if error.died and processes.rank == int(error.rank == 0):  # it cannot speak for itself
+            _say(f"mir: {error}")
+        elif not error.died:
+            processes.wait_until_said()
+        raise SaidError from error
+    except Exception as error:
+        if processes.size == 1:
+            raise
+        if processes.leads or hasattr(error, "rank"):
+            _say(f"mir: {error}") if isinstance(error, MirlibError) else traceback.print_exc()
+            processes.said()
+        else:
+            processes.wait_until_said()
+        raise SaidError from error
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -67,13 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
     score.add_argument("--images", nargs="+", metavar="DIR|FILE", help="image files or folders of them")
     score.add_argument("--texts", metavar="DIR|FILE", help="folder of text files, or a file with one text a line")
-    score.add_argument("--num", type=int, default=100, help="number of pairs (default: %(default)s)")
+    # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
+    score.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
     score.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     score.add_argument(
         "--dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=("auto", "float64", "float32", "bfloat16", "float16"),
         help="precision of the model; auto is the checkpoint's on a GPU and float32 on a CPU (default: %(default)s)",
     )
     score.add_argument("--seed", type=int, default=0, help="which images and texts are drawn (default: %(default)s)")
@@ -136,14 +172,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _score(options: argparse.Namespace) -> None:
+    with launched() as processes, _one_voice(processes):
+        _score_share(options, processes)
+
+
+def _score_share(options: argparse.Namespace, processes: Processes) -> None:
+    """What one process does: measure its share; the first one prints and writes."""
     from mirlib.data import find_images, read_texts, sample_images, sample_texts
     from mirlib.scoring import DEFAULT_GROUPS, score
 
-    _check_outputs(options)
-    skip = _say_skipped if options.skip_unreadable else None
-    images = find_images(options.images) if options.images else sample_images(max(options.num, 1), options.seed)
-    texts = read_texts(options.texts, skip) if options.texts else sample_texts(max(options.num, 1), options.seed)
-    model, processor = _load(options)
+    if not processes.leads:
+        _hush()
+
+    def prepare() -> tuple[Any, ...]:
+        _check_outputs(options)
+        images = find_images(options.images) if options.images else sample_images(max(options.num, 1), options.seed)
+        texts = read_texts(options.texts, skip) if options.texts else sample_texts(max(options.num, 1), options.seed)
+        return images, texts, *_load(options, processes)
+
+    skip = None
+    if options.skip_unreadable:
+        skip = _say_skipped if processes.leads else _say_nothing
+    images, texts, model, processor = processes.together(prepare)
     result = score(
         model,
         processor,
@@ -157,18 +207,35 @@ def _score(options: argparse.Namespace) -> None:
         text_rows=options.text_rows,
         last=options.last,
         max_text_tokens=options.max_text_tokens,
-        confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num)),
+        confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
         skip_unreadable=skip,
         progress=not options.no_progress,
     )
-    _report(result, options, options.model or "the miniature LLaVA")
+
+    def report() -> None:
+        if processes.leads:
+            _report(result, options, options.model or "the miniature LLaVA")
+
+    processes.together(report)
+
+
+def _hush() -> None:
+    """Leave messages to the first process."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _say_nothing(sentence: str) -> None:
+    """The first process says it."""
 
 
 def _say_skipped(sentence: str) -> None:
     _say(f"mir: skipped: {sentence}")
 
 
-def _confidence(options: argparse.Namespace, model: Any, groups: int) -> float | None:
+def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:
     """The level asked for, or 0.95 where the jackknife costs little memory."""
     if options.confidence is not None or options.preset == "authors-fast":
         return options.confidence or None
@@ -176,16 +243,25 @@ def _confidence(options: argparse.Namespace, model: Any, groups: int) -> float |
     need = 2 * config.num_hidden_layers * groups * (config.hidden_size + 2) * config.hidden_size * 8
     if need <= LARGEST_FREE_INTERVAL and groups >= 2:
         return 0.95
-    if groups >= 2:
+    if groups >= 2 and processes.leads:
         _say(f"mir: no interval: its moments would take {need / 2**30:.1f} GiB; --confidence 0.95 asks for it")
     return None
 
 
-def _device(name: str) -> str:
+def _device(name: str, processes: Processes | None = None) -> str:
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and processes is not None and processes.size > 1:  # a GPU for each process of a machine
+        local = int(os.environ.get("LOCAL_RANK", processes.rank))
+        if local >= torch.cuda.device_count():
+            raise MirlibError(
+                f"there are more processes than GPUs on this machine ({torch.cuda.device_count()}): start as many "
+                "(torchrun --nproc-per-node), or pass --device cpu"
+            )
+        torch.cuda.set_device(local)
+        name = f"cuda:{local}"
     try:
         if torch.empty(0, device=name).is_meta:
             raise RuntimeError("it holds no numbers")
@@ -194,7 +270,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+def _load(options: argparse.Namespace, processes: Processes | None = None) -> tuple[Any, Any]:
     """Model and processor, in the precision and on the device that were asked for.
 
     Raises:
@@ -202,7 +278,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     """
     import torch
 
-    device = _device(options.device)
+    device = _device(options.device, processes)
     if options.model is None:
         from mirlib.lab.models import load_miniature
 

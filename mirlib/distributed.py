@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, UndefinedMIRError
 
 __all__ = ["ProcessFailedError", "Processes", "launched", "processes_of_launcher"]
 
@@ -208,9 +208,11 @@ class Processes:
         return f"rank {rank} of {self.size}"
 
     def _with_rank(self, problem: Exception) -> Exception:
-        if type(problem) in _plain_errors():
-            return type(problem)(f"{self._name(self.rank)}: {problem}")
-        problem.add_note(f"This was in {self._name(self.rank)}.")
+        if type(problem) in (MirlibError, UndefinedMIRError):
+            problem = type(problem)(f"{self._name(self.rank)}: {problem}")
+        else:
+            problem.add_note(f"This was in {self._name(self.rank)}.")
+        problem.rank = self.rank  # told apart from what fails in all of them
         return problem
 
     def _tell(self, problem: Exception) -> None:
@@ -317,12 +319,6 @@ class Processes:
         merged[:, dim], merged[:, dim + 1] = mean, 0
         merged[:, dim + 1, 0] = total
         return merged.to(packed.device)
-
-
-def _plain_errors() -> tuple[type[Exception], ...]:
-    from mirlib.errors import UndefinedMIRError
-
-    return (MirlibError, UndefinedMIRError)
 
 
 def _describe(problem: Exception) -> str:
