@@ -6,42 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import AutoModelForImageTextToText, LlavaConfig
 
 from benchmarks.capture_overhead import plain_pass
 from benchmarks.measuring import Measurement, Stopwatch, Target, medians, ratios, say, time_in_turns
 from benchmarks.trace_term import ACCURACY, by_svd, sample_rows
 from mirlib import score_batches
 from mirlib.frechet import Moments, trace_sqrt_product
+from mirlib.planning import llava_shape
 
 TRACE, WHOLE = "trace term on the GPU: mirlib / one eigvalsh", "whole MIR / one plain forward pass, on the GPU"
 ERROR = "relative error of the trace term: mirlib on the GPU"
 WHOLE_TARGET = Target("≤", 2)
 SAMPLES = 100
 IMAGE_TOKEN = 32000
-
-
-def llava_shape(layers: int = 32, dim: int = 4096, feed_forward: int = 11008, vision_dim: int = 1024) -> LlavaConfig:
-    """The configuration of LLaVA-1.5-7B (336 px, 576 vision tokens), or of a narrower model of the same plan."""
-    vision = CLIPVisionConfig(
-        hidden_size=vision_dim,
-        intermediate_size=4 * vision_dim,
-        num_hidden_layers=min(24, layers),
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    text = LlamaConfig(
-        vocab_size=32064,
-        hidden_size=dim,
-        intermediate_size=feed_forward,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        max_position_embeddings=4096,
-    )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, image_seq_length=576)
 
 
 def random_model(config: LlavaConfig, device: str, dtype: torch.dtype) -> nn.Module:
@@ -62,7 +40,7 @@ def random_batches(config: LlavaConfig, samples: int, batch_size: int, text_toke
     batches = []
     for start in range(0, samples, batch_size):
         size = min(batch_size, samples - start)
-        words = torch.randint(3, 32000, (size, text_tokens), generator=generator)
+        words = torch.randint(3, config.image_token_id, (size, text_tokens), generator=generator)
         image = torch.full((size, config.image_seq_length), config.image_token_id)
         input_ids = torch.cat([torch.ones(size, 1, dtype=torch.long), image, words], dim=1)
         pixels = torch.randn(size, 3, side, side, generator=generator)

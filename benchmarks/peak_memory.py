@@ -20,7 +20,7 @@ TARGET = Target("≤", 1.05)
 TEXT_TOKENS = 64
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at the peak. 0 where the system does not tell."""
     with suppress(OSError):
         found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -29,9 +29,10 @@ def _memory(field: str) -> int:
     return 0
 
 
-def _peak() -> int:
-    if _memory("VmHWM"):
-        return _memory("VmHWM")
+def peak_memory() -> int:
+    """The most bytes that this process has held."""
+    if memory("VmHWM"):
+        return memory("VmHWM")
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -49,10 +50,10 @@ def score_once(num: int, images: Path, threads: int) -> dict[str, int]:
     torch.set_num_threads(threads)
     model, processor = load_miniature()
     files, texts = find_images([images]), sample_texts(num)
-    loaded = _memory("VmRSS")
+    loaded = memory("VmRSS")
     # Texts of one length: the memory of a forward pass is that of its longest text, and more texts hold longer ones.
     score(model, processor, files, texts, num=num, max_text_tokens=TEXT_TOKENS, progress=False)
-    return {"peak": _peak(), "loaded": loaded}
+    return {"peak": peak_memory(), "loaded": loaded}
 
 
 def _in_fresh_process(num: int, images: Path, threads: int) -> dict[str, int]:

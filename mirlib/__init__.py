@@ -15,6 +15,7 @@ from mirlib.streaming import ModalityIntegrationRate
 
 if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
+    from mirlib.planning import plan
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,17 +29,22 @@ __all__ = [
     "capture",
     "frechet_distance",
     "modality_integration_rate",
+    "plan",
     "score",
     "score_batches",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`MIRCallback` when it is asked for: it needs the training part of transformers, which takes seconds to import."""
+    """`MIRCallback` and `plan` when they are asked for: what they need takes seconds to import."""
     if name == "MIRCallback":
         from mirlib.callback import MIRCallback
 
         return MIRCallback
+    if name == "plan":
+        from mirlib.planning import plan
+
+        return plan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,0 +1,617 @@
+"""Memory and work of a measurement, from the configuration of a model alone, before anything is loaded.
+
+The plan is no formula for one architecture. The model is built without weights, and a forward pass runs through it in
+PyTorch's fake tensors, which have shapes and devices but no numbers, together with the very code that measures:
+every allocation is counted when it is made and when it is given back. What cannot run without numbers, the distances
+at the end, is counted by formula.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import decoder_parts
+from mirlib.mir import NormBounds, resolve_settings
+from mirlib.scoring import DEFAULT_GROUPS
+from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups
+
+__all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
+
+GIB = 2**30
+IMAGE_TOKEN = 32000
+TEXT_TOKENS = 800  # a news story
+DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
+FOUR_BITS = 0.5 + 4 / 64 / 4  # bytes a weight: NF4 with a scale for each 64 weights, the scales stored in 8 bits
+FINAL_MATRICES = 9  # d × d float64 matrices that a distance holds at once; measured at d = 2048 on a CPU
+
+
+def llava_shape(
+    layers: int = 32,
+    dim: int = 4096,
+    feed_forward: int = 11008,
+    vision_dim: int = 1024,
+    *,
+    heads: int = 32,
+    vision_layers: int = 24,
+    vocabulary: int = 32064,
+    image_size: int = 336,
+) -> Any:
+    """The configuration of LLaVA-1.5-7B (336 px, 576 vision tokens), or of another model of the same plan.
+
+    Source: the configuration of llava-hf/llava-1.5-7b-hf.
+    """
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = CLIPVisionConfig(
+        hidden_size=vision_dim,
+        intermediate_size=4 * vision_dim,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=16,
+        image_size=image_size,
+        patch_size=14,
+        projection_dim=768,
+    )
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=dim,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=4096,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=min(IMAGE_TOKEN, vocabulary - 1),
+        image_seq_length=(image_size // 14) ** 2,
+    )
+
+
+SHAPES: dict[str, Callable[[], Any]] = {
+    "llava-1.5-7b": llava_shape,
+    "llava-1.5-13b": lambda: llava_shape(layers=40, dim=5120, feed_forward=13824, heads=40),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a measurement will take. Bytes and floating-point operations (a multiplication and an addition are two).
+
+    Attributes:
+        model: Its name.
+        settings: What was planned for: ``num``, ``batch_size``, ``vision_tokens``, ``text_tokens``, ``dtype``,
+            ``device``, ``preset``, ``groups``.
+        layers: Number of decoder layers, K.
+        dim: Width of the hidden states, d.
+        parameters: Number of weights.
+        passes: How often the inputs go through the model: 2, or 1.
+        forward_passes: Forward passes in all, ``passes · ceil(num / batch_size)``.
+        bytes_of: What takes memory, by name: ``weights``; ``first_pass`` and ``second_pass``, the most that a forward
+            pass and our reading of it hold at once beside weights and state; ``moments``; ``norms``; ``distances``, the
+            most that the end holds beside weights and state; ``rows``, the hidden states that the authors' presets keep
+            in the memory of the CPU.
+        peak: The most bytes that tensors take on the device at once. Python, PyTorch and a CUDA context come on top.
+        peak_in: When that is: ``"pass 1"``, ``"pass 2"`` or ``"distances"``.
+        operations: ``forward``, one pass over one full batch; ``forward_passes``, all of them; ``moments``;
+            ``distances``.
+        authors_bytes: What the authors' code keeps for the same inputs: all rows of the K + 1 hidden states.
+        notes: What the plan leaves out.
+    """
+
+    model: str
+    settings: dict[str, Any]
+    layers: int
+    dim: int
+    parameters: int
+    passes: int
+    forward_passes: int
+    bytes_of: dict[str, int]
+    peak: int
+    peak_in: str
+    operations: dict[str, float]
+    authors_bytes: int
+    notes: tuple[str, ...]
+
+    def seconds(self, rate: float) -> float:
+        """Time at a rate of so many operations a second, sustained: a lower bound."""
+        return sum(self.operations[name] for name in ("forward_passes", "moments", "distances")) / rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"notes": list(self.notes)}
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        settings = self.settings
+        lines = [
+            f"MIR of {self.model}: {self.layers} layers of {self.dim} dimensions, {_count(self.parameters)} weights",
+            f"  {settings['num']} pairs of {settings['vision_tokens']} vision and {settings['text_tokens']} text "
+            f"tokens in batches of {settings['batch_size']}, {settings['dtype']} on {settings['device']}, "
+            f"preset {settings['preset']!r}",
+            "",
+            f"{'memory on the device':58}{'GiB':>9}",
+        ]
+        names = {
+            "weights": "weights",
+            "moments": f"moments of {settings['groups']} groups" if settings["groups"] > 1 else "moments",
+            "norms": "norms of all tokens",
+            "first_pass": "a batch in pass 1, with what is read of it",
+            "second_pass": "a batch in pass 2, likewise",
+            "distances": "the distances at the end",
+        }
+        lines += [
+            f"  {text:56}{self.bytes_of[name] / GIB:>9.2f}" for name, text in names.items() if self.bytes_of[name]
+        ]
+        lines += [
+            f"  {'peak, in ' + self.peak_in:56}{self.peak / GIB:>9.2f}",
+            "",
+            f"{'work':58}{'10^12 operations':>9}",
+            f"  {f'{self.forward_passes} forward passes ({self.passes} over every pair)':56}"
+            f"{self.operations['forward_passes'] / 1e12:>9.1f}",
+            f"  {'one forward pass over a full batch':56}{self.operations['forward'] / 1e12:>9.1f}",
+            f"  {'moments':56}{self.operations['moments'] / 1e12:>9.1f}",
+            f"  {'distances, in float64':56}{self.operations['distances'] / 1e12:>9.1f}",
+            "",
+        ]
+        if self.bytes_of["rows"]:
+            lines.append(f"Preset {settings['preset']!r} keeps rows on the CPU: {self.bytes_of['rows'] / GIB:.2f} GiB")
+        lines.append(
+            f"The authors' code would keep all hidden states of these inputs: {self.authors_bytes / GIB:.2f} GiB"
+        )
+        lines += [f"  ! {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+
+
+def plan(
+    model: Any,
+    *,
+    num: int = 100,
+    batch_size: int = 4,
+    text_tokens: int = TEXT_TOKENS,
+    vision_tokens: int | None = None,
+    dtype: str = "auto",
+    device: str = "cuda",
+    preset: str = "paper",
+    outliers: str | None = None,
+    confidence: float | None = None,
+    groups: int = DEFAULT_GROUPS,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Memory and work of a measurement with `mirlib.score`, from the configuration alone: no weights are read.
+
+    Args:
+        model: ``"llava-1.5-7b"`` or another name in `SHAPES`, a folder with a ``config.json``, a Hugging Face id, or a
+            configuration of transformers.
+        num: Number of pairs.
+        batch_size: Pairs a forward pass.
+        text_tokens: Tokens of the longest text, to which a batch is padded.
+        vision_tokens: Vision tokens of an image. Read from the configuration where that says it.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"4bit"``, or ``"auto"``: float32 on a CPU, and elsewhere
+            that of the configuration, or else bfloat16.
+        device: ``"cuda"`` or ``"cpu"``: where it will run. Nothing runs there now.
+        preset: As for `mirlib.score`.
+        outliers: As for `mirlib.score`.
+        confidence: As for `mirlib.score`.
+        groups: As for `mirlib.score`.
+        trust_remote_code: Let a checkpoint bring its own code.
+
+    Returns:
+        `Plan`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: If the configuration cannot be read, does not say how many vision tokens an image has, or cannot be
+            built without weights.
+
+    Examples:
+        >>> found = plan(llava_shape(2, 64, 96, 32, vision_layers=2, heads=4, image_size=28), num=10, text_tokens=20)
+        >>> found.forward_passes, found.passes, found.bytes_of["moments"] == 2 * 2 * (64 + 2) * 64 * 8
+        (6, 2, True)
+    """
+    if num < 1 or batch_size < 1 or text_tokens < 1 or (vision_tokens is not None and vision_tokens < 1):
+        raise MirlibError("num, batch_size, text_tokens and vision_tokens must be at least 1")
+    if dtype not in DTYPES:
+        raise MirlibError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    kind = device.split(":")[0]
+    if kind not in ("cuda", "cpu", "mps"):
+        raise MirlibError(f"unknown device {device!r}; choose cuda, cpu or mps")
+    chosen = resolve_settings(preset, outliers, None)
+    name, config = _config(model, trust_remote_code)
+    dtype = _dtype(dtype, config, kind)
+    in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
+    groups = min(groups, num) if confidence is not None and not in_memory else 1
+    batch = min(batch_size, num)
+    simulation = _simulate(
+        config,
+        batch,
+        text_tokens,
+        vision_tokens,
+        torch.bfloat16 if dtype == "4bit" else getattr(torch, dtype),
+        streamed_passes=0 if in_memory else 1 if chosen.outliers == "none" else 2,
+        groups=groups,
+        on_gpu=kind == "cuda",
+        four_bits=dtype == "4bit",
+        trust_remote_code=trust_remote_code,
+    )
+    passes = 1 if in_memory or chosen.outliers == "none" else 2
+    layers, dim = simulation.layers, simulation.dim
+    rows = num * (simulation.vision_tokens + text_tokens)
+    element = 2 if dtype != "float32" else 4
+    moments = 0 if in_memory else 2 * layers * groups * (dim + 2) * dim * 8
+    norms = 4 * layers * rows if passes == 2 else 0
+    matrices = FINAL_MATRICES + (4 * groups if groups > 1 else 0)
+    bytes_of = {
+        "weights": simulation.weights,
+        "first_pass": simulation.first_pass,
+        "second_pass": simulation.second_pass,
+        "moments": moments,
+        "norms": norms,
+        "distances": 0 if in_memory else matrices * dim**2 * 8,
+        "rows": layers * rows * dim * element if in_memory else 0,
+    }
+    state_in_first = moments if passes == 1 else norms
+    peaks = {
+        "pass 1": simulation.weights + simulation.first_pass + state_in_first,
+        "pass 2": simulation.weights + simulation.second_pass + moments + norms if passes == 2 else 0,
+        "distances": simulation.weights + moments + norms + bytes_of["distances"],
+    }
+    peak_in = max(peaks, key=peaks.get)
+    full, rest = divmod(num, batch_size)
+    forward_passes = passes * math.ceil(num / batch_size)
+    forward = simulation.operations
+    replicates = 1 + (groups if groups > 1 else 0)
+    operations = {
+        "forward": forward,
+        "forward_passes": passes * forward * (num / batch),
+        "moments": 0.0 if in_memory else 2.0 * dim**2 * layers * rows,
+        # Cholesky d³/3, the congruence d³, and the eigenvalues 4 d³/3
+        "distances": layers * replicates * (8 / 3) * float(dim) ** 3,
+    }
+    return Plan(
+        model=name,
+        settings={
+            "num": num,
+            "batch_size": batch_size,
+            "vision_tokens": simulation.vision_tokens,
+            "text_tokens": text_tokens,
+            "dtype": dtype,
+            "device": device,
+            "preset": preset,
+            "groups": groups,
+        },
+        layers=layers,
+        dim=dim,
+        parameters=simulation.parameters,
+        passes=passes,
+        forward_passes=forward_passes,
+        bytes_of=bytes_of,
+        peak=peaks[peak_in],
+        peak_in=peak_in,
+        operations=operations,
+        authors_bytes=rows * (layers + 1) * dim * element,
+        notes=simulation.notes,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The configuration
+
+
+def _config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
+    if not isinstance(model, (str, Path)):
+        config = getattr(model, "config", model)
+        return getattr(config, "name_or_path", "") or getattr(config, "model_type", type(config).__name__), config
+    name = str(model)
+    if name.lower() in SHAPES:
+        return name, SHAPES[name.lower()]()
+    from transformers import AutoConfig
+
+    folder = Path(name)
+    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise MirlibError(f"no such folder: {name}; without a network there are the shapes {', '.join(SHAPES)}")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
+    try:
+        return name, AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # what transformers and its hub client raise has no common class
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise MirlibError(
+            f"{name}: cannot read its configuration ({first}); without a network there are the shapes "
+            f"{', '.join(SHAPES)}"
+        ) from error
+
+
+def _dtype(dtype: str, config: Any, device: str) -> str:
+    if dtype != "auto":
+        return dtype
+    if device == "cpu":
+        return "float32"
+    stored = str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
+    return stored if stored in DTYPES else "bfloat16"
+
+
+FIXED_VISION_TOKENS = {"llava": "image_seq_length", "gemma3": "mm_tokens_per_image"}
+
+
+def _vision_tokens(config: Any) -> int | None:
+    """Vision tokens of an image, for the families whose configuration fixes them."""
+    return getattr(config, FIXED_VISION_TOKENS.get(getattr(config, "model_type", ""), ""), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The simulation
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    layers: int
+    dim: int
+    parameters: int
+    weights: int
+    first_pass: int
+    second_pass: int
+    operations: float
+    vision_tokens: int
+    notes: tuple[str, ...]
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, but for those that were there before."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.live = self.peak = self.peak_within = 0
+        self.within = False
+        self._known = known
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # a model that checks its inputs finds them right
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._note(value)
+        if self.within:
+            self.peak_within = max(self.peak_within, self.live)
+        else:
+            self.peak = max(self.peak, self.live)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known or key in self._seen:
+            return
+        size = storage.nbytes()
+        self.live += size
+
+        def freed(_: Any, key: int = key, size: int = size) -> None:
+            self._seen.pop(key, None)
+            self.live -= size
+
+        self._seen[key] = weakref.ref(storage, freed)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is allocated in here is our own reading of a layer."""
+        self.within = True
+        try:
+            yield
+        finally:
+            self.within = False
+
+
+def _simulate(
+    config: Any,
+    batch: int,
+    text_tokens: int,
+    vision_tokens: int | None,
+    dtype: torch.dtype,
+    *,
+    streamed_passes: int,
+    groups: int,
+    on_gpu: bool,
+    four_bits: bool,
+    trust_remote_code: bool,
+) -> _Simulation:
+    from transformers import AutoModelForImageTextToText
+
+    fixed = _vision_tokens(config)
+    vision_tokens = vision_tokens or fixed
+    if vision_tokens is None:
+        raise MirlibError(
+            f"{getattr(config, 'model_type', 'the model')}: the number of vision tokens depends on the image; say how "
+            "many with vision_tokens (--vision-tokens)"
+        )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            options = {"trust_remote_code": True} if trust_remote_code else {}
+            model = AutoModelForImageTextToText.from_config(config, **options).eval()
+    except ValueError as error:
+        raise MirlibError(
+            f"transformers knows no image-text-to-text model of type {getattr(config, 'model_type', '?')!r}, so MIR "
+            "cannot be measured"
+        ) from error
+    finally:
+        torch.set_default_dtype(before)
+    parts = decoder_parts(model)
+    text_config = config.get_text_config()
+    dim = text_config.hidden_size
+    notes: list[str] = []
+    whole = getattr(config, "model_type", "") == "llava" and vision_tokens == fixed
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+        simulate = _Passes(
+            fake, model, parts, config, batch, vision_tokens, text_tokens, dtype, known, whole, on_gpu, groups
+        )
+        try:
+            first, operations = simulate.run(dim, moments=streamed_passes == 1, read=streamed_passes > 0)
+            second, _ = simulate.run(dim, moments=True) if streamed_passes == 2 else (0, 0)
+        except MirlibError:
+            raise
+        except Exception as error:  # a model may ask for numbers, and there are none
+            raise MirlibError(
+                f"{getattr(config, 'model_type', 'the model')} cannot be run without numbers "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}), so there is no plan"
+            ) from error
+        parameters = list(model.parameters())
+        weights = sum(p.numel() * p.element_size() for p in (*parameters, *model.buffers()))
+        if four_bits:
+            saved, largest = _four_bits(model, text_config)
+            weights -= saved
+            first, second = first + largest, second + largest if second else 0
+            notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
+    if not on_gpu:
+        notes.append(
+            "on Linux the C library may hold freed activations back for later, and the process then looks larger; with "
+            "MALLOC_MMAP_THRESHOLD_=65536 in its environment it gives them back at once"
+        )
+    if not whole:
+        notes.append("activations and operations of the vision encoder are not in the plan; its weights are")
+    return _Simulation(
+        layers=len(parts.layers),
+        dim=dim,
+        parameters=sum(p.numel() for p in parameters),
+        weights=weights,
+        first_pass=first,
+        second_pass=second,
+        operations=operations,
+        vision_tokens=vision_tokens,
+        notes=tuple(notes),
+    )
+
+
+def _four_bits(model: nn.Module, text_config: Any) -> tuple[int, int]:
+    """Bytes that 4-bit storage saves, and the largest weight, which is written out in bfloat16 when it is used."""
+    output = model.get_output_embeddings()
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
+    saved = sum(round(w.numel() * (w.element_size() - FOUR_BITS)) for w in linear)
+    return saved, max((w.numel() * 2 for w in linear), default=0)
+
+
+class _Passes:
+    """Forward passes in fake tensors, with our hooks."""
+
+    def __init__(
+        self,
+        fake: FakeTensorMode,
+        model: nn.Module,
+        parts: Any,
+        config: Any,
+        batch: int,
+        vision_tokens: int,
+        text_tokens: int,
+        dtype: torch.dtype,
+        known: set[int],
+        whole: bool,
+        on_gpu: bool,
+        groups: int,
+    ) -> None:
+        self.fake, self.model, self.parts, self.config, self.batch = fake, model, parts, config, batch
+        self.vision_tokens, self.text_tokens, self.dtype, self.known = vision_tokens, text_tokens, dtype, known
+        self.whole, self.on_gpu, self.groups = whole, on_gpu, groups
+
+    def run(self, dim: int, *, moments: bool, read: bool = True) -> tuple[int, float]:
+        """The most bytes alive at once beside weights and moments, and the operations of the forward pass."""
+        layers = len(self.parts.layers)
+        metric = ModalityIntegrationRate(layers, dim, groups=self.groups, outliers=None if read else "none")
+        if moments:
+            metric._second_pass = True
+            metric._bounds = [(NormBounds(0.0, math.inf),) * 2] * layers
+        # All rows of a batch in one group, as with most batches; the other groups lie beside it.
+        groups = (RowGroups(0), RowGroups(0))
+        checks = FiniteChecks()
+        counter = FlopCounterMode(
+            display=False,
+            custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations},
+        )
+        length = 1 + self.vision_tokens + self.text_tokens
+        with self.fake, counter, _Allocations(self.known) as allocations:
+            metric.norm_sums, metric.second_norm_sums = (
+                torch.zeros(sums.shape, dtype=sums.dtype) for sums in (metric.norm_sums, metric.second_norm_sums)
+            )
+            vision, text = (
+                torch.zeros(self.batch * n, dtype=torch.long) for n in (self.vision_tokens, self.text_tokens)
+            )
+            if moments:  # the moments lie there before the batch does
+                one = torch.zeros(1, dim)
+                for layer in range(1, layers + 1):
+                    metric.update_layer(layer, one, one, groups=groups, checks=FiniteChecks())
+            lying = allocations.live
+
+            def hook(layer: int) -> Callable[..., None]:
+                def reading(module: nn.Module, args: Any, output: Any) -> None:
+                    hidden = output[0] if isinstance(output, (tuple, list)) else output
+                    with allocations.reading():
+                        flat = hidden.flatten(0, 1)
+                        rows = [flat.index_select(0, index) for index in (vision, text)]
+                        metric.update_layer(layer, *rows, groups=groups, checks=checks)
+
+                return reading
+
+            handles = []
+            if read:
+                last = len(self.parts.layers)
+                for k, module in enumerate(self.parts.layers, start=1):
+                    normed = k == last and self.parts.final_norm is not None
+                    target = self.parts.final_norm if normed else module
+                    handles.append(target.register_forward_hook(hook(k)))
+            allocations.peak = allocations.peak_within = allocations.live
+            try:
+                self._forward(length)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        within = allocations.peak_within
+        if self.on_gpu and moments:  # products are taken of a float32 copy there
+            within += self.batch * max(self.vision_tokens, self.text_tokens) * dim * 4 + dim**2 * 4
+        return max(allocations.peak, within) - lying, float(counter.get_total_flops())
+
+    def _forward(self, length: int) -> None:
+        attention = torch.ones(self.batch, length, dtype=torch.long)
+        if self.whole:
+            side = self.config.vision_config.image_size
+            self.model(
+                input_ids=torch.zeros(self.batch, length, dtype=torch.long),
+                attention_mask=attention,
+                pixel_values=torch.zeros(self.batch, 3, side, side, dtype=self.dtype),
+                use_cache=False,
+                logits_to_keep=1,
+            )
+            return
+        dim = self.config.get_text_config().hidden_size
+        embeddings = torch.zeros(self.batch, length, dim, dtype=self.dtype)
+        self.model.get_decoder()(inputs_embeds=embeddings, attention_mask=attention, use_cache=False)
+
+
+def _attention_operations(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop(query, key, value)
