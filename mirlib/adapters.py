@@ -159,13 +159,18 @@ def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids
             f"{model_type} is an encoder-decoder: vision reaches its decoder by cross-attention and has no rows in the "
             "decoder's sequence, so MIR is undefined for it"
         )
-    crossing = not vision_token_ids and decoder is not None and _has_cross_attention(decoder)
+    crossing = not vision_token_ids and _has_cross_attention(decoder or model)
     if crossing or getattr(text_config, "cross_attention_layers", None):
         return (
-            f"{model_type} feeds vision to its decoder by cross-attention layers: there are no vision rows in the "
-            "token sequence, so MIR is undefined for it"
+            f"{model_type} feeds what its encoder sees to its decoder by cross-attention layers: there are no vision "
+            "rows in the token sequence, so MIR is undefined for it"
         )
     if not vision_token_ids:
+        if not any(word in name for name in vars(config) for word in ("vision", "image", "visual", "vq")):
+            return (
+                f"{model_type} is a language model alone: its config names no image token and no vision part, so MIR "
+                "is undefined for it"
+            )
         return (
             f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
             "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
@@ -175,7 +180,8 @@ def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids
 
 def _has_cross_attention(decoder: nn.Module) -> bool:
     words = ("crossattention", "cross_attn", "encoder_attn")
-    return any(word in name for name, _ in decoder.named_modules() for word in words)
+    names = (f"{name} {type(module).__name__}".lower() for name, module in decoder.named_modules())
+    return any(word in name for name in names for word in words)
 
 
 # The exceptions, by model type. Each says what the general rule misses.
@@ -235,13 +241,26 @@ def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
     return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask)
 
 
+def _reader_of_images(model: nn.Module) -> DecoderParts:
+    """DiffusionGemma reads image and text with a causal encoder, whose weights its decoder shares, into a cache."""
+    encoder = model.model.encoder.language_model
+    return DecoderParts(decoder_layers(encoder), find_final_norm(encoder), find_vision_token_ids(model.config))
+
+
+def _prefix(model: nn.Module) -> DecoderParts:
+    """PI0 reads image and text with a PaliGemma, and a second decoder makes robot actions from its cache."""
+    return general_rule(model.model.vlm)
+
+
 _ADAPTERS.update(
     {
+        "diffusion_gemma": _reader_of_images,
         "gemma3n": _with(read=_active_stream),
         "git": _rows_in_front,
         "glm5_next": _with(read=_mean_of_streams),
         "kosmos-2": _rows_given_by_mask,
         "kosmos-2.5": _rows_given_by_mask,
-        "qwen4_exp": _with(read=_mean_of_streams),
+        "pi0": _prefix,
+        "qwen4_exp": _with(read=_mean_of_streams, final_norm=lambda model: find_decoder(model).hyper_connection_mixer),
     }
 )

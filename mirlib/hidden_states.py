@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mirlib.adapters import DecoderParts, decoder_parts, register_adapter, unwrap
+from mirlib.adapters import DecoderParts, decoder_parts, unwrap
+from mirlib.adapters import register_adapter as register_adapter  # where it was before it had a module of its own
 from mirlib.errors import MirlibError
 
-__all__ = ["DecoderParts", "HiddenStateStream", "capture", "decoder_parts", "register_adapter"]
+__all__ = ["HiddenStateStream", "capture"]
 
 TEXT_ROWS = ("text", "after_image")
 LAST_LAYER = ("normed", "raw")

@@ -1,0 +1,315 @@
+"""Every family of transformers: the table of the book, and the families themselves on tiny random models.
+
+By default a few families are measured, one for each way in which families differ; ``MIRLIB_ALL_FAMILIES=1`` measures
+all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import torch
+import transformers
+from family_check import measure
+from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink
+from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
+
+from mirlib import UndefinedMIRError, capture, modality_integration_rate, score_batches
+from mirlib.adapters import _ADAPTERS, decoder_parts
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))  # the command is a script, not a part of a package
+
+import families  # noqa: E402
+
+LEDGER = {row["model_type"]: row for row in families.read_ledger()}
+MEASURED = [name for name, row in LEDGER.items() if row["status"] in ("works", "adapter")]
+DIFFERENT = {
+    "blip-2": "the layers are three wrappers deep, and no keyword of the model is an image token by default",
+    "chameleon": "the placeholder is named in a vocabulary, and pictures become words",
+    "diffusion_gemma": "one part reads the picture, another writes",
+    "git": "vision rows stand in front of those of input_ids",
+    "glm5_next": "several residual streams, layers that return tuples, linear attention, a mixture of experts",
+    "idefics3": "no placeholder mask in the model",
+    "kosmos-2.5": "the caller says by a mask where the picture stands",
+    "nemotron_h_omni": "state-space layers, and layers that are an MLP alone",
+    "pi0": "the model with the rows is a part of the model",
+    "qwen3_vl": "features of the picture are added in deeper layers too",
+    "qwen4_exp": "residual streams side by side in one dimension, without a norm of the usual name",
+}
+CHOSEN = MEASURED if os.environ.get("MIRLIB_ALL_FAMILIES") else list(DIFFERENT)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32, and matrices of other shapes are multiplied in another order
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_page_is_written_from_the_ledger():
+    text = families.PAGE.read_text(encoding="utf-8")
+    assert families.page(list(LEDGER.values()), text) == text, "run: python tools/families.py"
+
+
+def test_the_page_lists_the_families_of_the_installed_transformers():
+    text = families.PAGE.read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    assert len(listed) == len(LEDGER)
+    (made_with,) = {row["transformers"] for row in LEDGER.values()}
+    assert f"Made with transformers {made_with}, " in text
+    if transformers.__version__ == made_with:
+        assert dict(listed) == dict(CLASSES), "run: python tools/families.py --run"
+
+
+def test_nothing_fails_and_most_are_measured():
+    assert [row for row in LEDGER.values() if row["status"] == "fails"] == []
+    assert len(MEASURED) >= 60
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"[{len(MEASURED)} of the {len(LEDGER)} families](book/families.md)" in readme
+
+
+@pytest.mark.parametrize("model_type", CHOSEN)
+def test_family(model_type):
+    seen, row = measure(model_type), LEDGER[model_type]
+    for name in ("layers", "vision_rows", "own_mask", "hidden_states", "causal"):
+        assert getattr(seen, name) == row[name], name
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [("blip", "cross-attention layers"), ("florence2", "encoder-decoder"), ("mistral4", "language model alone")],
+)
+def test_undefined_families_say_why(model_type, reason):
+    with pytest.raises(UndefinedMIRError, match=reason):
+        measure(model_type)
+    assert reason in LEDGER[model_type]["how"]
+
+
+def test_one_family_can_be_both():
+    """BLIP-2 with OPT reads pictures in its decoder's sequence; with T5 it is an encoder-decoder."""
+    stub = SimpleNamespace(layers=[torch.nn.Identity()], config=SimpleNamespace(), norm=torch.nn.Identity())
+    for language_model, undefined in ((OPTConfig(), False), (T5Config(), True)):
+        config = Blip2Config(text_config=language_model.to_dict(), image_token_index=7)
+        model = torch.nn.Module()
+        model.config, model.get_decoder = config, lambda: stub
+        if undefined:
+            with pytest.raises(UndefinedMIRError, match="encoder-decoder"):
+                decoder_parts(model)
+        else:
+            assert decoder_parts(model).vision_token_ids == (7,)
+
+
+def test_gemma3n_is_read_from_its_active_stream():
+    """Its vision tower is a model of the package timm; here one projection of the patches stands in for it."""
+
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = torch.nn.Conv2d(3, 64, 8, 8)
+
+        def forward(self, pixel_values, **_):
+            return SimpleNamespace(last_hidden_state=self.project(pixel_values), pooler_output=None)
+
+    real = transformers.AutoModel.from_config
+    stand_in = patch.object(
+        transformers.AutoModel,
+        "from_config",
+        lambda config, **kwargs: Tower() if config.model_type == "gemma3n_vision" else real(config, **kwargs),
+    )
+    settings = {
+        "vision_soft_tokens_per_image": 4, "vision_config.hidden_size": 64, "text_config.intermediate_size": 96,
+        "text_config.layer_types": ["sliding_attention", "full_attention"], "text_config.num_kv_shared_layers": 0,
+    }  # fmt: skip
+    with stand_in, patch.dict(FAMILIES, {"gemma3n": Family(settings, noise(*RGB))}):
+        seen = measure("gemma3n", last="raw")
+    assert (seen.vision_rows, seen.own_mask, seen.hidden_states, seen.causal) == (4, True, True, True)
+
+
+def padded(inputs, side, columns=3):
+    """The inputs with padding on one side of every row, as a tokenizer would give them."""
+    front, back = (columns, 0) if side == "left" else (0, columns)
+    widen = {name: 0 for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")}
+    return {
+        name: torch.nn.functional.pad(value, (front, back), value=widen[name]) if name in widen else value
+        for name, value in inputs.items()
+    }
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "gemma3"])
+def test_left_and_right_padding_give_the_same_mir(model_type):
+    case = Case(model_type)
+    case.find_tokens()
+    batch = case.inputs(batch=3)
+    batch["input_ids"][-1, -2:], batch["attention_mask"][-1, -2:] = 201, 1  # no padding of its own
+    values = [
+        score_batches(case.model, [inputs], progress=False).value
+        for inputs in (batch, padded(batch, "left"), padded(batch, "right"))
+    ]
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
+    assert values[2] == pytest.approx(values[0], abs=1e-4)
+    assert not torch.equal(padded(batch, "left")["input_ids"], padded(batch, "right")["input_ids"])
+
+
+def layer_rows(model, **inputs):
+    """The vision and text rows of all layers, and their samples."""
+    with torch.no_grad(), capture(model) as stream:
+        model(**inputs)
+    return stream
+
+
+def assert_same_rows(stream, alone, sample):
+    """The rows of one sample of a batch are those of the sample alone."""
+    for modality in ("vision", "text"):
+        mine = getattr(stream, f"{modality}_samples") == sample
+        for together, single in zip(getattr(stream, modality), getattr(alone, modality), strict=True):
+            torch.testing.assert_close(together[mine], single, **TOLERANCE)
+
+
+def sequence(*parts):
+    """Token ids of one sample: an int is that many words, a pair (id, count) that many placeholders."""
+    pieces = [
+        torch.full((part[1],), part[0]) if isinstance(part, tuple) else 200 + torch.arange(part) for part in parts
+    ]
+    return torch.cat(pieces)
+
+
+def stack(rows):
+    """Rows of different lengths, padded on the right, and their attention mask."""
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+
+
+def test_grids_of_different_sizes_in_one_batch():
+    """Qwen2.5-VL: one picture of 4 x 4 patches, one of 4 x 8, which take 4 and 8 placeholders."""
+    case = Case("qwen2_5_vl")
+    grids = torch.tensor([[1, 4, 4], [1, 4, 8]])
+    counts = grids.prod(dim=1)
+    pixels = torch.randn(int(counts.sum()), 2 * 3 * 4 * 4, generator=torch.Generator().manual_seed(0))
+    rows = [sequence(3, (case.image_id, int(count) // 4), 5) for count in counts]
+    text = stack(rows)
+    kinds = (text["input_ids"] == case.image_id).int()
+    stream = layer_rows(case.model, **text, mm_token_type_ids=kinds, pixel_values=pixels, image_grid_thw=grids)
+    assert torch.bincount(stream.vision_samples).tolist() == [4, 8]
+    for sample, own in enumerate(pixels.split(counts.tolist())):
+        ids = rows[sample][None]
+        alone = layer_rows(
+            case.model,
+            input_ids=ids,
+            mm_token_type_ids=(ids == case.image_id).int(),
+            pixel_values=own,
+            image_grid_thw=grids[[sample]],
+        )
+        assert_same_rows(stream, alone, sample)
+
+
+def test_tiles_of_different_sizes_in_one_batch():
+    """LLaVA-NeXT: a wide picture (two tiles) and a square one (four); unpadding makes their row counts differ."""
+    case = Case("llava_next")
+    generator = torch.Generator().manual_seed(0)
+    pixels = [torch.randn(tiles, *RGB, generator=generator) for tiles in (3, 5)]
+    sizes = torch.tensor([[16, 32], [32, 32]])
+    streams = []
+    with torch.no_grad():
+        features = case.model.get_image_features(
+            torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True), image_sizes=sizes
+        ).pooler_output
+    counts = [len(rows) for rows in features]
+    assert counts[0] < counts[1]
+    rows = [sequence(3, (case.image_id, count), 5) for count in counts]
+    stream = layer_rows(
+        case.model,
+        **stack(rows),
+        pixel_values=torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True),
+        image_sizes=sizes,
+    )
+    assert torch.bincount(stream.vision_samples).tolist() == counts
+    for sample in range(2):
+        alone = layer_rows(
+            case.model,
+            input_ids=rows[sample][None],
+            pixel_values=pixels[sample][None],
+            image_sizes=sizes[[sample]],
+        )
+        streams.append(alone)
+        assert_same_rows(stream, alone, sample)
+
+
+def test_two_pictures_in_one_sample():
+    """Text between two pictures is text, and changing the second picture leaves the rows of the first alone."""
+    case = Case("llava")
+    case.find_tokens()
+    ids = sequence(2, (case.image_id, case.tokens), 3, (case.image_id, case.tokens), 4)[None]
+    pixels = torch.randn(2, *RGB, generator=torch.Generator().manual_seed(0))
+    first = layer_rows(case.model, input_ids=ids, pixel_values=pixels)
+    other = pixels.clone()
+    other[1] += 1
+    second = layer_rows(case.model, input_ids=ids, pixel_values=other)
+    assert len(first.vision[0]) == 2 * case.tokens and len(first.text[0]) == 2 + 3 + 4
+    same = [(a == b).all(dim=-1) for a, b in zip(first.vision, second.vision, strict=True)]
+    for layer in same:
+        assert layer[: case.tokens].all() and not layer[case.tokens :].any()
+
+
+def test_video_rows_are_vision_rows():
+    """Qwen2-VL: a video of two frames beside a picture; the model's masks for both together are the vision rows."""
+    case = Case("qwen2_vl")
+    config = case.model.config
+    rows = [sequence(2, (config.image_token_id, 4), 5), sequence(2, (config.video_token_id, 8), 1)]
+    text = stack(rows)
+    kinds = (text["input_ids"] == config.image_token_id) + 2 * (text["input_ids"] == config.video_token_id)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        **text,
+        "mm_token_type_ids": kinds.int(),
+        "pixel_values": torch.randn(16, 96, generator=generator),
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        "pixel_values_videos": torch.randn(32, 96, generator=generator),
+        "video_grid_thw": torch.tensor([[2, 4, 4]]),
+    }
+    first = layer_rows(case.model, **inputs)
+    second = layer_rows(case.model, **inputs | {"pixel_values_videos": inputs["pixel_values_videos"] + 1})
+    assert torch.bincount(first.vision_samples).tolist() == [4, 8]
+    changed = (first.vision[0] != second.vision[0]).any(dim=-1)
+    assert changed.tolist() == (first.vision_samples == 1).tolist()
+
+
+def test_the_adapter_of_the_page_runs(capsys):
+    """The code of the page prints the MIR of the rows that its model has."""
+    (code,) = re.findall(r"```python\n(.*?)```", families.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code[code.index("def my_adapter") : code.index("model =")].strip().splitlines()) <= 10
+    scope: dict = {}
+    try:
+        exec(compile(code, str(families.PAGE), "exec"), scope)
+    finally:
+        _ADAPTERS.pop("my_lvlm", None)
+    model, ids = scope["model"], scope["ids"]
+    with torch.no_grad():
+        rows = model.words(ids)
+        rows[ids == 99] = model.eye(scope["patches"]).flatten(0, 1)
+        layers = []
+        for block in model.blocks:
+            rows = block(rows)
+            layers.append(rows)
+        layers[-1] = model.last_norm(rows)
+    vision, text = ([layer[where] for layer in layers] for where in (ids == 99, ids != 99))
+    printed = float(capsys.readouterr().out.split()[-1])
+    assert printed == pytest.approx(modality_integration_rate(vision, text).value, abs=1e-6)
+
+
+def test_shrinking_keeps_one_layer_of_every_kind():
+    settings = CONFIG_MAPPING["qwen3_5_moe"]().to_dict()
+    small = shrink(settings)["text_config"]
+    assert set(small["layer_types"]) == set(settings["text_config"]["layer_types"])
+    assert small["num_hidden_layers"] == len(small["layer_types"]) < settings["text_config"]["num_hidden_layers"]

@@ -1,0 +1,180 @@
+"""Which model families mirlib measures: run them all on tiny random models, and write the table of the book.
+
+python tools/families.py            write the table in book/families.md from results/families.jsonl
+python tools/families.py --run      measure every family first, about two minutes, and write the ledger
+python tools/families.py --try NAME...  measure some families and print what comes out; nothing is written
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LEDGER = ROOT / "results" / "families.jsonl"
+PAGE = ROOT / "book" / "families.md"
+BEGIN = "<!-- The rest of this page is written by: python tools/families.py -->"
+SECONDS = 120  # longer than any family takes by far
+
+STATUS = {
+    "works": "works",
+    "adapter": "works, by an adapter",
+    "undefined": "undefined",
+    "package": "needs a package",
+    "untested": "not testable here",
+    "fails": "fails",
+}
+REST = {
+    "undefined": "for {} MIR is undefined",
+    "package": "{} need a package that was not installed",
+    "untested": "{} cannot be tested here",
+    "fails": "{} fail",
+}
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the main thread after so many seconds, where the system has alarms."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measure_row(model_type: str) -> dict[str, Any]:
+    """Measure one family and say what came out, whatever happens."""
+    import torch
+    import transformers
+    from family_check import has_adapter, measure
+    from tiny_families import CLASSES, FAMILIES, Family
+
+    from mirlib import UndefinedMIRError
+
+    family = FAMILIES.get(model_type, Family())
+    row: dict[str, Any] = {"model_type": model_type, "class": CLASSES[model_type]}
+    start = time.process_time()
+    if family.needs and find_spec(family.needs) is None:
+        row |= {"status": "package", "how": family.needs}
+    elif family.untested:
+        row |= {"status": "untested", "how": family.untested}
+    else:
+        try:
+            with time_limit(SECONDS):
+                seen = measure(model_type)
+        except UndefinedMIRError as error:
+            row |= {"status": "undefined", "how": str(error).split(", so ")[0]}
+        except Exception as error:  # a family that breaks must not hide those behind it
+            row |= {"status": "fails", "how": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        else:
+            row |= {"status": "adapter" if has_adapter(model_type) else "works", "how": checks(seen), **asdict(seen)}
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
+    return row | versions | {"seconds": round(time.process_time() - start, 2)}
+
+
+def checks(seen: Any) -> str:
+    """What a family was held to, in words that the page explains."""
+    held = ["mask" if seen.own_mask else "", "states" if seen.hidden_states else "", f"pixels {seen.changed:.0%}"]
+    return ", ".join([word for word in held if word] + (["causal"] if seen.causal else []))
+
+
+def measure_all(model_types: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of the families, one after another, with progress on stderr."""
+    from tqdm import tqdm
+
+    rows = []
+    bar = tqdm(list(model_types), unit="family", file=sys.stderr)
+    for model_type in bar:
+        bar.set_description(model_type)
+        rows.append(measure_row(model_type))
+        if rows[-1]["status"] == "fails":
+            bar.write(f"{model_type}: {rows[-1]['how']}", file=sys.stderr)
+    return rows
+
+
+def read_ledger(path: Path = LEDGER) -> list[dict[str, Any]]:
+    """The rows of the last whole run."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The generated part of the page: when and with what, how many, and every family."""
+    counts = Counter(row["status"] for row in rows)
+    versions = sorted({(row["transformers"], row["torch"]) for row in rows})
+    made = " and ".join(f"transformers {transformers}, PyTorch {torch}" for transformers, torch in versions)
+    measured = counts["works"] + counts["adapter"]
+    lines = [
+        BEGIN,
+        "",
+        "## All families",
+        "",
+        f"Of the {len(rows)} image-text-to-text families of transformers, **{measured} are measured end to end**"
+        f" ({counts['works']} by the general rule, {counts['adapter']} by an adapter); "
+        + "; ".join(words.format(counts[status]) for status, words in REST.items() if counts[status])
+        + f". Made with {made}.",
+        "",
+        "| family | class | status | layers | vision rows | what was checked, or why not |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row["model_type"]):
+        layers = f"{row['layers']} ({row['kinds']})" if row.get("kinds") else row.get("layers", "")
+        cells = (
+            f"`{row['model_type']}`",
+            f"`{row['class']}`",
+            STATUS[row["status"]],
+            layers,
+            row.get("vision_rows", ""),
+        )
+        lines.append("| " + " | ".join(map(str, (*cells, row["how"]))) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page(rows: Sequence[dict[str, Any]], text: str) -> str:
+    """The page with the table of the rows in place of the one that it has."""
+    return text[: text.index(BEGIN)] + table(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true", help="measure every family and write the ledger first")
+    parser.add_argument("--try", dest="some", nargs="+", metavar="NAME", help="measure these and print the rows")
+    options = parser.parse_args(arguments)
+    if options.run or options.some:
+        sys.path.insert(0, str(ROOT / "tests"))
+        import torch
+        from tiny_families import CLASSES
+        from transformers.utils import logging
+
+        torch.set_num_threads(1)  # the matrices are small
+        logging.set_verbosity_error()
+        if options.some:
+            for row in measure_all(options.some):
+                print(json.dumps(row))
+            return
+        rows = measure_all(CLASSES)
+        LEDGER.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    PAGE.write_text(page(read_ledger(), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
