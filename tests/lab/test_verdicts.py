@@ -8,7 +8,7 @@ import pytest
 from made_rows import measured, rows_of
 from scipy import stats
 
-from mirlib.lab import estimates, ledger, verdicts
+from mirlib.lab import estimates, ledger, tables, verdicts
 from mirlib.lab.protocols import PROTOCOLS
 
 ORDER = {512: 0, 2048: 1, 8192: 2, 16_384: 3}
@@ -87,7 +87,31 @@ def test_rows_from_the_ledger_judge_as_those_in_memory(tmp_path):
         ledger.Ledger(tmp_path / "sizes.jsonl").append(json.loads(json.dumps(row)))
     read = verdicts.load("sizes", tmp_path)
     assert verdicts.judge(PROTOCOLS["sizes"], read) == verdicts.judge(PROTOCOLS["sizes"], rows)
-    assert verdicts.load("captions", tmp_path) == []
+    assert verdicts.load("connectors", tmp_path / "elsewhere") == []
+
+
+def keep(folder, rows):
+    for row in rows:
+        ledger.Ledger(folder / f"{row['experiment']}.jsonl").append(json.loads(json.dumps(row)))
+
+
+def test_a_run_that_another_experiment_made_counts_as_found_and_its_minutes_where_it_was_made(tmp_path):
+    keep(tmp_path, rows_of("sizes", lambda arm, run: measured(mir=3.0) if arm in ("small", "base") else None))
+    old = {**rows_of("sizes", lambda arm, run: measured())[0], "key": "of an older protocol"}
+    keep(tmp_path, [old])
+    assert tables.counted("sizes", tmp_path) == (10, 15, 10 * 2.0 / 60)
+    assert tables.counted("captions", tmp_path) == (5, 30, 0.0), "full captions, norms matched: base of sizes"
+    assert tables.counted("robustness", tmp_path) == (0, 10, 0.0)
+    lent = tables.load_runs("captions", tmp_path)
+    assert [(row["experiment"], row["copied_from"]) for row in lent] == [("captions", "sizes")] * 5
+    assert list(tables.frame(lent)["mir"]) == [3.0] * 5
+    assert tables.load("captions", tmp_path) == lent
+
+    own = rows_of("captions", lambda arm, run: measured(mir=1.0) if arm == "matched, full" else None, seeds=[0, 1])
+    copied = {**own[1], "copied_from": "sizes"}
+    keep(tmp_path, [own[0], copied])
+    assert tables.counted("captions", tmp_path) == (5, 30, 2.0 / 60), "a row of its own comes before another's"
+    assert sorted(tables.frame(tables.load("captions", tmp_path))["mir"]) == [1.0, 1.0, 3.0, 3.0, 3.0]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
