@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,64 +34,18 @@ LOSS_WINDOW = 20
 
 
 def load(name: str, results_dir: str | Path) -> list[Row]:
-    """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness).
-
-    Runs of the sweep that only another one has done so far are among them, as in `load_runs`.
-    """
-    rows = _own(name, results_dir)
-    rows += _borrowed(name, results_dir, rows)
+    """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness)."""
+    folder = Path(results_dir)
+    rows = ledger.Ledger(folder / f"{name}.jsonl").rows()
     if rows and name == "robustness":
-        rows = rows + _own("data_scale", results_dir)
+        rows = rows + ledger.Ledger(folder / "data_scale.jsonl").rows()
     return rows
 
 
 def load_runs(name: str, results_dir: str | Path) -> list[Row]:
-    """Rows of a sweep that are runs of its protocol as it stands; those of an older version of it are left out.
-
-    A run that this sweep has not reached but another one has done with the very same configuration is there, too, as
-    the sweep will copy it: with ``copied_from``, the name of the sweep that it was found in.
-    """
-    own = _own(name, results_dir)
-    return [row for row in own if row["key"] in arms_by_key(name)] + _borrowed(name, results_dir, own)
-
-
-class Counted(NamedTuple):
-    """How much of an experiment is there.
-
-    Attributes:
-        runs_found: Runs of its protocol in the ledger, those included that another experiment made.
-        runs_wanted: Runs of its protocol.
-        minutes_made_here: Minutes of one core that its own runs took; those of others count where they were made.
-    """
-
-    runs_found: int
-    runs_wanted: int
-    minutes_made_here: float
-
-
-def counted(name: str, results_dir: str | Path) -> Counted:
-    """How many runs of an experiment the ledger holds, of how many, and the minutes of one core that its own took."""
-    rows = load_runs(name, results_dir)
-    made = sum(row["seconds"]["all"] for row in rows if "copied_from" not in row)
-    return Counted(len({row["key"] for row in rows}), len(arms_by_key(name)), made / 60)
-
-
-def _own(name: str, results_dir: str | Path) -> list[Row]:
-    return ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
-
-
-def _borrowed(name: str, results_dir: str | Path, own: Iterable[Row]) -> list[Row]:
-    """Runs of a sweep that are not among its own rows, from the files of the others, in their order."""
-    missing = set(arms_by_key(name)) - {row["key"] for row in own}
-    found = []
-    for other in PROTOCOLS:
-        if other == name or not missing & set(arms_by_key(other)):
-            continue
-        for row in _own(other, results_dir):
-            if row["key"] in missing:
-                found.append({"copied_from": other} | row | {"experiment": name})
-                missing.remove(row["key"])
-    return found
+    """Rows of a sweep that are runs of its protocol as it stands; those of an older version of it are left out."""
+    arms = arms_by_key(name)
+    return [row for row in ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows() if row["key"] in arms]
 
 
 @lru_cache(maxsize=32)
@@ -157,8 +111,8 @@ def probes(rows: Iterable[Row]) -> pd.DataFrame:
     """One line a probe of a run (study ``during``), the last one at the end of stage 1.
 
     Returns:
-        Columns ``arm``, ``seed``, ``parts``, ``step``, and the metrics of `frame` but ``loss``; that one is the mean
-        of the up to eight steps that end at the probe.
+        Columns ``arm``, ``seed``, ``parts``, ``step``, and the metrics of `frame`; ``loss`` is that before the probe,
+        see `loss_before`.
     """
     lines = []
     for row in rows:
@@ -168,11 +122,31 @@ def probes(rows: Iterable[Row]) -> pd.DataFrame:
         curve = loss_curve(row)
         steps = steps_of(row)
         for probe in [*row["metrics"]["probes"], {"step": steps, **row["metrics"]}]:
-            recent = curve[(curve[:, 0] > probe["step"] - 8) & (curve[:, 0] <= probe["step"]), 1]
             start = {"arm": arm, "seed": row["configuration"]["seed"], "parts": row["configuration"]["parts"]}
-            loss = float(recent.mean()) if len(recent) else float("nan")
+            loss = loss_before(curve, probe["step"])
             lines.append(start | {"step": probe["step"], "loss": loss} | _measured(probe))
     return pd.DataFrame(lines)
+
+
+def loss_before(curve: np.ndarray, step: int) -> float:
+    """The training loss before a step: the mean of the curve's points that end in the `LOSS_WINDOW` steps up to it.
+
+    Each point of the ledger's curve is itself a mean, of about a hundredth of the run's steps that end at it. Where
+    none ends within the window, the last one before it stands in; where none ends before the step at all, the first.
+
+    Args:
+        curve: (n, 2) steps and losses in the order of the steps, see `loss_curve`; at least one.
+        step: Of the probe.
+
+    Example:
+        >>> loss_before(np.array([[10, 3.0], [20, 2.0], [30, 1.0], [40, 0.5]]), 34)
+        1.5
+    """
+    ends, losses = curve.T
+    recent = losses[(ends > step - LOSS_WINDOW) & (ends <= step)]
+    if len(recent):
+        return float(recent.mean())
+    return float(losses[max(0, np.searchsorted(ends, step, side="right") - 1)])
 
 
 def loss_curve(row: Row) -> np.ndarray:
