@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,18 +34,64 @@ LOSS_WINDOW = 20
 
 
 def load(name: str, results_dir: str | Path) -> list[Row]:
-    """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness)."""
-    folder = Path(results_dir)
-    rows = ledger.Ledger(folder / f"{name}.jsonl").rows()
+    """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness).
+
+    Runs of the sweep that only another one has done so far are among them, as in `load_runs`.
+    """
+    rows = _own(name, results_dir)
+    rows += _borrowed(name, results_dir, rows)
     if rows and name == "robustness":
-        rows = rows + ledger.Ledger(folder / "data_scale.jsonl").rows()
+        rows = rows + _own("data_scale", results_dir)
     return rows
 
 
 def load_runs(name: str, results_dir: str | Path) -> list[Row]:
-    """Rows of a sweep that are runs of its protocol as it stands; those of an older version of it are left out."""
-    arms = arms_by_key(name)
-    return [row for row in ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows() if row["key"] in arms]
+    """Rows of a sweep that are runs of its protocol as it stands; those of an older version of it are left out.
+
+    A run that this sweep has not reached but another one has done with the very same configuration is there, too, as
+    the sweep will copy it: with ``copied_from``, the name of the sweep that it was found in.
+    """
+    own = _own(name, results_dir)
+    return [row for row in own if row["key"] in arms_by_key(name)] + _borrowed(name, results_dir, own)
+
+
+class Counted(NamedTuple):
+    """How much of an experiment is there.
+
+    Attributes:
+        runs_found: Runs of its protocol in the ledger, those included that another experiment made.
+        runs_wanted: Runs of its protocol.
+        minutes_made_here: Minutes of one core that its own runs took; those of others count where they were made.
+    """
+
+    runs_found: int
+    runs_wanted: int
+    minutes_made_here: float
+
+
+def counted(name: str, results_dir: str | Path) -> Counted:
+    """How many runs of an experiment the ledger holds, of how many, and the minutes of one core that its own took."""
+    rows = load_runs(name, results_dir)
+    made = sum(row["seconds"]["all"] for row in rows if "copied_from" not in row)
+    return Counted(len({row["key"] for row in rows}), len(arms_by_key(name)), made / 60)
+
+
+def _own(name: str, results_dir: str | Path) -> list[Row]:
+    return ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
+
+
+def _borrowed(name: str, results_dir: str | Path, own: Iterable[Row]) -> list[Row]:
+    """Runs of a sweep that are not among its own rows, from the files of the others, in their order."""
+    missing = set(arms_by_key(name)) - {row["key"] for row in own}
+    found = []
+    for other in PROTOCOLS:
+        if other == name or not missing & set(arms_by_key(other)):
+            continue
+        for row in _own(other, results_dir):
+            if row["key"] in missing:
+                found.append({"copied_from": other} | row | {"experiment": name})
+                missing.remove(row["key"])
+    return found
 
 
 @lru_cache(maxsize=32)
