@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,21 @@ def _parser() -> argparse.ArgumentParser:
         "score",
         help="MIR of a model",
         description="MIR of a model over image-text pairs. Without arguments: of the miniature LLaVA that ships with "
-        "mirlib, on real photographs, scans and English from installed packages, offline.",
+        "mirlib, on real photographs, scans and English from installed packages, offline. A SOURCE is a file, a "
+        "folder, WebDataset shards (.tar, with {000..009} for many), JSON Lines (.jsonl), .parquet files, or a Hugging "
+        "Face dataset: hf:NAME, hf:NAME@CONFIG:SPLIT, or a folder for NAME. The paper's data are --images hf:TextVQA "
+        "--texts hf:cnn_dailymail. Many processes: torchrun --nproc-per-node N -m mirlib score ...",
     )
     score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
-    score.add_argument("--images", nargs="+", metavar="DIR|FILE", help="image files or folders of them")
-    score.add_argument("--texts", metavar="DIR|FILE", help="folder of text files, or a file with one text a line")
+    score.add_argument("--images", nargs="+", metavar="SOURCE", help="image files, folders of them, shards, hf:NAME")
+    score.add_argument(
+        "--texts", metavar="SOURCE", help="folder of text files, a file with one text a line, shards, .jsonl, hf:NAME"
+    )
+    score.add_argument(
+        "--pairs", metavar="SOURCE", help="images with the texts that belong to them: .jsonl, shards, .parquet, hf:NAME"
+    )
+    score.add_argument("--image-field", metavar="NAME", help="field, column or ending in shards (default: the usual)")
+    score.add_argument("--text-field", metavar="NAME", help="likewise, of the texts")
     # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
     score.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
     score.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
@@ -178,7 +188,6 @@ def _score(options: argparse.Namespace) -> None:
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
-    from mirlib.data import find_images, read_texts, sample_images, sample_texts
     from mirlib.scoring import DEFAULT_GROUPS, score
 
     if not processes.leads:
@@ -186,8 +195,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
 
     def prepare() -> tuple[Any, ...]:
         _check_outputs(options)
-        images = find_images(options.images) if options.images else sample_images(max(options.num, 1), options.seed)
-        texts = read_texts(options.texts, skip) if options.texts else sample_texts(max(options.num, 1), options.seed)
+        images, texts = _sources(options, skip)
         return images, texts, *_load(options, processes)
 
     skip = None
@@ -202,6 +210,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         num=options.num,
         batch_size=options.batch_size,
         seed=options.seed,
+        paired=options.pairs is not None,
         preset=options.preset,
         template=options.template,
         text_rows=options.text_rows,
@@ -217,6 +226,31 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
             _report(result, options, options.model or "the miniature LLaVA")
 
     processes.together(report)
+
+
+def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
+    """The images and the texts that the options name; without any, those of installed packages."""
+    from mirlib.data import sample_images, sample_texts
+    from mirlib.readers import open_images, open_pairs, open_texts
+
+    fields = {"image_field": options.image_field, "text_field": options.text_field}
+    if options.pairs:
+        if options.images or options.texts:
+            raise MirlibError("--pairs brings its own images and texts: leave out --images and --texts")
+        return open_pairs(options.pairs, **fields, on_unreadable=skip)
+    for name, given, sources in (("image", "image_field", options.images), ("text", "text_field", options.texts)):
+        if fields[given] and not sources:
+            raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
+    number = max(options.num, 1)
+    images, texts = options.images, options.texts
+    return (
+        open_images(images, image_field=options.image_field, on_unreadable=skip)
+        if images
+        else sample_images(number, options.seed),
+        open_texts(texts, text_field=options.text_field, on_unreadable=skip)
+        if texts
+        else sample_texts(number, options.seed),
+    )
 
 
 def _hush() -> None:
