@@ -73,6 +73,8 @@ def figure_beside_accuracy(
 ) -> Axes:
     """What a run shows on its way (left axis) beside what it is worth in the end (right axis), over the steps.
 
+    Thick lines are means over seeds, thin ones the seeds: curves that run close together would hide each other's bands.
+
     Args:
         data: Curves of the left axis; the first is drawn in the colour of vision.
         accuracy: Steps (n,), and accuracies after stage 2 (seeds, n).
@@ -82,22 +84,24 @@ def figure_beside_accuracy(
         boundary: Step at which an epoch ends; ruled off.
 
     Returns:
-        The left axes; the right ones are their ``right`` twin, labelled "accuracy after stage 2".
+        The left axes, from step 0 to the last one of accuracy; the right ones are their ``right`` twin, labelled
+        "accuracy after stage 2".
     """
     ax = new_axes(ax)
     right = ax.twinx()
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
-    _line(right, "accuracy after stage 2", *accuracy, colour=TEXT, marker="s", line="--")
+    _line(right, "accuracy after stage 2", *accuracy, colour=TEXT, marker="s", line="--", each=True)
     right.set_ylabel("accuracy after stage 2 (share right)", color=TEXT)
     for number, (label, (steps, values)) in enumerate(data.items()):
         dense = len(steps) > 20
         colour, marker = (VISION, NEUTRAL, ACCENT)[number], "" if dense else ("o", "^", "v")[number]
-        _line(ax, label, steps, values, colour=colour, marker=marker, line=("-", "-.", ":")[number])
+        _line(ax, label, steps, values, colour=colour, marker=marker, line=("-", "-.", ":")[number], each=True)
     for number, (label, level) in enumerate((references or {}).items()):
         ax.axhline(level, color="black", linewidth=1, marker="", linestyle=(":", (0, (5, 2)))[number], label=label)
     if boundary is not None:
         ax.axvline(boundary, color="black", linewidth=1, linestyle="-", marker="", label="second epoch begins")
+    ax.set_xlim(0, 1.02 * accuracy[0][-1])
     ax.set_xlabel("step of stage 1")
     ax.set_ylabel(ylabel, color=VISION)
     handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (ax, right)), strict=True))
@@ -110,20 +114,39 @@ def _legend_below(ax: Axes, *entries: Any, columns: int = 2) -> None:
     ax.legend(*entries, fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
-def _line(ax: Axes, label: str, x: np.ndarray, values: np.ndarray, *, colour: str, marker: str, line: Any) -> None:
-    """The mean over seeds, and its interval as a band."""
+def _line(
+    ax: Axes,
+    label: str,
+    x: np.ndarray,
+    values: np.ndarray,
+    *,
+    colour: str,
+    marker: str,
+    line: Any,
+    each: bool = False,
+) -> None:
+    """The mean over seeds, and its interval as a band or, on demand, each seed as a thin line."""
     values = np.asarray(values, dtype=float)
-    ax.fill_between(x, *interval(values), color=colour, alpha=0.18, linewidth=0)
+    if each:
+        ax.plot(x, values.T, color=colour, marker="", linestyle="-", linewidth=0.6, alpha=0.45, label="_seed")
+    else:
+        ax.fill_between(x, *interval(values), color=colour, alpha=0.18, linewidth=0)
     ax.plot(x, values.mean(axis=0), color=colour, marker=marker, linestyle=line, label=label)
 
 
 def figure_over_steps(
-    data: Series, ax: Axes | None = None, *, ylabel: str, boundary: float | None = None, log: bool = False
+    data: Series | Mapping[str, Series],
+    ax: Axes | None = None,
+    *,
+    ylabel: str,
+    boundary: float | None = None,
+    log: bool = False,
 ) -> Axes:
     """Metrics over the steps of stage 1, mean over seeds with its interval.
 
     Args:
-        data: Curves by label.
+        data: Curves by label; or by group (a regime, say), then by label: a group has one colour, the first label of
+            each a filled mark and a full line, and so on. A label may be empty.
         ax: Where to draw; a new figure if left out.
         ylabel: Label of the value axis, with its unit.
         boundary: Step at which an epoch ends; ruled off.
@@ -133,31 +156,49 @@ def figure_over_steps(
         The axes.
     """
     ax = new_axes(ax)
-    for number, (label, (steps, values)) in enumerate(data.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        _line(ax, label, steps, values, colour=colour, marker=marker, line=LINES[number % len(LINES)])
+    styles = []  # name, curve, number of its colour, number of its mark and line
+    for first, (name, found) in enumerate(data.items()):
+        if isinstance(found, Mapping):
+            for second, (label, one) in enumerate(found.items()):
+                styles.append((", ".join(filter(None, (name, label))), one, first, second))
+        else:
+            styles.append((name, found, first, first))
+    for name, (steps, values), first, second in styles:
+        colour, marker = COLOURS[first % len(COLOURS)], MARKERS[second % len(MARKERS)]
+        _line(ax, name, steps, values, colour=colour, marker=marker, line=LINES[second % len(LINES)])
     if boundary is not None:
         ax.axvline(boundary, color="black", linewidth=1, marker="", linestyle="-")
     if log:
-        ax.set_yscale("log")
+        _readable_log_axis(ax)
     ax.set_xlabel("step of stage 1")
     ax.set_ylabel(ylabel)
-    if ax.get_legend_handles_labels()[0]:
+    if styles:
         ax.legend(fontsize=8)
     return ax
+
+
+def _readable_log_axis(ax: Axes) -> None:
+    """A logarithmic value axis whose ticks are 1, 2, 3, 5, 10, 20 ..., written in full."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(mpl.ticker.NullLocator())
 
 
 def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = None) -> Axes:
     """The layer curve at each probe of a run: the darker the line, the later the step.
 
     Args:
-        data: By step, FID of every layer, (seeds, K).
+        data: By step, the Fréchet distance after every layer, (seeds, K).
         ax: Where to draw; a new figure if left out.
 
     Returns:
-        The axes.
+        The axes; their value axis is logarithmic where the mean curves span more than a factor of ten.
     """
     ax = new_axes(ax)
+    means = [np.asarray(values, dtype=float).mean(axis=0) for values in data.values()]
+    if means and np.max(means) > 10 * np.min(means):
+        _readable_log_axis(ax)
     for number, (step, values) in enumerate(sorted(data.items())):
         shade = 0.75 * (1 - number / max(1, len(data) - 1))
         values = np.asarray(values, dtype=float)
@@ -171,12 +212,10 @@ def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = N
             label=f"step {step}",
         )
     ax.axhline(1, color=TEXT, linewidth=1, marker="", linestyle=":", label="tokens of zero: about 1")
-    ax.set_yscale("log")
     ax.set_xlabel("layer")
-    ax.set_ylabel("FID (squared mean text norms)")
+    ax.set_ylabel("Fréchet distance (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8)
+    _legend_below(ax, columns=3)
     return ax
 
 

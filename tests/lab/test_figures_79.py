@@ -35,12 +35,35 @@ def test_beside_accuracy_draws_means_over_seeds_on_two_axes():
     np.testing.assert_allclose(line(ax, "MIR")[1], [4.0, 1.5])
     np.testing.assert_allclose(line(right, "accuracy after stage 2")[1], [0.4, 0.15])
     assert set(line(ax, "second epoch begins")[0]) == {1.5}
+    seeds = [drawn.get_ydata() for drawn in ax.get_lines() if drawn.get_label() == "_seed"]
+    np.testing.assert_allclose(seeds, values)
+    assert ax.get_xlim()[0] == 0 and ax.get_xlim()[1] > 2, "panels that stand side by side share their steps"
+
+
+def test_over_steps_gives_a_regime_one_colour_and_each_series_of_it_one_line_style():
+    curve = np.array([1.0, 2.0]), np.array([[2.0, 4.0], [4.0, 8.0]])
+    series = {regime: {"in domain": curve, "": curve} for regime in ("high", "matched")}
+    ax = figures.figure_over_steps(series, ylabel="perplexity", log=True)
+    drawn = {line.get_label(): line for line in ax.get_lines()}
+    np.testing.assert_allclose(drawn["high, in domain"].get_ydata(), [3.0, 6.0])
+    assert drawn["high, in domain"].get_color() == drawn["high"].get_color() != drawn["matched"].get_color()
+    assert drawn["high"].get_linestyle() == drawn["matched"].get_linestyle() != drawn["high, in domain"].get_linestyle()
+    ax.figure.canvas.draw()
+    low, high = ax.get_ylim()
+    shown = [
+        tick.get_text() for tick, at in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True) if low <= at <= high
+    ]
+    assert {"2", "3", "5"} <= set(shown), "no powers of ten in a narrow range"
+    flat = figures.figure_over_steps({"MIR": curve}, ylabel="MIR")
+    np.testing.assert_allclose(line(flat, "MIR")[1], [3.0, 6.0])
 
 
 def test_layers_over_steps_draws_a_line_for_each_step():
     ax = figures.figure_layers_over_steps({8: np.array([[4.0, 2.0]]), 2: np.array([[9.0, 1.0], [7.0, 3.0]])})
     np.testing.assert_allclose(line(ax, "step 2")[1], [8.0, 2.0])
     np.testing.assert_allclose(line(ax, "step 8")[1], [4.0, 2.0])
+    assert ax.get_yscale() == "linear", "curves within a factor of ten can be read without a logarithm"
+    assert figures.figure_layers_over_steps({2: np.array([[90.0, 3.0]])}).get_yscale() == "log"
 
 
 def test_seed_values_draws_every_seed_and_says_when_there_is_none():
