@@ -1004,12 +1004,13 @@ def figure_documents(positions: np.ndarray, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def figure_copying(losses: np.ndarray, ax: Axes | None = None) -> Axes:
+def figure_copying(losses: np.ndarray, ax: Axes | None = None, *, guess: float | None = None) -> Axes:
     """Loss of each token of strings that stand twice: the first time it cannot be known, the second time it can.
 
     Args:
-        losses: (strings, 2 × length) loss of each token.
+        losses: (strings, 2 × length) loss of each token, in nats.
         ax: Where to draw; a new figure if left out.
+        guess: Loss of a uniform guess over the vocabulary, its logarithm; drawn as a line.
 
     Returns:
         The axes.
@@ -1023,6 +1024,8 @@ def figure_copying(losses: np.ndarray, ax: Axes | None = None) -> Axes:
     ax.fill_between(place, low, high, color=TEXT, alpha=0.2, linewidth=0, label="10th to 90th percentile")
     ax.plot(place, mean, color=TEXT, marker="o", markersize=3.5, linestyle="-", label=f"mean of {len(losses)} strings")
     ax.axvline(half + 0.5, color=NEUTRAL, linestyle="--", linewidth=1.2, label="the string begins again")
+    if guess is not None:
+        ax.axhline(guess, color="black", linestyle=":", linewidth=1.2, label="a blind guess")
     ax.set_title(f"A random string, {mean[:half].mean():.1f} nats a token; the same again, {mean[half:].mean():.2f}")
     ax.set(xlabel="token of the string", ylabel="loss (nats)", ylim=(-0.3, None))
     ax.legend()

@@ -239,3 +239,6 @@ def test_figure_copying_draws_the_mean_loss_and_states_both_halves():
     ax = plots.figure_copying(np.array([[6.0, 8.0, 1.0, 0.0], [8.0, 6.0, 0.0, 1.0]]))
     np.testing.assert_array_equal(lines(ax, "mean of 2 strings")[1], [7.0, 7.0, 0.5, 0.5])
     assert "7.0 nats a token; the same again, 0.50" in ax.get_title()
+    guessed = plots.figure_copying(np.ones((2, 4)), guess=1.5)
+    assert list(lines(guessed, "a blind guess")[1]) == [1.5, 1.5]
+    assert not [line for line in ax.get_lines() if line.get_label() == "a blind guess"]
