@@ -39,7 +39,7 @@ from mirlib.mir import (
 )
 from mirlib.result import MIRResult
 
-__all__ = ["ModalityIntegrationRate"]
+__all__ = ["FiniteChecks", "ModalityIntegrationRate", "RowGroups"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
 
