@@ -122,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", "float64", "float32", "bfloat16", "float16"),
         help="precision of the model; auto is the checkpoint's on a GPU and float32 on a CPU (default: %(default)s)",
     )
+    score.add_argument(
+        "--device-map", metavar="MAP", help="auto: spread the model over all GPUs, then the CPU (needs accelerate)"
+    )
+    score.add_argument("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
     score.add_argument("--seed", type=int, default=0, help="which images and texts are drawn (default: %(default)s)")
     score.add_argument("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
     score.add_argument(
@@ -153,6 +157,30 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
         command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
+
+    planning = commands.add_parser(
+        "plan",
+        help="memory and work of a measurement, before it starts",
+        description="Memory, forward passes and operations of `mir score` on a model, from its configuration alone: no "
+        "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
+    )
+    planning.add_argument("model", metavar="MODEL")
+    planning.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
+    planning.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
+    planning.add_argument("--text-tokens", type=int, default=800, help="of the longest text (default: %(default)s)")
+    planning.add_argument("--vision-tokens", type=int, help="of an image, where the configuration does not say")
+    planning.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights"
+    )
+    planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
+    planning.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
+    planning.add_argument("--confidence", type=float, metavar="LEVEL", help="of an interval; 0 or left out for none")
+    planning.add_argument(
+        "--tflops", type=float, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
+    )
+    planning.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
+    planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
+    planning.set_defaults(run=_plan, plot=None)
 
     compare = commands.add_parser("compare", help="results side by side, with intervals")
     compare.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
@@ -313,6 +341,12 @@ def _load(options: argparse.Namespace, processes: Processes | None = None) -> tu
     import torch
 
     device = _device(options.device, processes)
+    if options.device_map and processes is not None and processes.size > 1:
+        raise MirlibError(
+            "--device-map spreads one model over the GPUs, which the processes share: pass one or the other"
+        )
+    if options.model is None and (options.device_map or options.load_in_4bit):
+        raise MirlibError("--device-map and --load-in-4bit are for a MODEL; the miniature fits anywhere")
     if options.model is None:
         from mirlib.lab.models import load_miniature
 
@@ -322,55 +356,56 @@ def _load(options: argparse.Namespace, processes: Processes | None = None) -> tu
         except FileNotFoundError as error:
             raise MirlibError(str(error)) from error
         return model.to(device), processor
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from mirlib.loading import load_model
 
-    name = options.model
-    folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
-    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise MirlibError(f"no such folder: {name}")
-    dtype = options.dtype if options.dtype != "auto" else "float32" if device == "cpu" else "auto"
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            name,
-            dtype=dtype,
-            trust_remote_code=options.trust_remote_code,
-            use_safetensors=None if options.allow_pickle else True,
-            output_loading_info=True,
+    return load_model(
+        options.model,
+        device=device,
+        dtype=options.dtype,
+        device_map=options.device_map,
+        load_in_4bit=options.load_in_4bit,
+        trust_remote_code=options.trust_remote_code,
+        allow_pickle=options.allow_pickle,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mir plan
+
+
+def _plan(options: argparse.Namespace) -> None:
+    _check_outputs(options)
+    if options.tflops is not None and not options.tflops > 0:
+        raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
+    _say(f"mir: running {options.model} without numbers")
+    from mirlib.planning import plan
+
+    found = plan(
+        options.model,
+        num=options.num,
+        batch_size=options.batch_size,
+        text_tokens=options.text_tokens,
+        vision_tokens=options.vision_tokens,
+        dtype=options.dtype,
+        device=options.device,
+        preset=options.preset,
+        confidence=options.confidence or None,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if options.json == "-":
+        print(found.to_json(), flush=True)
+        return
+    print(found, flush=True)
+    if options.tflops:
+        print(
+            f"At {options.tflops:g}·10^12 operations a second: {found.seconds(options.tflops * 1e12):.0f} s, at least"
         )
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=options.trust_remote_code)
-    except Exception as error:  # what transformers and safetensors raise for a bad folder has no common class
-        raise MirlibError(_loading_advice(name, error)) from error
-    missing = sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        broken = missing or sorted(str(key) for key in report["mismatched_keys"])
-        raise MirlibError(
-            f"{name}: the checkpoint is incomplete, {len(broken)} weights are missing or of another shape, first "
-            f"{broken[0]}; they would be random"
-        )
-    return model.to(device).eval(), processor
-
-
-def _loading_advice(name: str, error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    folder = Path(name)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-            return (
-                f"{name}: its weights are pickle files, which can run code when they are opened; convert them to "
-                "safetensors, or pass --allow-pickle if you trust them"
-            )
-        return f"{name}: there are no weights in the folder (*.safetensors)"
-    if "ignore_mismatched_sizes" in str(error):
-        return f"{name}: a weight has another shape than config.json says; the two do not belong together"
-    if type(error).__name__ == "SafetensorError":
-        return f"{name}: the weights are damaged ({first}); copy or download them again"
-    if "trust_remote_code" in str(error):
-        return f"{name}: the checkpoint brings its own code; pass --trust-remote-code if you trust it"
-    if "Unrecognized configuration class" in str(error):
-        return f"{name}: transformers knows no image-text-to-text model of this type, so MIR cannot be measured"
-    return f"{name}: cannot load the model or its processor ({first})"
+    if options.json:
+        try:
+            Path(options.json).write_text(found.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise MirlibError(f"cannot write {error.filename or 'the plan'}: {error.strerror}") from error
+        _say(f"mir: wrote {options.json}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

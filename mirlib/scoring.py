@@ -47,7 +47,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _device(model: nn.Module) -> torch.device:
     """Where inputs go: the device of the first parameter (of the embeddings, for a model spread over devices)."""
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model
-    return next(iter(embeddings.parameters()), next(model.parameters())).device
+    device = next(iter(embeddings.parameters()), next(model.parameters())).device
+    if device.type == "meta" and hasattr(embeddings, "_hf_hook"):  # accelerate brings these weights when they are used
+        return torch.device(embeddings._hf_hook.execution_device)
+    return device
 
 
 def _positions_of(model: nn.Module) -> int | None:
@@ -497,7 +500,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
     return {
         "model_type": getattr(config, "model_type", type(unwrap(model)).__name__),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
+        "device": _device(model).type,
     }
 
 
@@ -543,6 +546,11 @@ class PairBatches:
     def part(self, share: range) -> PairBatches:
         """The batches of some of the pairs, in the jackknife groups that they have among all."""
         return PairBatches(self.processor, self.images, self.texts, self.chosen, self.groups, self.settings, share)
+
+    def first(self, batches: int) -> PairBatches:
+        """The first pairs of all, ``batches`` batches of them."""
+        pairs = self.chosen[: batches * self.batch_size]
+        return PairBatches(self.processor, self.images, self.texts, pairs, min(self.groups, len(pairs)), self.settings)
 
     @property
     def spare(self) -> dict[str, Any]:
