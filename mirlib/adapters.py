@@ -88,6 +88,8 @@ def decoder_parts(model: nn.Module) -> DecoderParts:
         MirlibError: If the structure is not recognised; the message says how to register an adapter.
     """
     model = unwrap(model)
+    if hasattr(model, "get_base_model"):  # PEFT's wrapper, whose attributes are not where an adapter looks for them
+        model = model.get_base_model()
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", type(model).__name__)
     if model_type in _ADAPTERS:
@@ -199,13 +201,13 @@ def _with(**changes: Any) -> Callable[[nn.Module], DecoderParts]:
 
 
 def _mean_of_streams(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d); the model's own head averages them."""
+    """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d), and the row is their mean.
+
+    GLM's own head takes the mean before the final norm; Qwen's weighs the streams by gates that it computes, and takes
+    the mean then, which only the output of the whole model shows.
+    """
     width = model.config.get_text_config().hidden_size
-    return lambda hidden: hidden if hidden.shape[-1] == width and hidden.ndim == 3 else _average(hidden, width)
-
-
-def _average(hidden: Tensor, width: int) -> Tensor:
-    return hidden.reshape(*hidden.shape[:2], -1, width).mean(dim=2)
+    return lambda hidden: hidden.reshape(*hidden.shape[:2], -1, width).mean(dim=2)
 
 
 def _active_stream(model: nn.Module) -> Callable[[Tensor], Tensor]:

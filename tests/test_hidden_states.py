@@ -120,6 +120,69 @@ def test_hooks_that_do_not_fire_are_noticed():
         model(**LLAVA.inputs())
 
 
+def test_layers_that_only_predict_further_tokens_are_left_out():
+    model, inputs = LLAVA.model(), LLAVA.inputs()
+    decoder = model.get_decoder()
+    decoder.layers.append(type(decoder.layers[0])(model.config.text_config, 3))  # a forward pass runs the first three
+    with torch.no_grad(), capture(model) as stream:
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    assert stream.num_layers == len(states) - 1 == 3
+    torch.testing.assert_close(stream.vision[2], states[3][stream.positions["vision"]], rtol=0, atol=0)
+
+
+def test_peft_changes_nothing_before_it_is_trained():
+    peft = pytest.importorskip("peft")
+    model, inputs = LLAVA.model(), LLAVA.inputs()
+    with torch.no_grad(), capture(model) as stream:
+        model(**inputs)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).eval()
+    assert [type(layer) for layer in decoder_parts(adapted).layers] == [type(layer) for layer in stream.parts.layers]
+    with torch.no_grad(), capture(adapted) as again:
+        adapted(**inputs)
+    for k in range(3):
+        torch.testing.assert_close(again.vision[k], stream.vision[k])
+        torch.testing.assert_close(again.text[k], stream.text[k])
+
+
+def test_rows_that_input_ids_do_not_show():
+    """Two rows stand in front of those of input_ids; the first of them is vision, and a word is vision too."""
+    ids = torch.tensor([[1, 5, 6, 0], [7, 8, 2, 0]])
+    attention = torch.tensor([[1, 1, 1, 0]] * 2)
+    where = torch.tensor([[1, 0, 0, 1, 0, 1]] * 2).bool()
+    vision, text = token_masks(ids, attention, (), (0, 1, 2), vision_mask=where)
+    assert vision.tolist() == [[True, False, False, True, False, False]] * 2  # padding is never vision
+    assert text.int().tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
+    given = torch.tensor([[True, True, True, True]] * 2)
+    _, text = token_masks(ids, attention, (), text_mask=given, vision_mask=where)
+    assert text.int().tolist() == [[0, 0, 1, 0, 1, 0]] * 2
+    _, text = token_masks(ids, attention, (), text_rows="after_image", vision_mask=where)
+    assert text.int().tolist() == [[0, 0, 0, 0, 1, 0]] * 2
+    for wrong in (where[:, 3:], where[:1]):
+        with pytest.raises(MirlibError, match="must cover every position of every sample"):
+            token_masks(ids, attention, (), vision_mask=wrong)
+
+
+def test_frames_of_pictures_are_not_text():
+    model, inputs = LLAVA.model(), LLAVA.inputs(batch=1)
+    model.config.image_end_token_id = int(inputs["input_ids"][0, 6])
+    model.config.audio_token_id = int(inputs["input_ids"][0, 8])
+    with torch.no_grad(), capture(model) as stream:
+        model(**inputs)
+    assert stream.positions["text"][0].nonzero()[:, 0].tolist() == [5, 7, 9, 10, 11]
+
+
+def test_layers_of_another_shape_are_refused():
+    model = LLAVA.model()
+    _ADAPTERS["llava"] = lambda model: DecoderParts(
+        [model.model.multi_modal_projector.linear_1], model.get_decoder().norm, (IMAGE,)
+    )
+    try:
+        with torch.no_grad(), pytest.raises(MirlibError, match="layer 1 returned"), capture(model, last="raw"):
+            model(**LLAVA.inputs())
+    finally:
+        _ADAPTERS.pop("llava")
+
+
 def test_wrapped_models_are_unwrapped():
     model = LLAVA.model()
     wrapped = torch.nn.DataParallel(model, device_ids=None)

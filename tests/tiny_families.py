@@ -307,7 +307,7 @@ FAMILIES: dict[str, Family] = {
         {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1] * 4, "downsample_rate": "1/2"}, TILES.pixels
     ),
     "granite_docling": Family(pixels=with_fixed(noise(1, *RGB), pixel_attention_mask=ones(1))),
-    "hunyuan_vl": Family(rope(2, 2, 2, 2) | {"text_config.head_dim": HEAD}),
+    "hunyuan_vl": Family(rope(2, 2, 2, 2) | {"text_config.head_dim": HEAD, "vision_config.max_image_size": 64}),
     "idefics2": Family({"perceiver_config.resampler_n_latents": 4}, noise(1, *RGB), tokens=4),
     "idefics3": Family(pixels=noise(1, *RGB), tokens=4),
     "inkling2": Family(pixels=patches(2 * PATCH, 2 * PATCH, 3, grid=(1, 2, 2))),
@@ -316,6 +316,7 @@ FAMILIES: dict[str, Family] = {
     "instructblipvideo": Family(
         {"num_query_tokens": 4, "video_token_index": IMAGE}, with_fixed(noise(2, *RGB), **QFORMER), tokens=8
     ),
+    "janus": Family({"vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1, 1]}),
     "kimi_k25": Family(pixels=patches(3, PATCH, PATCH)),
     "kosmos-2": Family({"latent_query_num": 4}, tokens=4),
     "kosmos-2.5": Family({"latent_query_num": 4}, placed_patches, tokens=4),
