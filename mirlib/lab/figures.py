@@ -74,6 +74,7 @@ def figure_beside_accuracy(
     """What a run shows on its way (left axis) beside what it is worth in the end (right axis), over the steps.
 
     Thick lines are means over seeds, thin ones the seeds: curves that run close together would hide each other's bands.
+    The bars of accuracy are its 95 % intervals.
 
     Args:
         data: Curves of the left axis; the first is drawn in the colour of vision.
@@ -91,7 +92,11 @@ def figure_beside_accuracy(
     right = ax.twinx()
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
-    _line(right, "accuracy after stage 2", *accuracy, colour=TEXT, marker="s", line="--", each=True)
+    steps, values = accuracy[0], np.asarray(accuracy[1], dtype=float)
+    means, ends = values.mean(axis=0), np.array(interval(values))
+    style = {"color": TEXT, "marker": "s", "linestyle": "--", "label": "accuracy after stage 2"}
+    right.plot(steps, means, **style)
+    right.vlines(steps, *ends, color=TEXT, linewidth=1.2)
     right.set_ylabel("accuracy after stage 2 (share right)", color=TEXT)
     for number, (label, (steps, values)) in enumerate(data.items()):
         dense = len(steps) > 20
@@ -169,7 +174,8 @@ def figure_over_steps(
     if boundary is not None:
         ax.axvline(boundary, color="black", linewidth=1, marker="", linestyle="-")
     if log:
-        _readable_log_axis(ax)
+        ax.set_yscale("log")
+        _readable_ticks(ax)
     ax.set_xlabel("step of stage 1")
     ax.set_ylabel(ylabel)
     if styles:
@@ -177,10 +183,12 @@ def figure_over_steps(
     return ax
 
 
-def _readable_log_axis(ax: Axes) -> None:
-    """A logarithmic value axis whose ticks are 1, 2, 3, 5, 10, 20 ..., written in full."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5)))
+def _readable_ticks(ax: Axes) -> None:
+    """Ticks of a logarithmic value axis written in full: 1, 2, 3, 5, 10, 20 ..., or fewer where it spans much."""
+    if ax.get_yscale() != "log":
+        return
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5) if high < 100 * low else (1,)))
     ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_locator(mpl.ticker.NullLocator())
 
@@ -198,7 +206,7 @@ def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = N
     ax = new_axes(ax)
     means = [np.asarray(values, dtype=float).mean(axis=0) for values in data.values()]
     if means and np.max(means) > 10 * np.min(means):
-        _readable_log_axis(ax)
+        ax.set_yscale("log")
     for number, (step, values) in enumerate(sorted(data.items())):
         shade = 0.75 * (1 - number / max(1, len(data) - 1))
         values = np.asarray(values, dtype=float)
@@ -212,6 +220,7 @@ def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = N
             label=f"step {step}",
         )
     ax.axhline(1, color=TEXT, linewidth=1, marker="", linestyle=":", label="tokens of zero: about 1")
+    _readable_ticks(ax)
     ax.set_xlabel("layer")
     ax.set_ylabel("Fréchet distance (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
