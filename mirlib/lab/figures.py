@@ -430,10 +430,13 @@ def figure_arms(
     xlabel: str,
     references: Mapping[str, float] | None = None,
 ) -> Axes:
-    """One line an arm: for each metric every seed as a tick, the mean, and its 95 % interval.
+    """One line an arm: for each metric the mean over seeds and its 95 % interval, with every seed as a tick.
+
+    An arm keeps its colour and marker, those of `figure_against_accuracy`, in all metrics; the first metric is filled,
+    the others are hollow. A single run has no tick, for its mark is the run.
 
     Args:
-        data: By metric, then by arm: values over seeds.
+        data: By metric (two at most), then by arm: values over seeds. An arm may have none.
         ax: Where to draw; a new figure if left out.
         xlabel: What the values are, with their unit.
         references: Levels of baselines by name.
@@ -444,31 +447,37 @@ def figure_arms(
     ax = new_axes(ax)
     arms = list(dict.fromkeys(arm for by_arm in data.values() for arm in by_arm))
     for number, (metric, by_arm) in enumerate(data.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         for row, arm in enumerate(arms):
             values = np.asarray(by_arm.get(arm, ()), dtype=float)
             if not len(values):
                 continue
-            height, (low, high) = row + 0.2 * number, interval(values)
-            mean = values.mean()
+            height, (low, high) = row + 0.22 * number, interval(values)
+            colour, marker, mean = COLOURS[row % len(COLOURS)], MARKERS[row % len(MARKERS)], values.mean()
+            if len(values) > 1:
+                ax.plot(values, np.full(len(values), height + 0.1), color=colour, marker="|", linestyle="", alpha=0.7)
             reach = None if np.isnan(low) else [[mean - low], [high - mean]]
-            ax.plot(values, np.full(len(values), height + 0.08), color=colour, marker="|", linestyle="", alpha=0.7)
-            ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="")
-        ax.plot([], [], color=colour, marker=marker, linestyle="", label=metric)
+            face = colour if number == 0 else "white"
+            ax.errorbar(mean, height, xerr=reach, color=colour, marker=marker, mfc=face, capsize=3, linestyle="")
+        ax.plot([], [], color=NEUTRAL, marker="o", mfc="white" if number else NEUTRAL, linestyle="", label=metric)
     for number, (label, level) in enumerate((references or {}).items()):
         ax.axvline(level, color="black", linewidth=1, marker="", linestyle=(":", (0, (5, 2)))[number % 2], label=label)
     ax.set_xlabel(xlabel)
-    if arms:
+    if any(len(values) for by_arm in data.values() for values in by_arm.values()):
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.4, -0.5)
-        _legend_below(ax)
+        if len(data) > 1 or references:
+            _legend_below(ax, columns=3)
     else:
         _nothing(ax)
     return ax
 
 
 def figure_against_accuracy(
-    data: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Axes | None = None, *, ylabel: str = "accuracy (share right)"
+    data: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    ylabel: str = "accuracy (share right)",
+    legend: bool = True,
 ) -> Axes:
     """MIR (across) against accuracy (up), one mark an arm: means over seeds with their 95 % intervals.
 
@@ -479,6 +488,7 @@ def figure_against_accuracy(
         data: By arm: MIR and accuracy, each (seeds,), the same seeds in all arms.
         ax: Where to draw; a new figure if left out.
         ylabel: Label of the upward axis, with its unit.
+        legend: Whether to name the arms under the axes; not needed beside `figure_arms` of the same arms.
 
     Returns:
         The axes; they say so where there is no seed.
@@ -500,7 +510,8 @@ def figure_against_accuracy(
         ax.errorbar(x, y, yerr=reach[1], xerr=reach[0], color=colour, marker="", capsize=3, linewidth=1.2, linestyle="")
         ax.plot(x, y, color=colour, marker=marker, markersize=7, linestyle="", label=label)
     ax.margins(0.15)
-    _legend_below(ax)
+    if legend:
+        _legend_below(ax)
     return ax
 
 

@@ -9,7 +9,7 @@ from made_rows import measured, rows_of
 from mirlib.lab import designs
 from mirlib.lab.estimates import bootstrap, spearman
 from mirlib.lab.protocols import PROTOCOLS
-from mirlib.lab.tables import frame
+from mirlib.lab.tables import METRICS, frame
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +77,150 @@ def test_a_choice_is_worth_what_the_chosen_arm_has_above_the_mean():
     assert designs.choices("recipes", [], ["mir"]) == {}
 
 
+def test_void_columns_are_neither_compared_nor_correlated_nor_chosen_by():
+    rows = rows_of("captions", by_caption)
+    assert set(designs.changes("captions", rows)[METRICS["loss"]]) == {designs.VOID}
+    void = designs.DESIGNS["captions"].void
+    for found in (designs.with_accuracy("captions", rows, ["mir", *void]), designs.choices("captions", rows, void)):
+        assert all(not set(void) & set(by) for by in found.values())
+    assert (designs.choice_table({"captions": rows})["by loss"].iloc[:2] == designs.VOID).all()
+
+
+@pytest.mark.parametrize("name", designs.DESIGNS)
+def test_what_is_taken_on_the_captions_is_void_where_arms_differ_in_their_captions(name):
+    """Out-of-domain, too: `mirlib.lab.runs` takes that perplexity on another grade, not on one grade for all arms."""
+    differ = len({run.stage_one.detail for run in PROTOCOLS[name].runs}) > 1
+    assert set(designs.DESIGNS[name].void) == ({"loss", "perplexity", "perplexity_out"} if differ else set())
+
+
+def test_a_leader_that_the_seeds_do_not_tell_from_another_arm_is_undecided():
+    values = np.array([[1.0, 2.0, 3.0], [1.1, 2.1, 3.1], [0.0, 2.0, 4.3]])
+    assert designs.leader(values, ["a", "b", "c"]) == ("a", ["c"]), (
+        "b is farther from a in every seed, and told from it"
+    )
+    assert designs.leader(values[::-1], ["c", "b", "a"]) == ("a", ["c"])
+    assert designs.leader(np.array([[1.0, 1.0], [1.0, 1.0]]), ["a", "b"]) == ("a", ["b"]), "equal is not lower"
+
+
+def test_a_reading_names_the_arms_and_says_nothing_below_five_seeds():
+    high, matched = designs.reading("recipes", rows_of("recipes", by_arm))
+    assert high.startswith("*high*: the lowest MIR belongs to **base**, and so does the highest accuracy, 0.820.")
+    assert "is −1.00 [−1.00, −1.00]." in high
+    assert "mean MIR spans 5.00; MIR minus its norm-only baseline, 5.00." in matched
+    for seeds in ([], [0], range(4)):
+        said = designs.reading("recipes", rows_of("recipes", by_arm, seeds=seeds))
+        assert said[0] == f"*high*: {len(seeds)} of 5 seeds have all 6 arms; nothing is read off yet."
+
+
+def test_a_reading_tells_the_lowest_mir_from_the_best_arm_and_length_from_the_rest():
+    def by_length(arm, run):
+        place = list(PROTOCOLS["connectors"].arms).index(arm) % 4
+        return measured(mir=place + 0.1 * run.seed, norm_only=place - 1.0, accuracy=0.3 + 0.1 * place)
+
+    said = designs.reading("connectors", rows_of("connectors", by_length))[0]
+    assert "belongs to **MLP, 1 layer**, whose accuracy is 0.300; the highest accuracy, 0.600, belongs to" in said
+    assert said.endswith("mean MIR spans 3.00; MIR minus its norm-only baseline, only 0.00.")
+
+
+def all_rows(metrics=None, **kwargs):
+    """Rows of all experiments; MIR and soft discrimination both rank as accuracy does if not told otherwise."""
+
+    def ranked(arm, run):
+        number = sum(arm.encode()) % 97
+        return measured(mir=number, norm_only=0.5, accuracy=0.9 - 0.005 * number, discrimination=0.9 - 0.005 * number)
+
+    return {name: rows_of(name, metrics or ranked, **kwargs) for name in designs.DESIGNS}
+
+
+def test_lessons_count_what_came_out():
+    said = designs.lessons(all_rows())
+    assert "in all 8 comparisons (captions, high: −1.00; " in said[0] and "interval above 0) in 8." in said[0]
+    assert said[1].startswith("Choosing the arm of the lowest MIR beat choosing by lot in all 8 comparisons")
+    assert said[1].endswith("beat it in none of 6 comparisons and lost in none."), "the loss is the same in all runs"
+    assert said[2].count("the two part") == 2
+    assert len(said) == 4, "nothing is missing"
+
+
+def test_lessons_say_the_opposite_of_the_opposite():
+    def wrong(arm, run):
+        number = sum(arm.encode()) % 97
+        return measured(mir=number, norm_only=number - 1, accuracy=0.1 + 0.005 * number, discrimination=0.5)
+
+    said = designs.lessons(all_rows(wrong))
+    assert "in none of 8 comparisons" in said[0] and "did (at least +0.8, interval above 0) in none." in said[0]
+    assert "in none of 8 comparisons, and lost to it in 8." in said[1]
+    assert said[2].count("a ranking by MIR is a ranking by length") == 2
+
+
+def test_lessons_conclude_nothing_from_too_few_seeds_and_name_what_is_missing():
+    for seeds in ([], range(4)):
+        (said,) = designs.lessons(all_rows(seeds=seeds))
+        assert said == "No comparison has 5 seeds with all arms yet, so nothing is concluded here."
+    rows = all_rows() | {"sizes": [], "recipes": []}
+    assert designs.lessons(rows)[-1] == "Not complete, and left out: recipes (high), recipes (matched), sizes."
+    assert "of 5 comparisons" in designs.lessons(rows | {"recipes": []})[0].replace("all 5", "of 5")
+
+
+def test_lessons_count_the_ways_of_unlocking():
+    def by_way(arm, run):
+        way = list(PROTOCOLS["unlocking"].arms).index(arm)
+        return measured(mir=1.0 - 0.1 * (way == 4), accuracy=0.5 + 0.1 * (way >= 3))
+
+    said = designs.lessons({"unlocking": rows_of("unlocking", by_way)})
+    assert (
+        said[-1]
+        == "Letting the language model learn raised the accuracy in 2 of 4 ways of doing so, and lowered MIR in 1."
+    )
+
+
+def test_the_table_of_choices_counts_intervals_of_complete_comparisons_only():
+    rows = {"recipes": rows_of("recipes", by_arm), "connectors": rows_of("connectors", by_caption, seeds=[0, 1])}
+    table = designs.choice_table(rows)
+    assert table.loc[("recipes", "high"), "by MIR"] == "+0.250 [+0.250, +0.250]"
+    assert table.loc[("intervals", "above 0"), "by MIR"] == "2 of 2", "connectors have two seeds"
+    assert table.loc[("intervals", "below 0"), "by norm-only"] == "0 of 2"
+    assert len(designs.choice_table({"recipes": []})) == 0
+
+
 def test_the_figure_draws_the_papers_points_and_our_means():
     figure = designs.figure_design("recipes", rows_of("recipes", by_arm))
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[0] == "paper: lowest is rate × 0.3"
-    assert titles[1] == "high: lowest is base"
+    assert titles[0] == "paper: lowest is rate × 0.3\n(one run an arm)"
+    assert titles[1] == "high: lowest is base\n(mean of 5 seeds)"
     assert titles[4] == "high: correlation −1.00\n[−1.00, −1.00], 5 seeds"
     (line,) = [one for one in figure.axes[4].get_lines() if one.get_label() == "linear"]
     np.testing.assert_allclose(line.get_xydata(), [[2.2, 0.62]])
+
+
+def test_titles_name_no_winner_below_five_seeds_nor_an_undecided_one_without_saying_so():
+    few = designs.figure_design("recipes", rows_of("recipes", by_arm, seeds=range(4)))
+    assert [ax.get_title() for ax in few.axes][1::3] == ["high: provisional", "high: 4 of 5 seeds complete"]
+    even = designs.figure_design("recipes", rows_of("recipes", by_caption))
+    assert even.axes[1].get_title() == "high: lowest is base\n(undecided)"
+
+
+def test_the_figure_of_metrics_leaves_void_marks_out_and_names_the_largest_where_seeds_suffice():
+    figure = designs.figure_metrics(all_rows())
+    loss, mir = (list(designs.COMPARED).index(column) for column in ("loss", "mir"))
+    for ax, experiments in zip(figure.axes, (3, 5), strict=True):
+        means = [one for one in ax.get_lines() if one.get_marker() in designs.MARKERS]
+        heights = [height for one in means for height in one.get_ydata()]
+        assert sum(abs(height - mir) < 0.4 for height in heights) == experiments
+        assert sum(abs(height - loss) < 0.4 for height in heights) == experiments - 1, "captions are void"
+        said = ax.get_title().split(": ", 1)[1]
+        assert said == "largest mean correlation:\nMIR (news), −1.00 (undecided)", "soft discrimination ranks as well"
+    few = designs.figure_metrics(all_rows(seeds=range(4)))
+    assert [ax.get_title() for ax in few.axes] == ["high: provisional", "matched: provisional"]
+    assert [ax.get_title() for ax in designs.figure_metrics({"recipes": []}).axes] == ["high", "matched"]
+
+
+def test_the_largest_correlation_is_undecided_only_where_the_seeds_say_so():
+    near = {"mir": np.array([-0.5, -0.9, -0.7, -0.6, -0.8]), "loss": np.array([0.6, 0.8, 0.8, 0.5, 0.7])}
+    assert designs.largest({"recipes": near}).endswith("(undecided)")
+    far = {"mir": np.full(5, -0.2), "loss": np.array([0.6, 0.8, 0.8, 0.5, 0.7])}
+    assert designs.largest({"recipes": far}) == "largest mean correlation:\nloss (last 50 steps), +0.68"
+    assert designs.largest({"recipes": far, "captions": {"mir": np.full(4, -1.0)}}) == "", "captions lack a seed"
+    assert designs.largest({}) == ""
 
 
 @pytest.mark.parametrize("name", designs.DESIGNS)
