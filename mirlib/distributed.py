@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from mirlib.errors import MirlibError, UndefinedMIRError
 
 __all__ = ["ProcessFailedError", "Processes", "launched", "processes_of_launcher"]
-
-Value = TypeVar("Value")
 
 # A process that died is noticed at once, by its closed connections; this is for one that is slow.
 PATIENCE = timedelta(hours=6)
@@ -149,7 +147,7 @@ class Processes:
     # -----------------------------------------------------------------------------------------------------------------
     # Failing together
 
-    def together(self, work: Callable[[], Value]) -> Value:
+    def together(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns here, once it is done everywhere; an error in one process is an error in all.
 
         Raises:
@@ -219,7 +217,7 @@ class Processes:
         self._ask(lambda: self._store.compare_set("failed", "", f"{self.rank}"))
 
     @staticmethod
-    def _ask(question: Callable[[], Value], lost: Any = False) -> Value:
+    def _ask(question: Callable[[], Any], lost: Any = False) -> Any:
         """The store's answer; ``lost`` once the process that holds the store is gone."""
         try:
             return question()
@@ -239,12 +237,9 @@ class Processes:
         except RuntimeError:
             pass
         rank = missing[0] if len(missing) == 1 else None
-        who = ", ".join(map(str, missing)) or "unknown"
+        who = f"rank {', '.join(map(str, missing))} of {self.size}" if missing else "one of the other processes"
         raise ProcessFailedError(
-            f"a process ended without a word (rank {who} of {self.size}): it was killed or crashed, perhaps for want "
-            f"of memory ({str(error).splitlines()[0]})",
-            rank,
-            died=True,
+            f"{who} ended without a word: it was killed or crashed, perhaps for want of memory", rank, died=True
         ) from error
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -256,7 +251,7 @@ class Processes:
         except RuntimeError as error:  # also DistBackendError, its subclass
             self._mourn(error)
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of the ranks, in every process."""
         if self.size == 1:
             return [value]
