@@ -135,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         "--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm"
     )
     score.add_argument("--max-text-tokens", type=int, help="cut each text after so many tokens")
+    score.add_argument(
+        "--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs"
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -243,6 +246,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         template=options.template,
         text_rows=options.text_rows,
         last=options.last,
+        trace=options.trace,
         max_text_tokens=options.max_text_tokens,
         confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
         skip_unreadable=skip,

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mirlib.data import draw, load_image
 from mirlib.distributed import BrokenForward, Processes, ProcessFailedError, needs_all_processes, reshard
 from mirlib.errors import MirlibError
+from mirlib.frechet import TRACE_METHODS
 from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks, unwrap
 from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
 from mirlib.prompts import encode_batch
@@ -287,6 +288,7 @@ def score_batches(
     last: str = "normed",
     confidence: float | None = None,
     groups: int = DEFAULT_GROUPS,
+    trace: str = "exact",
     merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
@@ -308,6 +310,7 @@ def score_batches(
         confidence: For example 0.95, for an interval over samples: a jackknife over ``groups`` groups, or with the
             authors' exact preset a bootstrap.
         groups: Number of jackknife groups; their moments take ``2 K groups (d + 2) d · 8`` bytes.
+        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
             processes count together, each process with its share; every process must then call this, gets the same
             result, and fails with an error that says where and why if another fails. A model that is sharded by FSDP
@@ -324,13 +327,21 @@ def score_batches(
     """
     if isinstance(batches, Iterator):
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
-    for name, value, allowed in (("text_rows", text_rows, TEXT_ROWS), ("last", last, LAST_LAYER)):
+    for name, value, allowed in (
+        ("text_rows", text_rows, TEXT_ROWS),
+        ("last", last, LAST_LAYER),
+        ("trace", trace, TRACE_METHODS),
+    ):
         if value not in allowed:
             raise MirlibError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
+    if in_memory and trace != "exact":
+        raise MirlibError(
+            f"trace={trace!r} is for moments, and preset {preset!r} keeps the rows; leave one of them out"
+        )
     if in_memory and processes.size > 1:
         raise MirlibError(
             f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
@@ -344,7 +355,7 @@ def score_batches(
                 result, samples = _score_in_memory(forward, preset, outliers, normalize, confidence, progress)
             else:
                 result, samples = _score_streaming(
-                    forward, len(parts.layers), preset, outliers, normalize, confidence, groups, progress
+                    forward, len(parts.layers), preset, outliers, normalize, confidence, groups, trace, progress
                 )
         finally:
             if lockstep:
@@ -363,6 +374,7 @@ def _score_streaming(
     normalize: bool,
     confidence: float | None,
     groups: int,
+    trace: str,
     progress: bool,
 ) -> tuple[MIRResult, int]:
     processes = forward.processes
@@ -377,6 +389,7 @@ def _score_streaming(
             normalize=normalize,
             groups=groups if confidence is not None else 1,
             confidence=confidence,
+            trace=trace,
             distributed_available_fn=lambda: False,  # the processes meet where all of them know that they do
         )
 
@@ -701,6 +714,7 @@ def score(
     max_text_tokens: int | None = None,
     confidence: float | None = None,
     groups: int = DEFAULT_GROUPS,
+    trace: str = "exact",
     skip_unreadable: Callable[[str], None] | None = None,
     merge_processes: bool = True,
     progress: bool = True,
@@ -735,6 +749,7 @@ def score(
         max_text_tokens: Cut each text after so many tokens.
         confidence: For example 0.95, for an interval over samples.
         groups: Number of jackknife groups, at most ``num``.
+        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
         merge_processes: In a distributed run, whether the processes share the pairs. False measures all pairs in this
@@ -775,6 +790,7 @@ def score(
         text_rows=text_rows,
         last=last,
         confidence=confidence,
+        trace=trace,
         merge_processes=merge_processes,
         progress=progress,
     )

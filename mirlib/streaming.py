@@ -19,7 +19,15 @@ from tqdm import tqdm
 
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
-from mirlib.frechet import Moments, add_rows, as_rows, float64_device, frechet_distance_from_moments, threads_for
+from mirlib.frechet import (
+    TRACE_METHODS,
+    Moments,
+    add_rows,
+    as_rows,
+    distance_and_trace,
+    float64_device,
+    threads_for,
+)
 from mirlib.mir import (
     MODALITIES,
     LayerSummary,
@@ -167,6 +175,9 @@ class ModalityIntegrationRate(Metric):
         groups: Number of groups of samples for the jackknife; 1 for no interval. The moments are kept once a group:
             ``2 K groups (d + 2) d`` float64 numbers (`state_bytes`).
         confidence: For example 0.95, for a jackknife interval; needs at least 2 groups.
+        trace: Route to the trace term of each layer, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. The
+            result's settings hold the largest error that ``"polar"`` proved, and a warning names the layers where it
+            could not and the exact route was taken.
         kwargs: Passed to `torchmetrics.Metric`.
 
     Raises:
@@ -202,6 +213,7 @@ class ModalityIntegrationRate(Metric):
         normalize: bool = True,
         groups: int = 1,
         confidence: float | None = None,
+        trace: str = "exact",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -217,7 +229,9 @@ class ModalityIntegrationRate(Metric):
             check_confidence(confidence)
             if groups < 2:
                 raise MirlibError("a jackknife interval needs groups=2 or more")
-        self.num_layers, self.dim, self.groups = num_layers, dim, groups
+        if trace not in TRACE_METHODS:
+            raise MirlibError(f"unknown route to the trace term {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
+        self.num_layers, self.dim, self.groups, self.trace = num_layers, dim, groups, trace
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
         # A pass, not a state: every process is in the same one.
         self._second_pass = False
@@ -542,7 +556,14 @@ class ModalityIntegrationRate(Metric):
             error = math.sqrt((len(values) - 1) * spread(values))
             value = log10_sum(layer.distance.total for layer in layers)
             interval = normal_interval(value, error, self.confidence, "jackknife")
-        return assemble(layers, settings, interval)
+        notes = []
+        if self.trace == "polar":
+            proved = [layer.trace_error for layer in layers if layer.trace_fallback is None]
+            settings |= {"trace": "polar", "trace_error": max(proved, default=None)}
+            for reason in dict.fromkeys(layer.trace_fallback for layer in layers if layer.trace_fallback):
+                where = ", ".join(str(k) for k, layer in enumerate(layers, start=1) if layer.trace_fallback == reason)
+                notes.append(f"the exact route to the trace term was taken in layers {where}: {reason}")
+        return assemble(layers, settings, interval, notes)
 
     def _moments_of(self, layer: int) -> tuple[list[Moments], list[Moments]]:
         return tuple(
@@ -560,7 +581,7 @@ class ModalityIntegrationRate(Metric):
             if moments.count < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
         scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
-        distance, bias = frechet_distance_from_moments(vision, text)
+        distance, bias, trace = distance_and_trace(vision, text, self.trace)
         text_norm = text_norms / text_count
         summary = LayerSummary(
             distance=scaled(distance, scale),
@@ -572,6 +593,8 @@ class ModalityIntegrationRate(Metric):
             outliers=outliers,
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
+            trace_error=trace.error,
+            trace_fallback=trace.fallback,
         )
         return summary, self._replicates(layer, vision_groups, text_groups, norm_sums)
 
@@ -623,7 +646,7 @@ class ModalityIntegrationRate(Metric):
         for row, left_out in enumerate(filled):
             sums = norm_sums[layer - 1].sum(dim=0) - norm_sums[layer - 1, left_out]
             scale = text_scale(float(sums[1, 1]), int(sums[1, 0]), layer) if self.normalize else 1.0
-            distance, _ = frechet_distance_from_moments(rest_of_vision[left_out], rest_of_text[left_out])
+            distance, _, _ = distance_and_trace(rest_of_vision[left_out], rest_of_text[left_out], self.trace)
             distances[row] = scaled(distance, scale).total
         return distances
 

@@ -98,6 +98,32 @@ def test_golden_values_in_a_stream(name):
     assert bool(result.warnings) == (name == "rank_deficient")
 
 
+@pytest.mark.parametrize("name", ["wide_gap", "rank_deficient"])
+def test_golden_values_by_the_polar_route(name):
+    """Where the covariances are singular the exact route steps in, and the result says in which layers."""
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as golden:
+        vision, text = golden["vision"], golden["text"]
+        metric = ModalityIntegrationRate(len(vision), vision.shape[2], trace="polar", groups=3, confidence=0.9)
+        for step in range(2):
+            if step:
+                metric.begin_second_pass()
+            for group in range(3):
+                metric.update(vision[:, group::3], text[:, group::3], groups=group)
+        result = metric.result()
+        assert result.value == pytest.approx(float(golden["exact_drop_mir"]), rel=1e-9)
+        layers = len(golden["exact_drop_fid"])
+    said = [warning for warning in result.warnings if "exact route" in warning]
+    if name == "wide_gap":
+        assert said == [] and 0 < result.settings["trace_error"] <= 1e-9
+    else:
+        where = ", ".join(str(k) for k in range(1, layers + 1))
+        assert said == [f"the exact route to the trace term was taken in layers {where}: a covariance is singular"]
+        assert result.settings["trace_error"] is None
+    assert result.settings["trace"] == "polar" and result.interval.low < result.value < result.interval.high
+    with pytest.raises(MirlibError, match="unknown route to the trace term 'fast'"):
+        ModalityIntegrationRate(2, 3, trace="fast")
+
+
 def test_the_second_pass_may_come_in_other_batches():
     vision, text = hidden_states()
     metric = ModalityIntegrationRate(LAYERS, DIM)
