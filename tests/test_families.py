@@ -43,12 +43,12 @@ def test_the_page_is_written_from_the_ledger():
 
 def test_the_page_lists_the_families_of_the_installed_transformers():
     text = families.PAGE.read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    listed = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     assert len(listed) == len(LEDGER)
     (made_with,) = {row["transformers"] for row in LEDGER.values()}
     assert f"Made with transformers {made_with}, " in text
     if transformers.__version__ == made_with:
-        assert dict(listed) == dict(CLASSES), "run: python tools/families.py --run"
+        assert set(listed) == set(CLASSES), "run: python tools/families.py --run"
 
 
 def test_nothing_fails_and_most_are_measured():

@@ -28,7 +28,7 @@ SECONDS = 120  # longer than any family takes by far
 
 STATUS = {
     "works": "works",
-    "adapter": "works, by an adapter",
+    "adapter": "works by an adapter",
     "undefined": "undefined",
     "package": "needs a package",
     "untested": "not testable here",
@@ -132,19 +132,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         + "; ".join(words.format(counts[status]) for status, words in REST.items() if counts[status])
         + f". Made with {made}.",
         "",
-        "| family | class | status | layers | vision rows | what was checked, or why not |",
-        "|---|---|---|---|---|---|",
+        "| family | status | layers | vision rows | what was checked, or why not |",
+        "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row["model_type"]):
         layers = f"{row['layers']} ({row['kinds']})" if row.get("kinds") else row.get("layers", "")
-        cells = (
-            f"`{row['model_type']}`",
-            f"`{row['class']}`",
-            STATUS[row["status"]],
-            layers,
-            row.get("vision_rows", ""),
-        )
-        lines.append("| " + " | ".join(map(str, (*cells, row["how"]))) + " |")
+        how = row["how"].removeprefix(f"{row['model_type']} ")
+        cells = (f"`{row['model_type']}`", STATUS[row["status"]], layers, row.get("vision_rows", ""), how)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
