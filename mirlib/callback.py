@@ -13,22 +13,24 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import TrainerCallback
 
+from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import check_confidence
 from mirlib.result import MIRResult
-from mirlib.scoring import PairBatches, pair_batches, score, score_batches, score_pairs
+from mirlib.scoring import PairBatches, pair_batches, score, score_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +68,12 @@ class MIRCallback(TrainerCallback):
     over the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the
     interval, ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list
     ``mir_per_layer``, too; it is saved with every checkpoint, and a run that resumes from one takes its `history` from
-    it.
+    it. What each measurement cost, in seconds and in parts of the run, stands on stderr beside the trainer's own bar
+    (in the log of this module, at level INFO, where that is switched off).
 
-    In a distributed run the main process measures, the others wait for it, and all get the same numbers; raise
-    ``ddp_timeout`` of the training arguments if a measurement takes longer than that. A model whose parameters are
-    sharded over processes (FSDP, DeepSpeed ZeRO-3) is refused.
+    In a distributed run each process measures its share of the pairs, and all get the same numbers. That holds for
+    replicated models and for those that FSDP shards; parameters that are sharded in another way (DeepSpeed ZeRO-3,
+    tensor parallelism) are refused. If one process fails, all raise an error that says which and why.
 
     Args:
         processor: The model's processor, with a fast tokenizer.
@@ -88,19 +91,18 @@ class MIRCallback(TrainerCallback):
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
         progress: Whether to show bars on stderr.
         **score_options: What else `mirlib.score` takes: ``seed``, ``preset``, ``outliers``, ``normalize``,
-            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``confidence``, ``groups``,
+            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``confidence``, ``groups``, ``paired``,
             ``skip_unreadable``.
 
     Attributes:
         history: A dict a measurement: ``step``, ``mir``, ``norm_only``, ``null_baseline``, ``mean_term``,
             ``covariance_term``, ``norm_ratio``, ``seconds``, ``per_layer``, and with ``confidence`` ``low`` and
             ``high``.
-        latest: The latest `MIRResult` of this process, or None.
+        latest: The latest `MIRResult`, or None.
         stopped: The sentence that says why the run was stopped, or None.
 
     Raises:
-        MirlibError: For numbers out of range; when training begins, for all that `mirlib.score` refuses and for a model
-            that is sharded.
+        MirlibError: For numbers out of range; when training begins, for all that `mirlib.score` refuses.
         TypeError: For options that `mirlib.score` does not take.
     """
 
@@ -127,6 +129,8 @@ class MIRCallback(TrainerCallback):
         if not min_delta > 0:
             raise MirlibError(f"min_delta must be above 0, got {min_delta}")
         options = {"num": num, "batch_size": batch_size, "progress": progress, **score_options}
+        if "merge_processes" in options:
+            raise TypeError("merge_processes is not for MIRCallback: the processes of a run always measure together")
         signature(score).bind(None, processor, images, texts, **options)  # an option that does not exist, said now
         if options.get("confidence") is not None:
             check_confidence(options["confidence"])
@@ -135,6 +139,7 @@ class MIRCallback(TrainerCallback):
         self.patience, self.min_delta = patience, min_delta
         self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
         self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
+        self._began, self._spent, self._taken = 0.0, 0.0, 0
         self._trainer: Trainer | None = None
         self._batches: PairBatches | None = None
         self.history: list[dict[str, Any]] = []
@@ -173,7 +178,8 @@ class MIRCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Refuse what cannot be measured, take up the history of the run that this one resumes, measure."""
-        self._refuse_sharded(model)
+        needs_all_processes(model)  # which refuses what it cannot measure
+        self._began, self._spent, self._taken = time.monotonic(), 0.0, 0
         self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
         self.latest, self.stopped, self._batches = None, None, None
         if self._trainer is None and args.report_to and state.is_world_process_zero:
@@ -186,7 +192,7 @@ class MIRCallback(TrainerCallback):
         if self.at_start and state.global_step == 0 and not self._is_measured(0):
             self._measure_and_log(args, state, control, model)
         else:
-            self._on_main_process(args, state, lambda: self._try(model))
+            self._try(model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -204,19 +210,26 @@ class MIRCallback(TrainerCallback):
             self._measure_and_log(args, state, control, model)
             self._stop_if_still(state, control)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say what measuring has cost."""
+        if self._taken:
+            self._tell(args, state, f"{self._taken} measurements took {self._cost()}")
+
+    def _cost(self) -> str:
+        return f"{self._spent:.1f} s, {self._spent / max(time.monotonic() - self._began, 1e-9):.0%} of the run"
+
+    def _tell(self, args: TrainingArguments, state: TrainerState, sentence: str) -> None:
+        if not state.is_world_process_zero:
+            return
+        if self._measure["progress"] or not args.disable_tqdm:
+            tqdm.write(f"MIRCallback: {sentence}", file=sys.stderr)
+        else:
+            logger.info("MIRCallback: %s", sentence)
+
     # -----------------------------------------------------------------------------------------------------------------
     # Measuring
-
-    @staticmethod
-    def _refuse_sharded(model: nn.Module) -> None:
-        fully_sharded = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-        for parameter in model.parameters():
-            # A mesh is a DTensor's, of FSDP2 and of tensor parallelism; the id is that of DeepSpeed ZeRO-3.
-            if fully_sharded or hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
-                raise MirlibError(
-                    "the parameters are sharded over processes (FSDP, DeepSpeed ZeRO-3, tensor parallelism), and "
-                    "MIRCallback measures in one process; measure the checkpoints instead, with mirlib.score"
-                )
 
     def _pairs(self, model: nn.Module) -> PairBatches:
         if self._batches is None:  # drawn and checked once
@@ -227,12 +240,12 @@ class MIRCallback(TrainerCallback):
         """Send two batches through the model: what they raise, a measurement would raise an hour later."""
         how = {name: value for name, value in self._measure.items() if name not in ("confidence", "progress")}
         with _random_state_kept(model):
-            score_batches(model, list(islice(self._pairs(model), 2)), merge_processes=False, progress=False, **how)
+            score_pairs(model, self._pairs(model).first(2), progress=False, **how)
 
     def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
         started = time.monotonic()
         with _random_state_kept(model):
-            self.latest = score_pairs(model, self._pairs(model), merge_processes=False, **self._measure)
+            self.latest = score_pairs(model, self._pairs(model), **self._measure)
         result = self.latest
         record = {
             "step": step,
@@ -245,24 +258,10 @@ class MIRCallback(TrainerCallback):
         }
         if result.interval is not None:
             record |= {"low": result.interval.low, "high": result.interval.high}
-        return record | {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
-
-    @staticmethod
-    def _on_main_process(args: TrainingArguments, state: TrainerState, work: Any) -> Any:
-        """What ``work`` returns in the main process, in every process; what it raises, every process raises."""
-        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not shared or torch.distributed.get_world_size() == 1:
-            return work()
-        found: list[Any] = [None, None]
-        if state.is_world_process_zero:
-            try:
-                found[0] = work()
-            except MirlibError as error:  # the others wait, and would wait for ever
-                found[1] = error
-        torch.distributed.broadcast_object_list(found, src=0, device=args.device)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+        seconds = time.monotonic() - started
+        self._spent, self._taken = self._spent + seconds, self._taken + 1
+        record |= {"seconds": seconds, "per_layer": result.per_layer.tolist()}
+        return Processes.current().gather(record)[0]  # the clocks differ
 
     def _is_measured(self, step: int) -> bool:
         return bool(self.history) and self.history[-1]["step"] == step
@@ -270,8 +269,13 @@ class MIRCallback(TrainerCallback):
     def _measure_and_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
     ) -> None:
-        record = self._on_main_process(args, state, lambda: self._record(model, state.global_step))
+        record = self._record(model, state.global_step)
         self.history.append(record)
+        self._tell(
+            args,
+            state,
+            f"MIR {record['mir']:.4f} at step {record['step']} took {record['seconds']:.1f} s; so far {self._cost()}",
+        )
         logs = {name if name == "mir" else PREFIX + name: value for name, value in record.items()}
         step, per_layer = logs.pop(PREFIX + "step"), logs.pop(PREFIX + "per_layer")
         entry = None

@@ -1,74 +1,25 @@
 """MIR during training: the numbers of `score`, at the right steps, in a run that does not notice."""
 
 import copy
-import os
-import pickle
-import socket
+import logging
+import random
+import re
 import subprocess
 import sys
 
+import crew
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
-from tiny_processors import lvlm
 from torch import nn
-from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
+from trainers import IMAGES, MEASURED, TEXTS, tiny, trainer_for, with_dropout
+from transformers import AutoModelForImageTextToText, TrainerCallback
 
 import mirlib
 from mirlib import MirlibError, MirlibWarning, UndefinedMIRError, score
 from mirlib.callback import MIRCallback
-from mirlib.data import sample_images, sample_texts
 
-NUM = 5
-IMAGES, TEXTS = list(sample_images(8)), sample_texts(8)
-MEASURED = {"num": NUM, "batch_size": 2, "max_text_tokens": 30, "seed": 3}
 SCALARS = ("mir", "norm_only", "null_baseline", "mean_term", "covariance_term", "norm_ratio", "seconds")
-
-
-class Scenes(torch.utils.data.Dataset):
-    """Sixteen pairs of noise: an image of four tokens, and eight tokens to learn by heart."""
-
-    def __init__(self, image_token):
-        generator = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(20, 300, (16, 13), generator=generator)
-        self.ids[:, 0], self.ids[:, 1:5] = 1, image_token
-        self.pixels = torch.randn(16, 3, 16, 16, generator=generator)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        return {"input_ids": self.ids[index], "labels": self.ids[index], "pixel_values": self.pixels[index]}
-
-
-def tiny():
-    model, processor = lvlm()
-    return with_dropout(model), processor
-
-
-def with_dropout(model):
-    for module in model.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.2  # so that training draws random numbers
-    return model
-
-
-def trainer_for(model, folder, **options):
-    callbacks = options.pop("callbacks", None)
-    settings = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "logging_steps": 2,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    arguments = TrainingArguments(str(folder), **{**settings, **options})
-    data = Scenes(model.config.image_token_id)
-    return Trainer(model, arguments, train_dataset=data, eval_dataset=data, callbacks=callbacks)
 
 
 class Reporter(TrainerCallback):
@@ -192,6 +143,77 @@ class DrawingNorm(nn.Module):
 
     def forward(self, x):
         return self.norm(x) + 0 * torch.randn_like(x)
+
+
+def looks(model):
+    """All that a measurement might leave behind in a model and around it."""
+    return {
+        "checkpointing": [getattr(module, "gradient_checkpointing", None) for module in model.modules()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
+            for m in model.modules()
+        ],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "config": model.config.to_dict(),
+        "generation": model.generation_config.to_dict(),
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "torch": torch.get_rng_state().tolist(),
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+def test_checkpointing_caches_hooks_and_configs_are_left_alone(tmp_path):
+    model, processor = tiny()
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()  # a hook of transformers
+    model.config.use_cache = model.config.text_config.use_cache = True
+    model.model.vision_tower.requires_grad_(False)
+    trainer = trainer_for(model.train(), tmp_path)
+    callback = MIRCallback(processor, IMAGES, TEXTS, confidence=0.9, **MEASURED).attach(trainer)
+    model(**{name: value[None] for name, value in trainer.train_dataset[0].items()})  # sets hooks of transformers' own
+    before = looks(model)
+    assert True in before["checkpointing"] and False in before["requires_grad"]
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
+    assert len(callback.history) == 1
+    after = looks(model)
+    for name, value in before.items():
+        assert after[name] == value, name
+    plain = score(tiny()[0], processor, IMAGES, TEXTS, progress=False, confidence=0.9, **MEASURED)
+    assert callback.history[0]["mir"] == plain.value, "checkpointing changes no number"
+
+
+def test_what_measuring_costs_is_said(tmp_path, capsys, caplog):
+    model, processor = tiny()
+    trainer = trainer_for(model, tmp_path, disable_tqdm=False, max_steps=1)
+    MIRCallback(processor, IMAGES, TEXTS, **MEASURED).attach(trainer)
+    trainer.train()
+    said = capsys.readouterr().err
+    assert re.search(r"MIRCallback: MIR \d\.\d{4} at step 0 took \d+\.\d s; so far \d+\.\d s, \d+% of the run", said)
+    assert re.search(r"MIRCallback: 2 measurements took \d+\.\d s, \d+% of the run", said)
+    caplog.set_level(logging.INFO, logger="mirlib.callback")
+    trainer = trainer_for(model, tmp_path, max_steps=1)
+    MIRCallback(processor, IMAGES, TEXTS, at_start=False, **MEASURED).attach(trainer)
+    trainer.train()
+    assert "MIRCallback" not in capsys.readouterr().err and "1 measurements took" in caplog.text
+
+
+def test_tensorboard_draws_the_curves(tmp_path):
+    """What the event file holds, read back by TensorBoard's own reader."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed: pip install it"
+    )
+    model, processor = tiny()
+    trainer = trainer_for(model, tmp_path, report_to=["tensorboard"], max_steps=2)
+    callback = MIRCallback(processor, IMAGES, TEXTS, every=1, **MEASURED).attach(trainer)
+    trainer.train()
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents.*")}
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    for tag, name in (("train/mir", "mir"), ("train/mir_norm_only", "norm_only"), ("train/mir_seconds", "seconds")):
+        curve = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert [step for step, _ in curve] == [0, 1, 2]
+        assert [value for _, value in curve] == pytest.approx([record[name] for record in callback.history], rel=1e-6)
 
 
 def test_modes_gradients_and_random_state_are_left_alone(tmp_path):
@@ -326,12 +348,12 @@ def test_a_model_with_lora(tmp_path):
     assert abs(merged.value - bare.value) > 0.1
 
 
-def test_a_model_that_is_sharded_is_refused(tmp_path):
+def test_a_model_that_deepspeed_shards_is_refused(tmp_path):
     model, processor = tiny()
     trainer = trainer_for(model, tmp_path)
     MIRCallback(processor, IMAGES, TEXTS, **MEASURED).attach(trainer)
     model.lm_head.weight.ds_id = 7  # how DeepSpeed marks a parameter whose values lie elsewhere
-    with pytest.raises(MirlibError, match="sharded over processes .* mirlib.score"):
+    with pytest.raises(MirlibError, match="sharded over processes by DeepSpeed ZeRO-3.* mirlib.score in one process"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -339,41 +361,49 @@ def test_a_model_that_is_sharded_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # Several processes
 
-
-def train_in_process(rank, port, folder):
-    """One process of two: a run that stops early, and one with bad input; what it found is written to ``folder``."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    found = []
-    for measured in (MEASURED, {**MEASURED, "num": 99}):
-        model, processor = tiny()
-        settings = {"ddp_backend": "gloo", "learning_rate": 1e-9, "per_device_train_batch_size": 2}
-        trainer = trainer_for(model, folder, **settings)
-        options = {"every": 1, "patience": 2, "min_delta": 1e-3, **measured}
-        callback = MIRCallback(processor, IMAGES, TEXTS, **options).attach(trainer)
-        try:
-            trainer.train()
-            found.append((callback.history, trainer.state.global_step, callback.latest is not None))
-        except MirlibError as error:
-            found.append(str(error))
-    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+CASES = ("standing_still", "bad_input", "one_cannot_read", "same_bits", "sharded_1", "sharded_2")
 
 
-def test_the_main_process_measures_and_all_stop_together(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(train_in_process, (port, tmp_path), nprocs=2, start_method="spawn")
-    (first, refused), (second, refused_too) = (
-        pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in (0, 1)
-    )
-    history, steps, measured = first
-    assert [record["step"] for record in history] == [0, 1, 2] and steps == 2 and measured
-    assert second == (history, 2, False), "the other process has the numbers of the first, and stops with it"
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """``{case: [what the first process found, what the second found]}``"""
+    return crew.run(2, CASES, tmp_path_factory.mktemp("processes"), module="trainers")
+
+
+def test_the_processes_measure_together_and_stop_together(processes):
+    first, second = processes["standing_still"]
+    history, steps, pairs = first
+    assert [record["step"] for record in history] == [0, 1, 2] and steps == 2
+    assert second[:2] == (history, 2), "both have the same numbers, seconds and all, and stop at the same step"
+    assert (pairs, second[2]) == (2 * 2 * 3, 3 * 2 * 3), "of five pairs two and three, twice, at each of three steps"
     by_hand = score(*tiny(), IMAGES, TEXTS, progress=False, **MEASURED)
-    assert history[0]["mir"] == pytest.approx(by_hand.value, rel=1e-6), "rows counted twice"
-    assert refused == refused_too and refused.startswith("99 images were asked for, there are 8")
+    assert history[0]["mir"] == pytest.approx(by_hand.value, rel=1e-5), "rows counted twice, or left out"
+
+
+def test_a_failure_in_a_process_ends_the_run_of_all(processes):
+    assert processes["bad_input"][0] == processes["bad_input"][1]
+    assert processes["bad_input"][0].startswith("99 images were asked for, there are 8")
+    for found in processes["one_cannot_read"]:
+        assert re.match(r"rank [01] of 2: cannot read the image .*cut\.png", found), found
+    assert processes["one_cannot_read"][0] == processes["one_cannot_read"][1]
+
+
+def test_a_run_in_processes_ends_with_the_same_bits(processes):
+    """With checkpointed activations and bfloat16 under DistributedDataParallel, measured at every step or never."""
+    for differing, steps, losses in processes["same_bits"]:
+        assert steps == [0, 1, 2, 3, 4] and differing == [] and losses
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_model_that_fsdp_shards(generation, processes):
+    """The Trainer itself shards on accelerators alone, so the loop is written out; see `trainers.sharded`."""
+    for history, other, by_hand, differing, untouched in processes[f"sharded_{generation}"]:
+        assert [record["step"] for record in history] == [0, 2, 3]
+        assert history == processes[f"sharded_{generation}"][0][0]
+        assert history[0]["mir"] == pytest.approx(by_hand[0], rel=1e-9), "of the model before it was sharded"
+        assert history[2]["mir"] == pytest.approx(by_hand[1], rel=1e-9), "of the weights that were trained"
+        assert abs(by_hand[0] - by_hand[1]) > 1e-3, "nothing moved, so this shows nothing"
+        assert other is None and differing == [] and untouched
 
 
 # ---------------------------------------------------------------------------------------------------------------------
