@@ -234,6 +234,7 @@ def figure_seed_values(
     *,
     xlabel: str,
     limits: Sequence[float] = (),
+    crossed: Mapping[str, Sequence[bool]] | None = None,
 ) -> Axes:
     """One line for each name, and in it each group: every seed a tick, their mean, and the mean's 95 % interval.
 
@@ -242,6 +243,7 @@ def figure_seed_values(
         ax: Where to draw; a new figure if left out.
         xlabel: What the values are, with their unit.
         limits: Positions of vertical rules, the bounds of a criterion.
+        crossed: By group, which of its seeds are drawn as a cross in place of a tick (those with other parts, say).
 
     Returns:
         The axes.
@@ -254,11 +256,14 @@ def figure_seed_values(
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         for row, by_group in enumerate(data.values()):
             values = np.asarray(by_group.get(group, ()), dtype=float)
+            other = np.asarray((crossed or {}).get(group, np.zeros(len(values))), dtype=bool)[np.isfinite(values)]
             values = values[np.isfinite(values)]
             if not len(values):
                 continue
             height = row + shift
-            ax.plot(values, np.full(len(values), height + 0.09), color=colour, marker="|", linestyle="", alpha=0.7)
+            for some, look in ((values[~other], {"marker": "|"}), (values[other], {"marker": "x", "markersize": 4})):
+                if len(some):
+                    ax.plot(some, np.full(len(some), height + 0.09), color=colour, linestyle="", alpha=0.7, **look)
             low, high = interval(values)
             mean = values.mean()
             reach = None if np.isnan(low) else [[mean - low], [high - mean]]
