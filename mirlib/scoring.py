@@ -493,6 +493,7 @@ def _announce_memory(forward: _Forward, preset: str) -> None:
         parts.vision_token_ids,
         text_rows=forward.text_rows,
         text_mask=batch.text_mask,
+        vision_mask=None if parts.vision_mask is None else parts.vision_mask(batch.inputs),
     )
     rows = sum(int(mask.sum()) for mask in masks)
     text_config = unwrap(forward.model).config.get_text_config()
