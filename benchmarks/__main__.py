@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import capture_overhead, gpu, peak_memory, trace_term
+from benchmarks import capture_overhead, gpu, peak_memory, planned_memory, trace_term
 from benchmarks.measuring import Measurement, format_table, say
 from mirlib.lab.ledger import Ledger, key_of, provenance
 from mirlib.lab.models import load_miniature
 
-PARTS = ("trace", "capture", "memory", "gpu")
+PARTS = ("trace", "capture", "memory", "plan", "gpu")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks.jsonl"
 
 
@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions: about a minute")
-    parser.add_argument("--large", action="store_true", help="the trace term at d = 4096 too: about ten minutes more")
+    parser.add_argument("--small", action="store_true", help="no trace term at d = 4096: about ten minutes less")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="D", help="these sizes of the trace term instead")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=1, help="threads of the linear algebra (default 1)")
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> list[Measurement]:
     """All rows that were asked for, part by part."""
-    dims = options.sizes or ((256, 512) if options.quick else (512, 1024, 2048, *((4096,) if options.large else ())))
+    dims = options.sizes or ((256, 512) if options.quick else (512, 1024, 2048, *(() if options.small else (4096,))))
     say(f"expect about {_minutes(dims, options):.0f} minutes on an idle machine")
     table: list[Measurement] = []
     with threadpool_limits(options.threads), _torch_threads(options.threads):
@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> list[Measurement]:
         if "memory" in options.only:
             nums = (4, 8) if options.quick else (50, 100, 200, 1000)
             table += peak_memory.measure(nums, 1 if options.quick else 3, options.threads)
+        if "plan" in options.only:
+            table += planned_memory.measure(("weights",) if options.quick else ("weights", "activations", "moments"))
         if "gpu" in options.only:
             table += gpu.measure(options.threads, options.quick)
     return table
@@ -71,7 +73,8 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 def _minutes(dims: Sequence[int], options: argparse.Namespace) -> float:
     trace = trace_term.minutes(dims, options.quick) if "trace" in options.only else 0
-    return max(1, trace + (0.5 if options.quick else 6) * ("memory" in options.only))
+    memory = (0.5 if options.quick else 6) * ("memory" in options.only)
+    return max(1, trace + memory + (0.5 if options.quick else 2) * ("plan" in options.only))
 
 
 def keep(table: Sequence[Measurement], path: Path) -> None:

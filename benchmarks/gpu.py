@@ -1,25 +1,57 @@
-"""What only a GPU can show: the trace term there, and a whole MIR of a model of LLaVA-1.5-7B's shape."""
+"""What only a GPU can show: the trace term there, and a whole MIR of a model of LLaVA-1.5-7B's shape.
+
+``python -m benchmarks.gpu`` runs this part alone; ``--shape tiny --device cpu`` runs the same code on any machine. The
+weights are random: times and memory are those of the real model, and no value of MIR is reported.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaConfig
 
-from benchmarks.capture_overhead import plain_pass
-from benchmarks.measuring import Measurement, Stopwatch, Target, medians, ratios, say, time_in_turns
+from benchmarks.capture_overhead import PASSES, TimedBatches, plain_pass
+from benchmarks.measuring import (
+    Measurement,
+    Stopwatch,
+    Target,
+    Timing,
+    format_table,
+    medians,
+    ratios,
+    say,
+    time_in_turns,
+)
 from benchmarks.trace_term import ACCURACY, by_svd, sample_rows
-from mirlib import score_batches
-from mirlib.frechet import Moments, trace_sqrt_product
+from mirlib import plan, score_batches
+from mirlib.authors import fast_frechet_distance, replace_rows_by_median
+from mirlib.frechet import Moments, trace_sqrt_product, trace_term
+from mirlib.mir import NormBounds, row_norms
 from mirlib.planning import llava_shape
 
 TRACE, WHOLE = "trace term on the GPU: mirlib / one eigvalsh", "whole MIR / one plain forward pass, on the GPU"
 ERROR = "relative error of the trace term: mirlib on the GPU"
-WHOLE_TARGET = Target("≤", 2)
+POLAR, POLAR_ERROR = "trace term on the GPU: polar route / mirlib", "relative error of the trace term: polar route"
+PARTS = tuple(f"{part} / plain forward pass, on the GPU" for part in (*PASSES, "distances at the end"))
+AUTHORS = "authors' distances, one layer scaled to all / whole MIR, on the GPU"
+PEAK, GROWTH = "peak memory on the GPU", "peak memory on the GPU / that at num = {}"
+PLANNED = "error of the planned peak memory, on the GPU"
+WHOLE_TARGET, GROWTH_TARGET, PLANNED_TARGET = Target("≤", 2), Target("≤", 1.05), Target("≤", 0.15)
 SAMPLES = 100
-IMAGE_TOKEN = 32000
+NO_GPU = "no GPU"
+SHAPES = {
+    "7b": ("7B shape", llava_shape, {"batch_size": 4, "text_tokens": 800}),
+    "tiny": (
+        "tiny shape",
+        lambda: llava_shape(2, 64, 64, 32, heads=4, vision_layers=2, vocabulary=100, image_size=56),
+        {"batch_size": 2, "text_tokens": 8},
+    ),
+}
 
 
 def random_model(config: LlavaConfig, device: str, dtype: torch.dtype) -> nn.Module:
@@ -48,8 +80,28 @@ def random_batches(config: LlavaConfig, samples: int, batch_size: int, text_toke
     return batches
 
 
-def whole_mir(model: nn.Module, batches: list[dict[str, Any]], size: str, rounds: int, threads: int) -> Measurement:
-    """`score_batches`, both passes and the distances, over one plain forward pass on the same inputs."""
+def _difference(a: Timing, *others: Timing) -> Timing:
+    """What of a time is left without others of the same round."""
+    return Timing(*(max(total - sum(parts), 0.0) for total, *parts in zip(a, *others, strict=True)))
+
+
+def authors_layer(rows: Sequence[torch.Tensor]) -> tuple[float, float, float]:
+    """The authors' default operations on one layer's vision and text rows, in float32."""
+    kept = []
+    for values in rows:
+        norms = row_norms(values)
+        kept.append(replace_rows_by_median(values, NormBounds.three_sigma(norms).outliers(norms)))
+    return fast_frechet_distance(*kept)
+
+
+def whole_mir(
+    model: nn.Module,
+    batches: list[dict[str, Any]],
+    size: str,
+    rounds: int,
+    threads: int,
+) -> list[Measurement]:
+    """Each pass, the distances and all together, over one plain forward pass on the same inputs; the authors beside."""
     parameter = next(model.parameters())
 
     def on_device(value: torch.Tensor) -> torch.Tensor:
@@ -57,46 +109,146 @@ def whole_mir(model: nn.Module, batches: list[dict[str, Any]], size: str, rounds
 
     batches = [{name: on_device(value) for name, value in batch.items()} for batch in batches]
     plain_pass(model, batches[:1])
-    timings: dict[str, list] = {"plain": [], "whole": []}
+    timings: dict[str, list[Timing]] = {name: [] for name in ("plain", *PASSES, "distances", "whole", "authors")}
+    layers, dim = model.config.text_config.num_hidden_layers, model.config.text_config.hidden_size
+    samples = sum(len(batch["input_ids"]) for batch in batches)
+    tokens = (model.config.image_seq_length, batches[0]["input_ids"].shape[1] - model.config.image_seq_length - 1)
+    rows = [torch.randn(samples * n, dim, device=parameter.device) for n in tokens]
     for number in range(rounds):
         say(f"whole MIR, {size}: round {number + 1} of {rounds}")
+        timed = TimedBatches(batches)
         timings["plain"].append(plain_pass(model, batches))
         watch = Stopwatch()
-        score_batches(model, batches, progress=False)
+        score_batches(model, timed, progress=False)
         timings["whole"].append(watch.read())
-    return Measurement.of(
-        WHOLE,
-        size,
-        ratios(timings["whole"], timings["plain"], threads),
-        target=WHOLE_TARGET,
-        details={"threads": threads, "seconds": medians(timings)},
-    )
+        for name, timing in zip(PASSES, timed.passes, strict=True):
+            timings[name].append(timing)
+        timings["distances"].append(_difference(timings["whole"][-1], *timed.passes))
+        watch = Stopwatch()
+        authors_layer(rows)
+        one = watch.read()
+        timings["authors"].append(Timing(*(part * layers for part in one)))
+    details = {"threads": threads, "device": _name(parameter.device), "seconds": medians(timings)}
+    named = dict(zip(PARTS, (*PASSES, "distances"), strict=True)) | {WHOLE: "whole"}
+    table = [
+        Measurement.of(
+            what,
+            size,
+            ratios(timings[name], timings["plain"], threads),
+            target=WHOLE_TARGET if name == "whole" else None,
+            details=details,
+        )
+        for what, name in named.items()
+    ]
+    authors = ratios(timings["authors"], timings["whole"], threads)
+    return [*table, Measurement.of(AUTHORS, size, authors, details=details)]
 
 
-def measure(threads: int, quick: bool = False) -> list[Measurement]:
-    """The rows of the GPU; without one they say that they were not measured."""
-    dims = (2048,) if quick else (2048, 4096)
-    size = f"7B shape, {SAMPLES} samples"
-    if not torch.cuda.is_available():
-        trace_rows = [Measurement(name, f"d = {dim}", None, target=None) for dim in dims for name in (TRACE, ERROR)]
-        return [*trace_rows, Measurement(WHOLE, size, None, target=WHOLE_TARGET)]
+def peak_rows(
+    config: LlavaConfig, shape: str, nums: Sequence[int], device: str, dtype: torch.dtype
+) -> list[Measurement]:
+    """Peak memory by number of samples, what it grows by, and what the plan said; ``not measured`` without a GPU."""
+    title, _, options = SHAPES[shape]
+    peaks: dict[int, float | None] = dict.fromkeys(nums)
+    errors = dict(peaks)
+    if device.startswith("cuda"):
+        model = random_model(config, device, dtype)
+        for num in nums:
+            say(f"peak memory, {title}, {num} samples")
+            planned = plan(config, num=num, device="cuda", dtype=str(dtype).removeprefix("torch."), **options)
+            batches = random_batches(config, num, **options)  # they stay on the CPU until their turn comes
+            torch.cuda.reset_peak_memory_stats()
+            score_batches(model, batches, progress=False)
+            peaks[num] = torch.cuda.max_memory_allocated()
+            errors[num] = abs(planned.peak / peaks[num] - 1)
+    table = []
+    for num in nums:
+        size = f"{title}, num = {num}"
+        peak = None if peaks[num] is None else peaks[num] / 2**20
+        table.append(Measurement(PEAK, size, peak, unit="MiB", missing=NO_GPU))
+        table.append(Measurement(PLANNED, size, errors[num], unit="", target=PLANNED_TARGET, missing=NO_GPU))
+    growth = None if peaks[nums[-1]] is None else peaks[nums[-1]] / peaks[nums[0]]
+    size = f"{title}, num = {nums[-1]}"
+    return [*table, Measurement(GROWTH.format(nums[0]), size, growth, target=GROWTH_TARGET, missing=NO_GPU)]
+
+
+def trace_rows(dims: Sequence[int], threads: int, device: str) -> list[Measurement]:
+    """Both routes to the trace term on the device."""
     table = []
     for dim in dims:
         rows = sample_rows(dim)
-        x, y = (Moments.of(part).covariance.cuda() for part in rows)
+        x, y = (Moments.of(part).covariance.to(device) for part in rows)
         actions = {
             "mirlib": lambda x=x, y=y: trace_sqrt_product(x, y),
             "eigvalsh": lambda x=x: torch.linalg.eigvalsh(x),
+            "polar": lambda x=x, y=y: trace_term(x, y, "polar"),
         }
-        time_in_turns(actions, 1, f"GPU warm-up, d = {dim}")
-        timings = time_in_turns(actions, 5, f"trace term on the GPU, d = {dim}")
-        values = ratios(timings["mirlib"], timings["eigvalsh"], threads)
-        details = {"threads": threads, "dim": dim, "device": torch.cuda.get_device_name(), "seconds": medians(timings)}
-        table.append(Measurement.of(TRACE, f"d = {dim}", values, target=Target("≤", 2.2), details=details))
-        error = abs(trace_sqrt_product(x, y) / by_svd(*rows) - 1)
-        table.append(Measurement(ERROR, f"d = {dim}", error, unit="", target=ACCURACY, details=details))
-    config = llava_shape()
-    model = random_model(config, "cuda", torch.bfloat16)
-    batches = random_batches(config, SAMPLES, batch_size=4)
-    table.append(whole_mir(model, batches, size, 1 if quick else 3, threads))
+        time_in_turns(actions, 1, f"warm-up, d = {dim}")
+        timings = time_in_turns(actions, 5, f"trace term on {device}, d = {dim}")
+        details = {"threads": threads, "dim": dim, "device": _name(torch.device(device)), "seconds": medians(timings)}
+        polar, reference = trace_term(x, y, "polar"), by_svd(*rows)
+        details |= {"polar_proved": polar.error, "polar_fallback": polar.fallback}
+        size = f"d = {dim}"
+        for what, name, beside, target in (
+            (TRACE, "mirlib", "eigvalsh", Target("≤", 2.2)),
+            (POLAR, "polar", "mirlib", None),
+        ):
+            values = ratios(timings[name], timings[beside], threads)
+            table.append(Measurement.of(what, size, values, target=target, details=details))
+        for what, value in ((ERROR, trace_sqrt_product(x, y)), (POLAR_ERROR, polar.value)):
+            error = abs(value / reference - 1)
+            table.append(Measurement(what, size, error, unit="", target=ACCURACY, details=details))
     return table
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def not_measured(dims: Sequence[int], samples: int, nums: Sequence[int]) -> list[Measurement]:
+    """The rows of a machine without a GPU."""
+    targets = {TRACE: Target("≤", 2.2), ERROR: ACCURACY, POLAR_ERROR: ACCURACY, WHOLE: WHOLE_TARGET}
+    size = f"{SHAPES['7b'][0]}, {samples} samples"
+    rows = [(what, f"d = {dim}") for dim in dims for what in (TRACE, POLAR, ERROR, POLAR_ERROR)]
+    rows += [(what, size) for what in (*PARTS, WHOLE, AUTHORS)]
+    table = [Measurement(what, where, None, target=targets.get(what), missing=NO_GPU) for what, where in rows]
+    return [*table, *peak_rows(llava_shape(), "7b", nums, "cpu", torch.bfloat16)]
+
+
+def measure(
+    threads: int,
+    quick: bool = False,
+    *,
+    shape: str = "7b",
+    device: str = "cuda",
+    samples: int | None = None,
+) -> list[Measurement]:
+    """The rows of the GPU; without one they say that they were not measured."""
+    dims = (2048,) if quick else (2048, 4096)
+    samples = samples or (20 if quick else SAMPLES)
+    nums = (samples, 10 * samples)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return not_measured(dims, samples, nums)
+    title, config_of, options = SHAPES[shape]
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    config = config_of()
+    table = trace_rows((64,) if shape == "tiny" else dims, threads, device)
+    model = random_model(config, device, dtype)
+    batches = random_batches(config, samples, **options)
+    table += whole_mir(model, batches, f"{title}, {samples} samples", 1 if quick else 3, threads)
+    del model
+    table += peak_rows(config, shape, nums, device, dtype)
+    if device.startswith("cuda"):
+        return table
+    # The targets are those of a GPU and of the real shape.
+    return [replace(row, what=row.what.replace("on the GPU", f"on {device}"), target=None) for row in table]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to see that it runs")
+    parser.add_argument("--samples", type=int, help=f"pairs (default {SAMPLES}); peak memory at ten times as many, too")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, sizes and rounds")
+    given = parser.parse_args()
+    print(format_table(measure(1, given.quick, shape=given.shape, device=given.device, samples=given.samples)))

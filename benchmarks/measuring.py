@@ -97,6 +97,7 @@ class Measurement:
         target: The limit, if the design names one for this size.
         repetitions: How many.
         details: Numbers behind the value, for the file of results.
+        missing: Why it was not measured.
     """
 
     what: str
@@ -108,6 +109,7 @@ class Measurement:
     target: Target | None = None
     repetitions: int = 1
     details: Mapping[str, Any] | None = None
+    missing: str | None = None
 
     @classmethod
     def of(cls, what: str, size: str, values: Sequence[float], **fields: Any) -> Measurement:
@@ -116,9 +118,9 @@ class Measurement:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``not met``, ``not measured``, or nothing where there is no target."""
+        """``met``, ``not met``, ``not measured`` and why, or nothing where there is no target."""
         if self.value is None:
-            return "not measured"
+            return f"not measured ({self.missing})" if self.missing else "not measured"
         if self.target is None:
             return ""
         return "met" if self.target.met(self.value) else "not met"

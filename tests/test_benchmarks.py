@@ -62,18 +62,45 @@ def test_both_passes_of_scoring_are_measured():
 
 
 def test_whole_mir_of_the_shape_of_llava_runs_on_a_narrow_model():
-    config = gpu.llava_shape(layers=2, dim=64, feed_forward=64, vision_dim=32)
+    config = gpu.SHAPES["tiny"][1]()
     model = gpu.random_model(config, "cpu", torch.float32)
-    row = gpu.whole_mir(model, gpu.random_batches(config, 2, batch_size=2, text_tokens=8), "narrow", 1, threads=1)
-    assert row.value > 1  # two passes cannot cost less than one
-    assert torch.get_default_dtype() == torch.float32
+    rows = gpu.whole_mir(model, gpu.random_batches(config, 2, batch_size=2, text_tokens=8), "narrow", 1, threads=1)
+    assert [row.what for row in rows] == [*gpu.PARTS, gpu.WHOLE, gpu.AUTHORS]
+    whole = rows[3]
+    assert whole.value > 1  # two passes cannot cost less than one
+    assert sum(row.value for row in rows[:3]) == pytest.approx(whole.value, rel=0.2)  # what they add up to
+    assert rows[4].value > 0 and torch.get_default_dtype() == torch.float32
+
+
+def test_the_script_for_a_gpu_runs_on_a_cpu():
+    """The same code with a tiny shape: what it says there are no results, and no target is met or missed."""
+    rows = gpu.measure(1, quick=True, shape="tiny", device="cpu", samples=3)
+    measured = {row.what: row for row in rows if row.value is not None}
+    assert f"trace term {'on cpu'}: polar route / mirlib" in measured
+    assert measured["relative error of the trace term: polar route"].value < 1e-9
+    assert [row.verdict for row in rows if row.value is None] == ["not measured (no GPU)"] * 5
+    assert all(row.target is None and "GPU" not in row.what for row in rows)
+
+
+def test_a_time_that_is_left_is_never_negative():
+    assert gpu._difference(Timing(5.0, 3.0), Timing(1.0, 2.0), Timing(1.5, 2.0)) == Timing(2.5, 0.0)
+
+
+def test_authors_layer_replaces_outliers_and_takes_the_fast_root():
+    generator = torch.Generator().manual_seed(0)
+    vision, text = (torch.randn(60, 4, generator=generator) for _ in "vt")
+    vision[3] *= 1e3
+    assert gpu.authors_layer((vision, text))[0] < 10 < 1e3 < gpu.fast_frechet_distance(vision, text)[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_its_rows_say_so():
     rows = gpu.measure(threads=1)
-    assert [row.verdict for row in rows] == ["not measured"] * 5
-    assert "not measured" in format_table(rows)
+    assert {row.verdict for row in rows} == {"not measured (no GPU)"}
+    named = [(row.what, row.size) for row in rows]
+    assert (gpu.WHOLE, "7B shape, 100 samples") in named and (gpu.PEAK, "7B shape, num = 1000") in named
+    assert {size for what, size in named if what == gpu.TRACE} == {"d = 2048", "d = 4096"}
+    assert "not measured (no GPU)" in format_table(rows)
 
 
 def test_ratios_pair_the_rounds_and_take_processor_time_for_one_thread():
@@ -110,5 +137,5 @@ def test_rows_are_kept_with_where_they_were_measured(tmp_path, trace_rows):
 
 def test_command_line_runs_one_part_and_hides_nothing(capsys):
     table = run(parse(["--only", "gpu", "--quick"]))
-    assert len(table) == 3
+    assert len(table) == 4 + 5 + 5
     assert "expect about" in capsys.readouterr().err
