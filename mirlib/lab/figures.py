@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mirlib.lab.estimates import RESAMPLES
+from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.tables import loss_curve
 from mirlib.plots import ACCENT, COLOURS, LINES, MARKERS, NEUTRAL, TEXT, VISION, new_axes
 
@@ -44,6 +45,42 @@ def say_missing(axes: Iterable[Axes]) -> None:
     """Write on axes for which the ledger has no run yet that it has none."""
     for ax in axes:
         ax.text(0.5, 0.5, "no run in the ledger yet", ha="center", va="center", transform=ax.transAxes)
+
+
+def headline(name: str, finding: str, seeds: Iterable[int]) -> str:
+    """A title that says what came out only where at least five seeds stand behind every point.
+
+    Args:
+        name: What the axes show.
+        finding: What came out; may be empty.
+        seeds: Number of seeds behind each point; a point without any is not drawn, and does not count.
+
+    Example:
+        >>> headline("high", "MIR rises", [5, 5]), headline("high", "MIR rises", [1, 2, 0]), headline("high", "", [])
+        ('high: MIR rises', 'high, provisional: 1 to 2 seeds a point', 'high')
+    """
+    drawn = sorted(count for count in seeds if count)
+    if drawn and drawn[0] < SEEDS_NEEDED:
+        few, many = drawn[0], drawn[-1]
+        count = f"{few} to {many} seeds" if few < many else f"{few} seed{'s' if few > 1 else ''}"
+        return f"{name}, provisional: {count} a point"
+    return f"{name}: {finding}" if drawn and finding else name
+
+
+def level(ax: Axes, value: float, label: str, *, line: Any = ":", above: bool = True) -> None:
+    """A horizontal level with its name on it, where a legend would stand far away.
+
+    Args:
+        ax: Where to draw.
+        value: Height of the level.
+        label: Its name; written at the left end.
+        line: Matplotlib's line style.
+        above: Whether the name stands above the line or below it.
+    """
+    ax.axhline(value, color="black", linewidth=1, marker="", linestyle=line)
+    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8}
+    shift = {"xytext": (4, 3 if above else -3), "va": "bottom" if above else "top"}
+    ax.annotate(label, (0, value), **at, **shift)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

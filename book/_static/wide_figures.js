@@ -1,0 +1,19 @@
+// A figure of several panels keeps a width at which its words can be read. On a phone its box scrolls sideways, as the
+// boxes of the tables do; without this script the whole figure is fitted into the page, as any other.
+const WIDE = 900; // pixels of the picture as it was drawn; one panel has fewer
+
+function box(image) {
+  if (image.naturalWidth < WIDE || image.closest(".wide-figure")) return;
+  const scroller = document.createElement("div");
+  scroller.className = "wide-figure";
+  const outer = image.parentElement.matches("a") ? image.parentElement : image;
+  outer.replaceWith(scroller);
+  scroller.append(outer);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const image of document.querySelectorAll(".bd-article div.cell_output img")) {
+    if (image.complete) box(image);
+    else image.addEventListener("load", () => box(image));
+  }
+});
