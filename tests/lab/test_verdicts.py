@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from made_rows import measured, rows_of
 from scipy import stats
 
-from mirlib.lab import estimates, ledger, tables, verdicts
+from mirlib.lab import estimates, ledger, outcomes, tables, verdicts
 from mirlib.lab.protocols import PROTOCOLS
 
 ORDER = {512: 0, 2048: 1, 8192: 2, 16_384: 3}
@@ -153,17 +154,17 @@ def test_the_difference_to_another_metric_is_paired_within_seed():
 def test_a_metric_that_does_not_move_counts_as_no_correlation():
     claim = judged("data_scale", rows_of("data_scale", planted), "better than perplexity", "high")
     assert claim.estimate == 1.0
-    assert "perplexity, in-domain +0.00 [+0.00, +0.00]" in claim.measured
+    assert "perplexity, in-domain 0.00, +0.00 [+0.00, +0.00]" in claim.measured
 
 
 def test_the_wrong_sign_is_not_reproduced_and_is_named_where_the_sign_does_not_count():
     rows = rows_of("data_scale", lambda arm, run: planted(arm, run, sign=1.0))
     claim = judged("data_scale", rows, "MIR follows the accuracy", "low")
-    assert claim.verdict == "not reproduced"
+    assert claim.verdict == "not reproduced: the opposite"
     assert claim.estimate == 1.0
     assert "the other way" in claim.measured
     better = judged("data_scale", rows, "better than loss", "low")
-    assert better.verdict == "reproduced only when the rate is low and the sign is ignored (MIR rises with accuracy)"
+    assert better.verdict == "reproduced only when the sign is ignored (MIR rises with accuracy)"
     assert "difference of absolute correlations with accuracy" in better.measured
     assert "wrong sign: MIR rises with accuracy" in better.measured
 
@@ -177,7 +178,7 @@ def test_the_wrong_sign_of_another_metric_is_named_and_grants_nothing():
     for words, wrong in (("loss", "loss (last 50 steps) rises"), ("soft discrimination", "soft discrimination falls")):
         claim = judged("data_scale", rows, f"better than {words}", "high")
         assert f"wrong sign: {wrong} with accuracy)" in claim.measured
-        assert claim.verdict == "not reproduced"
+        assert claim.outcome == "not testable here", "the other metric is perfect"
         assert claim.estimate == 0.0, "both absolute correlations are 1"
     assert "wrong sign" not in judged("data_scale", rows, "better than perplexity", "high").measured
 
@@ -192,7 +193,7 @@ def test_out_of_domain_perplexity_is_compared_with_in_domain_and_both_signs_are_
     assert found["high"].estimate == found["low"].estimate == pytest.approx(1 - 0.6)
     assert found["low"].verdict == "reproduced"
     sign = "the sign is ignored (perplexity, in-domain rises with accuracy)"
-    assert found["high"].verdict == f"reproduced only when the rate is high and {sign}"
+    assert found["high"].verdict == f"reproduced only when {sign}"
     assert "perplexity, out-of-domain rises with accuracy" in found["high"].measured
 
 
@@ -203,9 +204,12 @@ def test_the_gap_shrinks_with_depth_only_where_layer_curves_fall():
         return found | {"mir": found["mir"] | {"per_layer": curve}}
 
     found = judged("data_scale", rows_of("data_scale", metrics), "shrinks with depth")
-    assert found["high"].verdict == found["low"].verdict == "not reproduced"
-    assert found["matched"].verdict == "reproduced only when norms are matched"
+    assert found["high"].verdict == found["low"].verdict == "not reproduced: the opposite"
+    assert found["matched"].verdict == "reproduced"
     assert found["matched"].estimate == -1.0
+    before = "the same of layer K−1, before the final norm, −0.602 [−0.602, −0.602] (not judged)"
+    assert before in found["matched"].measured, "log10(2 / 8)"
+    assert "final norm" in found["matched"].footnotes[0]
     assert found["matched"].runs == 5, "the arm with the most data alone"
 
 
@@ -215,11 +219,12 @@ def test_a_claim_that_holds_in_one_regime_says_so():
 
     found = judged("data_scale", rows_of("data_scale", metrics), "MIR follows the accuracy after")
     assert {name: claim.verdict for name, claim in found.items()} == {
-        "high": "not reproduced",
-        "low": "not reproduced",
-        "matched": "reproduced only when norms are matched",
+        "high": "not reproduced: the opposite",
+        "low": "not reproduced: the opposite",
+        "matched": "reproduced",
     }
-    assert verdicts.overall(list(found.values())) == "reproduced only when norms are matched"
+    said = "reproduced only with matched norms; not at a high rate and at a low rate (the opposite)"
+    assert verdicts.overall(list(found.values())) == said
 
 
 def test_no_correlation_gives_an_interval_about_zero():
@@ -234,7 +239,7 @@ def test_no_correlation_gives_an_interval_about_zero():
     ]
     assert claim.estimate == pytest.approx(np.mean(by_hand))
     assert claim.low < claim.estimate < claim.high
-    assert claim.verdict == "not reproduced"
+    assert claim.verdict == "not reproduced: undecided"
 
 
 def test_fewer_than_five_seeds_are_not_judged():
@@ -261,13 +266,120 @@ def test_saturation_needs_a_loss_that_still_falls():
     def metrics(arm, run):
         level = min(ORDER[run.stage_one.pairs], 2) if arm.startswith("matched") else ORDER[run.stage_one.pairs]
         jitter = 0.001 * (-1) ** (run.seed + ORDER[run.stage_one.pairs])
-        falls = 3.0 - ORDER[run.stage_one.pairs]
+        falls = 3.0 + ORDER[run.stage_one.pairs] * (1 if arm.startswith("low") else -1)
         return measured(mir=-level, accuracy=0.3 + 0.1 * level + jitter, loss=falls, perplexity=falls)
 
     found = judged("data_scale", rows_of("data_scale", metrics), "performance saturates")
-    assert found["matched"].verdict == "reproduced only when norms are matched"
-    assert found["high"].verdict == "not reproduced"
+    assert found["matched"].verdict == "reproduced"
+    assert "MIR by +0.000 [+0.000, +0.000] (not judged)" in found["matched"].measured
+    assert "no part of the criterion" in found["matched"].footnotes[0]
+    assert found["high"].verdict == "not testable here: accuracy still rises"
     assert found["high"].estimate == pytest.approx(0.1, abs=0.005)
+    assert "MIR by −1.000" in found["high"].measured
+    assert found["low"].verdict == "not reproduced: the opposite", (
+        "that accuracy rises is no shelter for a loss that rises"
+    )
+    said = "reproduced only with matched norms; not at a low rate (the opposite); "
+    said += "not testable here at a high rate: accuracy still rises"
+    assert verdicts.overall(list(found.values())) == said
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "low, value, high, asked, outcome",
+    [
+        (-0.9, -0.8, -0.7, {}, "reproduced"),
+        (-0.2, -0.1, 0.0, {}, "undecided"),
+        (-0.2, -0.1, 1e-17, {}, "undecided"),
+        (-0.2, -0.1, -1e-17, {}, "undecided"),
+        (0.1, 0.2, 0.3, {}, "the opposite"),
+        (0.0, 0.2, 0.3, {}, "undecided"),
+        (-0.9, -0.8, -0.7, {"reach": -0.8}, "reproduced"),
+        (-0.9, -0.6, -0.1, {"reach": -0.8}, "falls short"),
+        (-1.0, -0.9, 0.1, {"reach": -0.8}, "undecided"),
+        (0.1, 0.2, 0.3, {"limit": 0.25}, "undecided"),
+        (0.26, 0.3, 0.4, {"limit": 0.25}, "the opposite"),
+        (0.1, 0.15, 0.2, {"limit": 0.25}, "reproduced"),
+        (20.0, 20.0, 20.0, {"limit": 20}, "undecided"),
+        (20.0, 20.0, 20.0, {"limit": 20, "closed": True}, "reproduced"),
+        (0.93, 0.95, 0.97, {"limit": 0.9, "start": 1}, "falls short"),
+        (1.0, 1.0, 1.0, {"limit": 0.9, "start": 1}, "the opposite"),
+        (0.8, 0.95, 0.97, {"limit": 0.9, "start": 1}, "undecided"),
+        (-0.1, 0.1, 0.3, {"weak": True}, "reproduced"),
+        (0.1, 0.2, 0.3, {"weak": True}, "the opposite"),
+        (0.1, 0.2, 0.3, {"weak": True, "premise": "it rises"}, "not testable here"),
+    ],
+)
+def test_an_outcome_follows_from_where_the_interval_lies(low, value, high, asked, outcome):
+    found = estimates.Estimate(value, low, high, 5)
+    assert outcomes.Part("of", found, outcomes.BELOW, **asked).outcome == outcome
+    mirrored = {key: -number if key in ("reach", "limit", "start") else number for key, number in asked.items()}
+    found = estimates.Estimate(-value, -high, -low, 5)
+    assert outcomes.Part("of", found, outcomes.ABOVE, **mirrored).outcome == outcome
+
+
+def test_of_several_numbers_the_worst_decides_and_one_that_is_only_shown_does_not():
+    def part(outcome):
+        low, high = {"the opposite": (1, 2), "undecided": (-1, 1), "falls short": (-0.5, -0.2)}.get(outcome, (-2, -1))
+        options = {"premise": "why", "weak": True} if outcome == "not testable here" else {}
+        low, high = (1, 2) if options else (low, high)
+        return outcomes.Part(outcome, estimates.Estimate((low + high) / 2, low, high, 5), -1, reach=-0.8, **options)
+
+    ranked = ["the opposite", "not testable here", "undecided", "falls short", "reproduced"]
+    shown = outcomes.shown("beside", [1.0] * 5)
+    for place, outcome in enumerate(ranked):
+        found = outcomes.conclude([shown, *map(part, reversed(ranked[place:]))])
+        assert (found.outcome, found.decisive.name) == (outcome, outcome)
+
+
+RANKED = {"perfectly": (0, 1, 2, 3), "nearly": (0, 1, 3, 2), "not at all": (1, 3, 0, 2), "half": (1, 2, 0, 3)}
+"""Rank correlations 1, 0.8, 0 and 0.4 with the order of the amounts."""
+
+
+def compared(mir, loss):
+    """Claims that MIR ranks better than loss, by regime; both rank in a seed as `mir` and `loss` of regime and seed."""
+
+    def metrics(arm, run):
+        regime, level = arm.partition(", ")[0], ORDER[run.stage_one.pairs]
+        if regime == "unlocked":
+            return None
+        found = {name: -RANKED[how(regime, run.seed)][level] for name, how in (("mir", mir), ("loss", loss))}
+        return measured(accuracy=0.3 + 0.1 * level, **found)
+
+    return judged("data_scale", rows_of("data_scale", metrics), "better than loss")
+
+
+def test_no_better_rank_can_be_shown_over_a_metric_that_hardly_errs_and_that_is_said():
+    errs = {"high": 2, "low": 3, "matched": 0}  # seeds in which loss errs: (3/5)^5 = 8 %, (2/5)^5 = 1 % of resamples
+    found = compared(lambda *_: "perfectly", lambda name, seed: "nearly" if seed < errs[name] else "perfectly")
+    for name, claim in found.items():
+        gained = estimates.bootstrap([0.2] * errs[name] + [0.0] * (5 - errs[name]))
+        assert (claim.estimate, claim.low, claim.high) == pytest.approx((gained.value, gained.low, gained.high))
+        assert (claim.best.value, claim.best.low) == pytest.approx((gained.value, gained.low)), "MIR is perfect"
+        assert (claim.outcome == "not testable here") == (gained.low <= 0)
+    assert found["high"].verdict == "not testable here: a perfect MIR would have gained +0.08 [+0.00, +0.16]"
+    assert found["low"].verdict == "reproduced"
+    assert found["matched"].verdict == "not testable here: a perfect MIR would have gained +0.00 [+0.00, +0.00]"
+
+
+def test_that_a_claim_is_not_testable_hides_no_contradiction():
+    how = {"high": lambda seed: "not at all", "low": lambda seed: "half" if seed < 2 else "perfectly"}
+    how["matched"] = how["low"]
+    found = compared(
+        lambda name, seed: how[name](seed),
+        lambda name, seed: "nearly" if name == "matched" or not seed else "perfectly",
+    )
+    assert found["high"].verdict == "not reproduced: the opposite", "though a perfect MIR would not have passed"
+    assert found["high"].best.low == 0
+    assert "a perfect MIR would have gained +0.04 [+0.00, +0.12])" in found["high"].measured
+    assert found["low"].outcome == "not testable here"
+    assert found["matched"].verdict == "not reproduced: undecided", "here a perfect MIR would have passed"
+    assert found["matched"].best.low == pytest.approx(0.2)
+    assert "a perfect MIR" not in found["matched"].measured
+    sizes = "mean absolute value, and with the sign: MIR 0.76, −0.76"
+    assert sizes in found["low"].measured
 
 
 # --- warmup_or_data ---------------------------------------------------------------------------------------------------
@@ -294,7 +406,7 @@ def test_a_fall_that_is_warm_ups_alone_is_found_out():
     rows = grid_rows(lambda data, warmup, _, seed: 5 - 0.8 * warmup + 0.1 * seed, lambda data, warmup, noise: noise)
     assert judged("warmup_or_data", rows, "3 % of the steps", "high").estimate == pytest.approx(-0.8)
     assert judged("warmup_or_data", rows, "3 % of the steps", "high").verdict == "reproduced"
-    assert judged("warmup_or_data", rows, "Data itself", "high").verdict == "not reproduced"
+    assert judged("warmup_or_data", rows, "Data itself", "high").verdict == "not reproduced: undecided"
     assert judged("warmup_or_data", rows, "through warm-up", "high").verdict == "reproduced"
     assert path_of(rows, "by warm-up, at equal data")["share"] == pytest.approx(1.0)
     assert path_of(rows, "by data, at equal warm-up")["estimate"] == pytest.approx(0.0, abs=1e-12)
@@ -303,7 +415,7 @@ def test_a_fall_that_is_warm_ups_alone_is_found_out():
 def test_a_fall_that_is_datas_is_not_called_warm_ups():
     rows = grid_rows(lambda data, warmup, _, seed: 5 - 0.6 * data + 0.1 * seed, lambda data, warmup, noise: noise)
     assert judged("warmup_or_data", rows, "Data itself", "low").verdict == "reproduced"
-    assert judged("warmup_or_data", rows, "through warm-up", "low").verdict == "not reproduced"
+    assert judged("warmup_or_data", rows, "through warm-up", "low").verdict == "not reproduced: the opposite"
     assert path_of(rows, "by data, at equal warm-up", "low")["share"] == pytest.approx(1.0)
 
 
@@ -375,7 +487,7 @@ def test_a_steep_then_flat_fall_converges_and_a_straight_one_does_not():
     straight = judged("convergence", during("convergence", lambda step: 2 - step / 200), "steeply", "high")
     late = judged("convergence", during("convergence", lambda step: 2 - (step / 256) ** 2), "steeply", "high")
     assert steep.verdict == "reproduced"
-    assert straight.verdict == late.verdict == "not reproduced"
+    assert straight.verdict == late.verdict == "not reproduced: the opposite"
 
 
 def test_a_second_epoch_is_judged_at_its_boundary():
@@ -386,13 +498,13 @@ def test_a_second_epoch_is_judged_at_its_boundary():
     assert flat.estimate == pytest.approx(-(0.2 + 0.04) / 0.28)
     assert "change of accuracy over the second epoch +0.000 [+0.000, +0.000]" in flat.measured
     falls = judged("overfitting", during("overfitting", lambda step: 1.0 - step / 400, level, curve), "boundary", "")
-    assert falls.verdict == "not reproduced"
+    assert falls.verdict == "not reproduced: the opposite"
     better = judged("overfitting", during("overfitting", flat_mir, lambda step: step / 4000, curve), "boundary", "")
-    assert better.verdict == "not reproduced"
+    assert better.verdict == "not reproduced: the opposite"
     assert better.estimate == pytest.approx(0.064)
     no_fall = [[step, 1.0 - min(step, 160) / 400] for step in range(1, 513)]
     no_drop = during("overfitting", lambda step: 1.0 - min(step, 160) / 400, level, no_fall)
-    assert judged("overfitting", no_drop, "boundary", "").verdict == "not reproduced"
+    assert judged("overfitting", no_drop, "boundary", "").verdict == "not reproduced: undecided"
 
 
 def robust(span, counts):
@@ -419,7 +531,7 @@ def test_robustness_is_measured_in_the_difference_between_the_models_of_data_sca
     claim = judged("robustness", rows, "kind of picture", "matched")
     assert claim.estimate == pytest.approx(0.2)
     assert claim.verdict == "reproduced"
-    assert judged("robustness", robust(0.9, counts) + scale, "kind of picture", "high").verdict == "not reproduced"
+    assert judged("robustness", robust(0.9, counts) + scale, "kind of picture", "high").verdict.endswith("the opposite")
     assert judged("robustness", rows, "kind of text", "high").estimate == 0.0
     samples = judged("robustness", rows, "20 samples", "high")
     assert samples.estimate == 10, "0.14 is less than a twentieth of 3"
@@ -449,8 +561,8 @@ def test_captions_need_both_correlations():
         return measured(mir=-order + 0.1 * run.seed, accuracy=0.5 + 0.1 * better)
 
     found = judged("captions", rows_of("captions", metrics), "Longer captions")
-    assert found["high"].verdict == "reproduced only when the rate is high"
-    assert found["matched"].verdict == "not reproduced"
+    assert found["high"].verdict == "reproduced"
+    assert found["matched"].verdict == "not reproduced: the opposite"
     assert found["matched"].estimate == 1.0, "the number that decides is the one that fails"
 
 
@@ -462,12 +574,13 @@ def test_unlocking_is_judged_arm_by_arm_against_the_frozen_model():
     )
     found = judged("unlocking", rows, "Unlocking")
     assert found["half"].estimate == pytest.approx(-0.3)
-    assert found["half"].verdict == "reproduced only when half of the layers learn"
-    assert found["lora merged"].verdict == "reproduced only when LoRA is merged"
-    assert found["all"].verdict == "not reproduced"
+    assert found["half"].verdict == found["lora merged"].verdict == "reproduced"
+    assert found["all"].verdict == "not reproduced: the opposite"
+    said = "reproduced only with LoRA and with LoRA merged and with half of the layers unlocked"
+    assert verdicts.overall(list(found.values())) == f"{said}; not with all layers unlocked (the opposite)"
 
 
-@pytest.mark.parametrize("values, verdict", [((3, 2, 1), "reproduced"), ((3, 1, 2), "not reproduced")])
+@pytest.mark.parametrize("values, verdict", [((3, 2, 1), "reproduced"), ((3, 1, 2), "not reproduced: the opposite")])
 def test_sizes_need_both_differences(values, verdict):
     mir = dict(zip(("small", "base", "large"), values, strict=True))
     rows = rows_of("sizes", lambda arm, run: measured(mir=mir[arm] + 0.01 * run.seed))
@@ -500,12 +613,111 @@ def test_a_report_fits_120_columns_and_every_verdict_has_an_interval(name):
     for claim in verdicts.judge(PROTOCOLS[name], rows):
         assert claim.low <= claim.estimate <= claim.high
         assert re.search(r"\[[+−][\d.]+, [+−][\d.]+\]", claim.measured)
-        assert claim.verdict in ("reproduced", "not reproduced") or claim.verdict.startswith("reproduced only when ")
+        assert claim.outcome in ("reproduced", *outcomes.FAILURES, "not testable here")
+        expected = {"reproduced": "reproduced", "not testable here": "not testable here: "}
+        assert claim.verdict.startswith(expected.get(claim.outcome, f"not reproduced: {claim.outcome}"))
 
 
-def test_a_table_has_one_line_for_each_claim_of_the_paper():
-    claims = verdicts.judge(PROTOCOLS["data_scale"], rows_of("data_scale", planted))
-    table = verdicts.markdown(claims, experiment=True).splitlines()
-    assert len(table) == 2 + len({claim.paper for claim in claims})
-    assert all(line.count("|") == 6 for line in table)
-    assert "`mir lab run data_scale`" in table[2]
+@pytest.fixture(scope="module")
+def claims():
+    return verdicts.judge(PROTOCOLS["data_scale"], rows_of("data_scale", planted))
+
+
+def test_a_table_has_one_line_for_each_claim_and_condition(claims):
+    lines = verdicts.markdown(claims, experiment=True).split("\n")
+    assert lines[0].endswith("Repeat them with `mir lab run data_scale`.")
+    assert "Each line has 5 seeds, 2 sets of parts (encoder and language model), 20 runs" in lines[0]
+    table = [line for line in lines if line.startswith("|")]
+    assert table[0] == "| claim | condition | verdict | what decides |"
+    assert len(table) == 2 + len(claims)
+    assert all(line.count("|") == 5 for line in table)
+    assert table[2].startswith(
+        "| MIR follows the accuracy after stage 2 *(paper, Fig. 1)* | *high* | **reproduced** | "
+    )
+    assert table[3].startswith("|  | *low* | **reproduced** | "), "a claim is named once"
+    norm_only = next(line for line in table if "norm-only baseline *(" in line)
+    assert norm_only.startswith("| MIR ranks models better than its norm-only baseline *(ours, Fig. 1)* |")
+    unlocked = next(line for line in table if "unlocked, too" in line)
+    assert unlocked.endswith("; 15 runs |"), "what differs from the other lines"
+    assert "runs" not in table[2]
+    assert sum("taken within each seed" in line for line in lines) == 1, "said once, under the table"
+
+
+def test_a_box_holds_the_table_and_nothing_else(claims):
+    lines = verdicts.boxed(verdicts.markdown(claims)).split("\n")
+    start, end = lines.index("```{table}"), lines.index("```")
+    assert all(line.startswith("|") for line in lines[start + 3 : end])
+    assert not any(line.startswith("|") for line in lines[:start] + lines[end:])
+    assert lines[start + 1] == ":class: verdicts"
+    assert ":class: verdicts short" in verdicts.boxed(verdicts.short(claims), "short").split("\n")
+
+
+def test_a_table_without_conditions_or_judged_claims_has_no_empty_column():
+    table = verdicts.markdown(verdicts.judge(PROTOCOLS["sizes"], []))
+    assert table.split("\n")[0] == "| claim | verdict | what decides |"
+    assert "**not measured** | 0 of 15 runs are in the ledger" in table
+
+
+def test_the_short_table_says_why_and_where(claims):
+    opposite = [
+        replace(claim, outcome=outcomes.OPPOSITE, verdict="not reproduced: the opposite") for claim in claims[:3]
+    ]
+    lines = verdicts.short([*opposite[:2], claims[2]]).split("\n")
+    assert lines[2:] == [
+        "| Fig. 1 | MIR follows the accuracy after stage 2 | reproduced only with matched norms; "
+        "not at a high rate and at a low rate (the opposite) |"
+    ]
+    assert verdicts.short(opposite).endswith("| not reproduced: the opposite |"), "all alike"
+
+
+@pytest.mark.parametrize(
+    "by_condition, said, standing",
+    [
+        (("reproduced", "reproduced"), "reproduced", "reproduced"),
+        (("undecided", "undecided"), "not reproduced: undecided", "undecided"),
+        (
+            ("the opposite", "falls short"),
+            "not reproduced: the opposite at a high rate, falls short with matched norms",
+            "the opposite",
+        ),
+        (
+            ("undecided", "not testable here"),
+            "not reproduced: undecided at a high rate; not testable here with matched norms: why",
+            "undecided",
+        ),
+        (
+            ("not testable here", "reproduced"),
+            "reproduced only with matched norms; not testable here at a high rate: why",
+            "reproduced in part",
+        ),
+        (("not testable here", "not testable here"), "not testable here: why", "not testable here"),
+        (("not measured", "falls short"), "not reproduced: falls short (high: not measured)", "undecided"),
+        (("not measured", "not measured"), "not measured", "not measured"),
+    ],
+)
+def test_what_is_said_of_a_claim_over_its_conditions_and_what_is_counted(claims, by_condition, said, standing):
+    def made(condition, outcome):
+        verdict = f"{outcome}: why" if outcome == "not testable here" else f"(a verdict: {outcome})"
+        return replace(claims[0], condition=condition, outcome=outcome, verdict=verdict)
+
+    group = [made(*pair) for pair in zip(("high", "matched"), by_condition, strict=True)]
+    assert verdicts.overall(group) == said
+    assert outcomes.standing(group) == standing
+    counted = verdicts.in_short(group)
+    assert counted.startswith("**Of 1 claims (0 of them ours)")
+    assert all(f"{by_condition.count(outcome)} {outcome}" in counted for outcome in by_condition)
+
+
+def test_the_count_adds_up(claims):
+    groups = verdicts.grouped(claims)
+    counted = verdicts.in_short(claims)
+    numbers = re.match(
+        r"\*\*Of (\d+) claims \((\d+) of them ours\), (\d+) are measured: (\d+) .*?, (\d+) .*?, (\d+) under", counted
+    )
+    total, ours, known, every, some, none = map(int, numbers.groups())
+    assert (total, ours, known) == (len(groups), 3, len(groups))
+    void = sum(outcomes.standing(group) == "not testable here" for group in groups)
+    assert every + some + none + void == known
+    lines = re.search(r"Line by line .*?: (.*)\.", counted).group(1)
+    assert sum(map(int, re.findall(r"\d+", lines))) == len(claims)
+    assert verdicts.in_short([]) == "No claim was judged."
