@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mirlib.lab.estimates import RESAMPLES
+from mirlib.lab.estimates import RESAMPLES, Estimate
 from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.tables import loss_curve
 from mirlib.plots import ACCENT, COLOURS, LINES, MARKERS, NEUTRAL, TEXT, VISION, new_axes
@@ -332,41 +332,98 @@ def kind_values(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]
 
 
 def figure_kind_grid(
-    pictures: Sequence[str], texts: Sequence[str], values: np.ndarray, ax: Axes | None = None, *, name: str = ""
+    pictures: Sequence[str],
+    texts: Sequence[str],
+    values: np.ndarray,
+    ax: Axes | None = None,
+    *,
+    name: str = "",
+    chance: float | None = None,
 ) -> Axes:
-    """MIR by kind of picture and of text: the mean over models, and below it how far draws of one model lie apart.
+    """MIR by kind of picture and of text, the mean over models and draws.
 
     Args:
-        pictures: Kinds of pictures, the lines.
+        pictures: Kinds of pictures, the rows.
         texts: Kinds of texts, the columns.
         values: (models, pictures, texts, draws).
         ax: Where to draw; a new figure if left out.
         name: Of the models; the title begins with it.
+        chance: The range within a model that draws alone would give; goes into the title.
 
     Returns:
-        The axes. Its title says how far apart the kinds lie, and the draws of one kind.
+        The axes. The range in its title is that of one model, mean over models: where models disagree on which cell is
+        the highest, it is larger than the range of the numbers in the cells.
     """
     ax = new_axes(ax)
     values = np.asarray(values, dtype=float)
-    means = values.mean(axis=(0, 3))
-    ranges = np.ptp(values, axis=3).mean(axis=0)
-    colours = mpl.colormaps["Greys"]
-    scale = mpl.colors.Normalize(means.min(), means.max() + 1e-12)
+    by_model = values.mean(axis=3)
+    means = by_model.mean(axis=0)
     # Half of the colour map: dark print stays readable on the darkest cell.
-    ax.imshow(0.55 * scale(means), cmap=colours, vmin=0, vmax=1, aspect="auto")
-    for line, column in np.ndindex(*means.shape):
-        mean, span = means[line, column], ranges[line, column]
-        ax.text(column, line - 0.12, f"{mean:.2f}".replace("-", "−"), ha="center", va="center")
-        ax.text(column, line + 0.24, f"draws {span:.2f}", ha="center", va="center", fontsize=7)
-    ax.set_xticks(range(len(texts)), texts)
+    shades = 0.55 * mpl.colors.Normalize(means.min(), means.max() + 1e-12)(means)
+    ax.imshow(shades, cmap=mpl.colormaps["Greys"], vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*means.shape):
+        ax.text(column, row, f"{means[row, column]:.2f}".replace("-", "−"), ha="center", va="center")
+    ax.set_xticks(range(len(texts)), texts, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(pictures)), pictures)
     ax.set_xlabel("kind of text")
     ax.set_ylabel("kind of picture")
     ax.grid(visible=False)
-    kinds, draws = np.ptp(values.mean(axis=3), axis=(1, 2)).mean(), ranges.mean()
-    finding = f"the kinds span {kinds:.2f}, draws of one kind {draws:.2f}"
-    ax.set_title(f"{name}: {finding}" if name else finding.capitalize())
+    finding = f"range {np.ptp(by_model, axis=(1, 2)).mean():.2f}"
+    finding += "" if chance is None else f", by chance {chance:.2f}"
+    ax.set_title(f"{name}\n{finding}" if name else finding.capitalize())
     return ax
+
+
+def figure_moved(
+    data: Mapping[str, Mapping[str, tuple[np.ndarray, Estimate]]],
+    ax: Axes | None = None,
+    *,
+    parts: Mapping[str, Sequence[Any]],
+    limit: float,
+) -> Axes:
+    """How far things that should not matter move MIR: every model by its set of parts, and the interval of the verdict.
+
+    Args:
+        data: By what is varied, then by regime: ranges of the models, in units, and the estimate that is judged.
+        ax: Where to draw; a new figure if left out.
+        parts: By regime, the set of parts that each model stands on.
+        limit: Of the protocol; ruled off.
+
+    Returns:
+        The axes; they say so where there is nothing to draw.
+    """
+    ax = new_axes(ax)
+    groups = list(dict.fromkeys(group for by_group in data.values() for group in by_group))
+    shifts = [0.0] if len(groups) == 1 else np.linspace(-0.2, 0.2, len(groups))
+    sets = sorted({one for group in groups for one in parts[group]})
+    ax.axvline(0, color="black", linewidth=0.8, linestyle="-", marker="")
+    for number, (group, shift) in enumerate(zip(groups, shifts, strict=True)):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        for row, by_group in enumerate(data.values()):
+            if group not in by_group:
+                continue
+            values, found = by_group[group]
+            for place, one in enumerate(sets):
+                own = np.asarray(values, dtype=float)[np.asarray(parts[group]) == one]
+                look = {"color": colour, "linestyle": "", "fillstyle": "none", "markersize": 6, "markeredgewidth": 1.2}
+                ax.plot(own, np.full(len(own), row + shift + 0.13), marker=_OF_PARTS[place % len(_OF_PARTS)], **look)
+            reach = [[found.value - found.low], [found.high - found.value]]
+            ax.errorbar(found.value, row + shift, xerr=reach, color=colour, marker=marker, capsize=3, linestyle="")
+        ax.plot([], [], color=colour, marker=marker, linestyle="-", linewidth=1, label=group)
+    for place, one in enumerate(sets):
+        look = {"color": "black", "linestyle": "", "fillstyle": "none", "markersize": 6}
+        ax.plot([], [], marker=_OF_PARTS[place % len(_OF_PARTS)], label=f"a model, parts {one}", **look)
+    if not groups:
+        say_missing([ax])
+    ax.axvline(limit, color="black", linewidth=1.2, linestyle="--", marker="", label="limit of the protocol")
+    ax.set_yticks(range(len(data)), list(data))
+    ax.set_ylim(max(1, len(data)) - 0.5, -0.5)
+    ax.set_xlabel("range of MIR within a model (units of U)")
+    _legend_below(ax, columns=3)
+    return ax
+
+
+_OF_PARTS = ("|", "x", "o", "D")
 
 
 def figure_counts(
@@ -375,40 +432,43 @@ def figure_counts(
     *,
     tolerance: float | None = None,
     published: Mapping[int, float] | None = None,
+    first: int = 0,
 ) -> Axes:
     """MIR by the number of samples, less its mean at the largest number.
 
     Args:
         data: By regime, then by number of samples: values (models, draws).
         ax: Where to draw; a new figure if left out.
-        tolerance: Half the width of a band about zero.
+        tolerance: Half the width of a band about zero, the protocol's twentieth of U.
         published: Published values by number of samples; drawn for comparison, less the one at the largest number.
+        first: Place of the first regime among the book's colours and markers.
 
     Returns:
         The axes. Bands hold the mean standard deviation of a model's draws.
     """
     ax = new_axes(ax)
-    for number, (regime, by_count) in enumerate(data.items()):
+    for number, (regime, by_count) in enumerate(data.items(), start=first):
         counts = np.array(sorted(by_count))
         values = np.stack([np.asarray(by_count[n], dtype=float) for n in counts], axis=-1)  # (models, draws, counts)
         values = values - values[..., -1].mean(axis=1)[:, None, None]
         mean, spread = values.mean(axis=(0, 1)), values.std(axis=1, ddof=1).mean(axis=0)
         colour = COLOURS[number % len(COLOURS)]
         ax.fill_between(counts, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-        ax.plot(counts, mean, color=colour, marker=MARKERS[number], linestyle=LINES[number], label=regime)
+        style = {"marker": MARKERS[number % len(MARKERS)], "linestyle": LINES[number % len(LINES)]}
+        ax.plot(counts, mean, color=colour, label=regime, **style)
     if published:
         counts = np.array(sorted(published))
         levels = np.array([published[n] for n in counts])
         style = {"color": "black", "linestyle": ":", "marker": "x"}
         ax.plot(counts, levels - levels[-1], label="paper's Table 6", **style)
     if tolerance is not None:
-        ax.axhspan(-tolerance, tolerance, color=NEUTRAL, alpha=0.15, linewidth=0, label="allowed")
+        ax.axhspan(-tolerance, tolerance, color=NEUTRAL, alpha=0.15, linewidth=0, label="±U/20")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     ax.set_xlabel("number of samples N")
-    ax.set_ylabel("MIR less its mean at the largest N")
+    ax.set_ylabel("MIR less its mean\nat the largest N (log10)")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="upper right", ncols=3)
     return ax
 
 

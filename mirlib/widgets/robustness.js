@@ -83,15 +83,14 @@ function drawCounts(svg, models, count) {
   }
   const bar = { x: toX(count) - 9, width: 18, y: BOX.top, height: BOX.bottom - BOX.top };
   parts.push(shape("rect", { ...bar, fill: "var(--mirlib-cool)", "fill-opacity": 0.18 }));
-  let free = -Infinity; // labels that would touch their left neighbour are left out, but never that of the present N
-  for (const n of counts) {
+  // Labels that would touch another are left out; the present N comes first, then both ends, then the others.
+  const placed = [];
+  for (const n of new Set([count, counts[0], counts.at(-1), ...counts])) {
     const half = 3 + 4.6 * n.length;
-    const present = n === count;
-    const near = Math.abs(toX(n) - toX(count)) < half + 3 + 4.6 * count.length;
-    if (!present && (near || toX(n) - half < free)) continue;
-    const place = { x: toX(n), y: BOX.bottom + 18, "text-anchor": "middle", class: present ? "" : "quiet" };
+    if (placed.some((other) => Math.abs(toX(n) - other.x) < half + other.half)) continue;
+    placed.push({ x: toX(n), half });
+    const place = { x: toX(n), y: BOX.bottom + 18, "text-anchor": "middle", class: n === count ? "" : "quiet" };
     parts.push(shape("text", place, n));
-    free = toX(n) + half;
   }
   const middle = (BOX.left + BOX.right) / 2;
   const caption = { x: middle, y: HEIGHT - 6, "text-anchor": "middle", class: "quiet" };
@@ -148,7 +147,7 @@ function drawCell(svg, models, cell, reference) {
 
 function render({ model, el }) {
   const everyone = model.get("models");
-  const unit = model.get("unit");
+  const units = model.get("units");
   const regimes = [...new Set(everyone.map((one) => one.regime))];
   const pictures = [...new Set(everyone.flatMap((one) => Object.keys(one.kinds)))];
   const texts = [...new Set(everyone.flatMap((one) => Object.values(one.kinds).flatMap(Object.keys)))];
@@ -204,7 +203,7 @@ function render({ model, el }) {
 
   // --- the numbers of a cell ---
   const title = element("p", { "data-name": "title" });
-  const strip = shape("svg", { viewBox: "0 0 340 94", role: "img" }, shape("title"));
+  const strip = shape("svg", { viewBox: "0 0 340 94", role: "img", style: "max-width: 26rem" }, shape("title"));
   const rows = {};
   const numbersBody = element("tbody");
   const row = (body, name, label, under) => {
@@ -239,7 +238,6 @@ function render({ model, el }) {
   const note = element("p", { class: "mirlib-note" });
   const put = (name, text, under = "") => rows[name].replaceChildren(text, element("small", {}, under));
   const between = (low, high) => `${fixed(low)} to ${fixed(high)}`;
-  const inUnits = (value) => (unit ? `${fixed(value / unit, 2)} reference differences` : "");
 
   const refresh = () => {
     const state = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
@@ -248,6 +246,8 @@ function render({ model, el }) {
     const models = everyone.filter(
       (one) => one.regime === state.regime && (state.model === ALL || String(one.seed) === state.model),
     );
+    const unit = units[state.regime] || null;
+    const inUnits = (value) => (unit ? `${fixed(value / unit, 2)} U` : "");
     const missing = !models.length;
     frame.classList.toggle("mirlib-empty", missing);
     const who = state.model === ALL ? plural(models.length, "model") : `the model of seed ${state.model}`;
@@ -261,9 +261,9 @@ function render({ model, el }) {
     for (const picture of pictures) {
       for (const text of texts) seen.set(key(picture, text), cellNumbers(models, [picture, text], reference, unit));
     }
-    // Full colour stands for one reference difference, or for the farthest cell where there is none.
+    // Full colour stands for a quarter of U, the limit of the protocol, or for the farthest cell where there is no U.
     const farthest = Math.max(...[...seen.values()].map((one) => Math.abs(one.difference)));
-    const full = unit || farthest || 1;
+    const full = unit / 4 || farthest || 1;
     for (const [name, button] of buttons) {
       const one = seen.get(name);
       const isReference = name === key(...reference);
@@ -286,7 +286,7 @@ function render({ model, el }) {
     put("draw_range", fixed(one.draw_range), inUnits(one.draw_range));
     const spread = `${signed(one.difference_low)} to ${signed(one.difference_high)}`;
     put("difference", signed(one.difference), models.length > 1 ? spread : "");
-    if (unit) rows.difference.append(element("small", {}, `${signed(one.in_units, 2)} reference differences`));
+    if (unit) rows.difference.append(element("small", {}, `${signed(one.in_units, 2)} U`));
     const cells = rangeOfCells(models);
     put("cells", fixed(cells), inUnits(cells));
     drawCell(strip, models, cell, reference);
@@ -296,7 +296,10 @@ function render({ model, el }) {
     note.textContent =
       `${plural(models.length, "model")} of this regime, ${plural(draws, "draw")} of samples each. Differences to the reference ` +
       `(${reference.join(" with ")}) are taken within a model. ` +
-      (unit ? `A reference difference is ${fixed(unit)}; a cell that far off has full colour.` : "");
+      (unit
+        ? `U of this regime is ${fixed(unit)}, a mean over seeds that one model is measured by, too. Red is higher than the ` +
+          `reference, blue lower; from U/4 on, the limit of the protocol, the colour is full.`
+        : "Red is higher than the reference, blue lower; the farthest cell has full colour.");
 
     let counted = null;
     const able = models.filter((one) => Object.keys(one.counts).length);
@@ -315,7 +318,7 @@ function render({ model, el }) {
     if (!hovered) {
       spoken.say(
         `${cell[0]} with ${cell[1]}: MIR ${fixed(one.mean)}, ${signed(one.difference)} to the reference` +
-          (unit ? `, ${signed(one.in_units, 2)} reference differences. ` : ". ") +
+          (unit ? `, ${signed(one.in_units, 2)} U. ` : ". ") +
           (counted ? `With ${state.count} samples: mean ${fixed(counted.mean)}, range over draws ${fixed(counted.draw_range)}.` : ""),
       );
     }

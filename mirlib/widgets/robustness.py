@@ -29,7 +29,7 @@ class CellNumbers(NamedTuple):
         difference: Mean over models of the difference to the reference cell of the same model.
         difference_low: The lowest model.
         difference_high: The highest model.
-        in_units: `difference` in units of the reference difference; None without one.
+        in_units: `difference` in units of U; None without one.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class CountNumbers(NamedTuple):
         draw_range: Highest minus lowest draw of a model, mean over models.
         deviation: Standard deviation over the draws of a model (divisor n − 1), mean over models; None for one draw.
         shift: `mean` minus that at the largest number of samples.
-        in_units: `draw_range` in units of the reference difference; None without one.
+        in_units: `draw_range` in units of U; None without one.
     """
 
     mean: float
@@ -112,7 +112,7 @@ def cell_numbers(
         models: Some of `robustness_models`, of one regime.
         cell: Kind of picture and kind of text.
         reference_cell: The cell that differences are taken to, within each model.
-        unit: A difference of MIR to express differences in, for example between the best and the worst model.
+        unit: U, a difference of MIR to express differences in, for example between models that are to be ranked.
     """
     draws = [model["kinds"][cell[0]][cell[1]] for model in models]
     means = [_mean(values) for values in draws]
@@ -183,13 +183,13 @@ class RobustnessPicker(StaticWidget):
 
     Args:
         rows: Rows of the ledger of a robustness study; missing runs are simply not there.
-        reference: A difference of MIR to measure by, for example between the best and the worst model of the
-            experiment on data. Without it nothing is said in such units.
+        reference: U, a difference of MIR to measure by: one for all, or one for each regime, for example the highest
+            minus the lowest MIR over the amounts of data. Where there is none, nothing is said in such units.
         arm_of: Gives the name of a row's arm. Without it, see `mirlib.widgets.ledger_rows.arm_names`.
         **state: First values of the attributes below.
 
     Raises:
-        ValueError: No row has MIR by kind, or `reference` is not a positive number.
+        ValueError: No row has MIR by kind, or `reference` is not positive, or for a regime that no row has.
 
     Attributes:
         regime: Name of the arm.
@@ -197,7 +197,7 @@ class RobustnessPicker(StaticWidget):
         cell: Kind of picture and kind of text that are looked at.
         reference_cell: The cell that differences are taken to.
         count: Number of samples that is looked at, as the rows spell it; empty where there is none.
-        unit: The reference difference, or 0.
+        units: U by regime.
         models: What `robustness_models` made of the rows.
 
     Example:
@@ -216,20 +216,26 @@ class RobustnessPicker(StaticWidget):
     cell = traitlets.List(traitlets.Unicode(), minlen=2, maxlen=2).tag(sync=True)
     reference_cell = traitlets.List(traitlets.Unicode(), minlen=2, maxlen=2).tag(sync=True)
     count = traitlets.Unicode("").tag(sync=True)
-    unit = traitlets.Float(0.0, min=0).tag(sync=True)
+    units = traitlets.Dict(value_trait=traitlets.Float(min=0)).tag(sync=True)
 
     def __init__(
         self,
         rows: Iterable[Row],
-        reference: float | None = None,
+        reference: float | Mapping[str, float] | None = None,
         arm_of: Callable[[Row], str] | None = None,
         **state: Any,
     ) -> None:
         models = robustness_models(rows, arm_of)
         if not models:
             raise ValueError("none of the rows has MIR by kind of picture and text (metrics['kinds'])")
-        if reference is not None and not (math.isfinite(reference) and reference > 0):
-            raise ValueError(f"reference must be a positive difference of MIR, not {reference}")
+        regimes = list(dict.fromkeys(model["regime"] for model in models))
+        units = reference if isinstance(reference, Mapping) else dict.fromkeys(regimes, reference)
+        units = {regime: float(unit) for regime, unit in units.items() if unit is not None}
+        for regime, unit in units.items():
+            if not (math.isfinite(unit) and unit > 0):
+                raise ValueError(f"reference must be a positive difference of MIR, not {unit} ({regime})")
+            if regime not in regimes:
+                raise ValueError(f"reference is given for {regime!r}; the regimes are {', '.join(regimes)}")
         first = [next(iter(models[0]["kinds"])), next(iter(next(iter(models[0]["kinds"].values()))))]
         counts = [count for count in ("100", *models[0]["counts"]) if count in models[0]["counts"]]
         start = {
@@ -239,7 +245,12 @@ class RobustnessPicker(StaticWidget):
             "count": counts[0] if counts else "",
             **state,
         }
-        super().__init__(models=models, unit=float(reference or 0), **start)
+        super().__init__(models=models, units=units, **start)
+
+    @property
+    def unit(self) -> float | None:
+        """U of the regime that is shown, or None."""
+        return self.units.get(self.regime)
 
     def shown(self) -> list[dict[str, Any]]:
         """Return the models shown: those of the regime, or the one that is picked."""
@@ -247,9 +258,9 @@ class RobustnessPicker(StaticWidget):
 
     def numbers(self) -> CellNumbers:
         """Return what the widget shows of the present cell."""
-        return cell_numbers(self.shown(), tuple(self.cell), tuple(self.reference_cell), self.unit or None)
+        return cell_numbers(self.shown(), tuple(self.cell), tuple(self.reference_cell), self.unit)
 
     def count_numbers(self) -> CountNumbers | None:
         """Return what the widget shows of the present number of samples, or None without counts."""
         models = [model for model in self.shown() if self.count in model["counts"]]
-        return count_numbers(models, self.count, self.unit or None) if models else None
+        return count_numbers(models, self.count, self.unit) if models else None

@@ -11,6 +11,7 @@ from mirlib.widgets.robustness import cell_numbers, count_numbers, range_of_cell
 
 PICTURES, TEXTS, COUNTS = ("scenes", "scans"), ("news", "code", "topics"), (1, 10, 100, 1000)
 UNIT = 0.25
+UNITS = {"high": UNIT, "matched": 0.1}
 
 
 def rows():
@@ -80,6 +81,15 @@ def test_bad_input_is_told():
         RobustnessPicker(rows()[:1])
     with pytest.raises(ValueError, match="positive difference"):
         RobustnessPicker(rows(), reference=-0.1)
+    with pytest.raises(ValueError, match="given for 'low'; the regimes are high, matched"):
+        RobustnessPicker(rows(), reference={"low": 0.1})
+
+
+def test_each_regime_has_its_own_unit():
+    picker = RobustnessPicker(rows(), reference={"high": 0.5}, cell=["scans", "code"])
+    assert picker.numbers().in_units == pytest.approx(picker.numbers().difference / 0.5)
+    picker.regime = "matched"
+    assert picker.unit is None and picker.numbers().in_units is None
 
 
 def test_a_start_can_be_picked_and_counts_may_be_missing():
@@ -108,7 +118,7 @@ def check(root, picker):
 
 @pytest.fixture
 def opened(tmp_path, visit):
-    picker = RobustnessPicker(rows(), reference=UNIT)
+    picker = RobustnessPicker(rows(), reference=UNITS)
     seen = visit(write_page(picker, tmp_path))
     root = seen.page.locator(".mirlib-widget")
     root.wait_for()
@@ -157,6 +167,11 @@ def test_a_cell_shows_its_mean_and_its_difference_and_the_pointer_previews_it(op
     assert shown(root)["cell"] == before
     dots = root.locator("circle[data-count='10']")
     assert dots.count() == 15, "five draws of three models"
+    labels = root.locator("svg.mirlib-plot text").all_text_contents()
+    assert {"1", "100", "1000"} <= set(labels), "the present N and both ends"
+    assert "U of this regime is 0.250" in root.locator(".mirlib-note").text_content()
+    strength = cell.evaluate("b => parseFloat(b.style.getPropertyValue('--mirlib-strength'))")
+    assert strength == pytest.approx(55 * min(1, abs(want.difference) / (UNIT / 4)), abs=1e-6)
 
 
 @pytest.mark.browser
@@ -171,7 +186,7 @@ def test_the_grid_is_walked_by_arrow_keys_and_says_where_it_is(opened):
     assert focused.startswith(f"scans with code: MIR {want.mean:.3f}")
     said = root.locator("[aria-live]").element_handle()
     seen.page.wait_for_function("e => e.textContent.startsWith('scans with code: MIR')", arg=said)
-    assert "reference differences. With 100 samples" in said.text_content()
+    assert " U. With 100 samples" in said.text_content()
     assert root.locator(".mirlib-cells button[tabindex='0']").count() == 1, "one stop for the tab key"
 
 
@@ -193,4 +208,4 @@ def test_everything_has_a_name_and_a_place_on_a_phone(tmp_path, visit):
     names = root.evaluate("r => [...r.querySelectorAll('input, select')].map(i => i.labels[0]?.textContent.trim())")
     assert len(names) == 3 and all(names)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert "reference difference" not in root.text_content(), "none was given"
+    assert " U" not in root.text_content(), "none was given"

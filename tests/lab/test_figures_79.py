@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mirlib.lab import figures
-from mirlib.lab.estimates import bootstrap
+from mirlib.lab.estimates import Estimate, bootstrap
+from mirlib.plots import TEXT
 
 
 @pytest.fixture(autouse=True)
@@ -78,15 +79,29 @@ def test_seed_values_draws_every_seed_and_says_when_there_is_none():
     assert "no run" in empty.texts[0].get_text()
 
 
-def test_kind_grid_tells_the_range_of_kinds_from_that_of_draws():
-    values = np.array([[[[1.0, 1.2], [2.0, 2.2]]]])  # one model, one kind of picture, two texts, two draws
-    ax = figures.figure_kind_grid(["scenes"], ["news", "code"], values, name="high")
-    assert ax.get_title() == "high: the kinds span 1.00, draws of one kind 0.20"
-    assert [text.get_text() for text in ax.texts] == ["1.10", "draws 0.20", "2.10", "draws 0.20"]
+def test_kind_grid_shows_means_and_tells_the_range_of_one_model():
+    values = np.array([[[[1.0, 1.2], [2.0, 2.2]]], [[[3.0, 3.2], [2.0, 2.2]]]])  # two models that disagree
+    ax = figures.figure_kind_grid(["scenes"], ["news", "code"], values, name="high", chance=0.1)
+    assert ax.get_title() == "high\nrange 1.00, by chance 0.10"
+    assert [text.get_text() for text in ax.texts] == ["2.10", "2.10"]
+
+
+def test_moved_draws_the_interval_that_is_judged_and_every_model_by_its_parts():
+    data = {"template": {"high": (np.array([0.1, 0.9, 0.2]), Estimate(0.4, 0.1, 0.7, 3))}}
+    ax = figures.figure_moved(data, parts={"high": [0, 1, 0]}, limit=0.25)
+    hollow = [drawn for drawn in ax.get_lines() if drawn.get_fillstyle() == "none" and len(drawn.get_xdata())]
+    assert {drawn.get_marker(): list(drawn.get_xdata()) for drawn in hollow} == {"|": [0.1, 0.2], "x": [0.9]}
+    (bar,) = [bars for bars in ax.collections if isinstance(bars, mpl.collections.LineCollection)]
+    np.testing.assert_allclose(bar.get_segments()[0][:, 0], [0.1, 0.7])
+    assert set(line(ax, "limit of the protocol")[0]) == {0.25}
+    empty = figures.figure_moved({}, parts={}, limit=0.25)
+    assert "no run" in empty.texts[0].get_text()
 
 
 def test_counts_are_less_the_mean_of_each_model_at_the_largest_number():
     by_count = {1: np.array([[3.0, 5.0], [5.0, 7.0]]), 10: np.array([[1.0, 3.0], [4.0, 4.0]])}
-    ax = figures.figure_counts({"high": by_count}, published={1: 3.5, 10: 3.25})
+    ax = figures.figure_counts({"high": by_count}, published={1: 3.5, 10: 3.25}, first=1)
     np.testing.assert_allclose(line(ax, "high")[1], [2.0, 0.0])
     np.testing.assert_allclose(line(ax, "paper's Table 6")[1], [0.25, 0.0])
+    (own,) = [drawn for drawn in ax.get_lines() if drawn.get_label() == "high"]
+    assert own.get_color() == TEXT, "a regime keeps its colour from panel to panel"
