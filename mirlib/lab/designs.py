@@ -150,7 +150,18 @@ def _level(values: np.ndarray) -> str:
         return ""
     found = bootstrap(values)
     ends = f" [{found.low:.3f}, {found.high:.3f}]" if len(values) > 1 else " (1 seed)"
-    return f"{found.value:.3f}{ends}".replace("-", "−")
+    return _cell(f"{found.value:.3f}{ends}".replace("-", "−"))
+
+
+def _change(values: np.ndarray) -> str:
+    """A mean difference with its interval, both with signs; a single value has none."""
+    found = bootstrap(values)
+    return _cell(found.text(3)) if len(values) > 1 else found.text(3).partition(" ")[0]
+
+
+def _cell(text: str) -> str:
+    """For a table: a narrow column breaks an estimate before its interval, not within it."""
+    return text.replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def side_by_side(name: str, rows: Iterable[Row]) -> pd.DataFrame:
@@ -193,7 +204,7 @@ def changes(
                     line[shown] = VOID
                     continue
                 difference = np.diff(cells(table, [arms[reference], arm], column, seeds), axis=0)[0]
-                line[shown] = bootstrap(difference).text(3) if len(seeds) > 1 else f"{difference[0]:+.3f}"
+                line[shown] = _change(difference)
             lines[regime, f"{label} − {reference}"] = line | {"seeds": len(seeds)}
     return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=["no pair of runs in the ledger yet"])
 
@@ -385,8 +396,9 @@ def _about_lengths(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     said = []
     for regime, found in spans.items():
         widest, left = (max(one) for one in zip(*found, strict=True))
-        length = all(apart < SAME * spread for spread, apart in found)
-        meaning = "a ranking by MIR is a ranking by length" if length else "the two part"
+        share = max(apart / spread if spread else 1.0 for spread, apart in found)
+        meaning = "a ranking by MIR is a ranking by length" if share < SAME else "the two part"
+        meaning = "most of a difference in MIR is one of length" if SAME <= share < 0.5 else meaning
         said.append(
             f"In *{regime}* the arms of an experiment differ by up to {widest:.2f} in MIR, and by up to {left:.2f} in "
             f"MIR minus its norm-only baseline: there, {meaning}."
@@ -432,14 +444,14 @@ def choice_table(rows: Mapping[str, Iterable[Row]]) -> pd.DataFrame:
             seeds = len(by["mir"])
             line: dict[str, object] = {shown: VOID for shown in CHOSEN_BY.values()}
             for column, worth in by.items():
-                found = bootstrap(worth)
-                line[CHOSEN_BY[column]] = found.text(3) if seeds > 1 else f"{found.value:+.3f}".replace("-", "−")
+                line[CHOSEN_BY[column]] = _change(worth)
                 if seeds >= SEEDS_NEEDED:
+                    found = bootstrap(worth)
                     sides[column].append(1 if found.low > 0 else -1 if found.high < 0 else 0)
             lines[name, regime] = line | {"seeds": seeds}
     if not lines:
         return pd.DataFrame(columns=["no seed has all arms yet"])
-    for said, sign in (("above 0", 1), ("below 0", -1)):
+    for said, sign in (("above 0", 1), ("below 0", -1)) if sides["mir"] else ():
         counts = {CHOSEN_BY[column]: f"{found.count(sign)} of {len(found)}" for column, found in sides.items()}
         lines["intervals", said] = counts | {"seeds": ""}
     return pd.DataFrame(lines).T
@@ -516,7 +528,7 @@ def figure_metrics(rows: Mapping[str, Sequence[Row]], regimes: Sequence[str] = (
     """
     found = {name: with_accuracy(name, here, COMPARED) for name, here in rows.items()}
     found = {name: by_regime for name, by_regime in found.items() if by_regime}
-    figure, axes = plt.subplots(1, len(regimes), figsize=(5.2 * len(regimes), 6.6), sharey=True)
+    figure, axes = plt.subplots(1, len(regimes), figsize=(5.2 * len(regimes), 7.2), sharey=True)
     for ax, regime in zip(axes, regimes, strict=True):
         here = {name: by[regime] for name, by in found.items() if regime in by}
         # Every experiment in every panel, so that it keeps its colour.

@@ -47,15 +47,15 @@ def test_the_tables_hold_what_is_printed_and_what_was_measured():
     table = designs.side_by_side("recipes", rows)
     assert table.loc["rate × 0.3", ("paper", "MIR")] == "2.808"
     found = bootstrap([2 + 0.1 * seed for seed in range(5)])
-    assert table.loc["linear", ("high", "MIR")] == f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    assert table.loc["linear", ("high", "MIR")] == f"{found.value:.3f} [{found.low:.3f},\xa0{found.high:.3f}]"
     assert (designs.side_by_side("recipes", [])["high"] == "").all(axis=None)
 
 
 def test_changes_are_taken_within_seeds_that_have_both_runs():
     rows = rows_of("recipes", lambda arm, run: None if (arm, run.seed) == ("high, base", 4) else by_arm(arm, run))
     line = designs.changes("recipes", rows).loc[("high", "linear − base")]
-    assert line["MIR (news)"] == "+2.000 [+2.000, +2.000]"
-    assert line["accuracy after stage 2"] == "−0.200 [−0.200, −0.200]"
+    assert line["MIR (news)"] == "+2.000 [+2.000,\xa0+2.000]"
+    assert line["accuracy after stage 2"] == "−0.200 [−0.200,\xa0−0.200]"
     assert line["seeds"] == 4
     assert len(designs.changes("recipes", [])) == 0
 
@@ -176,10 +176,12 @@ def test_lessons_count_the_ways_of_unlocking():
 def test_the_table_of_choices_counts_intervals_of_complete_comparisons_only():
     rows = {"recipes": rows_of("recipes", by_arm), "connectors": rows_of("connectors", by_caption, seeds=[0, 1])}
     table = designs.choice_table(rows)
-    assert table.loc[("recipes", "high"), "by MIR"] == "+0.250 [+0.250, +0.250]"
+    assert table.loc[("recipes", "high"), "by MIR"] == "+0.250 [+0.250,\xa0+0.250]"
     assert table.loc[("intervals", "above 0"), "by MIR"] == "2 of 2", "connectors have two seeds"
     assert table.loc[("intervals", "below 0"), "by norm-only"] == "0 of 2"
     assert len(designs.choice_table({"recipes": []})) == 0
+    few = designs.choice_table({"connectors": rows["connectors"]})
+    assert list(few.index) == [("connectors", "high"), ("connectors", "matched")], "nothing to count"
 
 
 def test_the_figure_draws_the_papers_points_and_our_means():
