@@ -90,7 +90,8 @@ def measure(model_type: str, last: str = "normed") -> Measured:
         text_at = stream.positions["text"]
         after_picture = mask.cumsum(dim=1) > 0
         ahead = ~after_picture[text_at]
-        causal = bool(ahead.any()) and torch.equal(stream.text[0][ahead], text[0][ahead])
+        # Not bit for bit: in a mixture of experts the picture decides which words are multiplied together.
+        causal = bool(ahead.any()) and torch.allclose(stream.text[0][ahead], text[0][ahead], rtol=1e-5, atol=1e-6)
     result = score_batches(model, [case.inputs(seed=seed) for seed in range(2)], progress=False)
     assert math.isfinite(result.value) and len(result.per_layer) == len(parts.layers)
     return Measured(
