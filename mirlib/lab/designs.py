@@ -306,7 +306,7 @@ def reading(name: str, rows: Iterable[Row]) -> list[str]:
         said.append(
             f"*{regime}*: {start} The rank correlation of the two is {bootstrap(correlations(mir, accuracy))}. "
             f"The arms' mean MIR spans {spread:.2f}; MIR minus its norm-only baseline, "
-            f"{'only ' if apart < SAME * spread else ''}{apart:.2f}."
+            f"{'only ' if 0.01 <= apart < SAME * spread else ''}{_amount(apart)}."
         )
     return said
 
@@ -318,6 +318,10 @@ SAME = 0.1
 def _spans(mir: np.ndarray, norms: np.ndarray) -> tuple[float, float]:
     """Highest minus lowest mean over the arms: of MIR, and of what it has beyond its norm-only baseline."""
     return float(np.ptp(mir.mean(axis=1))), float(np.ptp((mir - norms).mean(axis=1)))
+
+
+def _amount(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else "less than 0.01"
 
 
 def _told(undecided: Sequence[str]) -> str:
@@ -400,8 +404,8 @@ def _about_lengths(rows: Mapping[str, Sequence[Row]]) -> list[str]:
         meaning = "a ranking by MIR is a ranking by length" if share < SAME else "the two part"
         meaning = "most of a difference in MIR is one of length" if SAME <= share < 0.5 else meaning
         said.append(
-            f"In *{regime}* the arms of an experiment differ by up to {widest:.2f} in MIR, and by up to {left:.2f} in "
-            f"MIR minus its norm-only baseline: there, {meaning}."
+            f"In *{regime}* the arms of an experiment differ by up to {widest:.2f} in MIR, and by "
+            f"{'up to ' if left >= 0.01 else ''}{_amount(left)} in MIR minus its norm-only baseline: there, {meaning}."
         )
     return [" ".join(said)] if said else []
 
