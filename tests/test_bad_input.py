@@ -391,7 +391,10 @@ def test_cross_attention_through_the_command(saved, checkpoint, capsys):
     """Llama 3.2 Vision reads its images through cross-attention layers."""
     transformers.AutoModelForImageTextToText.from_config(mllama()).save_pretrained(checkpoint)
     sentence = refused(capsys, *arguments(saved, checkpoint))
-    assert "mllama feeds vision to its decoder by cross-attention layers" in sentence and "MIR is undefined" in sentence
+    assert (
+        "mllama feeds what its encoder sees to its decoder by cross-attention layers" in sentence
+        and "MIR is undefined" in sentence
+    )
 
 
 @pytest.mark.parametrize("config", [transformers.LlamaConfig, transformers.T5Config, transformers.CLIPConfig])
