@@ -262,9 +262,9 @@ def scale_outcome(rows: Iterable[Row]) -> list[str]:
         f"{listed(by_count[n])} in {'all' if n == len(known) else n or 'none'}" for n in sorted(by_count, reverse=True)
     )
     told = [
-        f"**Ranks.** MIR followed the accuracy over the amount of data in {at_most} of {len(known)} regimes (mean rank "
-        f"correlation {own}; asked for: at most −0.8). The others, each with its own sign, did so as follows: {others}"
-        ". The number of pairs knows nothing about a model."
+        f"**MIR followed the accuracy over the amount of data in {at_most} of {len(known)} regimes; the loss in "
+        f"{count['loss']}, and the number of pairs, which knows nothing about a model, in {count['pairs']}.** Mean "
+        f"rank correlation of MIR: {own} (asked for: at most −0.8). The others, each with its own sign: {others}."
     ]
     moved = {r: (change(table, r, "mir"), change(table, r, "norm_only")) for r in known}
     text = "; ".join(

@@ -42,7 +42,7 @@ def test_a_metric_follows_only_with_its_own_sign(falling_in_high):
 
 def test_the_outcome_counts_regimes_and_names_what_is_length_only(falling_in_high):
     ranks, length = scale.scale_outcome(falling_in_high)
-    assert "in 1 of 4 regimes" in ranks and "*high* −1.00, *low* +1.00" in ranks
+    assert "in 1 of 4 regimes; the loss in 4, and the number of pairs" in ranks and "*high* −1.00, *low* +1.00" in ranks
     assert "the loss and the number of pairs in all" in ranks
     assert "*high* −5.00 [−5.00, −5.00] (−5.00)" in length
     assert length.endswith("In *high* this is a change of length and of nothing else.")
@@ -52,7 +52,7 @@ def test_the_outcome_counts_regimes_and_names_what_is_length_only(falling_in_hig
 def test_nothing_is_said_below_five_seeds(seeds, known):
     rows = scale_rows(lambda regime, pairs: pairs, seeds=seeds)
     table = frame(rows)
-    assert ("Ranks" in scale.scale_outcome(rows)[0]) is known
+    assert ("regimes; the loss in 4" in scale.scale_outcome(rows)[0]) is known
     assert bool(scale.in_regimes(table, "mir")) is known
     assert ("Not measured yet" not in scale.flattening(table)) is known
     assert bool(scale.other_domain(table)) is known
