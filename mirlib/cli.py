@@ -229,9 +229,14 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         images, texts = _sources(options, skip)
         return images, texts, *_load(options, processes)
 
-    skip = None
-    if options.skip_unreadable:
-        skip = _say_skipped if processes.leads else _say_nothing
+    left_out: list[str] = []
+
+    def leave_out(sentence: str) -> None:
+        left_out.append(sentence)
+        if processes.leads:
+            _say(f"mir: skipped: {sentence}")
+
+    skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
     result = score(
         model,
@@ -255,6 +260,8 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
 
     def report() -> None:
         if processes.leads:
+            if left_out:
+                _say(f"mir: skipped {len(left_out)} in all, which could not be read")
             _report(result, options, options.model or "the miniature LLaVA")
 
     processes.together(report)
@@ -291,14 +298,6 @@ def _hush() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _say_nothing(sentence: str) -> None:
-    """The first process says it."""
-
-
-def _say_skipped(sentence: str) -> None:
-    _say(f"mir: skipped: {sentence}")
 
 
 def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:

@@ -28,6 +28,7 @@ from mirlib import score, score_batches
 from mirlib.cli import main
 
 PAIRS = 11
+LIMIT = 900  # seconds; a hundred times what it takes on an idle core
 OPTIONS = {"num": PAIRS, "batch_size": 2, "max_text_tokens": 12, "progress": False}
 WORDS = "red green blue square circle above below left of right two three small large".split()
 LLAVA = FAMILIES[0]
@@ -178,6 +179,23 @@ def authors(rank, size, folder):
     return error_of(lambda: score(*model_in_float64(), images(), texts(), preset="authors", **OPTIONS))
 
 
+def stopping_early(rank, size, folder):
+    """The last process fails at once; how many of their two hundred batches did the others take?"""
+    taken = []
+
+    class Slow(list):
+        def __iter__(self):
+            for batch in list.__iter__(self):
+                taken.append(batch)
+                time.sleep(0.02)
+                yield batch
+
+    mine = Slow(batches(1) * 200)
+    if rank == size - 1:
+        mine[0] = {**mine[0], "input_ids": None}
+    return *error_of(lambda: score_batches(LLAVA.model(), mine, progress=False)), len(taken)
+
+
 def killed(rank, size, folder):
     class Deadly(list):
         def __iter__(self):
@@ -279,8 +297,13 @@ def run(size, cases, folder, module="crew", allow_death=False):
         for process in context.processes:
             process.join(120)
     else:
-        while not context.join():
-            pass
+        until = time.monotonic() + LIMIT
+        while not context.join(1):
+            if time.monotonic() > until:  # processes that wait for each other would wait for ever
+                for process in context.processes:
+                    process.kill()
+                done = [list(pickle.loads(path.read_bytes())) for path in Path(folder).glob("*.pickle")]
+                raise TimeoutError(f"the processes were not done after {LIMIT} s; each had done {done} of {cases}")
     ranks = [Path(folder, f"{rank}.pickle") for rank in range(size)]
     found = [pickle.loads(path.read_bytes()) for path in ranks if path.exists()]
     return {name: [of[name] for of in found if name in of] for name in cases}

@@ -93,7 +93,7 @@ FAILING = (
     "sharded_and_unreadable",
 )  # fmt: skip
 CREWS = {
-    2: (*SAME, "unreadable_left_out", "alone", "command", *FAILING),
+    2: (*SAME, "unreadable_left_out", "alone", "command", "stopping_early", *FAILING),
     4: ("whole", "fewer_pairs_than_processes", "sharded_2", "unreadable_left_out", "not_finite"),
 }
 
@@ -184,6 +184,12 @@ def test_one_failure_ends_all_and_all_know_where_it_was_and_why(size, case, crew
 def test_what_is_wrong_in_all_processes_names_none(case, message, crews):
     for kind, found, _ in crews[2][case]:
         assert kind == "MirlibError" and found.startswith(message)
+
+
+def test_the_others_stop_at_once_and_not_at_the_end_of_their_pass(crews):
+    (kind, message, _, taken), (own, _, _, tried) = crews[2]["stopping_early"]
+    assert (kind, own) == ("ProcessFailedError", "MirlibError") and "rank 1 of 2: input_ids must be" in message
+    assert tried == 1 and 0 < taken < 200
 
 
 def test_the_command_prints_and_writes_in_the_first_process_alone(crews, folder):
