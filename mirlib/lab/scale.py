@@ -237,7 +237,7 @@ _SPOKEN = {
     "perplexity": "in-domain perplexity",
     "perplexity_out": "out-of-domain perplexity",
     "in_context_text": "the in-context score with shots in words",
-    "in_context_image": "the one with pictures",
+    "in_context_image": "the in-context score with pictures",
     "discrimination": "soft discrimination",
     "norm_only": "the norm-only baseline",
     "pairs": "the number of pairs",
