@@ -117,6 +117,8 @@ def in_short(claims: Sequence[Claim]) -> str:
     ours = sum(group[0].source == "ours" for group in groups)
     failed = where[OPPOSITE] + where[UNDECIDED]
     measured = len(groups) - where[NOT_MEASURED]
+    if not measured:
+        return f"**Of {len(groups)} claims ({ours} of them ours), none is measured yet.**"
     said = [
         f"**Of {len(groups)} claims ({ours} of them ours), {measured} are measured: {where[REPRODUCED]} reproduced "
         f"under every condition, {where[IN_PART]} under some only, {failed} under none"

@@ -231,8 +231,9 @@ def judge(protocol: Protocol, rows: Sequence[Row]) -> list[Claim]:
 
 
 _ALSO_MIR = (
-    "The change of MIR over the last doubling was no part of the criterion, which was fixed before; it is printed "
-    "since the paper's MIR stands still with accuracy."
+    "Saturation asks only that the interval of accuracy's change does not lie above 0: it shows no rise, which is not "
+    "to show that there is none. The change of MIR over the last doubling was no part of the criterion, which was "
+    "fixed before; it is printed since the paper's MIR stands still with accuracy."
 )
 _FINAL_NORM = (
     "Layer K, the last, is read after the final norm of the language model, which brings every token to about the same "

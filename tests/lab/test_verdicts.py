@@ -704,6 +704,9 @@ def test_what_is_said_of_a_claim_over_its_conditions_and_what_is_counted(claims,
     assert verdicts.overall(group) == said
     assert outcomes.standing(group) == standing
     counted = verdicts.in_short(group)
+    if set(by_condition) == {"not measured"}:
+        assert counted == "**Of 1 claims (0 of them ours), none is measured yet.**"
+        return
     assert counted.startswith("**Of 1 claims (0 of them ours)")
     assert all(f"{by_condition.count(outcome)} {outcome}" in counted for outcome in by_condition)
 
