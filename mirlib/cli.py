@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent wit
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        rank, _ = processes_of_launcher()
+        rank = 0
+        with suppress(MirlibError):  # which matters where processes are to work together
+            rank, _ = processes_of_launcher()
         with redirect_stderr(io.StringIO()) if rank else nullcontext():  # a wrong option is said once
             options = _parser().parse_args(arguments)
         # A warning of ours is one line for the reader, not a line of source code.

@@ -16,6 +16,7 @@ import crew
 import numpy as np
 import pytest
 import torch.multiprocessing
+from command import mir, refused
 from streams import SAMPLES, agree, measure, worker
 
 from mirlib import MirlibError
@@ -208,13 +209,15 @@ def test_a_process_that_is_killed_is_named_by_those_that_are_left(folder, tmp_pa
     assert seconds < 30
 
 
-def test_processes_that_a_launcher_names(monkeypatch):
+def test_processes_that_a_launcher_names(monkeypatch, capsys):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert processes_of_launcher() == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(MirlibError, match="RANK=None; start the processes with torchrun, or unset WORLD_SIZE"):
         processes_of_launcher()
+    assert "start the processes with torchrun, or unset WORLD_SIZE" in refused(capsys, "score")
+    assert mir(capsys, "lab", "list").code == 0, "what one process does anyway does not care"
     monkeypatch.setenv("RANK", "2")
     assert processes_of_launcher() == (2, 3)
     monkeypatch.setenv("RANK", "3")
