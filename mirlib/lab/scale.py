@@ -447,6 +447,14 @@ def warmup_outcome(rows: Iterable[Row]) -> list[str]:
             f"**Against the accuracy.** More data at equal warm-up raise accuracy in {better} of {len(data)} series; "
             f"MIR falls in {len(falls)} of them and rises in {len(grows)} (the rest is undecided)."
         )
+    arms = list(PROTOCOLS["warmup_or_data"].arms)
+    mir, ratio, accuracy = (values(frame(rows), arms, column) for column in ("mir", "norm_ratio", "accuracy"))
+    if mir.shape[1] >= SEEDS_NEEDED:
+        told.append(
+            f"**Over all {len(arms)} settings** the rank correlation of MIR with the norm ratio of layer 1 is "
+            f"{bootstrap(correlations(mir, ratio)).text(2)}, with the accuracy "
+            f"{bootstrap(correlations(mir, accuracy)).text(2)} (a guess at a model's worth should have −1)."
+        )
     missing = [switch.name for switch in every if len(switch.mir) < SEEDS_NEEDED]
     if missing:
         told.append(f"Not measured yet, for want of five complete seeds: {listed([f'*{name}*' for name in missing])}.")

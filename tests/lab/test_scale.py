@@ -149,6 +149,7 @@ def test_the_outcome_of_warmup_or_data_ranks_the_switches(warmup_rows):
     assert "to within 0.00" in told[1]
     assert "*high* +0.50 = +0.00 by warm-up + 0.50 by data" in told[2]
     assert "raise accuracy in 4 of 4 series; MIR falls in 0 of them and rises in 1" in told[3]
+    assert "Over all 24 settings" in told[4] and "layer 1 is +0.00 [+0.00, +0.00], with the accuracy +0." in told[4]
 
 
 def test_a_ledger_in_the_making_says_what_is_missing(warmup_rows):
