@@ -51,8 +51,9 @@ book: $(INSTALLED)
 	@$(BIN)/python tools/book_cache.py
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 
+# A process a core; a file stays in one process, so that what its tests share is made once.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 figures: $(INSTALLED)
 	$(BIN)/python tools/figures.py $(FIGURES)
