@@ -256,12 +256,12 @@ def figure_layers_over_steps(data: Mapping[int, np.ndarray], ax: Axes | None = N
             linestyle=LINES[number % len(LINES)],
             label=f"step {step}",
         )
-    ax.axhline(1, color=TEXT, linewidth=1, marker="", linestyle=":", label="tokens of zero: about 1")
+    ax.axhline(1, color=TEXT, linewidth=1, marker="", linestyle=":", label="tokens of zero")
     _readable_ticks(ax)
     ax.set_xlabel("layer")
     ax.set_ylabel("Fréchet distance (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    _legend_below(ax, columns=3)
+    _legend_below(ax, columns=2)
     return ax
 
 
