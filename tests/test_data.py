@@ -185,7 +185,7 @@ def test_arrays():
         (3, "got int"),
         ("no/such/image.png", "no such image: no/such/image.png"),
     ],
-    ids="float int64 axes_swapped two_channels one_axis no_rows no_columns float_pixels list none number absent".split(),
+    ids="float int64 axes_swapped two_channels flat no_rows no_columns float_pixels list none number absent".split(),
 )
 def test_sources_that_are_no_images(source, message):
     with pytest.raises(MirlibError, match=message):
