@@ -304,10 +304,12 @@ def _hush() -> None:
 
 def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:
     """The level asked for, or 0.95 where the jackknife costs little memory."""
+    from mirlib.streaming import moment_bytes
+
     if options.confidence is not None or options.preset == "authors-fast":
         return options.confidence or None
     config = model.config.get_text_config()
-    need = 2 * config.num_hidden_layers * groups * (config.hidden_size + 2) * config.hidden_size * 8
+    need = moment_bytes(config.num_hidden_layers, config.hidden_size, groups)
     if need <= LARGEST_FREE_INTERVAL and groups >= 2:
         return 0.95
     if groups >= 2 and processes.leads:

@@ -11,3 +11,8 @@ class UndefinedMIRError(MirlibError):
 
 class MirlibWarning(UserWarning):
     """A result that needs care: few rows, a biased estimate, or an inexact method that was asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says anything; the name of its type where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,9 +6,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, first_line
 
 __all__ = ["load_model"]
+
+
+def check_name(name: str, otherwise: str = "") -> None:
+    """Refuse what can be neither a checkpoint folder nor a Hugging Face id.
+
+    Args:
+        name: Folder or id.
+        otherwise: What to say of other ways behind "no such folder".
+
+    Raises:
+        MirlibError: If the folder does not exist or holds no configuration.
+    """
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
+    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise MirlibError(f"no such folder: {name}{otherwise}")
 
 
 def load_model(
@@ -51,11 +68,7 @@ def load_model(
         raise MirlibError("4-bit weights are computed with in bfloat16 or float16; leave --dtype float32 out")
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
-    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise MirlibError(f"no such folder: {name}")
+    check_name(name)
     options: dict[str, Any] = {"dtype": dtype}
     if dtype == "auto" and device == "cpu" and not load_in_4bit:
         options["dtype"] = "float32"
@@ -97,7 +110,7 @@ def _four_bits(dtype: str, device_map: Any) -> dict[str, Any]:
 
 def loading_advice(name: str, error: Exception) -> str:
     """What to do about an error of transformers while it loads ``name``."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first_line(error)
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):

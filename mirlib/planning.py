@@ -24,11 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, first_line
 from mirlib.hidden_states import decoder_parts
+from mirlib.loading import check_name
 from mirlib.mir import NormBounds, resolve_settings
 from mirlib.scoring import DEFAULT_GROUPS
-from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups
+from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups, moment_bytes
 
 __all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
 
@@ -260,7 +261,7 @@ def plan(
     layers, dim = simulation.layers, simulation.dim
     rows = num * (simulation.vision_tokens + text_tokens)
     element = 2 if dtype != "float32" else 4
-    moments = 0 if in_memory else 2 * layers * groups * (dim + 2) * dim * 8
+    moments = 0 if in_memory else moment_bytes(layers, dim, groups)
     norms = 4 * layers * rows if passes == 2 else 0
     matrices = FINAL_MATRICES + (4 * groups if groups > 1 else 0)
     bytes_of = {
@@ -328,19 +329,12 @@ def _config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
         return name, SHAPES[name.lower()]()
     from transformers import AutoConfig
 
-    folder = Path(name)
-    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise MirlibError(f"no such folder: {name}; without a network there are the shapes {', '.join(SHAPES)}")
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
+    otherwise = f"; without a network there are the shapes {', '.join(SHAPES)}"
+    check_name(name, otherwise)
     try:
         return name, AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # what transformers and its hub client raise has no common class
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise MirlibError(
-            f"{name}: cannot read its configuration ({first}); without a network there are the shapes "
-            f"{', '.join(SHAPES)}"
-        ) from error
+        raise MirlibError(f"{name}: cannot read its configuration ({first_line(error)}){otherwise}") from error
 
 
 def _dtype(dtype: str, config: Any, device: str) -> str:

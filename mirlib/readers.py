@@ -30,7 +30,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from mirlib.data import IMAGE_SUFFIXES, find_images, read_texts
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, first_line
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts"]
 
@@ -221,10 +221,6 @@ def _field(given: str | None, usual: Sequence[str], there: Iterable[str], what: 
             f"(--{option.replace('_', '-')})"
         )
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _some(items: Sequence[Any], what: str, name: str) -> Sequence[Any]:
@@ -515,7 +511,7 @@ class _Dataset:
         except MirlibError as error:
             raise MirlibError(f"{source}: {error}") from error
         except Exception as error:  # the package's errors, the hub's, and those of the network have no common class
-            raise MirlibError(f"{source}: cannot load the dataset ({_first_line(error)})") from error
+            raise MirlibError(f"{source}: cannot load the dataset ({first_line(error)})") from error
         return cls(table, f"{HUB}{name}" + (f":{split}" if split else ""))
 
     @classmethod
@@ -558,7 +554,7 @@ class _Dataset:
         try:
             table = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
         except Exception as error:  # as above, and those of pyarrow
-            raise MirlibError(f"cannot read {name}: {_first_line(error.__cause__ or error)}") from error
+            raise MirlibError(f"cannot read {name}: {first_line(error.__cause__ or error)}") from error
         return cls(table, name)
 
     def _column(self, name: str) -> Any:

@@ -144,6 +144,11 @@ class FiniteChecks:
                 raise not_finite(check.layer, check.modality, check.name_row(check.modality, found[i]))
 
 
+def moment_bytes(layers: int, dim: int, groups: int = 1) -> int:
+    """Bytes of the moments of both modalities: scatter, mean and count in float64, for each layer and group."""
+    return 2 * layers * groups * (dim + 2) * dim * 8
+
+
 def _row_of_batch(modality: str, row: int) -> str:
     return f"row {row} of the batch"
 
@@ -262,7 +267,7 @@ class ModalityIntegrationRate(Metric):
     @property
     def state_bytes(self) -> int:
         """Bytes of the moments, which do not grow with the number of samples."""
-        return 2 * self.num_layers * self.groups * (self.dim + 2) * self.dim * 8
+        return moment_bytes(self.num_layers, self.dim, self.groups)
 
     def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
         """Leave the state in float64: a half-precision metric would be wrong without a word."""

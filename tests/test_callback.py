@@ -174,7 +174,7 @@ def test_checkpointing_caches_hooks_and_configs_are_left_alone(tmp_path):
     callback = MIRCallback(processor, IMAGES, TEXTS, confidence=0.9, **MEASURED).attach(trainer)
     model(**{name: value[None] for name, value in trainer.train_dataset[0].items()})  # sets hooks of transformers' own
     before = looks(model)
-    assert True in before["checkpointing"] and False in before["requires_grad"]
+    assert any(before["checkpointing"]) and not all(before["requires_grad"]), "nothing there that could be undone"
     callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
     assert len(callback.history) == 1
     after = looks(model)

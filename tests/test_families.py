@@ -23,17 +23,10 @@ sys.path.insert(0, str(ROOT / "tools"))  # the command is a script, not a part o
 
 import families  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LEDGER = {row["model_type"]: row for row in families.read_ledger()}
 MEASURED = [name for name, row in LEDGER.items() if row["status"] in ("works", "adapter")]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32, and matrices of other shapes are multiplied in another order
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_page_is_written_from_the_ledger():

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from mirlib.lab.estimates import bootstrap, correlations, spearman
 from mirlib.lab.figures import figure_against_accuracy, figure_arms, figure_seed_values
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.outcomes import follows
 from mirlib.lab.protocols import PROTOCOLS
-from mirlib.lab.tables import METRICS, Row, cells, complete_seeds, frame
+from mirlib.lab.tables import METRICS, MORE_IS_BETTER, Row, cells, complete_seeds, frame
 from mirlib.plots import COLOURS, MARKERS
 
 NAN = float("nan")
@@ -226,10 +227,6 @@ def with_accuracy(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dic
     return found
 
 
-MORE_IS_BETTER = ("in_context_text", "in_context_image", "discrimination", "accuracy")
-"""Metrics by which the highest arm would be chosen; by all others it is the lowest."""
-
-
 def choices(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     """What choosing an arm by a metric is worth: accuracy of the chosen arm minus the mean over all arms.
 
@@ -360,9 +357,8 @@ def lessons(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     if not ranked:
         return [f"No comparison has {SEEDS_NEEDED} seeds with all arms yet, so nothing is concluded here."]
     rhos = {place: bootstrap(by["mir"]) for place, by in ranked.items()}
-    rivals = [bootstrap(by["discrimination"]) for by in ranked.values()]
-    held = sum(rho.value <= -0.8 + 1e-9 and rho.high < 0 for rho in rhos.values())
-    rival = sum(rho.value >= 0.8 - 1e-9 and rho.low > 0 for rho in rivals)
+    held = sum(follows("MIR", by["mir"]).holds for by in ranked.values())
+    rival = sum(follows("discrimination", -by["discrimination"]).holds for by in ranked.values())
     each = "; ".join(f"{name}, {regime}: {rho.value:+.2f}".replace("-", "−") for (name, regime), rho in rhos.items())
     worth = {column: [bootstrap(by[column]) for by in chosen.values() if column in by] for column in asked}
     won, lost = (

@@ -31,6 +31,16 @@ from mirlib.lab.protocols import Protocol
 from mirlib.lab.tables import Row, arms_by_key, summary
 
 
+def listed(words: Sequence[str]) -> str:
+    """Words in a row, with commas and an "and".
+
+    Example:
+        >>> listed(["loss"]), listed(["loss", "perplexity", "MIR"])
+        ('loss', 'loss, perplexity and MIR')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 def as_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     """Claims as a table, one line each."""
     return pd.DataFrame([asdict(claim) for claim in claims])

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mirlib.lab.estimates import Estimate, bootstrap, correlations
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED, Claim
 from mirlib.lab.protocols import MOVED, PROTOCOLS
+from mirlib.lab.reporting import listed
 from mirlib.lab.tables import Row, arms_by_key, arms_of, cells, complete_seeds, frame
-
-if TYPE_CHECKING:
-    from mirlib.lab.verdicts import Claim
+from mirlib.lab.verdicts import is_enough
 
 LIMIT = 0.25
 """A claim that MIR hardly moves holds if the interval of its range lies below so many units; see the protocol."""
-
-SAMPLES = 20
-"""So many samples are enough, says the paper."""
 
 DIFFERENCES = {"template": ("plain", "chat"), "relevance": ("other", "own"), "seen": ("unseen", "seen")}
 """What is changed in one step: the first less the second."""
@@ -50,16 +46,6 @@ def by_parts(rows: Sequence[Row]) -> dict[int, list[int]]:
     for place, row in enumerate(rows):
         places.setdefault(row["configuration"]["parts"], []).append(place)
     return dict(sorted(places.items()))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Words with commas and an "and".
-
-    Example:
-        >>> listed(["a", "b", "c"]), listed(["a"])
-        ('a, b and c', 'a')
-    """
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,12 +182,9 @@ def enough_from(counts: Mapping[str, Sequence[float]], unit: float) -> int | Non
         >>> enough_from(counts, unit=1.0)  # 1 passes by luck
         20
     """
-    numbers = sorted(counts, key=int)
-    largest = np.mean(counts[numbers[-1]])
     found = None
-    for number in reversed(numbers):
-        values = np.asarray(counts[number])
-        if values.std(ddof=1) >= unit / 20 or abs(values.mean() - largest) > unit / 20:
+    for number in sorted(counts, key=int, reverse=True):
+        if not is_enough(counts, number, unit):
             break
         found = int(number)
     return found
@@ -217,14 +200,11 @@ def side(claim: Claim) -> str:
     Returns:
         ``holds``, ``fails``, ``undecided`` (the limit lies inside) or ``not measured``.
     """
-    if np.isnan(claim.estimate):
-        return "not measured"
-    moved = claim.paper in MOVED.values()
-    limit = LIMIT if moved else SAMPLES
-    if claim.high < limit or (not moved and claim.high == limit):
-        return "holds"
-    return "fails" if claim.low > limit else "undecided"
+    return _SIDES[claim.outcome]
 
+
+_SIDES = {REPRODUCED: "holds", OPPOSITE: "fails", UNDECIDED: "undecided", NOT_MEASURED: "not measured"}
+"""What a claim that MIR hardly moves, or that samples are enough, has to say of its limit."""
 
 _SHORT = {
     "pictures": "kind of picture",

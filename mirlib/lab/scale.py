@@ -14,18 +14,14 @@ import pandas as pd
 
 from mirlib.lab.estimates import Estimate, bootstrap, correlations
 from mirlib.lab.mediation import LITTLE, LONG, MUCH, SEEDS_NEEDED, SHORT, WARMUP_SERIES, WARMUP_STEPS, grid, mediation
+from mirlib.lab.outcomes import follows
 from mirlib.lab.protocols import PROTOCOLS
-from mirlib.lab.tables import Row, arms_of, cells, complete_seeds, frame
+from mirlib.lab.reporting import listed
+from mirlib.lab.tables import MORE_IS_BETTER, Row, arms_of, cells, complete_seeds, frame
 
 REGIMES = ("high", "low", "matched", "unlocked")
 FROZEN = REGIMES[:3]
 """Regimes whose language model and encoder do not learn."""
-
-HIGHER_IS_BETTER = {"in_context_text", "in_context_image", "discrimination", "accuracy", "pairs"}
-"""Columns of `mirlib.lab.tables.frame` of which more is better; of all other metrics less is."""
-
-LIMIT = 0.8
-"""From which mean correlation on a metric follows the accuracy, as the protocol of data_scale says."""
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -36,16 +32,6 @@ def signed(value: float, digits: int = 2) -> str:
         ('−0.12', '+0.00')
     """
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words in a row.
-
-    Example:
-        >>> listed(["loss"]), listed(["loss", "perplexity", "MIR"])
-        ('loss', 'loss, perplexity and MIR')
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def scale_arms(regime: str) -> list[str]:
@@ -97,7 +83,7 @@ def change(table: pd.DataFrame, regime: str, column: str, *, last_doubling: bool
 
 def in_regimes(table: pd.DataFrame, column: str) -> str:
     """In how many regimes a metric gets better with data, or worse, in words; an interval that holds 0 is undecided."""
-    sign = 1 if column in HIGHER_IS_BETTER else -1
+    sign = 1 if column in MORE_IS_BETTER else -1
     moved = [sign * change(table, regime, column).by_seed for regime in REGIMES]
     if any(len(one) < SEEDS_NEEDED for one in moved):
         return ""
@@ -162,8 +148,7 @@ def ranks(table: pd.DataFrame, regime: str, column: str) -> Ranks:
     found = correlations(values(table, arms, column), values(table, arms, "accuracy"))
     if not len(found):
         return Ranks(found, False)
-    right = bootstrap(found if column in HIGHER_IS_BETTER else -found)
-    return Ranks(found, right.value >= LIMIT - 1e-9 and right.low > 0)
+    return Ranks(found, follows(column, -found if column in MORE_IS_BETTER else found).holds)
 
 
 def flattening(table: pd.DataFrame) -> str:
@@ -315,7 +300,7 @@ def given_away(table: pd.DataFrame, column: str | None = None, always: str | Non
     elif column is None:
         chosen = accuracy.mean(axis=0)
     else:
-        best = (block(column) * (1 if column in HIGHER_IS_BETTER else -1)).argmax(axis=0)
+        best = (block(column) * (1 if column in MORE_IS_BETTER else -1)).argmax(axis=0)
         chosen = np.take_along_axis(accuracy, best[None], axis=0)[0]
     return accuracy.max(axis=0) - chosen
 
@@ -327,7 +312,7 @@ def choices(table: pd.DataFrame, column: str) -> dict[str, int]:
     if not seeds:
         return {}
     found = np.array([cells(table, some, column, seeds) for some in arms])
-    best = (found * (1 if column in HIGHER_IS_BETTER else -1)).argmax(axis=0)
+    best = (found * (1 if column in MORE_IS_BETTER else -1)).argmax(axis=0)
     return {regime: int((best == number).sum()) for number, regime in enumerate(FROZEN)}
 
 

@@ -29,6 +29,9 @@ METRICS = {
 }
 """What is compared with accuracy, by the columns of `frame`."""
 
+MORE_IS_BETTER = frozenset(("in_context_text", "in_context_image", "discrimination", "accuracy", "pairs"))
+"""Columns of `frame` of which more is better; of all other metrics less is."""
+
 LOSS_WINDOW = 20
 """Steps before a probe over which `probes` takes the mean of the loss."""
 

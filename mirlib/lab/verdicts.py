@@ -7,7 +7,7 @@ five seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +34,7 @@ from mirlib.lab.protocols import MOVED, PROTOCOLS, RIVALS, Protocol
 from mirlib.lab.reporting import as_frame, boxed, in_short, markdown, short
 from mirlib.lab.tables import (
     METRICS,
+    MORE_IS_BETTER,
     Row,
     arms_by_key,
     arms_of,
@@ -91,9 +92,6 @@ _ABSOLUTE = (
     "rule."
 )
 
-_GROWS_WITH_ACCURACY = ("in_context_text", "in_context_image", "discrimination")
-"""Metrics of which more is better; of all others less is."""
-
 
 def _unsigned(correlated: dict[str, np.ndarray], best: np.ndarray, best_of: str) -> Part:
     """Whether the first of two metrics ranks as accuracy does more closely than the second, whatever the signs are.
@@ -110,7 +108,7 @@ def _unsigned(correlated: dict[str, np.ndarray], best: np.ndarray, best_of: str)
     names = METRICS | {"mir": "MIR"}
     wrong = []
     for column, values in correlated.items():
-        rises = column in _GROWS_WITH_ACCURACY
+        rises = column in MORE_IS_BETTER
         interval = bootstrap(values)
         found = interval.high < 0 if rises else interval.low > 0
         wrong.append(f"{names[column]} {'falls' if rises else 'rises'} with accuracy" if found else "")
@@ -555,12 +553,13 @@ def samples_needed(counts: dict[str, list[float]], unit: float) -> int | None:
         >>> samples_needed({"1": [0.0, 1.0], "5": [0.50, 0.51], "1000": [0.5, 0.5]}, unit=1.0)
         5
     """
-    largest = np.mean(counts[max(counts, key=int)])
-    for number in sorted(counts, key=int):
-        values = np.asarray(counts[number])
-        if values.std(ddof=1) < unit / 20 and abs(values.mean() - largest) <= unit / 20:
-            return int(number)
-    return None
+    return next((int(number) for number in sorted(counts, key=int) if is_enough(counts, number, unit)), None)
+
+
+def is_enough(counts: Mapping[str, Sequence[float]], number: str, unit: float) -> bool:
+    """Whether draws of so many samples have the spread and the mean that `samples_needed` asks for."""
+    values, largest = np.asarray(counts[number]), np.mean(counts[max(counts, key=int)])
+    return bool(values.std(ddof=1) < unit / 20 and abs(values.mean() - largest) <= unit / 20)
 
 
 _VARIED = {

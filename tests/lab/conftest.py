@@ -1,7 +1,6 @@
 """What the tests of the laboratory share: one freshly trained tokenizer, and models small enough to train in a test."""
 
 import pytest
-import torch
 
 from mirlib.lab import language, models
 
@@ -23,9 +22,5 @@ def tiny():
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Small matrices are slower with more, and sums come out the same everywhere with one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def always_one_thread(one_thread):
+    """The miniature's matrices are small in every test here."""

@@ -8,6 +8,7 @@ import pytest
 
 from mirlib.lab import ledger, robustness
 from mirlib.lab.estimates import Estimate
+from mirlib.lab.outcomes import BELOW, NOT_MEASURED, Part
 from mirlib.lab.protocols import MOVED, PROTOCOLS
 
 
@@ -101,7 +102,11 @@ def test_counts_say_how_far_the_mean_is_shifted_and_how_sure_that_is():
 
 
 def claim(paper, condition, low, high):
-    return SimpleNamespace(paper=paper, condition=condition, estimate=(low + high) / 2, low=low, high=high)
+    """A claim with this interval, held against the limit of its protocol."""
+    middle, of_samples = (low + high) / 2, paper not in MOVED.values()
+    held = Part("", Estimate(middle, low, high, 5), BELOW, limit=20 if of_samples else 0.25, closed=of_samples)
+    outcome = NOT_MEASURED if np.isnan(middle) else held.outcome
+    return SimpleNamespace(paper=paper, condition=condition, estimate=middle, low=low, high=high, outcome=outcome)
 
 
 def test_what_holds_fails_or_is_left_open_follows_from_the_intervals():
