@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import cells, language, train, world
+from mirlib.lab import cells, language, sequence, train, world
 
 _BATCH = 128
 
@@ -152,8 +152,9 @@ def image_answers(
     encode = language.segment_encoder(tokenizer)
     embed = model.get_input_embeddings()
 
-    def embedded(*parts: str, start: bool = False) -> torch.Tensor:
-        return embed(torch.tensor([language.BOS] * start + [i for part in parts for i in encode(part)]))
+    def embedded(*parts: str, start: bool = False) -> sequence.Embedded:
+        ids = [language.BOS] * start + [i for part in parts for i in encode(part)]
+        return sequence.words(embed(torch.tensor(ids)))
 
     image = model.model.multi_modal_projector(train.vision_features(model, drawn).float())  # (n, 36, d)
     accuracy, discrimination, counts = {}, {}, {}
@@ -163,7 +164,7 @@ def image_answers(
         shown = shown.roll(1) if permuted else shown
         opening = embedded("USER:", start=True)
         if shots != "none":
-            opening = torch.cat([_shots(model, embedded, kind, shots), embedded("</s>USER:")])
+            opening = sequence.join(_shots(model, embedded, kind, shots), embedded("</s>USER:"))
         prompts = [
             [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
         ]
@@ -173,11 +174,9 @@ def image_answers(
         for start in range(0, len(asked), _BATCH):
             batch = slice(start, start + _BATCH)
             ids, last = _padded(prompts[batch])
-            after = embed(ids)
-            inputs = torch.cat([opening.expand(len(ids), -1, -1), image[shown[batch]], after], dim=1)
             with torch.autocast("cpu", torch.bfloat16):  # as in training; three times as fast
-                hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-            hidden = hidden[torch.arange(len(ids)), last + inputs.shape[1] - ids.shape[1]].float()
+                hidden = sequence.read(model, opening, sequence.image(image[shown[batch]]), sequence.words(embed(ids)))
+            hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
             logits = model.lm_head(hidden).float()
             right += (logits.argmax(-1) == answers[batch]).sum().item()
             for row, (_, question) in zip(logits, asked[batch], strict=True):
@@ -191,11 +190,11 @@ def image_answers(
 
 
 def _shots(
-    model: LlavaForConditionalGeneration, embedded: Callable[..., torch.Tensor], kind: str, shots: str
-) -> torch.Tensor:
-    """Two solved examples of a kind as embeddings (length, d), the same for every model and question."""
+    model: LlavaForConditionalGeneration, embedded: Callable[..., sequence.Embedded], kind: str, shots: str
+) -> sequence.Embedded:
+    """Two solved examples of a kind, the same for every model and question."""
     rng = np.random.default_rng([world.QUESTION_KINDS.index(kind), 96])
-    parts: list[torch.Tensor] = []
+    parts: list[sequence.Embedded] = []
     while len(parts) < 6:
         scene = world.sample_scene(rng, digits=0.0)
         question = world.ask(scene, kind, rng)
@@ -205,9 +204,10 @@ def _shots(
         if shots == "text":
             parts.append(embedded(*(text for text, _ in language.textual_scene(scene, rng))))
         else:
-            parts.append(model.model.multi_modal_projector(train.vision_features(model, [scene]).float())[0])
+            shown = model.model.multi_modal_projector(train.vision_features(model, [scene]).float())
+            parts.append(sequence.image(shown[0]))
         parts.append(embedded("\n", f" {question.text}", " ASSISTANT:", f" {question.answer}"))
-    return torch.cat(parts)
+    return sequence.join(*parts)
 
 
 def _padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -274,16 +274,19 @@ def write_captions(
 ) -> list[str]:
     """Captions that the model writes by itself, word by word, for vision features (n, 36, 96)."""
     embed = model.get_input_embeddings()
-    start = embed(torch.full((len(features), 1), language.BOS))
-    end = embed(torch.tensor(tokenizer.encode("\n", add_special_tokens=False)))[None].expand(len(features), -1, -1)
-    inputs = torch.cat([start, model.model.multi_modal_projector(features.float()), end], dim=1)
-    output = model.generate(
-        inputs_embeds=inputs,
-        attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
-        max_new_tokens=words,
-        do_sample=False,
-        pad_token_id=language.PAD,
+    prompt = sequence.join(
+        sequence.words(embed(torch.tensor([language.BOS]))),
+        sequence.image(model.model.multi_modal_projector(features.float())),
+        sequence.words(embed(torch.tensor(tokenizer.encode("\n", add_special_tokens=False)))),
     )
+    with sequence.announced(model, prompt):
+        output = model.generate(
+            inputs_embeds=prompt.embeddings,
+            attention_mask=torch.ones(prompt.embeddings.shape[:2], dtype=torch.long),
+            max_new_tokens=words,
+            do_sample=False,
+            pad_token_id=language.PAD,
+        )
     return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
 
 

@@ -12,6 +12,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import evaluate, language, train, world
+from mirlib.lab import evaluate, language, sequence, train, world
 from mirlib.widgets.ask_the_model import AskTheModel
 
 GALLERY_WRITING = 4
@@ -183,7 +184,7 @@ def ask_pictures(
     """
     shown = scene if picture_of is None else picture_of
     image = model.model.multi_modal_projector(train.vision_features(model, [shown]).float())[0]  # (36, d)
-    return _ask(model.model.language_model, model.lm_head, tokenizer, image, questions)
+    return _ask(partial(sequence.read, model), model, tokenizer, sequence.image(image), questions)
 
 
 @torch.no_grad()
@@ -199,29 +200,32 @@ def ask_words(
         questions: What to ask.
     """
     scene = llm.get_input_embeddings()(torch.tensor(language.segment_encoder(tokenizer)(f" {text}")))
-    return _ask(llm.model, llm.lm_head, tokenizer, scene, questions)
+
+    def read(*pieces: sequence.Embedded) -> torch.Tensor:
+        return llm.model(inputs_embeds=sequence.join(*pieces).embeddings, use_cache=False).last_hidden_state
+
+    return _ask(read, llm, tokenizer, sequence.words(scene), questions)
 
 
 def _ask(
-    decoder: torch.nn.Module,
-    head: torch.nn.Module,
+    read: Callable[..., torch.Tensor],
+    model: LlavaForConditionalGeneration | LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    scene: torch.Tensor,
+    scene: sequence.Embedded,
     questions: Sequence[world.Question],
 ) -> list[Reply]:
-    """Ask about what stands in the place of the scene, (length, d): image tokens or embedded words."""
+    """Ask about what stands in the place of the scene: image tokens or embedded words."""
     if not questions:
         return []
     encode = language.segment_encoder(tokenizer)
-    embed = decoder.get_input_embeddings()
-    before = torch.cat([embed(torch.tensor([language.BOS, *encode("USER:")])), scene])  # (length, d)
+    embed = model.get_input_embeddings()
+    before = sequence.join(sequence.words(embed(torch.tensor([language.BOS, *encode("USER:")]))), scene)
     prompts = [[*encode("\n"), *encode(f" {q.text}"), *encode(" ASSISTANT:")] for q in questions]
-    last = torch.tensor([len(before) + len(prompt) - 1 for prompt in prompts])
-    after = embed(train.padded(prompts))  # (n, longest, d)
-    inputs = torch.cat([before.expand(len(questions), -1, -1), after], dim=1)
+    last = torch.tensor([len(before.vision) + len(prompt) - 1 for prompt in prompts])
     with torch.autocast("cpu", torch.bfloat16):  # as in training and in `evaluate.image_answers`
-        hidden = decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    likelihoods = head(hidden[torch.arange(len(questions)), last].float()).softmax(-1)  # (n, vocabulary)
+        hidden = read(before, sequence.words(embed(train.padded(prompts))))  # (n, length, d)
+    rows = hidden[torch.arange(len(questions)), last].float()
+    likelihoods = model.lm_head(rows).softmax(-1)  # (n, vocabulary)
     replies = []
     for question, likely in zip(questions, likelihoods, strict=True):
         said = tokenizer.decode(int(likely.argmax())).strip()

@@ -20,6 +20,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mirlib import baselines, data, rows
 from mirlib.lab import evaluate, language, models, parts, train, world
+from mirlib.lab.methods import PLAIN, Method, configuration_of
 from mirlib.mir import modality_integration_rate
 
 STUDIES = ("final", "during", "robustness")
@@ -44,6 +45,7 @@ class Run:
             over kinds of pictures and texts, templates, and numbers of samples.
         probes: Steps of stage 1 after which everything is measured.
         scenes: Held-out scenes of each evaluation.
+        method: What is done beside the plain recipe, see `mirlib.lab.methods`.
     """
 
     seed: int = 0
@@ -54,6 +56,7 @@ class Run:
     study: str = "final"
     probes: tuple[int, ...] = ()
     scenes: int = 120
+    method: Method = PLAIN
 
     def __post_init__(self) -> None:
         if self.study not in STUDIES:
@@ -63,8 +66,11 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The run as JSON."""
-        return {**asdict(self), "probes": list(self.probes)}
+        """The run as JSON. The plain recipe has no entry ``method``."""
+        configuration = {**asdict(self), "probes": list(self.probes), "method": configuration_of(self.method)}
+        if self.method == PLAIN:
+            del configuration["method"]
+        return configuration
 
     @property
     def cost(self) -> float:
@@ -102,11 +108,14 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
         seed=run.seed,
         scenes=shared.scenes,
         features=None if run.stage_one.unlock_encoder else shared.features,
+        method=run.method,
         after_step=probe if run.study == "during" else None,
         progress=progress,
     )
     after_training = time.monotonic()
     metrics: dict[str, Any] = {"stage_one": train.state_of(trained)}
+    if trained.before:
+        metrics["before_stage_one"] = _rounded(trained.before)
     if run.study == "robustness":
         chosen = train.chosen_pairs(len(shared.scenes), run.stage_one.pairs, seed=run.seed)[:300]
         metrics |= robustness(model, processor, trained_on=[shared.scenes[i] for i in chosen])
@@ -172,7 +181,7 @@ def _measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, ru
         "mir_scenes": mir_of(model, processor, texts="scenes", seed=0)["value"],
     }
     tuned = deepcopy(model)
-    history = train.stage_two(tuned, tokenizer, run.stage_two, seed=run.seed, progress=False)
+    history = train.stage_two(tuned, tokenizer, run.stage_two, seed=run.seed, method=run.method, progress=False)
     seen = evaluate.image_answers(tuned, tokenizer, **options)
     blind = evaluate.image_answers(tuned, tokenizer, permuted=True, **options)
     metrics |= {

@@ -27,7 +27,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import connectors, language, models, world
+from mirlib.lab import connectors, language, models, sequence, world
+from mirlib.lab.methods import PLAIN, Batch, Method, Training
 
 SCHEDULERS = ("cosine", "linear")
 
@@ -71,10 +72,17 @@ class Schedule:
 
 @dataclass
 class History:
-    """What a training left behind: the loss of every step, and the seconds it took (over all its restarts)."""
+    """What a training left behind.
+
+    Attributes:
+        losses: Of every step.
+        seconds: That it took, over all its restarts.
+        before: What a method trained before it, see `mirlib.lab.methods`.
+    """
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    before: dict[str, Any] = field(default_factory=dict)
 
     @property
     def final_loss(self) -> float:
@@ -246,6 +254,7 @@ def stage_one(
     seed: int = 0,
     scenes: list[world.Scene] | None = None,
     features: torch.Tensor | None = None,
+    method: Method = PLAIN,
     after_step: Callable[[int, float], bool | None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -259,21 +268,29 @@ def stage_one(
         seed: Of the connector's first weights, of the order of the pairs and, without ``scenes``, of the scenes.
         scenes: At least ``recipe.pairs`` scenes, of which the seed draws a subset.
         features: Their vision features (n, 36, 96), if they are known already; see `vision_features`.
+        method: What to do beside the plain recipe, see `mirlib.lab.methods`.
         after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
         checkpoint: File that keeps the state.
         progress: Draw progress bars on stderr.
 
     Returns:
-        The loss of every step and the time taken.
+        The loss of every step, the time taken, and what the method did before.
     """
     scenes = stage_one_scenes(recipe.pairs, seed=seed) if scenes is None else scenes
     if len(scenes) < recipe.pairs:
         raise ValueError(f"{recipe.pairs} pairs were asked for, but there are {len(scenes)} scenes")
     connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
-    unlocked = unlock(model, recipe, seed=seed)
+    attached = method.attach(model, seed=seed)
     if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
         features = vision_features(model, scenes, progress=progress)
     subset = chosen_pairs(len(scenes), recipe.pairs, seed=seed)
+    training = Training(model, tokenizer, recipe, seed, scenes, features, subset, progress)
+    before = method.before_stage_one(training)
+    unlocked = unlock(model, recipe, seed=seed)
+    connector = list(model.model.multi_modal_projector.parameters())
+    connector += [p for p in attached if all(p is not other for other in connector)]
+    for parameter in connector:
+        parameter.requires_grad_(True)
     encode = language.segment_encoder(tokenizer)
     batches = recipe.pairs // recipe.batch
 
@@ -284,12 +301,11 @@ def stage_one(
         shown = [scenes[i] for i in chosen]
         with torch.autocast("cpu", torch.bfloat16):
             seen = encoded(model, shown) if recipe.unlock_encoder else features[torch.from_numpy(chosen)].float()
-            return caption_losses(model, caption_rows(shown, encode, detail=recipe.detail), seen)[0].mean()
+            ids = caption_rows(shown, encode, detail=recipe.detail)
+            batch = Batch(chosen, ids, ids != language.PAD, seen)
+            return method.caption_loss(training, batch, caption_logits(model, ids, seen)[batch.targets[:, 1:]])
 
-    rates = [
-        (recipe.learning_rate, list(model.model.multi_modal_projector.parameters())),
-        (recipe.unlocked_rate, unlocked),
-    ]
+    rates = [(recipe.learning_rate, connector), (recipe.unlocked_rate, unlocked)]
     with fast_attention(model):
         history = fit(
             model,
@@ -301,6 +317,7 @@ def stage_one(
             progress=progress,
             name="stage 1",
         )
+    history.before = before
     if recipe.unlock == "lora_merged":
         connectors.merge_lora(model)
     return history
@@ -401,15 +418,20 @@ def caption_losses(
         The loss of every caption token, flat, without the line break and the padding; and the predicted ids
         (n, length - 1), of which entry (i, j) predicts ``ids[i, j + 1]``.
     """
-    embed = model.get_input_embeddings()
-    start = embed(torch.full((len(ids), 1), language.BOS))
-    image = [] if features is None else [model.model.multi_modal_projector(features)]
-    inputs = torch.cat([start, *image, embed(ids)], dim=1)  # (n, 1 + 36 + length, d)
-    hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, -ids.shape[1] : -1]).float()  # (n, length - 1, vocabulary)
-    targets = ids[:, 1:]
+    logits, targets = caption_logits(model, ids, features), ids[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return losses[targets.flatten() != language.PAD], logits.argmax(dim=-1)
+
+
+def caption_logits(
+    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
+) -> torch.Tensor:
+    """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
+    embed = model.get_input_embeddings()
+    start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
+    image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
+    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)))  # (n, 1 + 36 + length, d)
+    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -446,6 +468,7 @@ def stage_two(
     recipe: StageTwo = StageTwo(),
     *,
     seed: int = 0,
+    method: Method = PLAIN,
     progress: bool = True,
 ) -> History:
     """Train language model and connector in place to answer questions about pictures; the encoder stays frozen."""
@@ -459,16 +482,18 @@ def stage_two(
     encode = language.segment_encoder(tokenizer)
     embed = model.get_input_embeddings()
     before = torch.tensor([language.BOS, *encode("USER:")])
+    every = np.arange(recipe.images)
+    training = Training(model, tokenizer, recipe, seed, scenes, features, every, progress)
 
     def loss_of_step(step: int) -> torch.Tensor:
         chosen = slice(step * recipe.batch, (step + 1) * recipe.batch)
         ids, targets = dialogue_rows(dialogues[chosen], encode)
+        batch = Batch(every[chosen], ids, targets, features[chosen].float())
         with torch.autocast("cpu", torch.bfloat16):
-            image = model.model.multi_modal_projector(features[chosen].float())
-            inputs = torch.cat([embed(before).expand(len(ids), -1, -1), image, embed(ids)], dim=1)
-            hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            image = sequence.image(model.model.multi_modal_projector(batch.features))
+            hidden = sequence.read(model, sequence.words(embed(before)), image, sequence.words(embed(ids)))
             logits = model.lm_head(hidden[:, -ids.shape[1] : -1][targets[:, 1:]])  # (answers, vocabulary)
-        return F.cross_entropy(logits.float(), ids[:, 1:][targets[:, 1:]])
+        return method.answer_loss(training, batch, logits.float())
 
     with fast_attention(model):
         return fit(model, loss_of_step, recipe.schedule, progress=progress, name="stage 2")
