@@ -1,104 +1,28 @@
 """What each experiment asks, what it runs, and what would count as an answer: written down before anything was run.
 
 A `Protocol` is a small declarative configuration. Its runs follow from it alone; its claims are judged by
-`mirlib.lab.verdicts` from the ledger's rows, and by nothing else.
-
-Three regimes stand side by side, because they part where it matters (see the experiment ``warmup_or_data``):
-
-- ``high``: a plain MLP connector at a high learning rate. A prototype of this laboratory saw MIR behave in it as in the
-  paper: 6e-2 for batches of 96, after a scan of rates on data of its own. Here a batch is 8 pairs, and the rate was
-  scaled by the root of the batch, to 2e-2. Batch and rate were settled on a seed (100) that no experiment uses, after
-  batches of 32 had turned out to leave models of 2048 pairs as good as blind. Twelve runs of ``captions`` (seeds 1 and
-  3) had shown that; they were thrown away, and are not in the ledger.
-- ``low``: the same connector at a rate ten times lower, which trains better models.
-- ``matched``: the low rate, and every vision token rescaled to the mean norm of the text embeddings.
+`mirlib.lab.verdicts` from the ledger's rows, and by nothing else. Here stand the experiments of the MIR paper; those on
+ways to close the gap are in `mirlib.lab.closing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from mirlib.lab import closing
+from mirlib.lab.protocol import HIGH_RATE, LOW_RATE, PARTS, REGIMES, SEEDS, WARMUP, Protocol, arm
 
-from mirlib.lab.ledger import key_of
-from mirlib.lab.runs import Run
-from mirlib.lab.train import StageOne
-
-SEEDS = (0, 1, 2, 3, 4)
-PARTS = (0, 1)
-"""Seeds of encoder and language model; the run's seed takes them in turn."""
-
-HIGH_RATE, LOW_RATE = 2e-2, 2e-3
-WARMUP = 0.03
-
-REGIMES: dict[str, dict[str, object]] = {
-    "high": {"learning_rate": HIGH_RATE},
-    "low": {"learning_rate": LOW_RATE},
-    "matched": {"learning_rate": LOW_RATE, "norm_matched": True},
-}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One experiment, declared.
-
-    Attributes:
-        name: Of the experiment and its file in the ledger.
-        figure: The figure or table of the MIR paper that it answers.
-        question: What is asked.
-        paper: What the paper says.
-        primary: The quantity that decides.
-        criteria: What would count as reproduced, by the claim. `mirlib.lab.verdicts` judges these claims and no
-            others, under each regime (or arm) by itself and from five seeds at least. An interval is that of 95 %
-            over seeds.
-        arms: Runs by the name of their arm, for each seed in the same order.
-        summary: One line for ``mir lab list``.
-    """
-
-    name: str
-    figure: str
-    summary: str
-    question: str
-    paper: str
-    primary: str
-    criteria: dict[str, str]
-    arms: dict[str, tuple[Run, ...]]
-
-    @property
-    def reproduced_when(self) -> str:
-        """All criteria as one text; claims that share one stand beside each other."""
-        claims: dict[str, list[str]] = {}
-        for claim, criterion in self.criteria.items():
-            claims.setdefault(criterion, []).append(f"“{claim}”")
-        return " ".join(f"{', '.join(group)}: {criterion}." for criterion, group in claims.items())
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """All runs."""
-        return tuple(run for arm in self.arms.values() for run in arm)
-
-    def arm_of(self, configuration: dict) -> str:
-        """The arm that a row's configuration belongs to.
-
-        Raises:
-            KeyError: It belongs to none.
-        """
-        key = key_of(configuration)  # a row came out of JSON, where a tuple is a list
-        for name, runs in self.arms.items():
-            if any(key_of(run.configuration) == key for run in runs):
-                return name
-        raise KeyError(f"{self.name} has no arm with this configuration")
-
-
-def _arm(*, seeds: Iterable[int] = SEEDS, pairs: int, regime: str = "matched", **options: object) -> tuple[Run, ...]:
-    """Runs that differ in the seed alone. Options of `StageOne` are told from those of `Run` by their names."""
-    recipe = {key: value for key, value in options.items() if key in StageOne.__dataclass_fields__}
-    rest = {key: value for key, value in options.items() if key not in recipe}
-    stage_one = replace(StageOne(pairs=pairs), **{**REGIMES[regime], **recipe})
-    if stage_one.warmup_steps is None:  # one way to say it, so that equal runs have equal keys
-        stage_one = replace(stage_one, warmup_steps=max(1, round(stage_one.warmup * stage_one.schedule.steps)))
-    stage_one = replace(stage_one, warmup=WARMUP)
-    return tuple(Run(seed=seed, parts=PARTS[seed % len(PARTS)], stage_one=stage_one, **rest) for seed in seeds)
-
+__all__ = [
+    "HIGH_RATE",
+    "LOW_RATE",
+    "MOVED",
+    "PARTS",
+    "PROTOCOLS",
+    "REGIMES",
+    "RIVALS",
+    "SEEDS",
+    "WARMUP",
+    "Protocol",
+    "arm",
+]
 
 PAIRS = (512, 2048, 8192, 16_384)
 _WARMUP_PAIRS = (2048, 8192)
@@ -169,12 +93,10 @@ def _all() -> dict[str, Protocol]:
             },
             arms={
                 **{
-                    f"{regime}, {pairs} pairs": _arm(pairs=pairs, regime=regime)
-                    for regime in REGIMES
-                    for pairs in PAIRS
+                    f"{regime}, {pairs} pairs": arm(pairs=pairs, regime=regime) for regime in REGIMES for pairs in PAIRS
                 },
                 **{
-                    f"unlocked, {pairs} pairs": _arm(pairs=pairs, unlock="all", unlock_encoder=True)
+                    f"unlocked, {pairs} pairs": arm(pairs=pairs, unlock="all", unlock_encoder=True)
                     for pairs in PAIRS[:3]
                 },
             },
@@ -197,7 +119,7 @@ def _all() -> dict[str, Protocol]:
                 "warm-up (mean over its three lengths) minus half of it lies above 0: less than half is left",
             },
             arms={
-                f"{name}, {pairs} pairs, {steps} warm-up steps": _arm(
+                f"{name}, {pairs} pairs, {steps} warm-up steps": arm(
                     pairs=pairs, regime=regime, warmup_steps=steps, learning_rate=rate
                 )
                 for name, regime, rate in (
@@ -225,7 +147,7 @@ def _all() -> dict[str, Protocol]:
                 f"lies above 0 (the first from the first probe, at step {_DURING[0]}, on; MIR at the middle is "
                 "interpolated)",
             },
-            arms={regime: _arm(pairs=8192, regime=regime, study="during", probes=_DURING) for regime in both},
+            arms={regime: arm(pairs=8192, regime=regime, study="during", probes=_DURING) for regime in both},
         ),
         Protocol(
             name="overfitting",
@@ -246,7 +168,7 @@ def _all() -> dict[str, Protocol]:
                 "not above 0",
             },
             arms={
-                "unlocked": _arm(
+                "unlocked": arm(
                     pairs=2048, epochs=2, unlock="all", unlock_encoder=True, study="during", probes=_SECOND_EPOCH
                 )
             },
@@ -269,7 +191,7 @@ def _all() -> dict[str, Protocol]:
                 "twentieth of the difference between models (mean over seeds), with a mean within as much of that at "
                 "N = 1000: every seed has one, and the interval of its mean over seeds is at most 20",
             },
-            arms={regime: _arm(pairs=8192, regime=regime, study="robustness") for regime in both},
+            arms={regime: arm(pairs=8192, regime=regime, study="robustness") for regime in both},
         ),
         Protocol(
             name="captions",
@@ -282,7 +204,7 @@ def _all() -> dict[str, Protocol]:
             "accuracy, within a seed; mean over seeds, bootstrap over seeds.",
             criteria={"Longer captions give a lower MIR and a better model": f"both correlations: {_FOLLOWS}"},
             arms={
-                f"{regime}, {detail}": _arm(pairs=2048, regime=regime, detail=detail)
+                f"{regime}, {detail}": arm(pairs=2048, regime=regime, detail=detail)
                 for regime in both
                 for detail in ("brief", "mid", "full")
             },
@@ -304,7 +226,7 @@ def _all() -> dict[str, Protocol]:
                 "A longer warm-up lowers MIR": "interval of the change with 5 % of the steps instead of 3 % below 0",
             },
             arms={
-                f"{regime}, {name}": _arm(
+                f"{regime}, {name}": arm(
                     pairs=8192, regime=regime, learning_rate=REGIMES[regime]["learning_rate"] * factor, **options
                 )
                 for regime in both
@@ -331,7 +253,7 @@ def _all() -> dict[str, Protocol]:
                 "Unlocking the language model lowers MIR and raises accuracy": "interval of MIR's difference from the "
                 "frozen model below 0, of accuracy's above 0; for each arm by itself",
             },
-            arms={name: _arm(pairs=2048, unlock=name) for name in ("none", "lora", "lora_merged", "half", "all")},
+            arms={name: arm(pairs=2048, unlock=name) for name in ("none", "lora", "lora_merged", "half", "all")},
         ),
         Protocol(
             name="connectors",
@@ -343,7 +265,7 @@ def _all() -> dict[str, Protocol]:
             "over seeds, bootstrap over seeds.",
             criteria={"MIR ranks connectors as accuracy does": _FOLLOWS},
             arms={
-                f"{regime}, {connector}": _arm(pairs=2048, regime=regime, connector=connector)
+                f"{regime}, {connector}": arm(pairs=2048, regime=regime, connector=connector)
                 for regime in both
                 for connector in ("mlp1", "mlp2", "mlp4", "qformer")
             },
@@ -360,10 +282,10 @@ def _all() -> dict[str, Protocol]:
                 "Larger language models have a lower MIR": "both differences (base minus small, large minus base): "
                 "interval below 0",
             },
-            arms={size: _arm(pairs=2048, size=size) for size in ("small", "base", "large")},
+            arms={size: arm(pairs=2048, size=size) for size in ("small", "base", "large")},
         ),
     ]
-    return {protocol.name: protocol for protocol in protocols}
+    return {protocol.name: protocol for protocol in [*protocols, *closing.PROTOCOLS]}
 
 
 PROTOCOLS = _all()

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mirlib.lab import reporting
+from mirlib.lab import closing, reporting
 from mirlib.lab.estimates import bootstrap, correlations, ratio_of_means, spearman
 from mirlib.lab.mediation import SEEDS_NEEDED, WARMUP_SERIES, WARMUP_STEPS, changes, grid, mediation
 from mirlib.lab.outcomes import (
@@ -224,6 +224,7 @@ def judge(protocol: Protocol, rows: Sequence[Row]) -> list[Claim]:
         "unlocking": _unlocking,
         "connectors": _connectors,
         "sizes": _sizes,
+        **closing.JUDGES,
     }[protocol.name](judging)
     return judging.claims
 
