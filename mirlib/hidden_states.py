@@ -129,6 +129,18 @@ def _special_token_ids(model: nn.Module) -> list[int]:
     return sorted(found)
 
 
+def read_modules(parts: DecoderParts, last: str = "normed") -> list[nn.Module]:
+    """The K modules whose outputs are the hidden states after layers 1..K; see `capture` for ``last``."""
+    layers = list(parts.layers)
+    return [*layers[:-1], parts.final_norm] if last == "normed" and parts.final_norm is not None else layers
+
+
+def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
+    """The hidden states (B, T, d) in what such a module returned."""
+    hidden = output[0] if isinstance(output, (tuple, list)) else output
+    return hidden if parts.read is None else parts.read(hidden)
+
+
 @contextmanager
 def capture(
     model: nn.Module,
@@ -209,11 +221,9 @@ def capture(
 
     def read(k: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
             if not masks:
                 return
-            if parts.read is not None:
-                hidden = parts.read(hidden)
+            hidden = hidden_of(parts, output).detach()
             if hidden.ndim != 3 or hidden.shape[:2] != masks["vision"].shape:
                 raise MirlibError(
                     f"layer {k} returned {tuple(hidden.shape)} for a sequence of shape {tuple(masks['vision'].shape)}; "
@@ -240,8 +250,7 @@ def capture(
 
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
-        for k, layer in enumerate(parts.layers, start=1):
-            module = parts.final_norm if last == "normed" and k == stream.num_layers else layer
+        for k, module in enumerate(read_modules(parts, last), start=1):
             stack.callback(module.register_forward_hook(read(k)).remove)
         stack.callback(model.register_forward_hook(after).remove)
         yield stream

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mirlib.errors import MirlibError, first_line
-from mirlib.hidden_states import decoder_parts
+from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
 from mirlib.loading import check_name
 from mirlib.mir import NormBounds, resolve_settings
 from mirlib.scoring import DEFAULT_GROUPS
@@ -563,9 +563,8 @@ class _Passes:
 
             def hook(layer: int) -> Callable[..., None]:
                 def reading(module: nn.Module, args: Any, output: Any) -> None:
-                    hidden = output[0] if isinstance(output, (tuple, list)) else output
                     with allocations.reading():
-                        flat = hidden.flatten(0, 1)
+                        flat = hidden_of(self.parts, output).flatten(0, 1)
                         rows = [flat.index_select(0, index) for index in (vision, text)]
                         metric.update_layer(layer, *rows, groups=groups, checks=checks)
 
@@ -573,11 +572,8 @@ class _Passes:
 
             handles = []
             if read:
-                last = len(self.parts.layers)
-                for k, module in enumerate(self.parts.layers, start=1):
-                    normed = k == last and self.parts.final_norm is not None
-                    target = self.parts.final_norm if normed else module
-                    handles.append(target.register_forward_hook(hook(k)))
+                for k, module in enumerate(read_modules(self.parts), start=1):
+                    handles.append(module.register_forward_hook(hook(k)))
             allocations.peak = allocations.peak_within = allocations.live
             try:
                 self._forward(length)
