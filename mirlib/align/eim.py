@@ -1,0 +1,377 @@
+r"""EIM: three contrastive losses, one for each part of an LVLM (Bai et al., doi 10.1371/journal.pone.0329590).
+
+All three are InfoNCE over a queue that holds a key for every training pair: `info_nce` and `KeyQueue`. They differ in
+what is compared; each side has a function here, which works on Hugging Face models.
+
+- IE trains the vision encoder. Query: `image_vectors`, the [CLS] of CLIP's vision tower. Key: `caption_vectors`, the
+  [EOS] of CLIP's text tower for the image's caption.
+- ST trains the projector. Query: `mean_vision_tokens`, the mean of its output. Key: `mean_text_embeddings`, the mean of
+  the embedded instruction and response.
+- LM trains the language model. Query: `last_token_vectors`. Key: the same of the language model as it was before, from
+  the same texts.
+
+What the paper leaves open, and what is done here:
+
+- Length. Queries and keys are scaled to unit length, as in the contrastive work that the paper builds on. A loss of
+  cosines says nothing about norms: none of the three can pull long vision tokens back.
+- The last block. The hidden state after layer K and the final norm, which is what the output layer reads.
+- Gradient truncation. Keys carry no gradient. Which parameters a loss moves is the caller's choice, by
+  ``requires_grad_``: a stage that trains the projector alone freezes the rest.
+- Widths of IE. Without their output layers CLIP's two towers may differ in width. The functions take the output layer
+  as ``projection``, for the loss alone; the projector of the LVLM still reads the features before it. Towers of one
+  width need none.
+- Weights of the losses. The caller's; the paper names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirlib.adapters import decoder_parts, unwrap
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import hidden_of, read_modules, token_masks
+
+__all__ = [
+    "TEMPERATURE",
+    "KeyQueue",
+    "caption_vectors",
+    "image_vectors",
+    "info_nce",
+    "last_token_vectors",
+    "mean_text_embeddings",
+    "mean_vision_tokens",
+    "vision_tower",
+]
+
+TEMPERATURE = 0.07
+"""Of all three losses in the paper."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loss and its queue
+
+
+def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    r"""Mean over queries of :math:`-\log \frac{\exp(q_i \cdot k_{p(i)} / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)}`.
+
+    Queries and keys are scaled to unit length first. All other keys are negatives, as in the paper, even one that
+    equals the positive.
+
+    Args:
+        queries: (n, d).
+        keys: (N, d). Detach them where they are a target only; `KeyQueue` does.
+        positives: (n,) whole numbers, the key that belongs to each query.
+        temperature: :math:`\tau`, above 0.
+
+    Returns:
+        A scalar in nats, float32 or wider, at least 0; log N where all keys look alike to the queries.
+
+    Raises:
+        MirlibError: If shapes do not fit, a positive names no key, or the temperature is not positive.
+
+    Examples:
+        >>> eye = torch.eye(3)
+        >>> round(info_nce(eye, eye, torch.arange(3), temperature=1.0).item(), 4)  # log(e + 2) - 1
+        0.5514
+    """
+    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+        raise MirlibError(
+            f"queries (n, d) are compared with keys (N, d), not {tuple(queries.shape)} with {tuple(keys.shape)}"
+        )
+    return _loss_of_cosines(_unit(queries) @ _unit(keys).to(queries.device).T, positives, temperature)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """In float32 at least: at a temperature of 0.07 half precision is too coarse."""
+    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+
+
+def _loss_of_cosines(cosines: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    count, keys = cosines.shape
+    if positives.shape != (count,) or positives.is_floating_point() or positives.dtype == torch.bool:
+        raise MirlibError(
+            f"positives must be {count} whole numbers, one for each query, not {positives.dtype} of shape "
+            f"{tuple(positives.shape)}"
+        )
+    if count == 0 or not 0 <= int(positives.min()) <= int(positives.max()) < keys:
+        raise MirlibError(f"each of the {count} queries needs a positive from 0 to {keys - 1}")
+    if not temperature > 0:
+        raise MirlibError(f"temperature must be above 0, not {temperature}")
+    return F.cross_entropy(cosines / temperature, positives.to(cosines.device, torch.long))
+
+
+class KeyQueue(nn.Module):
+    """The keys of all training pairs, built once before a stage: unit vectors that no gradient reaches.
+
+    The keys are a buffer, so they move with ``.to(device)``, and they are not saved with a model. They take 4 N d
+    bytes in float32 (`nbytes`): 9.1 GB for 558,000 pairs at a width of 4096.
+
+    Attributes:
+        keys: (N, d) float32 or wider, of unit length.
+
+    Examples:
+        >>> queue = KeyQueue(torch.eye(4) * 5)
+        >>> queue.nbytes, queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+        (64, 0.75)
+    """
+
+    keys: Tensor
+
+    def __init__(self, keys: Tensor) -> None:
+        """Keep keys (N, d).
+
+        Raises:
+            MirlibError: If they are no matrix, or one of them has no direction.
+        """
+        super().__init__()
+        if keys.ndim != 2 or len(keys) == 0:
+            raise MirlibError(f"keys must be a matrix (N, d) with N > 0, not of shape {tuple(keys.shape)}")
+        keys = keys.detach()
+        without = ~(keys.isfinite().all(dim=1) & keys.ne(0).any(dim=1))
+        if without.any():
+            raise MirlibError(f"key {int(without.int().argmax())} of {len(keys)} has no direction: zero or not finite")
+        self.register_buffer("keys", _unit(keys).clone(), persistent=False)
+
+    @classmethod
+    def build(cls, vectors_of: Callable[[Any], Tensor], batches: Iterable[Any]) -> KeyQueue:
+        """Make the keys batch by batch, without a gradient; their order is that of the batches."""
+        with torch.no_grad():
+            made = [vectors_of(batch).detach() for batch in batches]
+        if not made:
+            raise MirlibError("there are no batches to build keys from")
+        return cls(torch.cat(made))
+
+    def __len__(self) -> int:
+        """Number of keys, N."""
+        return len(self.keys)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the keys in bytes."""
+        return self.keys.numel() * self.keys.element_size()
+
+    def cosines(self, queries: Tensor) -> Tensor:
+        """Of queries (n, d) with all keys, (n, N)."""
+        if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
+            raise MirlibError(
+                f"queries of shape {tuple(queries.shape)} do not fit keys of width {self.keys.shape[1]}; where CLIP's "
+                "towers differ in width, give both vectors their output layers (projection=)"
+            )
+        with torch.autocast(queries.device.type, enabled=False):
+            return _unit(queries).to(self.keys.device) @ self.keys.T
+
+    def loss(self, queries: Tensor, positives: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+        """`info_nce` of queries (n, d) with the keys; arguments and errors as there."""
+        return _loss_of_cosines(self.cosines(queries), positives, temperature)
+
+    @torch.no_grad()
+    def accuracy(self, queries: Tensor, positives: Tensor) -> float:
+        """Share of queries whose nearest key is their own; 1 / N by chance."""
+        nearest = self.cosines(queries).argmax(dim=1)
+        return (nearest == positives.to(nearest.device)).float().mean().item()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# IE: the two towers of CLIP
+
+
+def vision_tower(model: nn.Module) -> nn.Module:
+    """The vision tower of an LVLM, by the names that families give it; a tower is returned as it is.
+
+    Raises:
+        MirlibError: If there is none of a known name.
+    """
+    model = unwrap(model)
+    places = [module for module in (model, getattr(model, "model", None)) if isinstance(module, nn.Module)]
+    for place in places:
+        for name in ("vision_tower", "vision_model", "visual", "vision_encoder"):
+            found = getattr(place, name, None)
+            if isinstance(found, nn.Module):
+                return found
+    if "pixel_values" in signature(model.forward).parameters:
+        return model
+    raise MirlibError(f"{type(model).__name__} has no vision tower of a known name; pass the tower itself")
+
+
+def image_vectors(
+    model: nn.Module, pixel_values: Tensor, *, projection: nn.Module | None = None, **inputs: Any
+) -> Tensor:
+    """Queries of IE: the [CLS] token that the vision tower returns for each image, with its gradient.
+
+    Args:
+        model: An LVLM, whose tower is found, or the tower.
+        pixel_values: As the tower takes them, (n, 3, height, width).
+        projection: CLIP's output layer, if the keys went through theirs.
+        inputs: What else the tower takes.
+
+    Returns:
+        (n, d), after the tower's last norm. Towers that pool by attention instead (SigLIP) give what they pool.
+
+    Raises:
+        MirlibError: If the tower has no such vector, as those without a [CLS]: IE is then undefined.
+    """
+    tower = vision_tower(model)
+    name = type(tower).__name__
+    if "pixel_values" not in signature(tower.forward).parameters:
+        raise MirlibError(f"{name} does not read images one by one and has no [CLS] token, so IE is undefined for it")
+    if pixel_values.ndim != 4:
+        raise MirlibError(f"pixel_values must be (n, 3, height, width) for {name}, not {tuple(pixel_values.shape)}")
+    pooled = getattr(tower(pixel_values=pixel_values, **inputs), "pooler_output", None)
+    if pooled is None or pooled.shape[:-1] != (len(pixel_values),):
+        raise MirlibError(f"{name} returns no vector for a whole image ([CLS]), so IE is undefined for it")
+    return pooled if projection is None else projection(pooled)
+
+
+def caption_vectors(
+    text_tower: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    projection: nn.Module | None = None,
+) -> Tensor:
+    """Keys of IE: the [EOS] token that CLIP's text tower returns for each caption.
+
+    Args:
+        text_tower: A ``CLIPTextModel``.
+        input_ids: (n, T).
+        attention_mask: (n, T), 0 at padding.
+        projection: CLIP's output layer, if the queries went through theirs.
+
+    Returns:
+        (n, d), after the tower's last norm.
+    """
+    pooled = text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    return pooled if projection is None else projection(pooled)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ST and LM: what enters the decoder, and what leaves it
+
+
+def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Queries of ST: the mean, over the image, of the vision rows that the decoder's first layer reads.
+
+    These rows are the projector's output (where a decoder adds positions to its input, with those). The forward pass
+    ends there: no layer of the decoder runs.
+
+    Args:
+        model: An LVLM whose vision tokens enter the decoder's sequence.
+        batch: What its forward pass takes, with ``input_ids`` (B, T).
+
+    Returns:
+        (B, d), with their gradient.
+
+    Raises:
+        UndefinedMIRError: If vision never enters the sequence.
+        MirlibError: If a sample has no vision rows, or the decoder was never reached.
+    """
+    model = unwrap(model)
+    parts = decoder_parts(model)
+    hidden = _first_reading(model, parts.layers[0], batch, entering=True)
+    hidden = hidden if parts.read is None else parts.read(hidden)
+    mask, _ = token_masks(
+        batch["input_ids"],
+        batch.get("attention_mask"),
+        parts.vision_token_ids,
+        vision_mask=None if parts.vision_mask is None else parts.vision_mask(batch),
+    )
+    return _masked_mean(hidden, mask, "vision")
+
+
+def mean_text_embeddings(model: nn.Module, batch: Mapping[str, Any], text_mask: Tensor | None = None) -> Tensor:
+    """Keys of ST: the mean of the embedded tokens of each text, by the language model's embedding layer alone.
+
+    Args:
+        model: An LVLM.
+        batch: With ``input_ids`` (B, T) and, if padded, ``attention_mask``.
+        text_mask: (B, T) bool, which tokens are instruction and response; left out, all attended ones but those that
+            stand for vision.
+
+    Returns:
+        (B, d).
+
+    Raises:
+        MirlibError: If a text has no token.
+    """
+    model = unwrap(model)
+    input_ids = batch["input_ids"]
+    ids = decoder_parts(model).vision_token_ids
+    _, text = token_masks(input_ids, batch.get("attention_mask"), ids, text_mask=text_mask)
+    words = input_ids.masked_fill(~text, 0)  # a placeholder may lie outside of the vocabulary
+    return _masked_mean(model.get_input_embeddings()(words), text, "text")
+
+
+def last_token_vectors(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Queries and keys of LM: what the last block, with the final norm, returns for the last token of each text.
+
+    Args:
+        model: An LVLM, or the language model alone.
+        batch: What its forward pass takes, with ``input_ids`` (B, T) and, if padded, ``attention_mask``. The last
+            attended token is that of the text, [EOS] if the text has one.
+
+    Returns:
+        (B, d), with their gradient.
+
+    Raises:
+        UndefinedMIRError: If vision never enters the model's sequence.
+        MirlibError: If the last block was never reached.
+    """
+    model = unwrap(model)
+    parts = decoder_parts(model)
+    hidden = hidden_of(parts, _first_reading(model, read_modules(parts)[-1], batch, entering=False))
+    length = batch["input_ids"].shape[1]
+    mask = batch.get("attention_mask")
+    mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
+    last = (mask.long() * torch.arange(1, length + 1, device=mask.device)).argmax(dim=1)  # the last 1 of each row
+    last = last.to(hidden.device) + hidden.shape[1] - length  # rows of vision in front that input_ids does not show
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _masked_mean(hidden: Tensor, mask: Tensor, what: str) -> Tensor:
+    mask = mask.to(hidden.device)
+    if mask.shape != hidden.shape[:2]:
+        raise MirlibError(
+            f"{what} stands in {tuple(mask.shape)} positions, but the decoder reads {tuple(hidden.shape)}"
+        )
+    counts = mask.sum(dim=1, keepdim=True)
+    if not bool(counts.all()):
+        raise MirlibError(f"sample {int((counts == 0).int().argmax())} of the batch has no {what} tokens")
+    return (hidden * mask[..., None]).sum(dim=1) / counts
+
+
+class _ReadingDoneError(Exception):
+    """Ends a forward pass at the place that was to be read."""
+
+
+def _first_reading(model: nn.Module, module: nn.Module, batch: Mapping[str, Any], *, entering: bool) -> Any:
+    """What a module is given (``entering``) or returns in a forward pass of the model, which ends there."""
+    found: list[Any] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _ReadingDoneError
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        found.append(output)
+        raise _ReadingDoneError
+
+    if entering:
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        model(**batch)
+    except _ReadingDoneError:
+        return found[0]
+    finally:
+        handle.remove()
+    raise MirlibError(
+        f"{type(module).__name__} was not called in the forward pass. A compiled model runs past hooks that were added "
+        "after the first call: pass the model that was not compiled"
+    )
