@@ -13,13 +13,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirlib import __version__
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import PRESETS
 from mirlib.result import MIRResult
+
+if TYPE_CHECKING:
+    from mirlib.gaps.model import ZooResult
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -140,6 +143,14 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs"
     )
+    score.add_argument(
+        "--measures",
+        metavar="NAMES",
+        help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
+    )
+    score.add_argument(
+        "--rows", type=int, metavar="R", help="with --measures: rows kept of each modality (default: what 1 GiB holds)"
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -215,8 +226,70 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if options.measures is not None:
+        _score_measures(options)
+        return
+    if options.rows is not None:
+        raise MirlibError("--rows means nothing without --measures")
     with launched() as processes, _one_voice(processes):
         _score_share(options, processes)
+
+
+def _score_measures(options: argparse.Namespace) -> None:
+    """``mir score --measures``: one process, one pass, many measures."""
+    from mirlib.gaps.model import chosen_measures, score_measures
+
+    for given, name in (
+        (options.plot is not None, "--plot"),
+        (options.confidence, "--confidence"),
+        (options.preset != "paper", "--preset"),
+        (options.trace != "exact", "--trace"),
+    ):
+        if given:
+            raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
+    if processes_of_launcher()[1] > 1:
+        raise MirlibError("--measures keeps rows in the memory of one process: start it without torchrun")
+    chosen_measures(options.measures, pairs=options.pairs is not None)  # a wrong name is said before a model is loaded
+    _check_outputs(options)
+    left_out: list[str] = []
+
+    def leave_out(sentence: str) -> None:
+        left_out.append(sentence)
+        _say(f"mir: skipped: {sentence}")
+
+    skip = leave_out if options.skip_unreadable else None
+    images, texts = _sources(options, skip)
+    model, processor = _load(options)
+    found = score_measures(
+        model,
+        processor,
+        images,
+        texts,
+        measures=options.measures,
+        num=options.num,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        paired=options.pairs is not None,
+        max_rows=options.rows,
+        template=options.template,
+        text_rows=options.text_rows,
+        last=options.last,
+        max_text_tokens=options.max_text_tokens,
+        skip_unreadable=skip,
+        progress=not options.no_progress,
+    )
+    if left_out:
+        _say(f"mir: skipped {len(left_out)} in all, which could not be read")
+    if options.json == "-":
+        print(found.to_json(), flush=True)
+        return
+    print(describe_measures(found, options.model or "the miniature LLaVA"), flush=True)
+    if options.json:
+        try:
+            Path(options.json).write_text(found.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise MirlibError(f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
+        _say(f"mir: wrote {options.json}")
 
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
@@ -542,6 +615,39 @@ def _meaning(result: MIRResult) -> list[str]:
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
+
+
+def describe_measures(found: ZooResult, name: str) -> str:
+    """A zoo as text: a line a measure, then what was left out, and what the columns mean."""
+    from mirlib.gaps import MEASURES
+
+    lines = [
+        f"{'measure':24}  {'value':>9}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}  {'random pairs':>14}  "
+        f"{'calibrated':>10}  {'rows':>11}  {'seconds':>7}"
+    ]
+    for key, result in found.results.items():
+        random, layers = result.calibration, result.per_layer
+        null = "" if random is None else f"{random.null_mean.mean():.3f} ± {random.null_std.mean():.3f}"
+        calibrated = "" if random is None else f"{random.value:.3f}"
+        lines.append(
+            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
+            f"{result.direction:>10}  {null:>14}  {calibrated:>10}  {'+'.join(map(str, result.rows.values())):>11}  "
+            f"{found.seconds[key]:>7.2f}"
+        )
+    kept, seen = found.settings["rows_kept"], found.settings["rows_seen"]
+    lines += [
+        "",
+        f"{name}: {found.settings['num']} pairs, {found.settings['layers']} layers, seed {found.settings['seed']}; "
+        + "; ".join(f"{kept[side]} of {seen[side]} {side} rows kept" for side in kept),
+        "  value: mean over the layers; for MIR, FD∞ and norm-only log10 of their sum",
+        "  integrated: whether a lower or a higher value means that vision and text lie closer together",
+    ]
+    if any(result.calibration is not None for result in found.results.values()):
+        lines.append("  calibrated: 0 for images and texts put together at random, 1 for the best that there can be")
+    if kept != seen:
+        lines.append("  ! MIR and FD∞ are those of the rows kept; for all rows, leave out --measures")
+    lines += [f"  ! left out: {key} {why}" for key, why in found.skipped.items()]
+    return "\n".join(lines)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -6,12 +6,15 @@ reads them once with `collect_rows` instead.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mirlib.data import load_image
 from mirlib.errors import MirlibError
@@ -34,6 +37,9 @@ class TokenRows:
         text_samples: (s,) likewise for the text rows.
         vision_embeddings: (r, d), the same rows where they enter layer 1.
         text_embeddings: (s, d).
+        seen: Rows that the model had, by modality, where only a part was kept; else None.
+        pooled: There also K tensors (N, d) and K tensors (N, d), float32: the means of all vision rows and of all text
+            rows of each sample.
     """
 
     vision: list[Tensor]
@@ -42,6 +48,8 @@ class TokenRows:
     text_samples: Tensor
     vision_embeddings: Tensor
     text_embeddings: Tensor
+    seen: dict[str, int] | None = None
+    pooled: tuple[list[Tensor], list[Tensor]] | None = None
 
     @property
     def num_layers(self) -> int:
@@ -86,10 +94,14 @@ def collect_rows(
     text_rows: str = "text",
     last: str = "normed",
     max_text_tokens: int | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> TokenRows:
-    """Run the pairs ``(images[i], texts[i])`` through a model once and keep every vision row and text row, on the CPU.
+    """Run the pairs ``(images[i], texts[i])`` through a model once and keep its vision rows and text rows, on the CPU.
 
-    Memory grows with the samples: (K + 1) · rows · d · bytes of a number.
+    Memory grows with the rows that are kept, all of them unless ``max_rows`` says otherwise: (K + 1) · rows · d · bytes
+    of a number.
 
     Args:
         model: As for `mirlib.score`.
@@ -101,6 +113,10 @@ def collect_rows(
         text_rows: As for `mirlib.capture`.
         last: As for `mirlib.capture`.
         max_text_tokens: Cut each text after so many tokens.
+        max_rows: Keep at most about so many rows of each modality: ``max_rows // N``, and at least one, of each
+            sample, drawn at random.
+        seed: Of that draw, which depends on the sample's number and not on the batches.
+        progress: Whether to show a bar on stderr.
 
     Returns:
         `TokenRows`, sorted by sample.
@@ -108,12 +124,16 @@ def collect_rows(
     Raises:
         MirlibError: If there are not as many images as texts, or none, and all that `mirlib.capture` raises.
     """
-    if len(images) != len(texts) or not images:
+    if len(images) != len(texts) or not len(images):
         raise MirlibError(f"expected as many images as texts and at least one, got {len(images)} and {len(texts)}")
+    if max_rows is not None and max_rows < 1:
+        raise MirlibError(f"max_rows must be at least 1, got {max_rows}")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     entering: list[Tensor] = []
     collected: dict[str, list[tuple[Tensor, ...]]] = {modality: [] for modality in MODALITIES}
     samples: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    pooled: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    seen = dict.fromkeys(MODALITIES, 0)
 
     def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entering[:] = [args[0] if args else kwargs["hidden_states"]]
@@ -121,7 +141,8 @@ def collect_rows(
     with evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
         hook = stream.parts.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
         try:
-            for start in range(0, len(order), batch_size):
+            starts = range(0, len(order), batch_size)
+            for start in tqdm(starts, desc="rows", unit="batch", disable=not progress, file=sys.stderr, leave=False):
                 chosen = order[start : start + batch_size]
                 pairs = [load_image(images[i]) for i in chosen], [texts[i] for i in chosen]
                 encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
@@ -133,14 +154,26 @@ def collect_rows(
                     ("text", stream.text, stream.text_samples),
                 ):
                     embeddings = entering[0][stream.positions[modality].to(entering[0].device)]
-                    collected[modality].append(tuple(values.cpu() for values in (embeddings, *rows)))
-                    samples[modality].append(torch.tensor(chosen)[index.cpu()])
+                    index = index.cpu()
+                    seen[modality] += len(index)
+                    states = (embeddings, *rows)
+                    if max_rows is not None:
+                        pooled[modality].append(_means(rows, index, len(chosen)))
+                        kept = _drawn(index, chosen, max(1, max_rows // len(texts)), seed)
+                        states = tuple(values[kept.to(values.device)] for values in states)
+                        index = index[kept]
+                    collected[modality].append(tuple(values.cpu() for values in states))
+                    samples[modality].append(torch.tensor(chosen)[index])
         finally:
             hook.remove()
     stacked, numbers = {}, {}
     for modality, batches in collected.items():
         numbers[modality], by_sample = torch.cat(samples[modality]).sort(stable=True)
         stacked[modality] = [torch.cat(rows)[by_sample] for rows in zip(*batches, strict=True)]
+    means = None
+    if max_rows is not None:
+        back = torch.tensor(order).argsort()
+        means = tuple(list(torch.cat(pooled[modality], dim=1)[:, back]) for modality in MODALITIES)
     return TokenRows(
         vision=stacked["vision"][1:],
         text=stacked["text"][1:],
@@ -148,4 +181,29 @@ def collect_rows(
         text_samples=numbers["text"],
         vision_embeddings=stacked["vision"][0],
         text_embeddings=stacked["text"][0],
+        seen=None if max_rows is None else seen,
+        pooled=means,
     )
+
+
+def _means(rows: Sequence[Tensor], index: Tensor, count: int) -> Tensor:
+    """(K, count, d) means over the rows of each sample of a batch; float32, for sums of float16 rows overflow."""
+    means = []
+    counts = index.bincount(minlength=count)[:, None].clamp(min=1)
+    for values in rows:
+        values = values.float()
+        sums = torch.zeros(count, values.shape[1], device=values.device)
+        means.append(sums.index_add_(0, index.to(values.device), values).cpu() / counts)
+    return torch.stack(means)
+
+
+def _drawn(index: Tensor, chosen: Sequence[int], quota: int, seed: int) -> Tensor:
+    """Places of at most ``quota`` rows of each sample of a batch, in order."""
+    kept = []
+    for place, sample in enumerate(chosen):
+        rows = (index == place).nonzero()[:, 0]
+        if len(rows) > quota:
+            drawn = np.random.default_rng([seed, sample]).permutation(len(rows))[:quota]
+            rows = rows[torch.from_numpy(np.sort(drawn))]
+        kept.append(rows)
+    return torch.cat(kept).sort().values

@@ -178,11 +178,11 @@ class _Forward:
 
     def _call(self, inputs: Mapping[str, Any], batch_size: int) -> None:
         if not self.lockstep:
-            with _memory_advice(batch_size):
+            with memory_advice(batch_size):
                 self.model(**inputs)
             return
         try:
-            with _memory_advice(batch_size):
+            with memory_advice(batch_size):
                 self.model(**inputs)
         except Exception as error:  # the others wait within their forward passes, and cannot be told
             raise BrokenForward(error) from error
@@ -263,7 +263,8 @@ class _Forward:
 
 
 @contextmanager
-def _memory_advice(batch_size: int) -> Iterator[None]:
+def memory_advice(batch_size: int) -> Iterator[None]:
+    """Turn "out of memory" into a sentence that says what to do."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

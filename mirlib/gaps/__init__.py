@@ -1,0 +1,51 @@
+"""The zoo: measures of the gap between two modalities, one signature for all.
+
+``measure(vision, text, *, samples=None, seed=0, ...)`` takes the K arrays (r, d) and K arrays (s, d) that
+`mirlib.modality_integration_rate` takes, and returns a `GapResult`. `MEASURES` says of each what it asks, what it
+needs, which direction is integrated, what its time grows with, and where it comes from. Those of `mirlib.gaps.task`
+take the answers to a labelled task instead. `mirlib.gaps.model` applies them to a model.
+"""
+
+from mirlib.gaps.base import MEASURES, Calibration, GapResult, Measure
+from mirlib.gaps.clouds import (
+    a_score,
+    cmmd,
+    fd_infinity,
+    ima,
+    kid,
+    mir,
+    mmd,
+    modality_gap,
+    norm_only,
+    probe_auc,
+    sliced_wasserstein,
+    symmetric_kl,
+)
+from mirlib.gaps.paired import cka, cka_debiased, mutual_knn, rmg, svcca
+from mirlib.gaps.task import perceptual_score, soft_discrimination
+
+__all__ = [
+    "MEASURES",
+    "Calibration",
+    "GapResult",
+    "Measure",
+    "a_score",
+    "cka",
+    "cka_debiased",
+    "cmmd",
+    "fd_infinity",
+    "ima",
+    "kid",
+    "mir",
+    "mmd",
+    "modality_gap",
+    "mutual_knn",
+    "norm_only",
+    "perceptual_score",
+    "probe_auc",
+    "rmg",
+    "sliced_wasserstein",
+    "soft_discrimination",
+    "svcca",
+    "symmetric_kl",
+]

@@ -1,0 +1,393 @@
+"""Measures of pairs: the rows of a sample are pooled to their mean, and image i is held against text i.
+
+They ask whether samples lie to each other in vision as they do in text, not whether the two clouds lie in one place,
+and many of them are well above zero for samples that were put together at random. Each is therefore reported beside
+its mean and spread over random pairings, see `Calibration`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirlib.errors import MirlibError
+from mirlib.gaps.base import (
+    HIGHER,
+    LOWER,
+    MEASURES,
+    PAIRS,
+    QUADRATIC_ROWS,
+    Calibration,
+    GapResult,
+    Rows,
+    register,
+    result,
+    unit,
+)
+
+PERMUTATIONS = 200
+NEIGHBOURS = 10
+VARIANCE = 0.99
+
+Statistic = Callable[[Tensor], float]
+"""From a (N,) pairing (image i with text ``pairing[i]``) to the value."""
+
+
+def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
+    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N.
+
+    Raises:
+        MirlibError: If a sample has rows of one modality only, or there are no samples and the rows are no pairs.
+    """
+    if rows.samples is None:
+        counts = rows.counts
+        if counts["vision"] != counts["text"]:
+            raise MirlibError(
+                f"pairs: {counts['vision']} vision rows and {counts['text']} text rows; pass samples=(of the vision "
+                "rows, of the text rows), or as many rows of both, row i belonging to row i"
+            )
+        return (lambda side, _: side), counts["vision"]
+    names = [ids.unique() for ids in rows.samples]
+    if not torch.equal(*names):
+        alone = set(names[0].tolist()) ^ set(names[1].tolist())
+        raise MirlibError(f"pairs: sample {min(alone)} has rows of one modality only")
+    places = [torch.searchsorted(name, ids) for name, ids in zip(names, rows.samples, strict=True)]
+    count = len(names[0])
+
+    def pool(side: Tensor, modality: int) -> Tensor:
+        sums = torch.zeros(count, side.shape[1], dtype=side.dtype).index_add_(0, places[modality], side)
+        return sums / places[modality].bincount(minlength=count)[:, None]
+
+    return pool, count
+
+
+def _paired(
+    name: str,
+    statistic_of: Callable[[Tensor, Tensor], Statistic],
+    vision: Any,
+    text: Any,
+    samples: Any,
+    *,
+    seed: int,
+    permutations: int,
+    minimum: int,
+    max_pairs: int | None = QUADRATIC_ROWS,
+    **settings: Any,
+) -> GapResult:
+    rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
+    pool, count = pooled(rows)
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.arange(count)
+    if max_pairs is not None and count > max_pairs:
+        kept = torch.randperm(count, generator=generator)[:max_pairs].sort().values
+        count = max_pairs
+    if count < minimum:
+        raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {minimum}")
+    pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
+    values, nulls = [], []
+    for v, t in rows.layers():
+        statistic = statistic_of(pool(v, 0)[kept], pool(t, 1)[kept])
+        values.append(statistic(torch.arange(count)))
+        nulls.append([statistic(pairing) for pairing in pairings])
+    calibration = _calibrate(np.array(values), np.array(nulls), MEASURES[name].direction) if permutations else None
+    return result(
+        name, values, {"pairs": count}, calibration=calibration, permutations=permutations, seed=seed, **settings
+    )
+
+
+def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibration:
+    """`Calibration` of (K,) values from (K, P) values of random pairings; the best value is 1, or 0 if lower is."""
+    sign, best = (1, 1.0) if direction == HIGHER else (-1, 0.0)
+    mean, std = nulls.mean(1), nulls.std(1, ddof=1) if nulls.shape[1] > 1 else np.full(len(values), math.nan)
+    slack = 1e-12  # a pairing that is the true one may come out a rounding error below it
+    p_value = (1 + (sign * nulls >= sign * values[:, None] - slack).sum(1)) / (1 + nulls.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = sign * (values - mean) / std
+        calibrated = (values - mean) / (best - mean)
+    return Calibration(mean, std, z, p_value, calibrated, nulls.shape[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@register(
+    "rmg",
+    title="RMG",
+    asks="Is the distance of a pair small against that of two images, or of two texts?",
+    source="arXiv 2404.07983",
+    needs=PAIRS,
+    direction=LOWER,
+    cost="n² d",
+)
+def rmg(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS) -> GapResult:
+    """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
+
+    ``d_match`` is the mean distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts.
+
+    Args:
+        vision: K arrays (r, d); each sample's rows are pooled to their mean.
+        text: K arrays (s, d).
+        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+        seed: Of the random pairings.
+        permutations: How many of them.
+
+    Returns:
+        `GapResult`, each layer in [0, 1].
+
+    Raises:
+        MirlibError: For rows that do not belong together or are not finite, or fewer than 2 pairs.
+
+    Source: arXiv 2404.07983.
+    """
+
+    def of(x: Tensor, y: Tensor) -> Statistic:
+        x, y = unit(x), unit(y)
+        count = len(x)
+        cosines = x @ y.T
+
+        def apart(side: Tensor) -> float:
+            total = float(side.sum(0).square().sum() - side.square().sum())
+            return (1 - total / (count * (count - 1))) / 2
+
+        within = (apart(x) + apart(y)) / 2
+
+        def statistic(pairing: Tensor) -> float:
+            match = (1 - float(cosines[torch.arange(count), pairing].mean())) / 2
+            match = max(match, 0.0)
+            return match / (within + match) if within + match > 1e-15 else 0.0
+
+        return statistic
+
+    return _paired("rmg", of, vision, text, samples, seed=seed, permutations=permutations, minimum=2)
+
+
+def _double_centred(gram: Tensor) -> Tensor:
+    return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
+
+
+def _u_centred(gram: Tensor) -> Tensor:
+    """Centred so that inner products estimate HSIC without bias; the diagonal does not count.
+
+    Source: Song et al. (2012); in this form Székely & Rizzo (2014).
+    """
+    n = len(gram)
+    gram = gram.clone().fill_diagonal_(0)
+    sums = gram.sum(0)
+    centred = gram - sums / (n - 2) - sums[:, None] / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+    return centred.fill_diagonal_(0)
+
+
+def _cka(centre: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Statistic]:
+    def of(x: Tensor, y: Tensor) -> Statistic:
+        x, y = (side - side.mean(0) for side in (x, y))  # a shift does not count, and costs digits
+        first, second = centre(x @ x.T), centre(y @ y.T)
+        norm = float(torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second))
+
+        def statistic(pairing: Tensor) -> float:
+            return float((first * second[pairing][:, pairing]).sum()) / norm if norm > 0 else 0.0
+
+        return statistic
+
+    return of
+
+
+@register(
+    "cka",
+    title="CKA",
+    asks="Are images that are alike described by texts that are alike?",
+    source="Kornblith et al. 2019; arXiv 2405.07987",
+    needs=PAIRS,
+    direction=HIGHER,
+    cost="n² d",
+)
+def cka(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS) -> GapResult:
+    """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
+
+    With few pairs and many dimensions it is far above 0 for random pairs; see `cka_debiased` and the calibration.
+
+    Args:
+        vision: K arrays (r, d); each sample's rows are pooled to their mean.
+        text: K arrays (s, d).
+        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+        seed: Of the random pairings.
+        permutations: How many of them.
+
+    Returns:
+        `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
+
+    Raises:
+        MirlibError: For rows that do not belong together or are not finite, or fewer than 2 pairs.
+
+    Source: Kornblith et al. (2019).
+    """
+    return _paired("cka", _cka(_double_centred), vision, text, samples, seed=seed, permutations=permutations, minimum=2)
+
+
+@register(
+    "cka_debiased",
+    title="CKA, debiased",
+    asks="The same, without what few pairs in many dimensions add?",
+    source="Song et al. 2012; arXiv 2405.07987",
+    needs=PAIRS,
+    direction=HIGHER,
+    cost="n² d",
+)
+def cka_debiased(
+    vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS
+) -> GapResult:
+    """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
+
+    Args:
+        vision: K arrays (r, d); each sample's rows are pooled to their mean.
+        text: K arrays (s, d).
+        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+        seed: Of the random pairings.
+        permutations: How many of them.
+
+    Returns:
+        `GapResult`, each layer in [−1, 1].
+
+    Raises:
+        MirlibError: For rows that do not belong together or are not finite, or fewer than 4 pairs.
+
+    Source: Song et al. (2012) for the estimate of HSIC.
+    """
+    return _paired(
+        "cka_debiased", _cka(_u_centred), vision, text, samples, seed=seed, permutations=permutations, minimum=4
+    )
+
+
+@register(
+    "svcca",
+    title="SVCCA",
+    asks="How much of what varies in one can be read linearly off the other?",
+    source="Raghu et al. 2017; arXiv 2405.07987",
+    needs=PAIRS,
+    direction=HIGHER,
+    cost="n d min(n, d)",
+)
+def svcca(
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    variance: float = VARIANCE,
+) -> GapResult:
+    """Mean canonical correlation of the leading principal components of pooled pairs.
+
+    Args:
+        vision: K arrays (r, d); each sample's rows are pooled to their mean.
+        text: K arrays (s, d).
+        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+        seed: Of the random pairings.
+        permutations: How many of them.
+        variance: Share of the variance that the components of each side must hold, in (0, 1]. With nearly as many of
+            them as pairs the correlations of random pairs are close to 1 too: read the calibrated value.
+
+    Returns:
+        `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
+
+    Raises:
+        MirlibError: For rows that do not belong together or are not finite, fewer than 3 pairs, or an impossible share.
+
+    Source: Raghu et al. (2017).
+    """
+    if not 0 < variance <= 1:
+        raise MirlibError(f"variance must lie in (0, 1], got {variance:g}")
+
+    def basis(side: Tensor) -> Tensor:
+        left, values, _ = torch.linalg.svd(side - side.mean(0), full_matrices=False)
+        energy = values.square()
+        left = left[:, energy > energy.max() * 1e-20]  # directions of rounding alone carry no information
+        energy = energy[: left.shape[1]]
+        if not energy.numel() or not float(energy.sum()) > 0:
+            return left[:, :0]
+        count = int((energy.cumsum(0) < (variance - 1e-12) * energy.sum()).sum()) + 1
+        return left[:, :count]
+
+    def of(x: Tensor, y: Tensor) -> Statistic:
+        first, second = basis(x), basis(y)
+        kept = min(first.shape[1], second.shape[1])
+
+        def statistic(pairing: Tensor) -> float:
+            if kept == 0:
+                return 0.0
+            return float(torch.linalg.svdvals(first.T @ second[pairing]).clamp(max=1).sum()) / kept
+
+        return statistic
+
+    return _paired(
+        "svcca", of, vision, text, samples, seed=seed, permutations=permutations, minimum=3, variance=variance
+    )
+
+
+@register(
+    "mutual_knn",
+    title="mutual k-NN",
+    asks="Has a sample the same nearest neighbours in vision and in text?",
+    source="Huh et al. 2024, arXiv 2405.07987",
+    needs=PAIRS,
+    direction=HIGHER,
+    cost="n² d",
+)
+def mutual_knn(
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    neighbours: int = NEIGHBOURS,
+) -> GapResult:
+    """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
+
+    Args:
+        vision: K arrays (r, d); each sample's rows are pooled to their mean.
+        text: K arrays (s, d).
+        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+        seed: Of the random pairings.
+        permutations: How many of them.
+        neighbours: k; there must be more pairs.
+
+    Returns:
+        `GapResult`, each layer in [0, 1]; random pairs give ``k / (N − 1)``.
+
+    Raises:
+        MirlibError: For rows that do not belong together or are not finite, or k pairs and fewer.
+
+    Source: Huh et al. (2024), arXiv 2405.07987.
+    """
+    if neighbours < 1:
+        raise MirlibError(f"neighbours must be at least 1, got {neighbours}")
+
+    def nearest(side: Tensor) -> Tensor:
+        side = unit(side)
+        cosines = (side @ side.T).fill_diagonal_(-math.inf)
+        return torch.zeros_like(cosines).scatter_(1, cosines.topk(neighbours, dim=1).indices, 1.0)
+
+    def of(x: Tensor, y: Tensor) -> Statistic:
+        first, second = nearest(x), nearest(y)
+
+        def statistic(pairing: Tensor) -> float:
+            return float((first * second[pairing][:, pairing]).sum()) / (len(first) * neighbours)
+
+        return statistic
+
+    return _paired(
+        "mutual_knn",
+        of,
+        vision,
+        text,
+        samples,
+        seed=seed,
+        permutations=permutations,
+        minimum=neighbours + 1,
+        neighbours=neighbours,
+    )
