@@ -20,10 +20,10 @@ from mirlib.lab import cells, language, sequence, train, world
 _BATCH = 128
 
 
-def held_out_scenes(count: int, *, seed: int = 0) -> list[world.Scene]:
+def held_out_scenes(count: int, *, seed: int = 0, digits: float = world.DIGIT_SHARE) -> list[world.Scene]:
     """Scenes of a stream of random numbers that no training draws from, with digits in hands that none has seen."""
     rng = np.random.default_rng([seed, 99])
-    return [world.sample_scene(rng, held_out=True) for _ in range(count)]
+    return [world.sample_scene(rng, digits=digits, held_out=True) for _ in range(count)]
 
 
 def questions_about(scenes: Sequence[world.Scene], kind: str, *, seed: int = 0) -> list[tuple[int, world.Question]]:
@@ -132,6 +132,7 @@ def image_answers(
     permuted: bool = False,
     shots: str = "none",
     seed: int = 0,
+    digits: float = world.DIGIT_SHARE,
 ) -> Answers:
     """Ask questions about pictures, in the form of the chat template.
 
@@ -145,10 +146,11 @@ def image_answers(
         shots: ``none``; ``text``: two fixed solved examples in words before the question, as the authors' in-context
             score has them; ``image``: the same two examples with their pictures.
         seed: Seed of the scenes and questions.
+        digits: Share of scenes whose things are handwritten digits.
     """
     if shots not in ("none", "text", "image"):
         raise ValueError(f"shots must be none, text or image, not {shots!r}")
-    drawn = held_out_scenes(scenes, seed=seed)
+    drawn = held_out_scenes(scenes, seed=seed, digits=digits)
     encode = language.segment_encoder(tokenizer)
     embed = model.get_input_embeddings()
 
@@ -175,7 +177,8 @@ def image_answers(
             batch = slice(start, start + _BATCH)
             ids, last = _padded(prompts[batch])
             with torch.autocast("cpu", torch.bfloat16):  # as in training; three times as fast
-                hidden = sequence.read(model, opening, sequence.image(image[shown[batch]]), sequence.words(embed(ids)))
+                seen = sequence.image(image[shown[batch]])
+                hidden = sequence.read(model, opening, seen, sequence.words(embed(ids)), answers_from=last + 1)
             hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
             logits = model.lm_head(hidden).float()
             right += (logits.argmax(-1) == answers[batch]).sum().item()

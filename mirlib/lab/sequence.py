@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from mirlib.align.masks import rows_are
 from mirlib.align.vision_rows import vision_rows_are
 
 
@@ -56,8 +57,20 @@ def announced(model: LlavaForConditionalGeneration, sequence: Embedded) -> Abstr
     return vision_rows_are(model, sequence.vision.expand(sequence.embeddings.shape[:2]))
 
 
-def read(model: LlavaForConditionalGeneration, *pieces: Embedded) -> Tensor:
-    """The decoder's last hidden states (n, length, d) for a joined sequence; without a cache."""
+def read(model: LlavaForConditionalGeneration, *pieces: Embedded, answers_from: int | Tensor | None = None) -> Tensor:
+    """The decoder's last hidden states (n, length, d) for a joined sequence; without a cache.
+
+    Args:
+        model: The whole model.
+        pieces: What it reads.
+        answers_from: Place in the last piece where the prompt ends and the answer, or the padding, begins: one for all
+            rows, or (n,); None where all of it is prompt. An attention mask of `mirlib.align.masks` may ask for it.
+    """
     sequence = join(*pieces)
-    with announced(model, sequence):
+    count, length = sequence.embeddings.shape[:2]
+    prompt = None
+    if answers_from is not None:
+        end = torch.as_tensor(answers_from).reshape(-1, 1) + length - pieces[-1].embeddings.shape[-2]
+        prompt = (torch.arange(length) < end).expand(count, length)
+    with announced(model, sequence), rows_are(model, prompt=prompt):
         return model.model.language_model(inputs_embeds=sequence.embeddings, use_cache=False).last_hidden_state

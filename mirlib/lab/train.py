@@ -78,11 +78,13 @@ class History:
         losses: Of every step.
         seconds: That it took, over all its restarts.
         before: What a method trained before it, see `mirlib.lab.methods`.
+        after: What a method says of itself after it.
     """
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
 
     @property
     def final_loss(self) -> float:
@@ -283,44 +285,72 @@ def stage_one(
     attached = method.attach(model, seed=seed)
     if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
         features = vision_features(model, scenes, progress=progress)
-    subset = chosen_pairs(len(scenes), recipe.pairs, seed=seed)
+    order = chosen_pairs(len(scenes), len(scenes), seed=seed)
+    subset = method.choose(scenes, order, recipe.pairs)
     training = Training(model, tokenizer, recipe, seed, scenes, features, subset, progress)
     before = method.before_stage_one(training)
+    history = caption_stage(training, method, attached=attached, after_step=after_step, checkpoint=checkpoint)
+    history.before = before
+    if recipe.unlock == "lora_merged":
+        connectors.merge_lora(model)
+    history.after = method.after_stage_one(training)
+    return history
+
+
+def caption_stage(
+    training: Training,
+    method: Method = PLAIN,
+    *,
+    attached: Sequence[nn.Parameter] = (),
+    after_step: Callable[[int, float], bool | None] | None = None,
+    checkpoint: Path | None = None,
+    name: str = "stage 1",
+) -> History:
+    """Train the connector that is there, and what the recipe unlocks, on captions of the chosen scenes.
+
+    Args:
+        training: Model, recipe and data.
+        method: What to do beside the plain recipe.
+        attached: Parameters of the method that learn at the connector's rate.
+        after_step: As for `stage_one`.
+        checkpoint: As for `stage_one`.
+        name: Label of the progress bar.
+    """
+    model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
     connector = list(model.model.multi_modal_projector.parameters())
     connector += [p for p in attached if all(p is not other for other in connector)]
     for parameter in connector:
         parameter.requires_grad_(True)
-    encode = language.segment_encoder(tokenizer)
+    encode = language.segment_encoder(training.tokenizer)
     batches = recipe.pairs // recipe.batch
+    told = method.told(training)
 
     def loss_of_step(step: int) -> torch.Tensor:
         epoch, position = divmod(step, batches)
-        order = np.random.default_rng([seed, 32, epoch]).permutation(subset)
+        order = np.random.default_rng([seed, 32, epoch]).permutation(training.chosen)
         chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
-        shown = [scenes[i] for i in chosen]
         with torch.autocast("cpu", torch.bfloat16):
-            seen = encoded(model, shown) if recipe.unlock_encoder else features[torch.from_numpy(chosen)].float()
-            ids = caption_rows(shown, encode, detail=recipe.detail)
+            if recipe.unlock_encoder:
+                seen = encoded(model, [scenes[i] for i in chosen])
+            else:
+                seen = training.features[torch.from_numpy(chosen)].float()
+            ids = caption_rows([told[i] for i in chosen], encode, detail=recipe.detail)
             batch = Batch(chosen, ids, ids != language.PAD, seen)
             return method.caption_loss(training, batch, caption_logits(model, ids, seen)[batch.targets[:, 1:]])
 
     rates = [(recipe.learning_rate, connector), (recipe.unlocked_rate, unlocked)]
     with fast_attention(model):
-        history = fit(
+        return fit(
             model,
             loss_of_step,
             recipe.schedule,
             rates=rates,
             after_step=after_step,
             checkpoint=checkpoint,
-            progress=progress,
-            name="stage 1",
+            progress=training.progress,
+            name=name,
         )
-    history.before = before
-    if recipe.unlock == "lora_merged":
-        connectors.merge_lora(model)
-    return history
 
 
 def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
@@ -430,7 +460,7 @@ def caption_logits(
     embed = model.get_input_embeddings()
     start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
     image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
-    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)))  # (n, 1 + 36 + length, d)
+    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)), answers_from=1)  # (n, 37 + length, d)
     return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
 
 
@@ -469,11 +499,25 @@ def stage_two(
     *,
     seed: int = 0,
     method: Method = PLAIN,
+    digits: float = world.DIGIT_SHARE,
     progress: bool = True,
 ) -> History:
-    """Train language model and connector in place to answer questions about pictures; the encoder stays frozen."""
+    """Train language model and connector in place to answer questions about pictures; the encoder stays frozen.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        recipe: How much.
+        seed: Of the scenes and questions.
+        method: What to do beside the plain recipe.
+        digits: Share of scenes whose things are handwritten digits.
+        progress: Draw a progress bar on stderr.
+
+    Returns:
+        The loss of every step, and the time taken.
+    """
     rng = np.random.default_rng([seed, 41])
-    scenes = [world.sample_scene(rng) for _ in range(recipe.images)]
+    scenes = [world.sample_scene(rng, digits=digits) for _ in range(recipe.images)]
     dialogues = [[world.sample_question(scene, rng) for _ in range(recipe.questions)] for scene in scenes]
     features = vision_features(model, scenes)
     model.requires_grad_(False)
@@ -484,14 +528,19 @@ def stage_two(
     before = torch.tensor([language.BOS, *encode("USER:")])
     every = np.arange(recipe.images)
     training = Training(model, tokenizer, recipe, seed, scenes, features, every, progress)
+    encodes = method.before_stage_two(training)
+    if encodes:
+        training.features = None
 
     def loss_of_step(step: int) -> torch.Tensor:
         chosen = slice(step * recipe.batch, (step + 1) * recipe.batch)
         ids, targets = dialogue_rows(dialogues[chosen], encode)
-        batch = Batch(every[chosen], ids, targets, features[chosen].float())
         with torch.autocast("cpu", torch.bfloat16):
+            seen = encoded(model, scenes[chosen]) if encodes else features[chosen].float()
+            batch = Batch(every[chosen], ids, targets, seen)
             image = sequence.image(model.model.multi_modal_projector(batch.features))
-            hidden = sequence.read(model, sequence.words(embed(before)), image, sequence.words(embed(ids)))
+            opening, asked = sequence.words(embed(before)), sequence.words(embed(ids))
+            hidden = sequence.read(model, opening, image, asked, answers_from=targets.int().argmax(dim=1))
             logits = model.lm_head(hidden[:, -ids.shape[1] : -1][targets[:, 1:]])  # (answers, vocabulary)
         return method.answer_loss(training, batch, logits.float())
 

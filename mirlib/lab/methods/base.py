@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -83,8 +84,30 @@ class Method:
         """
         return []
 
+    def choose(self, scenes: list[world.Scene], order: np.ndarray, pairs: int) -> np.ndarray:
+        """Numbers of the scenes that stage 1 trains on.
+
+        Args:
+            scenes: All that are there.
+            order: Their numbers in the order of the run's seed.
+            pairs: How many are wanted.
+        """
+        return order[:pairs]
+
+    def told(self, training: Training) -> Sequence[world.Scene]:
+        """The scenes that the captions of stage 1 tell of, by number; the pictures are those of `Training.scenes`."""
+        return training.scenes
+
     def before_stage_one(self, training: Training) -> dict[str, Any]:
         """Train something before stage 1. What learns in stage 1 is settled afterwards.
+
+        Returns:
+            What the ledger should keep of it, as JSON.
+        """
+        return {}
+
+    def after_stage_one(self, training: Training) -> dict[str, Any]:
+        """Say what stage 1 made of it.
 
         Returns:
             What the ledger should keep of it, as JSON.
@@ -94,6 +117,14 @@ class Method:
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """The loss of a step of stage 1, from the logits (m, vocabulary) of its targets: their mean cross-entropy."""
         return F.cross_entropy(logits, batch.labels, reduction="none").mean()
+
+    def before_stage_two(self, training: Training) -> bool:
+        """Get ready for stage 2. The encoder is frozen, language model and connector learn; a method may change that.
+
+        Returns:
+            Whether the encoder learns, so that the pictures have to be encoded anew at each step.
+        """
+        return False
 
     def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """The loss of a step of stage 2, likewise."""

@@ -1,0 +1,415 @@
+"""Who may look at whom: attention masks for the vision rows of a Hugging Face LVLM, put on and taken off.
+
+A decoder of text is causal: row i attends to rows 0..i. Nothing in a picture says that its patches come one after the
+other, so one may let vision rows see each other both ways, or keep the rows of different images apart. "Improved
+Alignment of Modalities in Large Vision Language Models" (arXiv 2503.19508) reports that no causal mask on vision helps;
+only its abstract is public to us, so the variants here are our reading of it, see `VARIANTS`.
+
+The mask is rewritten where it acts: hooks in front of every decoder layer take the mask that the model made (its
+padding and its sliding windows stay) and hand the layer another one. That asks nothing of a model but layers that take
+an ``attention_mask``, and works whether the model computes attention with SDPA or eagerly.
+
+All hooks are bound methods of objects that hang on the model, so a `copy.deepcopy` of the model has masks of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.align.vision_rows import VisionRows
+from mirlib.errors import MirlibError
+
+__all__ = ["VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "may_attend", "rows_are"]
+
+VARIANTS: dict[str, str] = {
+    "causal": "every row sees itself and what stands before it, vision or text",
+    "vision_bidirectional": "causal, and the vision rows of one image see each other both ways",
+    "no_attention_across_images": "causal, but vision rows do not see the rows of other images",
+    "prefix": "image and prompt see each other both ways, the answer is causal",
+}
+"""What each variant lets a row attend to."""
+
+_ATTRIBUTE = "_mirlib_attention_mask"
+_IMPLEMENTATIONS = ("sdpa", "eager")
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def image_numbers(vision: Tensor) -> Tensor:
+    """Number the images of each sample: a run of neighbouring vision rows is one image.
+
+    Args:
+        vision: (B, T) bool, true where vision stands.
+
+    Returns:
+        (B, T) int64: 0, 1, ... in the order of the images; -1 where text stands.
+
+    Examples:
+        >>> image_numbers(torch.tensor([[False, True, True, False, True]])).tolist()
+        [[-1, 0, 0, -1, 1]]
+    """
+    vision = vision.bool()
+    first = vision & ~pad(vision, (1, 0))[:, :-1]
+    return torch.where(vision, first.cumsum(dim=1) - 1, -1)
+
+
+def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Tensor:
+    """What a variant allows where nothing is padded and no window limits how far a row sees.
+
+    Args:
+        variant: One of `VARIANTS`.
+        images: (B, T) number of the image that a row belongs to, -1 where text stands; see `image_numbers`.
+        prompt: (B, T) bool, the rows of image and prompt; only ``prefix`` asks for it.
+
+    Returns:
+        (B, T, T) bool; entry (b, i, j) says whether row i may attend to row j.
+
+    Raises:
+        MirlibError: If there is no such variant, or ``prefix`` is not told the prompt.
+
+    Examples:
+        >>> may_attend("vision_bidirectional", torch.tensor([[0, 0, -1]]))[0].int().tolist()
+        [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    _check_variant(variant)
+    count = images.shape[1]
+    causal = torch.ones(count, count, dtype=torch.bool, device=images.device).tril().expand(len(images), -1, -1)
+    rows, columns = images[:, :, None], images[:, None, :]
+    if variant == "vision_bidirectional":
+        return causal | ((rows == columns) & (rows >= 0))
+    if variant == "no_attention_across_images":
+        return causal & ((rows == columns) | (rows < 0) | (columns < 0))
+    if variant == "prefix":
+        if prompt is None:
+            raise MirlibError("the variant prefix must be told which rows are the prompt")
+        return causal | (prompt[:, :, None] & prompt[:, None, :])
+    return causal
+
+
+def attach(model: nn.Module, variant: str) -> None:
+    """Give all decoder layers of a model another attention mask, until `detach`.
+
+    What the variant does not speak of stays as the model has it: padding is never attended to, and a layer with a
+    sliding window of w rows looks less than w rows back, and less than w rows ahead. A model that has a mask of its own
+    for vision (Gemma 3 lets the rows of an image see each other, PaliGemma its whole prompt) loses it: the variant says
+    all of it, so ``causal`` makes those models causal, and ``vision_bidirectional`` is what Gemma 3 does anyway.
+
+    An image is a run of neighbouring vision rows. Where a model puts other tokens into its pictures (line breaks in
+    Pixtral, tiles in Idefics3), or pictures without anything between them, say with `rows_are` which rows are whose.
+
+    The prompt of ``prefix`` is what `rows_are` says. Left unsaid, it is everything before the first learnt label if the
+    model is called with ``labels``, and else all that a pass without a filled cache reads, as generation's first pass
+    does. Tokens that are generated with a cache are text and causal; without a cache say what the prompt is, since
+    every pass then reads prompt and answer together.
+
+    The masks have no parameters: nothing is saved, and a model that is loaded wants `attach` again.
+
+    Args:
+        model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
+        variant: One of `VARIANTS`.
+
+    Raises:
+        MirlibError: If there is no such variant; if the model has one already; if attention is not computed by ``sdpa``
+            or ``eager`` (flash attention takes no mask); if a layer takes no attention mask or is no attention of that
+            kind (convolutions, recurrences, chunks).
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+
+    Examples:
+        >>> from mirlib.lab.models import load_miniature
+        >>> model, _ = load_miniature()
+        >>> attach(model, "vision_bidirectional")
+        >>> detach(model)
+    """
+    _check_variant(variant)
+    inner = unwrap(model)
+    if hasattr(inner, _ATTRIBUTE):
+        raise MirlibError(
+            f"the model has the attention mask {getattr(inner, _ATTRIBUTE).variant!r} already: detach() it first"
+        )
+    setattr(inner, _ATTRIBUTE, _Masks(inner, variant))
+
+
+def detach(model: nn.Module) -> None:
+    """Take the masks of `attach` off; the model attends as before.
+
+    Raises:
+        MirlibError: If it has none.
+    """
+    model = unwrap(model)
+    if not hasattr(model, _ATTRIBUTE):
+        raise MirlibError("the model has no attention mask of attach()")
+    getattr(model, _ATTRIBUTE).remove(model)
+    delattr(model, _ATTRIBUTE)
+
+
+@contextmanager
+def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor | None = None) -> Iterator[None]:
+    """Say which rows belong to which image, or which are the prompt, for the passes inside the ``with`` block.
+
+    Rows are counted from the start of the sequence, those in a cache included; rows behind the given ones are text and
+    no prompt.
+
+    Args:
+        model: The whole model. Without a mask on it this does nothing.
+        images: (B, T) int64, number of the image that a row belongs to, -1 where text stands.
+        prompt: (B, T) bool, true on image and prompt, false on the answer and on padding.
+    """
+    masks = getattr(unwrap(model), _ATTRIBUTE, None)
+    if masks is None:
+        yield
+        return
+    before = masks.told_images, masks.told_prompt
+    masks.told_images = before[0] if images is None else torch.as_tensor(images)
+    masks.told_prompt = before[1] if prompt is None else torch.as_tensor(prompt, dtype=torch.bool)
+    try:
+        yield
+    finally:
+        masks.told_images, masks.told_prompt = before
+
+
+@torch.no_grad()
+def attention_weights(model: nn.Module, **inputs: Any) -> Tensor:
+    """How much each row attended to each row, layer by layer: what really happened, whatever the masks promise.
+
+    Attention is computed eagerly for this pass, since only that way says its weights; afterwards as before.
+
+    Args:
+        model: A Hugging Face LVLM.
+        inputs: What the model is called with.
+
+    Returns:
+        (K, B, T, T), mean over the heads; a row sums to 1, and is exactly 0 where attention was forbidden.
+
+    Raises:
+        MirlibError: If the model does not return attention weights.
+    """
+    model = unwrap(model)
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    model.set_attn_implementation("eager")
+    try:
+        found = model(**inputs, output_attentions=True, use_cache=False).attentions
+    finally:
+        for config, how in before:
+            config._attn_implementation = how
+    if not found or any(weights is None for weights in found):
+        raise MirlibError(f"{type(model).__name__} does not return the weights of its attention")
+    return torch.stack([weights.mean(dim=1) for weights in found])
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in VARIANTS:
+        raise MirlibError(f"unknown attention mask {variant!r}; choose one of {', '.join(VARIANTS)}")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a pass stands for a layer: rows before it, its first key, how many keys there are, and its window."""
+
+    query_offset: int
+    key_offset: int
+    keys: int
+    window: int | None
+
+
+class _Masks:
+    """The masks of one model: what its layers share.
+
+    Attributes:
+        variant: One of `VARIANTS`.
+        told_images: What `rows_are` said, or None.
+        told_prompt: Likewise.
+    """
+
+    def __init__(self, model: nn.Module, variant: str) -> None:
+        self.variant = variant
+        self.told_images: Tensor | None = None
+        self.told_prompt: Tensor | None = None
+        layers = decoder_parts(model).layers
+        self._decoder_config = getattr(find_decoder(model), "config", model.config)
+        self._check_implementation()
+        kinds = _layer_types(self._decoder_config, len(layers))
+        self._labels: Tensor | None = None
+        self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
+        self._asked: tuple[Any, ...] = ()
+        self._answer: Tensor | None = None
+        self._rows = VisionRows.of(model)
+        self._handles = [model.register_forward_pre_hook(self._before_model, with_kwargs=True)]
+        try:
+            for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+                hook = _LayerMask(self, number, layer, kind)
+                self._handles.append(layer.register_forward_pre_hook(hook.before, with_kwargs=True))
+        except MirlibError:
+            self.remove(model)
+            raise
+
+    def remove(self, model: nn.Module) -> None:
+        """Take all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._rows.release(model)
+
+    def _check_implementation(self) -> None:
+        how = self._decoder_config._attn_implementation
+        if how not in _IMPLEMENTATIONS:
+            raise MirlibError(
+                f"attention is computed by {how!r}, which takes no mask of this kind: call "
+                "model.set_attn_implementation('sdpa') or ('eager')"
+            )
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        self._labels = labels if isinstance(labels, Tensor) else None
+
+    def rewritten(self, given: Tensor | None, hidden: Tensor, place: _Place) -> Tensor | None:
+        """The mask for a layer, from the one that the model made; layers that ask alike share the answer."""
+        self._check_implementation()
+        vision = self._rows.of_sequence(hidden)
+        asked = (given, vision, self._labels, self.told_images, self.told_prompt, place, hidden.dtype, hidden.device)
+        same = len(self._asked) == len(asked) and all(
+            a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(asked, self._asked, strict=True)
+        )
+        if not same:
+            self._answer = self._rewrite(given, hidden, vision, place)
+            self._asked = asked
+        return self._answer
+
+    def _rewrite(self, given: Tensor | None, hidden: Tensor, vision: Tensor, place: _Place) -> Tensor | None:
+        queries, device = hidden.shape[1], hidden.device
+        total = place.query_offset + queries
+        images = self._images(vision, place.query_offset).to(device)
+        prompt = self._prompt(len(vision), place.query_offset, total, device)
+        wanted = may_attend(self.variant, images, prompt)[:, place.query_offset :]  # (B, q, total)
+        ends = max(0, place.key_offset + place.keys - total)  # a static cache has room for what is not there yet
+        wanted = pad(wanted, (0, ends))[..., place.key_offset : place.key_offset + place.keys]
+        rows = torch.arange(place.query_offset, total, device=device)[:, None]
+        columns = torch.arange(place.key_offset, place.key_offset + place.keys, device=device)[None, :]
+        if given is None:  # SDPA without a mask is causal
+            if not (wanted != (columns <= rows)).any():
+                return None
+            allowed = (columns <= rows).expand(1, 1, -1, -1)
+        else:
+            allowed = self._allowed(given, queries, place.keys)
+        # A row that attends to itself is no padding; rows of the cache are never ahead of the queries.
+        itself = allowed[..., torch.arange(queries, device=device), rows[:, 0] - place.key_offset]  # (B, heads, q)
+        ahead = itself[..., :, None] & pad(itself, (place.query_offset - place.key_offset, ends))[..., None, :]
+        ahead = ahead & (columns > rows) & (columns - rows < (place.window or total + ends + 1))
+        result = wanted[:, None] & (allowed | ahead)
+        if given is not None and given.dtype != torch.bool:
+            lowest = torch.finfo(given.dtype).min
+            kept = torch.where(allowed, given, torch.zeros((), dtype=given.dtype, device=device))
+            return torch.where(result, kept, torch.minimum(given, given.new_full((), lowest)))
+        if given is None and self._decoder_config._attn_implementation == "eager":
+            return torch.zeros_like(result, dtype=hidden.dtype).masked_fill(~result, torch.finfo(hidden.dtype).min)
+        return result
+
+    def _allowed(self, given: Tensor, queries: int, keys: int) -> Tensor:
+        if not isinstance(given, Tensor) or given.ndim != 4 or given.shape[-2:] != (queries, keys):
+            form = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise MirlibError(
+                f"a layer got an attention mask of {form} for {queries} queries and {keys} keys; only masks of shape "
+                "(batch, heads, queries, keys) can be rewritten"
+            )
+        return given if given.dtype == torch.bool else given > torch.finfo(given.dtype).min / 2
+
+    def _images(self, vision: Tensor, past: int) -> Tensor:
+        """(B, past + q) numbers of the images of all rows; what is in the cache was read by earlier passes."""
+        if self.told_images is not None:
+            return _filled(self.told_images, past + vision.shape[1], -1)
+        before = None if self._seen is None else self._seen[:, :past]
+        if past == 0:
+            before = vision[:, :0]
+        elif before is None or before.shape != (len(vision), past):
+            if vision.any():
+                raise MirlibError(
+                    f"the cache holds {past} rows that were read before the attention mask was attached, or in another "
+                    "batch; new images need to know where the old ones stand: start with an empty cache"
+                )
+            before = vision.new_zeros(len(vision), past)
+        before = before.to(vision.device)
+        bidirectional = self.variant == "vision_bidirectional"
+        if past and bidirectional and (before[:, -1] & vision[:, 0]).any():
+            raise MirlibError("an image is cut in two by the cache, so its rows cannot see each other both ways")
+        self._seen = torch.cat([before, vision], dim=1)
+        return image_numbers(self._seen)
+
+    def _prompt(self, batch: int, past: int, total: int, device: torch.device) -> Tensor | None:
+        if self.variant != "prefix":
+            return None
+        if self.told_prompt is not None:
+            return _filled(self.told_prompt, total, False).to(device)
+        if past:
+            return torch.zeros(batch, total, dtype=torch.bool, device=device)
+        if self._labels is not None and self._labels.shape == (batch, total):
+            return ((self._labels != -100).cumsum(dim=1) == 0).to(device)
+        return torch.ones(batch, total, dtype=torch.bool, device=device)
+
+
+class _LayerMask:
+    """The hook in front of one layer."""
+
+    def __init__(self, masks: _Masks, number: int, layer: nn.Module, kind: str | None) -> None:
+        self._masks = masks
+        self._number = number
+        name = type(layer).__name__
+        parameters = list(inspect.signature(layer.forward).parameters)
+        if "attention_mask" not in parameters:
+            raise MirlibError(f"layer {number + 1} ({name}) takes no attention_mask, so it cannot be given another one")
+        if kind is not None and kind not in _LAYER_TYPES:
+            raise MirlibError(
+                f"layer {number + 1} ({name}) is a layer of {kind}; masks are defined for full and sliding attention"
+            )
+        self._places = {
+            key: parameters.index(key) for key in ("attention_mask", "past_key_values") if key in parameters
+        }
+        windows = {getattr(module, "sliding_window", None) for module in layer.modules()} - {None}
+        self._window = None if kind == "full_attention" else next(iter(windows), None)
+        if kind == "sliding_attention" and not isinstance(self._window, int):
+            config = masks._decoder_config
+            self._window = getattr(config, "sliding_window", None)
+
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = self._argument("past_key_values", args, kwargs)
+        queries = hidden.shape[1]
+        place = _Place(0, 0, queries, self._window)
+        if cache is not None:
+            keys, key_offset = cache.get_mask_sizes(queries, self._number)
+            place = _Place(int(_past(cache, self._number)), int(key_offset), int(keys), self._window)
+        mask = self._masks.rewritten(self._argument("attention_mask", args, kwargs), hidden, place)
+        at = self._places["attention_mask"]
+        if at < len(args):
+            return (*args[:at], mask, *args[at + 1 :]), kwargs
+        return args, {**kwargs, "attention_mask": mask}
+
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in kwargs:
+            return kwargs[name]
+        at = self._places.get(name, len(args))
+        return args[at] if at < len(args) else None
+
+
+def _past(cache: Any, layer: int) -> int:
+    """Rows that a layer of a cache has read; ``get_query_offset`` came with a later 5.x."""
+    return cache.get_query_offset(layer) if hasattr(cache, "get_query_offset") else cache.get_seq_length(layer)
+
+
+def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:
+    """Rows (B, T) cut or filled up to a length."""
+    return pad(rows, (0, max(0, length - rows.shape[1])), value=value)[:, :length]
+
+
+def _layer_types(config: Any, count: int) -> Sequence[str | None]:
+    """The kind of each layer where the config says it; None where it does not."""
+    kinds = getattr(config, "layer_types", None)
+    return list(kinds)[:count] if kinds and len(kinds) >= count else [None] * count
