@@ -7,6 +7,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from mirlib.align.norms import NormMatched, text_norm
 from mirlib.lab import models
 
 CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
@@ -14,25 +15,6 @@ CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
 
 LORA_RANK = 8
 _LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-class NormMatched(nn.Module):
-    """A connector whose every output token is rescaled to one norm.
-
-    Args:
-        connector: From (n, tokens, d_vision) to (n, tokens, d).
-        norm: The norm, usually the mean norm of the text embeddings.
-    """
-
-    def __init__(self, connector: nn.Module, norm: float) -> None:
-        super().__init__()
-        self.connector = connector
-        self.register_buffer("norm", torch.tensor(norm))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(n, tokens, d_vision) to (n, tokens, d), every row of length `norm`."""
-        tokens = self.connector(features)
-        return tokens * (self.norm / tokens.float().norm(dim=-1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
 
 
 class QFormerConnector(nn.Module):
@@ -59,11 +41,6 @@ class QFormerConnector(nn.Module):
         """(n, patches, d_vision) to (n, queries, d)."""
         queries = self.queries.expand(len(features), -1, -1)
         return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
-
-
-def text_norm(model: LlavaForConditionalGeneration) -> float:
-    """Mean norm of the text embeddings."""
-    return model.get_input_embeddings().weight.detach().float().norm(dim=1).mean().item()
 
 
 def replace(

@@ -116,6 +116,8 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     metrics: dict[str, Any] = {"stage_one": train.state_of(trained)}
     if trained.before:
         metrics["before_stage_one"] = _rounded(trained.before)
+    if trained.after:
+        metrics["after_stage_one"] = _rounded(trained.after)
     if run.study == "robustness":
         chosen = train.chosen_pairs(len(shared.scenes), run.stage_one.pairs, seed=run.seed)[:300]
         metrics |= robustness(model, processor, trained_on=[shared.scenes[i] for i in chosen])

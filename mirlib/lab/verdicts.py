@@ -77,6 +77,7 @@ OURS = frozenset(
     {
         *(RIVALS[column] for column in ("in_context_image", "discrimination", "norm_only")),
         "The fall comes through warm-up (what a prototype of this laboratory saw; the paper is silent)",
+        *closing.OURS,
     }
 )
 """Claims that this book adds to those of the paper."""

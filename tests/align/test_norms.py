@@ -1,0 +1,124 @@
+"""Norms behind a projector bring every vision token to the length of words, and change nothing else."""
+
+import copy
+
+import pytest
+import torch
+from tiny_models import FAMILIES
+from torch import nn
+
+from mirlib import MirlibError
+from mirlib.align import norms
+from mirlib.lab import connectors
+
+PROJECTOR = {
+    "llava": "model.multi_modal_projector",
+    "llava_onevision": "model.multi_modal_projector",
+    "qwen2_vl": "model.visual.merger",
+    "smolvlm": "model.connector",
+    "idefics3": "model.connector",
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def family(request):
+    """A model that no test changes, its inputs, and the name of its projector."""
+    return request.param.model(), request.param.inputs(), PROJECTOR[request.param.name]
+
+
+def projected(model, inputs, name):
+    """What the projector puts out."""
+    kept = []
+    hook = model.get_submodule(name).register_forward_hook(lambda module, args, output: kept.append(output))
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    hook.remove()
+    return kept[0], logits
+
+
+@pytest.mark.parametrize("kind", norms.KINDS)
+def test_vision_tokens_start_with_the_mean_norm_of_words_in_the_right_direction(family, kind):
+    model, inputs, name = family
+    normed = copy.deepcopy(model)
+    made = norms.attach(normed, kind)
+    assert normed.get_submodule(name) is made
+    wanted = model.get_input_embeddings().weight.norm(dim=1).mean().item()
+    assert norms.text_norm(model) == pytest.approx(wanted)
+    before, plain = projected(model, inputs, name)
+    after, logits = projected(normed, inputs, name)
+    assert after.shape == before.shape
+    if kind == "matched":
+        expected = before / before.norm(dim=-1, keepdim=True) * wanted
+    else:
+        centred = before - before.mean(dim=-1, keepdim=True)
+        deviation = (before.var(dim=-1, keepdim=True, correction=0) + 1e-5).sqrt()
+        expected = centred / deviation * wanted / before.shape[-1] ** 0.5
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(logits, plain, atol=1e-4)  # the decoder reads it
+    text = {key: value[:1, -4:] for key, value in inputs.items() if value.ndim == 2 and key != "pixel_values"}
+    text = {key: value for key, value in text.items() if key in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    with torch.no_grad():
+        assert torch.equal(normed(**text).logits, model(**text).logits)
+
+
+@pytest.mark.parametrize("kind", norms.KINDS)
+def test_taken_off_the_projector_stands_where_it_stood(family, kind):
+    model, inputs, name = family
+    normed = copy.deepcopy(model)
+    norms.attach(normed, kind)
+    assert any(key.startswith(f"{name}.connector.") for key in normed.state_dict())
+    norms.detach(normed)
+    assert list(normed.state_dict()) == list(model.state_dict())
+    assert torch.equal(projected(normed, inputs, name)[1], projected(model, inputs, name)[1])
+
+
+def test_gain_and_bias_learn_and_matched_norms_stay():
+    torch.manual_seed(0)
+    linear, features = nn.Linear(6, 16), torch.randn(2, 5, 6)
+    layer_norm = norms.ProjectorLayerNorm(linear, 16, 3.0)
+    assert torch.equal(layer_norm.layer_norm.weight, torch.full((16,), 3.0 / 4))
+    assert torch.equal(layer_norm.layer_norm.bias, torch.zeros(16))
+    layer_norm.layer_norm.eps = 0.0
+    torch.testing.assert_close(layer_norm(features).norm(dim=-1), torch.full((2, 5), 3.0))
+    names = {name for name, parameter in layer_norm.named_parameters() if parameter.requires_grad}
+    assert names == {"connector.weight", "connector.bias", "layer_norm.weight", "layer_norm.bias"}
+    layer_norm(features).cos().sum().backward()
+    assert all((parameter.grad != 0).any() for parameter in layer_norm.parameters())
+    matched = norms.NormMatched(linear, 3.0)
+    assert {name for name, _ in matched.named_parameters()} == {"connector.weight", "connector.bias"}
+    with torch.no_grad():
+        linear.weight.mul_(100)
+    torch.testing.assert_close(matched(features).norm(dim=-1), torch.full((2, 5), 3.0))
+
+
+def test_the_precision_and_the_state_of_the_projector_are_kept():
+    model = FAMILIES[0].model().bfloat16().train()
+    made = norms.attach(model)
+    assert made.layer_norm.weight.dtype == torch.bfloat16 and made.training
+    assert made.connector(torch.zeros(1, 2, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_the_laboratory_uses_these():
+    assert connectors.NormMatched is norms.NormMatched and connectors.text_norm is norms.text_norm
+
+
+def test_what_is_called_wrongly_is_told_so():
+    model = FAMILIES[0].model()
+    with pytest.raises(MirlibError, match="unknown kind of norm 'batch'; choose one of layer_norm, matched"):
+        norms.attach(model, "batch")
+    with pytest.raises(MirlibError, match="no norm behind the projector"):
+        norms.detach(model)
+    with pytest.raises(MirlibError, match="no module 'model.nowhere'"):
+        norms.attach(model, projector="model.nowhere")
+    norms.attach(model, projector="model.multi_modal_projector")
+    with pytest.raises(MirlibError, match="has a norm already"):
+        norms.attach(model)
+    two = FAMILIES[0].model()
+    two.model.another = nn.ModuleDict({"multi_modal_projector": nn.Linear(2, 2)})
+    with pytest.raises(MirlibError, match=r"several: .*another.multi_modal_projector.*projector="):
+        norms.attach(two)
+    del two.model.another
+    two.model.projection = two.model.multi_modal_projector
+    del two.model.multi_modal_projector
+    with pytest.raises(MirlibError, match="none of the usual names"):
+        norms.attach(two)
