@@ -19,6 +19,7 @@ SOURCES = ("mirlib", "results")
 LOOKS = ("book/_static", "tools")
 STAMP = "source-stamp"
 LOOKS_STAMP = "looks-stamp"
+SECONDS = "page-seconds.json"  # how long each page took, by which tools/execute_pages.py orders them
 
 
 def _digest(root: Path, folders: tuple[str, ...], start: str = "") -> str:
@@ -56,8 +57,12 @@ def refresh(root: Path) -> bool:
     now, looks = fingerprint(root), _digest(root, LOOKS)
     stale = not stamp.exists() or stamp.read_text() != now
     if stale:
+        seconds = build / SECONDS
+        kept = seconds.read_bytes() if seconds.exists() else None  # they hold nearly as well for the next time
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir()
+        if kept is not None:
+            seconds.write_bytes(kept)
         stamp.write_text(now)
     elif not looks_stamp.exists() or looks_stamp.read_text() != looks:
         shutil.rmtree(build / ".doctrees", ignore_errors=True)

@@ -39,6 +39,14 @@ def test_a_change_empties_the_build(tree, change):
     assert not book_cache.refresh(tree)
 
 
+def test_how_long_the_pages_took_outlives_a_change(tree):
+    seconds = tree / "_build" / book_cache.SECONDS
+    seconds.write_text('{"notebooks/01": 12.0}')
+    (tree / "mirlib" / "a.py").write_text("x = 2\n")
+    assert book_cache.refresh(tree)
+    assert seconds.read_text() == '{"notebooks/01": 12.0}'
+
+
 def test_a_new_style_makes_sphinx_read_the_pages_again_and_runs_nothing(tree):
     (tree / "_build" / ".doctrees").mkdir()
     assert not book_cache.refresh(tree)
