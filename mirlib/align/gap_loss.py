@@ -1,0 +1,455 @@
+"""The gap itself as a loss: MIR on the moments of recent batches, and the distance of image tokens to text tokens.
+
+The Fréchet term of MIR can be differentiated, so the gap can be lowered by force instead of waiting for it to fall. The
+MIR paper does not report such a loss; the authors' public code holds one, commented out, without the covariance product
+and with a weight of 1e-3 on the mean over layers.
+
+What is chosen here, because no source settles it:
+
+- `GapLoss` is MIR: ``log10 Σ_k FID_k``, whose gradient does not grow with the gap, over chosen layers or all.
+- A batch has fewer rows than a model has dimensions. Moments of earlier batches are kept, without gradient, and fade.
+  They say where the two clouds lie; the rows of the batch say where they move. The gradient is that of the batch's rows
+  as a sample of the cloud that the moments describe: its size does not depend on how long the memory is.
+- The text is where vision has to go: no gradient flows into text rows, nor into the scale α that they set.
+- Outlier rows stay in: dropping them would leave the rows that are farthest off without a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.vision_rows import VisionRows
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import hidden_of, read_modules
+
+__all__ = [
+    "DISTANCES",
+    "GapLoss",
+    "HiddenRows",
+    "StreamedDistance",
+    "differentiable_trace_sqrt",
+    "token_distance",
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Fréchet distance, with a gradient
+
+
+class _TraceSqrt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        value, ctx.by_x = _value_and_derivative(x, y)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, y = ctx.saved_tensors
+        by_y = grad * _value_and_derivative(y, x)[1] if ctx.needs_input_grad[1] else None
+        return (grad * ctx.by_x if ctx.needs_input_grad[0] else None), by_y
+
+
+def differentiable_trace_sqrt(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
+    """``Tr((Σ_x Σ_y)^{1/2})`` with a gradient that stays finite where covariances are singular.
+
+    With ``Σ_y = L Lᵀ`` the trace is ``Σ √λ`` over the eigenvalues λ of ``G = Lᵀ Σ_x L``, and its derivative by ``Σ_x``
+    is ``½ L G^{-1/2} Lᵀ``. Where Σ_x has directions without variance (fewer rows than dimensions), ``G^{-1/2}`` does
+    not exist; the pseudo-inverse is taken, with eigenvalues below d · 1e-15 of the largest as zeros. That is the
+    subgradient of the smallest norm, and what reaches the rows is bounded: for rows ``X`` with ``Σ_x = XᵀX`` it is the
+    polar factor of ``X L`` times ``Lᵀ``, whose singular values are at most 1 and at most those of L.
+
+    Args:
+        covariance_x: (d, d) symmetric positive semi-definite, float64.
+        covariance_y: (d, d), likewise; gradients flow into both.
+
+    Returns:
+        The trace, a scalar.
+    """
+    return _TraceSqrt.apply(covariance_x, covariance_y)
+
+
+def _value_and_derivative(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The trace and its derivative by ``x``."""
+    factor = _factor(y)
+    if factor.shape[1] == 0:
+        return x.new_zeros(()), torch.zeros_like(x)
+    gram = factor.T @ x @ factor
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    kept = values > values[-1].clamp(min=0) * _noise(values)
+    roots = values.clamp(min=0).sqrt()
+    inverse = torch.where(kept, 1 / roots.masked_fill(~kept, 1), 0)
+    side = factor @ (vectors * inverse.sqrt())
+    return roots[kept].sum(), side @ side.T / 2
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """(d, rank) L with ``L Lᵀ = Σ``: Cholesky's where Σ is regular, eigenvectors where it is not."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not int(failed) and bool((lower.diagonal().square() > _noise(covariance) * covariance.diagonal()).all()):
+        return lower
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1].clamp(min=0) * _noise(values)
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _noise(matrix: Tensor) -> float:
+    """What rounding leaves of a zero eigenvalue, in units of the largest."""
+    return 4 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
+
+
+@dataclass
+class _Moments:
+    """Row count, mean (d,) and scatter (d, d) of rows, float64; the count is a fraction where the past has faded."""
+
+    count: float
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Moments:
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        return cls(float(len(rows)), mean, centred.T @ centred)
+
+    def merged(self, past: _Moments | None) -> _Moments:
+        """With those of the past, after Chan et al."""
+        if past is None:
+            return self
+        count = self.count + past.count
+        shift = self.mean - past.mean.to(self.mean.device)
+        mean = self.mean - shift * (past.count / count)
+        scatter = self.scatter + past.scatter.to(self.scatter.device)
+        return _Moments(count, mean, scatter + torch.outer(shift, shift) * (self.count * past.count / count))
+
+    def faded(self, by: float) -> _Moments:
+        """As if there had been fewer rows, without a gradient."""
+        return _Moments(self.count * by, self.mean.detach(), self.scatter.detach() * by)
+
+
+class StreamedDistance:
+    """The text-centric Fréchet distance of one layer, batch after batch, with a gradient for the batch's vision rows.
+
+    On the first batch its value is that of `mirlib.frechet_distance` on the rows scaled by α = 1 / (mean text norm).
+    With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
+    follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
+
+    Args:
+        decay: In [0, 1]; 0 remembers nothing.
+        detach_text: Keep gradients out of the text rows.
+
+    Raises:
+        MirlibError: If ``decay`` is not in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from mirlib import frechet_distance
+        >>> vision, text = torch.randn(50, 4), torch.randn(40, 4)
+        >>> scale = 1 / text.norm(dim=1).mean()
+        >>> distance = StreamedDistance()(vision, text)
+        >>> bool(torch.isclose(distance, torch.tensor(frechet_distance(scale * vision, scale * text).total).double()))
+        True
+    """
+
+    def __init__(self, decay: float = 0.9, *, detach_text: bool = True) -> None:
+        if not 0 <= decay <= 1:
+            raise MirlibError(f"decay must be between 0 and 1, not {decay}")
+        self.decay = decay
+        self.detach_text = detach_text
+        self._past: dict[str, _Moments] = {}
+        self._past_norms = 0.0  # sum of text norms, fading as the moments do
+
+    def __call__(self, vision: Tensor, text: Tensor) -> Tensor:
+        """The distance over this batch and the past, in units of the squared mean text norm.
+
+        Args:
+            vision: (r, d) rows of the layer, of any floating dtype.
+            text: (s, d).
+
+        Returns:
+            A float64 scalar.
+
+        Raises:
+            MirlibError: For fewer than 2 rows, rows that are not finite, or text whose norm is 0.
+        """
+        for name, rows in (("vision", vision), ("text", text)):
+            if rows.ndim != 2 or len(rows) < 2:
+                raise MirlibError(f"{name}: a distance needs at least 2 rows (n, d), got shape {tuple(rows.shape)}")
+            if not bool(torch.isfinite(rows).all()):
+                raise MirlibError(f"{name}: the batch holds rows that are not finite")
+        text = text.detach() if self.detach_text else text
+        with torch.autocast(vision.device.type, enabled=False):
+            vision, text = vision.double(), text.double().to(vision.device)
+            together = {name: self._with_past(name, rows) for name, rows in (("vision", vision), ("text", text))}
+            self._past_norms += float(text.detach().norm(dim=1).sum())
+            if not self._past_norms > 0:
+                raise MirlibError("the norm of all text rows is 0, so there is no scale to measure in")
+            scale = together["text"][0] / self._past_norms
+            self._past_norms *= self.decay
+            (_, mean_v, cov_v), (_, mean_t, cov_t) = together.values()
+            trace = differentiable_trace_sqrt(cov_v, cov_t)
+            mean_term = (mean_v - mean_t).square().sum()
+            return scale**2 * (mean_term + cov_v.trace() + cov_t.trace() - 2 * trace)
+
+    def _with_past(self, name: str, rows: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Count, mean and covariance of a modality, and the batch's rows as a sample of all for the gradient."""
+        batch = _Moments.of(rows)
+        whole = batch.merged(self._past.get(name))
+        if self.decay > 0:
+            self._past[name] = whole.faded(self.decay)
+        factor = whole.count / batch.count
+        covariance = whole.scatter / (whole.count - 1)
+        return whole.count, _gradient_times(whole.mean, factor), _gradient_times(covariance, factor)
+
+
+def _gradient_times(value: Tensor, factor: float) -> Tensor:
+    """The same value, with a gradient that is larger by a factor."""
+    return value if factor == 1 else value.detach() + factor * (value - value.detach())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a model
+
+
+class HiddenRows:
+    """Keeps the hidden states of a model's latest forward pass, with their gradients, for a loss to take.
+
+    Hooks read the chosen layers as `mirlib.capture` does, but keep the graph. Passes without gradients are not kept. A
+    `copy.deepcopy` of the model has hooks of its own and starts empty.
+
+    Args:
+        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence. The hooks hang on it until
+            `remove`.
+        layers: Numbers of layers, 1..K; 0 is what the first layer reads. None: 1..K. Layer K is read after the final
+            norm where there is one.
+
+    Raises:
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        MirlibError: If its decoder is not recognised, or there is no such layer.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None) -> None:
+        model = unwrap(model)
+        parts = decoder_parts(model)
+        count = len(parts.layers)
+        self.layers = tuple(range(1, count + 1)) if layers is None else tuple(sorted(set(layers)))
+        wrong = [k for k in self.layers if not 0 <= k <= count]
+        if wrong or not self.layers:
+            raise MirlibError(f"layers must be numbers from 0 to {count}, not {wrong or 'none at all'}")
+        self._parts = parts
+        self._model = model
+        self._rows = VisionRows.of(model)
+        self._states: dict[int, Tensor] = {}
+        self._vision: Tensor | None = None
+        self._handles = []
+        modules = dict(enumerate(read_modules(parts), start=1))
+        for k in self.layers:
+            reader = _Reader(self, k)
+            if k == 0:
+                first = parts.layers[0]
+                self._handles.append(first.register_forward_pre_hook(reader.before, with_kwargs=True))
+            else:
+                self._handles.append(modules[k].register_forward_hook(reader.after))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the latest pass left: a copy starts empty, and tensors with a graph cannot be copied."""
+        return {**self.__dict__, "_states": {}}
+
+    def keep(self, layer: int, hidden: Any) -> None:
+        """Called by the hooks."""
+        if torch.is_grad_enabled():
+            self._states[layer] = hidden_of(self._parts, hidden)
+            self._vision = self._rows.of_sequence(self._states[layer])  # what is announced now may be over later
+
+    def take(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The vision rows and the text rows of each layer in the latest pass, which is then forgotten.
+
+        Args:
+            text: (B, T) bool, where text stands. The decoder may have put rows of its own in front of the T.
+
+        Returns:
+            Pairs of (r, d) and (s, d), one a layer, with their graph.
+
+        Raises:
+            MirlibError: If there was no pass with gradients since the last call, or the shapes do not fit.
+        """
+        hidden = self.take_hidden()
+        vision = self._vision
+        front = vision.shape[1] - text.shape[1]
+        if text.shape[0] != vision.shape[0] or front < 0:
+            raise MirlibError(f"text has shape {tuple(text.shape)}, the sequence {tuple(vision.shape)}")
+        text = pad(text.to(vision.device), (front, 0)) & ~vision
+        return [(h[vision.to(h.device)], h[text.to(h.device)]) for h in hidden]
+
+    def take_hidden(self) -> list[Tensor]:
+        """The hidden states (B, T, d) of each layer in the latest pass, which is then forgotten."""
+        missing = [k for k in self.layers if k not in self._states]
+        if missing:
+            self._states.clear()
+            raise MirlibError(
+                f"layers {missing} left no hidden states: run the model forward, with gradients, before each call. A "
+                "compiled model runs past hooks that were added after its first call"
+            )
+        hidden = [self._states[k] for k in self.layers]
+        self._states.clear()
+        return hidden
+
+    def forget(self) -> None:
+        """Drop what the latest pass left."""
+        self._states.clear()
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self.forget()
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            self._rows.release(self._model)
+        self._handles = []
+
+
+class _Reader:
+    """The hooks of one layer; bound methods, so that a copy of the model calls its own."""
+
+    def __init__(self, rows: HiddenRows, layer: int) -> None:
+        self.rows, self.layer = rows, layer
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.rows.keep(self.layer, args[0] if args else kwargs["hidden_states"])
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.rows.keep(self.layer, output)
+
+
+class GapLoss:
+    """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
+
+    One unit of it is a factor of ten in the summed distances, whatever their size.
+
+    Args:
+        model: See `HiddenRows`.
+        layers: See `HiddenRows`. A residual stream passes on what the connector puts in, so a few layers do nearly what
+            all do, and cost less: one factorisation and one eigenvalue problem of d × d a layer and step.
+        decay: See `StreamedDistance`.
+        detach_text: Likewise.
+
+    Examples:
+        >>> import torch
+        >>> from mirlib.lab.models import load_miniature
+        >>> model, processor = load_miniature()
+        >>> gap = GapLoss(model, layers=(1, 4))
+        >>> ids = torch.tensor([[1, *[model.config.image_token_id] * 36, 40, 41, 42]])
+        >>> outputs = model(input_ids=ids, pixel_values=torch.zeros(1, 3, 48, 48))
+        >>> bool(gap(text=ids >= 40).isfinite())
+        True
+        >>> gap.remove()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int] | None = None,
+        *,
+        decay: float = 0.9,
+        detach_text: bool = True,
+    ) -> None:
+        self.rows = HiddenRows(model, layers)
+        self.distances = [StreamedDistance(decay, detach_text=detach_text) for _ in self.rows.layers]
+
+    def __call__(self, text: Tensor) -> Tensor:
+        """The loss of the latest forward pass, a float64 scalar.
+
+        Args:
+            text: (B, T) bool, where text stands; ``labels != -100`` while captions are learnt.
+        """
+        rows = self.rows.take(text)
+        found = [distance(*pair) for distance, pair in zip(self.distances, rows, strict=True)]
+        device = found[0].device
+        return torch.stack([each.to(device) for each in found]).sum().log10()
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self.rows.remove()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distances of tokens
+
+DISTANCES = ("mean", "nearest")
+
+
+def token_distance(
+    vision: Tensor,
+    text: Tensor,
+    text_mask: Tensor | None = None,
+    vision_mask: Tensor | None = None,
+    *,
+    kind: str = "mean",
+    detach_text: bool = True,
+) -> Tensor:
+    """How far the image tokens of each pair are from its text tokens, in units of the mean text norm.
+
+    ReGap (Yang et al., arXiv 2505.24208) adds such a distance to the loss of pre-training. Its formula was not at hand.
+    Chosen here: both kinds are taken pair by pair where vision enters the language model (the connector's output and
+    the embeddings of the words), are not squared, so that a far cloud is not pulled harder than a near one, and are
+    divided by the mean text norm.
+
+    Args:
+        vision: (B, V, d) image tokens.
+        text: (B, T, d) tokens of the text that belongs to each picture.
+        text_mask: (B, T) bool, false at padding; None for all.
+        vision_mask: (B, V) bool, likewise.
+        kind: ``"mean"``: between the mean image token and the mean text token; ``"nearest"``: from each image token to
+            the text token nearest to it, mean over image tokens.
+        detach_text: Keep gradients out of the text tokens.
+
+    Returns:
+        The mean over pairs, a scalar, at least 0.
+
+    Raises:
+        MirlibError: For an unknown kind, shapes that do not fit, or a pair without tokens of one modality.
+
+    Examples:
+        >>> import torch
+        >>> vision, text = torch.tensor([[[3.0, 0.0], [5.0, 0.0]]]), torch.tensor([[[0.0, 2.0], [0.0, 4.0]]])
+        >>> token_distance(vision, text)  # from (4, 0) to (0, 3), the mean norm of text being 3
+        tensor(1.6667)
+    """
+    if kind not in DISTANCES:
+        raise MirlibError(f"unknown kind of token distance {kind!r}; choose one of {', '.join(DISTANCES)}")
+    if vision.ndim != 3 or text.ndim != 3 or len(vision) != len(text) or vision.shape[-1] != text.shape[-1]:
+        shapes = f"vision has shape {tuple(vision.shape)}, text {tuple(text.shape)}"
+        raise MirlibError(f"{shapes}; they must be (B, V, d) and (B, T, d)")
+    masks = []
+    for name, rows, mask in (("vision", vision, vision_mask), ("text", text, text_mask)):
+        mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device) if mask is None else mask
+        if mask.shape != rows.shape[:2]:
+            raise MirlibError(f"{name}_mask has shape {tuple(mask.shape)}, {name} has {tuple(rows.shape)}")
+        if not bool(mask.any(dim=1).all()):
+            raise MirlibError(f"pair {int((~mask.any(dim=1)).nonzero()[0])} has no {name} tokens")
+        masks.append(mask)
+    seen, read = masks
+    with torch.autocast(vision.device.type, enabled=False):
+        vision, text = vision.float(), (text.detach() if detach_text else text).float()
+        unit = text[read].detach().norm(dim=-1).mean()
+        if kind == "mean":
+            found = (_mean_token(vision, seen) - _mean_token(text, read)).norm(dim=-1)
+        else:
+            apart = torch.cdist(vision, text).masked_fill(~read[:, None], torch.inf)  # (B, V, T)
+            nearest = apart.min(dim=-1).values.masked_fill(~seen, 0)
+            found = nearest.sum(dim=1) / seen.sum(dim=1)
+        return found.mean() / unit
+
+
+def _mean_token(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, d) mean over the tokens that are there."""
+    return (tokens * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)

@@ -1,0 +1,327 @@
+"""Weights for the words of a caption: those that need the picture count for more.
+
+Most words of a caption follow from the words before them, and a loss that counts all alike spends itself on those. Two
+ways to weigh words are written here as functions of logits alone, and for any Hugging Face LVLM.
+
+- CAL (Xiao et al., arXiv 2405.17871): by how much the picture raises the logit of the right word.
+- PRIOR (Chen et al., arXiv 2505.08971): by how improbable a language model that sees no picture finds it.
+
+Both give ``Σ w CE / Σ w`` over the words that are learnt, with weights that carry no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.align.vision_rows import VisionRows
+from mirlib.errors import MirlibError
+from mirlib.hidden_states import token_masks
+
+__all__ = [
+    "IGNORED",
+    "cal_loss",
+    "cal_weights",
+    "neighbour_mean",
+    "prior_loss",
+    "prior_weights",
+    "text_only_logits",
+    "vision_hidden",
+    "weighted_cross_entropy",
+]
+
+IGNORED = -100
+"""The label of a position that is not learnt, as in PyTorch and transformers."""
+
+
+def neighbour_mean(values: Tensor, counts: Tensor, width: int = 3) -> Tensor:
+    """Mean of each value and its neighbours in the same row, over those that count.
+
+    At the ends of a row, and beside a position that does not count (padding, the question before an answer), the mean
+    is over fewer values. CAL's public code pools over the whole batch as one row instead, so that a word at the end of
+    one caption is averaged with the padding behind it and with the start of the next row; and the padding counts there
+    as a word of the smallest weight.
+
+    Args:
+        values: (B, T).
+        counts: (B, T) bool.
+        width: Odd number of positions.
+
+    Returns:
+        (B, T), 0 where a position does not count.
+
+    Raises:
+        MirlibError: For an even or non-positive width.
+    """
+    if width < 1 or width % 2 == 0:
+        raise MirlibError(f"the pooling width must be an odd number of positions, not {width}")
+    ones = counts.to(values.dtype)
+    kernel = values.new_ones(1, 1, width)
+    summed, there = (
+        F.conv1d(x[:, None], kernel, padding=width // 2)[:, 0] for x in (values.masked_fill(~counts, 0), ones)
+    )
+    return summed / there.clamp(min=1) * ones
+
+
+@torch.no_grad()
+def cal_weights(
+    seen: Tensor, unseen: Tensor, labels: Tensor, *, low: float = 1.0, high: float = 5.0, width: int = 3
+) -> Tensor:
+    """CAL's weights: ``AvgPool(clamp(Δ, low, high))`` with ``Δ`` the rise of the right word's logit by the picture.
+
+    Args:
+        seen: (B, T, vocabulary) logits with the picture; position t predicts ``labels[:, t]``.
+        unseen: (B, T, vocabulary) logits with the picture hidden.
+        labels: (B, T) ids, `IGNORED` where nothing is learnt.
+        low: Weight of a word that the picture does not help.
+        high: Largest weight.
+        width: Positions that are averaged, see `neighbour_mean`.
+
+    Returns:
+        (B, T) weights in [low, high], 0 at ignored positions; they carry no gradient.
+
+    Raises:
+        MirlibError: If the shapes do not fit.
+
+    Examples:
+        >>> labels = torch.tensor([[0, 1, 0]])
+        >>> seen = torch.tensor([[[3.0, 0.0], [0.0, 9.0], [0.0, 0.0]]])  # the right words gain 3, 9 and 0
+        >>> cal_weights(seen, torch.zeros(1, 3, 2), labels)
+        tensor([[4., 3., 3.]])
+    """
+    _fit(seen, labels)
+    _fit(unseen, labels)
+    learnt = labels != IGNORED
+    gain = _of_label(seen, labels) - _of_label(unseen, labels)
+    return neighbour_mean(gain.clamp(low, high), learnt, width)
+
+
+@torch.no_grad()
+def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> Tensor:
+    """PRIOR's weights: ``(1 − p)^power`` with ``p`` the probability that a reference without picture gives the word.
+
+    They are scaled to a mean of 1 over the words of each caption, so a caption keeps its share of the loss whatever the
+    reference thinks of it. The paper's text was not at hand: form, power 1 and scaling are those that a published
+    summary of it reports.
+
+    Args:
+        reference: (B, T, vocabulary) logits of the reference; position t predicts ``labels[:, t]``.
+        labels: (B, T) ids, `IGNORED` where nothing is learnt.
+        power: Of the improbability, at least 0; 0 gives equal weights.
+
+    Returns:
+        (B, T) weights, at least 0, 0 at ignored positions; they carry no gradient. A caption that the reference knows
+        by heart (all ``p`` equal to 1) gets equal weights.
+
+    Raises:
+        MirlibError: If the shapes do not fit, or for a negative power.
+
+    Examples:
+        >>> reference = torch.tensor([[[0.75, 0.25], [0.75, 0.25]]]).log()
+        >>> prior_weights(reference, torch.tensor([[0, 1]]))
+        tensor([[0.5000, 1.5000]])
+    """
+    _fit(reference, labels)
+    if power < 0:
+        raise MirlibError(f"power must be at least 0, not {power}")
+    learnt = labels != IGNORED
+    probability = _of_label(reference.float().log_softmax(dim=-1), labels).exp()
+    weights = (1 - probability).clamp(min=0) ** power * learnt
+    total, count = weights.sum(dim=1, keepdim=True), learnt.sum(dim=1, keepdim=True)
+    known = total <= torch.finfo(weights.dtype).tiny
+    return torch.where(known, learnt.to(weights.dtype), weights * count / total.masked_fill(known, 1))
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """``Σ w CE / Σ w`` over the positions that are learnt.
+
+    Args:
+        logits: (B, T, vocabulary); position t predicts ``labels[:, t]``.
+        labels: (B, T) ids, `IGNORED` where nothing is learnt.
+        weights: (B, T); those of ignored positions do not count.
+
+    Returns:
+        The loss in nats a word, a scalar. Equal weights give the mean cross-entropy.
+
+    Raises:
+        MirlibError: If the shapes do not fit, or the weights of all learnt positions are 0.
+    """
+    _fit(logits, labels)
+    weights = weights.detach() * (labels != IGNORED)
+    total = weights.sum()
+    if not bool(total > 0):
+        raise MirlibError("the weights of all positions that are learnt are 0: check labels and weights")
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return (losses * weights.flatten()).sum() / total
+
+
+def _of_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, T) the entry of each label; that of id 0 where the label is ignored."""
+    return logits.gather(-1, labels.masked_fill(labels == IGNORED, 0)[..., None])[..., 0]
+
+
+def _fit(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 3 or logits.shape[:2] != labels.shape:
+        raise MirlibError(
+            f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}: give logits "
+            "(B, T, vocabulary) and the labels (B, T) that they predict, position by position"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any Hugging Face LVLM
+
+
+class _Hider:
+    """Takes the vision columns out of the attention mask that a decoder is called with."""
+
+    def __init__(self, rows: VisionRows) -> None:
+        self.rows = rows
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if self.rows.mask is None:
+            raise MirlibError("call the whole model with input_ids: they tell which columns are vision")
+        if len(args) > 1:
+            raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
+        return args, {**kwargs, "attention_mask": self._hidden(kwargs.get("attention_mask"))}
+
+    def _hidden(self, mask: Any) -> Any:
+        vision = self.rows.mask
+        if mask is None:
+            return (~vision).long()
+        if isinstance(mask, Mapping):  # a mask by kind of layer
+            return {kind: None if each is None else self._hidden(each) for kind, each in mask.items()}
+        if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != vision.shape[-1]:
+            raise MirlibError(
+                f"the decoder got an attention mask of shape {tuple(getattr(mask, 'shape', ()))} for a sequence of "
+                f"shape {tuple(vision.shape)}; vision can be hidden in masks (B, T) and (B, 1, T, T) only"
+            )
+        columns = vision.to(mask.device) if mask.ndim == 2 else vision.to(mask.device)[:, None, None, :]
+        if mask.is_floating_point() and mask.ndim == 4:
+            return mask.masked_fill(columns, torch.finfo(mask.dtype).min)
+        return mask.masked_fill(columns, 0)
+
+
+@contextmanager
+def vision_hidden(model: nn.Module) -> Iterator[None]:
+    """Inside the ``with`` block no row of the decoder attends to a vision row; positions stay as they are.
+
+    That is CAL's "image masked": the same sequence, with the vision columns taken out of the attention mask.
+
+    Args:
+        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence and meet the words in attention
+            only (not in a recurrent layer). Call it with ``input_ids``.
+
+    Raises:
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        MirlibError: If its decoder, or the form of its attention mask, is not recognised.
+    """
+    inner = unwrap(model)
+    rows = VisionRows.of(inner)
+    handle = None
+    try:
+        decoder = find_decoder(inner)
+        if decoder is None:
+            raise MirlibError(f"{type(inner).__name__}: no decoder with `layers` found")
+        handle = decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True)
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+        rows.release(inner)
+
+
+def cal_loss(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    labels: Tensor,
+    *,
+    low: float = 1.0,
+    high: float = 5.0,
+    width: int = 3,
+) -> Tensor:
+    """CAL's loss of a batch: one forward pass with the picture, and one, without gradients, with the picture hidden.
+
+    Args:
+        model: Any Hugging Face LVLM, see `vision_hidden`.
+        inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
+        labels: (B, T) as transformers has them: equal to the ids where a word is learnt, `IGNORED` elsewhere.
+        low: See `cal_weights`; ``high`` and ``width`` likewise.
+        high: Largest weight.
+        width: Positions that are averaged.
+
+    Returns:
+        The loss in nats a word.
+    """
+    with torch.no_grad(), vision_hidden(model):
+        unseen = model(**inputs).logits[:, :-1].float()
+    seen = model(**inputs).logits[:, :-1].float()
+    following = labels[:, 1:]
+    return weighted_cross_entropy(
+        seen, following, cal_weights(seen, unseen, following, low=low, high=high, width=width)
+    )
+
+
+def prior_loss(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    labels: Tensor,
+    reference: Callable[..., Any] | None = None,
+    *,
+    power: float = 1.0,
+) -> Tensor:
+    """PRIOR's loss of a batch.
+
+    Args:
+        model: Any Hugging Face LVLM, see `vision_hidden`.
+        inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
+        labels: (B, T) as transformers has them.
+        reference: A causal language model with the same vocabulary of words, see `text_only_logits`; in the paper, one
+            that was trained on the captions alone. None: the model itself with the picture hidden.
+        power: See `prior_weights`.
+
+    Returns:
+        The loss in nats a word.
+    """
+    seen = model(**inputs).logits[:, :-1].float()
+    with torch.no_grad():
+        if reference is None:
+            with vision_hidden(model):
+                blind = model(**inputs).logits
+        else:
+            parts = decoder_parts(unwrap(model))
+            ids, attended = inputs["input_ids"], inputs.get("attention_mask")
+            vision, _ = token_masks(ids, attended, parts.vision_token_ids)
+            words = ~vision if attended is None else ~vision & attended.bool()
+            blind = text_only_logits(reference, ids, words)
+    following = labels[:, 1:]
+    return weighted_cross_entropy(seen, following, prior_weights(blind[:, :-1], following, power=power))
+
+
+def text_only_logits(reference: Callable[..., Any], ids: Tensor, words: Tensor) -> Tensor:
+    """What a language model makes of the words of sequences when everything else is cut out.
+
+    Args:
+        reference: Takes ``input_ids`` and ``attention_mask``, returns something with ``logits``: any causal language
+            model of transformers.
+        ids: (B, T), with placeholders of pictures and padding.
+        words: (B, T) bool, the positions that the reference may read.
+
+    Returns:
+        (B, T, vocabulary) logits of which position t predicts ``ids[:, t + 1]`` from the words before it. Zeros, that
+        is equal probabilities, where t + 1 is no word or the first one.
+    """
+    order = torch.argsort(words.logical_not().long(), dim=1, stable=True)  # words first, in their order
+    length = int(words.sum(dim=1).max())
+    packed, kept = (x.gather(1, order)[:, :length] for x in (ids, words))
+    logits = reference(input_ids=packed.masked_fill(~kept, 0), attention_mask=kept.long()).logits.float()
+    found = logits.new_zeros(*ids.shape, logits.shape[-1])
+    row, place = kept[:, 1:].nonzero(as_tuple=True)  # the word at place + 1 is predicted at place
+    found[row, order[row, place + 1] - 1] = logits[row, place]
+    return found
