@@ -16,7 +16,6 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from mirlib.baselines import norm_bounds
 from mirlib.errors import MirlibError
 from mirlib.frechet import distance_of_rows
 from mirlib.gaps.base import HIGHER, LOWER, QUADRATIC_ROWS, ROWS, GapResult, Rows, register, result, unit
@@ -545,25 +544,29 @@ def mir(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, preset: s
     direction=LOWER,
     cost="n d",
 )
-def norm_only(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, preset: str = "paper") -> GapResult:
-    """What MIR would be if every text row were zero: ``log10 Σ_k α_k² E‖v‖²``. It knows lengths and nothing else.
+def norm_only(vision: Any, text: Any, *, samples: Any = None, seed: int = 0) -> GapResult:
+    """MIR's norm-only baseline: ``log10 Σ_k α_k² mean ‖v‖²``. It knows lengths and nothing else.
+
+    Outlier rows are dropped as in MIR's preset ``paper``; the value is that of `mirlib.MIRResult.norm_only`.
 
     Args:
         vision: K arrays (r, d).
         text: K arrays (s, d).
         samples: Not needed here.
         seed: Not needed here.
-        preset: As for MIR; its outlier rule counts.
 
     Returns:
-        `GapResult`; ``per_layer`` is ``α_k² E‖v‖²``.
+        `GapResult`; ``per_layer`` is ``α_k² mean ‖v‖²``, in squared mean text norms.
 
     Raises:
-        MirlibError: As for MIR.
+        MirlibError: For rows that do not belong together or are not finite, or text rows of zero alone.
     """
-    found = norm_bounds(vision, text, preset=preset)
-    counts = {name: len(side[0]) for name, side in (("vision", vision), ("text", text))}
-    return result("norm_only", found.vision_energy, counts, value=found.norm_only, preset=preset)
+    rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
+    found = []
+    for v, _ in rows.layers("text"):
+        norms = row_norms(v)
+        found.append(float(norms[~NormBounds.three_sigma(norms).outliers(norms)].square().mean()))
+    return result("norm_only", found, rows.counts, value=log10_sum(found))
 
 
 @register(

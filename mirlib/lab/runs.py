@@ -23,7 +23,7 @@ from mirlib.lab import evaluate, language, models, parts, train, world
 from mirlib.lab.methods import PLAIN, Method, configuration_of
 from mirlib.mir import modality_integration_rate
 
-STUDIES = ("final", "during", "robustness")
+STUDIES = ("final", "during", "robustness", "zoo", "zoo_samples")
 TEXT_KINDS = ("news", "topics", "docstrings", "code", "scenes")
 PICTURE_KINDS = ("scenes", "digits", "photographs", "scans")
 
@@ -42,7 +42,9 @@ class Run:
         stage_one: Recipe of stage 1.
         stage_two: Recipe of stage 2, the same for all runs of an experiment.
         study: ``final`` measures the model after stage 1; ``during`` also at `probes`; ``robustness`` measures MIR
-            over kinds of pictures and texts, templates, and numbers of samples.
+            over kinds of pictures and texts, templates, and numbers of samples; ``zoo`` takes all measures of the gap
+            and leaves stage 2 to the run that it repeats, ``zoo_samples`` also those of more pairs, see
+            `mirlib.lab.zoo`.
         probes: Steps of stage 1 after which everything is measured.
         scenes: Held-out scenes of each evaluation.
         method: What is done beside the plain recipe, see `mirlib.lab.methods`.
@@ -77,7 +79,7 @@ class Run:
         """About how many seconds it takes on one core, for the order of a sweep and the time left."""
         steps = self.stage_one.schedule.steps
         unlocked = self.stage_one.unlock != "none" or self.stage_one.unlock_encoder
-        measured = 20 * (1 + len(self.probes)) + 130 * (self.study == "robustness")
+        measured = {"zoo": 12, "zoo_samples": 90, "robustness": 150}.get(self.study, 20 * (1 + len(self.probes)))
         return steps * (0.075 if unlocked else 0.05) * self.stage_one.batch / 8 + measured
 
 
@@ -121,6 +123,10 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     if run.study == "robustness":
         chosen = train.chosen_pairs(len(shared.scenes), run.stage_one.pairs, seed=run.seed)[:300]
         metrics |= robustness(model, processor, trained_on=[shared.scenes[i] for i in chosen])
+    elif run.study in ("zoo", "zoo_samples"):
+        from mirlib.lab import zoo  # which names runs of this module
+
+        metrics |= _rounded(zoo.measure(model, processor, run))
     else:
         metrics |= _measure(model, processor, run)
     if probes:
@@ -276,6 +282,11 @@ def mir_of(
         batch_size=25,
         template=template,
     )
+    return mir_of_rows(collected)
+
+
+def mir_of_rows(collected: rows.TokenRows) -> dict[str, Any]:
+    """`mir_of` of rows in memory."""
     result = modality_integration_rate(collected.vision, collected.text)
     floor = baselines.text_floor(collected.text, collected.text_samples, splits=2)
     return {

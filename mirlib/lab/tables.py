@@ -39,12 +39,18 @@ LOSS_WINDOW = 20
 def load(name: str, results_dir: str | Path) -> list[Row]:
     """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness).
 
+    Rows of the zoo bring what the runs that they repeat have come to.
+
     Runs of the sweep that only another one has done so far are among them, as in `load_runs`.
     """
     rows = _own(name, results_dir)
     rows += _borrowed(name, results_dir, rows)
     if rows and name == "robustness":
         rows = rows + _own("data_scale", results_dir)
+    if name == "zoo":
+        from mirlib.lab import zoo  # which reads these tables
+
+        rows = zoo.with_repeated(rows, results_dir)
     return rows
 
 
