@@ -1030,3 +1030,63 @@ def figure_copying(losses: np.ndarray, ax: Axes | None = None, *, guess: float |
     ax.set(xlabel="token of the string", ylabel="loss (nats)", ylim=(-0.3, None))
     ax.legend()
     return ax
+
+
+def figure_word_weights(words: Sequence[str], weights: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
+    """Weights of the words of a caption, one bar for each way to weigh them.
+
+    Args:
+        words: The words in their order.
+        weights: By method (two at most): (words,) weights.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes. The title names the words that each method gives the most weight.
+    """
+    ax = new_axes(ax, figsize=(8, 3.2))
+    places, width = np.arange(len(words)), 0.8 / max(1, len(weights))
+    favourites = []
+    for number, (method, values) in enumerate(weights.items()):
+        values = np.asarray(values, dtype=float)
+        shift = (number - (len(weights) - 1) / 2) * width
+        look = {"color": COLOURS[number], "hatch": ("", "//")[number % 2], "edgecolor": "white"}
+        ax.bar(places + shift, values, width, label=method, **look)
+        favourites.append(f"{method}: {words[int(values.argmax())]}")
+    ax.axhline(1, color="black", linewidth=1, linestyle=":", marker="", label="plain loss")
+    ax.set_xticks(places, words, rotation=45, ha="right")
+    ax.set_title(f"Most weight, {', '.join(favourites)}")
+    ax.set_ylabel("weight of the word")
+    ax.grid(visible=False, axis="x")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def figure_memory(distances: Mapping[str, np.ndarray], ax: Axes | None = None, *, truth: float = 0.0) -> Axes:
+    """A distance estimated batch after batch, with and without the moments of earlier batches.
+
+    Args:
+        distances: By method: (batches,) distances, in one unit.
+        ax: Where to draw; a new figure if left out.
+        truth: The distance of the clouds that the batches are drawn from.
+
+    Returns:
+        The axes. The title compares the mean errors over the second half of the batches.
+    """
+    ax = new_axes(ax)
+    errors = []
+    for number, (method, values) in enumerate(distances.items()):
+        values = np.asarray(values, dtype=float)
+        ax.plot(
+            1 + np.arange(len(values)),
+            values,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=LINES[number % len(LINES)],
+            marker="",
+            label=method,
+        )
+        errors.append(f"{method} {abs(values[len(values) // 2 :].mean() - truth):.2g}")
+    ax.axhline(truth, color="black", linewidth=1, linestyle=":", marker="", label="truth")
+    ax.set_title(f"Off by: {', '.join(errors)}")
+    ax.set(xlabel="batch", ylabel="Fréchet distance (squared mean text norms)", ylim=(min(0, truth) - 0.02, None))
+    ax.legend()
+    return ax

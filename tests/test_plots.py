@@ -242,3 +242,19 @@ def test_figure_copying_draws_the_mean_loss_and_states_both_halves():
     guessed = plots.figure_copying(np.ones((2, 4)), guess=1.5)
     assert list(lines(guessed, "a blind guess")[1]) == [1.5, 1.5]
     assert not [line for line in ax.get_lines() if line.get_label() == "a blind guess"]
+
+
+def test_word_weights_are_the_bars():
+    weights = {"CAL": np.array([1.0, 5.0, 2.0]), "PRIOR": np.array([0.2, 0.8, 2.0])}
+    ax = plots.figure_word_weights(["red", "circle", "."], weights)
+    bars = [[bar.get_height() for bar in container] for container in ax.containers]
+    assert bars == [[1.0, 5.0, 2.0], [0.2, 0.8, 2.0]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["red", "circle", "."]
+    assert ax.get_title() == "Most weight, CAL: circle, PRIOR: ."
+
+
+def test_memory_compares_the_second_halves_with_the_truth():
+    ax = plots.figure_memory({"alone": [9.0, 9.0, 3.0, 3.0], "past": [9.0, 5.0, 1.5, 1.5]}, truth=1.0)
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[9.0, 9.0, 3.0, 3.0], [9.0, 5.0, 1.5, 1.5]]
+    assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4]
+    assert ax.get_title() == "Off by: alone 2, past 0.5"
