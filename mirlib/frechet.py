@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy.linalg.lapack import dsygst
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from mirlib.errors import MirlibError
@@ -104,7 +104,13 @@ SMALL = 512  # dimensions up to which threads cost more than they give
 
 def threads_for(dim: int) -> AbstractContextManager[Any]:
     """One thread for the many small problems of narrow models: on a busy machine threads wait for each other."""
-    return threadpool_limits(limits=1) if dim <= SMALL else nullcontext()
+    return _thread_pools().limit(limits=1) if dim <= SMALL else nullcontext()
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The libraries that compute here, looked for once: that takes longer than a small problem does."""
+    return ThreadpoolController()
 
 
 def _exact(rows: Tensor) -> Tensor:
