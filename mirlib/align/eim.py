@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts, unwrap
-from mirlib.errors import MirlibError
+from mirlib.adapters import DecoderParts, decoder_layers, decoder_parts, find_decoder, find_final_norm, unwrap
+from mirlib.errors import MirlibError, UndefinedMIRError
 from mirlib.hidden_states import hidden_of, read_modules, token_masks
 
 __all__ = [
@@ -319,11 +319,16 @@ def last_token_vectors(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         (B, d), with their gradient.
 
     Raises:
-        UndefinedMIRError: If vision never enters the model's sequence.
-        MirlibError: If the last block was never reached.
+        MirlibError: If no decoder is found, or its last block was never reached.
     """
     model = unwrap(model)
-    parts = decoder_parts(model)
+    try:
+        parts = decoder_parts(model)
+    except UndefinedMIRError:  # no picture is read here: a language model alone will do
+        decoder = find_decoder(model)
+        if decoder is None:
+            raise
+        parts = DecoderParts(decoder_layers(decoder), find_final_norm(decoder))
     hidden = hidden_of(parts, _first_reading(model, read_modules(parts)[-1], batch, entering=False))
     length = batch["input_ids"].shape[1]
     mask = batch.get("attention_mask")
