@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
     score.add_argument("--seed", type=int, default=0, help="which images and texts are drawn (default: %(default)s)")
+    score.add_argument(
+        "--part",
+        metavar="I/N",
+        help="draw from part I of N, which have no image or text in common: 1/3, 2/3, 3/3",
+    )
     score.add_argument("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
     score.add_argument(
         "--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice"
@@ -332,6 +338,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         skip_unreadable=skip,
         progress=not options.no_progress,
     )
+    result = replace(result, settings={**result.settings, **_recorded(options, model)})
 
     def report() -> None:
         if processes.leads:
@@ -342,8 +349,51 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     processes.together(report)
 
 
+def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """What the library does not write into the settings of a result: sources, quantized weights, versions."""
+    import torch
+    import transformers
+
+    stored = getattr(model.config, "quantization_config", None)  # a dict in some checkpoints, an object in others
+    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", stored)
+    quantization = "nf4" if options.load_in_4bit else None if method is None else str(getattr(method, "value", method))
+    return {
+        "model": options.model or "miniature",
+        "images": [options.pairs] if options.pairs else options.images or "sample_images",
+        "texts": options.pairs or options.texts or "sample_texts",
+        "paired": options.pairs is not None,
+        **({"part": options.part} if options.part else {}),
+        "quantization": quantization,
+        "mirlib": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
 def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts that the options name; without any, those of installed packages."""
+    """The images and the texts to draw from: all that the options name, or the part of them that ``--part`` names."""
+    from mirlib.readers import part_of
+
+    if options.part is None:
+        return _all_sources(options, skip, max(options.num, 1))
+    number, _, parts = options.part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {options.part}")
+    found = _all_sources(options, skip, max(options.num, 1) * int(parts))
+    shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
+    for what, items, share in zip(("images", "texts"), found, shares, strict=True):
+        if len(share) < options.num:
+            raise MirlibError(
+                f"part {options.part} holds {len(share)} of the {len(items)} {what}, and {options.num} are asked for: "
+                "take fewer parts (--part) or fewer pairs (--num)"
+            )
+    return shares
+
+
+def _all_sources(
+    options: argparse.Namespace, skip: Callable[[str], None] | None, number: int
+) -> tuple[Sequence[Any], Sequence[str]]:
+    """The images and the texts that the options name; without any, ``number`` of those of installed packages."""
     from mirlib.data import sample_images, sample_texts
     from mirlib.readers import open_images, open_pairs, open_texts
 
@@ -355,7 +405,6 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
     for name, given, sources in (("image", "image_field", options.images), ("text", "text_field", options.texts)):
         if fields[given] and not sources:
             raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
-    number = max(options.num, 1)
     images, texts = options.images, options.texts
     return (
         open_images(images, image_field=options.image_field, on_unreadable=skip)
@@ -667,8 +716,13 @@ def _compare(options: argparse.Namespace) -> None:
         _say("mir: warning: the results may not belong side by side; the lines with ! say why")
 
 
-# Settings that change what the number is, so that values which differ in them do not belong side by side.
-COMPARABLE = ("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num")
+# Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
+# its width may differ; and the route to the trace term, since "polar" proves its error.
+COMPARABLE = (
+    *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
+    *("paired", "images", "texts", "dtype", "quantization"),
+)
+UNLESS_RECORDED = {"paired": False}  # the library writes it where it is true
 
 
 def compare(results: dict[str, MIRResult]) -> str:
@@ -698,8 +752,10 @@ def differences(results: dict[str, MIRResult]) -> list[str]:
     for setting in COMPARABLE:
         holders: dict[str, list[str]] = {}
         for name, result in results.items():
-            if setting in result.settings:
-                holders.setdefault(str(result.settings[setting]), []).append(name)
+            if setting in result.settings or setting in UNLESS_RECORDED:
+                value = result.settings.get(setting, UNLESS_RECORDED.get(setting))
+                value = " ".join(value) if isinstance(value, list) else str(value)
+                holders.setdefault(value, []).append(name)
             else:
                 unrecorded.setdefault(name, []).append(setting)
         if len(holders) > 1:

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mirlib.data import IMAGE_SUFFIXES, find_images, read_texts
+from mirlib.data import IMAGE_SUFFIXES, _generator, find_images, read_texts
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts"]
+__all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
 
 Unreadable = Callable[[str], None] | None
 
@@ -149,6 +149,30 @@ def open_pairs(
             "separate images and texts are not paired"
         )
     return reader.pairs(image_field, text_field)
+
+
+def part_of(items: Sequence[Any], number: int, parts: int, *, seed: int = 0) -> Items:
+    """One of so many parts that have no item in common, for measurements that are repeated on other data.
+
+    Args:
+        items: What to divide.
+        number: Which part, from 1.
+        parts: How many parts there are. Their sizes differ by at most one.
+        seed: How the items are shuffled before they are divided. Sequences of one length are divided alike, so that
+            images and the texts that belong to them stay together.
+
+    Raises:
+        MirlibError: If there is no such part.
+
+    Examples:
+        >>> halves = [set(part_of(range(5), number, 2)) for number in (1, 2)]
+        >>> len(halves[0]), len(halves[1]), halves[0] & halves[1]
+        (3, 2, set())
+    """
+    if not 1 <= number <= parts:
+        raise MirlibError(f"part {number} of {parts}: parts are numbered from 1 to their number")
+    chosen = _generator(seed, 3).permutation(len(items))[number - 1 :: parts].tolist()
+    return Items(len(chosen), lambda i: items[chosen[i]])
 
 
 def _reader(source: str | Path, on_unreadable: Unreadable) -> _JsonLines | _Shards | _Dataset | None:

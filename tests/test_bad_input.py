@@ -18,6 +18,8 @@ from tiny_processors import lvlm
 
 from mirlib import MirlibError, UndefinedMIRError, modality_integration_rate, score, score_batches
 from mirlib.data import sample_images, sample_texts
+from mirlib.loading import check_name
+from mirlib.planning import plan
 
 LLAVA = FAMILIES[0]
 IMAGES, TEXTS = list(sample_images(3)), sample_texts(3)
@@ -407,6 +409,36 @@ def test_models_of_another_kind_through_the_command(config, saved, checkpoint, c
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checkpoints
+
+
+def test_folders_of_training_that_are_no_checkpoints_say_what_to_do(saved, capsys, tmp_path):
+    llava = {"model_type": "llava_llama", "mm_vision_tower": "clip", "mm_projector_type": "mlp2x_gelu"}
+    for number, (config, file, message) in enumerate(
+        [
+            (None, "adapter_config.json", "an adapter alone (LoRA, PEFT)"),
+            (llava, "adapter_config.json", "an adapter alone (LoRA, PEFT)"),
+            (llava, "mm_projector.bin", "a projector alone, without its vision encoder"),
+            (llava, "pytorch_model-00001-of-00002.bin", "convert it with convert_llava_weights_to_hf.py"),
+            (llava, "model.safetensors", "(model_type llava_llama), which transformers cannot load; convert"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / file).write_text("{}")
+        if config:
+            (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(MirlibError) as planned:
+            plan(str(folder))
+        for sentence in (refused(capsys, *arguments(saved, folder)), str(planned.value)):
+            assert sentence.startswith(f"{folder}: ") and message in sentence
+    own_code, merged = {**llava, "auto_map": {}}, {"model_type": "llava"}
+    for config, file in ((own_code, "notes.txt"), (merged, "adapter_config.json")):
+        folder = tmp_path / f"with {file}"
+        folder.mkdir()
+        for name in ("model.safetensors", file):
+            (folder / name).write_text("")
+        (folder / "config.json").write_text(json.dumps(config))
+        check_name(str(folder))  # what brings its own code, or has its weights beside an adapter, may do
 
 
 def test_a_missing_checkpoint(saved, capsys, tmp_path):

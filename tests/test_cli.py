@@ -5,18 +5,21 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from command import mir, refused
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_processors import lvlm
 
 import mirlib
-from mirlib import MIRResult, modality_integration_rate, score
+from mirlib import MIRResult, cli, modality_integration_rate, score
 from mirlib.data import read_texts, sample_images, sample_texts
 
 PROGRAM = Path(sys.executable).with_name("mir")
@@ -114,6 +117,76 @@ def test_score_options_reach_the_measurement(checkpoint, inputs, capsys):
     assert run("--confidence", 0)["interval"] is None
     assert run("--confidence", 0.5)["interval"]["confidence"] == 0.5
     assert run("--preset", "authors-fast")["interval"] is None
+
+
+def test_the_json_says_what_was_measured_and_with_what(checkpoint, inputs, capsys):
+    images, texts = str(inputs / "images"), str(inputs / "texts.txt")
+    outcome = mir(
+        capsys, "score", checkpoint, "--images", images, images, "--texts", texts, "--num", 2, "--json", "-",
+        "--no-progress",
+    )  # fmt: skip
+    versions = {"mirlib": mirlib.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    expected = {"model": str(checkpoint), "images": [images, images], "texts": texts, "paired": False} | versions
+    settings = json.loads(outcome.out)["settings"]
+    assert settings | expected == settings and settings["quantization"] is None
+    settings = json.loads(mir(capsys, "score", "--num", 2, "--json", "-", "--no-progress").out)["settings"]
+    named = (settings["model"], settings["images"], settings["texts"])
+    assert named == ("miniature", "sample_images", "sample_texts") and "part" not in settings
+
+
+@pytest.mark.parametrize(
+    ("stored", "flag", "expected"),
+    [
+        (None, False, None),
+        (None, True, "nf4"),
+        ({"quant_method": "gptq"}, False, "gptq"),
+        (transformers.BitsAndBytesConfig(load_in_8bit=True), False, "bitsandbytes"),
+    ],
+)
+def test_quantized_weights_are_recorded(stored, flag, expected):
+    model = SimpleNamespace(config=SimpleNamespace(quantization_config=stored))
+    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, part=None, load_in_4bit=flag)
+    assert cli._recorded(options, model)["quantization"] == expected
+
+
+def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, monkeypatch):
+    """Three parts of six images: each measurement reads two of them, and together they read all."""
+    read, encode = [], mirlib.scoring.encode_batch
+
+    def spy(processor, images, texts, **options):
+        for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
+            kind.update(items)
+        return encode(processor, images, texts, **options)
+
+    monkeypatch.setattr(mirlib.scoring, "encode_batch", spy)
+    command = ["score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 2]
+    found = []
+    for part in ("1/3", "2/3", "3/3", "1/3"):
+        read.append((set(), set()))
+        outcome = mir(capsys, *command, "--part", part, "--json", "-", "--no-progress")
+        assert outcome.code == 0, outcome.err
+        found.append(outcome.out)
+        assert json.loads(found[-1])["settings"]["part"] == part
+    assert found[3] == found[0], "the same part gave other digits"
+    for kind in (0, 1):
+        assert [len(part[kind]) for part in read] == [2] * 4
+        assert len(set.union(*(part[kind] for part in read))) == 6
+    assert "part 1/3 holds 2 of the 6 images, and 3 are asked for" in refused(capsys, *command[:-1], 3, "--part", "1/3")
+    for wrong in ("0/3", "4/3", "3", "a/b", "1/", "-1/3", "1.5/3"):
+        assert "--part must be I/N" in refused(capsys, *command, f"--part={wrong}")
+
+
+def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages():
+    options = SimpleNamespace(
+        images=None, texts=None, pairs=None, num=3, seed=5, part="2/2", image_field=None, text_field=None
+    )
+    images, texts = cli._sources(options, None)
+    assert len(images) == len(texts) == 3
+
+    def pairs(images, texts):
+        return {(image.info["source"], text) for image, text in zip(images, texts, strict=True)}
+
+    assert pairs(images, texts) < pairs(sample_images(6, 5), sample_texts(6, 5))
 
 
 def test_one_pair_has_no_interval(capsys):
@@ -265,6 +338,38 @@ def test_what_a_file_of_features_does_not_record_is_said_and_compared_anyway(cap
     assert mir(capsys, "compare", stored).err == "", "one file has nothing to differ from"
     features = mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", "-").out
     assert not set(unknown) & json.loads(features)["settings"].keys(), "the test speaks of what features leaves out"
+
+
+@pytest.mark.parametrize(
+    ("setting", "here", "there"),
+    [
+        ("dtype", "float32", "bfloat16"),
+        ("quantization", None, "nf4"),
+        ("images", ["photos"], ["photos", "scans"]),
+        ("texts", "news", "mail"),
+        ("paired", False, True),
+        ("template", "chat", "plain"),
+        ("num", 100, 20),
+    ],
+)
+def test_settings_that_change_the_number_are_compared(setting, here, there):
+    rng = np.random.default_rng(0)
+    plain = modality_integration_rate(*rng.normal(size=(2, 3, 20, 4)))
+    settings = dict(plain.settings) | dict.fromkeys(cli.COMPARABLE, "agreed") | {"paired": False, "seed": 0}
+    one, same, other = (
+        replace(plain, settings=settings | changed)
+        for changed in ({setting: here}, {setting: here, "seed": 1, "model": "another"}, {setting: there})
+    )
+    assert cli.differences({"one": one, "same": same}) == []
+    (sentence,) = cli.differences({"one": one, "other": other})
+    assert sentence.startswith(f"not comparable: {setting} differs (")
+    unsaid = replace(one, settings={name: value for name, value in one.settings.items() if name != setting})
+    (sentence,) = cli.differences({"other": other, "unsaid": unsaid})
+    assert sentence == (
+        "not comparable: paired differs (True in other; False in unsaid)"
+        if setting == "paired"  # the library writes it where it is true
+        else f"comparable only if you know that these agree, which unsaid did not record: {setting}"
+    )
 
 
 def test_differences_come_with_their_interval(capsys, tmp_path):

@@ -369,12 +369,13 @@ def test_the_command_measures_pairs_and_shards(lines, tmp_path, capsys):
     assert found.code == 0, found.err
     paired = json.loads(found.out)
     assert paired["settings"]["paired"] is True and paired["settings"]["samples"] == COUNT
+    assert paired["settings"]["images"] == [str(lines)] and paired["settings"]["texts"] == str(lines)
     assert "mir: skipped: no such image: " in found.err and "mir: skipped 1 in all" in found.err
     shard = write_tar(tmp_path / "a.tar", [m for n in range(COUNT) for m in sample(n)])
     again = json.loads(mir(capsys, *arguments, "--pairs", shard, "--seed", 1).out)
     assert again["mir"] == pytest.approx(paired["mir"], rel=1e-5), "all pairs, in another order"
     apart = json.loads(mir(capsys, *arguments, "--images", shard, "--texts", lines, "--skip-unreadable").out)
-    assert "paired" not in apart["settings"] and apart["mir"] == pytest.approx(paired["mir"], abs=0.2)
+    assert apart["settings"]["paired"] is False and apart["mir"] == pytest.approx(paired["mir"], abs=0.2)
     assert apart["mir"] != paired["mir"]
 
 
