@@ -1090,3 +1090,35 @@ def figure_memory(distances: Mapping[str, np.ndarray], ax: Axes | None = None, *
     ax.set(xlabel="batch", ylabel="Fréchet distance (squared mean text norms)", ylim=(min(0, truth) - 0.02, None))
     ax.legend()
     return ax
+
+
+def figure_attention(weights: np.ndarray, vision: np.ndarray, ax: Axes | None = None, *, name: str = "") -> Axes:
+    """Who looks at whom: a cell for each pair of rows, white where attention is exactly 0.
+
+    What is looked at gives the colour, warm for vision and cool for text; the share of attention gives the shade (its
+    square root, relative to the largest of the row), and no cell with any weight is white.
+
+    Args:
+        weights: (T, T), row i the shares of attention of row i.
+        vision: (T,) bool, true where vision stands.
+        ax: Where to draw; a new figure if left out.
+        name: Of the mask; goes into the title.
+
+    Returns:
+        The axes. The title counts the pairs of rows with any attention.
+    """
+    ax = new_axes(ax, figsize=(4.4, 4.4))
+    weights, vision = np.asarray(weights, dtype=float), np.asarray(vision, dtype=bool)
+    shade = np.sqrt(weights / weights.max(axis=1, keepdims=True))
+    shade = np.where(weights > 0, 0.3 + 0.7 * shade, 0.0)[..., None]
+    colours = np.array([mpl.colors.to_rgb(VISION if each else TEXT) for each in vision])
+    ax.imshow(1 - shade * (1 - colours[None, :, :]), interpolation="nearest")
+    borders = np.flatnonzero(np.diff(vision.astype(int))) + 0.5
+    for border in borders:
+        ax.axhline(border, color="black", linewidth=0.5, linestyle="-", marker="")
+        ax.axvline(border, color="black", linewidth=0.5, linestyle="-", marker="")
+    share = (weights > 0).mean()
+    ax.set_title(f"{name}: {100 * share:.0f}% of the pairs" if name else f"{100 * share:.0f}% of the pairs")
+    ax.set(xlabel="row that is looked at", ylabel="row that looks")
+    ax.grid(visible=False)
+    return ax

@@ -1,0 +1,216 @@
+"""What the ledger's runs of ``masks`` and ``stages`` say: levels, differences within a seed, curves, adaptation.
+
+All from the rows that are there; whether a claim holds is judged in `mirlib.lab.closing`. No title reads anything off
+fewer seeds than `mirlib.lab.mediation.SEEDS_NEEDED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mirlib.lab.closing.masks import PAIRS
+from mirlib.lab.closing.stages import adaptation
+from mirlib.lab.estimates import Estimate, bootstrap
+from mirlib.lab.figures import figure_seed_values, headline, interval, loss_curves, say_missing
+from mirlib.lab.protocols import PROTOCOLS
+from mirlib.lab.tables import Row, arms_by_key, cells, complete_seeds, frame
+from mirlib.plots import COLOURS, LINES, MARKERS, TEXT, VISION, new_axes
+
+COMPARED: dict[str, dict[str, tuple[str, str]]] = {
+    "masks": {
+        f"{pairs} pairs: {label}": (f"{pairs} pairs, {first}", f"{pairs} pairs, {second}")
+        for pairs in PAIRS
+        for label, first, second in (
+            ("vision both ways − causal", "vision bidirectional", "causal"),
+            ("prefix − causal", "prefix", "causal"),
+            ("prefix − vision both ways", "prefix", "vision bidirectional"),
+        )
+    },
+    "stages": {
+        "full captions: clean − noisy": ("full, clean", "full, noisy"),
+        "mid captions: clean − noisy": ("mid, clean", "mid, noisy"),
+        "full, clean − mid, noisy": ("full, clean", "mid, noisy"),
+        "512 clean − 2048 noisy pairs": ("full, clean, a quarter", "full, noisy"),
+        "2048 + 1024 − 1024 + 2048 pictures": ("full, clean", "shares, 1024 + 2048"),
+        "2560 + 512 − 2048 + 1024 pictures": ("shares, 2560 + 512", "full, clean"),
+        "four stages − one, frozen": ("alignment, four stages", "alignment, one stage, frozen"),
+        "four stages − one, all learns": ("alignment, four stages", "alignment, one stage, all"),
+    },
+}
+"""Pairs of arms that are compared, by experiment and by the name of the difference: the first minus the second."""
+
+SAME_TEXTS = frozenset([*COMPARED["masks"], *(name for name in COMPARED["stages"] if "full, clean − mid" not in name)])
+"""Differences between runs whose perplexity is taken on the same texts."""
+
+TIMES = {
+    "before": "before",
+    "short": "after a short\nadaptation",
+    "long": "after a long\none",
+    "direct": "digits\nalone",
+}
+"""What a run of the new domain was measured after, by its name in the ledger."""
+
+COLUMNS = {"accuracy": "accuracy", "perplexity": "perplexity", "mir": "MIR"}
+
+_NO_RUN = "no run in the ledger yet"
+
+
+def _text(found: Estimate, seeds: int, *, signs: bool = True) -> str:
+    """A mean with its interval, which a single seed does not have."""
+    words = found.text(3) if signs else found.text(3).replace("+", "")
+    return words if seeds > 1 else f"{words.partition(' ')[0]} (1 seed)"
+
+
+def levels(name: str, rows: Iterable[Row]) -> pd.DataFrame:
+    """Mean over seeds and 95 % interval of each arm, as text: arms by ``runs`` and `COLUMNS`; the blind level beside.
+
+    Arms without a run are left out.
+    """
+    table = frame(rows)
+    lines: dict[str, dict[str, object]] = {}
+    for arm in PROTOCOLS[name].arms:
+        here = table[table["arm"] == arm] if len(table) else table
+        if len(here):
+            lines[arm] = {"runs": len(here)} | {
+                shown: _text(bootstrap(here[column].to_numpy(float)), len(here), signs=False)
+                for column, shown in {"accuracy": "accuracy", "blind": "blind", **COLUMNS}.items()
+            }
+    return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
+
+
+def differences(name: str, rows: Iterable[Row], column: str = "accuracy") -> dict[str, np.ndarray]:
+    """`COMPARED` arms within a seed, by the name of the difference: (seeds,), of the seeds that have both."""
+    table = frame(rows)
+    found = {}
+    for label, pair in COMPARED[name].items():
+        seeds = complete_seeds(table, pair)
+        if seeds and (column != "perplexity" or label in SAME_TEXTS):
+            first, second = cells(table, list(pair), column, seeds)
+            found[label] = first - second
+    return found
+
+
+def changes(name: str, rows: Sequence[Row]) -> pd.DataFrame:
+    """`differences` as text, by `COLUMNS`, and the number of seeds; perplexity only where the texts are the same."""
+    lines: dict[str, dict[str, object]] = {}
+    for column, shown in COLUMNS.items():
+        for label, values in differences(name, rows, column).items():
+            line = lines.setdefault(label, dict.fromkeys(COLUMNS.values(), "void: other texts"))
+            line |= {shown: _text(bootstrap(values), len(values)), "seeds": len(values)}
+    return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
+
+
+def figure_changes(name: str, rows: Sequence[Row], labels: Sequence[str] | None = None) -> Figure:
+    """Differences of accuracy (left) and of MIR (right): every seed, means and intervals.
+
+    Args:
+        name: Experiment.
+        rows: Its rows.
+        labels: Which of `COMPARED` are drawn; all if left out.
+    """
+    labels = list(COMPARED[name]) if labels is None else list(labels)
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 1.4 + 0.5 * len(labels)), sharey=True)
+    for ax, (column, told, unit) in zip(
+        axes, (("accuracy", "Accuracy", "share right"), ("mir", "MIR", "log10")), strict=True
+    ):
+        found = differences(name, rows, column)
+        data = {label: {"": found[label]} if label in found else {} for label in labels}
+        figure_seed_values(data, ax, xlabel=f"difference within a seed ({unit})")
+        drawn = [found[label] for label in labels if label in found]
+        ax.set_title(headline(told, _count(drawn), map(len, drawn)))
+    return figure
+
+
+def _count(drawn: Sequence[np.ndarray]) -> str:
+    """How many differences have an interval on one side of 0."""
+    ends = [interval(values) for values in drawn if len(values) > 1]
+    above, below = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+    return f"{above} of {len(drawn)} above 0, {below} below"
+
+
+def curves(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Loss curves of stage 1 by kind of caption, clean or noisy: steps (n,), and losses (seeds, n)."""
+    arms = arms_by_key("stages")
+    found = {}
+    for arm in ("full, clean", "full, noisy", "mid, clean", "mid, noisy"):
+        of_arm = [row for row in rows if arms.get(row["key"]) == arm]
+        if of_arm:
+            found[arm] = loss_curves(of_arm)
+    return found
+
+
+def smoothed(losses: np.ndarray, width: int = 8) -> np.ndarray:
+    """Means of a curve over a window that looks back, shorter at the start: (..., n) to (..., n)."""
+    sums = np.cumsum(losses, axis=-1)
+    before = np.concatenate([np.zeros_like(sums[..., :width]), sums[..., :-width]], axis=-1)
+    return (sums - before) / np.minimum(np.arange(1, losses.shape[-1] + 1), width)
+
+
+def figure_loss_curves(data: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Axes | None = None) -> Axes:
+    """Losses over the steps of stage 1, smoothed, means over seeds with their 95 % interval.
+
+    Args:
+        data: From `curves`.
+        ax: Where to draw; a new figure if left out.
+    """
+    ax = new_axes(ax, figsize=(6.8, 3.8))
+    if not data:
+        say_missing([ax])
+    ends = []
+    for number, (label, (steps, losses)) in enumerate(data.items()):
+        shown = smoothed(losses)
+        low, high = interval(shown)
+        ax.plot(steps, shown.mean(axis=0), color=COLOURS[number], linestyle=LINES[number], marker="", label=label)
+        ax.fill_between(steps, low, high, color=COLOURS[number], alpha=0.15, linewidth=0)
+        ends.append(f"{label} {shown[:, -1].mean():.2f}")
+    ax.set_title(headline("Loss at the end", ", ".join(ends), (len(losses) for _, losses in data.values())), fontsize=9)
+    ax.set(xlabel="step of stage 1", ylabel="loss on its own captions (nats a token)")
+    if data:
+        ax.legend()
+    return ax
+
+
+def adapted(rows: Sequence[Row]) -> dict[str, dict[str, np.ndarray]]:
+    """Accuracy in each domain by time of `TIMES`: (seeds,); nothing where no run is there."""
+    found = adaptation(rows)
+    return {
+        domain: {time: np.array([by_time[time][domain] for by_time in found.values()]) for time in TIMES}
+        for domain in ("shapes", "digits")
+        if found
+    }
+
+
+def figure_adaptation(data: Mapping[str, Mapping[str, np.ndarray]], ax: Axes | None = None) -> Axes:
+    """Accuracy on the old domain and on the new one before and after adaptations: seeds, means, 95 % intervals.
+
+    Args:
+        data: From `adapted`.
+        ax: Where to draw; a new figure if left out.
+    """
+    ax = new_axes(ax, figsize=(6.8, 3.8))
+    if not data:
+        say_missing([ax])
+        return ax
+    for domain, colour, marker, shift in (("shapes", TEXT, MARKERS[1], -0.08), ("digits", VISION, MARKERS[0], 0.08)):
+        for place, values in enumerate(data[domain].values()):
+            mean, (low, high) = values.mean(), interval(values)
+            reach = None if np.isnan(low) else [[mean - low], [high - mean]]
+            look = {"color": colour, "marker": marker, "linestyle": ""}
+            ax.plot(
+                np.full(len(values), place + 2.2 * shift), values, color=colour, marker="_", linestyle="", alpha=0.7
+            )
+            label = f"questions about {domain}" if place == 0 else None
+            ax.errorbar(place + shift, mean, yerr=reach, capsize=3, zorder=3, label=label, **look)
+    ax.set_xticks(range(len(TIMES)), list(TIMES.values()))
+    gain, cost = (data[d]["short"].mean() - data[d]["before"].mean() for d in ("digits", "shapes"))
+    said = f"digits {gain:+.2f}, shapes {cost:+.2f}".replace("-", "−")
+    ax.set_title(headline("A short adaptation", said, [len(data["digits"]["before"])]))
+    ax.set_ylabel("accuracy (mean over kinds of question)")
+    ax.legend()
+    return ax
