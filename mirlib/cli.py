@@ -284,6 +284,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         skip_unreadable=skip,
         progress=not options.no_progress,
     )
+    found = replace(found, settings={**found.settings, **_recorded(options, model)})
     if left_out:
         _say(f"mir: skipped {len(left_out)} in all, which could not be read")
     if options.json == "-":
