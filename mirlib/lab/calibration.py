@@ -164,14 +164,17 @@ def figure_changes(rows: Sequence[Row]) -> Figure:
 def figure_layers(rows: Sequence[Row]) -> Figure:
     """The distance of every layer with and without MoCa: levels above, differences within a seed below."""
     figure, axes = plt.subplots(2, len(PANELS), figsize=(10.2, 6.0), sharex=True, squeeze=False)
-    curves, moved = layer_curves(rows), layer_changes(rows)
+    table, curves, moved = frame(rows), layer_curves(rows), layer_changes(rows)
     for above, below, panel in zip(*axes, PANELS, strict=True):
         shown = {way: found for way, found in curves[panel].items() if way != "MoCa, std 0.02"}
         if shown:
             figure_layer_curves(shown, "distance of a layer (log10)", above)
         else:
             say_missing([above])
-        above.set_title(f"{panel}: with and without")
+        pair = [PANELS[panel]["plain"], PANELS[panel]["MoCa"]]
+        seeds = complete_seeds(table, pair)
+        means = cells(table, pair, "mir", seeds).mean(axis=1) if seeds else ()
+        above.set_title(headline(panel, "MIR {:.2f}, with MoCa {:.2f}".format(*means) if seeds else "", [len(seeds)]))
         difference = moved.get(panel, np.empty((0, 0)))
         below.axhline(0, color="black", linewidth=0.8, linestyle="-", marker="")
         if len(difference):
@@ -188,7 +191,7 @@ def figure_learned(rows: Sequence[Row]) -> Figure:
     """What stage 1 made of scales and shifts: mean of u, its spread over the entries, and the length of v."""
     found = learned(rows)
     figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.4))
-    titles = {"u_mean": "mean of u", "u_sd": "standard deviation of u", "v_norm": "length of v"}
+    titles = {"u_mean": "mean of u", "u_sd": "spread of u (std)", "v_norm": "length of v"}
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         if found:
             figure_layer_curves({panel: by[name] for panel, by in found.items()}, title, ax)
@@ -196,7 +199,7 @@ def figure_learned(rows: Sequence[Row]) -> Figure:
             say_missing([ax])
         at_start = 1.0 if name == "u_mean" else 0.0
         ax.axhline(at_start, color="black", linewidth=1, linestyle=":", marker="")
-        ax.set_title(f"{title}, dotted: the start")
+        ax.set_title(f"{title}; start dotted")
     return figure
 
 

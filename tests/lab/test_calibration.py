@@ -104,6 +104,7 @@ def test_figures_draw_the_rows_and_stand_without_them(rows, some):
     assert any(np.isclose(drawn, -0.3)) and any(np.isclose(drawn, 0.2))
     figure = calibration.figure_layers(rows)
     titles = [ax.get_title() for ax in figure.axes]
+    assert "high: MIR 3.70, with MoCa 3.40" in titles
     assert "high: lower at 4 of 8 layers" in titles and "low: lower at 0 of 8 layers" in titles
     figure = calibration.figure_learned(rows)
     spread = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}

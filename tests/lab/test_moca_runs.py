@@ -93,7 +93,7 @@ def test_the_runs_differ_in_what_is_asked_and_in_nothing_else():
                 found = run.configuration
                 assert found.pop("method", None) == told
                 expected = plain.configuration
-                expected["stage_one"]["norm_matched"] = way == "matched"
+                expected["stage_one"]["norm_matched"] = way == "matched norms"
                 assert found == expected
 
 
@@ -162,9 +162,9 @@ def test_every_claim_of_the_protocol_is_judged_under_its_conditions(outcomes):
         (experiment.LAYER_NORM, "high", REPRODUCED),
         (experiment.MORE_ACCURATE["LayerNorm"], "high", OPPOSITE),
         (experiment.MORE_ACCURATE["LayerNorm"], "low", REPRODUCED),
-        (experiment.MORE_ACCURATE["matched"], "low", REPRODUCED),
+        (experiment.MORE_ACCURATE["matched norms"], "low", REPRODUCED),
         (experiment.LOWER["LayerNorm"], "high", OPPOSITE),
-        (experiment.LOWER["matched"], "high", OPPOSITE),
+        (experiment.LOWER["matched norms"], "high", OPPOSITE),
         (experiment.START, "low", REPRODUCED),
         (experiment.RANKS, "high", REPRODUCED),
         (experiment.RANKS, "low", OPPOSITE),
@@ -177,7 +177,7 @@ def test_the_judge_finds_what_was_put_into_the_rows(outcomes, paper, condition, 
 def test_differences_are_those_of_the_rows(outcomes):
     assert outcomes[experiment.LOWERS, "high"].estimate == pytest.approx(-0.5)
     assert outcomes[experiment.RAISES, "low"].estimate == pytest.approx(0.1)
-    assert outcomes[experiment.MORE_ACCURATE["matched"], "low"].estimate == pytest.approx(0.15)
+    assert outcomes[experiment.MORE_ACCURATE["matched norms"], "low"].estimate == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize(("mir", "accuracy"), [(1.3 + 0.06, 0.6), (1.3 - 0.06, 0.6), (1.3, 0.62), (1.3, 0.58)])

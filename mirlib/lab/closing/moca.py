@@ -32,11 +32,11 @@ LAYERS = "MoCa lowers the distance at every layer (asked by a reviewer; the pape
 LAYER_NORM = "One LayerNorm after the projector raises the accuracy (arXiv 2512.08374)"
 MORE_ACCURATE = {
     "LayerNorm": "MoCa raises the accuracy more than one LayerNorm after the projector does (not in the paper)",
-    "matched": "MoCa raises the accuracy more than matching the projector's norms does (not in the paper)",
+    "matched norms": "MoCa raises the accuracy more than matching the projector's norms does (not in the paper)",
 }
 LOWER = {
     "LayerNorm": "MoCa lowers MIR more than one LayerNorm after the projector does (not in the paper)",
-    "matched": "MoCa lowers MIR more than matching the projector's norms does (not in the paper)",
+    "matched norms": "MoCa lowers MIR more than matching the projector's norms does (not in the paper)",
 }
 START = "It makes no difference whether MoCa starts with a spread of 0 or of 0.02 (the authors' code has both)"
 RANKS = "MIR ranks plain, MoCa, LayerNorm and matched norms as accuracy does (not in the paper)"
@@ -48,8 +48,18 @@ SAME = {"mir": 0.05, "accuracy": 0.015}
 """How near two starts must be to make no difference: a quarter of the paper's fall of MIR, and its gain in accuracy."""
 
 RATES = {
-    "high": {"plain": "high, plain", "MoCa": "high, MoCa", "LayerNorm": "high, LayerNorm", "matched": "matched high"},
-    "low": {"plain": "low, plain", "MoCa": "low, MoCa", "LayerNorm": "low, LayerNorm", "matched": "matched, plain"},
+    "high": {
+        "plain": "high, plain",
+        "MoCa": "high, MoCa",
+        "LayerNorm": "high, LayerNorm",
+        "matched norms": "matched high",
+    },
+    "low": {
+        "plain": "low, plain",
+        "MoCa": "low, MoCa",
+        "LayerNorm": "low, LayerNorm",
+        "matched norms": "matched, plain",
+    },
 }
 """Arms by learning rate and by what is done. With matched norms and the low rate a run is the regime ``matched``."""
 
