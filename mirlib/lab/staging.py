@@ -18,6 +18,7 @@ from mirlib.lab.closing.masks import PAIRS
 from mirlib.lab.closing.stages import adaptation
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, interval, loss_curves, say_missing
+from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.protocols import PROTOCOLS
 from mirlib.lab.tables import Row, arms_by_key, cells, complete_seeds, frame
 from mirlib.plots import COLOURS, LINES, MARKERS, TEXT, VISION, new_axes
@@ -214,3 +215,35 @@ def figure_adaptation(data: Mapping[str, Mapping[str, np.ndarray]], ax: Axes | N
     ax.set_ylabel("accuracy (mean over kinds of question)")
     ax.legend()
     return ax
+
+
+def reading(name: str, rows: Sequence[Row]) -> list[str]:
+    """A sentence on each difference of accuracy, and on adaptation, with intervals.
+
+    Differences that fewer than `SEEDS_NEEDED` seeds have are left out, and a last sentence says how many.
+    """
+    sentences, missing = [], 0
+    found = differences(name, rows)
+    for label in COMPARED[name]:
+        values = found.get(label, np.empty(0))
+        if len(values) < SEEDS_NEEDED:
+            missing += 1
+            continue
+        sentences.append(f"{label}: accuracy {_decided(bootstrap(values))}.")
+    if name == "stages":
+        by_domain = adapted(rows)
+        if len(by_domain.get("digits", {}).get("before", ())) < SEEDS_NEEDED:
+            missing += 1
+        else:
+            gain, cost = (bootstrap(by_domain[d]["short"] - by_domain[d]["before"]) for d in ("digits", "shapes"))
+            sentences.append(
+                f"A short adaptation to digits: accuracy on digits {_decided(gain)}, on shapes {_decided(cost)}."
+            )
+    if missing:
+        sentences.append(f"{missing} comparisons of {name} have fewer than {SEEDS_NEEDED} seeds so far.")
+    return sentences
+
+
+def _decided(found: Estimate) -> str:
+    said = "higher" if found.low > 0 else "lower" if found.high < 0 else "undecided"
+    return f"{found.text(3)} ({said})"
