@@ -101,11 +101,22 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
             share = result.per_layer.max() / result.per_layer.sum()
             ax.set_title(f"MIR {result.value:.3f}: layer {largest} carries {share:.0%} of the sum")
     ax.set_yscale("log")
+    _plain_ticks(ax)
     ax.set_xlabel("layer")
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
     return ax
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Write the numbers of a logarithmic vertical axis out, 0.1 and 20, and some in between where it is short."""
+    low, high = ax.get_ylim()
+    few = np.log10(high / low) < 1.5
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if few else (1,)))
+    ax.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=range(2, 10)))
+    ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def figure_norms(norms: Mapping[str, Sequence[np.ndarray]], ax: Axes | None = None, *, first_layer: int = 1) -> Axes:
@@ -497,10 +508,10 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
 def figure_sample_size(
     values: Mapping[int, Sequence[float]], ax: Axes | None = None, *, enough: int | None = None
 ) -> Axes:
-    """MIR of independent draws against the number of samples in a draw, each draw a point.
+    """MIR of independent draws against the number of samples in a draw, with one standard deviation on either side.
 
     Args:
-        values: MIR of the draws, by number of samples.
+        values: MIR of two or more draws, by number of samples.
         ax: Where to draw; a new figure if left out.
         enough: A number of samples that was claimed to be enough; ruled off, and named in the title.
 
@@ -512,15 +523,15 @@ def figure_sample_size(
     draws = [np.asarray(values[size], dtype=float) for size in sizes]
     for size, found in zip(sizes, draws, strict=True):
         ax.plot(np.full(len(found), size), found, color=NEUTRAL, marker="_", linestyle="none", markersize=11)
-    low, high = np.array([[found.min(), found.max()] for found in draws]).T
-    ax.fill_between(sizes, low, high, color=TEXT, alpha=0.15, linewidth=0)
-    ax.plot(sizes, [found.mean() for found in draws], color=TEXT, marker="o", label="mean of the draws")
+    mean, spread = np.array([[found.mean(), found.std(ddof=1)] for found in draws]).T
+    ax.fill_between(sizes, mean - spread, mean + spread, color=TEXT, alpha=0.15, linewidth=0)
+    ax.plot(sizes, mean, color=TEXT, marker="o", label="mean ± one standard deviation")
     ax.set_xscale("log")
     ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.minorticks_off()
     ax.set_xlabel("number of samples (image–text pairs)")
     ax.set_ylabel("MIR (log10)")
-    title = f"The draws span {high[0] - low[0]:.3f} at {sizes[0]} samples and {high[-1] - low[-1]:.3f} at {sizes[-1]}"
+    title = f"Standard deviation of a draw: {spread[0]:.3f} at {sizes[0]} samples, {spread[-1]:.3f} at {sizes[-1]}"
     if enough is not None:
         ax.axvline(enough, color=NEUTRAL, linestyle=":", marker="none", label=f"{enough} samples")
     ax.set_title(title)
