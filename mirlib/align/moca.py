@@ -308,16 +308,21 @@ def fuse(model: nn.Module, *, only_text_is_read: bool = False) -> None:
        They get no gradient from a loss on text rows either, and stay where they started. Whoever reads the last vision
        row (a prompt that ends with its image), or the hidden states of layer K, as MIR does, sees the difference.
 
-    All else has no home in the weights. *Proof*, for pre-norm layers with RMSNorm: a layer's weights are shared by all
-    rows, and nothing in a row says that it is vision. With the text rows to be as before, only the decoder's input is
-    left to change, from x to x' in a vision row, to make up for the scale and shift behind layer 1. Text rows read
-    keys and values that are linear in the normalised x, so, for maps of full rank, x' = c(x) x with a number c(x) > 0.
-    A layer returns x + F(x), where F does not see the length of x; hence c(x) x + F(x) = u ⊙ (x + F(x)) + v for every
-    x. Put tx for x, divide by t, and let t grow: c(tx) x tends to u ⊙ x, so that u ⊙ x is parallel to x for every x,
-    and all entries of u are one number a. What is left is t (c(tx) − a) x = (a − 1) F(x) + v: the right side is
-    parallel to x for every x. No attention and no MLP is so unless a = 1, and then v is parallel to every x, so v = 0.
-    The same holds for layer k > 1, with the output of layer k − 1 for x. So neither a scale nor a shift of a layer
-    before the last can be moved into the projector, a norm or a bias, not even a scale that is one number.
+    All else has no home in the weights. *Proof*, for one layer k < K - 1 that has moved, and pre-norm layers with
+    RMSNorm. The decoder's weights are shared with text, which is to be read as before, so only what the projector puts
+    out can change. Layer j hands on f_j = f_{j-1} + F_j(f_{j-1}), where F_j is blind to the length of a row and not
+    always along it. Text rows of layer j + 1 read keys and values that are linear in the normalised f_j; where these
+    maps have full rank, text that is the same asks for vision rows of the same direction at each layer that has one
+    behind it. Two layers in a row fix the length as well: c f + F(f) has the direction of f + F(f) for c = 1 alone.
+    So the plain decoder would have to make the very f_j of the calibrated one, for j from 1 to K - 2. For k > 1 it
+    has f_1, ..., f_{k-1} right, makes f_k from them without scale and shift, and needs u ⊙ f_k + v: it follows that
+    u = 1 and v = 0. For k = 1 its input may be c(x) x in the place of x, and it needs
+    c(x) x + F(x) = u ⊙ (x + F(x)) + v for every x. Put tx for x, divide by t, and let t grow: u ⊙ x is parallel to x
+    for every x, so all entries of u are one number a. What is left is t (c(tx) - a) x = (a - 1) F(x) + v: the right
+    side is parallel to x for every x, which no attention and no MLP is unless a = 1, and then v = 0.
+
+    For k = K - 1 a scale that is one positive number in all entries would be lost on text, since layer K alone reads
+    it, through its norm; but the ε in that norm makes even this inexact, so it is refused, too.
 
     Args:
         model: The model, changed in place.

@@ -353,6 +353,20 @@ def test_fused_where_that_is_exact_and_refused_where_it_is_not(llava):
         moca.detach(model)
 
 
+def test_one_number_behind_the_last_layer_but_one_is_lost_on_text_but_for_the_epsilon(llava):
+    model, inputs = llava[0], LLAVA.inputs(batch=1)  # without padding, whose rows are 0
+    for module in model.model.language_model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.variance_epsilon = 0.0
+    plain, text = logits(model, inputs), inputs["input_ids"] != 60
+    calibration = moca.attach(model)
+    for layer, lost in ((1, False), (2, True)):
+        with torch.no_grad():
+            calibration.u.fill_(1.0)
+            calibration.u[layer - 1] = 3.0
+        assert torch.allclose(logits(model, inputs)[text], plain[text], rtol=1e-4, atol=1e-6) == lost
+
+
 def test_a_layer_that_runs_past_its_hook_is_found(llava):
     model, inputs = llava
     shaken(model)
