@@ -16,6 +16,7 @@ from mirlib.lab import zoo
 from mirlib.lab.closing.zoo import EXPECTED, PROTOCOL, SWEEPS, with_accuracy
 from mirlib.lab.estimates import Estimate, bootstrap, spearman
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.reporting import boxed
 from mirlib.plots import ACCENT, NEUTRAL, TEXT, VISION, new_axes
 
 ALL_SETTINGS = "all settings"
@@ -36,8 +37,12 @@ def correlations(found: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
 
     Positive where the better integrated model is the better one.
     """
+    seeds = {over: seeds_with(found, arms) for over, arms in OVER.items()}
     return {
-        name: {over: with_accuracy(found, arms, name, seeds_with(found, arms)) for over, arms in OVER.items()}
+        name: {
+            over: with_accuracy(found, arms, name, seeds[over]) if seeds[over] else np.array([])
+            for over, arms in OVER.items()
+        }
         for name in zoo.ALL
     }
 
@@ -125,6 +130,13 @@ def summary(rows: Sequence[zoo.Row]) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
+def as_markdown(table: pd.DataFrame, corner: str = "") -> str:
+    """A table of texts as Markdown in a box that scrolls by itself where it is wide."""
+    lines = [[corner, *map(str, table.columns)], *([str(name), *map(str, line)] for name, line in table.iterrows())]
+    marked = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines]
+    return boxed("\n".join([marked[0], "|" + "---|" * len(lines[0]), *marked[1:]]))
+
+
 def agreement(found: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """How alike measures rank all settings: rank correlations within a seed, mean over seeds.
 
@@ -164,6 +176,49 @@ def families(names: Sequence[str], matrix: np.ndarray, *, alike: float = 0.7) ->
     for name, label in zip(names, labels, strict=True):
         groups.setdefault(int(label), []).append(name)
     return list(groups.values())
+
+
+def reading(rows: Sequence[zoo.Row]) -> list[str]:
+    """What the table says, in sentences that hold for the rows that are there."""
+    found = zoo.table(rows)
+    by_name = correlations(found)
+    seeds = len(by_name["mir"][ALL_SETTINGS])
+    if seeds < SEEDS_NEEDED:
+        return [f"{seeds} of {SEEDS_NEEDED} seeds are complete; nothing is said yet."]
+    unlabelled = [name for name in zoo.ON_ROWS if name != "mir"]
+    sure = {name: _sides(by_name[name]) for name in zoo.ALL}
+
+    def listed(names: Sequence[str]) -> str:
+        return ", ".join(title_of(name) for name in names) if names else "none"
+
+    steady = [name for name in zoo.ON_ROWS if sure[name] == {1}]
+    turning = [name for name in zoo.ON_ROWS if sure[name] >= {1, -1}]
+    mir = bootstrap(by_name["mir"][ALL_SETTINGS])
+    best = max(zoo.ON_ROWS, key=lambda name: by_name[name][ALL_SETTINGS].mean())
+    higher = [
+        name for name in unlabelled if bootstrap(by_name[name][ALL_SETTINGS] - by_name["mir"][ALL_SETTINGS]).low > 0
+    ]
+    labels = bootstrap(by_name["soft_discrimination"][ALL_SETTINGS])
+    flat = [name for name, values in spread(found).items() if values < 1e-3 * abs(found[name].mean())]
+    return [
+        f"Over all settings MIR, turned, has a correlation of {mir} with accuracy; of the measures without labels the "
+        f"highest mean is that of {title_of(best)}, {bootstrap(by_name[best][ALL_SETTINGS])}; soft discrimination, "
+        f"with labels, has {labels}.",
+        f"Positive, with an interval above 0, over all settings and in every sweep: {listed(steady)}.",
+        f"Positive in one sweep and negative in another, both with intervals that leave out 0: {listed(turning)}.",
+        f"Without regard to what was claimed in advance, and not corrected for their number, these lie above MIR over "
+        f"all settings with an interval that leaves out 0: {listed(higher)}.",
+        f"Hardly move between settings (by less than a thousandth of their mean): {listed(flat)}.",
+    ]
+
+
+def _sides(by_sweep: Mapping[str, np.ndarray]) -> set[int]:
+    """On which sides of 0 the intervals lie: 1, −1, and 0 for one that holds it."""
+    sides = set()
+    for values in by_sweep.values():
+        estimate = bootstrap(values)
+        sides.add(1 if estimate.low > 0 else -1 if estimate.high < 0 else 0)
+    return sides
 
 
 def title_of(name: str) -> str:

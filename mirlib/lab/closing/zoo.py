@@ -66,7 +66,7 @@ PROTOCOL = Protocol(
     "scenes and 100 news; measures of pairs: 100 held-out scenes and their own captions. Of CKA, SVCCA and mutual "
     "k-NN the value calibrated by random pairings counts.",
     criteria={
-        MIR_FOLLOWS: "mean correlation of MIR with accuracy, sign turned as above, at least 0.8, interval above 0",
+        MIR_FOLLOWS: "mean correlation of MIR with accuracy, not turned, at most −0.8, interval below 0",
         **dict.fromkeys(
             EXPECTED.values(),
             "correlation of the measure with accuracy minus that of MIR, both turned so that more is better "
@@ -123,10 +123,9 @@ def judge(at: Any) -> None:
         return len(found) > 0 and set(found[found["seed"] == seed]["arm"]) == set(arms)
 
     def mir_follows(_: pd.DataFrame, seeds: list[int]) -> list[Part]:
-        parts = [follows("correlation over all settings, sign turned back", -with_accuracy(found, arms, "mir", seeds))]
+        parts = [follows("correlation over all settings", -with_accuracy(found, arms, "mir", seeds))]
         return parts + [
-            shown(f"over {sweep}, turned", with_accuracy(found, some, "mir", seeds), 2)
-            for sweep, some in SWEEPS.items()
+            shown(f"over {sweep}", -with_accuracy(found, some, "mir", seeds), 2) for sweep, some in SWEEPS.items()
         ]
 
     at.claim("Fig. 1", MIR_FOLLOWS, "", arms, mir_follows, complete=known)
