@@ -36,10 +36,10 @@ COMPARED: dict[str, dict[str, tuple[str, str]]] = {
     "stages": {
         "full captions: clean − noisy": ("full, clean", "full, noisy"),
         "mid captions: clean − noisy": ("mid, clean", "mid, noisy"),
-        "full, clean − mid, noisy": ("full, clean", "mid, noisy"),
+        "captions: full, clean − mid, noisy": ("full, clean", "mid, noisy"),
         "512 clean − 2048 noisy pairs": ("full, clean, a quarter", "full, noisy"),
-        "2048 + 1024 − 1024 + 2048 pictures": ("full, clean", "shares, 1024 + 2048"),
-        "2560 + 512 − 2048 + 1024 pictures": ("shares, 2560 + 512", "full, clean"),
+        "pictures: (2048 + 1024) − (1024 + 2048)": ("full, clean", "shares, 1024 + 2048"),
+        "pictures: (2560 + 512) − (2048 + 1024)": ("shares, 2560 + 512", "full, clean"),
         "four stages − one, frozen": ("alignment, four stages", "alignment, one stage, frozen"),
         "four stages − one, all learns": ("alignment, four stages", "alignment, one stage, all"),
     },

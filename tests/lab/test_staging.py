@@ -50,9 +50,9 @@ def test_levels_and_differences_are_those_of_the_rows(rows):
 
 
 def test_perplexity_is_not_compared_between_captions_of_different_kinds(rows):
-    assert "full, clean − mid, noisy" not in staging.differences("stages", rows, "perplexity")
+    assert "captions: full, clean − mid, noisy" not in staging.differences("stages", rows, "perplexity")
     table = staging.changes("stages", rows)
-    assert table.loc["full, clean − mid, noisy", "perplexity"] == "void: other texts"
+    assert table.loc["captions: full, clean − mid, noisy", "perplexity"] == "void: other texts"
     assert table.loc["full captions: clean − noisy", "perplexity"].startswith("+0.000")
 
 
