@@ -52,7 +52,9 @@ def step_of(model, tokenizer):
 
 
 def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    """On the model and its decoder; transformers may have left some of its own on the encoder."""
+    modules = [model, *model.model.language_model.modules()]
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 # In training
@@ -144,14 +146,12 @@ def test_the_gap_loss_is_mir_of_the_batch(tiny, tokenizer):
 
 def test_the_gap_loss_falls_and_its_hooks_go(tiny, tokenizer):
     strong = ForcedGap(weight=100.0, layers=(1, 2), decay=0.0)
-    before = hooks(tiny)
     model, history = trained(tiny, tokenizer, strong)
     assert history.losses[-1] < history.losses[0] - 10  # a tenth of a unit of MIR
     assert history.after["mir_of_batches"] == pytest.approx(history.losses[-1] / 100, abs=0.1)
     assert not hasattr(model, "_mirlib_gap_loss")
     assert not hasattr(model, "_mirlib_vision_rows")
-    plain, _ = trained(tiny, tokenizer, PLAIN)
-    assert hooks(model) == hooks(plain) >= before
+    assert hooks(model) == hooks(tiny) == 0
 
 
 def test_the_distance_of_tokens_is_that_of_the_connector_and_the_words(tiny, tokenizer):
