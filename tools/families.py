@@ -26,20 +26,14 @@ PAGE = ROOT / "book" / "families.md"
 BEGIN = "<!-- The rest of this page is written by: python tools/families.py -->"
 SECONDS = 120  # longer than any family takes by far
 
-STATUS = {
-    "works": "works",
-    "adapter": "works by an adapter",
-    "undefined": "undefined",
-    "package": "needs a package",
-    "untested": "not testable here",
-    "fails": "fails",
-}
 REST = {
     "undefined": "for {} MIR is undefined",
     "package": "{} need a package that was not installed",
     "untested": "{} cannot be tested here",
     "fails": "{} fail",
 }
+# Checks of a measured family: the field of its row, and the word that the page explains.
+CHECKS = {"own_mask": "mask", "hidden_states": "states", "causal": "causal"}
 
 
 @contextmanager
@@ -117,7 +111,8 @@ def read_ledger(path: Path = LEDGER) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The generated part of the page: when and with what, how many, and every family."""
+    """The generated part of the page: how many, with what, the families that differ, and then those that do not."""
+    rows = sorted(rows, key=lambda row: row["model_type"])
     counts = Counter(row["status"] for row in rows)
     versions = sorted({(row["transformers"], row["torch"]) for row in rows})
     made = " and ".join(f"transformers {transformers}, PyTorch {torch}" for transformers, torch in versions)
@@ -132,15 +127,64 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         + "; ".join(words.format(counts[status]) for status, words in REST.items() if counts[status])
         + f". Made with {made}.",
         "",
-        "| family | status | layers | vision rows | what was checked, or why not |",
-        "|---|---|---|---|---|",
     ]
-    for row in sorted(rows, key=lambda row: row["model_type"]):
-        layers = f"{row['layers']} ({row['kinds']})" if row.get("kinds") else row.get("layers", "")
-        how = row["how"].removeprefix(f"{row['model_type']} ")
-        cells = (f"`{row['model_type']}`", STATUS[row["status"]], layers, row.get("vision_rows", ""), how)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    lines += _section("Not measured", _not_measured(rows))
+    lines += _section("Measured, but not like the others", _different(rows))
+    lines += _section("Measured, and all checks held", _alike(rows))
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _section(title: str, body: list[str]) -> list[str]:
+    return [f"### {title}", "", *body, ""]
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"`{row['model_type']}`" for row in rows)
+
+
+def _not_measured(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Families without a value, by the reason."""
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    words = {"undefined": "undefined: {}", "package": "needs the package {}", "untested": "not testable here: {}"}
+    for row in rows:
+        if not _is_measured(row):
+            how = row["how"].removeprefix(f"{row['model_type']} ")
+            reasons.setdefault(words.get(row["status"], "fails: {}").format(how), []).append(row)
+    return ["| families | why |", "|---|---|", *(f"| {_names(some)} | {why} |" for why, some in reasons.items())]
+
+
+def _is_measured(row: dict[str, Any]) -> bool:
+    return row["status"] in ("works", "adapter")
+
+
+def _differences(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a measured family has that most have not: an adapter, a check that it does not allow, rows that stay."""
+    missing = [word for field, word in CHECKS.items() if not row[field]]
+    return tuple(
+        ([] if row["status"] == "works" else ["by an adapter"])
+        + ([f"no {', no '.join(missing)}"] if missing else [])
+        + ([f"pixels {row['changed']:.0%}"] if row["changed"] < 1 else [])
+    )
+
+
+def _different(rows: Sequence[dict[str, Any]]) -> list[str]:
+    found = {row["model_type"]: _differences(row) for row in rows if _is_measured(row)}
+    return [
+        "| family | what differs |",
+        "|---|---|",
+        *(f"| `{name}` | {'; '.join(what)} |" for name, what in found.items() if what),
+    ]
+
+
+def _alike(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The other families, by the kinds of layers that were in the test."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if _is_measured(row) and not _differences(row):
+            kinds.setdefault(row["kinds"] or "one kind, without a name", []).append(row)
+    ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    cells = (f"| {kind} | {_names(some)} |" for kind, some in ordered)
+    return ["| kinds of layers in the test | families |", "|---|---|", *cells]
 
 
 def page(rows: Sequence[dict[str, Any]], text: str) -> str:
