@@ -236,7 +236,7 @@ def figure_zoo_correlations(data: Mapping[str, np.ndarray], ax: Axes | None = No
     Args:
         data: By measure, the correlations of the seeds; drawn from top to bottom.
         ax: Where to draw; a new figure if left out.
-        over: What was ranked, for the title.
+        over: What was ranked, for the axis.
 
     Returns:
         The axes.
@@ -251,17 +251,17 @@ def figure_zoo_correlations(data: Mapping[str, np.ndarray], ax: Axes | None = No
         ax.plot([estimate.value], [place], linestyle="", marker=marker, color=colour)
     ax.axvline(0, color="black", linewidth=1, linestyle=":", marker="")
     ax.set_yticks(range(len(drawn)), [title_of(name) for name in drawn])
-    ax.set(xlim=(-1.05, 1.05), ylim=(len(drawn) - 0.4, -0.6), xlabel="rank correlation with accuracy, turned")
+    ax.set(xlim=(-1.05, 1.05), ylim=(len(drawn) - 0.4, -0.6))
     seeds = min((len(values) for values in drawn.values()), default=0)
-    where = f" over {over}" if over else ""
+    ax.set_xlabel(f"rank correlation with accuracy{f' over {over}' if over else ''}, turned")
     if not drawn:
         ax.text(0.5, 0.5, "no whole seed in the ledger yet", ha="center", va="center", transform=ax.transAxes)
     elif seeds < SEEDS_NEEDED:
-        ax.set_title(f"Correlation with accuracy{where}, provisional: {seeds} seeds")
+        ax.set_title(f"Correlation with accuracy, provisional: {seeds} seeds")
     elif "mir" in drawn:
         means = {name: values.mean() for name, values in drawn.items()}
         above = sum(mean > means["mir"] for mean in means.values())
-        ax.set_title(f"{above} of {len(means) - 1} measures rank models better than MIR{where}")
+        ax.set_title(f"{above} of {len(means) - 1} measures have a higher mean than MIR")
     return ax
 
 
@@ -284,7 +284,7 @@ def figure_agreement(names: Sequence[str], matrix: np.ndarray, ax: Axes | None =
     image = ax.imshow(matrix, cmap="PuOr_r", vmin=-1, vmax=1)
     for i, line in enumerate(matrix):
         for j, value in enumerate(line):
-            text = f"{value:+.1f}".replace("-", "−") if i != j else ""
+            text = f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") if i != j else ""
             ax.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if abs(value) > 0.75 else "black")
     titles = [title_of(name) for name in names]
     ax.set_xticks(range(len(names)), titles, rotation=90)
@@ -294,6 +294,7 @@ def figure_agreement(names: Sequence[str], matrix: np.ndarray, ax: Axes | None =
         ax.axhline(place, color=ACCENT, linestyle="-", marker="")
         ax.axvline(place, color=ACCENT, linestyle="-", marker="")
     groups = families(names, matrix)
-    ax.set_title(f"{len(names) - ('accuracy' in names)} measures, {len(groups)} families that rank models alike")
+    count = f"{len(groups)} families" if len(groups) != 1 else "one family"
+    ax.set_title(f"{len(names) - ('accuracy' in names)} measures, {count} of those that rank models alike")
     ax.figure.colorbar(image, ax=ax, shrink=0.6, label="rank correlation of two measures")
     return ax
