@@ -13,14 +13,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mirlib.lab.closing.weighting import FORCED, PROTOCOL, REGIMES
+from mirlib.lab.closing.weighting import CAL, FORCED, HELPS, PRIOR, PROTOCOL, REGIMES
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_against_accuracy, figure_arms
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, Claim, overall
 from mirlib.lab.tables import Row, arms_of, cells, complete_seeds, frame
 
 COLUMNS = {"mir": "MIR", "norm_ratio": "norm ratio, layer 1", "accuracy": "accuracy", "perplexity": "perplexity"}
 """What is compared, by the columns of `mirlib.lab.tables.frame`, with the names on a page."""
+
+WEIGHTED = ("CAL", "PRIOR")
+"""Arms that weigh words and leave the gap alone."""
 
 _DIGITS = {"mir": 2, "norm_ratio": 1, "accuracy": 3, "perplexity": 2}
 
@@ -42,7 +46,7 @@ def changes(rows: Iterable[Row]) -> pd.DataFrame:
     """Means over seeds of every arm and, in brackets, what it differs by from the plain run, with the interval."""
     table = frame(rows)
     lines = {}
-    for name in PROTOCOL.arms:
+    for name in (name for regime in REGIMES for name in arms_of(PROTOCOL, regime)):
         here = table[table["arm"] == name] if len(table) else table
         regime, _, what = name.partition(", ")
         line: dict[str, object] = {"seeds": len(here)}
@@ -88,11 +92,12 @@ def _forced_title(table: pd.DataFrame, regime: str) -> str:
 
 
 def figure_forced_against(rows: Iterable[Row]) -> Figure:
-    """MIR against accuracy after stage 2, one mark an arm, one panel a regime."""
+    """MIR against accuracy after stage 2, one mark for each arm that is plain or lowers the gap, one panel a regime."""
     table = frame(rows)
     figure, axes = plt.subplots(1, len(REGIMES), figsize=(10, 4.5), layout="constrained")
     for regime, ax in zip(REGIMES, axes, strict=True):
-        arms = [name for name in arms_of(PROTOCOL, regime) if len(table) and (table["arm"] == name).any()]
+        arms = [name for name in arms_of(PROTOCOL, regime) if not name.endswith(WEIGHTED)]
+        arms = [name for name in arms if len(table) and (table["arm"] == name).any()]
         seeds = complete_seeds(table, arms)
         data = {
             name.partition(", ")[2]: tuple(cells(table, [name], column, seeds)[0] for column in ("mir", "accuracy"))
@@ -134,4 +139,46 @@ def reading(rows: Iterable[Row]) -> list[str]:
                 f"norm-only baseline by {norm.text(2)}. It {effect}, {accuracy.text(3)}, and moves perplexity by "
                 f"{perplexity.text(2)}."
             )
+    return said
+
+
+def advice(claims: Iterable[Claim]) -> list[str]:
+    """What follows for a reader who trains a model, from the judged claims.
+
+    Args:
+        claims: Those of `mirlib.lab.closing.weighting`.
+    """
+    claims = list(claims)
+    said = _advice_on_force([claim for claim in claims if claim.paper == HELPS])
+    for method, paper in (("CAL", CAL), ("PRIOR", PRIOR)):
+        here = [claim for claim in claims if claim.paper == paper and claim.outcome != NOT_MEASURED]
+        if here:
+            found = "; ".join(f"{claim.condition} rate: {claim.measured.partition(';')[0]}" for claim in here)
+            said.append(f"{method}: {overall(here)} ({found}).")
+    return said
+
+
+def _advice_on_force(claims: list[Claim]) -> list[str]:
+    judged = [claim for claim in claims if claim.outcome != NOT_MEASURED]
+    if not judged:
+        return ["The runs that would say whether force helps are not in the ledger yet: no advice."]
+    good = [claim.condition for claim in judged if claim.outcome == REPRODUCED]
+    bad = [claim.condition for claim in judged if claim.outcome == OPPOSITE]
+    said = []
+    if good:
+        said.append(
+            f"Forcing MIR down made better models here in {len(good)} of {len(judged)} settings ({'; '.join(good)}). "
+            "Try a loss on the gap there, with a light weight first, and keep it only if your own questions are "
+            "answered better."
+        )
+    if bad:
+        said.append(
+            f"Forcing MIR down made worse models in {len(bad)} of {len(judged)} settings ({'; '.join(bad)}). Do not "
+            "choose the weight by MIR: the heaviest wins there."
+        )
+    if not good:
+        said.append(
+            "In no setting could these seeds show that forcing MIR down makes a better model: do not add a loss on the "
+            "gap for MIR's sake."
+        )
     return said

@@ -280,7 +280,7 @@ def test_a_change_is_that_from_the_plain_run_of_the_same_seed(rows):
 
 def test_changes_are_means_with_what_they_differ_by(rows):
     table = forcing.changes(rows)
-    assert list(table.index) == [tuple(name.split(", ", 1)) for name in PROTOCOL.arms]
+    assert sorted(table.index) == sorted(tuple(name.split(", ", 1)) for name in PROTOCOL.arms)
     assert table.loc[("high", "plain"), "MIR"] == "3.70"
     assert table.loc[("high", "gap, strong"), "MIR"] == "1.00 (−2.70\u00a0[−2.70, −2.70])"
     assert table.loc[("high", "gap, strong"), "accuracy"] == "0.580 (+0.080\u00a0[+0.080, +0.080])"
@@ -307,6 +307,24 @@ def test_figures_draw_the_arms_that_are_there(rows):
     marks = {line.get_label(): line for line in against.axes[0].lines if not line.get_label().startswith("_")}
     assert marks["gap, strong"].get_xdata()[0] == pytest.approx(1.0)
     assert marks["gap, strong"].get_ydata()[0] == pytest.approx(0.58)
+    assert set(marks) == {"plain", "matched norms", "gap, light", "gap, strong", "ReGap"}
     assert forcing.figure_forced_arms([]).axes[0].get_title() == "high rate"
     forcing.figure_forced_against([])
     plt.close("all")
+
+
+def test_advice_follows_the_outcomes(rows):
+    said = forcing.advice(verdicts.judge(PROTOCOL, rows))
+    assert "better models here in 2 of 4 settings (high, gap, light; high, gap, strong)" in said[0]
+    assert any(sentence.startswith("CAL: reproduced only at a high rate") for sentence in said)
+    assert any(sentence.startswith("PRIOR: not reproduced: the opposite") for sentence in said)
+
+    def worse(arm, run):
+        found = made(arm, run)
+        found["accuracy"]["mean"] -= 0.2 * ("gap" in arm)
+        return found
+
+    said = forcing.advice(verdicts.judge(PROTOCOL, rows_of("weighting", worse)))
+    assert "worse models in" in said[0] and "In no setting" in said[1]
+    (nothing,) = forcing.advice(verdicts.judge(PROTOCOL, []))
+    assert "no advice" in nothing

@@ -78,16 +78,13 @@ PROTOCOL = Protocol(
         "high, matched norms": arm(pairs=PAIRS, regime="matched", learning_rate=HIGH_RATE),
         "low, matched norms": arm(pairs=PAIRS, regime="matched"),
         **{
-            f"{regime}, {name}": arm(pairs=PAIRS, regime=regime, method=method)
+            f"{regime}, {name}": arm(pairs=PAIRS, regime=regime, method=ForcedGap(weight=weight))
             for regime in REGIMES
-            for name, method in (
-                ("gap, light", ForcedGap(weight=LIGHT)),
-                ("gap, strong", ForcedGap(weight=STRONG)),
-                ("CAL", ContrastiveAlignment()),
-            )
+            for name, weight in zip(FORCED, (LIGHT, STRONG), strict=True)
         },
-        "high, PRIOR": arm(pairs=PAIRS, regime="high", method=ImprobableWords()),
         "high, ReGap": arm(pairs=PAIRS, regime="high", method=TokenDistance(weight=APART)),
+        **{f"{regime}, CAL": arm(pairs=PAIRS, regime=regime, method=ContrastiveAlignment()) for regime in REGIMES},
+        "high, PRIOR": arm(pairs=PAIRS, regime="high", method=ImprobableWords()),
     },
 )
 
