@@ -1,0 +1,268 @@
+"""What the ledger's runs of ``eim`` say: levels, differences within a seed, segments; and what CLIP's features hold.
+
+All from the rows that are there; whether a claim holds is judged in `mirlib.lab.closing.eim`. No sentence and no title
+reads anything off fewer seeds than `mirlib.lab.mediation.SEEDS_NEEDED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from transformers import LlavaForConditionalGeneration
+
+from mirlib.align.eim import image_vectors
+from mirlib.lab import cells as picture_cells
+from mirlib.lab import models, world
+from mirlib.lab.closing.eim import PROTOCOL
+from mirlib.lab.estimates import Estimate, bootstrap
+from mirlib.lab.figures import figure_seed_values, headline, say_missing
+from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.tables import Row, cells, complete_seeds, frame
+from mirlib.plots import figure_layer_curves
+
+PUBLISHED = {
+    "plain": "31.2; features changed 32.9",
+    "ST": "+0.8 alone; 33.1 after features",
+    "LM": "+0.6 alone",
+    "IE": "+1.6 alone",
+    "ST, LM": "33.5",
+    "ST, LM, IE": "33.9",
+    "one stage": "33.0",
+}
+"""BLEU-4 of ClipCap on COCO in per cent, by the arm that is nearest (Bai et al., doi 10.1371/journal.pone.0329590)."""
+
+COLUMNS = {"accuracy": "accuracy", "mir": "MIR", "norm_ratio": "norm ratio, layer 1", "perplexity": "perplexity"}
+
+AGAINST = (
+    ("ST", "plain"),
+    ("LM", "plain"),
+    ("IE", "plain"),
+    ("encoder", "plain"),
+    ("two epochs", "plain"),
+    ("ST, LM", "ST"),
+    ("ST, LM, IE", "ST, LM"),
+    ("ST, LM, IE", "plain"),
+    ("ST, LM, IE", "one stage"),
+    ("ST, LM", "LM, ST"),
+    ("IE", "encoder"),
+    ("ST, LM", "two epochs"),
+)
+"""Pairs of arms, the first minus the second."""
+
+_SAME_STAGE_ONE = {"IE": "plain", "encoder": "plain", "one stage": "plain", "ST, LM, IE": "ST, LM"}
+"""Arms that differ in stage 2 alone, after MIR and perplexity are measured, by the arm whose stage 1 they share."""
+
+
+def _text(found: Estimate, *, signs: bool = True) -> str:
+    """A mean with its interval, which a single seed does not have; a narrow column breaks before the interval."""
+    words = found.text(3) if signs else found.text(3).replace("+", "")
+    if found.seeds > 1:
+        return words.replace(", ", ",\N{NO-BREAK SPACE}")
+    return f"{words.partition(' ')[0]} (1 seed)"
+
+
+def levels(rows: Iterable[Row]) -> pd.DataFrame:
+    """What the paper prints, and means over the seeds that are there with their 95 % intervals, as text, by arm."""
+    table = frame(rows)
+    lines = {}
+    for arm in PROTOCOL.arms:
+        here = table[table["arm"] == arm] if len(table) else table
+        lines[arm] = {"paper, BLEU-4": PUBLISHED.get(arm, "")} | {
+            shown: _text(bootstrap(here[column].to_numpy(float)), signs=False) if len(here) else ""
+            for column, shown in COLUMNS.items()
+        }
+        lines[arm]["seeds"] = len(here)
+    return pd.DataFrame(lines).T
+
+
+def difference(rows: Iterable[Row], first: str, second: str, column: str) -> np.ndarray:
+    """The first arm minus the second, (seeds,), of the seeds that have both."""
+    return _difference(frame(rows), first, second, column)
+
+
+def _difference(table: pd.DataFrame, first: str, second: str, column: str) -> np.ndarray:
+    seeds = complete_seeds(table, [first, second])
+    if not seeds:
+        return np.empty(0)
+    mine, other = cells(table, [first, second], column, seeds)
+    return mine - other
+
+
+def changes(rows: Sequence[Row]) -> pd.DataFrame:
+    """`difference` of each pair of `AGAINST` as text; *same stage 1* where MIR and perplexity cannot differ."""
+    table, lines = frame(rows), {}
+    for first, second in AGAINST:
+        line: dict[str, object] = {}
+        for column, shown in COLUMNS.items():
+            values = _difference(table, first, second, column)
+            if column != "accuracy" and _stage_one(first) == _stage_one(second):
+                line[shown] = "same stage 1"
+            elif len(values):
+                line[shown] = _text(bootstrap(values))
+            line["seeds"] = len(values)
+        if line["seeds"]:
+            lines[f"{first} − {second}"] = line
+    return (
+        pd.DataFrame(lines).T[[*COLUMNS.values(), "seeds"]] if lines else pd.DataFrame(columns=["no pair of runs yet"])
+    )
+
+
+def _stage_one(arm: str) -> str:
+    return _SAME_STAGE_ONE.get(arm, arm)
+
+
+def figure_changes(rows: Sequence[Row]) -> Figure:
+    """Differences between arms within a seed: of accuracy, and of MIR where stage 1 is not the same."""
+    table = frame(rows)
+    figure, axes = plt.subplots(1, 2, figsize=(10.2, 5.0), sharey=True)
+    for ax, column, name, unit in zip(
+        axes, ("accuracy", "mir"), ("accuracy", "MIR"), ("share right", "log10"), strict=True
+    ):
+        data = {
+            f"{first} − {second}": {} if column == "mir" and _stage_one(first) == _stage_one(second) else {"": found}
+            for first, second in AGAINST
+            if len(found := _difference(table, first, second, column))
+        }
+        figure_seed_values(data, ax, xlabel=f"difference of {name} ({unit})")
+        found = _difference(table, "ST, LM, IE", "plain", column)
+        said = f"ST, LM, IE − plain {found.mean():+.2f}".replace("+0.00", "0.00") if len(found) else ""
+        ax.set_title(headline(name, said.replace("-", "−"), [len(found)]))
+    return figure
+
+
+SEGMENTS = {"ST": {"ST alone": "ST", "ST after LM": "LM, ST"}, "LM": {"LM alone": "LM", "LM after ST": "ST, LM"}}
+"""Segments by loss, and then by what stood before them: the arm."""
+
+
+def segment(rows: Iterable[Row], loss: str, arm: str) -> list[dict]:
+    """What the runs of an arm kept of a segment, seed by seed: ``curve``, ``loss``, ``chance``, ``found``..."""
+    rows = [row for row in rows if PROTOCOL.arm_of(row["configuration"]) == arm]
+    rows.sort(key=lambda row: row["configuration"]["seed"])
+    return [row["metrics"]["before_stage_one"][loss.lower()] for row in rows]
+
+
+def figure_segments(rows: Sequence[Row]) -> Figure:
+    """The contrastive losses over the steps of their segments, and that of keys that cannot be told apart."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6))
+    for ax, (loss, arms) in zip(axes, SEGMENTS.items(), strict=True):
+        kept = {label: segment(rows, loss, arm) for label, arm in arms.items()}
+        kept = {label: found for label, found in kept.items() if found}
+        if not kept:
+            say_missing([ax])
+            ax.set_title(loss)
+            continue
+        curves = {
+            label: np.array([[value for _, value in one["curve"]] for one in found]) for label, found in kept.items()
+        }
+        figure_layer_curves(curves, "InfoNCE (nats)", ax)
+        first = next(iter(kept.values()))
+        width = first[0]["curve"][0][0]
+        ax.axhline(first[0]["chance"], color="black", linewidth=1, linestyle=":", marker="")
+        ax.set_xlabel(f"step of the segment / {width}")
+        share = 100 * np.mean([one["found"] for one in first])
+        ax.set_title(headline(f"{loss} alone", f"{share:.0f} % find their own key", [len(first)]))
+    return figure
+
+
+def _does(found: Estimate, what: str, verb: str) -> str:
+    """For example ``raises accuracy (+0.10 [+0.05, +0.15])``; ``verb`` is the ending, s for one thing."""
+    if found.low <= 0 <= found.high:
+        return f"leave{verb} {what} undecided ({found.text(3)})"
+    return f"{'raise' if found.low > 0 else 'lower'}{verb} {what} ({found.text(3)})"
+
+
+def lessons(rows: Sequence[Row]) -> list[str]:
+    """What came out, in a few plain sentences of Markdown, from pairs of arms with `SEEDS_NEEDED` seeds."""
+    table, enough = frame(rows), {}
+    for column in COLUMNS:
+        for first, second in AGAINST:
+            values = _difference(table, first, second, column)
+            if len(values) >= SEEDS_NEEDED:
+                enough[first, second, column] = bootstrap(values)
+    said = []
+
+    def say(sentence: str, first: str, second: str, column: str = "accuracy", what: str = "accuracy") -> None:
+        if (first, second, column) in enough:
+            ending = "" if sentence.startswith(("Segments", "ST and LM", "All three")) else "s"
+            said.append(sentence.format(_does(enough[first, second, column], what, ending)))
+
+    for loss in ("ST", "LM", "IE"):
+        say(f"{loss} alone {{}}.", loss, "plain")
+    say("An encoder that learns in stage 2 without IE {}.", "encoder", "plain")
+    say("IE, against an encoder that learns without it, {}.", "IE", "encoder")
+    say("A second epoch of stage 1 {}.", "two epochs", "plain")
+    say("ST and LM in a row, against that second epoch, {}.", "ST, LM", "two epochs")
+    say("All three in segments, against plain, {}.", "ST, LM, IE", "plain")
+    say("Segments, against one stage with all three, {}.", "ST, LM, IE", "one stage")
+    say("ST before LM, against LM before ST, {}.", "ST, LM", "LM, ST")
+    for loss in ("ST", "LM"):
+        say(f"{loss} alone {{}}.", loss, "plain", "mir", "MIR")
+    return said or [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What CLIP's features hold (Table 9 of the paper, as far as it can be seen without training a model)
+
+
+@torch.no_grad()
+def probe_features(model: LlavaForConditionalGeneration, *, scenes: int = 1200, seed: int = 0) -> pd.DataFrame:
+    """How much of a picture a linear probe reads from the [CLS] token, or from the patches, of a model's encoder.
+
+    Ridge regression on three quarters of the scenes, to what stands in each of the four cells; share right on the
+    rest. It asks what is there, not what a language model would make of it.
+
+    Args:
+        model: The model; its projector and language model are not used.
+        scenes: Number of scenes.
+        seed: Of the scenes.
+
+    Returns:
+        Share right, by feature (rows) and by ``size``, ``colour``, ``shape`` (columns); the last row is the share of
+        the most frequent answer.
+    """
+    drawn = [world.sample_scene(np.random.default_rng([seed, 38, i])) for i in range(scenes)]
+    known = 3 * scenes // 4
+    pictures = models.pixel_values(drawn)
+    hidden = model.model.vision_tower(pictures, output_hidden_states=True).hidden_states[models.VISION_FEATURE_LAYER]
+    patches = hidden[:, 1:]
+    features = {
+        "[CLS], last layer": image_vectors(model, pictures),
+        "[CLS], layer the connector reads": hidden[:, 0],
+        "mean of the patches": patches.mean(dim=1),
+        "patches, cell by cell": picture_cells.cell_means(patches),
+    }
+    truth = picture_cells.cell_labels(drawn)  # (n, 4, 3)
+    sizes = [len(words) for words in picture_cells.LABELS.values()]
+    told = torch.cat(
+        [torch.nn.functional.one_hot(truth[..., i], size).double() for i, size in enumerate(sizes)], dim=-1
+    )
+    lines = {}
+    for name, found in features.items():
+        by_cell = found.ndim == 3
+        x = found.double() if by_cell else found.double()[:, None].expand(-1, 4, -1)  # (n, 4, d)
+        guesses = torch.empty(scenes - known, 4, told.shape[-1], dtype=torch.float64)
+        for cell in range(4):
+            guesses[:, cell] = _ridge(x[:known, cell], told[:known, cell], x[known:, cell])
+        lines[name] = [
+            (one.argmax(dim=-1) == truth[known:, :, i]).double().mean().item()
+            for i, one in enumerate(guesses.split(sizes, dim=-1))
+        ]
+    frequent = [torch.bincount(truth[:known, :, i].flatten()).argmax() for i in range(len(sizes))]
+    lines["always the most frequent"] = [
+        (truth[known:, :, i] == answer).double().mean().item() for i, answer in enumerate(frequent)
+    ]
+    return pd.DataFrame(lines, index=list(picture_cells.LABELS)).T
+
+
+def _ridge(x: torch.Tensor, y: torch.Tensor, new: torch.Tensor, strength: float = 1e-3) -> torch.Tensor:
+    """Predictions for new features (m, d) of a ridge regression with intercept from (n, d) to (n, c)."""
+    centre, mean = x.mean(dim=0), y.mean(dim=0)
+    x = x - centre
+    gram = x.T @ x
+    gram += strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return (new - centre) @ torch.linalg.solve(gram, x.T @ (y - mean)) + mean

@@ -1,0 +1,113 @@
+"""What chapter 12 says of the runs of ``eim``, on rows whose truth is known, and the probe of CLIP's features."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from made_rows import measured, rows_of
+
+from mirlib.lab import contrasts, models
+from mirlib.lab.closing.eim import PROTOCOL
+
+matplotlib.use("agg")
+
+ACCURACY = {
+    "plain": 0.50, "ST": 0.53, "LM": 0.50, "IE": 0.48, "ST, LM": 0.55, "ST, LM, IE": 0.57, "one stage": 0.52,
+    "LM, ST": 0.58, "encoder": 0.45, "two epochs": 0.55,
+}  # fmt: skip
+
+
+def made(arm, run):
+    """Levels of `ACCURACY`; LM differs from plain by noise of both signs; segments fall from chance by the seed."""
+    noise = (run.seed - 2) * 1e-3
+    found = measured(1.0 + (0.2 if "ST" in arm else 0) + noise, ACCURACY[arm] + noise * (2 if arm == "LM" else 1))
+    segments = run.method.segments if run.configuration.get("method") else ()
+    if segments:
+        found["before_stage_one"] = {
+            name: {"curve": [[2, 7.6], [4, 6.0 + run.seed], [6, 5.0]], "loss": 5.0, "chance": 7.6, "found": 0.25}
+            for name in segments
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of("eim", made)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_levels_have_every_arm_and_what_the_paper_prints(rows):
+    table = contrasts.levels(rows)
+    assert list(table.index) == list(PROTOCOL.arms)
+    assert table.loc["ST", "accuracy"].startswith("0.530 [") and set(table["seeds"]) == {5}
+    assert table.loc["ST, LM, IE", "paper, BLEU-4"] == "33.9" and table.loc["encoder", "paper, BLEU-4"] == ""
+    none = contrasts.levels([])
+    assert list(none.index) == list(PROTOCOL.arms) and set(none["accuracy"]) == {""}
+
+
+def test_differences_are_those_within_a_seed(rows):
+    assert contrasts.difference(rows, "ST, LM, IE", "one stage", "accuracy") == pytest.approx([0.05] * 5)
+    assert contrasts.difference(rows, "LM", "plain", "accuracy") == pytest.approx([-2e-3, -1e-3, 0, 1e-3, 2e-3])
+    assert len(contrasts.difference(rows_of("eim", made, seeds=()), "ST", "plain", "mir")) == 0
+
+
+def test_what_stage_two_cannot_change_is_not_compared(rows):
+    table = contrasts.changes(rows)
+    assert list(table.index) == [f"{first} − {second}" for first, second in contrasts.AGAINST]
+    shared = table.index[table["MIR"] == "same stage 1"]
+    assert set(shared) == {"IE − plain", "encoder − plain", "ST, LM, IE − ST, LM", "IE − encoder"}
+    assert table.loc["ST, LM, IE − one stage", "MIR"].startswith("+0.200")
+    assert table.loc["ST − plain", "accuracy"].startswith("+0.030 [+0.030")
+
+
+def test_figures_draw_the_rows_and_say_where_there_are_none(rows):
+    accuracy, mir = contrasts.figure_changes(rows).axes
+    assert [tick.get_text() for tick in accuracy.get_yticklabels()] == list(contrasts.changes(rows).index)
+    drawn = {
+        tuple(np.round(np.array(line.get_xdata(), dtype=float), 6))
+        for line in accuracy.lines
+        if line.get_marker() == "|"
+    }
+    assert (0.03,) * 5 in drawn and (-0.05,) * 5 in drawn
+    assert len([line for line in mir.lines if len(line.get_xdata()) == 5]) == len(contrasts.AGAINST) - 4
+    assert "+0.07" in accuracy.get_title() and "+0.20" in mir.get_title()
+
+    st, lm = contrasts.figure_segments(rows).axes
+    curves = [line.get_ydata() for line in st.lines if len(line.get_ydata()) == 3]
+    assert any(np.allclose(curve, [7.6, 8.0, 5.0]) for curve in curves)  # the mean over seeds
+    assert "25 %" in st.get_title() and "25 %" in lm.get_title()
+
+    few = rows_of("eim", made, seeds=(0, 1))
+    assert all("provisional: 2 seeds" in ax.get_title() for ax in contrasts.figure_changes(few).axes)
+    for figure in (contrasts.figure_changes([]), contrasts.figure_segments([])):
+        assert all("no run in the ledger yet" in [text.get_text() for text in ax.texts] for ax in figure.axes)
+
+
+def test_sentences_say_up_down_or_undecided_and_nothing_of_four_seeds(rows):
+    said = " ".join(contrasts.lessons(rows))
+    assert "ST alone raises accuracy (+0.030" in said and "LM alone leaves accuracy undecided" in said
+    assert "IE alone lowers accuracy (−0.020" in said
+    assert "Segments, against one stage with all three, raise accuracy (+0.050" in said
+    assert "ST before LM, against LM before ST, lowers accuracy" in said
+    assert "ST alone raises MIR (+0.200" in said
+    (nothing,) = contrasts.lessons(rows_of("eim", made, seeds=range(4)))
+    assert "nothing is concluded" in nothing
+
+
+def test_the_probe_finds_what_is_in_the_features_and_nothing_where_there_is_nothing():
+    model, _ = models.load_miniature()
+    found = contrasts.probe_features(model, scenes=300)
+    assert (found.loc["patches, cell by cell"] > found.loc["always the most frequent"] + 0.3).all()
+    assert found.to_numpy().min() >= 0 and found.to_numpy().max() <= 1
+    generator = torch.Generator().manual_seed(0)
+    x, new = torch.randn(300, 5, generator=generator).double(), torch.randn(50, 5, generator=generator).double()
+    weights = torch.randn(5, 2, generator=generator).double()
+    torch.testing.assert_close(contrasts._ridge(x, x @ weights + 3, new, 1e-9), new @ weights + 3)
+    blind = contrasts._ridge(x, torch.randn(300, 2, generator=generator).double(), new)
+    assert blind.abs().max() < 0.5
