@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mirlib.lab.closing.masks import PAIRS
-from mirlib.lab.closing.stages import adaptation
+from mirlib.lab.closing.masks import FURTHER, HELPS, PAIRS
+from mirlib.lab.closing.stages import ADAPTS, FASTER, FOUR, QUARTER, WORK, adaptation
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, interval, loss_curves, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.outcomes import IN_PART, OPPOSITE, REPRODUCED, Claim, grouped, standing
 from mirlib.lab.protocols import PROTOCOLS
 from mirlib.lab.tables import Row, arms_by_key, cells, complete_seeds, frame
 from mirlib.plots import COLOURS, LINES, MARKERS, TEXT, VISION, new_axes
@@ -247,3 +248,63 @@ def reading(name: str, rows: Sequence[Row]) -> list[str]:
 def _decided(found: Estimate) -> str:
     said = "higher" if found.low > 0 else "lower" if found.high < 0 else "undecided"
     return f"{found.text(3)} ({said})"
+
+
+_ADVICE: dict[str, dict[str, str]] = {
+    HELPS: {
+        REPRODUCED: "Let the vision rows of an image see each other, in both stages and when the model is asked.",
+        IN_PART: "Let the vision rows of an image see each other only after a trial at your amount of data: here it "
+        "helped under some conditions and not under others.",
+        OPPOSITE: "Keep the causal mask on vision rows, if your language model was trained causally and you have few "
+        "pairs: to take it off cost accuracy here.",
+        "": "Do not expect a mask on vision rows to decide: no difference was found here, so take the one that your "
+        "attention computes fastest, which is the causal one.",
+    },
+    FURTHER: {
+        REPRODUCED: "Let the prompt see itself, too.",
+        IN_PART: "Let the prompt see itself only after a trial.",
+        OPPOSITE: "Leave the prompt causal: to let it see itself cost accuracy against vision both ways.",
+        "": "Leave the prompt causal: nothing was gained by letting it see itself.",
+    },
+    FASTER: {
+        REPRODUCED: "Clean the captions: at equal steps clean ones gave better models.",
+        IN_PART: "Clean the captions where they are the kind for which it paid here.",
+        OPPOSITE: "Wrong words in the captions did no harm here; look for what limits you elsewhere.",
+        "": "Whether wrong words in the captions cost anything is not decided by these runs.",
+    },
+    QUARTER: {
+        REPRODUCED: "If you must choose, prefer a quarter of the captions, clean, to all of them, noisy.",
+        OPPOSITE: "Do not throw away three quarters of the pairs to have clean captions: many noisy ones gave better "
+        "models than few clean ones.",
+        "": "Few clean captions or four times as many noisy ones: these runs do not say which.",
+    },
+    WORK: {
+        REPRODUCED: "Give more of a fixed budget of pictures to stage 1.",
+        OPPOSITE: "Do not take more and more pictures away from stage 2: somewhere in the range tried here that cost "
+        "accuracy.",
+        "": "How to share a budget of pictures between the stages is not decided by these runs.",
+    },
+    FOUR: {
+        REPRODUCED: "Unlock encoder and language model during alignment; hold stages one after the other against "
+        "unlocking all at once before you take the trouble.",
+        OPPOSITE: "Keep encoder and language model frozen in alignment, at this amount of data.",
+        "": "Four stages of alignment are more work, and no gain over one frozen stage is shown for it.",
+    },
+    ADAPTS: {
+        REPRODUCED: "A new domain of questions needs few steps. Measure the old one after them.",
+        OPPOSITE: "Plan more than a few steps for a new domain of questions, and measure the old one after them.",
+        "": "Whether few steps are enough for a new domain is not decided; measure both domains.",
+    },
+}
+"""What follows for practice, by claim and by where it stands; ``""`` is for claims that are undecided."""
+
+
+def advice(claims: Sequence[Claim]) -> list[str]:
+    """A sentence for each measured claim that has one in `_ADVICE`, by where the claim stands over its conditions."""
+    sentences = []
+    for group in grouped(claims):
+        by_standing = _ADVICE.get(group[0].paper, {})
+        measured = [claim for claim in group if claim.seeds >= SEEDS_NEEDED]
+        if by_standing and measured:
+            sentences.append(by_standing.get(standing(measured), by_standing[""]))
+    return sentences

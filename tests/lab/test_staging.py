@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from made_rows import measured, rows_of
 
-from mirlib.lab import staging
+from mirlib.lab import staging, verdicts
+from mirlib.lab.closing import stages
+from mirlib.lab.outcomes import OPPOSITE, REPRODUCED
 from mirlib.lab.protocols import PROTOCOLS
 
 ACCURACY = {"full, clean": 0.6, "full, noisy": 0.5, "mid, clean": 0.55}
-DIGITS = {"before": 0.3, "short": 0.5, "long": 0.6, "direct": 0.55}
+DIGITS = {"before": 0.3, "short": 0.5, "long": 0.6, "direct": 0.53}
 
 
 def metrics(arm, run):
@@ -69,6 +71,20 @@ def test_sentences_say_what_is_decided(rows):
     assert said[0] == "full captions: clean − noisy: accuracy +0.100 [+0.100, +0.100] (higher)."
     assert "(undecided)" in next(sentence for sentence in said if sentence.startswith("four stages − one, frozen"))
     assert "on shapes −0.020 [−0.020, −0.020] (lower)" in said[-1]
+
+
+def test_advice_follows_from_where_a_claim_stands(rows):
+    claims = verdicts.judge(PROTOCOLS["stages"], rows)
+    said = staging.advice(claims)
+    by_claim = staging._ADVICE
+    assert said == [
+        by_claim[stages.FASTER][""],  # accuracy is higher, but perplexity is the same
+        by_claim[stages.QUARTER][""],
+        by_claim[stages.WORK][OPPOSITE],
+        by_claim[stages.FOUR][""],
+        by_claim[stages.ADAPTS][REPRODUCED],
+    ]
+    assert staging.advice(verdicts.judge(PROTOCOLS["stages"], [])) == []
 
 
 def test_the_window_of_a_smoothed_curve_looks_back():
