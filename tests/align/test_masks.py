@@ -310,9 +310,10 @@ def test_generation_is_the_same_with_and_without_a_cache(make, variant):
     with attached(model, variant):
         with masks.rows_are(model, prompt=inputs["attention_mask"].bool()):
             without = model.generate(**inputs, use_cache=False, output_logits=True, **options)
-        with_cache = model.generate(**inputs, use_cache=True, output_logits=True, **options)
-    assert torch.equal(with_cache.sequences, without.sequences)
-    torch.testing.assert_close(torch.stack(with_cache.logits), torch.stack(without.logits))
+        for cache in ({}, {"cache_implementation": "static", "disable_compile": True}):  # one has room for what comes
+            with_cache = model.generate(**inputs, use_cache=True, output_logits=True, **cache, **options)
+            assert torch.equal(with_cache.sequences, without.sequences)
+            torch.testing.assert_close(torch.stack(with_cache.logits), torch.stack(without.logits))
 
 
 def test_a_second_image_in_a_conversation_with_a_cache_is_as_without(of):
