@@ -233,6 +233,9 @@ def test_rows_are_those_of_capture(name, models):
         assert torch.equal(vision, expected_vision)
         assert torch.equal(text, expected_text)
         assert vision.requires_grad
+    model(**inputs)
+    everything = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+    assert len(kept.take(everything)[0][1]) == (inputs["input_ids"] != IMAGE).sum()  # vision is never text
     kept.remove()
     assert hooks(model) == before
     assert not hasattr(model, "_mirlib_vision_rows")
