@@ -180,9 +180,7 @@ def figure_layers(rows: Sequence[Row]) -> Figure:
         if len(difference):
             figure_layer_curves({"MoCa − plain": difference}, "change of the distance (log10)", below)
             below.get_legend().remove()
-        lower = _lower(difference)
-        said = f"lower at {lower} of {difference.shape[1]} layers" if lower is not None else ""
-        below.set_title(headline(panel, said, [len(difference)]))
+        below.set_title(headline(panel, _sides(difference), [len(difference)]))
         above.set_xlabel("")
     return figure
 
@@ -203,11 +201,13 @@ def figure_learned(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _lower(difference: np.ndarray) -> int | None:
-    """At how many layers the interval of a (seeds, K) difference lies below 0; None for too few seeds."""
+def _sides(difference: np.ndarray) -> str:
+    """At how many layers the whole interval of a (seeds, K) difference lies below 0, and above; empty for few seeds."""
     if len(difference) < SEEDS_NEEDED:
-        return None
-    return sum(bootstrap(one).high < 0 for one in difference.T)
+        return ""
+    found = [bootstrap(one) for one in difference.T]
+    lower, higher = sum(one.high < 0 for one in found), sum(one.low > 0 for one in found)
+    return f"lower at {lower}, higher at {higher} of {len(found)} layers"
 
 
 def _does(found: Estimate, what: str) -> str:
@@ -226,11 +226,8 @@ def lessons(rows: Sequence[Row]) -> list[str]:
         if len(mir) < SEEDS_NEEDED:
             continue
         found, gained, longer = bootstrap(mir), bootstrap(accuracy), bootstrap(ratio)
-        lower = _lower(layer_changes(rows)[panel])
-        count = layer_changes(rows)[panel].shape[1]
-        at = "none" if lower == 0 else f"{lower} of {count}"
         said.append(
-            f"*{panel}*: MoCa {_does(found, 'MIR')}, with the distance lower at {at} layers, and "
+            f"*{panel}*: MoCa {_does(found, 'MIR')}, with the distance {_sides(layer_changes(rows)[panel])}, and "
             f"{_does(gained, 'accuracy')}. The norm ratio of layer 1 changes by {longer.text(2)}."
         )
     for column, name, best in (("accuracy", "accuracy", max), ("mir", "MIR", min)):

@@ -86,7 +86,7 @@ def test_what_was_learned_is_read_from_the_arm_of_its_panel(rows):
 def test_sentences_name_what_the_rows_hold_and_nothing_from_few_seeds(rows, some):
     said = calibration.lessons(rows)
     assert said[0].startswith("*high*: MoCa lowers MIR (−0.300")
-    assert "lower at 4 of 8 layers, and lowers accuracy (−0.020" in said[0]
+    assert "lower at 4, higher at 4 of 8 layers, and lowers accuracy (−0.020" in said[0]
     assert "raises MIR (+0.200" in said[1] and "raises accuracy (+0.040" in said[1]
     assert "leaves MIR undecided" in said[2]
     assert "At the high rate LayerNorm does most for accuracy" in "\n".join(said)
@@ -105,7 +105,8 @@ def test_figures_draw_the_rows_and_stand_without_them(rows, some):
     figure = calibration.figure_layers(rows)
     titles = [ax.get_title() for ax in figure.axes]
     assert "high: MIR 3.70, with MoCa 3.40" in titles
-    assert "high: lower at 4 of 8 layers" in titles and "low: lower at 0 of 8 layers" in titles
+    assert "high: lower at 4, higher at 4 of 8 layers" in titles
+    assert "low: lower at 0, higher at 0 of 8 layers" in titles
     figure = calibration.figure_learned(rows)
     spread = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
     assert spread["high"] == pytest.approx([0.2] * 8) and spread["low"] == pytest.approx([0.1] * 8)

@@ -153,8 +153,8 @@ def judge(at: Any) -> None:
         for column, name in (("mir", "MIR"), ("accuracy", "accuracy")):
             change = bootstrap(of(column))
             found += [
-                Part(f"difference of {name}", change, side, limit=-side * SAME[column], digits=3)
-                for side in (BELOW, ABOVE)
+                Part(f"difference of {name}, {limit}", change, side, limit=-side * SAME[column], digits=3)
+                for side, limit in ((BELOW, f"held below {SAME[column]}"), (ABOVE, f"held above −{SAME[column]}"))
             ]
         return found
 
