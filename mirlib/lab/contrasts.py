@@ -23,7 +23,7 @@ from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.tables import Row, cells, complete_seeds, frame
-from mirlib.plots import figure_layer_curves
+from mirlib.plots import COLOURS, LINES
 
 PUBLISHED = {
     "plain": "31.2; features changed 32.9",
@@ -156,14 +156,19 @@ def figure_segments(rows: Sequence[Row]) -> Figure:
             say_missing([ax])
             ax.set_title(loss)
             continue
-        curves = {
-            label: np.array([[value for _, value in one["curve"]] for one in found]) for label, found in kept.items()
-        }
-        figure_layer_curves(curves, "InfoNCE (nats)", ax)
+        for number, (label, found) in enumerate(kept.items()):
+            steps = [step for step, _ in found[0]["curve"]]
+            values = np.array([[value for _, value in one["curve"]] for one in found])  # (seeds, points)
+            look = {"color": COLOURS[number], "linestyle": LINES[number]}
+            ax.plot(steps, values.mean(axis=0), marker="", label=label, **look)
+            ax.fill_between(
+                steps, values.min(axis=0), values.max(axis=0), color=COLOURS[number], alpha=0.2, linewidth=0
+            )
         first = next(iter(kept.values()))
-        width = first[0]["curve"][0][0]
         ax.axhline(first[0]["chance"], color="black", linewidth=1, linestyle=":", marker="")
-        ax.set_xlabel(f"step of the segment / {width}")
+        ax.set_xlabel("step of the segment")
+        ax.set_ylabel("InfoNCE (nats)")
+        ax.legend()
         share = 100 * np.mean([one["found"] for one in first])
         ax.set_title(headline(f"{loss} alone", f"{share:.0f} % find their own key", [len(first)]))
     return figure
