@@ -2,9 +2,10 @@
 
 Before this was written the losses were tried on seed 100, which no experiment uses: that the loss of each segment falls
 below chance, and that the language model still reads words after the segment LM at the rate of stage 2 (it answered
-99 % of questions about textual scenes). How well a model answers after stage 2 was not looked at. The text tower that
-gives the keys of IE was made smaller until it took 13 s, with as many fresh captions found as before. The runs of
-the plain arm are those of other experiments, whose rows were there; no row of any other arm was.
+99 % of questions about textual scenes). One run of 64 pairs on seed 101 showed that all the code runs, to its accuracy
+on ten scenes; nothing was chosen by it. The text tower that gives the keys of IE was made smaller until it took 13 s,
+with as many fresh captions found as before. The runs of the plain arm are those of other experiments, whose rows were
+there; no row of any other arm was.
 
 The regime is that of a plain MLP at the low rate, which is nearest to the models of the paper: none of them matches
 norms. Two arms are controls that the paper does not have. IE opens the encoder to the base loss too, so ``encoder``
