@@ -142,4 +142,5 @@ def register(method: type[Method]) -> type[Method]:
 
 def configuration_of(method: Method) -> dict[str, Any]:
     """A method as JSON: its name and its settings."""
-    return {"name": method.name, **asdict(method)}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(method).items()}
+    return {"name": method.name, **settings}
