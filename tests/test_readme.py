@@ -29,7 +29,7 @@ def test_the_python_lines_print_a_mir(clone):
 
 def test_the_shell_lines_run_one_after_another(clone):
     commands = re.findall(r"^\.venv/bin/(mir .*)$", README, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         program, *arguments = command.split()
         run = subprocess.run(

@@ -157,7 +157,10 @@ def figure_changes(rows: Sequence[Row]) -> Figure:
         figure_seed_values(data, ax, xlabel=f"{name} minus that of the plain run ({unit})")
         found = {panel: by["MoCa"] for panel, by in by_panel.items() if "MoCa" in by}
         said = "; ".join(f"{panel} {values.mean():+.2f}".replace("-", "−") for panel, values in found.items())
-        ax.set_title(headline(f"{name} with MoCa", said, map(len, found.values())))
+        # In two lines: in one, the titles of the two panels run into each other.
+        ax.set_title(headline(f"{name} with MoCa", said, map(len, found.values())).replace(": ", ":\n", 1))
+    if (legend := axes[0].get_legend()) is not None:  # one is enough for both
+        legend.remove()
     return figure
 
 

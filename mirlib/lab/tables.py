@@ -137,8 +137,9 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         )
     table = pd.DataFrame(lines)
     if len(table):
-        order = {name: i for protocol in PROTOCOLS for i, name in enumerate(PROTOCOLS[protocol].arms)}
-        place = table["arm"].map(order)
+        # By experiment and arm: two experiments may give the same name to arms of theirs.
+        order = {(name, arm): i for name, protocol in PROTOCOLS.items() for i, arm in enumerate(protocol.arms)}
+        place = [order[key] for key in zip(table["experiment"], table["arm"], strict=True)]
         table = table.assign(place=place).sort_values(["experiment", "place", "seed"], kind="stable")
         table = table.drop(columns="place").reset_index(drop=True)
     return table

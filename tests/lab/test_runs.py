@@ -101,7 +101,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_a_run_says_what_is_wrong_with_it():
-    with pytest.raises(ValueError, match="study must be one of final, during, robustness, not 'x'"):
+    with pytest.raises(ValueError, match="study must be one of final, during, robustness, zoo, zoo_samples, not 'x'"):
         runs.Run(study="x")
     with pytest.raises(ValueError, match="at most 16384 pairs, not 20000"):
         runs.Run(stage_one=train.StageOne(pairs=20_000))
