@@ -292,11 +292,8 @@ def _score_measures(options: argparse.Namespace) -> None:
         return
     print(describe_measures(found, options.model or "the miniature LLaVA"), flush=True)
     if options.json:
-        try:
-            Path(options.json).write_text(found.to_json() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise MirlibError(f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
-        _say(f"mir: wrote {options.json}")
+        with _writing():
+            _write_json(found, options.json)
 
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
@@ -609,7 +606,7 @@ def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
         print(result.to_json(), flush=True)
     else:
         print(describe(result, name), flush=True)
-    try:  # after the result is printed, so that a full disk does not lose it
+    with _writing():  # after the result is printed, so that a full disk does not lose it
         if options.plot:
             import matplotlib
 
@@ -617,10 +614,21 @@ def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
             result.plot().figure.savefig(options.plot)
             _say(f"mir: drew {options.plot}")
         if options.json and options.json != "-":
-            Path(options.json).write_text(result.to_json() + "\n", encoding="utf-8")
-            _say(f"mir: wrote {options.json}")
+            _write_json(result, options.json)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what the disk says into a sentence."""
+    try:
+        yield
     except OSError as error:
         raise MirlibError(f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
+
+
+def _write_json(result: MIRResult | ZooResult, path: str) -> None:
+    Path(path).write_text(result.to_json() + "\n", encoding="utf-8")
+    _say(f"mir: wrote {path}")
 
 
 def describe(result: MIRResult, name: str) -> str:

@@ -23,7 +23,7 @@ from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.reporting import listed
-from mirlib.lab.tables import Row, cells, complete_seeds, frame
+from mirlib.lab.tables import Row, cells, complete_seeds, difference, frame
 from mirlib.plots import figure_layer_curves
 
 PUBLISHED = {
@@ -45,12 +45,6 @@ COLUMNS = {"mir": "MIR", "norm_only": "norm-only", "norm_ratio": "norm ratio, la
 _NO_RUN = "no run in the ledger yet"
 
 
-def _text(found: Estimate, seeds: int, *, signs: bool = True) -> str:
-    """A mean with its interval, which a single seed does not have; a narrow column breaks before the interval."""
-    words = found.text(3) if signs else found.text(3).replace("+", "")
-    return words.replace(", ", ",\N{NO-BREAK SPACE}") if seeds > 1 else f"{words.partition(' ')[0]} (1 seed)"
-
-
 def levels(rows: Iterable[Row]) -> pd.DataFrame:
     """Means over the seeds that are there with their 95 % intervals, as text; the paper's lines first.
 
@@ -70,7 +64,7 @@ def levels(rows: Iterable[Row]) -> pd.DataFrame:
         for way, arm in arms.items():
             here = table[table["arm"] == arm] if len(table) else table
             lines[panel, way] = nothing | {
-                shown: _text(bootstrap(here[column].to_numpy(float)), len(here), signs=False)
+                shown: bootstrap(here[column].to_numpy(float)).cell(signs=False)
                 for column, shown in COLUMNS.items()
                 if len(here)
             }
@@ -84,11 +78,9 @@ def differences(rows: Iterable[Row], column: str) -> dict[str, dict[str, np.ndar
     for panel, arms in PANELS.items():
         found[panel] = {}
         for way, arm in arms.items():
-            pair = [arms["plain"], arm]
-            seeds = complete_seeds(table, pair)
-            if way != "plain" and seeds:
-                plain, other = cells(table, pair, column, seeds)
-                found[panel][way] = other - plain
+            values = difference(table, arm, arms["plain"], column)
+            if way != "plain" and len(values):
+                found[panel][way] = values
     return found
 
 
@@ -99,7 +91,7 @@ def changes(rows: Sequence[Row]) -> pd.DataFrame:
         for panel, by_way in differences(rows, column).items():
             for way, values in by_way.items():
                 line = lines.setdefault((panel, f"{way} − plain"), {})
-                line |= {shown: _text(bootstrap(values), len(values)), "seeds": len(values)}
+                line |= {shown: bootstrap(values).cell(), "seeds": len(values)}
     table = pd.DataFrame(lines).T
     return table[[*COLUMNS.values(), "seeds"]] if lines else pd.DataFrame(columns=[_NO_RUN])
 

@@ -17,12 +17,12 @@ from transformers import LlavaForConditionalGeneration
 
 from mirlib.align.eim import image_vectors
 from mirlib.lab import cells as picture_cells
-from mirlib.lab import models, world
+from mirlib.lab import models, tables, world
 from mirlib.lab.closing.eim import PROTOCOL
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
-from mirlib.lab.tables import Row, cells, complete_seeds, frame
+from mirlib.lab.tables import Row, frame
 from mirlib.plots import COLOURS, LINES
 
 PUBLISHED = {
@@ -58,14 +58,6 @@ _SAME_STAGE_ONE = {"IE": "plain", "encoder": "plain", "one stage": "plain", "ST,
 """Arms that differ in stage 2 alone, after MIR and perplexity are measured, by the arm whose stage 1 they share."""
 
 
-def _text(found: Estimate, *, signs: bool = True) -> str:
-    """A mean with its interval, which a single seed does not have; a narrow column breaks before the interval."""
-    words = found.text(3) if signs else found.text(3).replace("+", "")
-    if found.seeds > 1:
-        return words.replace(", ", ",\N{NO-BREAK SPACE}")
-    return f"{words.partition(' ')[0]} (1 seed)"
-
-
 def levels(rows: Iterable[Row]) -> pd.DataFrame:
     """What the paper prints, and means over the seeds that are there with their 95 % intervals, as text, by arm."""
     table = frame(rows)
@@ -73,7 +65,7 @@ def levels(rows: Iterable[Row]) -> pd.DataFrame:
     for arm in PROTOCOL.arms:
         here = table[table["arm"] == arm] if len(table) else table
         lines[arm] = {"paper, BLEU-4": PUBLISHED.get(arm, "")} | {
-            shown: _text(bootstrap(here[column].to_numpy(float)), signs=False) if len(here) else ""
+            shown: bootstrap(here[column].to_numpy(float)).cell(signs=False) if len(here) else ""
             for column, shown in COLUMNS.items()
         }
         lines[arm]["seeds"] = len(here)
@@ -82,15 +74,7 @@ def levels(rows: Iterable[Row]) -> pd.DataFrame:
 
 def difference(rows: Iterable[Row], first: str, second: str, column: str) -> np.ndarray:
     """The first arm minus the second, (seeds,), of the seeds that have both."""
-    return _difference(frame(rows), first, second, column)
-
-
-def _difference(table: pd.DataFrame, first: str, second: str, column: str) -> np.ndarray:
-    seeds = complete_seeds(table, [first, second])
-    if not seeds:
-        return np.empty(0)
-    mine, other = cells(table, [first, second], column, seeds)
-    return mine - other
+    return tables.difference(frame(rows), first, second, column)
 
 
 def changes(rows: Sequence[Row]) -> pd.DataFrame:
@@ -99,11 +83,11 @@ def changes(rows: Sequence[Row]) -> pd.DataFrame:
     for first, second in AGAINST:
         line: dict[str, object] = {}
         for column, shown in COLUMNS.items():
-            values = _difference(table, first, second, column)
+            values = tables.difference(table, first, second, column)
             if column != "accuracy" and _stage_one(first) == _stage_one(second):
                 line[shown] = "same stage 1"
             elif len(values):
-                line[shown] = _text(bootstrap(values))
+                line[shown] = bootstrap(values).cell()
             line["seeds"] = len(values)
         if line["seeds"]:
             lines[f"{first} − {second}"] = line
@@ -126,10 +110,10 @@ def figure_changes(rows: Sequence[Row]) -> Figure:
         data = {
             f"{first} − {second}": {} if column == "mir" and _stage_one(first) == _stage_one(second) else {"": found}
             for first, second in AGAINST
-            if len(found := _difference(table, first, second, column))
+            if len(found := tables.difference(table, first, second, column))
         }
         figure_seed_values(data, ax, xlabel=f"difference of {name} ({unit})")
-        found = _difference(table, "ST, LM, IE", "plain", column)
+        found = tables.difference(table, "ST, LM, IE", "plain", column)
         said = f"ST, LM, IE − plain {found.mean():+.2f}".replace("+0.00", "0.00") if len(found) else ""
         ax.set_title(headline(name, said.replace("-", "−"), [len(found)]))
     return figure
@@ -186,7 +170,7 @@ def lessons(rows: Sequence[Row]) -> list[str]:
     table, enough = frame(rows), {}
     for column in COLUMNS:
         for first, second in AGAINST:
-            values = _difference(table, first, second, column)
+            values = tables.difference(table, first, second, column)
             if len(values) >= SEEDS_NEEDED:
                 enough[first, second, column] = bootstrap(values)
     said = []

@@ -36,6 +36,18 @@ class Estimate:
         value, low, high = (end.replace("-", "−") for end in ends)
         return f"{value} [{low}, {high}]"
 
+    def cell(self, *, signs: bool = True, narrow: bool = True) -> str:
+        """With three digits for a cell of a table; a single seed has no interval.
+
+        Args:
+            signs: Whether plus signs stand.
+            narrow: Whether a narrow column may break before the interval only.
+        """
+        words = self.text(3) if signs else self.text(3).replace("+", "")
+        if self.seeds <= 1:
+            return f"{words.partition(' ')[0]} (1 seed)"
+        return words.replace(", ", ",\N{NO-BREAK SPACE}") if narrow else words
+
 
 def spearman(x: Iterable[float], y: Iterable[float]) -> float:
     """Rank correlation of two series; ties share their mean rank, as in `scipy.stats.spearmanr`.

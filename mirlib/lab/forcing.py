@@ -18,7 +18,7 @@ from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_against_accuracy, figure_arms
 from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, Claim, overall
-from mirlib.lab.tables import Row, arms_of, cells, complete_seeds, frame
+from mirlib.lab.tables import Row, arms_of, cells, complete_seeds, difference, frame
 
 COLUMNS = {"mir": "MIR", "norm_ratio": "norm ratio, layer 1", "accuracy": "accuracy", "perplexity": "perplexity"}
 """What is compared, by the columns of `mirlib.lab.tables.frame`, with the names on a page."""
@@ -37,9 +37,7 @@ def change(table: pd.DataFrame, name: str, column: str) -> np.ndarray:
         name: Of the arm.
         column: Of the table.
     """
-    both = [f"{name.partition(', ')[0]}, plain", name]
-    seeds = complete_seeds(table, both)
-    return np.diff(cells(table, both, column, seeds), axis=0)[0] if seeds else np.empty(0)
+    return difference(table, name, f"{name.partition(', ')[0]}, plain", column)
 
 
 def changes(rows: Iterable[Row]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from mirlib.lab.figures import figure_seed_values, headline, interval, loss_curv
 from mirlib.lab.mediation import SEEDS_NEEDED
 from mirlib.lab.outcomes import IN_PART, OPPOSITE, REPRODUCED, Claim, grouped, standing
 from mirlib.lab.protocols import PROTOCOLS
-from mirlib.lab.tables import Row, arms_by_key, cells, complete_seeds, frame
+from mirlib.lab.tables import Row, arms_by_key, difference, frame
 from mirlib.plots import COLOURS, LINES, MARKERS, TEXT, VISION, new_axes
 
 COMPARED: dict[str, dict[str, tuple[str, str]]] = {
@@ -63,12 +63,6 @@ COLUMNS = {"accuracy": "accuracy", "perplexity": "perplexity", "mir": "MIR"}
 _NO_RUN = "no run in the ledger yet"
 
 
-def _text(found: Estimate, seeds: int, *, signs: bool = True) -> str:
-    """A mean with its interval, which a single seed does not have."""
-    words = found.text(3) if signs else found.text(3).replace("+", "")
-    return words if seeds > 1 else f"{words.partition(' ')[0]} (1 seed)"
-
-
 def levels(name: str, rows: Iterable[Row]) -> pd.DataFrame:
     """Mean over seeds and 95 % interval of each arm, as text: arms by ``runs`` and `COLUMNS`; the blind level beside.
 
@@ -80,7 +74,7 @@ def levels(name: str, rows: Iterable[Row]) -> pd.DataFrame:
         here = table[table["arm"] == arm] if len(table) else table
         if len(here):
             lines[arm] = {"runs": len(here)} | {
-                shown: _text(bootstrap(here[column].to_numpy(float)), len(here), signs=False)
+                shown: bootstrap(here[column].to_numpy(float)).cell(signs=False, narrow=False)
                 for column, shown in {"accuracy": "accuracy", "blind": "blind", **COLUMNS}.items()
             }
     return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
@@ -91,10 +85,9 @@ def differences(name: str, rows: Iterable[Row], column: str = "accuracy") -> dic
     table = frame(rows)
     found = {}
     for label, pair in COMPARED[name].items():
-        seeds = complete_seeds(table, pair)
-        if seeds and (column != "perplexity" or label in SAME_TEXTS):
-            first, second = cells(table, list(pair), column, seeds)
-            found[label] = first - second
+        values = difference(table, *pair, column)
+        if len(values) and (column != "perplexity" or label in SAME_TEXTS):
+            found[label] = values
     return found
 
 
@@ -104,7 +97,7 @@ def changes(name: str, rows: Sequence[Row]) -> pd.DataFrame:
     for column, shown in COLUMNS.items():
         for label, values in differences(name, rows, column).items():
             line = lines.setdefault(label, dict.fromkeys(COLUMNS.values(), "void: other texts"))
-            line |= {shown: _text(bootstrap(values), len(values)), "seeds": len(values)}
+            line |= {shown: bootstrap(values).cell(narrow=False), "seeds": len(values)}
     return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
 
 

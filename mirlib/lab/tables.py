@@ -263,6 +263,28 @@ def cells(table: pd.DataFrame, arms: Sequence[str], column: str, seeds: Sequence
     return table.pivot(index="arm", columns="seed", values=column).loc[list(arms), list(seeds)].to_numpy(float)
 
 
+def difference(
+    table: pd.DataFrame, first: str, second: str, column: str, seeds: Sequence[int] | None = None
+) -> np.ndarray:
+    """One arm minus another within each seed.
+
+    Args:
+        table: From `frame`.
+        first: Arm.
+        second: Arm that is taken from it.
+        column: Of the table.
+        seeds: Which seeds; those that have both arms if left out.
+
+    Returns:
+        (seeds,) differences; empty if no seed has both.
+    """
+    seeds = complete_seeds(table, [first, second]) if seeds is None else seeds
+    if not len(seeds):
+        return np.empty(0)
+    mine, other = cells(table, [first, second], column, seeds)
+    return mine - other
+
+
 def complete_seeds(table: pd.DataFrame, arms: Iterable[str]) -> list[int]:
     """Seeds that have a run of every arm, in their order, from a table of `frame`."""
     arms = set(arms)

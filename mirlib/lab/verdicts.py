@@ -40,6 +40,7 @@ from mirlib.lab.tables import (
     arms_of,
     cells,
     complete_seeds,
+    difference,
     frame,
     load,
     loss_curve,
@@ -664,7 +665,7 @@ def _recipes(at: _Judge) -> None:
         at.claim("Table 2", "MIR ranks recipes as accuracy does", name, arms, _ranks_as_accuracy(arms))
 
     def change(name: str, other: str, column: str, table: pd.DataFrame, seeds: list[int]) -> np.ndarray:
-        return np.diff(cells(table, [f"{name}, base", f"{name}, {other}"], column, seeds), axis=0)[0]
+        return difference(table, f"{name}, {other}", f"{name}, base", column, seeds)
 
     for name in regimes:
         arms = [f"{name}, {recipe}" for recipe in ("base", "rate x 3", "rate / 2", "rate x 0.3")]
@@ -703,7 +704,7 @@ def _unlocking(at: _Judge) -> None:
 
         def decide(table: pd.DataFrame, seeds: list[int], name: str = name) -> list[Part]:
             def against_none(column: str) -> np.ndarray:
-                return np.diff(cells(table, ["none", name], column, seeds), axis=0)[0]
+                return difference(table, name, "none", column, seeds)
 
             return [
                 below("MIR changes by", against_none("mir")),

@@ -26,7 +26,6 @@ from mirlib.lab.outcomes import Part, above, below, shown
 from mirlib.lab.protocol import Protocol, arm
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 PAIRS, REGIME = 2048, "low"
@@ -87,12 +86,7 @@ STEPS = (("ST", "plain"), ("ST, LM", "ST"), ("ST, LM, IE", "ST, LM"))
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlib.lab.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlib.lab.tables import cells
-
-    def difference(table: pd.DataFrame, seeds: list[int], first: str, second: str, column: str) -> np.ndarray:
-        """The first arm minus the second, by seed."""
-        mine, other = cells(table, [first, second], column, seeds)
-        return mine - other
+    from mirlib.lab.tables import difference
 
     def more_accurate(table_of: str, paper: str, condition: str, *pairs: tuple[str, str], perplexity: bool) -> None:
         """The first of each pair of arms answers better than the second."""
@@ -100,10 +94,10 @@ def judge(at: Any) -> None:
         def decide(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
             found = []
             for first, second in pairs:
-                gain = difference(table, seeds, first, second, "accuracy")
+                gain = difference(table, first, second, "accuracy", seeds)
                 found.append(above(f"accuracy, {first} minus {second},", gain))
                 if perplexity:
-                    found.append(shown("perplexity by", difference(table, seeds, first, second, "perplexity")))
+                    found.append(shown("perplexity by", difference(table, first, second, "perplexity", seeds)))
             return found
 
         at.claim(table_of, paper, condition, list(dict.fromkeys(sum(pairs, ()))), decide)
@@ -120,8 +114,8 @@ def judge(at: Any) -> None:
 
         def lowers(table: pd.DataFrame, seeds: list[int], name: str = name) -> list[Part]:
             return [
-                below("MIR changes by", difference(table, seeds, name, "plain", "mir")),
-                shown("the norm ratio of layer 1 by", difference(table, seeds, name, "plain", "norm_ratio")),
+                below("MIR changes by", difference(table, name, "plain", "mir", seeds)),
+                shown("the norm ratio of layer 1 by", difference(table, name, "plain", "norm_ratio", seeds)),
             ]
 
         at.claim("EIM", LOWERS, name, [name, "plain"], lowers)

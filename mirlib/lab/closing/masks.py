@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mirlib.lab.methods.masks import AttentionMask
 from mirlib.lab.outcomes import Part, above, below, shown
 from mirlib.lab.protocol import Protocol, arm
@@ -58,23 +56,18 @@ PROTOCOL = Protocol(
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlib.lab.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlib.lab.tables import cells
+    from mirlib.lab.tables import difference
 
     def claim(paper: str, pairs: int, first: str, second: str) -> None:
         arms = [f"{pairs} pairs, {first}", f"{pairs} pairs, {second}"]
 
         def decide(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
-            def difference(column: str) -> np.ndarray:
-                mine, other = cells(table, arms, column, seeds)
-                return mine - other
-
+            mir, accuracy, perplexity = (
+                difference(table, *arms, column, seeds) for column in ("mir", "accuracy", "perplexity")
+            )
             if paper == LOWERS:
-                return [below("MIR changes by", difference("mir"))]
-            return [
-                above("accuracy changes by", difference("accuracy")),
-                shown("perplexity by", difference("perplexity")),
-                shown("MIR by", difference("mir")),
-            ]
+                return [below("MIR changes by", mir)]
+            return [above("accuracy changes by", accuracy), shown("perplexity by", perplexity), shown("MIR by", mir)]
 
         at.claim(PROTOCOL.figure, paper, f"{pairs} pairs", arms, decide)
 

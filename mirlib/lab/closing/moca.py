@@ -100,18 +100,13 @@ PROTOCOL = Protocol(
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlib.lab.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlib.lab.tables import cells
-
-    def difference(table: pd.DataFrame, seeds: list[int], column: str, first: str, second: str) -> np.ndarray:
-        """The first arm minus the second, by seed."""
-        mine, other = cells(table, [first, second], column, seeds)
-        return mine - other
+    from mirlib.lab.tables import cells, difference
 
     def claim(paper: str, condition: str, first: str, second: str, decide: Callable[..., list[Part]]) -> None:
         """`decide` gets a function from a column of the table to the first arm minus the second, by seed."""
 
         def parts(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
-            return decide(lambda column: difference(table, seeds, column, first, second))
+            return decide(lambda column: difference(table, first, second, column, seeds))
 
         at.claim("Table 5", paper, condition, [first, second], parts)
 

@@ -112,20 +112,15 @@ def adaptation(rows: Any) -> dict[int, dict[str, dict[str, float]]]:
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlib.lab.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlib.lab.tables import cells
-
-    def difference(table: pd.DataFrame, seeds: list[int], column: str, first: str, second: str) -> np.ndarray:
-        """The first arm minus the second, by seed."""
-        mine, other = cells(table, [first, second], column, seeds)
-        return mine - other
+    from mirlib.lab.tables import cells, difference
 
     def claim(paper: str, number: int, condition: str, first: str, second: str, *, perplexity: bool = False) -> None:
         def decide(table: pd.DataFrame, seeds: list[int]) -> list[Part]:
-            parts = [above("accuracy changes by", difference(table, seeds, "accuracy", first, second))]
-            change = difference(table, seeds, "perplexity", first, second)
+            parts = [above("accuracy changes by", difference(table, first, second, "accuracy", seeds))]
+            change = difference(table, first, second, "perplexity", seeds)
             if perplexity:
                 parts.append(below("perplexity on clean captions by", change))
-            return [*parts, shown("MIR by", difference(table, seeds, "mir", first, second))]
+            return [*parts, shown("MIR by", difference(table, first, second, "mir", seeds))]
 
         at.claim(f"Improved Alignment, finding {number}", paper, condition, [first, second], decide)
 

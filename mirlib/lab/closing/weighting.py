@@ -92,12 +92,12 @@ PROTOCOL = Protocol(
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlib.lab.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlib.lab.tables import cells
+    from mirlib.lab.tables import cells, difference
 
     def change(table: pd.DataFrame, seeds: list[int], name: str, column: str, base: str = "plain") -> np.ndarray:
         """An arm minus the plain run (or another) of its regime, by seed."""
         regime = name.partition(", ")[0]
-        return np.diff(cells(table, [f"{regime}, {base}", name], column, seeds), axis=0)[0]
+        return difference(table, name, f"{regime}, {base}", column, seeds)
 
     def claim(figure: str, paper: str, name: str, decide: Any, base: str = "plain") -> None:
         """`decide` gets a function from a column of the table to the arm minus the plain run, by seed."""
