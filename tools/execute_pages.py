@@ -51,19 +51,9 @@ class Page:
     name: str
     client: NotebookClientCache
 
-    @property
-    def last_cell(self) -> int | None:
-        """Index of the cell at which a failed execution ended: the one with an error, or else the first unfinished."""
+    def cell(self, index: int | None) -> str:
+        """Return the name of the cell of this index."""
         notebook = self.client.notebook
-        code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
-        allowed = [i for i, c in code if "raises-exception" in c.metadata.get("tags", [])]
-        failed = [i for i, c in code if i not in allowed and any(o.output_type == "error" for o in c.outputs)]
-        return next(iter(failed or [i for i, c in code if not c.execution_count]), None)
-
-    @property
-    def cell(self) -> str:
-        """Name of that cell."""
-        notebook, index = self.client.notebook, self.last_cell
         if index is None:
             return "outside of the cells"
         if "source_map" in notebook.metadata:  # of a page in Markdown, whose cells have no lasting ids
@@ -136,6 +126,17 @@ def _end_kernels() -> None:
             pass
 
 
+def ended_at(error: BaseException) -> int | None:
+    """Return the index of the cell that nbclient was executing when it raised this, or None outside of the cells.
+
+    Asked of the traceback: what a cell holds does not tell, since the kernel's word that it began on a cell may arrive
+    before the kernel dies or never.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    cells = [frame.f_locals["cell_index"] for frame in frames if frame.f_code.co_name == "async_execute_cell"]
+    return cells[-1] if cells else None
+
+
 def report(page: Page, error: BaseException) -> tuple[str, str]:
     """Return what is to be said of a page that failed.
 
@@ -147,16 +148,17 @@ def report(page: Page, error: BaseException) -> tuple[str, str]:
         A line with page, cell and error, and the traceback.
     """
     cause = error.__cause__ if isinstance(error, ExecutionError) and error.__cause__ else error
+    index = ended_at(cause)
     kind = getattr(cause, "ename", type(cause).__name__)
     said = (getattr(cause, "evalue", "") or str(cause)).strip().splitlines()
     if isinstance(error, ExecutionError):
         text = str(cause)  # the cell's source, what it printed, and its traceback
     elif isinstance(error, DeadKernelError):
-        source = page.client.notebook.cells[page.last_cell].source if page.last_cell is not None else ""
+        source = page.client.notebook.cells[index].source if index is not None else ""
         text = f"{source}\n\nWas there too little memory? LOKY_MAX_CPU_COUNT=1 executes one page at a time."
     else:
         text = "".join(traceback.format_exception(cause))
-    return f"{page.name}, {page.cell}: {kind}: {said[0] if said else ''}", text.rstrip()
+    return f"{page.name}, {page.cell(index)}: {kind}: {said[0] if said else ''}", text.rstrip()
 
 
 def before_reading(app: Any, env: Any, names: list[str]) -> None:

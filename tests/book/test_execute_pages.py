@@ -108,18 +108,21 @@ def test_a_failing_page_is_reported_with_its_cell_and_the_others_are_kept(book, 
     notebook.cells[1].metadata["tags"] = ["raises-exception"]  # an error on purpose fails no page
     nbformat.write(notebook, good)
     write(book.folder, "broken", "print('so far')", "raise ValueError('no such thing')", "print('never')")
-    write(book.folder, "slow", "import time\ntime.sleep(60)", mystnb={"execution_timeout": 1})
-    write(book.folder, "dead", "x = 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    write(book.folder, "slow", "import time\ntime.sleep(60)", "print('never')", mystnb={"execution_timeout": 1})
+    # The wait is for the word that the kernel began on the cell: it arrives before the kernel dies.
+    dies = "import os, signal, time\nprint('here', flush=True)\ntime.sleep({})\nos.kill(os.getpid(), signal.SIGKILL)"
+    write(book.folder, "dead", "x = 1", dies.format(0), "print('never')")
+    write(book.folder, "dying", "x = 1", dies.format(1))
     (book.folder / "text.md").write_text(MARKDOWN)
     with pytest.raises(SystemExit) as failure:
-        execute_pages.before_reading(book.app, book.env, ["good", "broken", "slow", "dead", "text"])
+        execute_pages.before_reading(book.app, book.env, ["good", "broken", "slow", "dead", "dying", "text"])
     identity = nbformat.read(book.folder / "broken.ipynb", 4).cells[2].id
     line = f"broken, cell 3 (id {identity}): ValueError: no such thing"
     said = str(failure.value)
     number = MARKDOWN[: MARKDOWN.index("1 / 0")].count("\n") + 1
     assert line in said and f"text, the cell at line {number}: ZeroDivisionError: division by zero" in said
     assert "slow, cell 2" in said and "CellTimeoutError" in said
-    assert "dead, cell 3" in said and "Kernel died" in said
+    assert "dead, cell 3" in said and "dying, cell 3" in said and said.count("Kernel died") == 2
     assert "good" not in said
     said = capsys.readouterr().err
     assert line in said and "raise ValueError('no such thing')" in said and "Traceback" in said
