@@ -31,7 +31,12 @@ PICTURES = {
 }
 
 
-def _generator(seed: int, *stream: int) -> np.random.Generator:
+def random_stream(seed: int, *stream: int) -> np.random.Generator:
+    """Random numbers of a seed of the user's; the same seed has other numbers in every other stream.
+
+    Raises:
+        MirlibError: If `seed` is negative.
+    """
     if seed < 0:
         raise MirlibError(f"seed (--seed) must be at least 0, got {seed}")
     return np.random.default_rng([seed, *stream] if stream else seed)
@@ -91,7 +96,7 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
     """
     if kind not in (*PICTURES, "any"):
         raise MirlibError(f"unknown kind of picture {kind!r}; choose one of {', '.join(PICTURES)}, any")
-    generator = _generator(seed, 1)
+    generator = random_stream(seed, 1)
     crops = []
     for number in range(num):
         chosen = ("scan" if number % 4 == 3 else "photograph") if kind == "any" else kind
@@ -136,7 +141,7 @@ def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
     paragraphs = _paragraphs()
     if num > len(paragraphs):
         raise MirlibError(f"Python's documentation topics hold {len(paragraphs)} paragraphs, {num} were asked for")
-    order = _generator(seed, 2).permutation(len(paragraphs))
+    order = random_stream(seed, 2).permutation(len(paragraphs))
     return [paragraphs[i] for i in order[:num]]
 
 
@@ -281,7 +286,7 @@ def draw(
         MirlibError: If there are fewer than ``num``; the message says how many there are.
     """
     chosen: list[int] = []
-    for index in _generator(seed).permutation(len(items)).tolist():
+    for index in random_stream(seed).permutation(len(items)).tolist():
         if len(chosen) == num:
             break
         if usable is None or usable(items[index]):

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mirlib.data import IMAGE_SUFFIXES, _generator, find_images, read_texts
+from mirlib.data import IMAGE_SUFFIXES, find_images, random_stream, read_texts
 from mirlib.errors import MirlibError, first_line
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
@@ -171,7 +171,7 @@ def part_of(items: Sequence[Any], number: int, parts: int, *, seed: int = 0) -> 
     """
     if not 1 <= number <= parts:
         raise MirlibError(f"part {number} of {parts}: parts are numbered from 1 to their number")
-    chosen = _generator(seed, 3).permutation(len(items))[number - 1 :: parts].tolist()
+    chosen = random_stream(seed, 3).permutation(len(items))[number - 1 :: parts].tolist()
     return Items(len(chosen), lambda i: items[chosen[i]])
 
 

@@ -29,6 +29,10 @@ _ATTRIBUTE = "_mirlib_vision_rows"
 class VisionRows:
     """Keeps the mask of the vision rows of the latest forward pass of a model.
 
+    It keeps it beyond the pass, since gradient checkpointing reads the layers once more in the backward pass. A decoder
+    that is called by itself afterwards, with as many rows and tokens, is taken to read the same sequence: announce what
+    it reads with `vision_rows_are`.
+
     Use `VisionRows.of`, which gives every method on a model the same one, and `release` when the method comes off.
 
     Attributes:

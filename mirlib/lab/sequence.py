@@ -57,7 +57,12 @@ def announced(model: LlavaForConditionalGeneration, sequence: Embedded) -> Abstr
     return vision_rows_are(model, sequence.vision.expand(sequence.embeddings.shape[:2]))
 
 
-def read(model: LlavaForConditionalGeneration, *pieces: Embedded, answers_from: int | Tensor | None = None) -> Tensor:
+def read(
+    model: LlavaForConditionalGeneration,
+    *pieces: Embedded,
+    answers_from: int | Tensor | None = None,
+    attended: Tensor | None = None,
+) -> Tensor:
     """The decoder's last hidden states (n, length, d) for a joined sequence; without a cache.
 
     Args:
@@ -65,6 +70,7 @@ def read(model: LlavaForConditionalGeneration, *pieces: Embedded, answers_from: 
         pieces: What it reads.
         answers_from: Place in the last piece where the prompt ends and the answer, or the padding, begins: one for all
             rows, or (n,); None where all of it is prompt. An attention mask of `mirlib.align.masks` may ask for it.
+        attended: (length,) bool, the places that may be attended to; all of them by default.
     """
     sequence = join(*pieces)
     count, length = sequence.embeddings.shape[:2]
@@ -72,5 +78,8 @@ def read(model: LlavaForConditionalGeneration, *pieces: Embedded, answers_from: 
     if answers_from is not None:
         end = torch.as_tensor(answers_from).reshape(-1, 1) + length - pieces[-1].embeddings.shape[-2]
         prompt = (torch.arange(length) < end).expand(count, length)
+    mask = None if attended is None else attended.long().expand(count, length)
     with announced(model, sequence), rows_are(model, prompt=prompt):
-        return model.model.language_model(inputs_embeds=sequence.embeddings, use_cache=False).last_hidden_state
+        return model.model.language_model(
+            inputs_embeds=sequence.embeddings, attention_mask=mask, use_cache=False
+        ).last_hidden_state

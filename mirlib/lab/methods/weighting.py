@@ -61,11 +61,7 @@ def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.T
     start = sequence.words(embed(torch.full((len(batch.ids), 1), language.BOS)))
     image = sequence.image(model.model.multi_modal_projector(batch.features))
     joined = sequence.join(start, image, sequence.words(embed(batch.ids)))
-    attended = (~joined.vision).long().expand(joined.embeddings.shape[:2])
-    with sequence.announced(model, joined):
-        hidden = model.model.language_model(
-            inputs_embeds=joined.embeddings, attention_mask=attended, use_cache=False
-        ).last_hidden_state
+    hidden = sequence.read(model, joined, attended=~joined.vision)
     return model.lm_head(hidden[:, -batch.ids.shape[1] : -1]).float()
 
 
