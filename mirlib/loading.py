@@ -76,7 +76,8 @@ def load_model(
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but float32 on a CPU.
         device_map: ``"auto"``, or what else transformers takes: spreads the layers over devices. Needs accelerate.
         load_in_4bit: Whether to hold the weights of the linear layers in 4 bits (NF4, scales in 8 bits), computing in
-            bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model.
+            bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model. On a CPU bitsandbytes
+            may refuse layers whose inputs are not a multiple of 64 wide.
         trust_remote_code: Let the checkpoint bring its own code.
         allow_pickle: Load weights that are not safetensors.
 
