@@ -283,10 +283,13 @@ def stage_one(
         raise ValueError(f"{recipe.pairs} pairs were asked for, but there are {len(scenes)} scenes")
     connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
     attached = method.attach(model, seed=seed)
-    if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
-        features = vision_features(model, scenes, progress=progress)
     order = chosen_pairs(len(scenes), len(scenes), seed=seed)
     subset = method.choose(scenes, order, recipe.pairs)
+    if not recipe.unlock_encoder:  # a frozen encoder sees each picture once
+        own = method.features(model, scenes, subset)
+        features = own if own is not None else features
+        if features is None:
+            features = vision_features(model, scenes, progress=progress)
     training = Training(model, tokenizer, recipe, seed, scenes, features, subset, progress)
     before = method.before_stage_one(training)
     history = caption_stage(training, method, attached=attached, after_step=after_step, checkpoint=checkpoint)

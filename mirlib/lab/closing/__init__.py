@@ -5,9 +5,9 @@ that of `mirlib.lab.verdicts`, with ``at.protocol``, ``at.rows``, ``at.table`` a
 claims that are no paper's in ``OURS``.
 """
 
-from mirlib.lab.closing import eim, masks, moca, stages, weighting, zoo
+from mirlib.lab.closing import eim, features, masks, moca, stages, weighting, zoo
 
-MODULES = (moca, eim, masks, stages, weighting, zoo)
+MODULES = (moca, eim, features, masks, stages, weighting, zoo)
 PROTOCOLS = tuple(module.PROTOCOL for module in MODULES)
 JUDGES = {module.PROTOCOL.name: module.judge for module in MODULES}
 OURS = frozenset().union(*(getattr(module, "OURS", ()) for module in MODULES))

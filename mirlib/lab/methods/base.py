@@ -94,6 +94,21 @@ class Method:
         """
         return order[:pairs]
 
+    def features(
+        self, model: LlavaForConditionalGeneration, scenes: list[world.Scene], chosen: np.ndarray
+    ) -> torch.Tensor | None:
+        """Vision features for stage 1; None for those of the plain recipe. Not asked where the encoder learns.
+
+        Args:
+            model: With what `attach` has changed.
+            scenes: All that are there.
+            chosen: Numbers of those that stage 1 trains on.
+
+        Returns:
+            (n, 36, 96) for all scenes, right for the chosen ones.
+        """
+        return None
+
     def told(self, training: Training) -> Sequence[world.Scene]:
         """The scenes that the captions of stage 1 tell of, by number; the pictures are those of `Training.scenes`."""
         return training.scenes
