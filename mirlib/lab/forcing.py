@@ -126,7 +126,7 @@ def changes(rows: Iterable[Row]) -> pd.DataFrame:
             # A cell may break before its interval only.
             text = bootstrap(moved).text(_DIGITS[column]) if len(moved) > 1 else ""
             line[label] = text.replace(", ", ",\u00a0")
-        lines[regime, f"{what} − plain"] = line
+        lines[regime, what] = line
     return pd.DataFrame(lines).T
 
 

@@ -286,8 +286,8 @@ def test_levels_are_means_and_changes_what_they_differ_by(rows):
     assert set(forcing.levels([])["seeds"]) == {0}
     table = forcing.changes(rows)
     assert len(table) == len(PROTOCOL.arms) - 2  # the plain runs are what the others are held against
-    assert table.loc[("high", "gap, strong − plain"), "MIR"] == "−2.70 [−2.70,\u00a0−2.70]"
-    assert table.loc[("high", "gap, strong − plain"), "accuracy"] == "+0.080 [+0.080,\u00a0+0.080]"
+    assert table.loc[("high", "gap, strong"), "MIR"] == "−2.70 [−2.70,\u00a0−2.70]"
+    assert table.loc[("high", "gap, strong"), "accuracy"] == "+0.080 [+0.080,\u00a0+0.080]"
     assert set(forcing.changes([])["MIR"]) == {""}
 
 
