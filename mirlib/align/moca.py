@@ -305,21 +305,27 @@ def fuse(model: nn.Module, *, only_text_is_read: bool = False) -> None:
     1. Layers with u = 1 and v = 0 do nothing.
     2. Layer K, the last, if nothing but rows of text is read off the model. No layer attends to what comes out of it,
        so its scale and shift reach the final norm and the output of the vision rows themselves, and no other row.
-       They get no gradient from a loss on text rows either, and stay where they started. Whoever reads the last vision
-       row (a prompt that ends with its image), or the hidden states of layer K, as MIR does, sees the difference.
+       They get no gradient from a loss on text rows either, and stay where they started, unless weight decay moves
+       them. Whoever reads the last vision row (a prompt that ends with its image, a caption that follows it at once),
+       or the hidden states of layer K, as MIR does, sees the difference.
 
-    All else has no home in the weights. *Proof*, for one layer k < K - 1 that has moved, and pre-norm layers with
-    RMSNorm. The decoder's weights are shared with text, which is to be read as before, so only what the projector puts
-    out can change. Layer j hands on f_j = f_{j-1} + F_j(f_{j-1}), where F_j is blind to the length of a row and not
-    always along it. Text rows of layer j + 1 read keys and values that are linear in the normalised f_j; where these
-    maps have full rank, text that is the same asks for vision rows of the same direction at each layer that has one
-    behind it. Two layers in a row fix the length as well: c f + F(f) has the direction of f + F(f) for c = 1 alone.
-    So the plain decoder would have to make the very f_j of the calibrated one, for j from 1 to K - 2. For k > 1 it
-    has f_1, ..., f_{k-1} right, makes f_k from them without scale and shift, and needs u ⊙ f_k + v: it follows that
-    u = 1 and v = 0. For k = 1 its input may be c(x) x in the place of x, and it needs
-    c(x) x + F(x) = u ⊙ (x + F(x)) + v for every x. Put tx for x, divide by t, and let t grow: u ⊙ x is parallel to x
-    for every x, so all entries of u are one number a. What is left is t (c(tx) - a) x = (a - 1) F(x) + v: the right
-    side is parallel to x for every x, which no attention and no MLP is unless a = 1, and then v = 0.
+    All else has no home in the weights, accidents aside. *Proof*, for pre-norm layers with RMSNorm, if one layer
+    k < K - 1 and no other has moved, and u is not 0. The decoder's weights are shared with text, which is to be read
+    as before, so only what the projector puts out can change. Write f for all vision rows of a picture and c f for
+    each of them times a positive number of its own. Layer j hands on f_j = f_{j-1} + F_j(f_{j-1}). Attention and MLP
+    read rows through a norm, so F_j is bounded, and F_j(t f) has a limit as t grows; between the two the length of a
+    row does count. It is assumed that (1) key and value of a row fix its direction, which takes maps of full column
+    rank; (2) no layer makes rows of one direction of two rows that have one direction and different lengths; and
+    (3) the limit of F_1 is not, up to one fixed vector, along its row for every row. Text that reads the same keys and
+    values has vision rows g_j = c f_j in the plain decoder, by (1). Where layer j + 1 < K has not moved, g_j = f_j by
+    (2). This holds for j = k, and for j = k - 2 if k > 1. For k > 1 the plain decoder makes g_k out of f_{k-1}, and
+    g_k = u ⊙ g_k + v for all the g_k that there are: it follows that u = 1 and v = 0. For k = 1 its input is c(x) x,
+    and c(x) x + F(c(x) x) = u ⊙ (x + F(x)) + v for every x. Put tx for x, divide by t, and let t grow: u ⊙ x is
+    parallel to x for every x, so all entries of u are one number a, and c(tx) tends to a. What is left is
+    t (c(tx) - a) x = a F(tx) - F(c(tx) tx) + v, and the right side tends to a - 1 times the limit of F, plus v. That
+    is parallel to x for every x, by (3) only if a = 1, and then v = 0. Where several layers have moved, or (1) fails,
+    as it may with keys and values of fewer entries than the row, that the changes undo each other is not ruled out
+    here; nothing that is taken off would be exact for sure, so it is refused as well.
 
     For k = K - 1 a scale that is one positive number in all entries would be lost on text, since layer K alone reads
     it, through its norm; but the ε in that norm makes even this inexact, so it is refused, too.

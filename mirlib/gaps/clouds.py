@@ -112,9 +112,9 @@ def a_score(
 ) -> GapResult:
     """A-score: the mean over vision rows of the best cosine with a reference row.
 
-    The paper's reference are the tokens of a CLIP encoder, which a language model's layers have nothing to do with.
-    Here it is the text rows of the same layer, or the rows that you pass, such as the text-embedding matrix. The
-    best of more rows is better: compare values of the same number of reference rows only.
+    The paper's reference are tokens of the same picture that come from a CLIP encoder, with which a language model's
+    layers have nothing to do. Here it is the text rows of the same layer, or the rows that you pass, such as the
+    text-embedding matrix. The best of more rows is better: compare values of the same number of reference rows only.
 
     Args:
         vision: K arrays (r, d).

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mirlib import rows as token_rows
 from mirlib.align import moca
-from mirlib.lab.closing.moca import PROTOCOL, RATES, layers
+from mirlib.lab.closing.moca import PROTOCOL, RATES, SAME, layers
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
@@ -221,9 +221,14 @@ def lessons(rows: Sequence[Row]) -> list[str]:
         if len(mir) < SEEDS_NEEDED:
             continue
         found, gained, longer = bootstrap(mir), bootstrap(accuracy), bootstrap(ratio)
+        small = (
+            f" That fall of MIR is smaller than the {SAME['mir']} within which two starts of MoCa count as alike."
+            if found.high < 0 and abs(found.value) < SAME["mir"]
+            else ""
+        )
         said.append(
             f"*{panel}*: MoCa {_does(found, 'MIR')}, with the distance {_sides(layer_changes(rows)[panel])}, and "
-            f"{_does(gained, 'accuracy')}. The norm ratio of layer 1 changes by {longer.text(2)}."
+            f"{_does(gained, 'accuracy')}. The norm ratio of layer 1 changes by {longer.text(2)}.{small}"
         )
     for column, name, best in (("accuracy", "accuracy", max), ("mir", "MIR", min)):
         for panel in RATES:
@@ -242,6 +247,17 @@ def lessons(rows: Sequence[Row]) -> list[str]:
                 means = listed([f"{way} {v.mean():+.3f}".replace("-", "−") for way, v in rivals.items()])
                 said.append(
                     f"At the {panel} rate {most} does most for {name} (mean changes from plain: {means}); {clear}."
+                )
+    for panel in RATES:
+        ways = [way for way in RATES[panel] if way != "plain"]
+        fell, gained = ({way: by[c][panel].get(way, ()) for way in ways} for c in ("mir", "accuracy"))
+        if all(len(values) >= SEEDS_NEEDED for values in fell.values()):
+            lowest = min(ways, key=lambda way, fell=fell: fell[way].mean())
+            if fell[lowest].mean() < 0:
+                change = bootstrap(gained[lowest]).text(3)
+                said.append(
+                    f"Whoever chooses by the lowest mean MIR at the {panel} rate takes {lowest}; its accuracy minus "
+                    f"that of the plain run is {change}."
                 )
     if not said:
         return [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]

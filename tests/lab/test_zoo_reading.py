@@ -77,6 +77,15 @@ def test_cost_is_the_median_of_what_was_measured():
 def test_spread_is_that_between_settings_within_a_seed(found):
     expected = np.std(np.arange(len(ARMS)), ddof=1)
     assert zoo_reading.spread(found)["ima"] == pytest.approx(expected)
+    places = [i for i, arm in enumerate(ARMS) if arm.startswith("matched")]
+    assert len(places) == 8
+    assert zoo_reading.spread(found, zoo_reading.MATCHED_NORMS)["ima"] == pytest.approx(np.std(places, ddof=1))
+
+
+def test_likeness_is_the_mean_and_the_lowest_over_the_pairs_of_a_group(found):
+    assert zoo_reading.likeness(found, ["ima", "kid", "cka"]) == (1, 1)
+    assert zoo_reading.likeness(found, ["ima", "kid", "mir"], zoo_reading.MATCHED_NORMS) == pytest.approx((-1 / 3, -1))
+    assert all(np.isnan(zoo_reading.likeness(zoo.table([]), ["ima", "kid"])))
 
 
 def test_sentences_name_what_is_steady_and_what_lies_above_mir(tmp_path):
@@ -88,6 +97,7 @@ def test_sentences_name_what_is_steady_and_what_lies_above_mir(tmp_path):
     assert "MIR, turned, has a correlation of −1.00 [−1.00, −1.00]" in said[0]
     assert "IMA score" in said[1] and "MIR" not in said[1]
     assert said[2].endswith("none.")
+    assert "reaches 0.8" in said[5] and "IMA score" in said[5] and "norm-only" not in said[5]
     assert "modality gap" in said[3] and "RMG" not in said[3] and "norm-only" not in said[3]
     table = zoo_reading.summary(rows)
     assert list(table.index[-3:]) != [] and len(table) == len(MEASURES)
