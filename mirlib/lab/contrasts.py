@@ -1,12 +1,13 @@
-"""What the ledger's runs of ``eim`` say: levels, differences within a seed, segments; and what CLIP's features hold.
+"""What the ledger's runs of ``eim`` say: levels, differences within a seed, segments; and what CLIP's features do.
 
-All from the rows that are there; whether a claim holds is judged in `mirlib.lab.closing.eim`. No sentence and no title
+All from the rows that are there; whether a claim holds is judged in `mirlib.lab.closing.eim` and, of the features, in
+`mirlib.lab.closing.features`. No sentence and no title
 reads anything off fewer seeds than `mirlib.lab.mediation.SEEDS_NEEDED`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from matplotlib.figure import Figure
 from transformers import LlavaForConditionalGeneration
 
-from mirlib.align.eim import image_vectors
+from mirlib.align.eim import vision_tower
 from mirlib.lab import cells as picture_cells
 from mirlib.lab import models, tables, world
+from mirlib.lab.closing import features as clip_features
 from mirlib.lab.closing.eim import PROTOCOL
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
@@ -60,11 +62,15 @@ _SAME_STAGE_ONE = {"IE": "plain", "encoder": "plain", "one stage": "plain", "ST,
 
 def levels(rows: Iterable[Row]) -> pd.DataFrame:
     """What the paper prints, and means over the seeds that are there with their 95 % intervals, as text, by arm."""
+    return _levels(rows, PROTOCOL.arms, PUBLISHED)
+
+
+def _levels(rows: Iterable[Row], arms: Iterable[str], published: Mapping[str, str]) -> pd.DataFrame:
     table = frame(rows)
     lines = {}
-    for arm in PROTOCOL.arms:
+    for arm in arms:
         here = table[table["arm"] == arm] if len(table) else table
-        lines[arm] = {"paper, BLEU-4": PUBLISHED.get(arm, "")} | {
+        lines[arm] = {"paper, BLEU-4": published.get(arm, "")} | {
             shown: bootstrap(here[column].to_numpy(float)).cell(signs=False) if len(here) else ""
             for column, shown in COLUMNS.items()
         }
@@ -195,12 +201,69 @@ def lessons(rows: Sequence[Row]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What CLIP's features hold (Table 9 of the paper, as far as it can be seen without training a model)
+# CLIP's features: what a model makes of them (the runs of ``eim_features``), and what they hold (Table 9 of the paper)
+
+FEATURES_PUBLISHED = {clip_features.ALL_BEFORE: "32.9", clip_features.ONE_BEHIND: "31.2"}
+"""BLEU-4 of ClipCap on COCO in per cent, by the arm that is nearest; the paper's "all" has [CLS] with the patches."""
+
+
+def feature_levels(rows: Iterable[Row]) -> pd.DataFrame:
+    """`levels` of the arms of ``eim_features``."""
+    return _levels(rows, clip_features.PROTOCOL.arms, FEATURES_PUBLISHED)
+
+
+FEATURES_AGAINST = {
+    "all − one, before": clip_features.AGAINST[clip_features.MORE, "before the output layer"],
+    "all − one, behind": clip_features.AGAINST[clip_features.MORE, "behind the output layer"],
+    "before − behind, all": clip_features.AGAINST[clip_features.BEFORE, "with all features"],
+    "before − behind, one": clip_features.AGAINST[clip_features.BEFORE, "with one feature"],
+    "all before − one behind": clip_features.AGAINST[clip_features.WHOLE, ""],
+}
+"""The comparisons of ``eim_features`` by what stands beside them in a figure."""
+
+
+def figure_features(rows: Sequence[Row]) -> Figure:
+    """Differences between the arms of ``eim_features`` within a seed, of accuracy and of MIR."""
+    table, whole = frame(rows), "all before − one behind"
+    figure, axes = plt.subplots(1, 2, figsize=(10.2, 2.9), sharey=True)
+    for ax, column, name, unit in zip(
+        axes, ("accuracy", "mir"), ("accuracy", "MIR"), ("share right", "log10"), strict=True
+    ):
+        found = {label: tables.difference(table, *pair, column) for label, pair in FEATURES_AGAINST.items()}
+        data = {label: {"": values} for label, values in found.items() if len(values)}
+        figure_seed_values(data, ax, xlabel=f"difference of {name} ({unit})")
+        said = f"the whole change {bootstrap(found[whole]).text(2)}" if whole in data else ""
+        ax.set_title(headline(name, said, map(len, found.values())))
+    return figure
+
+
+def feature_lessons(rows: Sequence[Row]) -> list[str]:
+    """What came out of ``eim_features``, in a few plain sentences of Markdown; as `lessons`."""
+    table, said = frame(rows), []
+    sentences = {
+        (clip_features.MORE, "before the output layer"): "Before the output layer, all features instead of one {}",
+        (clip_features.MORE, "behind the output layer"): "Behind it, all features instead of one {}",
+        (clip_features.BEFORE, "with all features"): "Reading all features before the output layer and not behind it "
+        "{}",
+        (clip_features.BEFORE, "with one feature"): "Reading one feature before the output layer and not behind it {}",
+        (clip_features.WHOLE, ""): "The whole change {}",
+    }
+    for claim, sentence in sentences.items():
+        pair = clip_features.AGAINST[claim]
+        found = {column: tables.difference(table, *pair, column) for column in ("accuracy", "mir")}
+        if len(found["accuracy"]) >= SEEDS_NEEDED:
+            ending = "" if claim[0] == clip_features.MORE else "s"
+            accuracy = _does(bootstrap(found["accuracy"]), "accuracy", ending)
+            mir = _does(bootstrap(found["mir"]), "MIR", ending)
+            said.append(f"{sentence.format(accuracy)}, and {mir}.")
+    return said or [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]
 
 
 @torch.no_grad()
 def probe_features(model: LlavaForConditionalGeneration, *, scenes: int = 1200, seed: int = 0) -> pd.DataFrame:
     """How much of a picture a linear probe reads from the [CLS] token, or from the patches, of a model's encoder.
+
+    Before the output layer is the layer that the connector reads, behind it as in `mirlib.lab.methods.features`.
 
     Ridge regression on three quarters of the scenes, to what stands in each of the four cells; share right on the
     rest. It asks what is there, not what a language model would make of it.
@@ -217,13 +280,16 @@ def probe_features(model: LlavaForConditionalGeneration, *, scenes: int = 1200, 
     drawn = [world.sample_scene(np.random.default_rng([seed, 38, i])) for i in range(scenes)]
     known = 3 * scenes // 4
     pictures = models.pixel_values(drawn)
-    hidden = model.model.vision_tower(pictures, output_hidden_states=True).hidden_states[models.VISION_FEATURE_LAYER]
-    patches = hidden[:, 1:]
+    tower = vision_tower(model)
+    seen = tower(pictures, output_hidden_states=True)
+    before = seen.hidden_states[models.VISION_FEATURE_LAYER]
+    behind = tower.post_layernorm(seen.last_hidden_state)
     features = {
-        "[CLS], last layer": image_vectors(model, pictures),
-        "[CLS], layer the connector reads": hidden[:, 0],
-        "mean of the patches": patches.mean(dim=1),
-        "patches, cell by cell": picture_cells.cell_means(patches),
+        "[CLS], behind": behind[:, 0],
+        "[CLS], before": before[:, 0],
+        "mean of the patches, before": before[:, 1:].mean(dim=1),
+        "patches cell by cell, behind": picture_cells.cell_means(behind[:, 1:]),
+        "patches cell by cell, before": picture_cells.cell_means(before[:, 1:]),
     }
     truth = picture_cells.cell_labels(drawn)  # (n, 4, 3)
     sizes = [len(words) for words in picture_cells.LABELS.values()]

@@ -8,6 +8,7 @@ import torch
 from made_rows import measured, rows_of
 
 from mirlib.lab import contrasts, models
+from mirlib.lab.closing import features as clip_features
 from mirlib.lab.closing.eim import PROTOCOL
 
 matplotlib.use("agg")
@@ -100,10 +101,54 @@ def test_sentences_say_up_down_or_undecided_and_nothing_of_four_seeds(rows):
     assert "nothing is concluded" in nothing
 
 
+FEATURES = {
+    clip_features.ALL_BEFORE: 0.60, clip_features.ALL_BEHIND: 0.63,
+    clip_features.ONE_BEFORE: 0.50, clip_features.ONE_BEHIND: 0.50,
+}  # fmt: skip
+
+
+def made_features(arm, run):
+    """Levels of `FEATURES`; MIR falls where accuracy rises; with one feature layers differ by noise of both signs."""
+    noise = (run.seed - 2) * 1e-3 * (2 if arm == clip_features.ONE_BEFORE else 1)
+    return measured(2.0 - FEATURES[arm] - noise, FEATURES[arm] + noise)
+
+
+def test_features_are_told_with_their_levels_differences_and_sentences():
+    rows = rows_of("eim_features", made_features)
+    levels = contrasts.feature_levels(rows)
+    assert list(levels.index) == list(clip_features.PROTOCOL.arms)
+    assert list(levels["paper, BLEU-4"]) == ["32.9", "", "", "31.2"]
+    assert levels.loc[clip_features.ALL_BEHIND, "accuracy"].startswith("0.630 [") and set(levels["seeds"]) == {5}
+
+    accuracy, mir = contrasts.figure_features(rows).axes
+    assert [tick.get_text() for tick in accuracy.get_yticklabels()] == list(contrasts.FEATURES_AGAINST)
+    assert "the whole change +0.10" in accuracy.get_title() and "−0.10" in mir.get_title()
+
+    said = contrasts.feature_lessons(rows)
+    assert len(said) == 5
+    assert said[0].startswith("Before the output layer, all features instead of one raise accuracy (+0.100")
+    assert "lower MIR (−0.100" in said[0] and "raise accuracy (+0.130" in said[1]
+    assert "not behind it lowers accuracy (−0.030" in said[2] and "raises MIR" in said[2]
+    assert "leaves accuracy undecided" in said[3]
+    assert said[4].startswith("The whole change raises accuracy (+0.100")
+
+
+def test_features_without_runs_say_so():
+    assert set(contrasts.feature_levels([])["accuracy"]) == {""}
+    few = rows_of("eim_features", made_features, seeds=(0, 1))
+    assert all("provisional: 2 seeds" in ax.get_title() for ax in contrasts.figure_features(few).axes)
+    for ax in contrasts.figure_features([]).axes:
+        assert "no run in the ledger yet" in [text.get_text() for text in ax.texts]
+    (nothing,) = contrasts.feature_lessons(rows_of("eim_features", made_features, seeds=range(4)))
+    assert "nothing is concluded" in nothing
+
+
 def test_the_probe_finds_what_is_in_the_features_and_nothing_where_there_is_nothing():
     model, _ = models.load_miniature()
     found = contrasts.probe_features(model, scenes=300)
-    assert (found.loc["patches, cell by cell"] > found.loc["always the most frequent"] + 0.3).all()
+    for where in ("before", "behind"):
+        by_cell = found.loc[f"patches cell by cell, {where}"]
+        assert (by_cell > found.loc["always the most frequent"] + 0.3).all()
     assert found.to_numpy().min() >= 0 and found.to_numpy().max() <= 1
     generator = torch.Generator().manual_seed(0)
     x, new = torch.randn(300, 5, generator=generator).double(), torch.randn(50, 5, generator=generator).double()

@@ -12,9 +12,9 @@ norms. Two arms are controls that the paper does not have. IE opens the encoder 
 opens it without IE. Segments cost steps, so ``two epochs`` spends as many steps on a second pass of stage 1 as one
 segment takes.
 
-What is not measured: the use of CLIP's features (Table 9). The laboratory's connector reads all patches before the
-output layer in every run, which is what EIM changes ClipCap to. BLEU-4 neither: captions are judged by perplexity on
-held-out captions after stage 1, which the claims do not hang on.
+What is not measured: BLEU-4. Captions are judged by perplexity on held-out captions after stage 1, which the claims do
+not hang on. The use of CLIP's features (Table 9) has an experiment of its own, `mirlib.lab.closing.features`; here all
+arms read all patches before the output layer, which is what EIM changes ClipCap to.
 """
 
 from __future__ import annotations
