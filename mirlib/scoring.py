@@ -428,7 +428,7 @@ def _score_streaming(
                 raise MirlibError(f"the second pass saw {again} samples, the first {samples}; batches must not change")
 
         processes.together(check)
-    return metric.result(processes), sum(seen for seen, _ in found)
+    return metric.result(processes, progress=progress), sum(seen for seen, _ in found)
 
 
 def _score_in_memory(

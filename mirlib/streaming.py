@@ -50,6 +50,7 @@ from mirlib.result import MIRResult
 __all__ = ["FiniteChecks", "ModalityIntegrationRate", "RowGroups"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
+_BAR = {"desc": "adding up", "unit": "layer", "delay": 3, "leave": False}
 
 
 def _pack(moments: Moments) -> Tensor:
@@ -474,23 +475,24 @@ class ModalityIntegrationRate(Metric):
         Raises:
             MirlibError: If a pass is missing.
         """
-        return torch.tensor(self._summarise().value, dtype=torch.float64)
+        return torch.tensor(self._summarise(progress=True).value, dtype=torch.float64)
 
-    def result(self, processes: Processes | None = None) -> MIRResult:
+    def result(self, processes: Processes | None = None, *, progress: bool = True) -> MIRResult:
         """The whole `MIRResult`, over all processes.
 
         Args:
             processes: As for `begin_second_pass`. The layers are shared out: each process adds up some of them, and no
                 process holds the state of another.
+            progress: Draw a progress bar on stderr if adding up takes more than three seconds.
 
         Raises:
             MirlibError: If a pass is missing, the two passes saw different rows, or fewer than 2 rows are left.
         """
         if processes is not None and processes.size > 1:
             with threads_for(self.dim):
-                return self._add_up_together(processes)
+                return self._add_up_together(processes, progress)
         with self._synced():
-            return self._summarise()
+            return self._summarise(progress)
 
     def _synced(self) -> Any:
         return self.sync_context(
@@ -511,22 +513,22 @@ class ModalityIntegrationRate(Metric):
                 if count < 2:
                     raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
 
-    def _summarise(self) -> MIRResult:
+    def _summarise(self, progress: bool) -> MIRResult:
         with threads_for(self.dim):
-            return self._add_up()
+            return self._add_up(progress)
 
-    def _add_up(self) -> MIRResult:
+    def _add_up(self, progress: bool) -> MIRResult:
         self._check_passes()
         self._check_rows(self.norm_sums)
         layers = range(1, self.num_layers + 1)
         norm_sums = self.norm_sums.cpu()
         parts = [
             self._layer(layer, *self._moments_of(layer), norm_sums)
-            for layer in tqdm(layers, desc="adding up", unit="layer", delay=3, leave=False)
+            for layer in tqdm(layers, **_BAR, disable=not progress)
         ]
         return self._assemble(parts, norm_sums)
 
-    def _add_up_together(self, processes: Processes) -> MIRResult:
+    def _add_up_together(self, processes: Processes, progress: bool) -> MIRResult:
         """The same over all processes, layer k in the process k − 1 modulo their number."""
         processes.together(self._check_passes)
         norm_sums = processes.total(self.norm_sums).cpu()
@@ -537,7 +539,7 @@ class ModalityIntegrationRate(Metric):
             merged = [processes.merge_moments(getattr(self, f"moments_{m}_{layer}"), owner) for m in MODALITIES]
             if owner == processes.rank:
                 mine[layer] = [[_unpack(packed) for packed in side] for side in merged]
-        bar = tqdm(mine, desc="adding up", unit="layer", delay=3, leave=False, disable=not processes.leads)
+        bar = tqdm(mine, **_BAR, disable=not (progress and processes.leads))
         found = processes.together(lambda: {layer: self._layer(layer, *mine[layer], norm_sums) for layer in bar})
         parts: dict[int, tuple[LayerSummary, np.ndarray]] = {}
         for part in processes.gather(found):

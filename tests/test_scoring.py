@@ -13,7 +13,7 @@ import torch
 from tiny_models import FAMILIES, IMAGE
 from tiny_processors import BUILDERS, lvlm
 
-from mirlib import MirlibError, MIRResult, capture, modality_integration_rate, score, score_batches
+from mirlib import MirlibError, MIRResult, capture, modality_integration_rate, score, score_batches, streaming
 from mirlib.data import draw, load_image, sample_images, sample_texts
 from mirlib.hidden_states import token_masks
 from mirlib.prompts import encode_batch
@@ -187,10 +187,12 @@ def test_all_kinds_of_image_sources_are_one(llava, tmp_path):
         assert score(*llava, sources, TEXTS, num=NUM, **QUIET).value == expected
 
 
-def test_progress_goes_to_stderr_alone(llava, capsys):
+def test_progress_goes_to_stderr_alone(llava, capsys, monkeypatch):
+    monkeypatch.setitem(streaming._BAR, "delay", 0)  # else a model as small as this has no third bar
     score_llava(llava, progress=True)
     captured = capsys.readouterr()
     assert captured.out == "" and "pass 1 of 2: norms" in captured.err and "pass 2 of 2: moments" in captured.err
+    assert "adding up" in captured.err
     score_llava(llava)
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
