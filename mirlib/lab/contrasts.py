@@ -1,8 +1,8 @@
 """What the ledger's runs of ``eim`` say: levels, differences within a seed, segments; and what CLIP's features do.
 
 All from the rows that are there; whether a claim holds is judged in `mirlib.lab.closing.eim` and, of the features, in
-`mirlib.lab.closing.features`. No sentence and no title
-reads anything off fewer seeds than `mirlib.lab.mediation.SEEDS_NEEDED`.
+`mirlib.lab.closing.features`. No sentence and no title reads anything off fewer seeds than
+`mirlib.lab.mediation.SEEDS_NEEDED`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from mirlib.align.eim import vision_tower
 from mirlib.lab import cells as picture_cells
 from mirlib.lab import models, tables, world
 from mirlib.lab.closing import features as clip_features
-from mirlib.lab.closing.eim import PROTOCOL
+from mirlib.lab.closing.eim import ALONE, LONGER, LOSSES, ORDER, PROTOCOL, SEGMENTED, TUNED
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, Claim
+from mirlib.lab.reporting import listed
 from mirlib.lab.tables import Row, frame
 from mirlib.plots import COLOURS, LINES
 
@@ -53,6 +55,7 @@ AGAINST = (
     ("ST, LM", "LM, ST"),
     ("IE", "encoder"),
     ("ST, LM", "two epochs"),
+    ("ST", "two epochs"),
 )
 """Pairs of arms, the first minus the second."""
 
@@ -120,8 +123,8 @@ def figure_changes(rows: Sequence[Row]) -> Figure:
         }
         figure_seed_values(data, ax, xlabel=f"difference of {name} ({unit})")
         found = tables.difference(table, "ST, LM, IE", "plain", column)
-        said = f"ST, LM, IE − plain {found.mean():+.2f}".replace("+0.00", "0.00") if len(found) else ""
-        ax.set_title(headline(name, said.replace("-", "−"), [len(found)]))
+        said = f"ST, LM, IE − plain {bootstrap(found).text(2)}" if len(found) else ""
+        ax.set_title(headline(name, said, [len(found)]))
     return figure
 
 
@@ -155,7 +158,10 @@ def figure_segments(rows: Sequence[Row]) -> Figure:
                 steps, values.min(axis=0), values.max(axis=0), color=COLOURS[number], alpha=0.2, linewidth=0
             )
         first = next(iter(kept.values()))
-        ax.axhline(first[0]["chance"], color="black", linewidth=1, linestyle=":", marker="")
+        chance = first[0]["chance"]
+        ax.axhline(chance, color="black", linewidth=1, linestyle=":", marker="")
+        at_right = ax.get_yaxis_transform()  # the curves begin at chance, so its name stands where they end
+        ax.text(0.99, chance, "chance: all keys alike", transform=at_right, ha="right", va="top", fontsize=8)
         ax.set_xlabel("step of the segment")
         ax.set_ylabel("InfoNCE (nats)")
         ax.legend()
@@ -195,16 +201,119 @@ def lessons(rows: Sequence[Row]) -> list[str]:
     say("All three in segments, against plain, {}.", "ST, LM, IE", "plain")
     say("Segments, against one stage with all three, {}.", "ST, LM, IE", "one stage")
     say("ST before LM, against LM before ST, {}.", "ST, LM", "LM, ST")
+    say("ST alone, against that second epoch, {}.", "ST", "two epochs")
     for loss in ("ST", "LM"):
         say(f"{loss} alone {{}}.", loss, "plain", "mir", "MIR")
+    for arm, name in (("ST", "ST alone"), ("LM", "LM alone"), ("two epochs", "A second epoch")):
+        say(f"{name} {{}}.", arm, "plain", "perplexity", "perplexity")
     return said or [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]
+
+
+def cost(rows: Iterable[Row]) -> str:
+    """What a segment costs beside the stage 1 behind it, in a sentence; empty where no run kept its time."""
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        for name, found in row["metrics"].get("before_stage_one", {}).items():
+            if "seconds" in found:
+                shares.setdefault(name, []).append(found["seconds"] / row["metrics"]["stage_one"]["seconds"])
+    each = [f"{name.upper()} took {np.median(some):.0%} of that time" for name, some in sorted(shares.items())]
+    return f"Beside an epoch of stage 1, {listed(each)} (median over runs).".replace("%", " %") if each else ""
+
+
+def by_seed(rows: Iterable[Row]) -> list[str]:
+    """How far the plain runs lie apart, and what the segments and a second epoch add to the worse and the better ones.
+
+    No claim hangs on it.
+    """
+    table = frame(rows)
+    arms = ["plain", "ST", "LM", "two epochs"]
+    seeds = tables.complete_seeds(table, arms)
+    if len(seeds) < SEEDS_NEEDED:
+        return []
+    plain, *others = tables.cells(table, arms, "accuracy", seeds)
+    blind = tables.cells(table, ["plain"], "blind", seeds)[0]
+    order = np.argsort(plain)
+
+    def series(values: np.ndarray, signs: bool) -> str:
+        return ", ".join(f"{value:{'+' if signs else ''}.2f}".replace("-", "−") for value in values[order])
+
+    gains = "; ".join(f"{arm} {series(other - plain, True)}" for arm, other in zip(arms[1:], others, strict=True))
+    return [
+        f"The plain runs, from the worst seed to the best, reach {series(plain, False)} in accuracy; with the picture "
+        f"hidden they reach {blind.mean():.2f}.",
+        f"What is added to each of them, in the same order: {gains}.",
+    ]
+
+
+def _told(claim: Claim) -> str:
+    """The deciding number of a claim, for brackets."""
+    return Estimate(claim.estimate, claim.low, claim.high, claim.seeds).text(3)
+
+
+def advice(claims: Iterable[Claim], choices: Iterable[Claim]) -> list[str]:
+    """What follows for a reader who trains a model.
+
+    Args:
+        claims: Those of `mirlib.lab.closing.eim`.
+        choices: Those of `mirlib.lab.closing.features`.
+    """
+    found = {(claim.paper, claim.condition): claim for claim in claims}
+    alone = [found[ALONE, loss] for loss in LOSSES]
+    longer, tuned, segmented, order = (found[paper, ""] for paper in (LONGER, TUNED, SEGMENTED, ORDER))
+    if any(claim.outcome == NOT_MEASURED for claim in (*alone, longer, tuned, segmented, order)):
+        return ["Not all runs are in the ledger yet: no advice."]
+    parts = []
+    for outcome, words in ((REPRODUCED, "raised"), (OPPOSITE, "lowered")):
+        some = [f"{claim.condition} ({_told(claim)})" for claim in alone if claim.outcome == outcome]
+        if some:
+            parts.append(f"{listed(some)} {words} the accuracy")
+    unclear = [f"{claim.condition} ({_told(claim)})" for claim in alone if claim.outcome not in (REPRODUCED, OPPOSITE)]
+    if unclear:
+        parts.append(f"what {listed(unclear)} {'do' if len(unclear) > 1 else 'does'} these seeds cannot tell")
+    said = [f"**One loss.** Added alone, {'; '.join(parts)}."]
+    ending = {
+        REPRODUCED: "ST and LM together raised the accuracy by more than the second epoch did",
+        OPPOSITE: "a second epoch raised the accuracy by more than ST and LM together did, and needs no keys: spend "
+        "the time on it",
+    }.get(longer.outcome, "these seeds cannot tell which is better, and the second epoch needs no keys: try it first")
+    said.append(f"**Segments or a longer stage 1.** Here {ending} ({_told(longer)}).")
+    ending = {
+        REPRODUCED: "IE adds to what the encoder learns without it",
+        OPPOSITE: "IE takes from what the encoder learns without it",
+    }.get(tuned.outcome, "no sign that IE adds to an encoder that learns without it: if you open yours, do so first")
+    said.append(f"**IE.** Here {ending} ({_told(tuned)}).")
+    ending = {
+        "ST, LM and then IE, against one stage": segmented,
+        "ST before LM, against LM before ST": order,
+    }
+    each = "; ".join(f"{words}: {_no_more(claim)}" for words, claim in ending.items())
+    said.append(f"**Order.** {each}.")
+    choices = [claim for claim in choices if claim.outcome != NOT_MEASURED]
+    more = [claim for claim in choices if claim.paper == clip_features.MORE]
+    before = [claim for claim in choices if claim.paper == clip_features.BEFORE]
+    if more and before:
+        each = ("; ".join(f"{claim.condition}: {_no_more(claim)}" for claim in some) for some in (more, before))
+        said.append("**Features.** All patches instead of one vector, {}. The layer before the last, {}.".format(*each))
+    return said
+
+
+def _no_more(claim: Claim) -> str:
+    """A claim of more accuracy in a few words: better, worse or undecided, with its number."""
+    word = {REPRODUCED: "better", OPPOSITE: "worse"}.get(claim.outcome, "undecided")
+    return f"{word} ({_told(claim)})"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # CLIP's features: what a model makes of them (the runs of ``eim_features``), and what they hold (Table 9 of the paper)
 
-FEATURES_PUBLISHED = {clip_features.ALL_BEFORE: "32.9", clip_features.ONE_BEHIND: "31.2"}
-"""BLEU-4 of ClipCap on COCO in per cent, by the arm that is nearest; the paper's "all" has [CLS] with the patches."""
+FEATURES_PUBLISHED = {
+    clip_features.ALL_BEFORE: "32.9",
+    clip_features.ALL_BEHIND: "31.8",
+    clip_features.ONE_BEFORE: "31.6",
+    clip_features.ONE_BEHIND: "31.2",
+}
+"""BLEU-4 of ClipCap on COCO in per cent, by the arm that is nearest. The paper's "all" has [CLS] with the patches, and
+its output layer is the linear map alone."""
 
 
 def feature_levels(rows: Iterable[Row]) -> pd.DataFrame:
@@ -257,6 +366,51 @@ def feature_lessons(rows: Sequence[Row]) -> list[str]:
             mir = _does(bootstrap(found["mir"]), "MIR", ending)
             said.append(f"{sentence.format(accuracy)}, and {mir}.")
     return said or [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]
+
+
+def held_and_used(probed: pd.DataFrame, choices: Iterable[Claim]) -> list[str]:
+    """What a probe finds in the patches and in [CLS], and beside it whether models that read the patches do better.
+
+    Args:
+        probed: From `probe_features`.
+        choices: Claims of `mirlib.lab.closing.features`.
+    """
+    found = {(claim.paper, claim.condition): claim for claim in choices}
+    said = []
+    for where in ("before", "behind"):
+        cls, patches = probed.loc[f"[CLS], {where}"], probed.loc[f"patches cell by cell, {where}"]
+        more = [name for name in probed if patches[name] > cls[name]]
+        shares = "; ".join(f"{name} {patches[name]:.0%} against {cls[name]:.0%}" for name in probed).replace("%", " %")
+        sentence = (
+            f"{where.capitalize()} the output layer the patches tell {listed(more) or 'nothing'} better than [CLS] "
+            f"does ({shares} right)."
+        )
+        claim = found[clip_features.MORE, f"{where} the output layer"]
+        if claim.outcome != NOT_MEASURED:
+            what = {REPRODUCED: "does better", OPPOSITE: "does worse"}.get(claim.outcome, "may do better or worse")
+            sentence += f" A model that reads them {what} than one that reads [CLS] ({_told(claim)} in accuracy)."
+        said.append(sentence)
+    return said
+
+
+def patches_longer(rows: Iterable[Row], feature_rows: Iterable[Row]) -> str:
+    """A model that reads all patches, after a second epoch, beside one vector after one; empty with too few seeds.
+
+    No claim hangs on it, and the two have not had the same training.
+
+    Args:
+        rows: Of ``eim``, whose arm *two epochs* reads all patches.
+        feature_rows: Of ``eim_features``.
+    """
+    table = frame([*rows, *feature_rows])
+    lead = tables.difference(table, "two epochs", clip_features.ONE_BEHIND, "accuracy")
+    if len(lead) < SEEDS_NEEDED:
+        return ""
+    return (
+        "The arm *two epochs* above reads all patches as well. After its second epoch it differs from one vector "
+        f"behind the output layer, after one epoch, by {bootstrap(lead).text(3)} in accuracy. What a second epoch does "
+        "for one vector was not measured."
+    )
 
 
 @torch.no_grad()

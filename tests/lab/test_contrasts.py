@@ -1,13 +1,16 @@
 """What chapter 12 says of the runs of ``eim``, on rows whose truth is known, and the probe of CLIP's features."""
 
+import copy
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from made_rows import measured, rows_of
 
-from mirlib.lab import contrasts, models
+from mirlib.lab import contrasts, models, verdicts
 from mirlib.lab.closing import features as clip_features
 from mirlib.lab.closing.eim import PROTOCOL
 
@@ -101,6 +104,46 @@ def test_sentences_say_up_down_or_undecided_and_nothing_of_four_seeds(rows):
     assert "nothing is concluded" in nothing
 
 
+def test_gains_are_told_from_the_worst_seed_to_the_best(rows):
+    first, second = contrasts.by_seed(rows)
+    assert "reach 0.50, 0.50, 0.50, 0.50, 0.50 in accuracy" in first
+    assert "ST +0.03, +0.03, +0.03, +0.03, +0.03; LM " in second and "two epochs +0.05" in second
+    levels = {0: 0.6, 1: 0.4, 2: 0.5, 3: 0.3, 4: 0.7}
+    uneven = rows_of("eim", lambda arm, run: measured(1.0, levels[run.seed] if arm == "plain" else 0.7))
+    first, second = contrasts.by_seed(uneven)
+    assert "reach 0.30, 0.40, 0.50, 0.60, 0.70" in first and "ST +0.40, +0.30, +0.20, +0.10, +0.00" in second
+    assert contrasts.by_seed(rows_of("eim", made, seeds=range(4))) == []
+
+
+def test_the_cost_of_a_segment_is_held_against_stage_one(rows):
+    assert contrasts.cost(rows) == ""  # no times were kept
+    timed = copy.deepcopy(rows)
+    for row in timed:
+        row["metrics"]["stage_one"]["seconds"] = 20.0
+        for name, found in row["metrics"].get("before_stage_one", {}).items():
+            found["seconds"] = {"st": 1.0, "lm": 30.0}[name]
+    assert contrasts.cost(timed) == (
+        "Beside an epoch of stage 1, LM took 150 % of that time and ST took 5 % of that time (median over runs)."
+    )
+
+
+def test_advice_follows_the_outcomes(rows):
+    choices = verdicts.judge(clip_features.PROTOCOL, rows_of("eim_features", made_features))
+    said = contrasts.advice(verdicts.judge(PROTOCOL, rows), choices)
+    assert said[0].startswith("**One loss.** Added alone, ST (+0.030 [+0.030, +0.030]) raised the accuracy; IE (−0.020")
+    assert "what LM (+0.000" in said[0] and "does these seeds cannot tell" in said[0]
+    assert "cannot tell which is better" in said[1]  # both at 0.55
+    assert "IE adds to what the encoder learns" in said[2]
+    assert "against one stage: better (+0.050" in said[3] and "LM before ST: worse (−0.030" in said[3]
+    assert "before the output layer: better (+0.100" in said[4] and "with one feature: undecided" in said[4]
+    assert "with all features: worse (−0.030" in said[4]
+    shorter = rows_of("eim", lambda arm, run: measured(1.0, ACCURACY[arm] + (arm == "two epochs") * 0.1))
+    assert "spend the time on it (−0.100" in contrasts.advice(verdicts.judge(PROTOCOL, shorter), [])[1]
+    assert contrasts.advice(verdicts.judge(PROTOCOL, rows_of("eim", made, seeds=range(4))), []) == [
+        "Not all runs are in the ledger yet: no advice."
+    ]
+
+
 FEATURES = {
     clip_features.ALL_BEFORE: 0.60, clip_features.ALL_BEHIND: 0.63,
     clip_features.ONE_BEFORE: 0.50, clip_features.ONE_BEHIND: 0.50,
@@ -117,7 +160,7 @@ def test_features_are_told_with_their_levels_differences_and_sentences():
     rows = rows_of("eim_features", made_features)
     levels = contrasts.feature_levels(rows)
     assert list(levels.index) == list(clip_features.PROTOCOL.arms)
-    assert list(levels["paper, BLEU-4"]) == ["32.9", "", "", "31.2"]
+    assert list(levels["paper, BLEU-4"]) == ["32.9", "31.8", "31.6", "31.2"]
     assert levels.loc[clip_features.ALL_BEHIND, "accuracy"].startswith("0.630 [") and set(levels["seeds"]) == {5}
 
     accuracy, mir = contrasts.figure_features(rows).axes
@@ -156,3 +199,22 @@ def test_the_probe_finds_what_is_in_the_features_and_nothing_where_there_is_noth
     torch.testing.assert_close(contrasts._ridge(x, x @ weights + 3, new, 1e-9), new @ weights + 3)
     blind = contrasts._ridge(x, torch.randn(300, 2, generator=generator).double(), new)
     assert blind.abs().max() < 0.5
+
+
+def test_what_features_hold_stands_beside_what_a_model_makes_of_them():
+    probed = pd.DataFrame(
+        {"size": [0.5, 0.9, 0.6, 0.9], "colour": [0.5, 0.9, 0.7, 0.6]},
+        index=["[CLS], before", "patches cell by cell, before", "[CLS], behind", "patches cell by cell, behind"],
+    )
+    rows = rows_of("eim_features", lambda arm, run: measured(1.0, 0.9 - FEATURES[arm] + 1e-3 * run.seed))
+    before, behind = contrasts.held_and_used(probed, verdicts.judge(clip_features.PROTOCOL, rows))
+    assert "tell size and colour better than [CLS] does (size 90 % against 50 %" in before
+    assert "reads them does worse than one that reads [CLS] (−0.100" in before and "tell size better" in behind
+    none = contrasts.held_and_used(probed, verdicts.judge(clip_features.PROTOCOL, []))
+    assert not any("A model" in sentence for sentence in none)
+
+
+def test_patches_after_two_epochs_stand_beside_one_vector_after_one(rows):
+    said = contrasts.patches_longer(rows, rows_of("eim_features", made_features))
+    assert "by +0.050 [+0.050, +0.050] in accuracy" in said
+    assert contrasts.patches_longer(rows, []) == ""

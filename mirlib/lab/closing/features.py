@@ -15,6 +15,12 @@ connector has 29 thousand. What one feature lacks, it does not lack for want of 
 their end, one plain and one with one feature behind the output layer, to show that all the code runs; nothing was
 chosen by them. The runs of the plain arm are those of other experiments, whose rows were there; no row of any other arm
 was.
+
+Noted when all runs were there, with nothing changed by it. The paper's table has the two steps, too: 31.6 without the
+output layer, 31.8 with all features behind it. What it calls the output layer is the linear map alone; here the linear
+map is left out, and before and behind differ by depth and LayerNorm, so that claim does not test what the paper says of
+the map. And "one" and "all" differ by their connector as well, which the last sentences of the paragraph on it above
+see from one side only: what one feature has, it may have for the parameters.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ The laboratory reads what LLaVA reads, all patches of the last layer but one. Cl
 CLIP's output layer; EIM changes that to [CLS] and all patches before the output layer (its Table 9). What stands for
 these here:
 
-- Behind the output layer. CLIP's output layer is a LayerNorm behind the last layer and a linear map. The encoder is
-  kept without the linear map, and nothing is lost by it: followed by the connector's first linear layer it is one
-  linear layer, which the connector can learn as it is. So "behind" is the last layer through the encoder's own
-  ``post_layernorm``, and "before" the last layer but one without it: depth and LayerNorm change together, as in CLIP.
+- Behind the output layer. CLIP ends in a LayerNorm behind the last layer and a linear map, which is what the paper
+  means by the output layer. The encoder is kept without the linear map, and nothing is lost by it here, where it is
+  square: followed by the connector's first linear layer it is one linear layer, which the connector can learn as it is.
+  (In ClipCap's CLIP it makes 512 numbers out of 768, and something is.) So "behind" is the last layer through the
+  encoder's own ``post_layernorm``, and "before" the last layer but one without it: depth and LayerNorm change together.
 - All features. The 36 patches. [CLS] is not added to them, which is LLaVA's habit too, so that a picture takes 36
   places in the sequence whatever is read.
 - One feature. The [CLS], from which a `mirlib.lab.connectors.PrefixConnector` makes 36 tokens that differ, as ClipCap's
