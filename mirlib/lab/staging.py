@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mirlib.lab.closing.masks import FURTHER, HELPS, PAIRS
-from mirlib.lab.closing.stages import ADAPTS, FASTER, FOUR, QUARTER, WORK, adaptation
+from mirlib.lab.closing.stages import ADAPTS, AT_ONCE, FASTER, FOUR, QUARTER, SHARED, WORK, adaptation
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, interval, loss_curves, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
@@ -43,9 +43,18 @@ COMPARED: dict[str, dict[str, tuple[str, str]]] = {
         "pictures: (2560 + 512) − (2048 + 1024)": ("shares, 2560 + 512", "full, clean"),
         "four stages − one, frozen": ("alignment, four stages", "alignment, one stage, frozen"),
         "four stages − one, all learns": ("alignment, four stages", "alignment, one stage, all"),
+        "one stage: all learns − frozen": ("alignment, one stage, all", "alignment, one stage, frozen"),
+        "four stages − plain, low rate": ("alignment, four stages", "full, clean"),
     },
 }
-"""Pairs of arms that are compared, by experiment and by the name of the difference: the first minus the second."""
+"""Pairs of arms that are compared, by experiment and by the name of the difference: the first minus the second.
+
+The last two of ``stages`` are in no criterion: they were added when the runs were there, to tell what four stages gain
+from what unlocking gains.
+"""
+
+CAPTIONS, SHARES, ALIGNMENT = (tuple(COMPARED["stages"])[part] for part in (slice(4), slice(4, 6), slice(6, None)))
+"""Which of the differences of ``stages`` belong to finding 2, and which to the two readings of finding 3."""
 
 SAME_TEXTS = frozenset([*COMPARED["masks"], *(name for name in COMPARED["stages"] if "full, clean − mid" not in name)])
 """Differences between runs whose perplexity is taken on the same texts."""
@@ -63,21 +72,49 @@ COLUMNS = {"accuracy": "accuracy", "perplexity": "perplexity", "mir": "MIR"}
 _NO_RUN = "no run in the ledger yet"
 
 
-def levels(name: str, rows: Iterable[Row]) -> pd.DataFrame:
+def levels(name: str, rows: Iterable[Row], labels: Sequence[str] | None = None) -> pd.DataFrame:
     """Mean over seeds and 95 % interval of each arm, as text: arms by ``runs`` and `COLUMNS`; the blind level beside.
 
-    Arms without a run are left out.
+    Args:
+        name: Experiment.
+        rows: Its rows.
+        labels: Which of `COMPARED` the arms are of; all arms of the protocol if left out. Fewer pairs come first.
+
+    Returns:
+        A line for each arm that has a run.
     """
     table = frame(rows)
+    arms = PROTOCOLS[name].arms
+    wanted = arms if labels is None else {arm for label in labels for arm in COMPARED[name][label]}
+    if name == "masks":
+        wanted = sorted(wanted, key=lambda arm: arms[arm][0].stage_one.pairs)
+    else:
+        wanted = [arm for arm in arms if arm in wanted]
     lines: dict[str, dict[str, object]] = {}
-    for arm in PROTOCOLS[name].arms:
+    for arm in wanted:
         here = table[table["arm"] == arm] if len(table) else table
         if len(here):
-            lines[arm] = {"runs": len(here)} | {
-                shown: bootstrap(here[column].to_numpy(float)).cell(signs=False, narrow=False)
+            lines[arm.replace("vision bidirectional", "vision both ways")] = {"runs": len(here)} | {
+                shown: bootstrap(here[column].to_numpy(float)).cell(signs=False)
                 for column, shown in {"accuracy": "accuracy", "blind": "blind", **COLUMNS}.items()
             }
     return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
+
+
+def budgets() -> pd.DataFrame:
+    """Pictures and steps of each stage for the arms that share one budget of pictures."""
+    lines = {}
+    for arm in SHARED:
+        run = PROTOCOLS["stages"].arms[arm][0]
+        steps = [stage.schedule.steps for stage in (run.stage_one, run.stage_two)]
+        lines[arm] = {
+            "pictures, stage 1": run.stage_one.pairs,
+            "pictures, stage 2": run.stage_two.images,
+            "steps, stage 1": steps[0],
+            "steps, stage 2": steps[1],
+            "steps together": sum(steps),
+        }
+    return pd.DataFrame(lines).T
 
 
 def differences(name: str, rows: Iterable[Row], column: str = "accuracy") -> dict[str, np.ndarray]:
@@ -123,10 +160,10 @@ def figure_changes(name: str, rows: Sequence[Row], labels: Sequence[str] | None 
 
 
 def _count(drawn: Sequence[np.ndarray]) -> str:
-    """How many differences have an interval on one side of 0."""
+    """How many differences have an interval wholly on one side of 0."""
     ends = [interval(values) for values in drawn if len(values) > 1]
     above, below = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
-    return f"{above} of {len(drawn)} above 0, {below} below"
+    return f"{above} of {len(drawn)} bars above 0, {below} below"
 
 
 def curves(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -164,7 +201,7 @@ def figure_loss_curves(data: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Ax
         ax.plot(steps, shown.mean(axis=0), color=COLOURS[number], linestyle=LINES[number], marker="", label=label)
         ax.fill_between(steps, low, high, color=COLOURS[number], alpha=0.15, linewidth=0)
         ends.append(f"{label} {shown[:, -1].mean():.2f}")
-    ax.set_title(headline("Loss at the end", ", ".join(ends), (len(losses) for _, losses in data.values())), fontsize=9)
+    ax.set_title(headline("Loss at the end", "; ".join(ends), (len(losses) for _, losses in data.values())), fontsize=9)
     ax.set(xlabel="step of stage 1", ylabel="loss on its own captions (nats a token)")
     if data:
         ax.legend()
@@ -179,6 +216,30 @@ def adapted(rows: Sequence[Row]) -> dict[str, dict[str, np.ndarray]]:
         for domain in ("shapes", "digits")
         if found
     }
+
+
+_STEPS_OF_ADAPTING = {
+    "short − before": ("short", "before"),
+    "long − before": ("long", "before"),
+    "digits alone − before": ("direct", "before"),
+    "short − digits alone": ("short", "direct"),
+}
+
+
+def adaptation_changes(rows: Sequence[Row]) -> pd.DataFrame:
+    """Differences of accuracy within a seed between times of `TIMES`, as text, by domain."""
+    data = adapted(rows)
+    return pd.DataFrame(
+        {
+            f"accuracy on {domain}": {
+                label: bootstrap(by_time[first] - by_time[second]).cell(narrow=False)
+                for label, (first, second) in _STEPS_OF_ADAPTING.items()
+            }
+            for domain, by_time in reversed(data.items())
+        }
+        if data
+        else {_NO_RUN: {}}
+    )
 
 
 def figure_adaptation(data: Mapping[str, Mapping[str, np.ndarray]], ax: Axes | None = None) -> Axes:
@@ -203,44 +264,100 @@ def figure_adaptation(data: Mapping[str, Mapping[str, np.ndarray]], ax: Axes | N
             label = f"questions about {domain}" if place == 0 else None
             ax.errorbar(place + shift, mean, yerr=reach, capsize=3, zorder=3, label=label, **look)
     ax.set_xticks(range(len(TIMES)), list(TIMES.values()))
-    gain, cost = (data[d]["short"].mean() - data[d]["before"].mean() for d in ("digits", "shapes"))
-    said = f"digits {gain:+.2f}, shapes {cost:+.2f}".replace("-", "−")
-    ax.set_title(headline("A short adaptation", said, [len(data["digits"]["before"])]))
+    gain, cost = (bootstrap(data[d]["short"] - data[d]["before"]).text(3) for d in ("digits", "shapes"))
+    said = f"digits {gain}, shapes {cost}"
+    ax.set_title(headline("A short adaptation", said, [len(data["digits"]["before"])]), fontsize=9)
     ax.set_ylabel("accuracy (mean over kinds of question)")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return ax
 
 
 def reading(name: str, rows: Sequence[Row]) -> list[str]:
-    """A sentence on each difference of accuracy, and on adaptation, with intervals.
+    """A sentence on each difference of accuracy that is decided, and one on all others; adaptation; MIR beside them.
 
     Differences that fewer than `SEEDS_NEEDED` seeds have are left out, and a last sentence says how many.
     """
-    sentences, missing = [], 0
+    sentences: list[str] = []
+    undecided: list[str] = []
+    missing = 0
     found = differences(name, rows)
     for label in COMPARED[name]:
         values = found.get(label, np.empty(0))
         if len(values) < SEEDS_NEEDED:
             missing += 1
             continue
-        sentences.append(f"{label}: accuracy {_decided(bootstrap(values))}.")
-    if name == "stages":
-        by_domain = adapted(rows)
-        if len(by_domain.get("digits", {}).get("before", ())) < SEEDS_NEEDED:
-            missing += 1
+        estimate = bootstrap(values)
+        if _sign(estimate):
+            sentences.append(f"{label}: accuracy {_decided(estimate)}.")
         else:
-            gain, cost = (bootstrap(by_domain[d]["short"] - by_domain[d]["before"]) for d in ("digits", "shapes"))
-            sentences.append(
-                f"A short adaptation to digits: accuracy on digits {_decided(gain)}, on shapes {_decided(cost)}."
-            )
+            undecided.append(f"{label} {estimate.text(3)}{', by a hair' if _at_zero(estimate) else ''}")
+    if undecided:
+        sentences.append(f"Undecided in accuracy: {'; '.join(undecided)}.")
+    if name == "masks":
+        sentences += for_scale(rows)
+    if name == "stages":
+        adapting = on_adaptation(rows)
+        missing += not adapting
+        sentences += [*adapting, *beside_mir(rows)]
     if missing:
         sentences.append(f"{missing} comparisons of {name} have fewer than {SEEDS_NEEDED} seeds so far.")
     return sentences
 
 
+def for_scale(rows: Sequence[Row]) -> list[str]:
+    """What more data do to the causal arms of ``masks``, in a sentence; none without `SEEDS_NEEDED` seeds."""
+    few, many = PAIRS
+    values = difference(frame(rows), f"{many} pairs, causal", f"{few} pairs, causal", "accuracy")
+    if len(values) < SEEDS_NEEDED:
+        return []
+    return [f"For scale: {many} pairs in place of {few}, both causal, move accuracy by {bootstrap(values).text(3)}."]
+
+
+def on_adaptation(rows: Sequence[Row]) -> list[str]:
+    """What a short adaptation brings and costs, and how much there was to be had; none without `SEEDS_NEEDED` seeds."""
+    data = adapted(rows)
+    if len(data.get("digits", {}).get("before", ())) < SEEDS_NEEDED:
+        return []
+    gain, cost = (bootstrap(data[d]["short"] - data[d]["before"]) for d in ("digits", "shapes"))
+    room = bootstrap(data["digits"]["direct"] - data["digits"]["before"])
+    return [
+        f"A short adaptation to digits: accuracy on digits {_decided(gain)}, on shapes {_decided(cost)}. Before any "
+        f"adaptation the model is behind stage 2 on digits alone by {room.text(3).replace('+', '')}."
+    ]
+
+
+def beside_mir(rows: Sequence[Row]) -> list[str]:
+    """How often MIR of ``stages`` tells of two arms what accuracy tells; none while a difference lacks seeds."""
+    accuracy, mir = (differences("stages", rows, column) for column in ("accuracy", "mir"))
+    if any(len(accuracy.get(label, ())) < SEEDS_NEEDED for label in COMPARED["stages"]):
+        return []
+    signs = {label: (_sign(bootstrap(accuracy[label])), _sign(bootstrap(mir[label]))) for label in accuracy}
+    decided = [pair for pair in signs.values() if pair[0]]
+    open_ones = [label for label, pair in signs.items() if not pair[0]]
+    also = [label for label in open_ones if signs[label][1]]
+    lower = sum(a == -m for a, m in decided)
+    higher = sum(a == m for a, m in decided)
+    return [
+        f"Accuracy decides {len(decided)} of these {len(signs)} comparisons. In {lower} of them the better arm has the "
+        f"lower MIR, in {higher} the higher one, and in {len(decided) - lower - higher} the interval of MIR's "
+        f"difference holds 0. Where accuracy does not decide, MIR does in {len(also)} of {len(open_ones)}"
+        f"{': ' + '; '.join(also) if also else ''}."
+    ]
+
+
+def _sign(found: Estimate) -> int:
+    """1 or -1 where the interval lies above or below 0, else 0."""
+    return int(found.low > 0) - int(found.high < 0)
+
+
 def _decided(found: Estimate) -> str:
-    said = "higher" if found.low > 0 else "lower" if found.high < 0 else "undecided"
+    said = {1: "higher", -1: "lower", 0: "undecided"}[_sign(found)]
     return f"{found.text(3)} ({said})"
+
+
+def _at_zero(found: Estimate) -> bool:
+    """Whether an end of the interval is printed as 0."""
+    return min(abs(found.low), abs(found.high)) < 0.0005
 
 
 _ADVICE: dict[str, dict[str, str]] = {
@@ -250,17 +367,17 @@ _ADVICE: dict[str, dict[str, str]] = {
         "helped under some conditions and not under others.",
         OPPOSITE: "Keep the causal mask on vision rows, if your language model was trained causally and you have few "
         "pairs: to take it off cost accuracy here.",
-        "": "Do not expect a mask on vision rows to decide: no difference was found here, so take the one that your "
-        "attention computes fastest, which is the causal one.",
+        "": "Do not count on a mask on vision rows: neither a gain nor a loss is shown here. The causal one is what a "
+        "language model was trained with, and flash attention takes no other.",
     },
     FURTHER: {
         REPRODUCED: "Let the prompt see itself, too.",
         IN_PART: "Let the prompt see itself only after a trial.",
         OPPOSITE: "Leave the prompt causal: to let it see itself cost accuracy against vision both ways.",
-        "": "Leave the prompt causal: nothing was gained by letting it see itself.",
+        "": "Leave the prompt causal: no gain by letting it see itself is shown.",
     },
     FASTER: {
-        REPRODUCED: "Clean the captions: at equal steps clean ones gave better models.",
+        REPRODUCED: "Prefer clean captions: as many pairs in as many steps made better models than with wrong words.",
         IN_PART: "Clean the captions where they are the kind for which it paid here.",
         OPPOSITE: "Wrong words in the captions did no harm here; look for what limits you elsewhere.",
         "": "Whether wrong words in the captions cost anything is not decided by these runs.",
@@ -272,32 +389,60 @@ _ADVICE: dict[str, dict[str, str]] = {
         "": "Few clean captions or four times as many noisy ones: these runs do not say which.",
     },
     WORK: {
-        REPRODUCED: "Give more of a fixed budget of pictures to stage 1.",
+        REPRODUCED: "Out of a fixed number of pictures, give more to stage 1, up to the largest share tried here. "
+        "Count steps as well: a picture is worth more of them in stage 1, and these runs cannot tell one from the "
+        "other.",
         OPPOSITE: "Do not take more and more pictures away from stage 2: somewhere in the range tried here that cost "
         "accuracy.",
         "": "How to share a budget of pictures between the stages is not decided by these runs.",
     },
     FOUR: {
-        REPRODUCED: "Unlock encoder and language model during alignment; hold stages one after the other against "
-        "unlocking all at once before you take the trouble.",
+        REPRODUCED: "With matched norms, four stages that unlock encoder and language model made better models than "
+        "one frozen stage. That is no reason yet for four: see the next line.",
         OPPOSITE: "Keep encoder and language model frozen in alignment, at this amount of data.",
         "": "Four stages of alignment are more work, and no gain over one frozen stage is shown for it.",
     },
+    AT_ONCE: {
+        REPRODUCED: "Unlock one part after the other, not all at once.",
+        OPPOSITE: "Unlock all at once, not one part after the other.",
+        "": "Do not take the trouble of four stages before you have unlocked all at once: no gain over that is shown.",
+    },
     ADAPTS: {
-        REPRODUCED: "A new domain of questions needs few steps. Measure the old one after them.",
+        REPRODUCED: "Ask the questions of a new domain before you adapt to it: most of what stage 2 can do there may "
+        "be there already. Then adapt, and measure the old domain again.",
         OPPOSITE: "Plan more than a few steps for a new domain of questions, and measure the old one after them.",
         "": "Whether few steps are enough for a new domain is not decided; measure both domains.",
     },
 }
 """What follows for practice, by claim and by where it stands; ``""`` is for claims that are undecided."""
 
+_ONE_NUMBER = frozenset({HELPS, FURTHER, QUARTER, FOUR, AT_ONCE})
+"""Claims that hang on one difference of accuracy, which the advice can show."""
 
-def advice(claims: Sequence[Claim]) -> list[str]:
-    """A sentence for each measured claim that has one in `_ADVICE`, by where the claim stands over its conditions."""
+
+def advice(claims: Sequence[Claim], rows: Sequence[Row] = ()) -> list[str]:
+    """A sentence for each measured claim that has one in `_ADVICE`, with its numbers.
+
+    Args:
+        claims: Those of ``masks`` and of ``stages``.
+        rows: Of ``stages``; what they say of the plain recipe and of adaptation is added.
+    """
     sentences = []
+    added = {ADAPTS: "".join(f" {sentence}" for sentence in on_adaptation(rows))}
+    plain = differences("stages", rows).get("four stages − plain, low rate", np.empty(0))
+    if len(plain) >= SEEDS_NEEDED:
+        added[AT_ONCE] = f" Against the plain recipe at the low rate: {bootstrap(plain).text(3)}."
     for group in grouped(claims):
         by_standing = _ADVICE.get(group[0].paper, {})
         measured = [claim for claim in group if claim.seeds >= SEEDS_NEEDED]
         if by_standing and measured:
-            sentences.append(by_standing.get(standing(measured), by_standing[""]))
+            said = by_standing.get(standing(measured), by_standing[""])
+            if group[0].paper in _ONE_NUMBER:
+                said += f" Accuracy: {'; '.join(map(_number, measured))}."
+            sentences.append(said + added.get(group[0].paper, ""))
     return sentences
+
+
+def _number(claim: Claim) -> str:
+    found = Estimate(claim.estimate, claim.low, claim.high, claim.seeds).text(3)
+    return f"{found} with {claim.condition}" if claim.condition else found
