@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WAITING = {
     "12_eim": ["eim", "eim_features"],
-    "13_masks_and_stages": ["masks", "stages"],
 }
 """Chapters that are written and not yet in the book, with the experiments whose runs they wait for."""
 
