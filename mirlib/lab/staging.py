@@ -134,7 +134,7 @@ def changes(name: str, rows: Sequence[Row]) -> pd.DataFrame:
     for column, shown in COLUMNS.items():
         for label, values in differences(name, rows, column).items():
             line = lines.setdefault(label, dict.fromkeys(COLUMNS.values(), "void: other texts"))
-            line |= {shown: bootstrap(values).cell(narrow=False), "seeds": len(values)}
+            line |= {shown: bootstrap(values).cell(), "seeds": len(values)}
     return pd.DataFrame(lines).T if lines else pd.DataFrame(columns=[_NO_RUN])
 
 
