@@ -20,7 +20,7 @@ from mirlib.align.eim import vision_tower
 from mirlib.lab import cells as picture_cells
 from mirlib.lab import models, tables, world
 from mirlib.lab.closing import features as clip_features
-from mirlib.lab.closing.eim import ALONE, LONGER, LOSSES, ORDER, PROTOCOL, SEGMENTED, TUNED
+from mirlib.lab.closing.eim import ADDED, ALONE, LONGER, LOSSES, LOWERS, ORDER, PROTOCOL, SEGMENTED, TUNED
 from mirlib.lab.estimates import Estimate, bootstrap
 from mirlib.lab.figures import figure_seed_values, headline, say_missing
 from mirlib.lab.mediation import SEEDS_NEEDED
@@ -52,6 +52,7 @@ AGAINST = (
     ("ST, LM, IE", "ST, LM"),
     ("ST, LM, IE", "plain"),
     ("ST, LM, IE", "one stage"),
+    ("ST", "one stage"),
     ("ST, LM", "LM, ST"),
     ("IE", "encoder"),
     ("ST, LM", "two epochs"),
@@ -160,8 +161,9 @@ def figure_segments(rows: Sequence[Row]) -> Figure:
         first = next(iter(kept.values()))
         chance = first[0]["chance"]
         ax.axhline(chance, color="black", linewidth=1, linestyle=":", marker="")
-        at_right = ax.get_yaxis_transform()  # the curves begin at chance, so its name stands where they end
-        ax.text(0.99, chance, "chance: all keys alike", transform=at_right, ha="right", va="top", fontsize=8)
+        # The curves begin at chance: its name stands where they end.
+        at = {"xycoords": ("axes fraction", "data"), "xytext": (-4, -3), "textcoords": "offset points"}
+        ax.annotate("chance: all keys alike", (1, chance), ha="right", va="top", fontsize=8, **at)
         ax.set_xlabel("step of the segment")
         ax.set_ylabel("InfoNCE (nats)")
         ax.legend()
@@ -200,10 +202,12 @@ def lessons(rows: Sequence[Row]) -> list[str]:
     say("ST and LM in a row, against that second epoch, {}.", "ST, LM", "two epochs")
     say("All three in segments, against plain, {}.", "ST, LM, IE", "plain")
     say("Segments, against one stage with all three, {}.", "ST, LM, IE", "one stage")
+    say("ST alone, against that one stage, {}.", "ST", "one stage")
     say("ST before LM, against LM before ST, {}.", "ST, LM", "LM, ST")
     say("ST alone, against that second epoch, {}.", "ST", "two epochs")
     for loss in ("ST", "LM"):
         say(f"{loss} alone {{}}.", loss, "plain", "mir", "MIR")
+    say("All three in segments, against plain, {}.", "ST, LM, IE", "plain", "mir", "MIR")
     for arm, name in (("ST", "ST alone"), ("LM", "LM alone"), ("two epochs", "A second epoch")):
         say(f"{name} {{}}.", arm, "plain", "perplexity", "perplexity")
     return said or [f"No comparison has {SEEDS_NEEDED} seeds yet, so nothing is concluded here."]
@@ -235,7 +239,8 @@ def by_seed(rows: Iterable[Row]) -> list[str]:
     order = np.argsort(plain)
 
     def series(values: np.ndarray, signs: bool) -> str:
-        return ", ".join(f"{value:{'+' if signs else ''}.2f}".replace("-", "−") for value in values[order])
+        shown = (round(value, 2) + 0.0 for value in values[order])  # no minus before a zero
+        return ", ".join(f"{value:{'+' if signs else ''}.2f}".replace("-", "−") for value in shown)
 
     gains = "; ".join(f"{arm} {series(other - plain, True)}" for arm, other in zip(arms[1:], others, strict=True))
     return [
@@ -258,36 +263,23 @@ def advice(claims: Iterable[Claim], choices: Iterable[Claim]) -> list[str]:
         choices: Those of `mirlib.lab.closing.features`.
     """
     found = {(claim.paper, claim.condition): claim for claim in claims}
-    alone = [found[ALONE, loss] for loss in LOSSES]
-    longer, tuned, segmented, order = (found[paper, ""] for paper in (LONGER, TUNED, SEGMENTED, ORDER))
-    if any(claim.outcome == NOT_MEASURED for claim in (*alone, longer, tuned, segmented, order)):
+    if any(claim.outcome == NOT_MEASURED for claim in found.values()):
         return ["Not all runs are in the ledger yet: no advice."]
-    parts = []
-    for outcome, words in ((REPRODUCED, "raised"), (OPPOSITE, "lowered")):
-        some = [f"{claim.condition} ({_told(claim)})" for claim in alone if claim.outcome == outcome]
-        if some:
-            parts.append(f"{listed(some)} {words} the accuracy")
-    unclear = [f"{claim.condition} ({_told(claim)})" for claim in alone if claim.outcome not in (REPRODUCED, OPPOSITE)]
-    if unclear:
-        parts.append(f"what {listed(unclear)} {'do' if len(unclear) > 1 else 'does'} these seeds cannot tell")
-    said = [f"**One loss.** Added alone, {'; '.join(parts)}."]
-    ending = {
-        REPRODUCED: "ST and LM together raised the accuracy by more than the second epoch did",
-        OPPOSITE: "a second epoch raised the accuracy by more than ST and LM together did, and needs no keys: spend "
-        "the time on it",
-    }.get(longer.outcome, "these seeds cannot tell which is better, and the second epoch needs no keys: try it first")
-    said.append(f"**Segments or a longer stage 1.** Here {ending} ({_told(longer)}).")
-    ending = {
-        REPRODUCED: "IE adds to what the encoder learns without it",
-        OPPOSITE: "IE takes from what the encoder learns without it",
-    }.get(tuned.outcome, "no sign that IE adds to an encoder that learns without it: if you open yours, do so first")
-    said.append(f"**IE.** Here {ending} ({_told(tuned)}).")
-    ending = {
-        "ST, LM and then IE, against one stage": segmented,
-        "ST before LM, against LM before ST": order,
-    }
-    each = "; ".join(f"{words}: {_no_more(claim)}" for words, claim in ending.items())
-    said.append(f"**Order.** {each}.")
+    said = [f"**One loss.** Added alone, {_apart([found[ALONE, loss] for loss in LOSSES], 'the accuracy')}."]
+    if found[ALONE, "ST"].outcome == REPRODUCED:
+        said[0] += " ST is by far the cheapest: if you try one, try it first."
+    added, longer, tuned, segmented, order = (found[paper, ""] for paper in (ADDED, LONGER, TUNED, SEGMENTED, ORDER))
+    if added.outcome != REPRODUCED:
+        said.append(f"**One after the other.** Not every stage that is added pays: {added.measured}.")
+    said += [
+        f"**Two segments or a longer stage 1.** ST and LM in a row, against a second epoch: {_no_more(longer)}. The "
+        "epoch needs no keys.",
+        f"**IE.** Against an encoder that learns without it: {_no_more(tuned)}. If you open yours, begin without IE.",
+        f"**Order.** ST, LM and then IE, against one stage: {_no_more(segmented)}. ST before LM, against LM before ST: "
+        f"{_no_more(order)}.",
+    ]
+    lower = [claim for claim in found.values() if claim.paper == LOWERS]
+    said.append(f"**MIR.** Of the segments, {_apart(lower, 'MIR', up=OPPOSITE, down=REPRODUCED)}.")
     choices = [claim for claim in choices if claim.outcome != NOT_MEASURED]
     more = [claim for claim in choices if claim.paper == clip_features.MORE]
     before = [claim for claim in choices if claim.paper == clip_features.BEFORE]
@@ -295,6 +287,19 @@ def advice(claims: Iterable[Claim], choices: Iterable[Claim]) -> list[str]:
         each = ("; ".join(f"{claim.condition}: {_no_more(claim)}" for claim in some) for some in (more, before))
         said.append("**Features.** All patches instead of one vector, {}. The layer before the last, {}.".format(*each))
     return said
+
+
+def _apart(claims: Sequence[Claim], what: str, up: str = REPRODUCED, down: str = OPPOSITE) -> str:
+    """Claims of a change by what came out: which raised it, which lowered it, which are undecided."""
+    parts = []
+    for outcome, words in ((up, "raised"), (down, "lowered")):
+        some = [f"{claim.condition} ({_told(claim)})" for claim in claims if claim.outcome == outcome]
+        if some:
+            parts.append(f"{'; '.join(some)} {words} {what}")
+    unclear = [f"{claim.condition} ({_told(claim)})" for claim in claims if claim.outcome not in (up, down)]
+    if unclear:
+        parts.append(f"what these did to {what} the seeds cannot tell: {'; '.join(unclear)}")
+    return ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])])
 
 
 def _no_more(claim: Claim) -> str:
