@@ -40,7 +40,7 @@ PANELS: dict[str, dict[str, str]] = {
 """Arms by regime, or by learning rate, and by what is done. The runs of the low rate with matched norms are the plain
 ones of the regime *matched*, and stand in both panels."""
 
-COLUMNS = {"mir": "MIR", "norm_only": "norm-only", "norm_ratio": "norm ratio, layer 1", "accuracy": "accuracy"}
+COLUMNS = {"mir": "MIR", "accuracy": "accuracy", "norm_only": "norm-only", "norm_ratio": "norm ratio, layer 1"}
 
 _NO_RUN = "no run in the ledger yet"
 
