@@ -418,6 +418,39 @@ def patches_longer(rows: Iterable[Row], feature_rows: Iterable[Row]) -> str:
     )
 
 
+def extremes(rows: Iterable[Row], feature_rows: Iterable[Row]) -> str:
+    """Which arms of both experiments have the lowest and the highest MIR, and where they stand in accuracy.
+
+    Args:
+        rows: Of ``eim``.
+        feature_rows: Of ``eim_features``, whose first arm is the plain one of ``eim`` and counts once.
+
+    Returns:
+        A sentence; empty where an arm has too few seeds.
+    """
+    table = frame([*rows, *feature_rows])
+    arms = [*PROTOCOL.arms, *(arm for arm in clip_features.PROTOCOL.arms if arm != clip_features.ALL_BEFORE)]
+    if not len(table) or any((table["arm"] == arm).sum() < SEEDS_NEEDED for arm in arms):
+        return ""
+    means = table.groupby("arm")[["mir", "accuracy"]].mean().loc[arms].round(6)
+    low, high = means["mir"].min(), means["mir"].max()
+
+    def told(value: float) -> str:
+        """The arms with this MIR; those that share their stage 1 share it."""
+        some = means[np.isclose(means["mir"], value)]
+        ranks = [int((means["accuracy"] > accuracy).sum()) + 1 for accuracy in some["accuracy"]]
+        each = [
+            f"*{arm}* ({accuracy:.3f}, place {rank} of {len(means)})"
+            for (arm, accuracy), rank in zip(some["accuracy"].items(), ranks, strict=True)
+        ]
+        return listed(each)
+
+    return (
+        f"**MIR and accuracy.** By their means, the lowest MIR of all arms on this page is {low:.2f}, and the accuracy "
+        f"with it: {told(low)}. The highest is {high:.2f}: {told(high)}."
+    )
+
+
 @torch.no_grad()
 def probe_features(model: LlavaForConditionalGeneration, *, scenes: int = 1200, seed: int = 0) -> pd.DataFrame:
     """How much of a picture a linear probe reads from the [CLS] token, or from the patches, of a model's encoder.

@@ -220,3 +220,11 @@ def test_patches_after_two_epochs_stand_beside_one_vector_after_one(rows):
     said = contrasts.patches_longer(rows, rows_of("eim_features", made_features))
     assert "by +0.050 [+0.050, +0.050] in accuracy" in said
     assert contrasts.patches_longer(rows, []) == ""
+
+
+def test_the_arms_with_the_lowest_and_the_highest_mir_are_named_with_their_accuracy(rows):
+    said = contrasts.extremes(rows, rows_of("eim_features", made_features))
+    # With features MIR is 2 minus the accuracy; elsewhere it is 1.2 where the arm has ST in it, and 1.0 where not.
+    assert "The highest is 1.50: *one, before the output layer* (0.500, place 8 of 13)" in said
+    assert "the lowest MIR of all arms on this page is 1.00" in said and "*two epochs* (0.550, place 4 of 13)" in said
+    assert contrasts.extremes(rows, []) == "" and contrasts.extremes([], []) == ""
