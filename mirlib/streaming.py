@@ -53,6 +53,17 @@ SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second p
 _BAR = {"desc": "adding up", "unit": "layer", "delay": 3, "leave": False}
 
 
+def _append(chunks: list[Tensor], norms: Tensor) -> None:
+    """Append in place, joining what is no longer than what came last: n batches make about log2 n chunks.
+
+    Thousands of small tensors that stay would keep the memory of the large ones between them, which come and go, from
+    being used again.
+    """
+    while chunks and len(chunks[-1]) <= len(norms):
+        norms = torch.cat([chunks.pop(), norms])
+    chunks.append(norms)
+
+
 def _pack(moments: Moments) -> Tensor:
     """(d + 2, d) tensor: scatter, mean, and the count in the corner, so that torchmetrics can move and gather it."""
     count = torch.zeros_like(moments.mean)
@@ -392,7 +403,7 @@ class ModalityIntegrationRate(Metric):
                 self.second_norm_sums[layer - 1, column, 0] += len(norms)
                 self.second_norm_sums[layer - 1, column, 1] += norms.sum().to(self.second_norm_sums.device)
             elif self.passes == 2:
-                getattr(self, f"norms_{modality}_{layer}").append(norms.to(torch.float32))
+                _append(getattr(self, f"norms_{modality}_{layer}"), norms.to(torch.float32))
             for (group, members), (_, of_norms) in zip(
                 row_groups.on(rows.device), row_groups.on(norms.device), strict=True
             ):

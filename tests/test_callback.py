@@ -464,12 +464,13 @@ def test_an_option_that_score_does_not_take():
         MIRCallback(None, IMAGES, TEXTS, nonsense=1)
 
 
-def test_importing_the_library_does_not_import_the_trainer():
+def test_importing_the_library_does_not_import_what_takes_seconds():
     code = (
-        "import sys, mirlib; early = 'transformers.trainer_callback' in sys.modules; print(early, mirlib.MIRCallback)"
+        "import sys, mirlib.cli; heavy = {'transformers', 'torchmetrics'}; print(heavy & {*sys.modules}); "
+        "mirlib.score; print('transformers.trainer_callback' in sys.modules, mirlib.MIRCallback)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False <class 'mirlib.callback.MIRCallback'>\n"
+    assert found.stdout == "set()\nFalse <class 'mirlib.callback.MIRCallback'>\n"
     assert mirlib.MIRCallback is MIRCallback and "MIRCallback" in dir(mirlib)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mirlib.nonsense

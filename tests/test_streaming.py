@@ -15,6 +15,7 @@ from streams import DIM, LAYERS, SAMPLES, TOKENS, agree, hidden_states
 from torchmetrics import Metric, MetricCollection
 
 from mirlib import MirlibError, ModalityIntegrationRate, modality_integration_rate
+from mirlib.streaming import _append
 
 
 def batch(states, chosen):
@@ -131,6 +132,22 @@ def test_the_second_pass_may_come_in_other_batches():
     metric.begin_second_pass()
     feed(metric, vision, text, [range(7, 12), range(7)])
     agree(metric.result(), in_memory(vision, text))
+
+
+def test_norms_stay_in_few_pieces_and_in_their_order():
+    """Thousands of small tensors that stay would keep memory from being used again."""
+    chunks, lengths = [], np.random.default_rng(0).integers(1, 9, 1000).tolist()
+    parts = torch.arange(sum(lengths), dtype=torch.float32).split(lengths)
+    for part in parts:
+        _append(chunks, part)
+    assert torch.equal(torch.cat(chunks), torch.cat(parts))
+    assert len(chunks) < 16
+    vision, text = hidden_states()
+    metric = ModalityIntegrationRate(LAYERS, DIM)
+    feed(metric, vision, text, ones())
+    assert (
+        1 < SAMPLES and max(len(getattr(metric, f"norms_{m}_1")) for m in ("vision", "text")) <= math.log2(SAMPLES) + 1
+    )
 
 
 def test_samples_of_unequal_length_and_batches_of_one_row():
