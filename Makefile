@@ -51,9 +51,10 @@ book: $(INSTALLED)
 	@$(BIN)/python tools/book_cache.py
 	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 
-# A process a core; a file stays in one process, so that what its tests share is made once.
+# A process a core; a file stays in one process, so that what its tests share is made once. The longest files come first
+# (tests/conftest.py), and not, as pytest-xdist would have it, those with the most tests.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 figures: $(INSTALLED)
 	$(BIN)/python tools/figures.py $(FIGURES)

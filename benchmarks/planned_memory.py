@@ -25,7 +25,9 @@ SHAPES = {
     "weights": (768, 8, 2048, 112, 64, 4, 4),
     "activations": (512, 4, 2048, 224, 500, 12, 12),
     "moments": (1280, 5, 640, 112, 32, 2, 2),
+    "7B": (4096, 4, 11008, 336, 64, 1, 2),
 }
+"""``7B`` is LLaVA-1.5-7B with 4 of its 32 layers, about 8 GiB in float32; the others have a small vision encoder."""
 
 
 def shape_of(name: str) -> dict[str, int]:
@@ -38,6 +40,8 @@ def config_of(shape: dict[str, int]):
     """The configuration of a LLaVA of that shape."""
     from mirlib.planning import llava_shape
 
+    if shape == shape_of("7B"):
+        return llava_shape(shape["layers"])
     return llava_shape(
         shape["layers"],
         shape["dim"],
