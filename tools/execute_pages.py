@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import book_cache
 import joblib
 import psutil  # comes with every ipykernel
 from jupyter_cache import get_cache
+from jupyter_cache.cache.main import JupyterCacheBase
 from myst_nb.core.execute import ExecutionError, NotebookClientCache, create_client
 from myst_nb.core.read import create_nb_reader
 from nbclient.exceptions import DeadKernelError
@@ -104,7 +107,16 @@ def execute(pages: list[Page], processes: int, done: Callable[[Page, BaseExcepti
         done: Called after each page, in the calling thread, with what went wrong or None.
     """
     futures: dict[Future[None], Page] = {}
-    with ThreadPoolExecutor(processes) as pool:
+    taking = threading.Lock()
+    take = JupyterCacheBase.cache_notebook_bundle
+
+    def one_at_a_time(*args: Any, **kwargs: Any) -> Any:
+        # After each page the cache drops those that were not there a moment before: also what came in between.
+        with taking:
+            return take(*args, **kwargs)
+
+    patched = mock.patch.object(JupyterCacheBase, "cache_notebook_bundle", one_at_a_time)
+    with patched, ThreadPoolExecutor(processes) as pool:
         try:
             futures |= {pool.submit(page.client.start_client): page for page in pages}
             for future in as_completed(futures):
