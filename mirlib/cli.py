@@ -223,6 +223,12 @@ def _parser() -> argparse.ArgumentParser:
             action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
             action.add_argument("--jobs", type=int, metavar="N", help="sweeps: processes at once (default: the cores)")
             action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
+            action.add_argument(
+                "--precision",
+                default="float32",
+                metavar="NAME",
+                help="float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)",
+            )
             action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
     return parser
 
@@ -802,7 +808,7 @@ def _lab_list(options: argparse.Namespace) -> None:
 
 
 def _lab_run(options: argparse.Namespace) -> None:
-    from mirlib.lab import experiments
+    from mirlib.lab import experiments, precision
 
     _known(options.experiment)
     given = {
@@ -815,7 +821,10 @@ def _lab_run(options: argparse.Namespace) -> None:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
     if options.jobs is not None and options.jobs < 1:
         raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
-    experiments.run(options.experiment, results_dir=Path(options.results), progress=not options.no_progress, **given)
+    with precision.use(options.precision):
+        experiments.run(
+            options.experiment, results_dir=Path(options.results), progress=not options.no_progress, **given
+        )
     print(experiments.show(options.experiment, Path(options.results)))
 
 

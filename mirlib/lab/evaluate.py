@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import cells, language, sequence, train, world
+from mirlib.lab import cells, language, precision, sequence, train, world
 
 _BATCH = 128
 
@@ -176,7 +176,7 @@ def image_answers(
         for start in range(0, len(asked), _BATCH):
             batch = slice(start, start + _BATCH)
             ids, last = _padded(prompts[batch])
-            with torch.autocast("cpu", torch.bfloat16):  # as in training; three times as fast
+            with precision.multiplying():
                 seen = sequence.image(image[shown[batch]])
                 hidden = sequence.read(model, opening, seen, sequence.words(embed(ids)), answers_from=last + 1)
             hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
@@ -256,7 +256,7 @@ def caption_scores(
     losses, predicted = [], []
     for start in range(0, scenes, _BATCH):
         shown = None if features is None else features[start : start + _BATCH].float()
-        with torch.autocast("cpu", torch.bfloat16):  # as in training
+        with precision.multiplying():
             loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
         losses.append(loss)
         predicted.append(guess)

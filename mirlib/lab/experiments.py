@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import evaluate, language, ledger, models, parts, sweep, train, verdicts, world
+from mirlib.lab import evaluate, language, ledger, models, parts, precision, sweep, train, verdicts, world
 from mirlib.lab.parts import PartsRecipe
 from mirlib.lab.protocols import PROTOCOLS, Protocol
 
@@ -161,7 +161,7 @@ def run_base(
                     "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
                     "loss_curve": {name: train.state_of(history)["curve"] for name, history in histories.items()},
                     "measured": measured,
-                    "provenance": ledger.provenance(),
+                    "provenance": {**ledger.provenance(), "precision": precision.current()},
                 }
             )
         row = book.find(key)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import evaluate, language, sequence, train, world
+from mirlib.lab import evaluate, language, precision, sequence, train, world
 from mirlib.widgets.ask_the_model import AskTheModel
 
 GALLERY_WRITING = 4
@@ -222,7 +222,7 @@ def _ask(
     before = sequence.join(sequence.words(embed(torch.tensor([language.BOS, *encode("USER:")]))), scene)
     prompts = [[*encode("\n"), *encode(f" {q.text}"), *encode(" ASSISTANT:")] for q in questions]
     last = torch.tensor([len(before.vision) + len(prompt) - 1 for prompt in prompts])
-    with torch.autocast("cpu", torch.bfloat16):  # as in training and in `evaluate.image_answers`
+    with precision.multiplying():
         hidden = read(before, sequence.words(embed(train.padded(prompts))))  # (n, length, d)
     rows = hidden[torch.arange(len(questions)), last].float()
     likelihoods = model.lm_head(rows).softmax(-1)  # (n, vocabulary)

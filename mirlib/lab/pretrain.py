@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mirlib.lab import cells, language, models, world
+from mirlib.lab import cells, language, models, precision, world
 from mirlib.lab.train import History, Schedule, fit
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,7 +34,6 @@ class EncoderRecipe:
         group_size: Each with this many relatives that differ in one word: the hard negatives.
         label_weight: Weight of the label loss beside the contrastive one.
         digits: Share of scenes with digits; handwriting takes longer to learn than shapes.
-        bfloat16: Multiply in bfloat16; weights stay float32.
     """
 
     schedule: Schedule = Schedule(steps=4000, learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
@@ -42,7 +41,6 @@ class EncoderRecipe:
     group_size: int = 4
     label_weight: float = 1.0
     digits: float = 0.5
-    bfloat16: bool = True
 
 
 def train_encoder(
@@ -72,7 +70,7 @@ def train_encoder(
         for _ in range(recipe.groups):
             scenes.append(world.sample_scene(rng, digits=recipe.digits))
             scenes += [world.edit_scene(scenes[-1], rng) for _ in range(recipe.group_size - 1)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        with precision.multiplying():
             seen = clip.vision_model(models.pixel_values(scenes))
             image = clip.visual_projection(seen.pooler_output)
             text = clip.text_projection(clip.text_model(input_ids=caption_ids(scenes, encode)).pooler_output)
@@ -125,7 +123,6 @@ class LanguageRecipe:
     """Two phases of text-only training.
 
     Attributes:
-        bfloat16: Multiply in bfloat16 (a quarter faster than float32 on CPUs that know it); weights stay float32.
         copy: Share of copy documents at the start and after `copy_steps` steps of the first phase.
         dim: Width of the residual stream.
         new_layers: Identity layers put in between the phases.
@@ -148,7 +145,6 @@ class LanguageRecipe:
     )  # fmt: skip
     second_rows: tuple[int, int] = (24, 112)
     short: tuple[float, float] = (0.75, 0.35)
-    bfloat16: bool = True
 
 
 def train_language_model(
@@ -177,7 +173,7 @@ def train_language_model(
         def loss_of_step(step: int) -> torch.Tensor:
             rng = np.random.default_rng([seed, 20 + number, step])
             rows = maker.rows(rng, mixture_of_step(step), batch=shape[0], length=shape[1])
-            return weighted_loss(model, rows, bfloat16=recipe.bfloat16)
+            return weighted_loss(model, rows)
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
         return fit(
@@ -200,10 +196,10 @@ def train_language_model(
     return model.eval(), (first, second)
 
 
-def weighted_loss(model: nn.Module, rows: language.Rows, *, bfloat16: bool = False) -> torch.Tensor:
+def weighted_loss(model: nn.Module, rows: language.Rows) -> torch.Tensor:
     """Cross-entropy of the next token, each target weighted: sum(w * ce) / sum(w)."""
     ids, weights = torch.from_numpy(rows.ids), torch.from_numpy(rows.weights)[:, 1:]  # (rows, length)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with precision.multiplying():
         # Positions that fall back to 0 tell transformers to keep the documents of a row apart.
         output = model(input_ids=ids, position_ids=torch.from_numpy(rows.positions), use_cache=False)
     logits = output.logits[:, :-1].float()  # (rows, length - 1, vocabulary)

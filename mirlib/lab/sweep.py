@@ -13,7 +13,7 @@ from joblib import Parallel, delayed, parallel
 from tqdm.auto import tqdm
 
 from mirlib.errors import MirlibError
-from mirlib.lab import ledger, runs
+from mirlib.lab import ledger, precision, runs
 
 Execute = Callable[[runs.Run, Path], dict[str, Any]]
 
@@ -33,7 +33,9 @@ def sweep(
 
     A row is written by the process that made it as soon as it is done, and once more offered by this one, which
     changes nothing where they share a disk and keeps the row where they do not. A run that another process is at is
-    left to it, and looked at again in the end. A run that another experiment has done already is copied.
+    left to it, and looked at again in the end. A run that another experiment has done already is copied. All multiply
+    in the precision that is in use here (`mirlib.lab.precision`), and their rows name it; a row that is there stays,
+    whatever it was made with.
 
     Args:
         experiment: Name of the ledger's file.
@@ -66,7 +68,7 @@ def sweep(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
     )
     left_to_others = []
-    task = delayed(_do)
+    task, in_use = delayed(_do), precision.current()
     with cluster(backend if pending else None, jobs=jobs) as as_they_come:
         workers = Parallel(
             n_jobs=min(jobs or os.cpu_count() or 1, max(1, len(pending))),
@@ -74,7 +76,7 @@ def sweep(
             batch_size=1,
             pre_dispatch="n_jobs",
         )
-        for run, row in workers(task(experiment, run, book.path, cache, execute, False) for run in pending):
+        for run, row in workers(task(experiment, run, book.path, cache, execute, in_use, False) for run in pending):
             if row is None:
                 left_to_others.append(run)
             else:
@@ -82,7 +84,7 @@ def sweep(
             bar.update(round(run.cost))
             bar.set_postfix_str(f"{len(book.rows())} rows")
     for run in left_to_others:  # wait for the other process, and do the run if that one died
-        _do(experiment, run, book.path, cache, execute, True)
+        _do(experiment, run, book.path, cache, execute, in_use, True)
     bar.close()
     rows = {row["key"]: row for row in book.rows()}
     return [rows[key] for key in wanted]
@@ -136,7 +138,7 @@ def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
 
 
 def _do(
-    experiment: str, run: runs.Run, path: Path, cache: Path, execute: Execute, wait: bool
+    experiment: str, run: runs.Run, path: Path, cache: Path, execute: Execute, in_use: str, wait: bool
 ) -> tuple[runs.Run, dict[str, Any] | None]:
     """A run and its row; None where another process is at it."""
     torch.set_num_threads(1)  # so small a model is not faster with more, and the sums come out the same everywhere
@@ -147,12 +149,14 @@ def _do(
             return run, None
         row = book.find(key)
         if row is None:
+            with precision.use(in_use):
+                done = execute(run, cache)
             row = {
                 "key": key,
                 "experiment": experiment,
                 "configuration": run.configuration,
-                **execute(run, cache),
-                "provenance": ledger.provenance(),
+                **done,
+                "provenance": {**ledger.provenance(), "precision": in_use},
             }
             book.append(row)
     return run, row

@@ -27,7 +27,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlib.lab import connectors, language, models, sequence, world
+from mirlib.lab import connectors, language, models, precision, sequence, world
 from mirlib.lab.methods import PLAIN, Batch, Method, Training
 
 SCHEDULERS = ("cosine", "linear")
@@ -333,7 +333,7 @@ def caption_stage(
         epoch, position = divmod(step, batches)
         order = np.random.default_rng([seed, 32, epoch]).permutation(training.chosen)
         chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             if recipe.unlock_encoder:
                 seen = encoded(model, [scenes[i] for i in chosen])
             else:
@@ -538,7 +538,7 @@ def stage_two(
     def loss_of_step(step: int) -> torch.Tensor:
         chosen = slice(step * recipe.batch, (step + 1) * recipe.batch)
         ids, targets = dialogue_rows(dialogues[chosen], encode)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             seen = encoded(model, scenes[chosen]) if encodes else features[chosen].float()
             batch = Batch(every[chosen], ids, targets, seen)
             image = sequence.image(model.model.multi_modal_projector(batch.features))

@@ -31,7 +31,7 @@ from torch import nn
 from transformers import CLIPTextModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
-from mirlib.lab import language, models, pretrain, sequence, train, world
+from mirlib.lab import language, models, precision, pretrain, sequence, train, world
 from mirlib.lab.methods.base import Batch, Method, Training, register
 
 SEGMENTS = ("st", "lm")
@@ -92,7 +92,7 @@ class EIM(Method):
         """The base loss and what `final` adds to it, each with weight 1."""
         loss = super().answer_loss(training, batch, logits)
         model, positives = training.model, torch.from_numpy(batch.numbers)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             if "ie" in training.memory:
                 shown = models.pixel_values([training.scenes[i] for i in batch.numbers])
                 loss = loss + training.memory["ie"].loss(image_vectors(model, shown).float(), positives)
@@ -209,13 +209,13 @@ def _segment(
 
     def loss_of_step(step: int) -> torch.Tensor:
         numbers = order[step * batch : (step + 1) * batch]
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             return queue.loss(vectors(numbers), torch.from_numpy(numbers))
 
     @torch.no_grad()
     def found() -> float:
         some = np.arange(min(256, count))
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             return queue.accuracy(vectors(some), torch.from_numpy(some))
 
     schedule = train.Schedule(count // batch, rate, weight_decay=0.0)
@@ -258,7 +258,7 @@ def _new_text_tower(model: LlavaForConditionalGeneration, tokenizer: PreTrainedT
 
     def loss_of_step(step: int) -> torch.Tensor:
         numbers = torch.from_numpy(np.random.default_rng([0, 37, step]).choice(len(scenes), _TEACHER_BATCH, False))
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.multiplying():
             return queue.loss(caption_vectors(tower, ids[numbers]).float(), numbers)
 
     train.fit(tower, loss_of_step, TEACHER, progress=False)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
 from mirlib.align import gap_loss, weighting
-from mirlib.lab import language, sequence, train
+from mirlib.lab import language, precision, sequence, train
 from mirlib.lab.methods.base import Batch, Method, Training, register
 
 _GAP = "_mirlib_gap_loss"
@@ -100,7 +100,7 @@ class ImprobableWords(Method):
             numbers = order[step * self.reference_batch : (step + 1) * self.reference_batch]
             shown = [training.scenes[i] for i in numbers]
             ids = train.caption_rows(shown, encode, detail=training.recipe.detail)
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision.multiplying():
                 logits = train.caption_logits(reference, ids, None)
             return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=language.PAD)
 
