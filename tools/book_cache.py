@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 SOURCES = ("mirlib", "results")
@@ -38,9 +37,7 @@ def fingerprint(root: Path) -> str:
     Args:
         root: The root of the repository.
     """
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    versions = [sys.version, project["dependencies"], project["optional-dependencies"]["book"]]
-    return _digest(root, SOURCES, repr(versions))
+    return _digest(root, SOURCES, sys.version + (root / "constraints.txt").read_text(encoding="utf-8"))
 
 
 def refresh(root: Path) -> bool:

@@ -4,10 +4,12 @@ myst-nb executes a page when Sphinx comes to it, one page after another. This Sp
 pages that the cache of executed notebooks does not hold go through myst-nb's own client, each in a thread that waits
 for the kernel of its page. So the cache holds what Sphinx would have put there, and Sphinx finds every page executed.
 
-The pages that took longest the last time start first. A page that fails is reported at once, with its cell, on stderr
-and in ``_build/html/reports``; the other pages still run, stay in the cache, and then the build ends.
+What is going to run and about how long it takes is said before; the longest pages start first. A page that fails is
+reported at once, with its cell, on stderr and in ``_build/html/reports``. The other pages still run and the book is
+built, with what the failed page has to show and a box that says where it failed; the build then ends red.
 
-Side by side the pages take their memory together. LOKY_MAX_CPU_COUNT=1 in the environment runs one at a time.
+Side by side the pages take their memory together. LOKY_MAX_CPU_COUNT=1 in the environment runs one at a time. There is
+no limit to the time of a cell, which a busy laptop would hit; MIRLIB_CELL_SECONDS sets one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -29,10 +32,12 @@ from unittest import mock
 
 import book_cache
 import joblib
+import myst_nb.sphinx_
+import page_seconds
 import psutil  # comes with every ipykernel
 from jupyter_cache import get_cache
 from jupyter_cache.cache.main import JupyterCacheBase
-from myst_nb.core.execute import ExecutionError, NotebookClientCache, create_client
+from myst_nb.core.execute import ExecutionError, NotebookClientBase, NotebookClientCache, create_client
 from myst_nb.core.read import create_nb_reader
 from nbclient.exceptions import DeadKernelError
 from sphinx.util import logging
@@ -85,6 +90,8 @@ def waiting(names: Iterable[str], path_of: Callable[[str], str], md_config: Any,
             config = nb_config.copy(**notebook.metadata.get(nb_config.metadata_key, {}))
         except Exception:  # a damaged page is Sphinx's to report: it says where
             continue
+        if limit := os.environ.get("MIRLIB_CELL_SECONDS"):
+            config.execution_timeout = int(limit)
         client = create_client(notebook, path, config, QUIET, reader.read_fmt)
         if not isinstance(client, NotebookClientCache):  # not to be executed, or not to be kept
             continue
@@ -173,12 +180,42 @@ def report(page: Page, error: BaseException) -> tuple[str, str]:
     return f"{page.name}, {page.cell(index)}: {kind}: {said[0] if said else ''}", text.rstrip()
 
 
-def before_reading(app: Any, env: Any, names: list[str]) -> None:
-    """Execute the pages among those that Sphinx is about to read.
+def with_box(content: str, line: str) -> str:
+    """The source of a page, with a box under its title that says that it failed.
 
-    Raises:
-        SystemExit: If a page failed. (An exception would print two tracebacks of Sphinx's below that of the page.)
+    Args:
+        content: A notebook as JSON, or a page in Markdown.
+        line: Where and why it failed.
     """
+    box = f"```{{danger}} This page is not complete\n{line}\n```"
+    try:
+        notebook = json.loads(content)
+    except ValueError:
+        return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{box}\n", content, count=1, flags=re.MULTILINE)
+    first = notebook["cells"][0]
+    first["source"] = f"{''.join(first['source'])}\n\n{box}\n"
+    return json.dumps(notebook)
+
+
+def expected(pages: Iterable[Page], last_time: dict[str, float], processes: int) -> tuple[dict[str, float], str]:
+    """How many seconds each page is expected to take, and in words how long all of them.
+
+    Args:
+        pages: Those that are to be executed.
+        last_time: Seconds of the last build on this machine, by the names of pages.
+        processes: How many pages run at a time.
+    """
+    stored = json.loads(page_seconds.SECONDS.read_text()) if page_seconds.SECONDS.exists() else {}
+    seconds = {page.name: last_time.get(page.name, stored.get(page.name, math.inf)) for page in pages}
+    known = [each for each in seconds.values() if each < math.inf]
+    minutes = max(sum(known) / processes, max(known, default=0)) / 60
+    measured_here = all(page in last_time for page in seconds)
+    where = "as the last time" if measured_here else "on a small laptop"
+    return seconds, f"about {minutes:.1f} minutes, {where}" if known else "for how long is not known yet"
+
+
+def before_reading(app: Any, env: Any, names: list[str]) -> None:
+    """Execute the pages among those that Sphinx is about to read."""
     pages = list(waiting(names, env.doc2path, env.myst_config, env.mystnb_config))
     if not pages:
         return
@@ -188,9 +225,11 @@ def before_reading(app: Any, env: Any, names: list[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     store = Path(app.outdir).parent / book_cache.SECONDS
     seconds = json.loads(store.read_text()) if store.exists() else {}
-    pages.sort(key=lambda page: -seconds.get(page.name, math.inf))
-    LOGGER.info("executing %d page%s, %d at a time", len(pages), "s" if len(pages) > 1 else "", processes)
-    failed = []
+    before, how_long = expected(pages, seconds, processes)
+    pages.sort(key=lambda page: -before[page.name])
+    LOGGER.info("executing %d page%s, %d at a time: %s", len(pages), "s" * (len(pages) > 1), processes, how_long)
+    failed: dict[str, Page] = {}
+    lines: dict[str, str] = {}
     finished = 0
     started = time.monotonic()
 
@@ -203,7 +242,8 @@ def before_reading(app: Any, env: Any, names: list[str]) -> None:
             LOGGER.info("executed %2d/%d  %5.0f s  %s", finished, len(pages), seconds[page.name], page.name)
             return
         line, text = report(page, error)
-        failed.append(line)
+        failed[page.name] = page
+        lines[page.name] = line
         log = Path(app.outdir, "reports", f"{page.name}.err.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(f"{line}\n{text}\n", encoding="utf-8")
@@ -211,8 +251,28 @@ def before_reading(app: Any, env: Any, names: list[str]) -> None:
 
     execute(pages, processes, done)
     LOGGER.info("executed %d of %d in %.0f s", len(pages) - len(failed), len(pages), time.monotonic() - started)
-    if failed:
-        raise SystemExit("These pages failed, and their reports stand above:\n  " + "\n  ".join(failed))
+    if not failed:
+        return
+
+    notebooks = {page.client.path: page.client.notebook for page in failed.values()}
+
+    def client_of(notebook: Any, source: str, config: Any, *rest: Any) -> NotebookClientBase:
+        there = notebooks.get(Path(source))  # as far as it came, with what it printed
+        if there is None:
+            return create_client(notebook, source, config, *rest)
+        return NotebookClientBase(there, Path(source), config, *rest[:1])
+
+    def announce(app: Any, name: str, source: list[str]) -> None:
+        if name in lines:
+            source[0] = with_box(source[0], lines[name])
+
+    def end_red(app: Any, exception: Exception | None) -> None:
+        print("\nThese pages failed; the others are built:", *lines.values(), sep="\n  ", file=sys.stderr, flush=True)
+        app.statuscode = 1
+
+    myst_nb.sphinx_.create_client = client_of  # for this build alone: the process ends with it
+    app.connect("source-read", announce)
+    app.connect("build-finished", end_red)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -3,7 +3,7 @@
 import book_cache
 import pytest
 
-PYPROJECT = '[project]\ndependencies = ["numpy"]\n[project.optional-dependencies]\nbook = ["torch==1"]\n'
+VERSIONS = "numpy==2\ntorch==1\n"
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def tree(tmp_path):
     (tmp_path / "mirlib").mkdir()
     (tmp_path / "results").mkdir()
     (tmp_path / "mirlib" / "a.py").write_text("x = 1\n")
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "constraints.txt").write_text(VERSIONS)
     assert book_cache.refresh(tmp_path)
     (tmp_path / "_build" / ".jupyter_cache").mkdir()
     return tmp_path
@@ -28,7 +28,7 @@ def test_nothing_changed_nothing_happens(tree):
         lambda t: (t / "mirlib" / "a.py").write_text("x = 2\n"),
         lambda t: (t / "mirlib" / "a.py").rename(t / "mirlib" / "b.py"),
         lambda t: (t / "results" / "run.jsonl").write_text("{}\n"),
-        lambda t: (t / "pyproject.toml").write_text(PYPROJECT.replace("torch==1", "torch==2")),
+        lambda t: (t / "constraints.txt").write_text(VERSIONS.replace("torch==1", "torch==2")),
     ],
     ids=["a line of the library", "the name of a file", "a new result", "a version"],
 )

@@ -1,4 +1,4 @@
-"""Pages are executed side by side before Sphinx reads them, and one that fails ends the build with its name."""
+"""Pages are executed side by side before Sphinx reads them; one that fails is named, and the others are built."""
 
 import shutil
 import subprocess
@@ -68,7 +68,9 @@ def book(tmp_path):
         return str(next(p for p in (tmp_path / f"{name}.ipynb", tmp_path / f"{name}.md") if p.exists()))
 
     env = SimpleNamespace(myst_config=MdParserConfig(), mystnb_config=config, doc2path=doc2path)
-    return SimpleNamespace(folder=tmp_path, env=env, app=SimpleNamespace(outdir=str(tmp_path / "_build" / "html")))
+    app = SimpleNamespace(outdir=str(tmp_path / "_build" / "html"), statuscode=0, asked={})
+    app.connect = app.asked.__setitem__
+    return SimpleNamespace(folder=tmp_path, env=env, app=app)
 
 
 def waiting(book, *names):
@@ -110,7 +112,8 @@ def test_one_core_runs_one_page_at_a_time_and_the_longest_first(book, monkeypatc
     assert set(execute_pages.json.loads(seconds.read_text())) == {"long", "new", "short"}
 
 
-def test_a_failing_page_is_reported_with_its_cell_and_the_others_are_kept(book, capsys):
+def test_a_failing_page_is_reported_with_its_cell_and_the_others_are_kept(book, capsys, monkeypatch):
+    monkeypatch.setattr(execute_pages.myst_nb.sphinx_, "create_client", None)  # put back what stands there now
     good = write(book.folder, "good", "1 / 0")
     notebook = nbformat.read(good, 4)
     notebook.cells[1].metadata["tags"] = ["raises-exception"]  # an error on purpose fails no page
@@ -122,18 +125,20 @@ def test_a_failing_page_is_reported_with_its_cell_and_the_others_are_kept(book, 
     write(book.folder, "dead", "x = 1", dies.format(0), "print('never')")
     write(book.folder, "dying", "x = 1", dies.format(1))
     (book.folder / "text.md").write_text(MARKDOWN)
-    with pytest.raises(SystemExit) as failure:
-        execute_pages.before_reading(book.app, book.env, ["good", "broken", "slow", "dead", "dying", "text"])
+    execute_pages.before_reading(book.app, book.env, ["good", "broken", "slow", "dead", "dying", "text"])
+    reported = capsys.readouterr().err
+    assert book.app.statuscode == 0
+    book.app.asked["build-finished"](book.app, None)
+    assert book.app.statuscode == 1
     identity = nbformat.read(book.folder / "broken.ipynb", 4).cells[2].id
     line = f"broken, cell 3 (id {identity}): ValueError: no such thing"
-    said = str(failure.value)
+    said = capsys.readouterr().err
     number = MARKDOWN[: MARKDOWN.index("1 / 0")].count("\n") + 1
     assert line in said and f"text, the cell at line {number}: ZeroDivisionError: division by zero" in said
     assert "slow, cell 2" in said and "CellTimeoutError" in said
     assert "dead, cell 3" in said and "dying, cell 3" in said and said.count("Kernel died") == 2
     assert "good" not in said
-    said = capsys.readouterr().err
-    assert line in said and "raise ValueError('no such thing')" in said and "Traceback" in said
+    assert line in reported and "raise ValueError('no such thing')" in reported and "Traceback" in reported
     log = (book.folder / "_build" / "html" / "reports" / "broken.err.log").read_text()
     assert line in log and "ValueError" in log
     assert [page.name for page in waiting(book, "good", "broken")] == ["broken"]
@@ -153,7 +158,35 @@ def test_an_interrupt_does_not_wait_for_the_pages(book):
     assert [page.name for page in waiting(book, "slow", "quick")] == ["slow"]
 
 
-def test_sphinx_finds_every_page_executed(tmp_path):
+def test_it_says_before_what_it_will_do_and_about_how_long(book, monkeypatch, tmp_path):
+    pages = [SimpleNamespace(name=name) for name in ("known", "slow", "new")]
+    stored = tmp_path / "page_seconds.json"
+    monkeypatch.setattr(execute_pages.page_seconds, "SECONDS", stored)
+    assert execute_pages.expected(pages, {}, 2)[1] == "for how long is not known yet"
+    stored.write_text('{"known": 30, "slow": 90}')
+    seconds, said = execute_pages.expected(pages, {"known": 6.0}, 1)
+    assert seconds == {"known": 6.0, "slow": 90, "new": float("inf")} and said == "about 1.6 minutes, on a small laptop"
+    assert execute_pages.expected(pages[:2], {}, 2)[1].startswith("about 1.5 minutes")  # no less than the longest page
+    assert execute_pages.expected(pages[:1], {"known": 6.0}, 2)[1] == "about 0.1 minutes, as the last time"
+
+
+def test_a_cell_has_no_limit_but_the_one_that_is_asked_for(book, monkeypatch):
+    write(book.folder, "page", "x = 1")
+    book.env.mystnb_config = book.env.mystnb_config.copy(execution_timeout=-1)
+    assert waiting(book, "page")[0].client.nb_config.execution_timeout == -1
+    monkeypatch.setenv("MIRLIB_CELL_SECONDS", "900")
+    assert waiting(book, "page")[0].client.nb_config.execution_timeout == 900
+    assert "timeout: -1" in (ROOT / "_config.yml").read_text()
+
+
+def test_no_page_needs_more_than_ninety_seconds_of_a_small_processor():
+    """As measured and stored by `python tools/page_seconds.py`; a page that is new has to be measured, too."""
+    seconds = execute_pages.json.loads(execute_pages.page_seconds.SECONDS.read_text())
+    assert set(seconds) == set(execute_pages.page_seconds.pages())
+    assert max(seconds.values()) <= 90, seconds
+
+
+def test_sphinx_finds_every_page_executed_and_builds_the_others_where_one_fails(tmp_path):
     for name in ("_config.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
@@ -162,10 +195,23 @@ def test_sphinx_finds_every_page_executed(tmp_path):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: one\nchapters:\n  - file: text\n")
     write(tmp_path, "one", "with open('count', 'a') as log:\n    print('ran', file=log)\nprint('from page one')")
     (tmp_path / "text.md").write_text(MARKDOWN.replace("1 / 0", "print('in Markdown')"))
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-W", "-n"]
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*start, "build", ".", "-W", "-n", "--keep-going"]
+
+    def pages():
+        return {name: (tmp_path / "_build" / "html" / f"{name}.html").read_text() for name in ("one", "text")}
+
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "executing 2 pages" in done.stdout and done.stdout.count("Using cached notebook") == 2
     assert "Executing notebook" not in done.stdout and (tmp_path / "count").read_text() == "ran\n"
-    html = {name: (tmp_path / "_build" / "html" / f"{name}.html").read_text() for name in ("one", "text")}
-    assert "from page one" in html["one"] and "in Markdown" in html["text"]
+    assert "from page one" in pages()["one"] and "in Markdown" in pages()["text"]
+
+    (tmp_path / "text.md").write_text(MARKDOWN)
+    shutil.rmtree(tmp_path / "_build" / ".doctrees")  # as the Makefile does after a failure
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "text, the cell at line 14: ZeroDivisionError" in done.stderr.partition("the others are built")[2]
+    assert "from page one" in pages()["one"]
+    box, _, rest = pages()["text"].partition("This page is not complete")[2].partition("</div>")
+    assert "ZeroDivisionError" in box and "Traceback" in rest and ">2<" in rest.replace("\n", "")
