@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from mirlib.errors import MirlibError
 from mirlib.lab import evaluate, language, ledger, models, parts, precision, sweep, train, verdicts, world
 from mirlib.lab.parts import PartsRecipe
 from mirlib.lab.protocols import PROTOCOLS, Protocol
@@ -39,10 +40,18 @@ class Experiment:
 
 
 def default_cache() -> Path:
-    """Where half-trained models are kept: `$MIRLIB_CACHE`, or `mirlib/lab` in the user's cache folder."""
+    """Where half-trained models are kept: `$MIRLIB_CACHE`, or `mirlib/lab` in the user's cache folder.
+
+    Raises:
+        MirlibError: If none of the variables is set that name such a folder, and the user has no home.
+    """
     if folder := os.environ.get("MIRLIB_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirlib" / "lab"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise MirlibError("you have no home folder to keep trained parts in: set MIRLIB_CACHE to a folder") from error
+    return Path(home) / "mirlib" / "lab"
 
 
 def run(

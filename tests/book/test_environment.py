@@ -18,7 +18,7 @@ PINS = dict(line.split("==") for line in constraints.CONSTRAINTS.read_text().spl
 
 
 def test_the_constraints_are_those_of_the_dependencies():
-    """Whoever changes pyproject.toml has to run `make constraints`, or write the new fingerprint if no version moves."""
+    """Whoever changes pyproject.toml has to run `make constraints`, or write the fingerprint where no version moves."""
     assert constraints.fingerprint(PYPROJECT) in constraints.CONSTRAINTS.read_text().splitlines()[1]
     assert constraints.fingerprint(PYPROJECT.replace('"peft"', '"peft>=1"')) != constraints.fingerprint(PYPROJECT)
     assert constraints.fingerprint(PYPROJECT + "\n# a remark\n") == constraints.fingerprint(PYPROJECT)
@@ -41,7 +41,7 @@ def test_everything_that_installs_reads_the_constraints():
 @pytest.fixture
 def elsewhere(tmp_path):
     """A folder with a name that a shell takes apart, and in it the Makefile and a python that writes down its calls."""
-    folder = tmp_path / "l'été (à deux) & \"so\" on;"
+    folder = tmp_path / 'l\'été (à deux) & "so" on;'
     (folder / ".venv" / "bin").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
