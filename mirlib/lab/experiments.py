@@ -220,7 +220,7 @@ def describe_base(rows: list[dict[str, Any]]) -> str:
 
 def model_card(row: dict[str, Any]) -> str:
     """The README.md of the shipped folder."""
-    recipe, minutes = row["configuration"], sum(row["seconds"].values()) / 60
+    recipe, minutes, made = row["configuration"], sum(row["seconds"].values()) / 60, row["provenance"]
     llm, joined = recipe["parts"]["language"], recipe["stage_one"]
     layers = llm["layers"] + llm["new_layers"]
     return f"""---
@@ -251,7 +251,8 @@ model, processor = load_miniature()
    {joined["batch"]}, learning rate {joined["learning_rate"]:g}. The shipped weights are those after stage 1;
    *tuned* below is a copy after a short stage 2 (questions about pictures).
 
-{minutes:.0f} minutes of training on one core of: {row["provenance"]["processor"]}. `mir lab run base` repeats it.
+{minutes:.0f} minutes of training on one core of: {made["processor"]}, multiplied in {made["precision"]}.
+`mir lab run base` repeats it.
 
 ## What it reaches
 
