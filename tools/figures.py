@@ -187,7 +187,7 @@ def draw_notebook(path: Path, out: Path, wanted: set[str] | None = None) -> list
             steps.append((where, None, cell))
             steps.append((where, name, nbformat.v4.new_code_cell(f"print(_figures.finish({name!r}, {width!r}))")))
     running = nbformat.v4.new_notebook(cells=[cell for *_, cell in steps], metadata=notebook.metadata)
-    client = NotebookClient(running, timeout=900, resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(running, timeout=None, resources={"metadata": {"path": str(path.parent)}})
     problems = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}
     with client.setup_kernel(env=environment):

@@ -58,7 +58,7 @@ with Counted(lambda: {"value": 0.5}, every=2, seconds=0) as curve:
         cells=[nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell("drawn")],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
-    nbclient.NotebookClient(notebook, timeout=120).execute()
+    nbclient.NotebookClient(notebook, timeout=None).execute()
     figure, drawn = (cell.outputs for cell in notebook.cells)
     assert drawn[0]["data"]["text/plain"] == "[1, 2, 3, 4, 5, 5]"
     assert [output.output_type for output in figure] == ["display_data"]
