@@ -14,7 +14,8 @@ vision rows are read off ``input_ids`` in every forward pass, so a prompt is cal
 that are generated, one by one from a cache, are not: they are text. A run with a cache and one without agree.
 
 `attach` hangs the parameters on the decoder, as its child ``moca``: they are trained, moved, copied and listed in the
-``state_dict`` with it. `detach` takes them off. `save` and `load` keep them in a file beside the model's own.
+``state_dict`` with it. They stay in float32 in a model of half precision, where a step would be lost beside u = 1.
+`detach` takes them off. `save` and `load` keep them in a file beside the model's own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError, first_line
 
@@ -42,7 +44,7 @@ FILE = "moca.safetensors"
 _CHILD = "moca"
 
 
-class Calibration(nn.Module):
+class Calibration(Float32Module):
     """The parameters of MoCa, and the hooks through which they act.
 
     Args:
@@ -50,12 +52,11 @@ class Calibration(nn.Module):
         dim: Their width, d.
         std: Of the first weights around u = 1 and v = 0.
         seed: Of the first weights, where ``std`` is not 0.
-        dtype: Of the parameters.
-        device: Where they lie. A layer on another device gets its row moved there.
 
     Attributes:
-        u: (K, d) scales; row k - 1 belongs to layer k.
-        v: (K, d) shifts.
+        u: (K, d) scales, float32 at least; row k - 1 belongs to layer k. A layer on another device gets its row moved
+            there.
+        v: (K, d) shifts, likewise.
         active: False leaves every row as it is, see `switched_off`.
 
     Raises:
@@ -69,15 +70,13 @@ class Calibration(nn.Module):
         *,
         std: float = 0.0,
         seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         if std < 0:
             raise MirlibError(f"std is {std}; it is a standard deviation, so 0 or more")
         drawn = torch.randn(2, layers, dim, generator=torch.Generator().manual_seed(seed))
-        self.u = nn.Parameter((1 + std * drawn[0]).to(device=device, dtype=dtype))
-        self.v = nn.Parameter((std * drawn[1]).to(device=device, dtype=dtype))
+        self.u = nn.Parameter(1 + std * drawn[0])
+        self.v = nn.Parameter(std * drawn[1])
         self.active = True
         self._rows: VisionRows | None = None
         self._handles: list[Any] = []
@@ -163,8 +162,8 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         seed: Of the first weights, where ``std`` is not 0.
 
     Returns:
-        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They have the dtype and the device
-        of the decoder.
+        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They lie on the decoder's device, in
+        float32 even if it is coarser; what the layers hand on keeps the model's dtype.
 
     Raises:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
@@ -198,7 +197,7 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     decoder = _parent(model, layers[0])
     like = next(p for p in decoder.parameters() if p.is_floating_point())
     width = model.config.get_text_config().hidden_size
-    calibration = Calibration(len(layers), width, std=std, seed=seed, dtype=like.dtype, device=like.device)
+    calibration = Calibration(len(layers), width, std=std, seed=seed).to(device=like.device, dtype=like.dtype)
     calibration._hang(model, decoder, layers)
     decoder.add_module(_CHILD, calibration)
     return calibration
@@ -270,7 +269,7 @@ def load(model: nn.Module, folder: str | Path) -> Calibration:
         folder: The folder, or the file itself.
 
     Returns:
-        The parameters, in the dtype and on the device of the decoder.
+        The parameters, see `attach`.
 
     Raises:
         MirlibError: If there is no such file, if it is damaged, or if it belongs to a model of another depth or width.

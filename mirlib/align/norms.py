@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import unwrap
+from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError
 
 __all__ = ["KINDS", "PROJECTORS", "NormMatched", "ProjectorLayerNorm", "attach", "detach", "text_norm"]
@@ -26,8 +27,10 @@ KINDS = ("layer_norm", "matched")
 PROJECTORS = ("multi_modal_projector", "mm_projector", "connector", "aligner", "merger", "embed_vision")
 """Names under which families keep the module that makes vision tokens out of features."""
 
+_IDS_AT_ONCE = 4096
 
-class NormMatched(nn.Module):
+
+class NormMatched(Float32Module):
     """A connector whose every output token is rescaled to one norm.
 
     Args:
@@ -43,14 +46,20 @@ class NormMatched(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """(n, tokens, d_vision) to (n, tokens, d), every row of length `norm`."""
         tokens = self.connector(*args, **kwargs)
-        return tokens * (self.norm / tokens.float().norm(dim=-1, keepdim=True).clamp(min=1e-6)).to(tokens.dtype)
+        wide = widened(tokens)
+        return (wide * (self.norm / wide.norm(dim=-1, keepdim=True).clamp(min=1e-6))).to(tokens.dtype)
+
+
+class _LayerNorm(Float32Module, nn.LayerNorm):
+    """That of PyTorch, in float32 at least."""
 
 
 class ProjectorLayerNorm(nn.Module):
     r"""A connector with one LayerNorm behind it (arXiv:2512.08374).
 
     With its mean and variance a row of d numbers is brought to length :math:`\sqrt{d}`, and the gain makes that
-    ``norm``. The paper speaks of the gain; the bias that every LayerNorm has starts at 0 here, and learns too.
+    ``norm``. The paper speaks of the gain; the bias that every LayerNorm has starts at 0 here, and learns too. Both are
+    float32 whatever the precision of the model.
 
     Args:
         connector: From (n, tokens, d_vision) to (n, tokens, d).
@@ -61,7 +70,7 @@ class ProjectorLayerNorm(nn.Module):
     def __init__(self, connector: nn.Module, dim: int, norm: float) -> None:
         super().__init__()
         self.connector = connector
-        self.layer_norm = nn.LayerNorm(dim)
+        self.layer_norm = _LayerNorm(dim)
         nn.init.constant_(self.layer_norm.weight, norm / math.sqrt(dim))
         like = next((p for p in connector.parameters() if p.is_floating_point()), None)
         if like is not None:
@@ -69,12 +78,19 @@ class ProjectorLayerNorm(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """(n, tokens, d_vision) to (n, tokens, d); at the start every row has about length ``norm``."""
-        return self.layer_norm(self.connector(*args, **kwargs))
+        tokens = self.connector(*args, **kwargs)
+        return self.layer_norm(tokens.to(self.layer_norm.weight.dtype)).to(tokens.dtype)
 
 
+@torch.no_grad()
 def text_norm(model: nn.Module) -> float:
-    """Mean norm of the text embeddings, T, over the vocabulary; 0 or more."""
-    return model.get_input_embeddings().weight.detach().float().norm(dim=1).mean().item()
+    """Mean norm of the text embeddings, T, over the vocabulary; 0 or more.
+
+    The embedding layer is called, since some scale what their weight holds (Gemma by the root of its width).
+    """
+    embed = model.get_input_embeddings()
+    ids = torch.arange(len(embed.weight), device=embed.weight.device)
+    return torch.cat([embed(part).float().norm(dim=-1) for part in ids.split(_IDS_AT_ONCE)]).mean().item()
 
 
 def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None = None) -> nn.Module:

@@ -277,15 +277,47 @@ def test_the_start_follows_the_seed_and_the_spread():
         make(std=-1)
 
 
-def test_it_takes_the_precision_of_the_decoder_and_keeps_that_of_the_hidden_states(llava):
+def test_it_stays_in_float32_and_keeps_the_precision_of_the_hidden_states(llava):
     model, inputs = llava
-    model.bfloat16()
-    calibration = shaken(model) and moca.find(model)
-    assert calibration.u.dtype == torch.bfloat16
-    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
-    assert {each.dtype for each in layers(model, inputs)} == {torch.bfloat16}
-    calibration.float()  # parameters kept finer than the model, as mixed precision does
-    assert {each.dtype for each in layers(model, inputs)} == {torch.bfloat16}
+    calibration = shaken(model.bfloat16()) and moca.find(model)
+    wanted = calibration.u.clone()
+    assert wanted.dtype == torch.float32 and not torch.equal(wanted, wanted.bfloat16())
+    for coarser in (model.half, model.bfloat16, lambda: model.to("cpu", torch.bfloat16), lambda: model.to(torch.half)):
+        coarser()
+        assert torch.equal(calibration.u, wanted) and calibration.v.dtype == torch.float32
+        dtype = model.get_input_embeddings().weight.dtype
+        given = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
+        assert dtype.itemsize == 2 and {each.dtype for each in layers(model, given)} == {dtype}
+    model.double()
+    assert calibration.u.dtype == torch.float64 and torch.equal(calibration.u, wanted)
+    assert moca.attach(LLAVA.model().double()).u.dtype == torch.float64
+
+
+@pytest.mark.parametrize("order", ["attached_then_coarser", "coarser_then_attached"])
+def test_in_bfloat16_it_learns_what_it_does_in_float32(order):
+    """Ten steps of which each is below the resolution of bfloat16 at 1."""
+
+    def learnt(dtype):
+        model, inputs = LLAVA.model(), LLAVA.inputs()
+        if order == "attached_then_coarser":
+            calibration = moca.attach(model)
+            model.to(dtype)
+        else:
+            model.to(dtype)
+            calibration = moca.attach(model)
+        inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        labels = inputs["input_ids"].masked_fill((inputs["input_ids"] == 60) | (inputs["attention_mask"] == 0), -100)
+        optimizer = torch.optim.SGD(calibration.parameters(), lr=0.1)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(**inputs, labels=labels).loss.backward()
+            assert 0.1 * calibration.u.grad.abs().max() < 2**-9
+            optimizer.step()
+        return calibration.u.detach() - 1
+
+    wanted, found = learnt(torch.float32), learnt(torch.bfloat16)
+    assert wanted.norm() > 1e-3
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
 
 
 # Files, fusing, errors

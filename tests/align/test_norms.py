@@ -2,8 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from tiny_families import Case
 from tiny_models import FAMILIES
 from torch import nn
 
@@ -94,8 +96,33 @@ def test_gain_and_bias_learn_and_matched_norms_stay():
 def test_the_precision_and_the_state_of_the_projector_are_kept():
     model = FAMILIES[0].model().bfloat16().train()
     made = norms.attach(model)
-    assert made.layer_norm.weight.dtype == torch.bfloat16 and made.training
-    assert made.connector(torch.zeros(1, 2, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert made.layer_norm.weight.dtype == torch.float32 and made.training
+    features = torch.randn(1, 2, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert made.connector(features).dtype == made(features).dtype == torch.bfloat16
+    gain = made.layer_norm.weight.clone()
+    model.half()
+    assert made.connector.linear_1.weight.dtype == torch.float16
+    assert torch.equal(made.layer_norm.weight, gain) and not torch.equal(gain, gain.half())
+    assert made(features.half()).dtype == torch.float16
+
+
+def test_in_bfloat16_a_matched_norm_is_met_as_closely_as_bfloat16_can():
+    torch.manual_seed(0)
+    matched = norms.NormMatched(nn.Linear(6, 16), 3.01).bfloat16()
+    found = matched(torch.randn(2, 5, 6).bfloat16()).float().norm(dim=-1)
+    assert matched.norm.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full((2, 5), 3.01), rtol=2**-9, atol=0)
+
+
+@pytest.mark.parametrize("name, scale", [("gemma3", 8.0), ("paligemma", 8.0), ("gemma4", 8.0), ("vipllava", 1.0)])
+def test_scaled_embeddings_are_as_long_as_the_decoder_reads_them(name, scale, monkeypatch):
+    """Gemma's layer multiplies its weight by the root of the width, 64 here."""
+    monkeypatch.setattr(norms, "_IDS_AT_ONCE", 100)  # of 256
+    model = Case(name).model
+    weight = model.get_input_embeddings().weight.detach()
+    assert weight.shape == (256, 64)
+    wanted = scale * np.linalg.norm(weight.double().numpy(), axis=1).mean()
+    assert norms.text_norm(model) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_laboratory_uses_these():
