@@ -15,9 +15,10 @@ All hooks are bound methods of objects that hang on the model, so a `copy.deepco
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +26,15 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = ["VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "may_attend", "rows_are"]
+__all__ = ["FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend"]
+__all__ += ["rows_are", "save"]
+
+FILE = "masks.safetensors"
+"""Name of the file that `save` writes."""
 
 VARIANTS: dict[str, str] = {
     "causal": "every row sees itself and what stands before it, vision or text",
@@ -110,7 +116,7 @@ def attach(model: nn.Module, variant: str) -> None:
     does. Tokens that are generated with a cache are text and causal; without a cache say what the prompt is, since
     every pass then reads prompt and answer together.
 
-    The masks have no parameters: nothing is saved, and a model that is loaded wants `attach` again.
+    The masks have no parameters, so a checkpoint does not show that there were any: `save` writes beside it which.
 
     Args:
         model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
@@ -130,7 +136,7 @@ def attach(model: nn.Module, variant: str) -> None:
     """
     _check_variant(variant)
     inner = unwrap(model)
-    if hasattr(inner, _ATTRIBUTE):
+    if is_attached(inner):
         raise MirlibError(
             f"the model has the attention mask {getattr(inner, _ATTRIBUTE).variant!r} already: detach() it first"
         )
@@ -144,10 +150,53 @@ def detach(model: nn.Module) -> None:
         MirlibError: If it has none.
     """
     model = unwrap(model)
-    if not hasattr(model, _ATTRIBUTE):
+    if not is_attached(model):
         raise MirlibError("the model has no attention mask of attach()")
     getattr(model, _ATTRIBUTE).remove(model)
     delattr(model, _ATTRIBUTE)
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Whether `attach` put a mask on the model, or on the one that the model is a copy of."""
+    return hasattr(unwrap(model), _ATTRIBUTE)
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Write the name of the variant to ``masks.safetensors`` in the folder that holds the model.
+
+    Returns:
+        The file.
+
+    Raises:
+        MirlibError: If the model has no mask.
+    """
+    if not is_attached(model):
+        raise MirlibError("the model has no attention mask of attach()")
+    return write_file(Path(folder) / FILE, "masks", {}, {"variant": getattr(unwrap(model), _ATTRIBUTE).variant})
+
+
+def load(model: nn.Module, folder: str | Path) -> None:
+    """Attach the variant that `save` wrote, in the place of one that the model may have.
+
+    Args:
+        model: The model, changed in place.
+        folder: The folder, or the file itself.
+
+    Raises:
+        MirlibError: If there is no such file, if it is damaged, or for what `attach` refuses.
+    """
+    path, tensors, settings = read_file(Path(folder), FILE, "masks")
+    restore(model, tensors, settings, str(path))
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
+    """Attach a saved variant; ``source`` is where it comes from, for messages."""
+    variant = str(settings.get("variant"))
+    if variant not in VARIANTS:
+        raise MirlibError(f"{source}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")
+    if is_attached(model):
+        detach(model)
+    attach(model, variant)
 
 
 @contextmanager

@@ -20,28 +20,28 @@ that are generated, one by one from a cache, are not: they are text. A run with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.files import check_not_compiled, put, read_file, write_file
 from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
-from mirlib.errors import MirlibError, first_line
+from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Calibration", "attach", "detach", "find", "fuse", "load", "save", "switched_off"]
 
 FILE = "moca.safetensors"
 """Name of the file that `save` writes."""
 
-_CHILD = "moca"
+CHILD = "moca"
+"""Name that it has on the decoder, and so before its weights in the ``state_dict``."""
 
 
 class Calibration(Float32Module):
@@ -178,14 +178,9 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         True
         >>> detach(model)
     """
-    for module in model.modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise MirlibError(
-                "MoCa: the model is compiled, or a part of it is, and runs past hooks that are added now: attach MoCa "
-                "first, and compile afterwards"
-            )
+    check_not_compiled(model, "MoCa")
     model = _base(model)
-    if any(isinstance(module, Calibration) for module in model.modules()):
+    if is_attached(model):
         raise MirlibError("MoCa is attached to this model already; detach() takes it off")
     parts = decoder_parts(model)
     if parts.read is not None:
@@ -199,8 +194,13 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     width = model.config.get_text_config().hidden_size
     calibration = Calibration(len(layers), width, std=std, seed=seed).to(device=like.device, dtype=like.dtype)
     calibration._hang(model, decoder, layers)
-    decoder.add_module(_CHILD, calibration)
+    decoder.add_module(CHILD, calibration)
     return calibration
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Whether `attach` put it on the model, or on the one that the model is a copy of."""
+    return any(isinstance(module, Calibration) for module in model.modules())
 
 
 def find(model: nn.Module) -> Calibration:
@@ -223,7 +223,7 @@ def detach(model: nn.Module) -> None:
     """
     calibration = find(model)
     calibration._take_off(_base(model))
-    delattr(_parent(model, calibration), _CHILD)
+    delattr(_parent(model, calibration), CHILD)
 
 
 @contextmanager
@@ -245,7 +245,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """Write the parameters of MoCa to ``moca.safetensors`` in the folder that holds the model.
 
     ``model.save_pretrained`` writes them, too, under the names that they have in the ``state_dict``; but a model that
-    is loaded from there has no hooks yet, passes the names over, and is not calibrated: `load` does both.
+    transformers loads from there has no hooks yet, passes the names over, and is not calibrated: `load` does both, and
+    so does ``mir score``.
 
     Returns:
         The file.
@@ -253,12 +254,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Raises:
         MirlibError: If MoCa is not attached.
     """
-    calibration = find(model)
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: getattr(calibration, name).detach().cpu().contiguous() for name in ("u", "v")}
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
+    return write_file(Path(folder) / FILE, "moca", find(model).state_dict(), {})
 
 
 def load(model: nn.Module, folder: str | Path) -> Calibration:
@@ -274,25 +270,20 @@ def load(model: nn.Module, folder: str | Path) -> Calibration:
     Raises:
         MirlibError: If there is no such file, if it is damaged, or if it belongs to a model of another depth or width.
     """
-    path = Path(folder)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise MirlibError(f"no file {path}; mirlib.align.moca.save() writes it")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MirlibError(f"{path} cannot be read: {first_line(error)}. Save it again") from error
-    there = any(isinstance(module, Calibration) for module in model.modules())
+    path, tensors, settings = read_file(Path(folder), FILE, "moca")
+    return restore(model, tensors, settings, str(path))
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Calibration:
+    """Put saved parameters on a model; ``source`` is where they come from, for messages."""
+    there = is_attached(model)
     calibration = find(model) if there else attach(model)
-    wanted = {name: tuple(getattr(calibration, name).shape) for name in ("u", "v")}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if given != wanted:
+    try:
+        put(tensors, calibration, source)
+    except MirlibError:
         if not there:
             detach(model)
-        raise MirlibError(f"{path} holds {given}, the model needs {wanted}: it belongs to another model")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            getattr(calibration, name).copy_(tensor)
+        raise
     return calibration
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny_families import Case
 from tiny_models import FAMILIES
 from torch import nn
@@ -349,10 +349,18 @@ def test_files_that_are_not_right_are_refused_and_leave_the_model_alone(llava, t
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(MirlibError, match="cannot be read"):
         moca.load(model, tmp_path)
-    save_file({"u": torch.ones(4, 32), "v": torch.zeros(4, 32)}, path)
-    with pytest.raises(MirlibError, match="belongs to another model"):
+    for tensors, what in (
+        ({"u": torch.ones(4, 32), "v": torch.zeros(4, 32)}, "belongs to another model"),
+        ({"u": torch.ones(3, 32)}, "belongs to another model"),
+        ({"u": torch.full((3, 32), torch.nan), "v": torch.zeros(3, 32)}, "u holds values that are not finite"),
+    ):
+        save_file(tensors, path)
+        with pytest.raises(MirlibError, match=what):
+            moca.load(model, tmp_path)
+        assert hooks_of(model) == {} and not moca.is_attached(model)
+    save_file({}, path, metadata={"mirlib": "norms"})
+    with pytest.raises(MirlibError, match=r"not written by mirlib.align.moca.save\(\)"):
         moca.load(model, tmp_path)
-    assert hooks_of(model) == {} and len(load_file(path)) == 2
     with pytest.raises(MirlibError, match="not attached"):
         moca.save(model, tmp_path)
 
