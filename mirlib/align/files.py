@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mirlib.adapters import unwrap
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["check_not_compiled", "method_of", "put", "read_file", "write_file"]
+__all__ = ["base_of", "check_not_compiled", "method_of", "put", "read_file", "write_file"]
 
 
 def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
@@ -80,6 +81,12 @@ def put(tensors: Mapping[str, Tensor], module: nn.Module, source: str) -> None:
         raise MirlibError(f"{source}: {broken[0]} holds values that are not finite; save it again")
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model whose forward pass reads ``input_ids`` whichever wrapper is called: PEFT's `generate` skips its own."""
+    model = unwrap(model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def check_not_compiled(model: nn.Module, method: str) -> None:

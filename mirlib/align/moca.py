@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts, unwrap
-from mirlib.align.files import check_not_compiled, put, read_file, write_file
+from mirlib.adapters import decoder_parts
+from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
 from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
@@ -179,7 +179,7 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         >>> detach(model)
     """
     check_not_compiled(model, "MoCa")
-    model = _base(model)
+    model = base_of(model)
     if is_attached(model):
         raise MirlibError("MoCa is attached to this model already; detach() takes it off")
     parts = decoder_parts(model)
@@ -222,7 +222,7 @@ def detach(model: nn.Module) -> None:
         MirlibError: If it is not attached.
     """
     calibration = find(model)
-    calibration._take_off(_base(model))
+    calibration._take_off(base_of(model))
     delattr(_parent(model, calibration), CHILD)
 
 
@@ -342,12 +342,6 @@ def fuse(model: nn.Module, *, only_text_is_read: bool = False) -> None:
             "are shared by all rows: nothing can hold them exactly. Keep MoCa on, and save() it beside the model"
         )
     detach(model)
-
-
-def _base(model: nn.Module) -> nn.Module:
-    """The model whose forward pass reads ``input_ids`` whichever wrapper is called: PEFT's `generate` skips its own."""
-    model = unwrap(model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _parent(model: nn.Module, module: nn.Module) -> nn.Module:

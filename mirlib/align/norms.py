@@ -19,8 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mirlib.adapters import unwrap
-from mirlib.align.files import check_not_compiled, put, read_file, write_file
+from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
 from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError
 
@@ -143,7 +142,7 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
     if kind not in KINDS:
         raise MirlibError(f"unknown kind of norm {kind!r}; choose one of {', '.join(KINDS)}")
     check_not_compiled(model, "align.norms")
-    model = unwrap(model)
+    model = base_of(model)
     if is_attached(model):
         raise MirlibError("the projector has a norm already; detach() takes it away")
     name = _projector(model) if projector is None else projector
@@ -162,7 +161,7 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
 
 def is_attached(model: nn.Module) -> bool:
     """Whether `attach` put a norm on the model, or on the one that the model is a copy of."""
-    return _place(unwrap(model)) is not None
+    return _place(base_of(model)) is not None
 
 
 def find(model: nn.Module) -> LayerNorm | NormMatched:
@@ -171,10 +170,10 @@ def find(model: nn.Module) -> LayerNorm | NormMatched:
     Raises:
         MirlibError: If there is none.
     """
-    place = _place(unwrap(model))
+    place = _place(base_of(model))
     if place is None:
         raise MirlibError("there is no norm behind the projector of this model; attach() puts one there")
-    return unwrap(model).get_submodule(place).get_submodule(CHILD)
+    return base_of(model).get_submodule(place).get_submodule(CHILD)
 
 
 def detach(model: nn.Module) -> None:
@@ -183,7 +182,7 @@ def detach(model: nn.Module) -> None:
     Raises:
         MirlibError: If there is none.
     """
-    model = unwrap(model)
+    model = base_of(model)
     find(model)._take_off(model.get_submodule(_place(model)))
 
 
@@ -200,7 +199,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         MirlibError: If there is none.
     """
     made = find(model)
-    settings = {"kind": made.kind, "projector": _place(unwrap(model))}
+    settings = {"kind": made.kind, "projector": _place(base_of(model))}
     return write_file(Path(folder) / FILE, "norms", made.state_dict(), settings)
 
 
