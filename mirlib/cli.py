@@ -735,9 +735,9 @@ def _compare(options: argparse.Namespace) -> None:
 # its width may differ; and the route to the trace term, since "polar" proves its error.
 COMPARABLE = (
     *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
-    *("paired", "images", "texts", "dtype", "quantization"),
+    *("paired", "images", "texts", "dtype", "quantization", "methods"),
 )
-UNLESS_RECORDED = {"paired": False}  # the library writes it where it is true
+UNLESS_RECORDED = {"paired": False, "methods": "none"}  # the library writes them where there is something to say
 
 
 def compare(results: dict[str, MIRResult]) -> str:

@@ -70,6 +70,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """A Hugging Face image-text-to-text model in evaluation mode, and its processor.
 
+    Methods of `mirlib.align` that were saved with the model are on it, see `mirlib.align.saved`.
+
     Args:
         name: Hugging Face id or local folder.
         device: Where the model goes, unless ``device_map`` says where.
@@ -99,6 +101,8 @@ def load_model(
         raise MirlibError("4-bit weights are computed with in bfloat16 or float16; leave --dtype float32 out")
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from mirlib.align.saved import restore_saved
+
     check_name(name)
     options: dict[str, Any] = {"dtype": dtype}
     if dtype == "auto" and device == "cpu" and not load_in_4bit:
@@ -125,6 +129,7 @@ def load_model(
             f"{name}: the checkpoint is incomplete, {len(broken)} weights are missing or of another shape, first "
             f"{broken[0]}; they would be random"
         )
+    restore_saved(model, name, report["unexpected_keys"])
     return (model if "device_map" in options else model.to(device)).eval(), processor
 
 

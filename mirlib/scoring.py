@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mirlib.align.saved import attached
 from mirlib.data import draw, load_image
 from mirlib.distributed import BrokenForward, Processes, ProcessFailedError, needs_all_processes, reshard
 from mirlib.errors import MirlibError
@@ -516,6 +517,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
         "model_type": getattr(config, "model_type", type(unwrap(model)).__name__),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": _device(model).type,
+        **({"methods": methods} if (methods := attached(model)) else {}),
     }
 
 

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirlib.adapters import DecoderParts, decoder_layers, decoder_parts, find_decoder, find_final_norm, unwrap
+from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError, UndefinedMIRError
 from mirlib.hidden_states import hidden_of, read_modules, token_masks
 
@@ -89,7 +90,7 @@ def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: floa
 
 def _unit(vectors: Tensor) -> Tensor:
     """In float32 at least: at a temperature of 0.07 half precision is too coarse."""
-    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+    return F.normalize(widened(vectors), dim=-1)
 
 
 def _loss_of_cosines(cosines: Tensor, positives: Tensor, temperature: float) -> Tensor:
@@ -106,7 +107,7 @@ def _loss_of_cosines(cosines: Tensor, positives: Tensor, temperature: float) -> 
     return F.cross_entropy(cosines / temperature, positives.to(cosines.device, torch.long))
 
 
-class KeyQueue(nn.Module):
+class KeyQueue(Float32Module):
     """The keys of all training pairs, built once before a stage: unit vectors that no gradient reaches.
 
     The keys are a buffer, so they move with ``.to(device)``, and they are not saved with a model. They take 4 N d

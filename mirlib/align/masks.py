@@ -15,9 +15,10 @@ All hooks are bound methods of objects that hang on the model, so a `copy.deepco
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +26,15 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = ["VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "may_attend", "rows_are"]
+__all__ = ["FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend"]
+__all__ += ["rows_are", "save"]
+
+FILE = "masks.safetensors"
+"""Name of the file that `save` writes."""
 
 VARIANTS: dict[str, str] = {
     "causal": "every row sees itself and what stands before it, vision or text",
@@ -110,7 +116,7 @@ def attach(model: nn.Module, variant: str) -> None:
     does. Tokens that are generated with a cache are text and causal; without a cache say what the prompt is, since
     every pass then reads prompt and answer together.
 
-    The masks have no parameters: nothing is saved, and a model that is loaded wants `attach` again.
+    The masks have no parameters, so a checkpoint does not show that there were any: `save` writes beside it which.
 
     Args:
         model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
@@ -130,7 +136,7 @@ def attach(model: nn.Module, variant: str) -> None:
     """
     _check_variant(variant)
     inner = unwrap(model)
-    if hasattr(inner, _ATTRIBUTE):
+    if is_attached(inner):
         raise MirlibError(
             f"the model has the attention mask {getattr(inner, _ATTRIBUTE).variant!r} already: detach() it first"
         )
@@ -144,10 +150,53 @@ def detach(model: nn.Module) -> None:
         MirlibError: If it has none.
     """
     model = unwrap(model)
-    if not hasattr(model, _ATTRIBUTE):
+    if not is_attached(model):
         raise MirlibError("the model has no attention mask of attach()")
     getattr(model, _ATTRIBUTE).remove(model)
     delattr(model, _ATTRIBUTE)
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Whether `attach` put a mask on the model, or on the one that the model is a copy of."""
+    return hasattr(unwrap(model), _ATTRIBUTE)
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Write the name of the variant to ``masks.safetensors`` in the folder that holds the model.
+
+    Returns:
+        The file.
+
+    Raises:
+        MirlibError: If the model has no mask.
+    """
+    if not is_attached(model):
+        raise MirlibError("the model has no attention mask of attach()")
+    return write_file(Path(folder) / FILE, "masks", {}, {"variant": getattr(unwrap(model), _ATTRIBUTE).variant})
+
+
+def load(model: nn.Module, folder: str | Path) -> None:
+    """Attach the variant that `save` wrote, in the place of one that the model may have.
+
+    Args:
+        model: The model, changed in place.
+        folder: The folder, or the file itself.
+
+    Raises:
+        MirlibError: If there is no such file, if it is damaged, or for what `attach` refuses.
+    """
+    path, tensors, settings = read_file(Path(folder), FILE, "masks")
+    restore(model, tensors, settings, str(path))
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
+    """Attach a saved variant; ``source`` is where it comes from, for messages."""
+    variant = str(settings.get("variant"))
+    if variant not in VARIANTS:
+        raise MirlibError(f"{source}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")
+    if is_attached(model):
+        detach(model)
+    attach(model, variant)
 
 
 @contextmanager
@@ -239,6 +288,7 @@ class _Masks:
         kinds = _layer_types(self._decoder_config, len(layers))
         self._labels: Tensor | None = None
         self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
+        self.places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
         self._asked: tuple[Any, ...] = ()
         self._answer: Tensor | None = None
         self._rows = VisionRows.of(model)
@@ -318,6 +368,8 @@ class _Masks:
                 f"a layer got an attention mask of {form} for {queries} queries and {keys} keys; only masks of shape "
                 "(batch, heads, queries, keys) can be rewritten"
             )
+        if not (given.dtype == torch.bool or given.is_floating_point()):
+            raise MirlibError(f"a layer got an attention mask of {given.dtype}; give a boolean one, or one to be added")
         return given if given.dtype == torch.bool else given > torch.finfo(given.dtype).min / 2
 
     def _images(self, vision: Tensor, past: int) -> Tensor:
@@ -367,9 +419,7 @@ class _LayerMask:
             raise MirlibError(
                 f"layer {number + 1} ({name}) is a layer of {kind}; masks are defined for full and sliding attention"
             )
-        self._places = {
-            key: parameters.index(key) for key in ("attention_mask", "past_key_values") if key in parameters
-        }
+        self._mask_at = parameters.index("attention_mask")
         windows = {getattr(module, "sliding_window", None) for module in layer.modules()} - {None}
         self._window = None if kind == "full_attention" else next(iter(windows), None)
         if kind == "sliding_attention" and not isinstance(self._window, int):
@@ -380,28 +430,32 @@ class _LayerMask:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
-        cache = self._argument("past_key_values", args, kwargs)
-        queries = hidden.shape[1]
-        place = _Place(0, 0, queries, self._window)
-        if cache is not None:
-            keys, key_offset = cache.get_mask_sizes(queries, self._number)
-            place = _Place(int(_past(cache, self._number)), int(key_offset), int(keys), self._window)
-        mask = self._masks.rewritten(self._argument("attention_mask", args, kwargs), hidden, place)
-        at = self._places["attention_mask"]
-        if at < len(args):
+        at = self._mask_at
+        by_place = at < len(args)
+        given = args[at] if by_place else kwargs.get("attention_mask")
+        # By what it can do: releases of transformers call the argument past_key_values, or cache.
+        cache = next((each for each in (*args, *kwargs.values()) if hasattr(each, "get_mask_sizes")), None)
+        mask = self._masks.rewritten(given, hidden, self._place(cache, given, hidden.shape[1]))
+        if by_place:
             return (*args[:at], mask, *args[at + 1 :]), kwargs
         return args, {**kwargs, "attention_mask": mask}
 
-    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in kwargs:
-            return kwargs[name]
-        at = self._places.get(name, len(args))
-        return args[at] if at < len(args) else None
-
-
-def _past(cache: Any, layer: int) -> int:
-    """Rows that a layer of a cache has read; ``get_query_offset`` came with a later 5.x."""
-    return cache.get_query_offset(layer) if hasattr(cache, "get_query_offset") else cache.get_seq_length(layer)
+    def _place(self, cache: Any, given: Any, queries: int) -> _Place:
+        """Where the pass stands, by the cache; how many keys there are, by the mask if there is one."""
+        places = self._masks.places
+        if self._number == 0:
+            places.clear()
+        layers = getattr(cache, "layers", ())
+        own = layers[self._number] if self._number < len(layers) else None
+        if hasattr(own, "get_mask_sizes"):
+            keys, first = (int(each) for each in own.get_mask_sizes(queries))
+            place = _Place(int(own.get_seq_length()), first, keys, self._window)
+        else:  # nothing is kept, or not yet, or the layer reads the keys of an earlier one of its kind
+            place = places.get(self._window, _Place(0, 0, queries, self._window))
+        if isinstance(given, Tensor) and given.ndim == 4:
+            place = replace(place, keys=given.shape[-1])
+        places[self._window] = place
+        return place
 
 
 def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:

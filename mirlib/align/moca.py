@@ -14,35 +14,37 @@ vision rows are read off ``input_ids`` in every forward pass, so a prompt is cal
 that are generated, one by one from a cache, are not: they are text. A run with a cache and one without agree.
 
 `attach` hangs the parameters on the decoder, as its child ``moca``: they are trained, moved, copied and listed in the
-``state_dict`` with it. `detach` takes them off. `save` and `load` keep them in a file beside the model's own.
+``state_dict`` with it. They stay in float32 in a model of half precision, where a step would be lost beside u = 1.
+`detach` takes them off. `save` and `load` keep them in a file beside the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts, unwrap
+from mirlib.adapters import decoder_parts
+from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
+from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
-from mirlib.errors import MirlibError, first_line
+from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Calibration", "attach", "detach", "find", "fuse", "load", "save", "switched_off"]
 
 FILE = "moca.safetensors"
 """Name of the file that `save` writes."""
 
-_CHILD = "moca"
+CHILD = "moca"
+"""Name that it has on the decoder, and so before its weights in the ``state_dict``."""
 
 
-class Calibration(nn.Module):
+class Calibration(Float32Module):
     """The parameters of MoCa, and the hooks through which they act.
 
     Args:
@@ -50,12 +52,11 @@ class Calibration(nn.Module):
         dim: Their width, d.
         std: Of the first weights around u = 1 and v = 0.
         seed: Of the first weights, where ``std`` is not 0.
-        dtype: Of the parameters.
-        device: Where they lie. A layer on another device gets its row moved there.
 
     Attributes:
-        u: (K, d) scales; row k - 1 belongs to layer k.
-        v: (K, d) shifts.
+        u: (K, d) scales, float32 at least; row k - 1 belongs to layer k. A layer on another device gets its row moved
+            there.
+        v: (K, d) shifts, likewise.
         active: False leaves every row as it is, see `switched_off`.
 
     Raises:
@@ -69,15 +70,13 @@ class Calibration(nn.Module):
         *,
         std: float = 0.0,
         seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         if std < 0:
             raise MirlibError(f"std is {std}; it is a standard deviation, so 0 or more")
         drawn = torch.randn(2, layers, dim, generator=torch.Generator().manual_seed(seed))
-        self.u = nn.Parameter((1 + std * drawn[0]).to(device=device, dtype=dtype))
-        self.v = nn.Parameter((std * drawn[1]).to(device=device, dtype=dtype))
+        self.u = nn.Parameter(1 + std * drawn[0])
+        self.v = nn.Parameter(std * drawn[1])
         self.active = True
         self._rows: VisionRows | None = None
         self._handles: list[Any] = []
@@ -163,8 +162,8 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         seed: Of the first weights, where ``std`` is not 0.
 
     Returns:
-        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They have the dtype and the device
-        of the decoder.
+        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They lie on the decoder's device, in
+        float32 even if it is coarser; what the layers hand on keeps the model's dtype.
 
     Raises:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
@@ -179,14 +178,9 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         True
         >>> detach(model)
     """
-    for module in model.modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise MirlibError(
-                "MoCa: the model is compiled, or a part of it is, and runs past hooks that are added now: attach MoCa "
-                "first, and compile afterwards"
-            )
-    model = _base(model)
-    if any(isinstance(module, Calibration) for module in model.modules()):
+    check_not_compiled(model, "MoCa")
+    model = base_of(model)
+    if is_attached(model):
         raise MirlibError("MoCa is attached to this model already; detach() takes it off")
     parts = decoder_parts(model)
     if parts.read is not None:
@@ -198,10 +192,15 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     decoder = _parent(model, layers[0])
     like = next(p for p in decoder.parameters() if p.is_floating_point())
     width = model.config.get_text_config().hidden_size
-    calibration = Calibration(len(layers), width, std=std, seed=seed, dtype=like.dtype, device=like.device)
+    calibration = Calibration(len(layers), width, std=std, seed=seed).to(device=like.device, dtype=like.dtype)
     calibration._hang(model, decoder, layers)
-    decoder.add_module(_CHILD, calibration)
+    decoder.add_module(CHILD, calibration)
     return calibration
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Whether `attach` put it on the model, or on the one that the model is a copy of."""
+    return any(isinstance(module, Calibration) for module in model.modules())
 
 
 def find(model: nn.Module) -> Calibration:
@@ -223,8 +222,8 @@ def detach(model: nn.Module) -> None:
         MirlibError: If it is not attached.
     """
     calibration = find(model)
-    calibration._take_off(_base(model))
-    delattr(_parent(model, calibration), _CHILD)
+    calibration._take_off(base_of(model))
+    delattr(_parent(model, calibration), CHILD)
 
 
 @contextmanager
@@ -246,7 +245,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """Write the parameters of MoCa to ``moca.safetensors`` in the folder that holds the model.
 
     ``model.save_pretrained`` writes them, too, under the names that they have in the ``state_dict``; but a model that
-    is loaded from there has no hooks yet, passes the names over, and is not calibrated: `load` does both.
+    transformers loads from there has no hooks yet, passes the names over, and is not calibrated: `load` does both, and
+    so does ``mir score``.
 
     Returns:
         The file.
@@ -254,12 +254,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Raises:
         MirlibError: If MoCa is not attached.
     """
-    calibration = find(model)
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: getattr(calibration, name).detach().cpu().contiguous() for name in ("u", "v")}
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
+    return write_file(Path(folder) / FILE, "moca", find(model).state_dict(), {})
 
 
 def load(model: nn.Module, folder: str | Path) -> Calibration:
@@ -270,30 +265,25 @@ def load(model: nn.Module, folder: str | Path) -> Calibration:
         folder: The folder, or the file itself.
 
     Returns:
-        The parameters, in the dtype and on the device of the decoder.
+        The parameters, see `attach`.
 
     Raises:
         MirlibError: If there is no such file, if it is damaged, or if it belongs to a model of another depth or width.
     """
-    path = Path(folder)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise MirlibError(f"no file {path}; mirlib.align.moca.save() writes it")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MirlibError(f"{path} cannot be read: {first_line(error)}. Save it again") from error
-    there = any(isinstance(module, Calibration) for module in model.modules())
+    path, tensors, settings = read_file(Path(folder), FILE, "moca")
+    return restore(model, tensors, settings, str(path))
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Calibration:
+    """Put saved parameters on a model; ``source`` is where they come from, for messages."""
+    there = is_attached(model)
     calibration = find(model) if there else attach(model)
-    wanted = {name: tuple(getattr(calibration, name).shape) for name in ("u", "v")}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if given != wanted:
+    try:
+        put(tensors, calibration, source)
+    except MirlibError:
         if not there:
             detach(model)
-        raise MirlibError(f"{path} holds {given}, the model needs {wanted}: it belongs to another model")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            getattr(calibration, name).copy_(tensor)
+        raise
     return calibration
 
 
@@ -352,12 +342,6 @@ def fuse(model: nn.Module, *, only_text_is_read: bool = False) -> None:
             "are shared by all rows: nothing can hold them exactly. Keep MoCa on, and save() it beside the model"
         )
     detach(model)
-
-
-def _base(model: nn.Module) -> nn.Module:
-    """The model whose forward pass reads ``input_ids`` whichever wrapper is called: PEFT's `generate` skips its own."""
-    model = unwrap(model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _parent(model: nn.Module, module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from mirlib.align.saved import attached
 from mirlib.errors import MirlibError
 from mirlib.gaps.base import MEASURES, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
@@ -264,5 +265,6 @@ def score_measures(
         "layers": rows.num_layers,
         "rows_kept": kept,
         "rows_seen": dict(rows.seen or kept),
+        **({"methods": methods} if (methods := attached(model)) else {}),
     }
     return ZooResult(results, seconds, skipped, settings)

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from mirlib.align.norms import NormMatched, text_norm
+from mirlib.align import norms
 from mirlib.errors import MirlibError
 from mirlib.lab import models
 
@@ -113,9 +113,9 @@ def replace(
             fresh = QFormerConnector(vision_dim, text_dim, models.VISION_TOKENS)
         else:
             raise ValueError(f"connector must be one of {', '.join(CONNECTORS)}, not {connector!r}")
-    if norm_matched:
-        fresh = NormMatched(fresh, text_norm(model))
     model.model.multi_modal_projector = fresh
+    if norm_matched:
+        norms.attach(model, "matched", projector="model.multi_modal_projector")
     return fresh
 
 

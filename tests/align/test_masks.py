@@ -1,11 +1,13 @@
 """The masks are what attention does: weights that are 0 where it is forbidden, and rows that move when others do."""
 
 import copy
+from inspect import signature
 
 import pytest
 import torch
 from tiny_families import Case
 from tiny_models import FAMILIES, IMAGE
+from transformers import AutoModelForImageTextToText, LlamaModel
 
 from mirlib import MirlibError, UndefinedMIRError
 from mirlib.adapters import decoder_parts
@@ -15,6 +17,7 @@ from mirlib.lab.models import load_miniature
 
 LLAVA = FAMILIES[0]
 PADDING, TEXT, VISION = 0, 1, 2
+CACHE = next(name for name in ("cache", "past_key_values") if name in signature(LlamaModel.forward).parameters)
 
 
 class Model:
@@ -325,9 +328,58 @@ def test_a_second_image_in_a_conversation_with_a_cache_is_as_without(of):
             whole = case.model(**inputs, pixel_values=pixels).logits
             first = case.model(input_ids=inputs["input_ids"][:, :6], pixel_values=pixels[:1], use_cache=True)
             rest = case.model(
-                input_ids=inputs["input_ids"][:, 6:], pixel_values=pixels[1:], past_key_values=first.past_key_values
+                input_ids=inputs["input_ids"][:, 6:], pixel_values=pixels[1:], **{CACHE: getattr(first, CACHE)}
             )
             torch.testing.assert_close(rest.logits, whole[:, 6:])
+
+
+def test_layers_that_read_the_keys_of_earlier_layers_are_as_without_a_cache():
+    """Gemma 4's later layers keep no keys of their own; the words go on beyond the sliding window."""
+    case = Case("gemma4")
+    case.find_tokens()
+    settings = case.model.config.to_dict()
+    for derived in ("kv_sharing_modes", "per_layer_config"):
+        settings["text_config"].pop(derived, None)
+    kinds = ["sliding_attention", "full_attention"] * 2
+    settings["text_config"] |= {"num_hidden_layers": 4, "layer_types": kinds, "num_kv_shared_layers": 2}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(type(case.model.config).from_dict(settings)).eval()
+    inputs = {name: value[:1] for name, value in case.inputs(text=20).items() if name != "attention_mask"}
+    shape, cut = inputs["input_ids"].shape, 12
+    assert shape[1] - cut < model.config.text_config.sliding_window < shape[1]
+    read = {name: value[:, :cut] if value.shape == shape else value for name, value in inputs.items()}
+    with attached(model, "vision_bidirectional"), torch.no_grad():
+        whole = model(**inputs, use_cache=False).logits
+        first = model(**read, use_cache=True)
+        words = {name: value[:, cut:] for name, value in inputs.items() if value.shape == shape}
+        rest = model(**words, **{CACHE: getattr(first, CACHE)}).logits
+    torch.testing.assert_close(torch.cat([first.logits, rest], dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def additive(lowest):
+    return lambda allowed: torch.zeros(allowed.shape).masked_fill(~allowed, lowest)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda allowed: allowed, additive(torch.finfo().min), additive(-torch.inf)], ids=["bool", "min", "inf"]
+)
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_mask_that_the_caller_gives_is_read_whatever_its_form(of, form, heads):
+    case = of("two_images")
+    count = case.attended.shape[1]
+    causal = torch.ones(count, count, dtype=torch.bool).tril()
+    mine = (causal & case.attended[:, None, :])[:, None] | torch.eye(count, dtype=torch.bool)
+    with attached(case.model, "vision_bidirectional"):
+        expected = logits(case)[case.attended]
+        found = logits(case, attention_mask=form(mine.expand(-1, heads, -1, -1)))[case.attended]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_of_whole_numbers_is_refused(of):
+    case = of("two_images")
+    whole = torch.ones(15, 15, dtype=torch.long).tril().expand(2, 1, -1, -1)
+    with attached(case.model, "causal"), pytest.raises(MirlibError, match="mask of torch.int64; give a boolean one"):
+        logits(case, attention_mask=whole)
 
 
 def test_an_image_that_a_cache_cuts_in_two_is_refused(of):
@@ -338,9 +390,9 @@ def test_an_image_that_a_cache_cuts_in_two_is_refused(of):
     decoder = case.model.get_decoder()
     with attached(case.model, "vision_bidirectional"):
         with vision_rows_are(case.model, vision[:, :3]):
-            cache = decoder(inputs_embeds=embeddings[:, :3], use_cache=True).past_key_values
+            cache = getattr(decoder(inputs_embeds=embeddings[:, :3], use_cache=True), CACHE)
         with vision_rows_are(case.model, vision[:, 3:]), pytest.raises(MirlibError, match="cut in two"):
-            decoder(inputs_embeds=embeddings[:, 3:], past_key_values=cache)
+            decoder(inputs_embeds=embeddings[:, 3:], **{CACHE: cache})
 
 
 # On and off

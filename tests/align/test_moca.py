@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny_families import Case
 from tiny_models import FAMILIES
 from torch import nn
@@ -277,15 +277,47 @@ def test_the_start_follows_the_seed_and_the_spread():
         make(std=-1)
 
 
-def test_it_takes_the_precision_of_the_decoder_and_keeps_that_of_the_hidden_states(llava):
+def test_it_stays_in_float32_and_keeps_the_precision_of_the_hidden_states(llava):
     model, inputs = llava
-    model.bfloat16()
-    calibration = shaken(model) and moca.find(model)
-    assert calibration.u.dtype == torch.bfloat16
-    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
-    assert {each.dtype for each in layers(model, inputs)} == {torch.bfloat16}
-    calibration.float()  # parameters kept finer than the model, as mixed precision does
-    assert {each.dtype for each in layers(model, inputs)} == {torch.bfloat16}
+    calibration = shaken(model.bfloat16()) and moca.find(model)
+    wanted = calibration.u.clone()
+    assert wanted.dtype == torch.float32 and not torch.equal(wanted, wanted.bfloat16())
+    for coarser in (model.half, model.bfloat16, lambda: model.to("cpu", torch.bfloat16), lambda: model.to(torch.half)):
+        coarser()
+        assert torch.equal(calibration.u, wanted) and calibration.v.dtype == torch.float32
+        dtype = model.get_input_embeddings().weight.dtype
+        given = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
+        assert dtype.itemsize == 2 and {each.dtype for each in layers(model, given)} == {dtype}
+    model.double()
+    assert calibration.u.dtype == torch.float64 and torch.equal(calibration.u, wanted)
+    assert moca.attach(LLAVA.model().double()).u.dtype == torch.float64
+
+
+@pytest.mark.parametrize("order", ["attached_then_coarser", "coarser_then_attached"])
+def test_in_bfloat16_it_learns_what_it_does_in_float32(order):
+    """Ten steps of which each is below the resolution of bfloat16 at 1."""
+
+    def learnt(dtype):
+        model, inputs = LLAVA.model(), LLAVA.inputs()
+        if order == "attached_then_coarser":
+            calibration = moca.attach(model)
+            model.to(dtype)
+        else:
+            model.to(dtype)
+            calibration = moca.attach(model)
+        inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        labels = inputs["input_ids"].masked_fill((inputs["input_ids"] == 60) | (inputs["attention_mask"] == 0), -100)
+        optimizer = torch.optim.SGD(calibration.parameters(), lr=0.1)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(**inputs, labels=labels).loss.backward()
+            assert 0.1 * calibration.u.grad.abs().max() < 2**-9
+            optimizer.step()
+        return calibration.u.detach() - 1
+
+    wanted, found = learnt(torch.float32), learnt(torch.bfloat16)
+    assert wanted.norm() > 1e-3
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
 
 
 # Files, fusing, errors
@@ -317,10 +349,18 @@ def test_files_that_are_not_right_are_refused_and_leave_the_model_alone(llava, t
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(MirlibError, match="cannot be read"):
         moca.load(model, tmp_path)
-    save_file({"u": torch.ones(4, 32), "v": torch.zeros(4, 32)}, path)
-    with pytest.raises(MirlibError, match="belongs to another model"):
+    for tensors, what in (
+        ({"u": torch.ones(4, 32), "v": torch.zeros(4, 32)}, "belongs to another model"),
+        ({"u": torch.ones(3, 32)}, "belongs to another model"),
+        ({"u": torch.full((3, 32), torch.nan), "v": torch.zeros(3, 32)}, "u holds values that are not finite"),
+    ):
+        save_file(tensors, path)
+        with pytest.raises(MirlibError, match=what):
+            moca.load(model, tmp_path)
+        assert hooks_of(model) == {} and not moca.is_attached(model)
+    save_file({}, path, metadata={"mirlib": "norms"})
+    with pytest.raises(MirlibError, match=r"not written by mirlib.align.moca.save\(\)"):
         moca.load(model, tmp_path)
-    assert hooks_of(model) == {} and len(load_file(path)) == 2
     with pytest.raises(MirlibError, match="not attached"):
         moca.save(model, tmp_path)
 

@@ -55,4 +55,4 @@ class LayerNorm(Method):
 
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
         """Gain and bias are among the connector's parameters, and learn with them."""
-        return list(norms.attach(model, "layer_norm").layer_norm.parameters())
+        return list(norms.attach(model, "layer_norm").parameters())
