@@ -162,7 +162,7 @@ def test_arrays():
     colour, grey = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((6, 8, 3), (6, 8)))
     assert np.array_equal(load_image(colour), colour)
     assert np.array_equal(np.asarray(load_image(grey))[..., 1], grey)
-    assert np.array_equal(load_image(np.dstack([colour, grey])), colour)
+    assert np.array_equal(load_image(np.dstack([colour, np.full((6, 8), 255, np.uint8)])), colour)
     assert np.array_equal(load_image(colour[:, ::-1]), colour[:, ::-1])
     frozen = colour.copy()
     frozen.flags.writeable = False
@@ -266,7 +266,7 @@ def test_finding_images(tmp_path):
     with pytest.raises(MirlibError, match="no such file or folder: .*missing"):
         find_images([tmp_path, tmp_path / "missing"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MirlibError, match=r"no images in .*empty \(looked for \.bmp, "):
+    with pytest.raises(MirlibError, match=r"no images in .*empty \(looked for \.apng, "):
         find_images([tmp_path / "empty"])
 
 
