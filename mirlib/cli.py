@@ -105,8 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         description="MIR of a model over image-text pairs. Without arguments: of the miniature LLaVA that ships with "
         "mirlib, on real photographs, scans and English from installed packages, offline. A SOURCE is a file, a "
         "folder, WebDataset shards (.tar, with {000..009} for many), records (.jsonl, .json, .csv, .tsv: also the "
-        "training data of LLaVA), .parquet files, or a Hugging Face dataset: hf:NAME, hf:NAME@CONFIG:SPLIT, or a folder for NAME. The paper's data are --images hf:TextVQA "
-        "--texts hf:cnn_dailymail. Many processes: torchrun --nproc-per-node N -m mirlib score ...",
+        "training data of LLaVA), .parquet files, or a Hugging Face dataset: hf:NAME, hf:NAME@CONFIG:SPLIT, or a "
+        "folder for NAME. The paper's data are --images hf:TextVQA --texts hf:cnn_dailymail. Many processes: torchrun "
+        "--nproc-per-node N -m mirlib score ...",
     )
     score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
     score.add_argument("--images", nargs="+", metavar="SOURCE", help="image files, folders of them, shards, hf:NAME")

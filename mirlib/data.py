@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = frozenset(
 TEXT_SUFFIXES = frozenset(".story .txt .md .text".split())
 NO_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))  # what systems put beside the files of their users
 MOST_PIXELS = 1 << 27  # at eight bytes each, the picture and its RGB form, 1 GiB
+HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much again
 MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
 LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
 # How an image is turned upright, by the number that the camera stores.
@@ -309,7 +310,7 @@ def load_image(source: Any) -> Image.Image:
 
     Raises:
         MirlibError: If the file cannot be read whole, is no picture of a usual format, or has more than 134 million
-            pixels; the message names it.
+            pixels (67 of WebP and JPEG 2000); the message names it.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8:
@@ -319,18 +320,18 @@ def load_image(source: Any) -> Image.Image:
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         name = shown(Path(os.fsdecode(getattr(source, "filename", "") or "in memory")))
-        return _named(name, lambda: _as_rgb(source, name))
+        return _upright(*_named(name, lambda: _as_rgb(source, name)))
     if not isinstance(source, (str, Path)):
         raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
     name = shown(Path(source))
     if check_regular(Path(source), "image") > MOST_BYTES:
         raise MirlibError(f"image {name}: more than {MOST_BYTES >> 30} GiB")
 
-    def read() -> Image.Image:
+    def read() -> tuple[Image.Image, int | None]:
         with open_picture(source) as image:
             return _as_rgb(image, name)
 
-    return _named(name, read)
+    return _upright(*_named(name, read))
 
 
 def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
@@ -341,7 +342,11 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _named(name: str, read: Callable[[], Image.Image]) -> Image.Image:
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _named(name: str, read: Callable[[], Any]) -> Any:
     """What `read` returns; whatever Pillow raises becomes a sentence with the image's name."""
     try:
         return read()
@@ -353,15 +358,17 @@ def _named(name: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise MirlibError(f"cannot read the image {name}: {shown(first_line(error), 200)}") from error
 
 
-def _as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Eight bits a channel on white, upright."""
+def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
+    """The image with eight bits a channel on white, and the number that says how the camera was held."""
     if 0 in image.size:
         raise MirlibError(f"image {name} has no pixels: its size is {image.size}")
-    if image.width * image.height > MOST_PIXELS:
+    most = MOST_PIXELS // 2 if image.format in HEAVY else MOST_PIXELS
+    if image.width * image.height > most:
         raise MirlibError(
-            f"image {name} has {image.width} × {image.height} pixels, and {MOST_PIXELS >> 20} × 2^20 are the most that "
-            "are read: make it smaller"
+            f"image {name} has {image.width} × {image.height} pixels, and the most that are read are "
+            f"{most // 10**6} million: make it smaller"
         )
+    transparent = _transparent(image)
     try:
         image.load()
     except Exception:
@@ -374,12 +381,21 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     found = Image.new("RGB", image.size)
     for top in range(0, image.height, 256):  # in strips, so that a large picture is not held in four forms at once
         strip = image.crop((0, top, image.width, min(top + 256, image.height)))
-        found.paste(_strip_as_rgb(strip, divisor), (0, top))
+        found.paste(_strip_as_rgb(strip, divisor, transparent), (0, top))
     try:
-        turn = UPRIGHT.get(image.getexif().get(0x0112))
+        return found, image.getexif().get(0x0112)
     except Exception:  # broken EXIF, as above
-        turn = None
-    return found if turn is None else found.transpose(turn)
+        return found, None
+
+
+def _transparent(image: Image.Image) -> Any:
+    """The colour that is transparent, in the levels that Pillow decodes: of a PNG it gives those of the file."""
+    transparent = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and image.tile:
+        return transparent and transparent * {"L;2": 85, "L;4": 17}.get(image.tile[0].args, 1)
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        return tuple(level >> 8 for level in transparent)  # of 16 bits Pillow keeps the upper 8
+    return transparent
 
 
 def _divisor(image: Image.Image, name: str) -> int:
@@ -396,16 +412,15 @@ def _divisor(image: Image.Image, name: str) -> int:
     return 1 if highest < 256 and image.format not in ("PNG", "PPM") else 257
 
 
-def _strip_as_rgb(strip: Image.Image, divisor: int) -> Image.Image:
-    transparent = strip.info.get("transparency")
+def _strip_as_rgb(strip: Image.Image, divisor: int, transparent: Any) -> Image.Image:
     if strip.mode.startswith("I"):  # Pillow's own conversion would clip all but the darkest 256 levels
         levels = np.asarray(strip).astype(np.int64)
         eight_bits = (levels + divisor // 2) // divisor
         if transparent is not None:
             eight_bits[levels == transparent] = 255
         return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")
-    if strip.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
-        strip.info["transparency"] = tuple(level >> 8 for level in transparent)  # of 16 bits Pillow keeps the upper 8
+    if transparent is not None:
+        strip.info["transparency"] = transparent
     if strip.mode in ("RGBa", "La"):  # premultiplied
         strip = strip.convert({"RGBa": "RGBA", "La": "LA"}[strip.mode])
     if strip.has_transparency_data:

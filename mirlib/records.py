@@ -106,8 +106,8 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                     yield (
                         number + 1,
                         MirlibError(
-                            f"{shown(path)}, record {number + 1}: not JSON ({reason}); {number} records stand before it, "
-                            "and none after it can be read"
+                            f"{shown(path)}, record {number + 1}: not JSON ({reason}); {number} records stand before "
+                            "it, and none after it can be read"
                         ),
                     )
                     return
@@ -280,9 +280,10 @@ class Records:
                     return fields
         if first is not None:
             number, record = first
+            where = f"{shown(self.path)}, line 1, the header" if self.layout == "table" else self._where(number)
             for field, each in zip(fields, wanted, strict=True):
                 if field is None:
-                    field_of(each.given, each.usual, record, each.what, each.option, self._where(number))
+                    field_of(each.given, each.usual, record, each.what, each.option, where)
         return None
 
     def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:

@@ -57,7 +57,7 @@ def _package(name: str) -> Any:
         return __import__(name, fromlist=["_"])
     except ImportError as error:
         raise MirlibError(
-            "Hugging Face datasets and .parquet files are read by the packages datasets and pyarrow, which are not "
+            f"Hugging Face datasets and .parquet files are read by the package {name.partition('.')[0]}, which is not "
             "installed: pip install 'mirlib[datasets]'"
         ) from error
 

@@ -78,7 +78,7 @@ def refuse_remote(value: str, name: str) -> None:
         MirlibError: If the value is an address.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
-        raise MirlibError(f"{name}: the address {shown(value)} is not fetched; name a file on this machine")
+        raise MirlibError(f"{name}: {shown(value)} is an address, and nothing is fetched; name a file on this machine")
 
 
 def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, option: str, name: str) -> str:
