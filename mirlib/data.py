@@ -198,7 +198,7 @@ class Walk:
             links: list[Path] = []
             for path, real in waiting:
                 links += self._enter(path, real) if os.path.isdir(real) else self._take(path, real)
-            waiting = [(path, os.path.realpath(path)) for path in links]
+            waiting = [(path, os.path.realpath(path)) for path in sorted(links)]
         self.files = sorted(self._found.values())
 
     def _enter(self, folder: Path, real: str) -> list[Path]:
@@ -224,7 +224,7 @@ class Walk:
                     folders.append((Path(entry.path), os.path.join(real, entry.name)))
                 else:
                     self._take(Path(entry.path), os.path.join(real, entry.name))
-        return sorted(links)
+        return links
 
     def _take(self, path: Path, real: str) -> list[Path]:
         if not os.path.isfile(real):
@@ -438,7 +438,7 @@ def text_of(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise MirlibError(f"{name}: not UTF-8 text (byte {error.start}): {error.reason}") from error
+        raise MirlibError(f"{name}: not UTF-8 text (byte {error.start}): {error.reason}; store it as UTF-8") from error
     if "\0" in text:
         raise MirlibError(f"{name}: not UTF-8 text: it holds a zero byte")
     return text

@@ -44,7 +44,7 @@ from mirlib.data import (
 )
 from mirlib.errors import MirlibError, first_line, shown
 from mirlib.records import CSV, JSON, Records, layout_of
-from mirlib.tables import HUB, ParquetRows, Table, named
+from mirlib.tables import HUB, ParquetRows, Table, files_of, named
 from mirlib.values import (
     TEXT_FIELDS,
     Items,
@@ -200,10 +200,10 @@ def _reader(
         tables = [file for file in found if file.suffix.lower() == ".parquet"]
         shards = [file for file in found if file.suffix.lower() == ".tar"]
         pictures = len(found) - len(tables) - len(shards)
-        table = Table(ParquetRows(tables, image_root)) if tables else None
+        table = Table(ParquetRows(files_of(path, tables), image_root)) if tables else None
         if table is not None and (not pictures or table.is_of_samples()):
             if pictures:  # those beside the files of a dataset: a teaser, a logo
-                warnings.warn(f"{shown(path)}: {len(tables)} .parquet; passed over {pictures} images", stacklevel=3)
+                warnings.warn(f"{shown(path)}: took the .parquet files; images passed over: {pictures}", stacklevel=3)
             return table
         if shards and not pictures:
             return _Shards(shards, on_unreadable)
@@ -356,7 +356,7 @@ class _Shards:
             )
         if passed:
             warnings.warn(
-                f"{shown(path)}: passed over {passed} members that are links, pipes, devices or sparse", stacklevel=5
+                f"{shown(path)}: members passed over, which are links, pipes, devices or sparse: {passed}", stacklevel=5
             )
         return found.values()
 

@@ -106,8 +106,7 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                     yield (
                         number + 1,
                         MirlibError(
-                            f"{shown(path)}, record {number + 1}: not JSON ({reason}); {number} records stand before "
-                            "it, and none after it can be read"
+                            f"{shown(path)}, record {number + 1}: not JSON ({reason}), and none after it can be read"
                         ),
                     )
                     return
@@ -309,7 +308,7 @@ class Records:
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
         what = "pairs" if len(wanted) == 2 else wanted[0].what
-        passed = f"passed over {alone} records of text alone" if alone else ""
+        passed = f"passed over {alone} of text alone" if alone else ""
         some(numbers, what, f"{shown(self.path)}{f' ({passed})' if passed else ''}")
         if passed:
             warnings.warn(f"{shown(self.path)}: {len(numbers)} {what}; {passed}", stacklevel=4)

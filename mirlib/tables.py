@@ -91,15 +91,15 @@ class ParquetRows:
         self._paths = paths
         self._folders = [folders_of(path, image_root) for path in paths]
         self._groups: list[list[int]] = []  # where the row groups of each file end
-        schemas = []
+        self._schemas = []
         for path in paths:
             check_regular(path)
             with _reading(path), self._open(path) as file:
                 metadata = file.metadata
                 sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
                 self._groups.append(list(accumulate(sizes)))
-                schemas.append(file.schema_arrow)
-        self.schema = schemas[0]
+                self._schemas.append(file.schema_arrow)
+        self.schema = self._schemas[0]
         self._ends = list(accumulate(groups[-1] if groups else 0 for groups in self._groups))
 
     @staticmethod
@@ -134,6 +134,9 @@ class ParquetRows:
 
     def column(self, name: str) -> Callable[[int], Any]:
         """Reads on from where it is, or from the start of the row group; rows in order are decoded once."""
+        for path, schema in zip(self._paths, self._schemas, strict=True):
+            if name not in schema.names:
+                raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
         place, first, values, batches = (-1, -1), 0, [], iter(())
 
         def read(row: int) -> Any:
@@ -301,7 +304,7 @@ def named(source: str, image_root: str | Path | None) -> Table:
 
 
 def _local(folder: Path, config: str | None, split: str | None, image_root: str | Path | None) -> _Rows:
-    """The rows of a folder. It is never given to the package to find out what it is: that may fetch what it names."""
+    """The rows of a folder. The package is never asked what it holds: that may fetch what a file in it names."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         datasets = _package("datasets")
         try:
@@ -314,18 +317,28 @@ def _local(folder: Path, config: str | None, split: str | None, image_root: str 
         elif split is not None:
             raise MirlibError(f"there is no split {shown(split)!r}; it is one table without splits")
         return DatasetRows(found, f"{HUB}{shown(folder)}" + (f":{split}" if split else ""), folder)
-    files: dict[str, dict[str, list[Path]]] = {}
-    for path in Walk(folder, frozenset((".parquet",))).files:
-        match = re.fullmatch(r"(.+?)-\d+-of-\d+\.parquet", path.name)
-        splits = files.setdefault(path.parent.relative_to(folder).as_posix(), {})
-        splits.setdefault(match[1] if match else "train", []).append(path)
+    files = Walk(folder, frozenset((".parquet",))).files
     if not files:
         raise MirlibError(
             "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
             f"without hf: (--images {shown(folder)})"
         )
-    config = _one_of(files, config, "configuration", f"{HUB}{folder}@CONFIG:SPLIT")
-    return ParquetRows(files[config][_one_of(files[config], split, "split", f"{HUB}{folder}:SPLIT")], image_root)
+    return ParquetRows(files_of(folder, files, config, split), image_root)
+
+
+def files_of(folder: Path, files: Sequence[Path], config: str | None = None, split: str | None = None) -> list[Path]:
+    """Those of a folder's parquet files that belong to one split of one configuration, by the names that the hub gives.
+
+    Raises:
+        MirlibError: If there is no such split, or there are several and none is named.
+    """
+    found: dict[str, dict[str, list[Path]]] = {}
+    for path in files:
+        match = re.fullmatch(r"(.+)-\d+-of-\d+|(train|validation|test)", path.stem)
+        of = path.parent.relative_to(folder).as_posix() if match else "."
+        found.setdefault(of, {}).setdefault((match[1] or match[2]) if match else "train", []).append(path)
+    config = _one_of(found, config, "configuration", f"{HUB}{folder}@CONFIG:SPLIT")
+    return found[config][_one_of(found[config], split, "split", f"{HUB}{folder}:SPLIT")]
 
 
 def _of_hub(name: str, config: str | None, split: str | None) -> _Rows:
