@@ -24,6 +24,7 @@ from mirlib.values import (
     folders_of,
     image_at,
     image_in,
+    listed,
     some,
     text_in,
 )
