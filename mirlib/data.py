@@ -228,7 +228,7 @@ class Walk:
 
     def _take(self, path: Path, real: str) -> list[Path]:
         if not os.path.isfile(real):
-            self._passed["broken links, pipes or devices"] += 1
+            self._passed["broken or special (links, pipes, devices)"] += 1
         elif path.suffix.lower() in self._suffixes:
             self._found.setdefault(real, path)
         else:
