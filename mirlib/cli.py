@@ -434,6 +434,7 @@ def _hush() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.showwarning = lambda *_, **__: None
 
 
 def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:

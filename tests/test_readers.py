@@ -928,11 +928,12 @@ def test_the_command_measures_pairs_and_shards(lines, tmp_path, capsys):
     with lines.open("a") as file:
         file.write('{"image": "pictures/gone.png", "text": "lost"}\n')
     arguments = ["score", "-n", COUNT, "--no-progress", "--json", "-"]
-    found = mir(capsys, *arguments, "--pairs", lines, "--skip-unreadable")
+    found = mir(capsys, *arguments, "--pairs", lines, "--skip-unreadable", "--image-root", lines.parent)
     assert found.code == 0, found.err
     paired = json.loads(found.out)
     assert paired["settings"]["paired"] is True and paired["settings"]["samples"] == COUNT
     assert paired["settings"]["images"] == [str(lines)] and paired["settings"]["texts"] == str(lines)
+    assert paired["settings"]["image_root"] == str(lines.parent)
     assert (
         f"mir: skipped: {lines}, line 7, field 'image': no such image: pictures/gone.png (looked" in found.err
         and "mir: skipped 1 in all" in found.err
@@ -950,5 +951,6 @@ def test_the_command_refuses_sources_that_do_not_fit(lines, capsys):
         capsys, "score", "-n", 1, "--pairs", write_lines(lines, ['{"image":"x","text":"y"}'])
     )
     assert "--pairs brings its own" in refused(capsys, "score", "--pairs", lines, "--texts", lines)
+    assert "--image-root means nothing without --images or --pairs" in refused(capsys, "score", "--image-root", "x")
     assert "--image-field means nothing without --images or --pairs" in refused(capsys, "score", "--image-field", "x")
     assert "which field holds the texts" in refused(capsys, "score", "--texts", write_lines(lines, ['{"image":"x"}']))
