@@ -173,7 +173,7 @@ class Named(str):
 
     __slots__ = ("source",)
 
-    def __new__(cls, text: str, source: str) -> Named:
+    def __new__(cls, text: str, source: str = "") -> Named:
         """The text, and the file and line, key or row that it was read from."""
         named = super().__new__(cls, text)
         named.source = source

@@ -103,12 +103,8 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                 rest = len(text) - position
                 more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
                 if not more:
-                    yield (
-                        number + 1,
-                        MirlibError(
-                            f"{shown(path)}, record {number + 1}: not JSON ({reason}), and none after it can be read"
-                        ),
-                    )
+                    name = f"{shown(path)}, record {number + 1}"
+                    yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
                     return
                 text, position = text[position:] + more, 0
     except OSError as error:
@@ -158,6 +154,12 @@ class Records:
     def _where(self, number: int) -> str:
         return f"{shown(self.path)}, {self.unit} {number}"
 
+    def _bad(self, number: int, why: str, error: Exception | None = None) -> MirlibError:
+        """What stands in the place of a record, so that those who want the others can go on."""
+        bad = MirlibError(f"{self._where(number)}: {why}")
+        bad.__cause__ = error
+        return bad
+
     # ------------------------------------------------------------------------------------------------ the layouts
 
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
@@ -167,19 +169,17 @@ class Records:
             if isinstance(record, str) and len(wanted) == 1:  # an array of paths or of texts
                 record = {wanted[0].given or wanted[0].usual[0]: record}
             if not isinstance(record, (dict, MirlibError)):
-                kind = type(record).__name__
-                record = MirlibError(f"{self._where(number)}: expected a JSON object, got {kind}")
+                record = self._bad(number, f"expected a JSON object, got {type(record).__name__}")
             yield number, record
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         for number, line in lines_of(self.path):
-            name = self._where(number)
             try:
-                yield number, DECODER.decode(text_of_line(line, name))
+                yield number, DECODER.decode(text_of_line(line, self._where(number)))
             except MirlibError as error:
                 yield number, error
             except (ValueError, RecursionError) as error:
-                yield number, MirlibError(f"{name}: not JSON ({shown(first_line(error))})")
+                yield number, self._bad(number, f"not JSON ({shown(first_line(error))})", error)
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         """The rows below a header, which are objects too; fields with line breaks, commas or quotes stand in quotes."""
@@ -205,13 +205,8 @@ class Records:
                     except StopIteration:
                         return
                     except csv.Error as error:
-                        yield (
-                            number,
-                            MirlibError(
-                                f"{self._where(number)}: not a row of the table ({error}); a field that holds quotes "
-                                "stands in quotes, and those in it are doubled"
-                            ),
-                        )
+                        advice = "a field that holds quotes stands in quotes, and those in it are doubled"
+                        yield number, self._bad(number, f"not a row of the table ({shown(error)}); {advice}", error)
                         if header is None:
                             return
         except OSError as error:
@@ -254,16 +249,16 @@ class Records:
         if wanted != ["images", "texts"]:
             yield from enumerate(images if wanted == ["images"] else annotations, start=1)
             return
-        named = {str(image.get("id")): image for image in images if isinstance(image, dict)}
+        named = {str(image["id"]): image for image in images if isinstance(image, dict) and "id" in image}
         for number, annotation in enumerate(annotations, start=1):
-            belongs = annotation.get("image_id") if isinstance(annotation, dict) else None
+            if not isinstance(annotation, dict):
+                yield number, annotation
+                continue
+            belongs = annotation.get("image_id")
             if str(belongs) in named:
                 yield number, {**named[str(belongs)], **annotation}
             else:
-                yield (
-                    number,
-                    MirlibError(f"{shown(self.path)}, annotation {number}: no image has its image_id {shown(belongs)}"),
-                )
+                yield number, self._bad(number, f"no image has its image_id {shown(belongs)}")
 
     # ------------------------------------------------------------------------------------------------ the fields
 

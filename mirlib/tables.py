@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -84,6 +85,17 @@ class _Rows(Protocol):
         """What paths in a row are relative to."""
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever pyarrow raises becomes a sentence with the file's name."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except Exception as error:
+        raise MirlibError(f"cannot read {shown(path)}: {shown(first_line(error), 200)}") from error
+
+
 class ParquetRows:
     """The rows of parquet files, one file after the other, of which a few are in memory at a time."""
 
@@ -140,9 +152,9 @@ class ParquetRows:
                 raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
         place, first, values, batches = (-1, -1), 0, [], iter(())
 
-        def read(row: int) -> Any:
+        def read(start: int) -> Any:
             nonlocal place, first, values, batches
-            number, row = self._place(row)
+            number, row = self._place(start)
             group = bisect_right(self._groups[number], row)
             with _reading(self._paths[number]):
                 if place != (number, group) or row < first:
@@ -152,24 +164,13 @@ class ParquetRows:
                     batches = file.iter_batches(batch_size=ROWS, row_groups=[group], columns=[name])
                 while row >= first + len(values):
                     first += len(values)
-                    values = next(batches).column(0)
+                    batch = next(batches, None)
+                    if batch is None:
+                        raise MirlibError(f"cannot read {self.where(start)}: there are fewer rows than the file says")
+                    values = batch.column(0)
                 return values[row - first].as_py()
 
         return read
-
-
-class _reading:
-    """Whatever pyarrow raises becomes a sentence with the file's name."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MirlibError):
-            raise MirlibError(f"cannot read {shown(self._path)}: {shown(first_line(error), 200)}") from error
 
 
 class DatasetRows:

@@ -241,6 +241,10 @@ def test_every_layout_holds_the_same_pairs(tmp_path):
     for number, colour in enumerate(COLOURS):
         (tmp_path / "images" / f"{number}.png").write_bytes(png(colour))
     pairs = [{"image": f"{n}.png", "caption": text} for n, text in enumerate(CAPTIONS)]
+    torn = {"images": [{"file_name": "a.png"}, 3], "annotations": [{"caption": "of no image"}, [], {"image_id": 1}]}
+    (tmp_path / "torn.json").write_text(json.dumps(torn))
+    with pytest.raises(MirlibError, match=r"torn\.json, record 1: no image has its image_id None"):
+        open_pairs(tmp_path / "torn.json")
     coco = {
         "info": {}, "licenses": [{"id": 1}],
         "images": [{"id": 10 + n, "file_name": f"{n}.png"} for n in range(COUNT)],
@@ -311,6 +315,7 @@ REFUSED = {
     ),
     "lists.json": (b'{"a": [{"x": 1}], "b": [{"x": 2}]}', "where are the records.* there is a, b"),
     "mapping.json": (b'{"a": {"text": "x"}}', "where are the records.* there is a"),
+    "tab.tsv": (b'caption\n"a"b\n', r"tab\.tsv, line 2: not a row of the table \('\\t' expected"),
     "row.csv": (b"image,caption\na.png,x,y\n", r"row\.csv, line 2: not a row of the table \(3 fields, .*header has 2"),
     "quotes.csv": (b'image,caption\na.png,"the "new" one"\n', "line 2: not a row of the table .*doubled"),
     "open.csv": (b'caption\n"never closed\nmore\n', "line 2: not a row of the table"),
