@@ -32,6 +32,7 @@ LINES = frozenset((".jsonl", ".ndjson"))
 JSON = LINES | {".json"}
 CSV = frozenset((".csv", ".tsv"))
 LARGEST_OBJECT = 1 << 29  # bytes of a file that is one JSON object, which is read whole
+BEFORE, BETWEEN = re.compile(r"\s*"), re.compile(r"[\s,]*")  # what stands before elements of an array
 STEP = 1 << 20  # characters of an array that are read at once
 
 
@@ -85,7 +86,7 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
             text = file.read(STEP)
             position, number = text.index("[") + 1, 0
             while True:
-                position = re.compile(r"[\s,]*" if number else r"\s*").match(text, position).end()
+                position = (BETWEEN if number else BEFORE).match(text, position).end()
                 if text.startswith("]", position):
                     if not (text[position + 1 :] + file.read(STEP)).strip():
                         return
@@ -101,6 +102,8 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                     except RecursionError:
                         reason = "it is nested too deeply"
                 rest = len(text) - position
+                if rest > LONGEST_LINE:
+                    reason = f"it has more than {LONGEST_LINE >> 20} MiB"
                 more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
                 if not more:
                     name = f"{shown(path)}, record {number + 1}"
@@ -148,11 +151,12 @@ class Records:
     def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
         self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
         self.folders = folders_of(path, image_root)
+        self.name = shown(path)
         self.unit = "line" if layout in ("lines", "table") else "record"
         check_regular(path)
 
     def _where(self, number: int) -> str:
-        return f"{shown(self.path)}, {self.unit} {number}"
+        return f"{self.name}, {self.unit} {number}"
 
     def _bad(self, number: int, why: str, error: Exception | None = None) -> MirlibError:
         """What stands in the place of a record, so that those who want the others can go on."""
@@ -210,25 +214,24 @@ class Records:
                         if header is None:
                             return
         except OSError as error:
-            raise MirlibError(f"cannot read {shown(self.path)}: {error.strerror}") from error
+            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
         finally:
             csv.field_size_limit(size)
 
     def _object(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """The records in one object: COCO's images and annotations, the one list in it, or the object itself."""
-        name = shown(self.path)
         if check_regular(self.path) > LARGEST_OBJECT:
             raise MirlibError(
-                f"{name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
+                f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
             )
         try:
-            found = DECODER.decode(text_of(self.path.read_bytes(), name))
+            found = DECODER.decode(text_of(self.path.read_bytes(), self.name))
         except OSError as error:
-            raise MirlibError(f"cannot read {name}: {error.strerror}") from error
+            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
         except MirlibError:
             raise
         except (ValueError, RecursionError) as error:
-            raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
+            raise MirlibError(f"{self.name}: not JSON ({shown(first_line(error))})") from error
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if {"images", "annotations"} <= lists.keys():
             yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
@@ -239,10 +242,9 @@ class Records:
         elif len(records) == 1:
             yield from enumerate(next(iter(records.values())), start=1)
         else:
-            there = listed(records or found)
             raise MirlibError(
-                f"{name}: where are the records? They are looked for in an array, or an object with one list; there is "
-                f"{there}"
+                f"{self.name}: where are the records? They are looked for in an array, or in an object with one list; "
+                f"there is {listed(records or found)}"
             )
 
     def _coco(self, images: list[Any], annotations: list[Any], wanted: list[str]) -> Iterator[tuple[int, Any]]:
@@ -274,7 +276,7 @@ class Records:
                     return fields
         if first is not None:
             number, record = first
-            where = f"{shown(self.path)}, line 1, the header" if self.layout == "table" else self._where(number)
+            where = f"{self.name}, line 1, the header" if self.layout == "table" else self._where(number)
             for field, each in zip(fields, wanted, strict=True):
                 if field is None:
                     field_of(each.given, each.usual, record, each.what, each.option, where)
@@ -283,6 +285,7 @@ class Records:
     def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:
         """The numbers of the records that have all that is wanted, the names of its fields, and a column for each."""
         fields = self._fields(wanted)
+        labels = [f"field {shown(field)!r}" for field in fields or ()]
         numbers: list[int] = []
         columns: list[list[Any]] = [[] for _ in wanted]
         alone = 0
@@ -290,7 +293,7 @@ class Records:
             try:
                 if isinstance(record, MirlibError):
                     raise record
-                row = self._row(record, fields, wanted, self._where(number))
+                row = self._row(record, fields, labels, wanted, self._where(number))
             except MirlibError as error:
                 if self.on_unreadable is None:
                     raise
@@ -304,22 +307,24 @@ class Records:
                 column.append(value)
         what = "pairs" if len(wanted) == 2 else wanted[0].what
         passed = f"passed over {alone} of text alone" if alone else ""
-        some(numbers, what, f"{shown(self.path)}{f' ({passed})' if passed else ''}")
+        some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
         if passed:
-            warnings.warn(f"{shown(self.path)}: {len(numbers)} {what}; {passed}", stacklevel=4)
+            warnings.warn(f"{self.name}: {len(numbers)} {what}; {passed}", stacklevel=4)
         return numbers, fields, columns
 
     @staticmethod
-    def _row(record: dict[str, Any], fields: list[str], wanted: Sequence[_Wanted], name: str) -> list[Any] | None:
+    def _row(
+        record: dict[str, Any], fields: list[str], labels: list[str], wanted: Sequence[_Wanted], name: str
+    ) -> list[Any] | None:
         """The values of a record; None for one of text alone, as LLaVA's data for instructions has many."""
         row = []
-        for field, each in zip(fields, wanted, strict=True):
+        for field, label, each in zip(fields, labels, wanted, strict=True):
             if not record.get(field):
                 if each.what == "images" and any(is_conversation(record.get(other)) for other in TEXT_FIELDS):
                     return None
                 if field not in record:
-                    raise MirlibError(f"{name}: there is no field {shown(field)!r}; there is {listed(record)}")
-            row.append(each.convert(record[field], f"{name}, field {shown(field)!r}"))
+                    raise MirlibError(f"{name}: there is no {label}; there is {listed(record)}")
+            row.append(each.convert(record[field], f"{name}, {label}"))
         return row
 
     def images(self, image_field: str | None) -> Sequence[Any]:

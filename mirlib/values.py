@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from mirlib.data import open_picture
+from mirlib.data import LONGEST_LINE, open_picture
 from mirlib.errors import MirlibError, first_line, shown
 
 Unreadable = Callable[[str], None] | None
@@ -190,6 +190,8 @@ def text_in(value: Any, name: str) -> str:
         value = value[0]
     if not isinstance(value, str):
         raise MirlibError(f"{name}: expected a text, got {_kind_of(value)}")
+    if len(value) > LONGEST_LINE:
+        raise MirlibError(f"{name}: the text has more than {LONGEST_LINE >> 20} MiB")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # half a character, from a \\ud800 in JSON, or bytes of another encoding

@@ -369,7 +369,7 @@ def test_lines_and_arrays_longer_than_what_is_read_at_once(tmp_path, monkeypatch
     texts = [f"{number} " + "é" * (number % 300) for number in range(600)]
     (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts], ensure_ascii=False, indent=3))
     assert list(open_texts(tmp_path / "a.json")) == [text.strip() for text in texts]
-    for module in ("data", "records"):
+    for module in ("data", "records", "values"):
         monkeypatch.setattr(f"mirlib.{module}.LONGEST_LINE", 2000)
     path = write_lines(tmp_path / "a.jsonl", [{"text": "x" * 5000}, {"text": "short"}])
     said = []
@@ -377,7 +377,10 @@ def test_lines_and_arrays_longer_than_what_is_read_at_once(tmp_path, monkeypatch
     assert len(said) == 1 and "a.jsonl, line 1: the line has more than" in said[0]
     (tmp_path / "a.json").write_text('[{"text": "ok"}, {"text": "' + "x" * 9000 + '"}]')
     assert list(open_texts(tmp_path / "a.json", on_unreadable=said.append)) == ["ok"]
-    assert "record 2: not JSON" in said[1]
+    assert "record 2: not JSON (it has more than" in said[1]
+    (tmp_path / "a.json").write_text('{"text": "' + "x" * 5000 + '"}')
+    with pytest.raises(MirlibError, match=r"a\.json, record 1, field 'text': the text has more than"):
+        open_texts(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
