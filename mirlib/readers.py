@@ -84,8 +84,8 @@ def open_images(
             ``images``.
         image_root: The folder that paths in records and tables are relative to. Left out, the folder of the file, and
             the folder ``images`` in it.
-        on_unreadable: Called with a sentence for each record, key or shard that cannot be read, which is then left out;
-            without it the first one is an error. Whether an image itself can be read, shows when it is.
+        on_unreadable: Called with a sentence for each record, key, shard or table that cannot be read, which is then
+            left out; without it the first one is an error. Whether an image itself can be read, shows when it is.
 
     Returns:
         Paths, and images that are read when they are asked for.
@@ -191,16 +191,16 @@ def _reader(
     name, path = str(source), Path(source)
     suffix = path.suffix.lower()
     if name.startswith(HUB):
-        return named(name, image_root)
+        return named(name, image_root, on_unreadable)
     refuse_remote(name, "source")
     if suffix == ".parquet":
-        return Table(ParquetRows([path], image_root))
+        return Table(ParquetRows([path], image_root, on_unreadable))
     if path.is_dir():
         found = Walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"}).files
         tables = [file for file in found if file.suffix.lower() == ".parquet"]
         shards = [file for file in found if file.suffix.lower() == ".tar"]
         pictures = len(found) - len(tables) - len(shards)
-        table = Table(ParquetRows(files_of(path, tables), image_root)) if tables else None
+        table = Table(ParquetRows(files_of(path, tables), image_root, on_unreadable)) if tables else None
         if table is not None and (not pictures or table.is_of_samples()):
             if pictures:  # those beside the files of a dataset: a teaser, a logo
                 warnings.warn(f"{shown(path)}: took the .parquet files; images passed over: {pictures}", stacklevel=3)

@@ -21,6 +21,7 @@ from mirlib.values import (
     TEXT_FIELDS,
     Items,
     Pairs,
+    Unreadable,
     field_of,
     folders_of,
     image_at,
@@ -97,21 +98,38 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 class ParquetRows:
-    """The rows of parquet files, one file after the other, of which a few are in memory at a time."""
+    """The rows of parquet files, one file after the other, of which a few are in memory at a time.
 
-    def __init__(self, paths: Sequence[Path], image_root: str | Path | None) -> None:
+    Args:
+        paths: The files.
+        image_root: The folder of the images; None for a file's own and ``images`` in it.
+        on_unreadable: Called with a sentence for each file that is left out; None for an error.
+    """
+
+    def __init__(self, paths: Sequence[Path], image_root: str | Path | None, on_unreadable: Unreadable) -> None:
         self.name = shown(paths[0]) if len(paths) == 1 else f"{shown(paths[0])} and {len(paths) - 1} more files"
-        self._paths = paths
-        self._folders = [folders_of(path, image_root) for path in paths]
+        _package("pyarrow.parquet")
+        self._paths: list[Path] = []
         self._groups: list[list[int]] = []  # where the row groups of each file end
         self._schemas = []
         for path in paths:
-            check_regular(path)
-            with _reading(path), self._open(path) as file:
-                metadata = file.metadata
-                sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-                self._groups.append(list(accumulate(sizes)))
-                self._schemas.append(file.schema_arrow)
+            try:
+                check_regular(path)
+                with _reading(path), self._open(path) as file:
+                    metadata = file.metadata
+                    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+                    schema = file.schema_arrow
+            except MirlibError as error:
+                if on_unreadable is None or len(paths) == 1:
+                    raise
+                on_unreadable(str(error))
+                continue
+            self._paths.append(path)
+            self._groups.append(list(accumulate(sizes)))
+            self._schemas.append(schema)
+        if not self._paths:
+            raise MirlibError(f"no table in {self.name}")
+        self._folders = [folders_of(path, image_root) for path in self._paths]
         self.schema = self._schemas[0]
         self._ends = list(accumulate(groups[-1] if groups else 0 for groups in self._groups))
 
@@ -283,7 +301,7 @@ class Table:
 # hf:NAME
 
 
-def named(source: str, image_root: str | Path | None) -> Table:
+def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable) -> Table:
     """``hf:NAME``, ``hf:NAME@CONFIG``, ``hf:NAME:SPLIT`` or ``hf:NAME@CONFIG:SPLIT``: a folder, or a name on the hub.
 
     Raises:
@@ -297,7 +315,7 @@ def named(source: str, image_root: str | Path | None) -> Table:
         raise MirlibError(f"{shown(source)}: expected hf:NAME, hf:NAME@CONFIG or hf:NAME@CONFIG:SPLIT")
     try:
         if Path(name).is_dir():
-            return Table(_local(Path(name), config, split, image_root))
+            return Table(_local(Path(name), config, split, image_root, on_unreadable))
         if Path(name).exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise MirlibError("it is no folder, and no name of a dataset on the hub")
         return Table(_of_hub(name, config, split))
@@ -305,7 +323,9 @@ def named(source: str, image_root: str | Path | None) -> Table:
         raise MirlibError(f"{shown(source)}: {error}") from error
 
 
-def _local(folder: Path, config: str | None, split: str | None, image_root: str | Path | None) -> _Rows:
+def _local(
+    folder: Path, config: str | None, split: str | None, image_root: str | Path | None, on_unreadable: Unreadable
+) -> _Rows:
     """The rows of a folder. The package is never asked what it holds: that may fetch what a file in it names."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         datasets = _package("datasets")
@@ -325,7 +345,7 @@ def _local(folder: Path, config: str | None, split: str | None, image_root: str 
             "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
             f"without hf: (--images {shown(folder)})"
         )
-    return ParquetRows(files_of(folder, files, config, split), image_root)
+    return ParquetRows(files_of(folder, files, config, split), image_root, on_unreadable)
 
 
 def files_of(folder: Path, files: Sequence[Path], config: str | None = None, split: str | None = None) -> list[Path]:

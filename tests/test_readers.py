@@ -816,6 +816,14 @@ def test_rows_that_hold_nothing_are_named(tmp_path):
     write_parquet(tmp_path / "some" / "b.parquet", {"other": ["a"]})
     with pytest.raises(MirlibError, match=r"b\.parquet: there is no column 'text'; there is other"):
         open_texts(tmp_path / "some")
+    (tmp_path / "some" / "b.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(MirlibError, match=r"cannot read .*b\.parquet: "):
+        open_texts(tmp_path / "some")
+    said = []
+    assert list(open_texts(tmp_path / "some", on_unreadable=said.append)) == ["a"] and len(said) == 1
+    (tmp_path / "some" / "a.parquet").unlink()
+    with pytest.raises(MirlibError, match=r"cannot read .*b\.parquet: "):
+        open_texts(tmp_path / "some", on_unreadable=said.append)
 
 
 def test_rows_without_an_id_stand_for_themselves(tmp_path):
