@@ -104,20 +104,24 @@ def _parser() -> argparse.ArgumentParser:
         help="MIR of a model",
         description="MIR of a model over image-text pairs. Without arguments: of the miniature LLaVA that ships with "
         "mirlib, on real photographs, scans and English from installed packages, offline. A SOURCE is a file, a "
-        "folder, WebDataset shards (.tar, with {000..009} for many), JSON Lines (.jsonl), .parquet files, or a Hugging "
-        "Face dataset: hf:NAME, hf:NAME@CONFIG:SPLIT, or a folder for NAME. The paper's data are --images hf:TextVQA "
-        "--texts hf:cnn_dailymail. Many processes: torchrun --nproc-per-node N -m mirlib score ...",
+        "folder, WebDataset shards (.tar, with {000..009} for many), records (.jsonl, .json, .csv, .tsv: also the "
+        "training data of LLaVA), .parquet files, or a Hugging Face dataset: hf:NAME, hf:NAME@CONFIG:SPLIT, or a "
+        "folder for NAME. The paper's data are --images hf:TextVQA --texts hf:cnn_dailymail. Many processes: torchrun "
+        "--nproc-per-node N -m mirlib score ...",
     )
     score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
     score.add_argument("--images", nargs="+", metavar="SOURCE", help="image files, folders of them, shards, hf:NAME")
     score.add_argument(
-        "--texts", metavar="SOURCE", help="folder of text files, a file with one text a line, shards, .jsonl, hf:NAME"
+        "--texts", metavar="SOURCE", help="folder of text files, a file with one text a line, records, shards, hf:NAME"
     )
     score.add_argument(
-        "--pairs", metavar="SOURCE", help="images with the texts that belong to them: .jsonl, shards, .parquet, hf:NAME"
+        "--pairs",
+        metavar="SOURCE",
+        help="images with the texts that belong to them: records, shards, .parquet, hf:NAME",
     )
     score.add_argument("--image-field", metavar="NAME", help="field, column or ending in shards (default: the usual)")
     score.add_argument("--text-field", metavar="NAME", help="likewise, of the texts")
+    score.add_argument("--image-root", metavar="DIR", help="folder of the image paths in files (default: the file's)")
     # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
     score.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
     score.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
@@ -366,6 +370,7 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         "images": [options.pairs] if options.pairs else options.images or "sample_images",
         "texts": options.pairs or options.texts or "sample_texts",
         "paired": options.pairs is not None,
+        **({"image_root": options.image_root} if options.image_root else {}),
         **({"part": options.part} if options.part else {}),
         "quantization": quantization,
         "mirlib": __version__,
@@ -402,16 +407,19 @@ def _all_sources(
     from mirlib.readers import open_images, open_pairs, open_texts
 
     fields = {"image_field": options.image_field, "text_field": options.text_field}
+    root = options.image_root
     if options.pairs:
         if options.images or options.texts:
             raise MirlibError("--pairs brings its own images and texts: leave out --images and --texts")
-        return open_pairs(options.pairs, **fields, on_unreadable=skip)
+        return open_pairs(options.pairs, **fields, image_root=root, on_unreadable=skip)
     for name, given, sources in (("image", "image_field", options.images), ("text", "text_field", options.texts)):
         if fields[given] and not sources:
             raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
     images, texts = options.images, options.texts
+    if root and not images:
+        raise MirlibError("--image-root means nothing without --images or --pairs")
     return (
-        open_images(images, image_field=options.image_field, on_unreadable=skip)
+        open_images(images, image_field=options.image_field, image_root=root, on_unreadable=skip)
         if images
         else sample_images(number, options.seed),
         open_texts(texts, text_field=options.text_field, on_unreadable=skip)
@@ -426,6 +434,7 @@ def _hush() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.showwarning = lambda *_, **__: None
 
 
 def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:

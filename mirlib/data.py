@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable, Iterable, Sequence
+import os
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, first_line, shown
 
-__all__ = ["Crops", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
+__all__ = ["Crops", "Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
 
-IMAGE_SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .png .tif .tiff .webp".split())
+# Pictures made of pixels alone. Pillow goes by a file's content and not by its name, and hands EPS to another program.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_SUFFIXES = frozenset(
+    ".apng .avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff "
+    ".webp".split()
+)
 TEXT_SUFFIXES = frozenset(".story .txt .md .text".split())
+NO_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))  # what systems put beside the files of their users
+MOST_PIXELS = 1 << 27  # at eight bytes each, the picture and its RGB form, 1 GiB
+HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much again
+MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
+LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
+# How an image is turned upright, by the number that the camera stores.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Which pictures of scikit-image (sk) and scikit-learn (skl) are photographs, and which are scanned pages.
 PICTURES = {
     "photograph": (
@@ -145,33 +168,149 @@ def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
     return [paragraphs[i] for i in order[:num]]
 
 
+class Named(str):
+    """A text that knows where it comes from."""
+
+    __slots__ = ("source",)
+
+    def __new__(cls, text: str, source: str = "") -> Named:
+        """The text, and the file and line, key or row that it was read from."""
+        named = super().__new__(cls, text)
+        named.source = source
+        return named
+
+
+class Walk:
+    """The files of a folder with certain endings, and what else lies there.
+
+    Symbolic links are followed, each file is taken once, and a loop of links ends. A file under its own name comes
+    before a link to it.
+    """
+
+    def __init__(self, folder: Path, suffixes: frozenset[str]) -> None:
+        self._suffixes = suffixes
+        self._found: dict[str, Path] = {}  # by their real names
+        self._passed: Counter[str] = Counter()
+        self._endings: set[str] = set()
+        self._entered: set[str] = set()
+        waiting = [(folder, os.path.realpath(folder))]
+        while waiting:  # links wait until everything else has been seen
+            links: list[Path] = []
+            for path, real in waiting:
+                links += self._enter(path, real) if os.path.isdir(real) else self._take(path, real)
+            waiting = [(path, os.path.realpath(path)) for path in sorted(links)]
+        self.files = sorted(self._found.values())
+
+    def _enter(self, folder: Path, real: str) -> list[Path]:
+        """Go through a folder and those in it; returns the symbolic links that lie there."""
+        links: list[Path] = []
+        folders = [(folder, real)]
+        while folders:
+            folder, real = folders.pop()
+            if real in self._entered:
+                continue
+            self._entered.add(real)
+            try:
+                entries = list(os.scandir(folder))
+            except OSError:
+                self._passed["that cannot be opened"] += 1
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in NO_DATA:
+                    self._passed["hidden"] += 1
+                elif entry.is_symlink():
+                    links.append(Path(entry.path))
+                elif entry.is_dir():
+                    folders.append((Path(entry.path), os.path.join(real, entry.name)))
+                else:
+                    self._take(Path(entry.path), os.path.join(real, entry.name))
+        return links
+
+    def _take(self, path: Path, real: str) -> list[Path]:
+        if not os.path.isfile(real):
+            self._passed["broken or special (links, pipes, devices)"] += 1
+        elif path.suffix.lower() in self._suffixes:
+            self._found.setdefault(real, path)
+        else:
+            self._passed["of other kinds"] += 1
+            self._endings.add(path.suffix.lower() or "no ending")
+        return []
+
+    def passed(self) -> str:
+        """What was passed over, such as "21 hidden and 2 of other kinds (.db, .txt)"; empty where nothing was."""
+        endings = ", ".join(sorted(map(shown, self._endings))[:8])
+        return " and ".join(
+            f"{count} {reason}" + (f" ({endings})" if reason == "of other kinds" else "")
+            for reason, count in sorted(self._passed.items())
+        )
+
+
+def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
+    """The files of a folder with these endings; what was passed over is said.
+
+    Raises:
+        MirlibError: If there are none.
+    """
+    walk = Walk(folder, suffixes)
+    passed = walk.passed()
+    if not walk.files:
+        raise MirlibError(
+            f"no {what} in {shown(folder)} (looked for {', '.join(sorted(suffixes))}"
+            f"{f'; passed over {passed}' if passed else ''})"
+        )
+    if passed:
+        warnings.warn(f"{shown(folder)}: {len(walk.files)} {what}; passed over {passed}", stacklevel=3)
+    return walk.files
+
+
+def check_regular(path: Path, what: str = "file") -> int:
+    """The size of an ordinary file in bytes. Others are not opened: a pipe would wait for ever.
+
+    Raises:
+        MirlibError: If there is none, or it is a folder, a pipe, a socket or a device.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise MirlibError(f"no such {what}: {shown(path)}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise MirlibError(f"cannot read the {what} {shown(path)}: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+        raise MirlibError(f"cannot read the {what} {shown(path)}: it is {kind}")
+    return found.st_size
+
+
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files from files and folders; folders are searched through and through, in sorted order.
+
+    Symbolic links are followed, and each file of a folder is taken once. Hidden files and folders are passed over, as
+    are files that do not end like an image; a warning counts them.
 
     Raises:
         MirlibError: If a source does not exist or nothing is found.
     """
     found: list[Path] = []
-    sources = [Path(source) for source in sources]
-    for source in sources:
+    for source in map(Path, sources):
         if source.is_dir():
-            found += sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-        elif source.is_file():
-            found.append(source)
+            found += _files_in(source, IMAGE_SUFFIXES, "images")
         else:
-            raise MirlibError(f"no such file or folder: {source}")
-    if not found:
-        raise MirlibError(
-            f"no images in {', '.join(map(str, sources))} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+            check_regular(source, "file or folder")
+            found.append(source)
     return found
 
 
 def load_image(source: Any) -> Image.Image:
-    """An RGB image from a path, a PIL image or an (h, w[, 3]) uint8 array.
+    """An RGB image from a path, a PIL image or an (h, w[, 3 or 4]) uint8 array.
+
+    Transparency is laid on white, as processors do it. The image is turned the way the camera was held, and of an
+    animation it is the first frame. Of 16 bits the upper 8 stay. 32-bit integers are taken for 8 bits where none is
+    above 255, and for 16 bits where none is above 65535.
 
     Raises:
-        MirlibError: If the file cannot be read whole; the message names it.
+        MirlibError: If the file cannot be read whole, is no picture of a usual format, or has more than 134 million
+            pixels (67 of WebP and JPEG 2000); the message names it.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8:
@@ -179,61 +318,176 @@ def load_image(source: Any) -> Image.Image:
         if source.ndim != 2 and (source.ndim != 3 or source.shape[2] not in (3, 4)):
             raise MirlibError(f"image array: expected shape (h, w), (h, w, 3) or (h, w, 4), got {source.shape}")
         source = Image.fromarray(source)
-    if not isinstance(source, (str, Path, Image.Image)):
+    if isinstance(source, Image.Image):
+        name = shown(Path(os.fsdecode(getattr(source, "filename", "") or "in memory")))
+        return _upright(*_named(name, lambda: _as_rgb(source, name)))
+    if not isinstance(source, (str, Path)):
         raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
-    name = (getattr(source, "filename", "") or "in memory") if isinstance(source, Image.Image) else str(source)
-    try:
-        if isinstance(source, Image.Image):
-            return _as_rgb(source, name)
-        with Image.open(source) as image:
+    name = shown(Path(source))
+    if check_regular(Path(source), "image") > MOST_BYTES:
+        raise MirlibError(f"image {name}: more than {MOST_BYTES >> 30} GiB")
+
+    def read() -> tuple[Image.Image, int | None]:
+        with open_picture(source) as image:
             return _as_rgb(image, name)
+
+    return _upright(*_named(name, read))
+
+
+def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
+    """What Pillow makes of a file's first bytes; the pixels are decoded when they are used."""
+    Image.init()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is MOST_PIXELS
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _named(name: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns; whatever Pillow raises becomes a sentence with the image's name."""
+    try:
+        return read()
     except MirlibError:
         raise
-    except FileNotFoundError as error:
-        raise MirlibError(f"no such image: {name}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MirlibError(f"cannot read the image {name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise MirlibError(f"cannot read the image {name}: it is none, or none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # the readers of the formats raise anything, from IndexError to struct.error
+        raise MirlibError(f"cannot read the image {name}: {shown(first_line(error), 200)}") from error
 
 
-def _as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Eight bits a channel, turned the way the camera was held."""
+def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
+    """The image with eight bits a channel on white, and the number that says how the camera was held."""
     if 0 in image.size:
         raise MirlibError(f"image {name} has no pixels: its size is {image.size}")
+    most = MOST_PIXELS // 2 if image.format in HEAVY else MOST_PIXELS
+    if image.width * image.height > most:
+        raise MirlibError(
+            f"image {name} has {image.width} × {image.height} pixels, and the most that are read are "
+            f"{most // 10**6} million: make it smaller"
+        )
+    transparent = _transparent(image)
+    try:
+        image.load()
+    except Exception:
+        # Of a TIFF, Pillow reads the EXIF once the pixels are there; broken EXIF spoils no picture.
+        if image.format != "TIFF" or image.tile:
+            raise
     if image.mode == "F":
         raise MirlibError(f"image {name} has floating-point pixels without a known range; store it with 8 bits")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip all but the darkest 256 levels
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _read_text(path: Path) -> str:
+    divisor = _divisor(image, name)
+    found = Image.new("RGB", image.size)
+    for top in range(0, image.height, 256):  # in strips, so that a large picture is not held in four forms at once
+        strip = image.crop((0, top, image.width, min(top + 256, image.height)))
+        found.paste(_strip_as_rgb(strip, divisor, transparent), (0, top))
     try:
-        return path.read_text(encoding="utf-8-sig")  # without the mark that some editors put at the start
+        return found, image.getexif().get(0x0112)
+    except Exception:  # broken EXIF, as above
+        return found, None
+
+
+def _transparent(image: Image.Image) -> Any:
+    """The colour that is transparent, in the levels that Pillow decodes: of a PNG it gives those of the file."""
+    transparent = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and image.tile:
+        return transparent and transparent * {"L;2": 85, "L;4": 17}.get(image.tile[0].args, 1)
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        return tuple(level >> 8 for level in transparent)  # of 16 bits Pillow keeps the upper 8
+    return transparent
+
+
+def _divisor(image: Image.Image, name: str) -> int:
+    """What takes the pixels of an image of integers to 0 to 255."""
+    if image.mode != "I":
+        return 257  # 16 bits, where there is one channel of more than 8
+    lowest, highest = image.getextrema()
+    if lowest < 0 or highest > 65535:
+        raise MirlibError(
+            f"image {name} has 32-bit pixels from {lowest} to {highest}, of which it does not say what is black and "
+            "what is white; store it with 8 or 16 bits"
+        )
+    # PNG and PPM have no more than 16 bits, and older versions of Pillow read those into 32.
+    return 1 if highest < 256 and image.format not in ("PNG", "PPM") else 257
+
+
+def _strip_as_rgb(strip: Image.Image, divisor: int, transparent: Any) -> Image.Image:
+    if strip.mode.startswith("I"):  # Pillow's own conversion would clip all but the darkest 256 levels
+        levels = np.asarray(strip).astype(np.int64)
+        eight_bits = (levels + divisor // 2) // divisor
+        if transparent is not None:
+            eight_bits[levels == transparent] = 255
+        return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")
+    if transparent is not None:
+        strip.info["transparency"] = transparent
+    if strip.mode in ("RGBa", "La"):  # premultiplied
+        strip = strip.convert({"RGBa": "RGBA", "La": "LA"}[strip.mode])
+    if strip.has_transparency_data:
+        strip = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+    return strip.convert("RGB")
+
+
+def text_of(data: bytes, name: str) -> str:
+    """The text in the bytes, without the mark that some editors put at the start.
+
+    Raises:
+        MirlibError: If it is not UTF-8, or holds a zero byte, as binary files do.
+    """
+    try:
+        text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise MirlibError(f"{path}: not UTF-8 text (byte {error.start}): {error.reason}") from error
-    except OSError as error:
-        raise MirlibError(f"cannot read the text {path}: {error}") from error
+        raise MirlibError(f"{name}: not UTF-8 text (byte {error.start}): {error.reason}; store it as UTF-8") from error
+    if "\0" in text:
+        raise MirlibError(f"{name}: not UTF-8 text: it holds a zero byte")
+    return text
 
 
-def _read_lines(path: Path, on_unreadable: Callable[[str], None] | None) -> list[str]:
+def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB.
+
+    Raises:
+        MirlibError: If the file cannot be read.
+    """
+    check_regular(path)
     try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+        with path.open("rb") as file:
+            number = 0
+            while read := file.readline(LONGEST_LINE):
+                lines: list[bytes | None] = [*read.splitlines()]
+                while len(read) == LONGEST_LINE and not read.endswith(b"\n"):
+                    read, lines = file.readline(LONGEST_LINE), [None]
+                for line in lines:
+                    number += 1
+                    if line is None or line.strip():
+                        yield number, line
     except OSError as error:
-        raise MirlibError(f"cannot read the text {path}: {error}") from error
-    texts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            sentence = f"{path}, line {number}: not UTF-8 text (byte {error.start}): {error.reason}"
-            if on_unreadable is None:
-                raise MirlibError(sentence) from error
-            on_unreadable(sentence)
-            continue
-        if text:
-            texts.append(text)
-    return texts
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+def text_of_line(line: bytes | None, name: str) -> str:
+    """The text of a line of `lines_of`.
+
+    Raises:
+        MirlibError: If it is too long or not UTF-8.
+    """
+    if line is None:
+        raise MirlibError(f"{name}: the line has more than {LONGEST_LINE >> 20} MiB")
+    return text_of(line, name)
+
+
+def _text_of_file(path: Path) -> str:
+    if check_regular(path, "text") > LONGEST_LINE:
+        raise MirlibError(f"{shown(path)}: the text has more than {LONGEST_LINE >> 20} MiB")
+    try:
+        text = text_of(path.read_bytes(), shown(path))
+    except OSError as error:
+        raise MirlibError(f"cannot read the text {shown(path)}: {error.strerror}") from error
+    text = (text.split("@highlight")[0] if path.suffix.lower() == ".story" else text).strip()
+    if not text:
+        raise MirlibError(f"{shown(path)}: the text is empty")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
@@ -242,38 +496,37 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
     ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``.
 
     Args:
-        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, or one UTF-8 text file.
+        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, found as by `find_images`, or one UTF-8
+            text file.
         on_unreadable: Called with a sentence for each text that is empty or undecodable, which is then left out;
             without it the first one is an error.
 
     Returns:
-        The texts, stripped, in sorted order of the files or the order of the lines. Blank lines separate, they are no
-        texts.
+        The texts, stripped, in sorted order of the files or the order of the lines, each `Named` after its file and
+        line. Blank lines separate, they are no texts.
 
     Raises:
         MirlibError: If the source does not exist, holds no texts, or holds an unreadable one.
     """
     source = Path(source)
-    if source.is_file():
-        texts = _read_lines(source, on_unreadable)
-    elif source.is_dir():
-        texts = []
-        for path in sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES):
-            try:
-                text = _read_text(path)
-                text = (text.split("@highlight")[0] if path.suffix.lower() == ".story" else text).strip()
-                if not text:
-                    raise MirlibError(f"{path}: the text is empty")
-            except MirlibError as error:
-                if on_unreadable is None:
-                    raise
-                on_unreadable(str(error))
-                continue
-            texts.append(text)
+    readers: Iterable[tuple[str, Callable[[], str]]]
+    if source.is_dir():
+        files = _files_in(source, TEXT_SUFFIXES, "texts")
+        readers = ((shown(path), lambda path=path: _text_of_file(path)) for path in files)
     else:
-        raise MirlibError(f"no such file or folder: {source}")
+        check_regular(source, "file or folder")
+        names = ((f"{shown(source)}, line {number}", line) for number, line in lines_of(source))
+        readers = ((name, lambda line=line, name=name: text_of_line(line, name)) for name, line in names)
+    texts: list[str] = []
+    for name, read in readers:
+        try:
+            texts.append(Named(read(), name))
+        except MirlibError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(str(error))
     if not texts:
-        raise MirlibError(f"no texts in {source} (a folder of {', '.join(sorted(TEXT_SUFFIXES))}, or one text a line)")
+        raise MirlibError(f"no texts in {shown(source)} (a folder of text files, or one text a line)")
     return texts
 
 

@@ -145,7 +145,9 @@ def test_the_json_says_what_was_measured_and_with_what(checkpoint, inputs, capsy
 )
 def test_quantized_weights_are_recorded(stored, flag, expected):
     model = SimpleNamespace(config=SimpleNamespace(quantization_config=stored))
-    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, part=None, load_in_4bit=flag)
+    options = SimpleNamespace(
+        model="m", images=["i"], texts="t", pairs=None, part=None, image_root=None, load_in_4bit=flag
+    )
     assert cli._recorded(options, model)["quantization"] == expected
 
 
@@ -178,7 +180,15 @@ def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, m
 
 def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages():
     options = SimpleNamespace(
-        images=None, texts=None, pairs=None, num=3, seed=5, part="2/2", image_field=None, text_field=None
+        images=None,
+        texts=None,
+        pairs=None,
+        num=3,
+        seed=5,
+        part="2/2",
+        image_field=None,
+        text_field=None,
+        image_root=None,
     )
     images, texts = cli._sources(options, None)
     assert len(images) == len(texts) == 3

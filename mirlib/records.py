@@ -1,0 +1,355 @@
+"""Records of JSON Lines, JSON, CSV and TSV files: objects with fields that hold an image's path and a text."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mirlib.data import LONGEST_LINE, Named, check_regular, lines_of, text_of, text_of_line
+from mirlib.errors import MirlibError, first_line, shown
+from mirlib.values import (
+    IMAGE_FIELDS,
+    TEXT_FIELDS,
+    Items,
+    Pairs,
+    Unreadable,
+    field_of,
+    folders_of,
+    image_at,
+    image_in,
+    is_conversation,
+    listed,
+    some,
+    text_in,
+)
+
+LINES = frozenset((".jsonl", ".ndjson"))
+JSON = LINES | {".json"}
+CSV = frozenset((".csv", ".tsv"))
+LARGEST_OBJECT = 1 << 29  # bytes of a file that is one JSON object, which is read whole
+BEFORE, BETWEEN = re.compile(r"\s*"), re.compile(r"[\s,]*")  # what stands before elements of an array
+STEP = 1 << 20  # characters of an array that are read at once
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= 4300 else float(digits)  # Python refuses to convert more, and ends the file
+
+
+DECODER = json.JSONDecoder(parse_int=_integer)
+
+
+def layout_of(path: Path) -> str | None:
+    """How the records stand in a file: as lines, in an array, in one object, as a table; None for plain text.
+
+    Raises:
+        MirlibError: If the file cannot be opened.
+    """
+    suffix = path.suffix.lower()
+    if suffix in CSV:
+        return "table"
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    if re.match(rb'\[\s*[{"\]]', start) or (suffix == ".json" and start.startswith(b"[")):
+        return "array" if suffix in JSON or _is_array(path) else None
+    if not start.startswith(b"{"):
+        return "lines" if suffix in JSON else None
+    for layout, text in (("lines", start.partition(b"\n")[0]), ("object", start)):
+        try:
+            if isinstance(DECODER.decode(text.decode(errors="replace")), dict):
+                return "object" if suffix not in LINES and text.strip() == start.strip() else layout
+        except (ValueError, RecursionError):
+            continue
+    return "lines" if suffix in LINES else "object" if suffix in JSON else None
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a text that begins like a JSON array is one: its first element is an object, or all of it can be read."""
+    for _, record in _elements(path):
+        if not isinstance(record, str):
+            return isinstance(record, dict)
+    return True
+
+
+def _elements(path: Path) -> Iterator[tuple[int, Any]]:
+    """The elements of a JSON array, numbered from 1, of which one at a time is in memory; an error for the damage."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            text = file.read(STEP)
+            position, number = text.index("[") + 1, 0
+            while True:
+                position = (BETWEEN if number else BEFORE).match(text, position).end()
+                if text.startswith("]", position):
+                    if not (text[position + 1 :] + file.read(STEP)).strip():
+                        return
+                    reason = "something stands behind the array"
+                else:
+                    try:
+                        element, position = DECODER.raw_decode(text, position)
+                        number += 1
+                        yield number, element
+                        continue
+                    except json.JSONDecodeError as error:  # also where the rest has not been read yet
+                        reason = error.msg
+                    except RecursionError:
+                        reason = "it is nested too deeply"
+                rest = len(text) - position
+                if rest > LONGEST_LINE:
+                    reason = f"it has more than {LONGEST_LINE >> 20} MiB"
+                more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
+                if not more:
+                    name = f"{shown(path)}, record {number + 1}"
+                    yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
+                    return
+                text, position = text[position:] + more, 0
+    except OSError as error:
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+class _Wanted(NamedTuple):
+    """A field that is to be read: its name if it was given, the usual ones, and what they hold."""
+
+    given: str | None
+    usual: Sequence[str]
+    what: str
+    convert: Callable[[Any, str], Any]
+
+    @property
+    def option(self) -> str:
+        return f"{self.what.removesuffix('s')}_field"
+
+    def field_in(self, record: dict[str, Any]) -> str | None:
+        return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
+
+
+def _images(field: str | None) -> _Wanted:
+    return _Wanted(field, IMAGE_FIELDS, "images", image_in)
+
+
+def _texts(field: str | None) -> _Wanted:
+    return _Wanted(field, TEXT_FIELDS, "texts", text_in)
+
+
+class Records:
+    """A file of records.
+
+    Args:
+        path: The file.
+        layout: What `layout_of` says.
+        on_unreadable: Called with a sentence for each record that is left out; None for an error.
+        image_root: The folder of the images; None for the file's own and ``images`` in it.
+    """
+
+    def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
+        self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
+        self.folders = folders_of(path, image_root)
+        self.name = shown(path)
+        self.unit = "line" if layout in ("lines", "table") else "record"
+        check_regular(path)
+
+    def _where(self, number: int) -> str:
+        return f"{self.name}, {self.unit} {number}"
+
+    def _bad(self, number: int, why: str, error: Exception | None = None) -> MirlibError:
+        """What stands in the place of a record, so that those who want the others can go on."""
+        bad = MirlibError(f"{self._where(number)}: {why}")
+        bad.__cause__ = error
+        return bad
+
+    # ------------------------------------------------------------------------------------------------ the layouts
+
+    def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
+        """Each record with its number; a MirlibError in the place of one that cannot be read."""
+        read = {"lines": self._lines, "array": lambda: _elements(self.path), "table": self._table}.get(self.layout)
+        for number, record in self._object(wanted) if read is None else read():
+            if isinstance(record, str) and len(wanted) == 1:  # an array of paths or of texts
+                record = {wanted[0].given or wanted[0].usual[0]: record}
+            if not isinstance(record, (dict, MirlibError)):
+                record = self._bad(number, f"expected a JSON object, got {type(record).__name__}")
+            yield number, record
+
+    def _lines(self) -> Iterator[tuple[int, Any]]:
+        for number, line in lines_of(self.path):
+            try:
+                yield number, DECODER.decode(text_of_line(line, self._where(number)))
+            except MirlibError as error:
+                yield number, error
+            except (ValueError, RecursionError) as error:
+                yield number, self._bad(number, f"not JSON ({shown(first_line(error))})", error)
+
+    def _table(self) -> Iterator[tuple[int, Any]]:
+        """The rows below a header, which are objects too; fields with line breaks, commas or quotes stand in quotes."""
+        size = csv.field_size_limit(LONGEST_LINE)  # of the whole process, hence put back
+        try:
+            with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                first = file.readline(LONGEST_LINE)
+                text_of(first.encode(errors="surrogateescape"), self._where(1))
+                file.seek(0)
+                commas = ";" if first.count(";") > first.count(",") else ","
+                rows = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else commas, strict=True)
+                header: list[str] | None = None
+                while True:
+                    number = rows.line_num + 1
+                    try:
+                        row = next(rows)
+                        if header is None:
+                            header = [name.strip() for name in row]
+                        elif row and len(row) != len(header):
+                            raise csv.Error(f"{len(row)} fields, and the header has {len(header)}")
+                        elif row:
+                            yield number, dict(zip(header, row, strict=True))
+                    except StopIteration:
+                        return
+                    except csv.Error as error:
+                        advice = "a field that holds quotes stands in quotes, and those in it are doubled"
+                        yield number, self._bad(number, f"not a row of the table ({shown(error)}); {advice}", error)
+                        if header is None:
+                            return
+        except OSError as error:
+            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
+        finally:
+            csv.field_size_limit(size)
+
+    def _object(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
+        """The records in one object: COCO's images and annotations, the one list in it, or the object itself."""
+        if check_regular(self.path) > LARGEST_OBJECT:
+            raise MirlibError(
+                f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
+            )
+        try:
+            found = DECODER.decode(text_of(self.path.read_bytes(), self.name))
+        except OSError as error:
+            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
+        except MirlibError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise MirlibError(f"{self.name}: not JSON ({shown(first_line(error))})") from error
+        lists = {key: value for key, value in found.items() if isinstance(value, list)}
+        if {"images", "annotations"} <= lists.keys():
+            yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
+            return
+        records = {key: value for key, value in lists.items() if any(isinstance(each, dict) for each in value)} or lists
+        if any(field in found for field in (*IMAGE_FIELDS, *TEXT_FIELDS) if field != "images"):
+            yield 1, found
+        elif len(records) == 1:
+            yield from enumerate(next(iter(records.values())), start=1)
+        else:
+            raise MirlibError(
+                f"{self.name}: where are the records? They are looked for in an array, or in an object with one list; "
+                f"there is {listed(records or found)}"
+            )
+
+    def _coco(self, images: list[Any], annotations: list[Any], wanted: list[str]) -> Iterator[tuple[int, Any]]:
+        if wanted != ["images", "texts"]:
+            yield from enumerate(images if wanted == ["images"] else annotations, start=1)
+            return
+        named = {str(image["id"]): image for image in images if isinstance(image, dict) and "id" in image}
+        for number, annotation in enumerate(annotations, start=1):
+            if not isinstance(annotation, dict):
+                yield number, annotation
+                continue
+            belongs = annotation.get("image_id")
+            if str(belongs) in named:
+                yield number, {**named[str(belongs)], **annotation}
+            else:
+                yield number, self._bad(number, f"no image has its image_id {shown(belongs)}")
+
+    # ------------------------------------------------------------------------------------------------ the fields
+
+    def _fields(self, wanted: Sequence[_Wanted]) -> list[str] | None:
+        """Which fields hold what is wanted: those of the first record that has them; None where there is no record."""
+        fields: list[str | None] = [None] * len(wanted)
+        first: tuple[int, dict[str, Any]] | None = None
+        for number, record in self._all(wanted):
+            if isinstance(record, dict):
+                first = first or (number, record)
+                fields = [field or each.field_in(record) for field, each in zip(fields, wanted, strict=True)]
+                if all(fields):
+                    return fields
+        if first is not None:
+            number, record = first
+            where = f"{self.name}, line 1, the header" if self.layout == "table" else self._where(number)
+            for field, each in zip(fields, wanted, strict=True):
+                if field is None:
+                    field_of(each.given, each.usual, record, each.what, each.option, where)
+        return None
+
+    def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:
+        """The numbers of the records that have all that is wanted, the names of its fields, and a column for each."""
+        fields = self._fields(wanted)
+        labels = [f"field {shown(field)!r}" for field in fields or ()]
+        numbers: list[int] = []
+        columns: list[list[Any]] = [[] for _ in wanted]
+        alone = 0
+        for number, record in self._all(wanted):
+            try:
+                if isinstance(record, MirlibError):
+                    raise record
+                row = self._row(record, fields, labels, wanted, self._where(number))
+            except MirlibError as error:
+                if self.on_unreadable is None:
+                    raise
+                self.on_unreadable(str(error))
+                continue
+            if row is None:
+                alone += 1
+                continue
+            numbers.append(number)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+        what = "pairs" if len(wanted) == 2 else wanted[0].what
+        passed = f"passed over {alone} of text alone" if alone else ""
+        some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
+        if passed:
+            warnings.warn(f"{self.name}: {len(numbers)} {what}; {passed}", stacklevel=4)
+        return numbers, fields, columns
+
+    @staticmethod
+    def _row(
+        record: dict[str, Any], fields: list[str], labels: list[str], wanted: Sequence[_Wanted], name: str
+    ) -> list[Any] | None:
+        """The values of a record; None for one of text alone, as LLaVA's data for instructions has many."""
+        row = []
+        for field, label, each in zip(fields, labels, wanted, strict=True):
+            if not record.get(field):
+                if each.what == "images" and any(is_conversation(record.get(other)) for other in TEXT_FIELDS):
+                    return None
+                if field not in record:
+                    raise MirlibError(f"{name}: there is no {label}; there is {listed(record)}")
+            row.append(each.convert(record[field], f"{name}, {label}"))
+        return row
+
+    def images(self, image_field: str | None) -> Sequence[Any]:
+        """The images, each once."""
+        numbers, (field,), (found,) = self._read(_images(image_field))
+        first: dict[str, int] = {}
+        for number, image in zip(numbers, found, strict=True):
+            first.setdefault(image, number)
+        return self._at(list(first.values()), list(first), field)
+
+    def texts(self, text_field: str | None) -> Sequence[str]:
+        """The texts."""
+        numbers, _, (found,) = self._read(_texts(text_field))
+        return self._named(numbers, found)
+
+    def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
+        """The images with their texts."""
+        numbers, (field, _), (images, texts) = self._read(_images(image_field), _texts(text_field))
+        return Pairs(self._at(numbers, images, field), self._named(numbers, texts))
+
+    def _at(self, numbers: list[int], images: list[str], field: str) -> Items:
+        return Items(
+            len(images),
+            lambda i: image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
+        )
+
+    def _named(self, numbers: list[int], texts: list[str]) -> Items:
+        return Items(len(texts), lambda i: Named(texts[i], self._where(numbers[i])))

@@ -1,0 +1,396 @@
+"""Tables with a row a sample: local parquet files, read by pyarrow alone, and datasets of Hugging Face.
+
+The package datasets asks the hub about every file that it is to load, a local one too. It is therefore kept for what
+lies on the hub, and for folders that it saved itself.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from mirlib.data import Named, Walk, check_regular
+from mirlib.errors import MirlibError, first_line, shown
+from mirlib.values import (
+    IMAGE_FIELDS,
+    TEXT_FIELDS,
+    Items,
+    Pairs,
+    Unreadable,
+    field_of,
+    folders_of,
+    image_at,
+    image_in,
+    listed,
+    some,
+    text_in,
+)
+
+HUB = "hf:"
+ROWS = 32  # of a parquet file that are decoded at once
+
+
+class _Known(NamedTuple):
+    """Where a dataset of the paper lies on the hub, and what of it is read unless something else is asked for."""
+
+    name: str
+    config: str | None
+    split: str
+
+
+TEXTVQA = _Known("lmms-lab/textvqa", None, "validation")
+CNN_DAILYMAIL = _Known("abisee/cnn_dailymail", "3.0.0", "validation")
+KNOWN: Mapping[str, _Known] = {
+    "textvqa": TEXTVQA,
+    "lmms-lab/textvqa": TEXTVQA,
+    "facebook/textvqa": TEXTVQA,  # a loading script, which the package no longer runs
+    "cnn_dailymail": CNN_DAILYMAIL,
+    "cnn/dailymail": CNN_DAILYMAIL,
+    "abisee/cnn_dailymail": CNN_DAILYMAIL,
+}
+
+
+def _package(name: str) -> Any:
+    try:
+        return __import__(name, fromlist=["_"])
+    except ImportError as error:
+        raise MirlibError(
+            f"Hugging Face datasets and .parquet files are read by the package {name.partition('.')[0]}, which is not "
+            "installed: pip install 'mirlib[datasets]'"
+        ) from error
+
+
+class _Rows(Protocol):
+    """What a table is made of."""
+
+    name: str
+    schema: Any  # of pyarrow
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> Callable[[int], Any]:
+        """What reads the value in a row, as it is stored."""
+
+    def whole(self, name: str) -> list[Any]:
+        """All values of a column of numbers or words."""
+
+    def where(self, row: int) -> str:
+        """What a message calls a row."""
+
+    def folders(self, row: int) -> Sequence[Path]:
+        """What paths in a row are relative to."""
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever pyarrow raises becomes a sentence with the file's name."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except Exception as error:
+        raise MirlibError(f"cannot read {shown(path)}: {shown(first_line(error), 200)}") from error
+
+
+class ParquetRows:
+    """The rows of parquet files, one file after the other, of which a few are in memory at a time.
+
+    Args:
+        paths: The files.
+        image_root: The folder of the images; None for a file's own and ``images`` in it.
+        on_unreadable: Called with a sentence for each file that is left out; None for an error.
+    """
+
+    def __init__(self, paths: Sequence[Path], image_root: str | Path | None, on_unreadable: Unreadable) -> None:
+        self.name = shown(paths[0]) if len(paths) == 1 else f"{shown(paths[0])} and {len(paths) - 1} more files"
+        _package("pyarrow.parquet")
+        self._paths: list[Path] = []
+        self._groups: list[list[int]] = []  # where the row groups of each file end
+        self._schemas = []
+        for path in paths:
+            try:
+                check_regular(path)
+                with _reading(path), self._open(path) as file:
+                    metadata = file.metadata
+                    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+                    schema = file.schema_arrow
+            except MirlibError as error:
+                if on_unreadable is None or len(paths) == 1:
+                    raise
+                on_unreadable(str(error))
+                continue
+            self._paths.append(path)
+            self._groups.append(list(accumulate(sizes)))
+            self._schemas.append(schema)
+        if not self._paths:
+            raise MirlibError(f"no table in {self.name}")
+        self._folders = [folders_of(path, image_root) for path in self._paths]
+        self.schema = self._schemas[0]
+        self._ends = list(accumulate(groups[-1] if groups else 0 for groups in self._groups))
+
+    @staticmethod
+    def _open(path: Path) -> Any:
+        parquet, arrow = _package("pyarrow.parquet"), _package("pyarrow")
+        return parquet.ParquetFile(arrow.OSFile(str(path)), buffer_size=1 << 20)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """The file that holds a row, and the row's number in it."""
+        number = bisect_right(self._ends, row)
+        return number, row - (self._ends[number - 1] if number else 0)
+
+    def where(self, row: int) -> str:
+        """The file and the row in it, from 0."""
+        number, row = self._place(row)
+        return f"{shown(self._paths[number])}, row {row}"
+
+    def folders(self, row: int) -> Sequence[Path]:
+        """Those of the file that the row is in."""
+        return self._folders[self._place(row)[0]]
+
+    def whole(self, name: str) -> list[Any]:
+        """The column of every file."""
+        values: list[Any] = []
+        for path in self._paths:
+            with _reading(path), self._open(path) as file:
+                values += file.read(columns=[name]).column(0).to_pylist()
+        return values
+
+    def column(self, name: str) -> Callable[[int], Any]:
+        """Reads on from where it is, or from the start of the row group; rows in order are decoded once."""
+        for path, schema in zip(self._paths, self._schemas, strict=True):
+            if name not in schema.names:
+                raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
+        place, first, values, batches = (-1, -1), 0, [], iter(())
+
+        def read(start: int) -> Any:
+            nonlocal place, first, values, batches
+            number, row = self._place(start)
+            group = bisect_right(self._groups[number], row)
+            with _reading(self._paths[number]):
+                if place != (number, group) or row < first:
+                    place, values = (number, group), []
+                    first = self._groups[number][group - 1] if group else 0
+                    file = self._open(self._paths[number])
+                    batches = file.iter_batches(batch_size=ROWS, row_groups=[group], columns=[name])
+                while row >= first + len(values):
+                    first += len(values)
+                    batch = next(batches, None)
+                    if batch is None:
+                        raise MirlibError(f"cannot read {self.where(start)}: there are fewer rows than the file says")
+                    values = batch.column(0)
+                return values[row - first].as_py()
+
+        return read
+
+
+class DatasetRows:
+    """The rows of a table of the package datasets, as they are stored: it would decode images, and name none."""
+
+    def __init__(self, table: Any, name: str, folder: Path) -> None:
+        self._table, self.name, self._folder = table.with_format("arrow"), name, folder
+        self.schema = table.features.arrow_schema
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def where(self, row: int) -> str:
+        """The table and the row in it, from 0."""
+        return f"{self.name}, row {row}"
+
+    def folders(self, row: int) -> Sequence[Path]:
+        """The folder of a dataset that was saved."""
+        return [self._folder]
+
+    def whole(self, name: str) -> list[Any]:
+        """The column."""
+        return self._table.select_columns([name])[:].column(0).to_pylist()
+
+    def column(self, name: str) -> Callable[[int], Any]:
+        """Reads one row."""
+        table = self._table.select_columns([name])
+        return lambda row: table[row].column(0)[0].as_py()
+
+
+class Table:
+    """Images and texts out of the columns of a table."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
+
+    def _held(self) -> list[str]:
+        """The columns that hold images by their type: bytes, or a struct of bytes and path, or a list of these."""
+        types = _package("pyarrow").types
+        structs, plain = [], []
+        for column in self.rows.schema:
+            kind = column.type
+            while types.is_list(kind) or types.is_large_list(kind):
+                kind = kind.value_type
+            if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+                structs.append(column.name)
+            elif any(
+                is_bytes(kind)
+                for is_bytes in (
+                    types.is_binary,
+                    types.is_large_binary,
+                    types.is_fixed_size_binary,
+                    types.is_binary_view,
+                )
+            ):
+                plain.append(column.name)
+        return structs or plain
+
+    def is_of_samples(self) -> bool:
+        """Whether there is a column of images or of texts."""
+        return bool(self._held() or {*IMAGE_FIELDS, *TEXT_FIELDS} & {*self.rows.schema.names})
+
+    def _images(self, image_field: str | None) -> Callable[[int], Any]:
+        held = self._held()
+        usual = held if len(held) == 1 else IMAGE_FIELDS
+        name = field_of(image_field, usual, self.rows.schema.names, "images", "image_field", self.rows.name)
+        values = self.rows.column(name)
+
+        def read(row: int) -> Any:
+            where = f"{self.rows.where(row)}, column {shown(name)!r}"
+            return image_at(image_in(values(row), where), where, self.rows.folders(row))
+
+        return read
+
+    def _texts(self, text_field: str | None) -> Callable[[int], str]:
+        name = field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", "text_field", self.rows.name)
+        values = self.rows.column(name)
+
+        def read(row: int) -> str:
+            where = f"{self.rows.where(row)}, column {shown(name)!r}"
+            return Named(text_in(values(row), where), where)
+
+        return read
+
+    def images(self, image_field: str | None) -> Sequence[Any]:
+        """The images, each once where the table has an ``image_id``."""
+        read = self._images(image_field)
+        rows: Sequence[int] = range(len(self.rows))
+        if "image_id" in self.rows.schema.names:
+            first: dict[Any, int] = {}
+            for row, image_id in enumerate(self.rows.whole("image_id")):
+                # A row without an id stands for itself, and an id may be of any type.
+                first.setdefault(("row", row) if image_id is None else str(image_id), row)
+            rows = list(first.values())
+        return Items(len(some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
+
+    def texts(self, text_field: str | None) -> Sequence[str]:
+        """The texts."""
+        read = self._texts(text_field)
+        return Items(len(some(range(len(self.rows)), "texts", self.rows.name)), read)
+
+    def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
+        """The images with their texts."""
+        images, texts = self._images(image_field), self._texts(text_field)
+        count = len(some(range(len(self.rows)), "pairs", self.rows.name))
+        return Pairs(Items(count, images), Items(count, texts))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# hf:NAME
+
+
+def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable) -> Table:
+    """``hf:NAME``, ``hf:NAME@CONFIG``, ``hf:NAME:SPLIT`` or ``hf:NAME@CONFIG:SPLIT``: a folder, or a name on the hub.
+
+    Raises:
+        MirlibError: If there is no such dataset, or it cannot be read.
+    """
+    rest = source.removeprefix(HUB)
+    name, config, split = rest, None, None
+    if not Path(rest).exists():
+        name, config, split = re.fullmatch(r"(.*?)(?:@([^@:]+))?(?::([^:@/]+))?", rest, re.DOTALL).groups()
+    if not name:
+        raise MirlibError(f"{shown(source)}: expected hf:NAME, hf:NAME@CONFIG or hf:NAME@CONFIG:SPLIT")
+    try:
+        if Path(name).is_dir():
+            return Table(_local(Path(name), config, split, image_root, on_unreadable))
+        if Path(name).exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+            raise MirlibError("it is no folder, and no name of a dataset on the hub")
+        return Table(_of_hub(name, config, split))
+    except MirlibError as error:
+        raise MirlibError(f"{shown(source)}: {error}") from error
+
+
+def _local(
+    folder: Path, config: str | None, split: str | None, image_root: str | Path | None, on_unreadable: Unreadable
+) -> _Rows:
+    """The rows of a folder. The package is never asked what it holds: that may fetch what a file in it names."""
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        datasets = _package("datasets")
+        try:
+            found = datasets.load_from_disk(str(folder))
+        except Exception as error:  # the package's errors and those of pyarrow have no common class
+            raise MirlibError(f"cannot load the dataset ({shown(first_line(error), 200)})") from error
+        if isinstance(found, dict):
+            split = _one_of(found, split, "split", f"{HUB}{folder}:SPLIT")
+            found = found[split]
+        elif split is not None:
+            raise MirlibError(f"there is no split {shown(split)!r}; it is one table without splits")
+        return DatasetRows(found, f"{HUB}{shown(folder)}" + (f":{split}" if split else ""), folder)
+    files = Walk(folder, frozenset((".parquet",))).files
+    if not files:
+        raise MirlibError(
+            "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
+            f"without hf: (--images {shown(folder)})"
+        )
+    return ParquetRows(files_of(folder, files, config, split), image_root, on_unreadable)
+
+
+def files_of(folder: Path, files: Sequence[Path], config: str | None = None, split: str | None = None) -> list[Path]:
+    """Those of a folder's parquet files that belong to one split of one configuration, by the names that the hub gives.
+
+    Raises:
+        MirlibError: If there is no such split, or there are several and none is named.
+    """
+    found: dict[str, dict[str, list[Path]]] = {}
+    for path in files:
+        match = re.fullmatch(r"(.+)-\d+-of-\d+|(train|validation|test)", path.stem)
+        of = path.parent.relative_to(folder).as_posix() if match else "."
+        found.setdefault(of, {}).setdefault((match[1] or match[2]) if match else "train", []).append(path)
+    config = _one_of(found, config, "configuration", f"{HUB}{folder}@CONFIG:SPLIT")
+    return found[config][_one_of(found[config], split, "split", f"{HUB}{folder}:SPLIT")]
+
+
+def _of_hub(name: str, config: str | None, split: str | None) -> _Rows:
+    datasets = _package("datasets")
+    if name.lower() in KNOWN:
+        known = KNOWN[name.lower()]
+        name, config, split = known.name, config or known.config, split or known.split
+    try:
+        builder = datasets.load_dataset_builder(name, config)
+        files = getattr(builder.config, "data_files", None)
+        if files and type(builder).__module__.rpartition(".")[2] == "parquet":
+            # By its name the package would fetch the files of all splits: gigabytes, for some hundred images.
+            split = _one_of(files, split, "split", f"{HUB}{name}:SPLIT")
+            found = datasets.load_dataset("parquet", data_files={split: list(files[split])}, split=split)
+        else:
+            found = datasets.load_dataset(name, config)
+            split = _one_of(found, split, "split", f"{HUB}{name}:SPLIT")
+            found = found[split]
+    except MirlibError:
+        raise
+    except Exception as error:  # the package's errors, the hub's, and those of the network have no common class
+        raise MirlibError(f"cannot load the dataset ({shown(first_line(error), 200)})") from error
+    return DatasetRows(found, f"{HUB}{name}:{split}", Path())
+
+
+def _one_of(there: Mapping[str, Any], wanted: str | None, what: str, example: str) -> str:
+    names = [str(name) for name in there]
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        which = f"which {what}" if wanted is None else f"there is no {what} {shown(wanted)!r}"
+        raise MirlibError(f"{which}? There is {', '.join(map(shown, names))}; write {shown(Path(example))}")
+    return wanted
