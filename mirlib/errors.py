@@ -21,15 +21,15 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: object, length: int = 80) -> str:
-    """A value as a message quotes it: cut, and without characters that a terminal would obey or could not print.
+    r"""A value as a message quotes it: cut, and without characters that a terminal would obey or could not print.
 
     Args:
         value: A text, a path, or anything else as `str` writes it.
         length: So many characters stay. Of a path the last 300 stay, since its name is at its end.
 
     Examples:
-        >>> shown("an escape: \\x1b[31m")
-        'an escape: \\\\x1b[31m'
+        >>> shown("an escape: \x1b[31m")
+        'an escape: \\x1b[31m'
         >>> shown("base64" * 1000, 10)
         'base64base…'
     """
