@@ -1,5 +1,7 @@
 """The exceptions and warnings of mirlib: each message says what is wrong, where, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 
 
@@ -18,6 +20,38 @@ class MirlibWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything; the name of its type where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def said_by(error: BaseException) -> str:
+    """An error of another library as a message of ours quotes it: its type and its first line."""
+    first = shown(first_line(error), 200)
+    name = type(error).__name__
+    return first if first == name else f"{name}: {first}"
+
+
+@contextmanager
+def boundary(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever another library raises inside the block into one sentence that keeps its words.
+
+    Args:
+        what: What failed, at the start of the sentence.
+        advice: What to do, at its end.
+
+    Raises:
+        MirlibError: ``what (the error's type and first line); advice``.
+
+    Examples:
+        >>> with boundary("the processor fails", "take another image"):
+        ...     raise KeyError("patch_size")
+        Traceback (most recent call last):
+        mirlib.errors.MirlibError: the processor fails (KeyError: 'patch_size'); take another image
+    """
+    try:
+        yield
+    except MirlibError:
+        raise
+    except Exception as error:
+        raise MirlibError(f"{what} ({said_by(error)})" + (f"; {advice}" if advice else "")) from error
 
 
 def shown(value: object, length: int = 80) -> str:
