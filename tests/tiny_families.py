@@ -385,16 +385,26 @@ def model_class(model_type: str) -> type[nn.Module]:
     return getattr(transformers, CLASSES[model_type])
 
 
-def tiny_model(model_type: str, family: Family) -> nn.Module:
-    """A small random model of a family, in evaluation mode."""
+def tiny_settings(model_type: str, family: Family) -> dict[str, Any]:
+    """The settings of a small config of a family."""
     settings = shrink(CONFIG_MAPPING[model_type]().to_dict())
-    for name, value in family.settings.items():
+    change(settings, family.settings)
+    settings.pop("model_type", None)
+    return settings
+
+
+def change(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put in other values, by dotted names."""
+    for name, value in changes.items():
         *path, last = name.split(".")
         place = settings
         for part in path:
             place = place[part]
         place[last] = value
-    settings.pop("model_type", None)
+
+
+def tiny_model(model_type: str, settings: dict[str, Any]) -> nn.Module:
+    """A small random model of a family, in evaluation mode."""
     torch.manual_seed(0)
     model = model_class(model_type)(CONFIG_MAPPING[model_type](**settings)).eval()
     # Some projections start at zero, and would let nothing of the picture through.
@@ -414,7 +424,7 @@ class Case:
 
     def __init__(self, model_type: str) -> None:
         self.family = FAMILIES.get(model_type, Family())
-        self.model = tiny_model(model_type, self.family)
+        self.model = tiny_model(model_type, tiny_settings(model_type, self.family))
         self.accepted = signature(self.model.forward).parameters
         self.tokens = 0
 

@@ -1,0 +1,272 @@
+"""A tiny random model of a family with its real processor, saved as a checkpoint folder, without any network.
+
+The parts of a processor are those that transformers names for the family. `Processors` makes them small and fits them to the
+config of the tiny model by the names of their settings; `KITS` says only what is particular to a family: the tokens that
+its tokenizer names, how its prompts show a picture, settings that depend on one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import transformers
+from tiny_families import FAMILIES, SIDE, Family, change, tiny_model, tiny_settings
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+from mirlib.data import sample_texts
+
+# Ids below are words that no text holds: the token ids that `tiny_families.shrink` leaves in a config are among them.
+RESERVED = 160
+SPECIAL = [
+    "<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|IMAGE_PAD|>", "<|VIDEO_PAD|>", "<|VISION_START|>", "<|VISION_END|>", "<|im_start|>", "<|im_end|>",
+    "<start_of_turn>", "<end_of_turn>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
+    "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE_GLOBAL",
+    *(f"TILE_{tile}" for tile in range(1, 5)), "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<img>", "</img>", "<imgpad>",
+    "<|image|>", "<|video|>", "<|patch|>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>",
+    "<|tile_x_separator|>", "<|tile_y_separator|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
+    "<|end_of_video|>", "<racm3:break>", "<eoss>", "|SPEAKER|", "|NEWLINE|", "<0x00>", "<0x01>", "<0x02>", "<0x03>", "<0x04>",
+    "<|imgpad|>", "<|audio_comp_pad|>", "<|media_pad|>", "<|media_begin|>", "<|media_content|>", "<|media_end|>",
+    "<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>",
+    "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
+    "<im_low>", "<patch_start>", "<patch_end>", "<patch_newline>", "<|vid_frame_separator|>", "<|vid_start|>",
+    "<|vid_end|>", "<so_embedding>", "<so_start>", "<so_end>",
+]  # fmt: skip
+SIZE = RESERVED + len(SPECIAL) + 256 + 60
+
+CHATML = (
+    "{{% for m in messages %}}<|im_start|>{{{{ m['role'] }}}}\n{{% for c in m['content'] %}}"
+    "{{% if c['type'] == 'image' %}}{}{{% else %}}{{{{ c['text'] }}}}{{% endif %}}{{% endfor %}}<|im_end|>\n"
+    "{{% endfor %}}"
+)
+GEMMA_TEMPLATE = (
+    "{{{{ bos_token }}}}{{% for m in messages %}}<start_of_turn>{{{{ 'model' if m['role'] == 'assistant' else m['role'] }}}}\n"
+    "{{% for c in m['content'] %}}{{% if c['type'] == 'image' %}}{}{{% else %}}{{{{ c['text'] | trim }}}}{{% endif %}}"
+    "{{% endfor %}}<end_of_turn>\n{{% endfor %}}"
+)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What is particular to the processor of one family.
+
+    Attributes:
+        names: The tokens that the tokenizer names, with blanks between: ``boi`` for ``tokenizer.boi_token``. Those in
+            ``tokens`` have that string, others ``<|name|>``.
+        tokens: Strings of named tokens.
+        shows: How a prompt of the chat template shows a picture; None: the processor's image token.
+        template: The chat template, with a place for the picture.
+        plain: The prompt of a family without a chat template, with places for the picture and the text.
+        image: Options of the image processor.
+        options: Options of the processor.
+        config: Changes to the config of the tiny model, by dotted names; a function takes the tokenizer.
+        processor: The class of the processor, where transformers does not say.
+        parts: The classes of other parts, where transformers does not say.
+        refused: Why the family has no processor that can be driven here, if so.
+    """
+
+    names: str = ""
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    shows: str | None = None
+    template: str = CHATML
+    plain: str | None = None
+    image: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    processor: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
+    refused: str | None = None
+
+
+@cache
+def _trained() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    reserved = ["<pad>", "<s>", "</s>", "<unk>", *(f"<reserved_{number}>" for number in range(4, RESERVED))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE,
+        special_tokens=[*reserved, *SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample_texts(100), trainer)
+    return tokenizer.to_str()
+
+
+def tokenizer_of(kit: Kit) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that names the tokens of a family."""
+    backend = Tokenizer.from_str(_trained())
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    named = {f"{name}_token": kit.tokens.get(name, f"<|{name}|>") for name in kit.names.split()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens=named,
+    )
+
+
+def small_size(size: Mapping[str, int], areas: bool) -> dict[str, int]:
+    """What the size of pictures becomes; some processors give areas instead of sides."""
+    if areas:
+        return {"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}
+    return {name: 2 * SIDE if name == "longest_edge" else SIDE for name in size}
+
+
+def find(settings: Mapping[str, Any], *names: str) -> Any:
+    """The first setting of one of the names, in the vision part first."""
+    parts = [settings.get(name) for name in ("vision_config", "vision_encoder_config")] + [settings]
+    for name in names:
+        for part in parts:
+            if isinstance(part, Mapping) and part.get(name) is not None:
+                return part[name]
+    return None
+
+
+def small_options(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an image or video processor that make it small and fit it to the model."""
+    default = {name: getattr(kind, name, None) for name in dir(kind)}
+    options: dict[str, Any] = {}
+    patch = find(settings, "patch_size")
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    fits = {
+        "patch_size": patch,
+        "encoder_patch_size": patch,
+        "vision_patch_size": patch,
+        "merge_size": find(settings, "spatial_merge_size", "merge_size"),
+        "temporal_patch_size": find(settings, "temporal_patch_size"),
+        "pooling_kernel_size": find(settings, "pooling_kernel_size"),
+        "image_grid_pinpoints": settings.get("image_grid_pinpoints"),
+    }
+    for name, value in fits.items():
+        if default.get(name) is not None and value is not None:
+            options[name] = {side: value for side in default[name]} if isinstance(default[name], dict) else value
+    for name in ("size", "crop_size", "max_image_size", "pad_size", "high_res_size"):
+        if isinstance(default.get(name), dict):
+            areas = "shortest_edge" in default[name] and max(default[name].values()) > 2500
+            options[name] = small_size(default[name], areas)
+    if isinstance(options.get("max_image_size"), dict):
+        options["max_image_size"] = {"longest_edge": SIDE}
+    if default.get("min_patches") is not None:
+        options |= {"min_patches": min(default["min_patches"], 2), "max_patches": 4}
+    return options
+
+
+def token_settings(settings: Mapping[str, Any], processor: Any) -> Iterator[tuple[str, int]]:
+    """The token ids of a config that its processor knows."""
+    tokenizer = processor.tokenizer
+    for name in settings:
+        stem = name.removesuffix("_id").removesuffix("_index")
+        if not stem.endswith("_token") or stem in ("bos_token", "eos_token", "pad_token"):
+            continue
+        token = tokenizer.special_tokens_map.get(stem)
+        number = getattr(processor, f"{stem}_id", None) if token is None else tokenizer.convert_tokens_to_ids(token)
+        if number is None and isinstance(getattr(processor, stem, None), str):
+            number = tokenizer.convert_tokens_to_ids(getattr(processor, stem))
+        if isinstance(number, int):
+            yield name, number
+
+
+def widen(settings: dict[str, Any], vocabulary: int) -> None:
+    """Room for the tokenizer's words and for sequences as long as real ones, in all parts of a config."""
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            widen(value, vocabulary)
+        elif name in ("vocab_size", "vocab_size_per_layer_input"):
+            settings[name] = vocabulary
+        elif name in ends and value is not None:
+            settings[name] = ends[name]
+        elif name == "max_position_embeddings":
+            settings[name] = 2048
+
+
+def class_of(names: Any) -> type:
+    """The class that transformers names, of Pillow where torchvision is not installed."""
+    if isinstance(names, Mapping):
+        names = names.get("torchvision" if find_spec("torchvision") else "pil") or next(iter(names.values()))
+    return getattr(transformers, names)
+
+
+def processor_of(model_type: str, kit: Kit, settings: Mapping[str, Any]) -> Any:
+    """The processor of a family, around the tiny tokenizer, fitted to the settings of its tiny model."""
+    kind = getattr(transformers, kit.processor or PROCESSOR_MAPPING_NAMES[model_type])
+    parts: dict[str, Any] = {}
+    for name in kind.get_attributes():
+        if "tokenizer" in name:
+            parts[name] = tokenizer_of(kit if name == "tokenizer" else Kit())
+            continue
+        given = kit.parts.get(name)
+        if name == "image_processor":
+            part = class_of(given or IMAGE_PROCESSOR_MAPPING_NAMES[model_type])
+            parts[name] = part(**small_options(part, settings) | dict(kit.image))
+        elif name == "video_processor":
+            part = class_of(given or VIDEO_PROCESSOR_MAPPING_NAMES[model_type])
+            parts[name] = part(**small_options(part, settings) | dict(kit.image if kind_of_videos(kind) else {}))
+        else:
+            parts[name] = getattr(transformers, given or "WhisperFeatureExtractor")()
+    options: dict[str, Any] = {}
+    accepted = signature(kind.__init__).parameters
+    fits = {
+        "patch_size": find(settings, "patch_size"),
+        "spatial_merge_size": find(settings, "spatial_merge_size"),
+        "vision_feature_select_strategy": settings.get("vision_feature_select_strategy"),
+        "num_query_tokens": settings.get("num_query_tokens"),
+        "img_size": SIDE,
+    }
+    options |= {name: value for name, value in fits.items() if name in accepted and value is not None}
+    if kit.plain is None and "chat_template" in accepted:
+        options["chat_template"] = ""
+    processor = kind(**parts, **options | dict(kit.options))
+    if kit.plain is None:
+        shows = kit.shows or processor.image_token
+        processor.chat_template = kit.template.format(shows)
+    return processor
+
+
+def kind_of_videos(kind: type) -> bool:
+    """Whether a processor takes pictures by its video processor alone."""
+    return "image_processor" not in kind.get_attributes()
+
+
+def save(model_type: str, folder: Path) -> Any:
+    """Save the tiny model of a family and its processor in a folder; return the processor as it was made."""
+    kit = KITS.get(model_type, Kit())
+    settings = tiny_settings(model_type, FAMILIES.get(model_type, Family()))
+    change(settings, {name: value for name, value in kit.config.items() if not callable(value)})
+    processor = processor_of(model_type, kit, settings)
+    widen(settings, len(processor.tokenizer))
+    change(settings, dict(token_settings(settings, processor)))
+    made = {name: value(processor) for name, value in kit.config.items() if callable(value)}
+    change(settings, made)
+    tiny_model(model_type, settings).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return processor
+
+
+def token(name: str) -> Callable[[Any], int]:
+    """The id of a token, once there is a tokenizer."""
+    return lambda processor: processor.tokenizer.convert_tokens_to_ids(name)
+
+
+IN_VISION = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN = Kit(shows=IN_VISION)
+
+KITS: dict[str, Kit] = {
+    "llava": Kit(options={"num_additional_image_tokens": 1}, shows="<image>\n"),
+}  # fmt: skip
