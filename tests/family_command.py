@@ -23,6 +23,14 @@ from mirlib.data import sample_texts
 SIZES = ((40, 24), (24, 40), (16, 16), (50, 34))
 
 
+# The row of a layer that keeps several streams of it: as the model's own head reads it.
+STREAMS = {
+    "gemma3n": lambda state: state[0, 0] if state.ndim == 4 else state[0],
+    "glm5_next": lambda state: state[0].mean(dim=1) if state.ndim == 4 else state[0],
+    "hy_v4_vl": lambda state: state[0].mean(dim=1) if state.ndim == 4 else state[0],
+}
+
+
 class RefusedError(Exception):
     """The command refused the checkpoint in a sentence."""
 
@@ -88,15 +96,24 @@ def by_hand(folder: Path, pairs: Path, kit: Kit) -> float:
         with torch.no_grad(), PlaceholderMasks(model) as own:
             output = model(**batch, output_hidden_states=True, use_cache=False)
         states = getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states
-        mask = own.masks[-1][0] if own.masks else kit.vision(model.config, batch)
+        front = states[-1].shape[1] - len(ids)
+        mask = own.masks[-1][0] if own.masks else vision_rows(model, batch, front)
         window = text_window(decode, ids.tolist(), text)
         layers = layers or [([], []) for _ in states[1:]]
-        front = states[1].shape[1] - len(ids)
         for (vision, words), state in zip(layers, states[1:], strict=True):
-            rows = state[0].float().numpy()
+            rows = STREAMS.get(model.config.model_type, lambda state: state[0])(state).float().numpy()
             vision.append(rows[mask.numpy()])
             words.append(rows[window.start + front : window.stop + front])
     return math.log10(sum(distance(np.concatenate(vision), np.concatenate(words)) for vision, words in layers))
+
+
+def vision_rows(model: Any, batch: dict[str, Any], front: int) -> torch.Tensor:
+    """Where the picture stands in the one sequence of a model that makes no mask of its own."""
+    if "image_embeds_position_mask" in batch:
+        return batch["image_embeds_position_mask"][0] == 1
+    if front:
+        return torch.arange(front + batch["input_ids"].shape[1]) < front
+    return batch["input_ids"][0] == model.config.image_token_id
 
 
 def distance(vision: np.ndarray, text: np.ndarray) -> float:

@@ -8,7 +8,7 @@ its tokenizer names, how its prompts show a picture, settings that depend on one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from inspect import signature
@@ -41,7 +41,8 @@ SPECIAL = [
     "<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>",
     "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
     "<im_low>", "<patch_start>", "<patch_end>", "<patch_newline>", "<|vid_frame_separator|>", "<|vid_start|>",
-    "<|vid_end|>", "<so_embedding>", "<so_start>", "<so_end>",
+    "<|vid_end|>", "<so_embedding>", "<so_start>", "<so_end>", "]<]image[>[", "]<]video[>[", "]<]start of image[>[",
+    "]<]end of image[>[", "<IMG_START>", "<IMG_ATOM>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>",
 ]  # fmt: skip
 SIZE = RESERVED + len(SPECIAL) + 256 + 60
 
@@ -69,6 +70,7 @@ class Kit:
         template: The chat template, with a place for the picture.
         plain: The prompt of a family without a chat template, with places for the picture and the text.
         image: Options of the image processor.
+        video: Options of the video processor.
         options: Options of the processor.
         config: Changes to the config of the tiny model, by dotted names; a function takes the tokenizer.
         processor: The class of the processor, where transformers does not say.
@@ -82,6 +84,7 @@ class Kit:
     template: str = CHATML
     plain: str | None = None
     image: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: str | None = None
@@ -117,6 +120,7 @@ def tokenizer_of(kit: Kit) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="<unk>",
+        sep_token="<reserved_4>",
         extra_special_tokens=named,
     )
 
@@ -217,7 +221,7 @@ def processor_of(model_type: str, kit: Kit, settings: Mapping[str, Any]) -> Any:
             parts[name] = part(**small_options(part, settings) | dict(kit.image))
         elif name == "video_processor":
             part = class_of(given or VIDEO_PROCESSOR_MAPPING_NAMES[model_type])
-            parts[name] = part(**small_options(part, settings) | dict(kit.image if kind_of_videos(kind) else {}))
+            parts[name] = part(**small_options(part, settings) | dict(kit.video))
         else:
             parts[name] = getattr(transformers, given or "WhisperFeatureExtractor")()
     options: dict[str, Any] = {}
@@ -228,6 +232,7 @@ def processor_of(model_type: str, kit: Kit, settings: Mapping[str, Any]) -> Any:
         "vision_feature_select_strategy": settings.get("vision_feature_select_strategy"),
         "num_query_tokens": settings.get("num_query_tokens"),
         "img_size": SIDE,
+        "downsample_factor": settings.get("downsample_factor"),
     }
     options |= {name: value for name, value in fits.items() if name in accepted and value is not None}
     if kit.plain is None and "chat_template" in accepted:
@@ -237,11 +242,6 @@ def processor_of(model_type: str, kit: Kit, settings: Mapping[str, Any]) -> Any:
         shows = kit.shows or processor.image_token
         processor.chat_template = kit.template.format(shows)
     return processor
-
-
-def kind_of_videos(kind: type) -> bool:
-    """Whether a processor takes pictures by its video processor alone."""
-    return "image_processor" not in kind.get_attributes()
 
 
 def save(model_type: str, folder: Path) -> Any:
@@ -266,7 +266,193 @@ def token(name: str) -> Callable[[Any], int]:
 
 IN_VISION = "<|vision_start|><|image_pad|><|vision_end|>"
 QWEN = Kit(shows=IN_VISION)
+GLM = Kit(
+    shows="<|begin_of_image|><|image|><|end_of_image|>",
+    processor="Glm46VProcessor",
+    parts={"image_processor": "Glm46VImageProcessor", "video_processor": "Glm46VVideoProcessor"},
+)
+GEMMA = Kit("image boi eoi", options={"image_seq_length": 4}, template=GEMMA_TEMPLATE)
+GEMMA4 = Kit(
+    "image boi eoi audio boa eoa",
+    image={"max_soft_tokens": 70},
+    options={"image_seq_length": 70},
+    template=GEMMA_TEMPLATE,
+    parts={
+        "image_processor": "Gemma4ImageProcessor",
+        "video_processor": "Gemma4VideoProcessor",
+        "feature_extractor": "Gemma4AudioFeatureExtractor",
+    },
+)
+IDEFICS = Kit(options={"image_seq_len": 4})
+OWN_PLACEHOLDERS = Kit(plain="{text}", options={"num_query_tokens": 4})
+INTERNVL = Kit(
+    "start_image end_image context_image video",
+    {"start_image": "<img>", "end_image": "</img>", "context_image": "<image>"},
+    shows="<image>\n",
+    options={"image_seq_length": 4},
+)
+MINICPM = Kit(
+    "image video image_start image_end slice_start slice_end image_id_start image_id_end",
+    image={"scale_resolution": SIDE, "max_slice_nums": 4},
+)
+INKLING = Kit(config={"text_config.unpadded_vocab_size": lambda processor: len(processor.tokenizer)})
+OMNI = "image audio video vision_bos vision_eos audio_bos audio_eos"
 
 KITS: dict[str, Kit] = {
+    "apertus1p5": Kit(
+        "image audio boi eoi image_wrapper eol boa eoa",
+        image={"spatial_factor": 4, "size": {"min_pixels": 256, "max_pixels": 1024}},
+    ),
+    "aria": Kit(  # its processor always makes pictures of 980 pixels
+        "image",
+        options={"size_conversion": {980: 4}},
+        config={
+            "vision_config.image_size": 980, "vision_config.patch_size": 98, "projector_patch_to_query_dict": {100: 4}
+        },
+    ),
+    "blip-2": OWN_PLACEHOLDERS,
+    "chameleon": Kit(
+        options={"image_seq_length": 16}, plain="<image>\n{text}", config={"vocabulary_map.<image>": token("<image>")}
+    ),
+    "cohere2_vision": Kit("boi eoi image img_line_break", image={"patch_size": 2}),
+    "cosmos3_omni": Kit(
+        shows=IN_VISION,
+        processor="Qwen3VLProcessor",
+        parts={"image_processor": "Qwen2VLImageProcessor", "video_processor": "Qwen3VLVideoProcessor"},
+    ),
+    "deepseek_ocr2": Kit(  # its model has 144 or 256 queries
+        image={"size": {"height": 256, "width": 256}, "tile_size": 192, "max_patches": 2},
+        options={"patch_size": 4, "downsample_ratio": 4},
+    ),
+    "deepseek_vl": Kit("image", options={"num_image_tokens": 16}),
+    "deepseek_vl_hybrid": Kit("image", options={"num_image_tokens": 16}),
+    "diffusion_gemma": GEMMA4,
+    "dots3_note": Kit(image={"temporal_patch_size": 1}),
+    "emu3": Kit(
+        "image boi eoi image_wrapper eof",
+        {"image": "<image>"},
+        image={"min_pixels": SIDE * SIDE, "max_pixels": 4 * SIDE * SIDE},
+        config={"vocabulary_map.<image>": token("<image>"), "vq_config.channel_multiplier": [1, 1, 1, 1]},
+    ),
+    "ernie4_5_vl_moe": Kit(
+        "image image_end image_start video video_end video_start", video={"draw_on_frames": False}
+    ),
+    "fast_vlm": Kit(
+        processor="LlavaProcessor",
+        parts={"image_processor": "CLIPImageProcessor"},
+        image={"size": {"shortest_edge": 128}, "crop_size": {"height": 128, "width": 128}},
+        options={"patch_size": 64},
+        shows="<image>\n",
+    ),
+    "fuyu": Kit(plain="{text}"),
+    "gemma3": GEMMA,
+    "gemma3n": Kit(
+        "image boi eoi audio boa eoa",
+        image={"size": {"height": 64, "width": 64}},
+        options={"image_seq_length": 4},
+        template=GEMMA_TEMPLATE,
+        parts={"feature_extractor": "Gemma3nAudioFeatureExtractor"},
+    ),
+    "gemma4": GEMMA4,
+    "gemma4_unified": replace(
+        GEMMA4,
+        parts=dict(
+            image_processor="Gemma4UnifiedImageProcessor",
+            video_processor="Gemma4UnifiedVideoProcessor",
+            feature_extractor="Gemma4UnifiedAudioFeatureExtractor",
+        ),
+    ),
+    "git": Kit(plain="{text}"),
+    "glm4v": replace(GLM, processor=None, parts={}),
+    "glm4v_moe": replace(
+        GLM, processor=None, parts={"image_processor": "Glm4vImageProcessor", "video_processor": "Glm4vVideoProcessor"}
+    ),
+    "glm46v": replace(GLM, processor=None, parts={}),
+    "glm5_next": replace(GLM, processor=None, parts={}),
+    "glm_ocr": GLM,
+    "glmga": replace(GLM, parts={}),
+    "got_ocr2": Kit(image={"size": {"height": 256, "width": 256}}, config={"vision_config.image_size": 256}),
+    "granite4_vision": Kit(options={"downsample_rate": "1/2", "num_additional_image_tokens": 1}),
+    "granite_docling": Kit(options={"image_seq_len": 1}),
+    "hunyuan_vl": Kit("image image_start image_end", shows="<|image_start|><|image|><|image_end|>"),
+    "hy_v4_vl": QWEN,
+    "idefics2": IDEFICS,
+    "idefics3": IDEFICS,
+    "inkling2": replace(INKLING, image={"size": {"height": 8, "width": 8}}),
+    "inkling2_loop": replace(INKLING, image={"size": {"height": 8, "width": 8}}),
+    "inkling_mm_model": replace(INKLING, image={"size": {"height": 4, "width": 4}}),
+    "instructblip": OWN_PLACEHOLDERS,
+    "internvl": INTERNVL,
+    "janus": Kit("image boi eoi", options={"num_image_tokens": 16}),
+    "kosmos-2": Kit(
+        plain="{text}",
+        processor="Kosmos2Processor",
+        parts={"image_processor": "CLIPImageProcessor"},
+        options={"num_patch_index_tokens": 4},
+        config={"latent_query_num": 64},
+    ),
+    "kosmos-2.5": Kit(
+        "image boi eoi",
+        {"image": "<image>"},
+        plain="{text}",
+        processor="Kosmos2_5Processor",
+        options={"num_image_tokens": 4},
+        image={"max_patches": 16},
+    ),
+    "lfm2_vl": Kit(image={"tile_size": SIDE, "min_image_tokens": 1, "max_image_tokens": 4, "max_tiles": 4}),
+    "lighton_ocr": Kit("image image_break image_end"),
+    "llama4": Kit(config={"image_token_index": token("<|patch|>")}),
     "llava": Kit(options={"num_additional_image_tokens": 1}, shows="<image>\n"),
+    "llava_next": Kit(options={"num_additional_image_tokens": 1}, shows="<image>\n"),
+    "llava_next_video": Kit(options={"num_additional_image_tokens": 1}, shows="<image>\n"),
+    "llava_onevision": Kit(options={"num_image_tokens": 16}),
+    "minicpm_ocr": MINICPM,
+    "minicpmv4_6": MINICPM,
+    "minicpmv4_7": MINICPM,
+    "molmo2": Kit(
+        image={"max_crops": 2, "overlap_margins": [1, 1]}, config={"image_patch_id": token("<im_patch>")}
+    ),
+    "ovis2": Kit(
+        options={"image_seq_length": 4},
+        config={
+            "image_token_id": token("<IMG_ATOM>"),
+            "visual_indicator_token_ids": lambda processor: processor.tokenizer.convert_tokens_to_ids(
+                ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
+            ),
+        },
+    ),
+    "paddleocr_vl": Kit("image"),
+    "paligemma": Kit(image={"image_seq_length": 16}, plain="<image>\n{text}"),
+    "perception_lm": Kit("image video", image={"tile_size": SIDE}),
+    "pi0": Kit(refused="its processor takes pictures and a robot's state, and no chat of a user"),
+    "pp_chart2table": Kit(
+        shows=f"<img>{'<imgpad>' * 256}</img>\n",
+        image={"size": {"height": 256, "width": 256}},
+        config={"vision_config.image_size": 256, "image_token_id": token("<imgpad>")},
+    ),
+    "qianfan_ocr": INTERNVL,
+    "qwen2_5_omni_thinker": Kit(
+        OMNI,
+        processor="Qwen2_5OmniProcessor",
+        parts={"image_processor": "Qwen2VLImageProcessor", "video_processor": "Qwen2VLVideoProcessor"},
+    ),
+    "qwen2_5_vl": QWEN,
+    "qwen2_vl": QWEN,
+    "qwen3_5": QWEN,
+    "qwen3_5_moe": QWEN,
+    "qwen3_omni_moe_thinker": Kit(
+        OMNI,
+        processor="Qwen3OmniMoeProcessor",
+        parts={"image_processor": "Qwen2VLImageProcessor", "video_processor": "Qwen2VLVideoProcessor"},
+    ),
+    "qwen3_vl": QWEN,
+    "qwen3_vl_moe": replace(QWEN, parts={"image_processor": "Qwen2VLImageProcessor"}),
+    "qwen4_exp": QWEN,
+    "shieldgemma2": GEMMA,
+    "smolvlm": IDEFICS,
+    "step3p7": Kit(image={"patch_size": SIDE, "max_image_size": 2 * SIDE}),
+    "unlimited_ocr": Kit(
+        image={"size": {"height": 64, "width": 64}, "tile_size": 64}, options={"patch_size": 4, "downsample_ratio": 4}
+    ),
+    "video_llava": Kit(image={"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}),
 }  # fmt: skip
