@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from real_processors import KITS, Kit, save
-from tiny_families import PlaceholderMasks
+from tiny_families import FAMILIES, Family, PlaceholderMasks
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mirlib.cli import main
@@ -49,7 +49,7 @@ def write_pairs(folder: Path) -> Path:
     return path
 
 
-def command(folder: Path, pairs: Path, batch_size: int) -> dict[str, Any]:
+def command(folder: Path, pairs: Path, batch_size: int, last: str = "normed") -> dict[str, Any]:
     """The JSON of ``mir score``.
 
     Raises:
@@ -59,7 +59,7 @@ def command(folder: Path, pairs: Path, batch_size: int) -> dict[str, Any]:
     with redirect_stderr(said), redirect_stdout(printed):
         code = main(
             ["score", str(folder), "--pairs", str(pairs), "-n", str(len(SIZES)), "--batch-size", str(batch_size),
-             "--confidence", "0", "--device", "cpu", "--no-progress", "--json", "-"]
+             "--last", last, "--confidence", "0", "--device", "cpu", "--no-progress", "--json", "-"]
         )  # fmt: skip
     if code:
         sentences = [line for line in said.getvalue().splitlines() if line.startswith("mir: ")]
@@ -96,12 +96,13 @@ def by_hand(folder: Path, pairs: Path, kit: Kit) -> float:
         with torch.no_grad(), PlaceholderMasks(model) as own:
             output = model(**batch, output_hidden_states=True, use_cache=False)
         states = getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states
-        front = states[-1].shape[1] - len(ids)
+        stream = STREAMS.get(model.config.model_type, lambda state: state[0])
+        states = [stream(state).float().numpy() for state in states[1:]]
+        front = len(states[0]) - len(ids)  # rows before those of input_ids
         mask = own.masks[-1][0] if own.masks else vision_rows(model, batch, front)
         window = text_window(decode, ids.tolist(), text)
-        layers = layers or [([], []) for _ in states[1:]]
-        for (vision, words), state in zip(layers, states[1:], strict=True):
-            rows = STREAMS.get(model.config.model_type, lambda state: state[0])(state).float().numpy()
+        layers = layers or [([], []) for _ in states]
+        for (vision, words), rows in zip(layers, states, strict=True):
             vision.append(rows[mask.numpy()])
             words.append(rows[window.start + front : window.stop + front])
     return math.log10(sum(distance(np.concatenate(vision), np.concatenate(words)) for vision, words in layers))
@@ -137,5 +138,6 @@ def drive(model_type: str, folder: Path) -> tuple[float, float, float]:
     """MIR by the command at batch size 1 and 4, and by hand."""
     save(model_type, folder)
     pairs = write_pairs(folder)
-    alone, together = (command(folder, pairs, size)["mir"] for size in (1, 4))
+    last = FAMILIES.get(model_type, Family()).last
+    alone, together = (command(folder, pairs, size, last)["mir"] for size in (1, 4))
     return alone, together, by_hand(folder, pairs, KITS.get(model_type, Kit()))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tiny_families import FAMILIES, SIDE, Family, change, tiny_model, tiny_settings
+from tiny_families import FAMILIES, PATCH, SIDE, Family, change, tiny_model, tiny_settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
@@ -413,7 +413,7 @@ KITS: dict[str, Kit] = {
         image={"max_crops": 2, "overlap_margins": [1, 1]}, config={"image_patch_id": token("<im_patch>")}
     ),
     "ovis2": Kit(
-        options={"image_seq_length": 4},
+        options={"image_seq_length": 16},
         config={
             "image_token_id": token("<IMG_ATOM>"),
             "visual_indicator_token_ids": lambda processor: processor.tokenizer.convert_tokens_to_ids(
@@ -423,7 +423,9 @@ KITS: dict[str, Kit] = {
     ),
     "paddleocr_vl": Kit("image"),
     "paligemma": Kit(image={"image_seq_length": 16}, plain="<image>\n{text}"),
-    "perception_lm": Kit("image video", image={"tile_size": SIDE}),
+    "perception_lm": Kit(
+        "image video", image={"tile_size": SIDE, "max_num_tiles": 4}, options={"patch_size": PATCH, "pooling_ratio": 1}
+    ),
     "pi0": Kit(refused="its processor takes pictures and a robot's state, and no chat of a user"),
     "pp_chart2table": Kit(
         shows=f"<img>{'<imgpad>' * 256}</img>\n",

@@ -232,7 +232,7 @@ QFORMER = {
     "qformer_attention_mask": ones(4, dtype=torch.long),
 }
 VQ = {"vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1, 1], "image_token_id": None}
-MINICPM = Family({"vision_config.insert_layer_id": 0}, strip)
+MINICPM = Family({"insert_layer_id": 0}, strip)
 
 FAMILIES: dict[str, Family] = {
     "apertus1p5": Family(
@@ -293,8 +293,9 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5_vl_moe": Family(rope(3, 3, 2)),
     "fast_vlm": Family(
         {
-            "vision_config.model_args": {
+            "vision_config.initializer_range": 0.3, "vision_config.model_args": {
                 "inference_mode": True, "layers": [1] * 5, "embed_dims": [8, 8, 16, 32, 32], "mlp_ratios": [2] * 5,
+                "layer_scale_init_value": 1.0,
             },
         },
         noise(3, 128, 128), needs="timm",
