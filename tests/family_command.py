@@ -79,6 +79,8 @@ def by_hand(folder: Path, pairs: Path, kit: Kit) -> float:
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
     decode = lambda ids: processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False)  # noqa: E731
+    # DiffusionGemma reads image and text with an encoder, whose hidden states the whole model does not return.
+    reader = model.model.encoder if model.config.model_type == "diffusion_gemma" else model
     layers: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
     for line in pairs.read_text(encoding="utf-8").splitlines():
         pair = json.loads(line)
@@ -94,7 +96,7 @@ def by_hand(folder: Path, pairs: Path, kit: Kit) -> float:
         batch.pop("labels", None)
         ids = batch["input_ids"][0]
         with torch.no_grad(), PlaceholderMasks(model) as own:
-            output = model(**batch, output_hidden_states=True, use_cache=False)
+            output = reader(**batch, output_hidden_states=True, use_cache=False)
         states = getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states
         stream = STREAMS.get(model.config.model_type, lambda state: state[0])
         states = [stream(state).float().numpy() for state in states[1:]]
@@ -136,6 +138,7 @@ def distance(vision: np.ndarray, text: np.ndarray) -> float:
 
 def drive(model_type: str, folder: Path) -> tuple[float, float, float]:
     """MIR by the command at batch size 1 and 4, and by hand."""
+    folder.mkdir()
     save(model_type, folder)
     pairs = write_pairs(folder)
     last = FAMILIES.get(model_type, Family()).last

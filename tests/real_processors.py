@@ -1,8 +1,8 @@
 """A tiny random model of a family with its real processor, saved as a checkpoint folder, without any network.
 
-The parts of a processor are those that transformers names for the family. `Processors` makes them small and fits them to the
-config of the tiny model by the names of their settings; `KITS` says only what is particular to a family: the tokens that
-its tokenizer names, how its prompts show a picture, settings that depend on one another.
+The parts of a processor are those that transformers names for the family. `small_options` makes them small and fits
+them to the config of the tiny model by the names of their settings; `KITS` says only what is particular to a family:
+the tokens that its tokenizer names, how its prompts show a picture, settings that depend on one another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ SPECIAL = [
     *(f"TILE_{tile}" for tile in range(1, 5)), "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<img>", "</img>", "<imgpad>",
     "<|image|>", "<|video|>", "<|patch|>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>",
     "<|tile_x_separator|>", "<|tile_y_separator|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
-    "<|end_of_video|>", "<racm3:break>", "<eoss>", "|SPEAKER|", "|NEWLINE|", "<0x00>", "<0x01>", "<0x02>", "<0x03>", "<0x04>",
+    "<|end_of_video|>", "<racm3:break>", "<eoss>", "|SPEAKER|", "|NEWLINE|", "<0x00>", "<0x01>", "<0x02>", "<0x03>",
+    "<0x04>",
     "<|imgpad|>", "<|audio_comp_pad|>", "<|media_pad|>", "<|media_begin|>", "<|media_content|>", "<|media_end|>",
     "<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>",
     "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
@@ -52,7 +53,8 @@ CHATML = (
     "{{% endfor %}}"
 )
 GEMMA_TEMPLATE = (
-    "{{{{ bos_token }}}}{{% for m in messages %}}<start_of_turn>{{{{ 'model' if m['role'] == 'assistant' else m['role'] }}}}\n"
+    "{{{{ bos_token }}}}{{% for m in messages %}}<start_of_turn>"
+    "{{{{ 'model' if m['role'] == 'assistant' else m['role'] }}}}\n"
     "{{% for c in m['content'] %}}{{% if c['type'] == 'image' %}}{}{{% else %}}{{{{ c['text'] | trim }}}}{{% endif %}}"
     "{{% endfor %}}<end_of_turn>\n{{% endfor %}}"
 )
@@ -76,6 +78,7 @@ class Kit:
         processor: The class of the processor, where transformers does not say.
         parts: The classes of other parts, where transformers does not say.
         refused: Why the family has no processor that can be driven here, if so.
+        batches: Why pictures that share a batch change one another, if they do.
     """
 
     names: str = ""
@@ -90,6 +93,7 @@ class Kit:
     processor: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     refused: str | None = None
+    batches: str | None = None
 
 
 @cache
@@ -180,8 +184,8 @@ def token_settings(settings: Mapping[str, Any], processor: Any) -> Iterator[tupl
             continue
         token = tokenizer.special_tokens_map.get(stem)
         number = getattr(processor, f"{stem}_id", None) if token is None else tokenizer.convert_tokens_to_ids(token)
-        if number is None and isinstance(getattr(processor, stem, None), str):
-            number = tokenizer.convert_tokens_to_ids(getattr(processor, stem))
+        if number is None and getattr(processor, stem, None) is not None:
+            number = tokenizer.convert_tokens_to_ids(str(getattr(processor, stem)))
         if isinstance(number, int):
             yield name, number
 
@@ -242,6 +246,22 @@ def processor_of(model_type: str, kit: Kit, settings: Mapping[str, Any]) -> Any:
         shows = kit.shows or processor.image_token
         processor.chat_template = kit.template.format(shows)
     return processor
+
+
+def packages(model_type: str) -> list[str]:
+    """The optional packages that the model and the real processor of a family need."""
+    kit = KITS.get(model_type, Kit())
+    kind = getattr(transformers, kit.processor or PROCESSOR_MAPPING_NAMES[model_type])
+    pictures = kit.parts.get("image_processor") or IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
+    declared = getattr(kind, "__backends", None) or getattr(kind, "_backends", ())  # the latter where one is missing
+    needed = {
+        "torchvision": "torchvision" in declared
+        or "video_processor" in kind.get_attributes()
+        or "pil" not in (pictures if isinstance(pictures, Mapping) else {"pil": pictures}),
+        "num2words": kind.__name__ == "SmolVLMProcessor",
+        "timm": FAMILIES.get(model_type, Family()).needs == "timm",
+    }
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def save(model_type: str, folder: Path) -> Any:
@@ -332,6 +352,7 @@ KITS: dict[str, Kit] = {
         "image boi eoi image_wrapper eof",
         {"image": "<image>"},
         image={"min_pixels": SIDE * SIDE, "max_pixels": 4 * SIDE * SIDE},
+        batches="since its encoder of pictures normalises over the padding that makes them equally large",
         config={"vocabulary_map.<image>": token("<image>"), "vq_config.channel_multiplier": [1, 1, 1, 1]},
     ),
     "ernie4_5_vl_moe": Kit(
@@ -397,7 +418,8 @@ KITS: dict[str, Kit] = {
         plain="{text}",
         processor="Kosmos2_5Processor",
         options={"num_image_tokens": 4},
-        image={"max_patches": 16},
+        image={"patch_size": {"height": PATCH, "width": PATCH}},
+        config={"vision_config.patch_embed_hidden_size": 3 * PATCH * PATCH},
     ),
     "lfm2_vl": Kit(image={"tile_size": SIDE, "min_image_tokens": 1, "max_image_tokens": 4, "max_tiles": 4}),
     "lighton_ocr": Kit("image image_break image_end"),
