@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 from family_check import measure
+from family_command import RefusedError, drive, text_window
 from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink
 from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
 
@@ -26,6 +28,10 @@ import families  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 LEDGER = {row["model_type"]: row for row in families.read_ledger()}
 MEASURED = [name for name, row in LEDGER.items() if row["status"] in ("works", "adapter")]
+DRIVEN = [name for name in MEASURED if "command" in LEDGER[name]]
+# What fails by a fault of transformers itself: its Llama 4 asks for an output that its language model does not have.
+FAILS = {("llama4", "5.24.0")}
+QUICK = 2.0  # seconds that the command and the computation by hand may take in the tests
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32, and matrices of other shapes are multiplied in another order
 
 
@@ -45,17 +51,63 @@ def test_the_page_lists_the_families_of_the_installed_transformers():
 
 
 def test_nothing_fails_and_most_are_measured():
-    assert [row for row in LEDGER.values() if row["status"] == "fails"] == []
+    fails = {(name, row["transformers"]) for name, row in LEDGER.items() if row["status"] == "fails"}
+    assert fails <= FAILS
     assert len(MEASURED) >= 60
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"[{len(MEASURED)} of the {len(LEDGER)} families](book/families.md)" in readme
 
 
+def skip_without(*packages):
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"needs the extra [families]: {', '.join(missing)}")
+
+
 @pytest.mark.parametrize("model_type", MEASURED)
 def test_family(model_type):
+    skip_without(*filter(None, [FAMILIES.get(model_type, Family()).needs]))
     seen, row = measure(model_type), LEDGER[model_type]
     for name in ("layers", "vision_rows", "own_mask", "hidden_states", "causal"):
         assert getattr(seen, name) == row[name], name
+
+
+def test_every_row_says_what_its_processor_did():
+    kinds = {name: row["processor"].split(":")[0] for name, row in LEDGER.items()}
+    assert {kinds[name] for name in MEASURED} <= {"command", "batch size 1 alone", "refused", "tensors"}
+    assert {kinds[name] for name in LEDGER if name not in MEASURED} == {"none"}
+    assert sum(kind == "command" for kind in kinds.values()) >= 75
+    for name in DRIVEN:
+        assert LEDGER[name]["command"] == pytest.approx(LEDGER[name]["by_hand"], abs=families.TOLERANCE), name
+
+
+@pytest.mark.parametrize("model_type", [name for name in DRIVEN if LEDGER[name]["driven"] < QUICK])
+def test_the_command_with_a_real_processor(model_type, tmp_path):
+    """MIR of a checkpoint on disk is that of its hidden states, one pair a pass, at whatever batch size."""
+    row = LEDGER[model_type]
+    skip_without(*row["needs"])
+    alone, together, by_hand = drive(model_type, tmp_path / model_type)
+    assert alone == pytest.approx(by_hand, abs=families.TOLERANCE)
+    if row["processor"] == "command":
+        assert together == pytest.approx(by_hand, abs=families.TOLERANCE)
+
+
+@pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["processor"].startswith("refused")])
+def test_what_the_command_refuses_is_what_the_page_says(model_type, tmp_path):
+    row = LEDGER[model_type]
+    skip_without(*row["needs"])
+    with pytest.raises(RefusedError) as raised:
+        drive(model_type, tmp_path / model_type)
+    assert f"refused: {raised.value}" == row["processor"]
+
+
+def test_the_window_of_a_text_is_found_by_decoding():
+    """The words of the text are in the prompt, too, and the window is the last run that reads as all of it."""
+    words = ["A ", "cat", ". ", "A ", "cat", " sat", "\n"]
+    assert text_window("".join, words, "A cat sat") == slice(3, 6)
+    assert text_window("".join, words, "cat") == slice(4, 5)
+    with pytest.raises(ValueError, match="empty"):
+        text_window("".join, words, "A dog")
 
 
 @pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["status"] == "undefined"])
@@ -101,8 +153,8 @@ def test_gemma3n_is_read_from_its_active_stream():
         "vision_soft_tokens_per_image": 4, "vision_config.hidden_size": 64, "text_config.intermediate_size": 96,
         "text_config.layer_types": ["sliding_attention", "full_attention"], "text_config.num_kv_shared_layers": 0,
     }  # fmt: skip
-    with stand_in, patch.dict(FAMILIES, {"gemma3n": Family(settings, noise(*RGB))}):
-        seen = measure("gemma3n", last="raw")
+    with stand_in, patch.dict(FAMILIES, {"gemma3n": Family(settings, noise(*RGB), last="raw")}):
+        seen = measure("gemma3n")
     assert (seen.vision_rows, seen.own_mask, seen.hidden_states, seen.causal) == (4, True, True, True)
 
 
@@ -284,9 +336,11 @@ def test_video_rows_are_vision_rows():
     ("changed", "section", "cell"),
     [
         ({}, "all checks held", "| sliding, full | "),
-        ({"status": "adapter"}, "not like the others", "| `llava` | by an adapter |"),
-        ({"own_mask": False, "causal": False}, "not like the others", "| `llava` | no mask, no causal |"),
-        ({"changed": 0.5}, "not like the others", "| `llava` | pixels 50% |"),
+        ({"status": "adapter"}, "not like the others", "| `llava` | by an adapter | command |"),
+        ({"own_mask": False, "causal": False}, "not like the others", "| `llava` | no mask, no causal | command |"),
+        ({"changed": 0.5}, "not like the others", "| `llava` | pixels 50% | command |"),
+        ({"processor": "refused: no"}, "not like the others", "| `llava` | - | refused: no |"),
+        ({"processor": "tensors: why"}, "not like the others", "| `llava` | - | tensors: why |"),
         ({"status": "undefined", "how": "llava sees nothing"}, "Not measured", "| `llava` | undefined: sees nothing |"),
         ({"status": "package", "how": "timm"}, "Not measured", "| `llava` | needs the package timm |"),
         ({"status": "fails", "how": "an error"}, "Not measured", "| `llava` | fails: an error |"),
@@ -297,6 +351,14 @@ def test_where_a_family_stands_on_the_page(changed, section, cell):
     sections = families.table(rows).split("\n### ")
     (found,) = (part for part in sections if "`llava`" in part)
     assert section in found.splitlines()[0] and cell in found
+
+
+def test_the_page_counts_what_the_processors_did():
+    kinds = ("command", "command", "refused: no", "refused: never", "tensors: why", "batch size 1 alone: odd")
+    rows = [LEDGER["llava"] | {"model_type": f"family{i}", "processor": kind} for i, kind in enumerate(kinds)]
+    text = families.table(rows)
+    assert "Of the 6, **2 were driven by the command with their real processors**; 1 at batch size 1 alone" in text
+    assert "; 2 the command refuses with its processor; 1 only with tensors that we made. Made with" in text
 
 
 def test_the_adapter_of_the_page_runs(capsys):

@@ -104,6 +104,7 @@ def drive_row(model_type: str) -> dict[str, Any]:
     if kit.refused:
         return {"processor": f"tensors: {kit.refused}"}
     row: dict[str, Any] = {"needs": packages(model_type)}
+    start = time.process_time()
     try:
         with time_limit(SECONDS), tempfile.TemporaryDirectory() as folder:
             alone, together, by_hand = drive(model_type, Path(folder) / model_type)
@@ -111,7 +112,8 @@ def drive_row(model_type: str) -> dict[str, Any]:
         return row | {"processor": f"refused: {error}"}
     except Exception as error:  # as in measure_row
         return row | {"processor": f"fails: {type(error).__name__}: {str(error).splitlines()[0]}"}
-    values = {"command": round(alone, 4), "by_hand": round(by_hand, 4)}
+    seconds = round(time.process_time() - start, 2)
+    values = {"command": round(alone, 4), "by_hand": round(by_hand, 4), "driven": seconds}
     if abs(alone - by_hand) > TOLERANCE:
         return row | values | {"processor": f"fails: {alone:.4f} by the command, {by_hand:.4f} by hand"}
     if abs(alone - together) > TOLERANCE:
