@@ -1,5 +1,9 @@
 """The exceptions and warnings of mirlib: each message says what is wrong, where, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
 
 class MirlibError(ValueError):
     """Bad input or a model that cannot be measured. The message is meant for the person at the keyboard."""
@@ -16,3 +20,56 @@ class MirlibWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything; the name of its type where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def said_by(error: BaseException) -> str:
+    """An error of another library as a message of ours quotes it: its type and its first line."""
+    first = shown(first_line(error), 200)
+    name = type(error).__name__
+    return first if first == name else f"{name}: {first}"
+
+
+@contextmanager
+def boundary(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever another library raises inside the block into one sentence that keeps its words.
+
+    Args:
+        what: What failed, at the start of the sentence.
+        advice: What to do, at its end.
+
+    Raises:
+        MirlibError: ``what (the error's type and first line); advice``.
+
+    Examples:
+        >>> with boundary("the processor fails", "take another image"):
+        ...     raise KeyError("patch_size")
+        Traceback (most recent call last):
+        mirlib.errors.MirlibError: the processor fails (KeyError: 'patch_size'); take another image
+    """
+    try:
+        yield
+    except MirlibError:
+        raise
+    except Exception as error:
+        raise MirlibError(f"{what} ({said_by(error)})" + (f"; {advice}" if advice else "")) from error
+
+
+def shown(value: object, length: int = 80) -> str:
+    r"""A value as a message quotes it: cut, and without characters that a terminal would obey or could not print.
+
+    Args:
+        value: A text, a path, or anything else as `str` writes it.
+        length: So many characters stay. Of a path the last 300 stay, since its name is at its end.
+
+    Examples:
+        >>> shown("an escape: \x1b[31m")
+        'an escape: \\x1b[31m'
+        >>> shown("base64" * 1000, 10)
+        'base64base…'
+    """
+    text = str(value)
+    if isinstance(value, PathLike):
+        text = text if len(text) <= 300 else f"…{text[-300:]}"
+    elif len(text) > length:
+        text = f"{text[:length]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,27 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mirlib.errors import MirlibError
+from mirlib.bounded import bounded
+from mirlib.errors import MirlibError, boundary, shown
 
 __all__ = ["build_prompt", "encode_batch"]
 
 TEMPLATES = ("chat", "plain")
-_STAND_IN = "TheTextStandsHere"
-_CHANGED = "the chat template changes the text, so its rows cannot be found; take template='plain' (--template plain)"
+# What a template does to a text shows on one that has of everything: it is cut, stripped, escaped, or in capitals.
+_STAND_IN = f"Sample {string.printable.strip()}\t two  spaces,\n\n a break, “Ünïcode” 世界 مرحبا 😀. " * 20 + "End"
+_LONGEST_PROMPT = 1_000_000
+_PLAIN = "take template='plain' (--template plain), which writes the image, a line break and the text"
+# Settings of processors that must fit the model, and are None where an old processor_config.json lacks them.
+_SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_query_tokens")
 
 
 def image_token(processor: Any) -> str:
     """The string that stands for one image in the prompts of a processor."""
-    token = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None)
+    tokenizer = getattr(processor, "tokenizer", None)
+    token = getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None)
     if token is None:
         raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
     return getattr(token, "content", token)
+
+
+def used_template(processor: Any, template: str) -> str:
+    """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own.
+
+    A template that the tokenizer alone has is a template for texts, as the language model had it before it could see.
+    """
+    if template not in TEMPLATES:
+        raise MirlibError(f"unknown template {shown(repr(template))}; choose one of {', '.join(TEMPLATES)}")
+    return template if getattr(processor, "chat_template", None) else "plain"
+
+
+_frames: dict[tuple[Any, ...], tuple[str, str]] = {}  # by what a template's answer depends on
+
+
+def _frame(processor: Any, template: str) -> tuple[str, str]:
+    """What stands before and behind the text in every prompt of a processor.
+
+    A chat template is a program that came with a checkpoint. It is run once, bounded, with a text of ours, so that no
+    text can be changed by it and no run of it can last.
+    """
+    token = image_token(processor)
+    if used_template(processor, template) == "plain":
+        return ("", "") if _adds_placeholders(processor) else (f"{token}\n", "")
+    special = getattr(getattr(processor, "tokenizer", None), "special_tokens_map", None)
+    key = type(processor), _adds_placeholders(processor), token, str(processor.chat_template), str(special)
+    if key not in _frames:
+        _frames[key] = _frame_of_chat(processor, token)
+    return _frames[key]
+
+
+def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
+    conversation = [
+        {"role": "user", "content": [{"type": "image"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": _STAND_IN}]},
+    ]
+
+    def render() -> str:
+        prompt = processor.apply_chat_template(conversation, tokenize=False)
+        if len(prompt) > _LONGEST_PROMPT:
+            raise MirlibError(f"it writes {len(prompt)} characters")
+        return prompt
+
+    found = bounded(render, "the chat template", _PLAIN).split(_STAND_IN)
+    if len(found) > 2:
+        raise MirlibError(f"the chat template writes the text {len(found) - 1} times, not once; {_PLAIN}")
+    if len(found) < 2:
+        raise MirlibError(f"the chat template changes the text, so its rows cannot be found; {_PLAIN}")
+    before, after = found
+    if _adds_placeholders(processor):
+        return before.replace(token, ""), after
+    images = before.count(token), after.count(token)
+    if images != (1, 0):
+        where = f"{images[0]} before the text and {images[1]} behind it"
+        raise MirlibError(
+            f"the chat template must write the image's placeholder {token!r} once, before the text, and writes {where}; "
+            f"{_PLAIN}"
+        )
+    return before, after
+
+
+def _adds_placeholders(processor: Any) -> bool:
+    """Whether a processor itself puts the rows of its image's queries before each text, as those of BLIP-2 do."""
+    return bool(getattr(processor, "num_query_tokens", None))
 
 
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
@@ -32,37 +107,67 @@ def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
         processor: A Hugging Face processor.
         text: The text.
         template: ``"chat"`` for the processor's chat template (``"plain"`` where it has none), or ``"plain"`` for the
-            image, a line break and the text.
+            image, a line break and the text (the text alone where the processor itself puts the image before it).
 
     Returns:
         The prompt, with one image placeholder and the text as it is.
 
     Raises:
-        MirlibError: If the template is unknown or does not keep the text.
+        MirlibError: If the template is unknown, fails, takes too long, or does not keep one image and one text.
     """
-    if template not in TEMPLATES:
-        raise MirlibError(f"unknown template {template!r}; choose one of {', '.join(TEMPLATES)}")
-    if template == "plain" or not getattr(processor, "chat_template", None):
-        return f"{image_token(processor)}\n{text}"
-    conversation = [
-        {"role": "user", "content": [{"type": "image"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": text}]},
-    ]
-    prompt = processor.apply_chat_template(conversation, tokenize=False)
-    if text not in prompt:
-        raise MirlibError(_CHANGED)
-    return prompt
+    before, after = _frame(processor, template)
+    return before + text + after
+
+
+def first_tokens(tokenizer: Any, text: str, count: int) -> list[tuple[int, int]]:
+    """Character spans of the tokens of a text, at least ``count`` of them where it has so many.
+
+    Only as much of a long text is read as holds them: tokens that end far before the end do not depend on it.
+    """
+    length = 8 * count + 64
+    while True:
+        with boundary(f"the tokenizer refuses {name_of(text)}", "leave the text out"):
+            spans = tokenizer(
+                text[:length], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            ).offset_mapping
+        if length >= len(text) or len(spans) >= 2 * count:
+            return spans
+        length *= 4
 
 
 def shorten(processor: Any, text: str, max_tokens: int | None) -> str:
     """The text's first ``max_tokens`` tokens, stripped of white space around it."""
-    text = text.strip()
+    stripped = text.strip()
     if max_tokens is None:
-        return text
+        return stripped
     if max_tokens < 1:
         raise MirlibError(f"max_text_tokens (--max-text-tokens) must be at least 1, got {max_tokens}")
-    offsets = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text[: offsets[max_tokens - 1][1]].strip() if len(offsets) > max_tokens else text
+    spans = first_tokens(processor.tokenizer, stripped, max_tokens)
+    return stripped[: spans[max_tokens - 1][1]].strip() if len(spans) > max_tokens else stripped
+
+
+def name_of(text: str) -> str:
+    """How messages name a text: by its first characters, and by its source if its reader knows it."""
+    source = getattr(text, "source", None)
+    return f"the text {shown(repr(text[:80]))}" + (f" ({shown(source, 300)})" if source else "")
+
+
+def check_text(processor: Any, text: Any) -> None:
+    """Refuse what cannot be the text of a pair.
+
+    Raises:
+        MirlibError: If it is no string, empty, not made of characters, or holds a placeholder for vision.
+    """
+    if not isinstance(text, str):
+        raise MirlibError(f"expected a text, got {type(text).__name__}")
+    if not text.strip():
+        source = getattr(text, "source", None)
+        raise MirlibError("a text is empty" + (f" ({shown(source, 300)})" if source else ""))
+    if re.search("[\ud800-\udfff]", text):
+        raise MirlibError(f"{name_of(text)} holds half a surrogate pair, which is no character; leave it out")
+    for placeholder in _placeholders(processor):
+        if placeholder in text:
+            raise MirlibError(f"{name_of(text)} holds the model's placeholder {placeholder!r}; leave it out")
 
 
 def encode_batch(
@@ -87,9 +192,11 @@ def encode_batch(
         without template, special and padding rows.
 
     Raises:
-        MirlibError: If the tokenizer gives no offsets or cannot pad, or a text holds a placeholder for vision.
+        MirlibError: If the tokenizer gives no offsets or cannot pad, a text holds a placeholder for vision, the
+            processor fails, or the rows that were found do not read as the text.
     """
-    tokenizer = processor.tokenizer
+    before, after = _frame(processor, template)
+    tokenizer = getattr(processor, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
         raise MirlibError(
             "finding the text's rows needs a fast tokenizer (offsets); load the processor with use_fast=True"
@@ -99,36 +206,198 @@ def encode_batch(
             "the tokenizer has no padding token, so texts of unequal length cannot share a batch: set "
             "processor.tokenizer.pad_token, or take batch_size=1 (--batch-size 1)"
         )
-    texts = [shorten(processor, text, max_text_tokens) for text in texts]
     for text in texts:
-        for placeholder in _placeholders(processor):
-            if placeholder in text:
-                raise MirlibError(
-                    f"the text {text[:40]!r}… holds the model's placeholder {placeholder!r}; leave it out"
-                )
-    before, after = build_prompt(processor, _STAND_IN, template).split(_STAND_IN)
-    prompts = [build_prompt(processor, text, template) for text in texts]
-    if any(prompt != before + text + after for prompt, text in zip(prompts, texts, strict=True)):
-        raise MirlibError(_CHANGED)
-    batch = dict(
-        processor(
-            images=list(images),
-            text=prompts,
-            padding=len(prompts) > 1,
-            padding_side="right",
-            return_offsets_mapping=True,
-            return_tensors="pt",
+        check_text(processor, text)
+    cut = [shorten(processor, text, max_text_tokens) for text in texts]
+    lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
+    advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else "take another image"
+    with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
+        batch = dict(
+            processor(
+                images=[[image] for image in images],  # a list for each sample, which every family takes
+                text=[before + text + after for text in cut],
+                padding=len(cut) > 1,
+                padding_side="right",
+                return_tensors="pt",
+            )
         )
-    )
-    offsets = torch.as_tensor(batch.pop("offset_mapping"))  # (B, T, 2) character spans in the expanded prompt
-    # Placeholders before the text were expanded. How far that moved the text shows at the end of the last token.
-    unexpanded = tokenizer(prompts, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    last = torch.tensor([max(end for _, end in spans) for spans in unexpanded])
-    starts = len(before) + offsets[:, :, 1].amax(dim=1) - last
-    spans = torch.stack([starts, starts + torch.tensor([len(text) for text in texts])], dim=1)
-    special = torch.isin(torch.as_tensor(batch["input_ids"]), torch.tensor(_special_ids(tokenizer), dtype=torch.long))
-    batch["text_mask"] = _positions(offsets, spans) & ~special
+    ids = batch["input_ids"] = torch.as_tensor(batch["input_ids"])
+    attended = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
+    batch["text_mask"] = torch.zeros_like(ids, dtype=torch.bool)
+    left = before.rpartition(image_token(processor))[2]  # stays as it is beside the text when placeholders grow
+    special = set(_special_ids(tokenizer))
+    for row, (whole, text) in enumerate(zip(texts, cut, strict=True)):
+        found = _rows_of(tokenizer, heard, ids[row].tolist(), attended[row].tolist(), (left, text, after), special)
+        if not found:
+            raise MirlibError(
+                f"{name_of(whole)} cannot be found for sure among the tokens that {type(processor).__name__} made of "
+                "it; leave it out, or make the batches yourself, with a text_mask, for mirlib.score_batches"
+            )
+        batch["text_mask"][row, found] = True
     return batch
+
+
+class _Listener:
+    """A tokenizer that is heard: what its processor asked for in the end, and how that was split."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        vars(self).update(_tokenizer=tokenizer, _heard=[])
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        answer = self._tokenizer(*args, **options)
+        asked = args[0] if args else options.get("text")
+        strings = [asked] if isinstance(asked, str) else asked
+        self._heard.extend(zip(strings, answer.encodings or [], strict=False))
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_tokenizer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._tokenizer, name, value)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+
+@contextmanager
+def _overheard(processor: Any) -> Iterator[list[tuple[str, Any]]]:
+    """Every string that the processor hands to its tokenizer inside the block, with its `tokenizers.Encoding`.
+
+    Processors write more into a prompt than they are given: placeholders, a first token, a line break at the end. Only
+    the string that was really tokenized shows where the text is.
+    """
+    tokenizer = processor.tokenizer
+    listener = _Listener(tokenizer)
+    processor.tokenizer = listener
+    try:
+        yield vars(listener)["_heard"]
+    finally:
+        processor.tokenizer = tokenizer
+
+
+def _rows_of(
+    tokenizer: Any,
+    heard: Sequence[tuple[str, Any]],
+    ids: list[int],
+    attended: list[int],
+    parts: tuple[str, str, str],
+    special: set[int],
+) -> list[int]:
+    """Positions in a row of ids whose tokens hold the text; none where that is in doubt.
+
+    Args:
+        tokenizer: The tokenizer.
+        heard: Strings that were tokenized, each with its encoding.
+        ids: (T,) the row.
+        attended: (T,) 0 at padding.
+        parts: What stands before the text, behind the image; the text; what stands behind it.
+        special: Ids that are no text.
+    """
+    end = max((place + 1 for place, value in enumerate(attended) if value), default=0)
+    for prompt, encoding in heard:
+        start = _place(prompt, *parts)
+        if start is None:
+            continue
+        stop = start + len(parts[1])
+        asked = max((place + 1 for place, value in enumerate(encoding.attention_mask) if value), default=0)
+        tokens, spans = encoding.ids[:asked], encoding.offsets[:asked]  # each access makes a list of all
+        over = [i for i, (a, b) in enumerate(spans) if a < b and a < stop and b > start]
+        if not over:
+            continue
+        # Tokens of mere white space have no span in some tokenizers: all from the first to the last are the text's.
+        first, last = over[0], over[-1] + 1
+        shift = end - asked  # processors put tokens before those of the prompt, and none behind
+        if first + shift < 0 or ids[first + shift : end] != tokens[first:]:
+            continue
+        chosen = [i for i in range(first, last) if tokens[i] not in special]
+        if _read_as_written(tokenizer, prompt, tokens, spans, chosen):
+            return [i + shift for i in chosen]
+    return []
+
+
+def _place(prompt: str, left: str, text: str, after: str) -> int | None:
+    """Where the text begins in what was tokenized: between what stands beside it, or else where it stands alone."""
+    start = prompt.rfind(left + text + after)
+    if start >= 0:
+        return start + len(left)
+    for beside in (left, ""):
+        if prompt.count(beside + text) == 1:
+            return prompt.index(beside + text) + len(beside)
+    return None
+
+
+def _read_as_written(
+    tokenizer: Any, prompt: str, tokens: Sequence[int], spans: Sequence[tuple[int, int]], chosen: Sequence[int]
+) -> bool:
+    """Whether tokens, decoded, are the characters that they are said to stand for.
+
+    Unknown tokens have no characters of their own, and neighbours on both sides of them are read apart. What a
+    tokenizer does not give back (accents, capitals, unknown letters) it does not give back of the characters alone.
+    """
+    unknown = tokenizer.unk_token_id
+    decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    for run in _runs([i for i in chosen if tokens[i] != unknown]):
+        read = decode([tokens[i] for i in run])
+        written = _characters(prompt, [spans[i] for i in run])
+        if _bare(read) != _bare(written):
+            again = decode(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+            if _bare(read) != _bare(again):
+                return False
+    return bool(chosen)
+
+
+def _runs(places: Sequence[int]) -> list[list[int]]:
+    """Numbers in ascending order, in runs without gaps."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and runs[-1][-1] == place - 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    return runs
+
+
+def _characters(prompt: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The characters that spans cover, each once: the bytes of one character may be several tokens."""
+    parts, done = [], 0
+    for start, stop in spans:
+        parts.append(prompt[max(start, done) : stop])
+        done = max(done, stop)
+    return "".join(parts)
+
+
+def _bare(text: str) -> str:
+    """A text without what tokenizers change: white space, its sign in vocabularies, forms of letters and their case."""
+    return re.sub(r"[\s\u2581]+", "", unicodedata.normalize("NFKC", text).casefold())
+
+
+def disagreements(processor: Any, config: Any) -> str:
+    """Settings in which a processor and a model's config differ, as an addition to a sentence; empty if none do."""
+    vision = getattr(config, "vision_config", None)
+    found = []
+
+    def compare(name: str, ours: Any, theirs: Any) -> None:
+        if ours is not None and theirs is not None and ours != theirs:
+            found.append(f"{name} is {shown(ours)} in the processor and {shown(theirs)} in the model")
+
+    compare("patch_size", getattr(processor, "patch_size", None), getattr(vision, "patch_size", None))
+    name = "vision_feature_select_strategy"
+    compare(name, getattr(processor, name, None), getattr(config, name, None))
+    class_token = {"clip_vision_model": 1, "siglip_vision_model": 0}.get(getattr(vision, "model_type", None))
+    name = "num_additional_image_tokens"
+    compare(name, getattr(processor, name, None), class_token)
+    prepared = getattr(processor, "image_processor", None)
+    sizes = [getattr(prepared, name, None) for name in ("crop_size", "size")]
+    side = next((size["height"] for size in sizes if hasattr(size, "keys") and "height" in size), None)
+    compare("the image size", side, getattr(vision, "image_size", None))
+    token = processor.tokenizer.convert_tokens_to_ids(image_token(processor))
+    ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
+    compare("image_token_id", token, next((i for i in ids if i is not None), None))
+    entries = getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
+    if entries is not None and len(processor.tokenizer) > entries:
+        found.append(f"the tokenizer has {len(processor.tokenizer)} entries and the model {entries}")
+    return "; ".join(found)
 
 
 def _placeholders(processor: Any) -> list[str]:
@@ -142,13 +411,3 @@ def _special_ids(tokenizer: Any) -> list[int]:
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     return sorted((special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends)
-
-
-def _positions(offsets: Tensor, spans: Tensor) -> Tensor:
-    """(B, T) mask of the tokens from the first to the last whose characters overlap their sample's span.
-
-    Some tokenizers leave white space out of the spans of their tokens, so that a token of mere white space has none.
-    """
-    starts, ends = offsets[..., 0], offsets[..., 1]
-    overlap = (ends > starts) & (starts < spans[:, 1:]) & (ends > spans[:, :1])
-    return (overlap.cumsum(dim=1) > 0) & (overlap.flip(1).cumsum(dim=1).flip(1) > 0)
