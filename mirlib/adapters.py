@@ -238,7 +238,8 @@ def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
 
     def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
         mask = inputs.get("image_embeds_position_mask")
-        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+        # Kosmos-2.5 marks the image with 1, and with -1 the tokens around it.
+        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask == 1
 
     return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask)
 

@@ -27,13 +27,22 @@ _PLAIN = "take template='plain' (--template plain), which writes the image, a li
 _SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_query_tokens")
 
 
+# Processors that put the image into each prompt themselves; some of them name a token for it nevertheless.
+_WITHOUT_PLACEHOLDERS = ("FuyuProcessor", "GitProcessor", "Kosmos2Processor", "Kosmos2_5Processor")
+
+
 def image_token(processor: Any) -> str:
     """The string that stands for one image in the prompts of a processor."""
+    token = _named_token(processor)
+    if not token:
+        raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
+    return token
+
+
+def _named_token(processor: Any) -> str:
     tokenizer = getattr(processor, "tokenizer", None)
     token = getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None)
-    if token is None:
-        raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
-    return getattr(token, "content", token)
+    return getattr(token, "content", token) or ""
 
 
 def used_template(processor: Any, template: str) -> str:
@@ -55,9 +64,9 @@ def _frame(processor: Any, template: str) -> tuple[str, str]:
     A chat template is a program that came with a checkpoint. It is run once, bounded, with a text of ours, so that no
     text can be changed by it and no run of it can last.
     """
-    token = image_token(processor)
     if used_template(processor, template) == "plain":
-        return ("", "") if _adds_placeholders(processor) else (f"{token}\n", "")
+        return ("", "") if _adds_placeholders(processor) else (f"{image_token(processor)}\n", "")
+    token = _named_token(processor)
     special = getattr(getattr(processor, "tokenizer", None), "special_tokens_map", None)
     key = type(processor), _adds_placeholders(processor), token, str(processor.chat_template), str(special)
     if key not in _frames:
@@ -83,6 +92,8 @@ def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
     if len(found) < 2:
         raise MirlibError(f"the chat template changes the text, so its rows cannot be found; {_PLAIN}")
     before, after = found
+    if not token:  # the template writes all that stands for an image, as that of PP-Chart2Table does
+        return before, after
     if _adds_placeholders(processor):
         return before.replace(token, ""), after
     images = before.count(token), after.count(token)
@@ -96,8 +107,8 @@ def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
 
 
 def _adds_placeholders(processor: Any) -> bool:
-    """Whether a processor itself puts the rows of its image's queries before each text, as those of BLIP-2 do."""
-    return bool(getattr(processor, "num_query_tokens", None))
+    """Whether a processor itself puts its image before each text, as those of BLIP-2 do if they count its queries."""
+    return bool(getattr(processor, "num_query_tokens", None)) or type(processor).__name__ in _WITHOUT_PLACEHOLDERS
 
 
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
@@ -224,7 +235,8 @@ def encode_batch(
     ids = batch["input_ids"] = torch.as_tensor(batch["input_ids"])
     attended = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
     batch["text_mask"] = torch.zeros_like(ids, dtype=torch.bool)
-    left = before.rpartition(image_token(processor))[2]  # stays as it is beside the text when placeholders grow
+    token = _named_token(processor)
+    left = before.rpartition(token)[2] if token else before  # stays beside the text when placeholders grow
     special = set(_special_ids(tokenizer))
     for row, (whole, text) in enumerate(zip(texts, cut, strict=True)):
         found = _rows_of(tokenizer, heard, ids[row].tolist(), attended[row].tolist(), (left, text, after), special)
@@ -403,7 +415,7 @@ def disagreements(processor: Any, config: Any) -> str:
 def _placeholders(processor: Any) -> list[str]:
     """The strings that stand for vision in a prompt."""
     video = getattr(processor, "video_token", None)
-    return [image_token(processor), *([getattr(video, "content", video)] if video else [])]
+    return [token for token in (_named_token(processor), getattr(video, "content", video)) if token]
 
 
 def _special_ids(tokenizer: Any) -> list[int]:

@@ -7,6 +7,8 @@ the tokens that its tokenizer names, how its prompts show a picture, settings th
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,7 +19,7 @@ from typing import Any
 
 import transformers
 from tiny_families import FAMILIES, PATCH, SIDE, Family, change, tiny_model, tiny_settings
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -78,6 +80,7 @@ class Kit:
         processor: The class of the processor, where transformers does not say.
         parts: The classes of other parts, where transformers does not say.
         refused: Why the family has no processor that can be driven here, if so.
+        words: Tokens that are words of the tokenizer, which puts a blank before each text, as SentencePiece does.
         batches: Why pictures that share a batch change one another, if they do.
     """
 
@@ -93,6 +96,7 @@ class Kit:
     processor: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
     refused: str | None = None
+    words: tuple[str, ...] = ()
     batches: str | None = None
 
 
@@ -114,9 +118,16 @@ def _trained() -> str:
 
 def tokenizer_of(kit: Kit) -> PreTrainedTokenizerFast:
     """A byte-level BPE that names the tokens of a family."""
-    backend = Tokenizer.from_str(_trained())
+    trained = json.loads(_trained())
+    trained["added_tokens"] = [token for token in trained["added_tokens"] if token["content"] not in kit.words]
+    trained["model"]["ignore_merges"] = bool(kit.words)
+    backend = Tokenizer.from_str(json.dumps(trained))
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    if kit.words:
+        backend.normalizer = normalizers.Prepend(" ")
+        alone = pre_tokenizers.Split(Regex("|".join(re.escape(word) for word in kit.words)), "isolated")
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([alone, whole])
     named = {f"{name}_token": kit.tokens.get(name, f"<|{name}|>") for name in kit.names.split()}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -365,7 +376,7 @@ KITS: dict[str, Kit] = {
         options={"patch_size": 64},
         shows="<image>\n",
     ),
-    "fuyu": Kit(plain="{text}"),
+    "fuyu": Kit(plain="{text}", words=("|SPEAKER|", "|NEWLINE|")),
     "gemma3": GEMMA,
     "gemma3n": Kit(
         "image boi eoi audio boa eoa",
@@ -403,6 +414,7 @@ KITS: dict[str, Kit] = {
     "inkling2_loop": replace(INKLING, image={"size": {"height": 8, "width": 8}}),
     "inkling_mm_model": replace(INKLING, image={"size": {"height": 4, "width": 4}}),
     "instructblip": OWN_PLACEHOLDERS,
+    "instructblipvideo": OWN_PLACEHOLDERS,
     "internvl": INTERNVL,
     "janus": Kit("image boi eoi", options={"num_image_tokens": 16}),
     "kosmos-2": Kit(
@@ -448,7 +460,7 @@ KITS: dict[str, Kit] = {
     "perception_lm": Kit(
         "image video", image={"tile_size": SIDE, "max_num_tiles": 4}, options={"patch_size": PATCH, "pooling_ratio": 1}
     ),
-    "pi0": Kit(refused="its processor takes pictures and a robot's state, and no chat of a user"),
+    "pi0": Kit(image={"image_seq_length": 16}, plain="<image>\n{text}"),
     "pp_chart2table": Kit(
         shows=f"<img>{'<imgpad>' * 256}</img>\n",
         image={"size": {"height": 256, "width": 256}},
