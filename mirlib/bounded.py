@@ -63,7 +63,7 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
 
 
 def _answer(work: Callable[[], str], writing: int) -> None:
-    """The child's part: work, send ``[problem, result]``, and end without anything that the parent has to do at exit."""
+    """The child's part: work, send ``[problem, result]``, and end without what the parent does when it exits."""
     try:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would say on stderr that it forked
         _limit_memory()

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mirlib.bounded import bounded
 from mirlib.errors import MirlibError, boundary, shown
@@ -98,10 +97,9 @@ def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
         return before.replace(token, ""), after
     images = before.count(token), after.count(token)
     if images != (1, 0):
-        where = f"{images[0]} before the text and {images[1]} behind it"
         raise MirlibError(
-            f"the chat template must write the image's placeholder {token!r} once, before the text, and writes {where}; "
-            f"{_PLAIN}"
+            f"the chat template must write the image's placeholder {token!r} once, before the text, and writes "
+            f"{images[0]} before it and {images[1]} behind it; {_PLAIN}"
         )
     return before, after
 

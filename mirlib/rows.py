@@ -21,7 +21,7 @@ from mirlib.errors import MirlibError
 from mirlib.hidden_states import capture
 from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
-from mirlib.scoring import ModelInputs, evaluating
+from mirlib.scoring import ModelInputs, evaluating, forward_advice
 
 __all__ = ["TokenRows", "collect_rows"]
 
@@ -148,7 +148,8 @@ def collect_rows(
                 encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
                 batch = ModelInputs.of(encoded, model)
                 stream.text_mask = batch.text_mask
-                model(**batch.inputs)
+                with forward_advice(model, len(chosen), f"sample {start} of those in order of length", processor):
+                    model(**batch.inputs)
                 for modality, rows, index in (
                     ("vision", stream.vision, stream.vision_samples),
                     ("text", stream.text, stream.text_samples),

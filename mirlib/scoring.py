@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.data import draw, load_image
 from mirlib.distributed import BrokenForward, Processes, ProcessFailedError, needs_all_processes, reshard
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, said_by, shown
 from mirlib.frechet import TRACE_METHODS
 from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, capture, decoder_parts, token_masks, unwrap
 from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
-from mirlib.prompts import encode_batch
+from mirlib.prompts import check_text, disagreements, encode_batch, first_tokens, name_of, used_template
 from mirlib.result import MIRResult
 from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups
 
@@ -30,6 +31,7 @@ __all__ = ["score", "score_batches"]
 
 RESERVED = ("text_mask", "sample_groups", "sample_names")
 DEFAULT_GROUPS = 20
+ANY_TEXT = "Any text."
 
 
 @contextmanager
@@ -61,6 +63,13 @@ def _positions_of(model: nn.Module) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
+def _too_long(length: int, limit: int) -> str:
+    return (
+        f"a sequence of {length} tokens does not fit a model of {limit} positions; cut texts with max_text_tokens "
+        "(--max-text-tokens), or take smaller images"
+    )
+
+
 @dataclass
 class ModelInputs:
     """A batch taken apart: what the model gets, and our own keys.
@@ -87,10 +96,7 @@ class ModelInputs:
             raise MirlibError("input_ids must be a (B, T) integer tensor")
         limit = _positions_of(model)
         if limit is not None and ids.shape[1] > limit:
-            raise MirlibError(
-                f"a sequence of {ids.shape[1]} tokens does not fit a model of {limit} positions; cut texts with "
-                "max_text_tokens (--max-text-tokens), or take smaller images"
-            )
+            raise MirlibError(_too_long(ids.shape[1], limit))
         inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
         device = _device(model)
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -136,6 +142,7 @@ class _Forward:
         self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         self.batches, self.text_rows, self.last = batches, text_rows, last
         self.processes, self.lockstep = processes, lockstep
+        self.processor = getattr(batches, "processor", None)  # for what its settings say about a failure
         self._problem: Exception | None = None
 
     def _steps(self, bar: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ModelInputs, bool]]:
@@ -176,16 +183,15 @@ class _Forward:
             raise MirlibError("no batches here, and a model that is sharded over processes needs one in each of them")
         return self.batches.spare
 
-    def _call(self, inputs: Mapping[str, Any], batch_size: int) -> None:
-        if not self.lockstep:
-            with memory_advice(batch_size):
-                self.model(**inputs)
-            return
+    def _call(self, batch: ModelInputs, first: int) -> None:
+        where = f"sample {first}" + (f" ({shown(batch.names[0], 300)})" if batch.names else "")
         try:
-            with memory_advice(batch_size):
-                self.model(**inputs)
-        except Exception as error:  # the others wait within their forward passes, and cannot be told
-            raise BrokenForward(error) from error
+            with forward_advice(self.model, len(batch.inputs["input_ids"]), where, self.processor):
+                self.model(**batch.inputs)
+        except Exception as error:
+            if self.lockstep:  # the others wait within their forward passes, and cannot be told
+                raise BrokenForward(error) from error
+            raise
 
     def _unless_lockstep(self, work: Callable[[], None]) -> None:
         """Do ``work``; in lockstep an error waits for the end of the forward pass, for which the others wait."""
@@ -244,21 +250,21 @@ class _Forward:
                     "name_row": name_row,
                 }
                 stream.text_mask = batch.text_mask
-                self._call(batch.inputs, size)
+                self._call(batch, samples)
                 self._unless_lockstep(after_batch)
                 samples += size * counts
         if samples == offset and self.processes.size == 1:
             raise MirlibError("there are no batches")
         return samples - offset
 
-    @staticmethod
-    def _check_rows(vision: Tensor, text: Tensor, first: int, names: Sequence[str] | None) -> None:
+    def _check_rows(self, vision: Tensor, text: Tensor, first: int, names: Sequence[str] | None) -> None:
         for modality, rows in zip(MODALITIES, (vision, text), strict=True):
             if len(rows) == 0:
                 raise MirlibError(
                     f"no {modality} rows in the batch that starts at sample {first}"
                     + (f" ({names[0]})" if names else "")
                     + ": input_ids must hold the model's image placeholders, as its processor writes them, and text"
+                    + _why(self.model, self.processor)
                 )
 
 
@@ -267,15 +273,42 @@ def memory_advice(batch_size: int) -> Iterator[None]:
     """Turn "out of memory" into a sentence that says what to do."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not _is_memory(error):
+            raise
+        smaller = "lower batch_size (--batch-size), " if batch_size > 1 else ""
         raise MirlibError(
-            f"out of memory with batch_size={batch_size}: lower batch_size (--batch-size), shorten the texts "
+            f"out of memory with batch_size={batch_size} ({said_by(error)}): {smaller}shorten the texts "
             "(--max-text-tokens), or load the model in bfloat16 (--dtype bfloat16)"
         ) from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "alloc" in str(error).lower():
-            raise MirlibError(f"out of memory with batch_size={batch_size}: lower batch_size (--batch-size)") from error
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so on a CPU, and its libraries on a GPU, in the words of a RuntimeError."""
+    signs = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
+
+
+@contextmanager
+def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any = None) -> Iterator[None]:
+    """Turn what a model raises in its forward pass into a sentence, with the settings that may be its cause."""
+    try:
+        with memory_advice(batch_size):
+            yield
+    except (MirlibError, ProcessFailedError):
         raise
+    except Exception as error:
+        raise MirlibError(
+            f"the model's forward pass fails on the batch that starts at {where} ({said_by(error)})"
+            + (_why(model, processor) or "; its inputs must be those of the processor that belongs to it")
+        ) from error
+
+
+def _why(model: nn.Module, processor: Any) -> str:
+    """In which settings a model and the processor that made its batches disagree, as the end of a sentence."""
+    config = getattr(unwrap(model), "config", None)
+    found = "" if processor is None or config is None else disagreements(processor, config)
+    return found and f"; processor and model disagree: {found}. Correct processor_config.json or config.json"
 
 
 def score_batches(
@@ -453,6 +486,8 @@ def _score_in_memory(
     class Numbered:
         """The batches again, with each sample in a group of its own, so that the rows know their sample."""
 
+        processor = forward.processor
+
         def __iter__(self) -> Iterator[Mapping[str, Any]]:
             nonlocal seen
             seen = 0
@@ -575,12 +610,31 @@ class PairBatches:
     def _batch(self, pairs: range) -> dict[str, Any]:
         sources = [self.images[self.chosen[pair][0]] for pair in pairs]
         texts = [self.texts[self.chosen[pair][1]] for pair in pairs]
-        batch = encode_batch(self.processor, [load_image(source) for source in sources], texts, **self.prompt)
-        return batch | {
+        names = [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)]
+        return self._encoded([load_image(source) for source in sources], texts, names) | {
             # Neighbours share a group, so that a batch is one or two products of matrices, not four.
             "sample_groups": torch.tensor([pair * self.groups // len(self.chosen) for pair in pairs]),
-            "sample_names": [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)],
+            "sample_names": names,
         }
+
+    def _encoded(self, images: Sequence[Any], texts: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+        """The inputs of a batch; where it is refused, the sample that is refused alone is named."""
+        try:
+            return encode_batch(self.processor, images, texts, **self.prompt)
+        except MirlibError:
+            for image, text, name in zip(images, texts, names, strict=True):
+                with _naming(name):
+                    encode_batch(self.processor, [image], [text], **self.prompt)
+            raise
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of a sample before what is wrong with it."""
+    try:
+        yield
+    except MirlibError as error:
+        raise MirlibError(f"{shown(name, 300)}: {error}") from error
 
 
 def _name(image: Any, index: int) -> str:
@@ -608,7 +662,8 @@ def pair_batches(
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, and texts longer than the model's.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, texts longer than the model's, and a
+            processor or chat template that fails.
     """
     if num < 1 or batch_size < 1:
         raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
@@ -617,30 +672,53 @@ def pair_batches(
     decoder_parts(model)
     processes = Processes.current(merge_processes)
 
-    def check_image(index: int) -> None:
-        load_image(images[index])
+    limit = _positions_of(model)
+    prompt = {"template": used_template(processor, template), "max_text_tokens": max_text_tokens}
+    # What any image and text meet is no fault of one: it must not count as unreadable, sample for sample.
+    encode_batch(processor, [Image.new("RGB", (336, 336), "gray")], [ANY_TEXT], **prompt)
+    any_text = len(first_tokens(processor.tokenizer, ANY_TEXT, 1))
+    longest = 1  # of the chosen images with their templates, in tokens
 
-    def check_text(index: int) -> None:
-        _check_text(texts[index])
+    def check_image(index: int, text: str = ANY_TEXT) -> None:
+        """Images are processed here only if one may be left out: it takes as long as for the measurement itself."""
+        nonlocal longest
+        image = load_image(images[index])
+        if skip_unreadable is not None:
+            with _naming(_name(images[index], index)):
+                length = encode_batch(processor, [image], [text], **prompt)["input_ids"].shape[1]
+                if limit is not None and length > limit:
+                    raise MirlibError(_too_long(length, limit))
+            longest = max(longest, length - any_text)
+
+    def check_words(index: int, beside: int = 1) -> None:
+        text = texts[index]
+        check_text(processor, text)
+        if limit is not None and len(text) > (limit - beside) // 4:  # a character is four tokens at the most
+            length = len(first_tokens(processor.tokenizer, text.strip(), limit))
+            more = " or more" if length >= 2 * limit else ""  # only the beginning of a very long text was read
+            length = min(length, max_text_tokens or length)
+            if length + beside > limit:
+                raise MirlibError(
+                    f"a text of {length}{more} tokens does not fit a model of {limit} positions; cut texts with "
+                    f"max_text_tokens (--max-text-tokens): {name_of(text)}"
+                )
 
     def check_pair(index: int) -> None:
-        check_image(index)
-        check_text(index)
+        check_words(index)
+        check_image(index, texts[index])
 
     drawn = partial(_draw, num=num, processes=processes, skip_unreadable=skip_unreadable)
     if paired:
         chosen = [(i, i) for i in drawn(len(images), seed=seed, what="pairs", check=check_pair)]
     else:
         chosen_images = drawn(len(images), seed=seed, what="images", check=check_image)
-        chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=check_text)
+        chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=lambda index: check_words(index, longest))
         chosen = list(zip(chosen_images, chosen_texts, strict=True))
-    _check_length(model, processor, [texts[i] for _, i in chosen], max_text_tokens)
     settings = {
         "num": num,
         "batch_size": batch_size,
         "seed": seed,
-        "template": template,
-        "max_text_tokens": max_text_tokens,
+        **prompt,
     }
     if paired:
         settings["paired"] = True
@@ -796,25 +874,3 @@ def score(
         merge_processes=merge_processes,
         progress=progress,
     )
-
-
-def _check_text(text: Any) -> None:
-    if not isinstance(text, str):
-        raise MirlibError(f"expected a text, got {type(text).__name__}")
-    if not text.strip():
-        raise MirlibError("a text is empty")
-
-
-def _check_length(model: nn.Module, processor: Any, texts: Sequence[str], max_text_tokens: int | None) -> None:
-    """Refuse texts that cannot fit, before any forward pass; the image's own rows come on top."""
-    limit = _positions_of(model)
-    if limit is None:
-        return
-    longest = max(texts, key=len)
-    length = len(processor.tokenizer(longest, add_special_tokens=False, verbose=False)["input_ids"])
-    length = min(length, max_text_tokens or length)
-    if length >= limit:
-        raise MirlibError(
-            f"a text of {length} tokens does not fit a model of {limit} positions; cut texts with max_text_tokens "
-            "(--max-text-tokens)"
-        )
