@@ -221,14 +221,17 @@ def encode_batch(
     lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
     advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else "take another image"
     with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
-        batch = dict(
-            processor(
-                images=[[image] for image in images],  # a list for each sample, which every family takes
-                text=[before + text + after for text in cut],
-                padding=len(cut) > 1,
-                padding_side="right",
-                return_tensors="pt",
-            )
+        options = {"padding": len(cut) > 1, "padding_side": "right", "return_tensors": "pt"}
+        if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):
+            options["return_mm_token_type_ids"] = True  # Cosmos 3 returns them only where they are asked for
+        # A list for each sample, which every family takes but one: GOT-OCR's are the pages of a document.
+        flat = type(processor).__name__ == "GotOcr2Processor"
+        pictures = list(images) if flat else [[image] for image in images]
+        batch = dict(processor(images=pictures, text=[before + text + after for text in cut], **options))
+    if type(processor).__name__ == "Emu3Processor" and len(batch["image_sizes"].unique(dim=0)) > 1:
+        raise MirlibError(
+            "Emu3 gives pictures of different sizes other features where they share a batch, and MIR would change with "
+            "it; take batch_size=1 (--batch-size 1)"
         )
     ids = batch["input_ids"] = torch.as_tensor(batch["input_ids"])
     attended = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
@@ -321,6 +324,8 @@ def _rows_of(
         if first + shift < 0 or ids[first + shift : end] != tokens[first:]:
             continue
         chosen = [i for i in range(first, last) if tokens[i] not in special]
+        while chosen and not tokenizer.decode(tokens[chosen[0]]).strip():  # a blank that the tokenizer put before it
+            chosen.pop(0)
         if _read_as_written(tokenizer, prompt, tokens, spans, chosen):
             return [i + shift for i in chosen]
     return []
@@ -401,9 +406,10 @@ def disagreements(processor: Any, config: Any) -> str:
     sizes = [getattr(prepared, name, None) for name in ("crop_size", "size")]
     side = next((size["height"] for size in sizes if hasattr(size, "keys") and "height" in size), None)
     compare("the image size", side, getattr(vision, "image_size", None))
-    token = processor.tokenizer.convert_tokens_to_ids(image_token(processor))
-    ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
-    compare("image_token_id", token, next((i for i in ids if i is not None), None))
+    if token := _named_token(processor):
+        ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
+        number = processor.tokenizer.convert_tokens_to_ids(token)
+        compare("image_token_id", number, next((i for i in ids if i is not None), None))
     entries = getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
     if entries is not None and len(processor.tokenizer) > entries:
         found.append(f"the tokenizer has {len(processor.tokenizer)} entries and the model {entries}")

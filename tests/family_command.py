@@ -92,7 +92,8 @@ def by_hand(folder: Path, pairs: Path, kit: Kit) -> float:
             )
         else:
             prompt = kit.plain.format(text=text)
-        batch = dict(processor(images=[image], text=[prompt], return_tensors="pt"))
+        asked = {"return_mm_token_type_ids": True} if model.config.model_type == "cosmos3_edge" else {}
+        batch = dict(processor(images=[image], text=[prompt], return_tensors="pt", **asked))
         batch.pop("labels", None)
         ids = batch["input_ids"][0]
         with torch.no_grad(), PlaceholderMasks(model) as own:
@@ -136,11 +137,19 @@ def distance(vision: np.ndarray, text: np.ndarray) -> float:
     return ((means[0] - means[1]) ** 2).sum() + sum((rows**2).sum() for rows in centred) - 2 * shared
 
 
-def drive(model_type: str, folder: Path) -> tuple[float, float, float]:
-    """MIR by the command at batch size 1 and 4, and by hand."""
+def drive(model_type: str, folder: Path) -> tuple[float, float | str, float]:
+    """MIR by the command at batch size 1 and 4, and by hand; for 4 the sentence that the command says, if it refuses.
+
+    Raises:
+        RefusedError: If the command refuses at batch size 1, too.
+    """
     folder.mkdir()
     save(model_type, folder)
     pairs = write_pairs(folder)
     last = FAMILIES.get(model_type, Family()).last
-    alone, together = (command(folder, pairs, size, last)["mir"] for size in (1, 4))
+    alone = command(folder, pairs, 1, last)["mir"]
+    try:
+        together = command(folder, pairs, 4, last)["mir"]
+    except RefusedError as error:
+        together = str(error)
     return alone, together, by_hand(folder, pairs, KITS.get(model_type, Kit()))

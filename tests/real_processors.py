@@ -79,9 +79,7 @@ class Kit:
         config: Changes to the config of the tiny model, by dotted names; a function takes the tokenizer.
         processor: The class of the processor, where transformers does not say.
         parts: The classes of other parts, where transformers does not say.
-        refused: Why the family has no processor that can be driven here, if so.
         words: Tokens that are words of the tokenizer, which puts a blank before each text, as SentencePiece does.
-        batches: Why pictures that share a batch change one another, if they do.
     """
 
     names: str = ""
@@ -95,9 +93,7 @@ class Kit:
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
-    refused: str | None = None
     words: tuple[str, ...] = ()
-    batches: str | None = None
 
 
 @cache
@@ -363,7 +359,6 @@ KITS: dict[str, Kit] = {
         "image boi eoi image_wrapper eof",
         {"image": "<image>"},
         image={"min_pixels": SIDE * SIDE, "max_pixels": 4 * SIDE * SIDE},
-        batches="since its encoder of pictures normalises over the padding that makes them equally large",
         config={"vocabulary_map.<image>": token("<image>"), "vq_config.channel_multiplier": [1, 1, 1, 1]},
     ),
     "ernie4_5_vl_moe": Kit(

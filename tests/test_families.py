@@ -74,7 +74,7 @@ def test_family(model_type):
 
 def test_every_row_says_what_its_processor_did():
     kinds = {name: row["processor"].split(":")[0] for name, row in LEDGER.items()}
-    assert {kinds[name] for name in MEASURED} <= {"command", "batch size 1 alone", "refused", "tensors"}
+    assert {kinds[name] for name in MEASURED} <= {"command", "batch size 1 alone", "refused"}
     assert {kinds[name] for name in LEDGER if name not in MEASURED} == {"none"}
     assert sum(kind == "command" for kind in kinds.values()) >= 75
     for name in DRIVEN:
@@ -340,7 +340,7 @@ def test_video_rows_are_vision_rows():
         ({"own_mask": False, "causal": False}, "not like the others", "| `llava` | no mask, no causal | command |"),
         ({"changed": 0.5}, "not like the others", "| `llava` | pixels 50% | command |"),
         ({"processor": "refused: no"}, "not like the others", "| `llava` | - | refused: no |"),
-        ({"processor": "tensors: why"}, "not like the others", "| `llava` | - | tensors: why |"),
+        ({"processor": "batch size 1 alone: so"}, "not like", "| `llava` | - | batch size 1 alone: so |"),
         ({"status": "undefined", "how": "llava sees nothing"}, "Not measured", "| `llava` | undefined: sees nothing |"),
         ({"status": "package", "how": "timm"}, "Not measured", "| `llava` | needs the package timm |"),
         ({"status": "fails", "how": "an error"}, "Not measured", "| `llava` | fails: an error |"),
@@ -354,11 +354,11 @@ def test_where_a_family_stands_on_the_page(changed, section, cell):
 
 
 def test_the_page_counts_what_the_processors_did():
-    kinds = ("command", "command", "refused: no", "refused: never", "tensors: why", "batch size 1 alone: odd")
+    kinds = ("command", "command", "refused: no", "refused: never", "batch size 1 alone: odd")
     rows = [LEDGER["llava"] | {"model_type": f"family{i}", "processor": kind} for i, kind in enumerate(kinds)]
     text = families.table(rows)
-    assert "Of the 6, **2 were driven by the command with their real processors**; 1 at batch size 1 alone" in text
-    assert "; 2 the command refuses with its processor; 1 only with tensors that we made. Made with" in text
+    assert "Of the 5, **2 were driven by the command with their real processors**; 1 at batch size 1 alone" in text
+    assert "; 2 the command refuses with its processor. Made with" in text
 
 
 def test_the_adapter_of_the_page_runs(capsys):
