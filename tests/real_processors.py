@@ -264,7 +264,8 @@ def packages(model_type: str) -> list[str]:
     needed = {
         "torchvision": "torchvision" in declared
         or "video_processor" in kind.get_attributes()
-        or "pil" not in (pictures if isinstance(pictures, Mapping) else {"pil": pictures}),
+        or "pil" not in (pictures if isinstance(pictures, Mapping) else {"pil": pictures})
+        or kind.__name__ == "FuyuProcessor",  # hands tensors to its image processor of Pillow, which takes arrays
         "num2words": kind.__name__ == "SmolVLMProcessor",
         "timm": FAMILIES.get(model_type, Family()).needs == "timm",
     }

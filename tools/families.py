@@ -33,14 +33,14 @@ REST = {
     "undefined": "for {} MIR is undefined",
     "package": "{} need a package that was not installed",
     "untested": "{} cannot be tested here",
-    "fails": "{} fail",
+    "fails": "{} failed",
 }
 PACKAGES = ("transformers", "torch", "torchvision", "timm", "num2words")
 TOLERANCE = 1e-3  # of two values of MIR; the batches differ in rounding, which a mixture of experts can magnify
 PROCESSORS = {
     "batch size 1 alone": "{} at batch size 1 alone",
     "refused": "{} the command refuses with its processor",
-    "fails": "{} fail with their processor",
+    "fails": "{} failed with their processor",
 }
 # Checks of a measured family: the field of its row, and the word that the page explains.
 CHECKS = {"own_mask": "mask", "hidden_states": "states", "causal": "causal"}
