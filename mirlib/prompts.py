@@ -219,7 +219,8 @@ def encode_batch(
         check_text(processor, text)
     cut = [shorten(processor, text, max_text_tokens) for text in texts]
     lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
-    advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else "take another image"
+    advice = "take another image" if len(images) == 1 else "take batch_size=1 (--batch-size 1)"
+    advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else advice
     with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
         options = {"padding": len(cut) > 1, "padding_side": "right", "return_tensors": "pt"}
         if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):

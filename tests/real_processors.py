@@ -454,7 +454,7 @@ KITS: dict[str, Kit] = {
     "paddleocr_vl": Kit("image"),
     "paligemma": Kit(image={"image_seq_length": 16}, plain="<image>\n{text}"),
     "perception_lm": Kit(
-        "image video", image={"tile_size": SIDE, "max_num_tiles": 4}, options={"patch_size": PATCH, "pooling_ratio": 1}
+        "image video", image={"tile_size": SIDE}, options={"patch_size": PATCH, "pooling_ratio": 1}
     ),
     "pi0": Kit(image={"image_seq_length": 16}, plain="<image>\n{text}"),
     "pp_chart2table": Kit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +15,14 @@ import torch
 import transformers
 from family_check import measure
 from family_command import RefusedError, drive, text_window
-from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink
+from PIL import Image
+from real_processors import KITS, processor_of
+from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink, tiny_settings
 from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
 
-from mirlib import UndefinedMIRError, capture, modality_integration_rate, score_batches
+from mirlib import MirlibError, UndefinedMIRError, capture, modality_integration_rate, score_batches
 from mirlib.adapters import _ADAPTERS, decoder_parts
+from mirlib.prompts import encode_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # the command is a script, not a part of a package
@@ -87,6 +91,8 @@ def test_the_command_with_a_real_processor(model_type, tmp_path):
     assert alone == pytest.approx(by_hand, abs=families.TOLERANCE)
     if row["processor"] == "command":
         assert together == pytest.approx(by_hand, abs=families.TOLERANCE)
+    else:
+        assert row["processor"] == f"batch size 1 alone: {together}"
 
 
 @pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["processor"].startswith("refused")])
@@ -96,6 +102,57 @@ def test_what_the_command_refuses_is_what_the_page_says(model_type, tmp_path):
     with pytest.raises(RefusedError) as raised:
         drive(model_type, tmp_path / model_type)
     assert f"refused: {raised.value}" == row["processor"]
+
+
+def processor_alone(model_type, **changes):
+    """The real processor of a family, without a model."""
+    settings = tiny_settings(model_type, FAMILIES.get(model_type, Family()))
+    return processor_of(model_type, replace(KITS[model_type], **changes), settings)
+
+
+def pictures(*sizes):
+    return [Image.new("RGB", size, color) for size, color in zip(sizes, ("red", "blue", "green"), strict=False)]
+
+
+@pytest.mark.parametrize("model_type", ["got_ocr2", "idefics2"])
+def test_pictures_reach_each_processor_in_the_lists_that_it_takes(model_type):
+    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Idefics takes lists alone."""
+    processor = processor_alone(model_type)
+    batch = encode_batch(processor, pictures((40, 24), (24, 40)), ["a red cat", "a blue dog on a mat"])
+    assert len(batch["input_ids"]) == len(batch["pixel_values"]) == 2
+    read = [
+        processor.tokenizer.decode(ids[rows]) for ids, rows in zip(batch["input_ids"], batch["text_mask"], strict=True)
+    ]
+    assert read == ["a red cat", "a blue dog on a mat"]
+
+
+@pytest.mark.parametrize("words", [(), ("|SPEAKER|",)])
+def test_a_blank_that_the_tokenizer_puts_first_is_no_text(words):
+    """GIT's prompt is the text alone: a tokenizer in the manner of SentencePiece begins it with a blank of its own."""
+    processor = processor_alone("git", words=words)
+    batch = encode_batch(processor, pictures((16, 16)), ["7 cats"])
+    ids, rows = batch["input_ids"][0], batch["text_mask"][0]
+    assert rows.tolist() == [not words or place > 0 for place in range(len(ids))]
+    assert processor.tokenizer.decode(ids[rows]) == "7 cats"
+
+
+def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
+    processor = processor_alone("emu3")
+    texts = ["a red cat", "a blue dog"]
+    same = encode_batch(processor, pictures((40, 24), (40, 24)), texts)
+    assert len(same["pixel_values"]) == 2
+    with pytest.raises(MirlibError, match=r"different sizes .*; take batch_size=1 \(--batch-size 1\)"):
+        encode_batch(processor, pictures((40, 24), (24, 40)), texts)
+
+
+def test_kosmos_2_5_marks_the_tokens_around_its_image_too():
+    """Its processor writes -1 there, and 1 where the features of the image stand."""
+    case = Case("kosmos-2.5")
+    inputs = case.inputs()
+    marks = inputs["image_embeds_position_mask"].long()
+    marks[:, 2], marks[:, 3 + case.family.tokens] = -1, -1
+    stream = layer_rows(case.model, **inputs | {"image_embeds_position_mask": marks})
+    assert torch.equal(stream.positions["vision"], marks == 1)
 
 
 def test_the_window_of_a_text_is_found_by_decoding():
