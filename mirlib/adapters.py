@@ -203,8 +203,8 @@ def _with(**changes: Any) -> Callable[[nn.Module], DecoderParts]:
 def _mean_of_streams(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d), and the row is their mean.
 
-    GLM's own head takes the mean before the final norm; Qwen's weighs the streams by gates that it computes, and takes
-    the mean then, which only the output of the whole model shows.
+    GLM's own head takes the mean before the final norm; Qwen's and Hunyuan's weigh the streams by gates that they
+    compute, which only the output of the whole model shows.
     """
     width = model.config.get_text_config().hidden_size
     return lambda hidden: hidden.reshape(*hidden.shape[:2], -1, width).mean(dim=2)
@@ -238,7 +238,8 @@ def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
 
     def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
         mask = inputs.get("image_embeds_position_mask")
-        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+        # Kosmos-2.5 marks the image with 1, and with -1 the tokens around it.
+        return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask == 1
 
     return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask)
 
@@ -260,6 +261,7 @@ _ADAPTERS.update(
         "gemma3n": _with(read=_active_stream),
         "git": _rows_in_front,
         "glm5_next": _with(read=_mean_of_streams),
+        "hy_v4_vl": _with(read=_mean_of_streams),
         "kosmos-2": _rows_given_by_mask,
         "kosmos-2.5": _rows_given_by_mask,
         "pi0": _prefix,

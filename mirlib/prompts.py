@@ -26,13 +26,22 @@ _PLAIN = "take template='plain' (--template plain), which writes the image, a li
 _SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens", "num_query_tokens")
 
 
+# Processors that put the image into each prompt themselves; some of them name a token for it nevertheless.
+_WITHOUT_PLACEHOLDERS = ("FuyuProcessor", "GitProcessor", "Kosmos2Processor", "Kosmos2_5Processor")
+
+
 def image_token(processor: Any) -> str:
     """The string that stands for one image in the prompts of a processor."""
+    token = _named_token(processor)
+    if not token:
+        raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
+    return token
+
+
+def _named_token(processor: Any) -> str:
     tokenizer = getattr(processor, "tokenizer", None)
     token = getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None)
-    if token is None:
-        raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
-    return getattr(token, "content", token)
+    return getattr(token, "content", token) or ""
 
 
 def used_template(processor: Any, template: str) -> str:
@@ -54,9 +63,9 @@ def _frame(processor: Any, template: str) -> tuple[str, str]:
     A chat template is a program that came with a checkpoint. It is run once, bounded, with a text of ours, so that no
     text can be changed by it and no run of it can last.
     """
-    token = image_token(processor)
     if used_template(processor, template) == "plain":
-        return ("", "") if _adds_placeholders(processor) else (f"{token}\n", "")
+        return ("", "") if _adds_placeholders(processor) else (f"{image_token(processor)}\n", "")
+    token = _named_token(processor)
     special = getattr(getattr(processor, "tokenizer", None), "special_tokens_map", None)
     key = type(processor), _adds_placeholders(processor), token, str(processor.chat_template), str(special)
     if key not in _frames:
@@ -82,6 +91,8 @@ def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
     if len(found) < 2:
         raise MirlibError(f"the chat template changes the text, so its rows cannot be found; {_PLAIN}")
     before, after = found
+    if not token:  # the template writes all that stands for an image, as that of PP-Chart2Table does
+        return before, after
     if _adds_placeholders(processor):
         return before.replace(token, ""), after
     images = before.count(token), after.count(token)
@@ -94,8 +105,8 @@ def _frame_of_chat(processor: Any, token: str) -> tuple[str, str]:
 
 
 def _adds_placeholders(processor: Any) -> bool:
-    """Whether a processor itself puts the rows of its image's queries before each text, as those of BLIP-2 do."""
-    return bool(getattr(processor, "num_query_tokens", None))
+    """Whether a processor itself puts its image before each text, as those of BLIP-2 do if they count its queries."""
+    return bool(getattr(processor, "num_query_tokens", None)) or type(processor).__name__ in _WITHOUT_PLACEHOLDERS
 
 
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
@@ -208,21 +219,26 @@ def encode_batch(
         check_text(processor, text)
     cut = [shorten(processor, text, max_text_tokens) for text in texts]
     lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
-    advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else "take another image"
+    advice = "take another image" if len(images) == 1 else "take batch_size=1 (--batch-size 1)"
+    advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else advice
     with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
-        batch = dict(
-            processor(
-                images=[[image] for image in images],  # a list for each sample, which every family takes
-                text=[before + text + after for text in cut],
-                padding=len(cut) > 1,
-                padding_side="right",
-                return_tensors="pt",
-            )
+        options = {"padding": len(cut) > 1, "padding_side": "right", "return_tensors": "pt"}
+        if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):
+            options["return_mm_token_type_ids"] = True  # Cosmos 3 returns them only where they are asked for
+        # A list for each sample, which every family takes but one: GOT-OCR's are the pages of a document.
+        flat = type(processor).__name__ == "GotOcr2Processor"
+        pictures = list(images) if flat else [[image] for image in images]
+        batch = dict(processor(images=pictures, text=[before + text + after for text in cut], **options))
+    if type(processor).__name__ == "Emu3Processor" and len(batch["image_sizes"].unique(dim=0)) > 1:
+        raise MirlibError(
+            "Emu3 gives pictures of different sizes other features where they share a batch, and MIR would change with "
+            "it; take batch_size=1 (--batch-size 1)"
         )
     ids = batch["input_ids"] = torch.as_tensor(batch["input_ids"])
     attended = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
     batch["text_mask"] = torch.zeros_like(ids, dtype=torch.bool)
-    left = before.rpartition(image_token(processor))[2]  # stays as it is beside the text when placeholders grow
+    token = _named_token(processor)
+    left = before.rpartition(token)[2] if token else before  # stays beside the text when placeholders grow
     special = set(_special_ids(tokenizer))
     for row, (whole, text) in enumerate(zip(texts, cut, strict=True)):
         found = _rows_of(tokenizer, heard, ids[row].tolist(), attended[row].tolist(), (left, text, after), special)
@@ -309,6 +325,8 @@ def _rows_of(
         if first + shift < 0 or ids[first + shift : end] != tokens[first:]:
             continue
         chosen = [i for i in range(first, last) if tokens[i] not in special]
+        while chosen and not tokenizer.decode(tokens[chosen[0]]).strip():  # a blank that the tokenizer put before it
+            chosen.pop(0)
         if _read_as_written(tokenizer, prompt, tokens, spans, chosen):
             return [i + shift for i in chosen]
     return []
@@ -389,9 +407,10 @@ def disagreements(processor: Any, config: Any) -> str:
     sizes = [getattr(prepared, name, None) for name in ("crop_size", "size")]
     side = next((size["height"] for size in sizes if hasattr(size, "keys") and "height" in size), None)
     compare("the image size", side, getattr(vision, "image_size", None))
-    token = processor.tokenizer.convert_tokens_to_ids(image_token(processor))
-    ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
-    compare("image_token_id", token, next((i for i in ids if i is not None), None))
+    if token := _named_token(processor):
+        ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
+        number = processor.tokenizer.convert_tokens_to_ids(token)
+        compare("image_token_id", number, next((i for i in ids if i is not None), None))
     entries = getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
     if entries is not None and len(processor.tokenizer) > entries:
         found.append(f"the tokenizer has {len(processor.tokenizer)} entries and the model {entries}")
@@ -401,7 +420,7 @@ def disagreements(processor: Any, config: Any) -> str:
 def _placeholders(processor: Any) -> list[str]:
     """The strings that stand for vision in a prompt."""
     video = getattr(processor, "video_token", None)
-    return [image_token(processor), *([getattr(video, "content", video)] if video else [])]
+    return [token for token in (_named_token(processor), getattr(video, "content", video)) if token]
 
 
 def _special_ids(tokenizer: Any) -> list[int]:

@@ -40,12 +40,11 @@ class Measured:
     mir: float
 
 
-def measure(model_type: str, last: str = "normed") -> Measured:
+def measure(model_type: str) -> Measured:
     """Build a tiny model of a family, read its rows, hold them to the model's own account of them, and score it.
 
     Args:
         model_type: The family.
-        last: How the model itself returns its last layer, see `capture`; all but Gemma 3n return it normed.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the family.
@@ -54,7 +53,7 @@ def measure(model_type: str, last: str = "normed") -> Measured:
     case = Case(model_type)
     model = case.model
     entering: list[Tensor] = []
-    with torch.no_grad(), capture(model, last=last) as stream:
+    with torch.no_grad(), capture(model, last=case.family.last) as stream:
         parts = stream.parts
         case.find_tokens()
         inputs = case.inputs()

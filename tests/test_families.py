@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -12,11 +14,15 @@ import pytest
 import torch
 import transformers
 from family_check import measure
-from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink
+from family_command import RefusedError, drive, text_window
+from PIL import Image
+from real_processors import KITS, processor_of
+from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink, tiny_settings
 from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
 
-from mirlib import UndefinedMIRError, capture, modality_integration_rate, score_batches
+from mirlib import MirlibError, UndefinedMIRError, capture, modality_integration_rate, score_batches
 from mirlib.adapters import _ADAPTERS, decoder_parts
+from mirlib.prompts import encode_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))  # the command is a script, not a part of a package
@@ -26,6 +32,8 @@ import families  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 LEDGER = {row["model_type"]: row for row in families.read_ledger()}
 MEASURED = [name for name, row in LEDGER.items() if row["status"] in ("works", "adapter")]
+DRIVEN = [name for name in MEASURED if "command" in LEDGER[name]]
+QUICK = 2.0  # seconds that the command and the computation by hand may take in the tests
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32, and matrices of other shapes are multiplied in another order
 
 
@@ -51,11 +59,109 @@ def test_nothing_fails_and_most_are_measured():
     assert f"[{len(MEASURED)} of the {len(LEDGER)} families](book/families.md)" in readme
 
 
+def skip_without(*packages):
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"needs the extra [families]: {', '.join(missing)}")
+
+
 @pytest.mark.parametrize("model_type", MEASURED)
 def test_family(model_type):
+    skip_without(*filter(None, [FAMILIES.get(model_type, Family()).needs]))
     seen, row = measure(model_type), LEDGER[model_type]
     for name in ("layers", "vision_rows", "own_mask", "hidden_states", "causal"):
         assert getattr(seen, name) == row[name], name
+
+
+def test_every_row_says_what_its_processor_did():
+    kinds = {name: row["processor"].split(":")[0] for name, row in LEDGER.items()}
+    assert {kinds[name] for name in MEASURED} <= {"command", "batch size 1 alone", "refused"}
+    assert {kinds[name] for name in LEDGER if name not in MEASURED} == {"none"}
+    assert sum(kind == "command" for kind in kinds.values()) >= 75
+    for name in DRIVEN:
+        assert LEDGER[name]["command"] == pytest.approx(LEDGER[name]["by_hand"], abs=families.TOLERANCE), name
+
+
+@pytest.mark.parametrize("model_type", [name for name in DRIVEN if LEDGER[name]["driven"] < QUICK])
+def test_the_command_with_a_real_processor(model_type, tmp_path):
+    """MIR of a checkpoint on disk is that of its hidden states, one pair a pass, at whatever batch size."""
+    row = LEDGER[model_type]
+    skip_without(*row["needs"])
+    alone, together, by_hand = drive(model_type, tmp_path / model_type)
+    assert alone == pytest.approx(by_hand, abs=families.TOLERANCE)
+    if row["processor"] == "command":
+        assert together == pytest.approx(by_hand, abs=families.TOLERANCE)
+    else:
+        assert row["processor"] == f"batch size 1 alone: {together}"
+
+
+@pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["processor"].startswith("refused")])
+def test_what_the_command_refuses_is_what_the_page_says(model_type, tmp_path):
+    row = LEDGER[model_type]
+    skip_without(*row["needs"])
+    with pytest.raises(RefusedError) as raised:
+        drive(model_type, tmp_path / model_type)
+    assert f"refused: {raised.value}" == row["processor"]
+
+
+def processor_alone(model_type, **changes):
+    """The real processor of a family, without a model."""
+    settings = tiny_settings(model_type, FAMILIES.get(model_type, Family()))
+    return processor_of(model_type, replace(KITS[model_type], **changes), settings)
+
+
+def pictures(*sizes):
+    return [Image.new("RGB", size, color) for size, color in zip(sizes, ("red", "blue", "green"), strict=False)]
+
+
+@pytest.mark.parametrize("model_type", ["got_ocr2", "idefics2"])
+def test_pictures_reach_each_processor_in_the_lists_that_it_takes(model_type):
+    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Idefics takes lists alone."""
+    processor = processor_alone(model_type)
+    batch = encode_batch(processor, pictures((40, 24), (24, 40)), ["a red cat", "a blue dog on a mat"])
+    assert len(batch["input_ids"]) == len(batch["pixel_values"]) == 2
+    read = [
+        processor.tokenizer.decode(ids[rows]) for ids, rows in zip(batch["input_ids"], batch["text_mask"], strict=True)
+    ]
+    assert read == ["a red cat", "a blue dog on a mat"]
+
+
+@pytest.mark.parametrize("words", [(), ("|SPEAKER|",)])
+def test_a_blank_that_the_tokenizer_puts_first_is_no_text(words):
+    """GIT's prompt is the text alone: a tokenizer in the manner of SentencePiece begins it with a blank of its own."""
+    processor = processor_alone("git", words=words)
+    batch = encode_batch(processor, pictures((16, 16)), ["7 cats"])
+    ids, rows = batch["input_ids"][0], batch["text_mask"][0]
+    assert rows.tolist() == [not words or place > 0 for place in range(len(ids))]
+    assert processor.tokenizer.decode(ids[rows]) == "7 cats"
+
+
+def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
+    processor = processor_alone("emu3")
+    texts = ["a red cat", "a blue dog"]
+    same = encode_batch(processor, pictures((40, 24), (40, 24)), texts)
+    assert len(same["pixel_values"]) == 2
+    with pytest.raises(MirlibError, match=r"different sizes .*; take batch_size=1 \(--batch-size 1\)"):
+        encode_batch(processor, pictures((40, 24), (24, 40)), texts)
+
+
+def test_kosmos_2_5_marks_the_tokens_around_its_image_too():
+    """Its processor writes -1 there, and 1 where the features of the image stand."""
+    case = Case("kosmos-2.5")
+    inputs = case.inputs()
+    marks = inputs["image_embeds_position_mask"].long()
+    marks[:, 2], marks[:, 3 + case.family.tokens] = -1, -1
+    stream = layer_rows(case.model, **inputs | {"image_embeds_position_mask": marks})
+    assert torch.equal(stream.positions["vision"], marks == 1)
+
+
+def test_the_window_of_a_text_is_found_by_decoding():
+    """The words of the text are in the prompt, too, and the window is the last run that reads as all of it."""
+    words = ["A ", "cat", ". ", "A ", "cat", " sat", "\n"]
+    assert text_window("".join, words, "A cat sat") == slice(3, 6)
+    assert text_window("".join, words, "cat") == slice(4, 5)
+    with pytest.raises(ValueError, match="empty"):
+        text_window("".join, words, "A dog")
 
 
 @pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["status"] == "undefined"])
@@ -101,8 +207,8 @@ def test_gemma3n_is_read_from_its_active_stream():
         "vision_soft_tokens_per_image": 4, "vision_config.hidden_size": 64, "text_config.intermediate_size": 96,
         "text_config.layer_types": ["sliding_attention", "full_attention"], "text_config.num_kv_shared_layers": 0,
     }  # fmt: skip
-    with stand_in, patch.dict(FAMILIES, {"gemma3n": Family(settings, noise(*RGB))}):
-        seen = measure("gemma3n", last="raw")
+    with stand_in, patch.dict(FAMILIES, {"gemma3n": Family(settings, noise(*RGB), last="raw")}):
+        seen = measure("gemma3n")
     assert (seen.vision_rows, seen.own_mask, seen.hidden_states, seen.causal) == (4, True, True, True)
 
 
@@ -284,9 +390,11 @@ def test_video_rows_are_vision_rows():
     ("changed", "section", "cell"),
     [
         ({}, "all checks held", "| sliding, full | "),
-        ({"status": "adapter"}, "not like the others", "| `llava` | by an adapter |"),
-        ({"own_mask": False, "causal": False}, "not like the others", "| `llava` | no mask, no causal |"),
-        ({"changed": 0.5}, "not like the others", "| `llava` | pixels 50% |"),
+        ({"status": "adapter"}, "not like the others", "| `llava` | by an adapter | command |"),
+        ({"own_mask": False, "causal": False}, "not like the others", "| `llava` | no mask, no causal | command |"),
+        ({"changed": 0.5}, "not like the others", "| `llava` | pixels 50% | command |"),
+        ({"processor": "refused: no"}, "not like the others", "| `llava` | - | refused: no |"),
+        ({"processor": "batch size 1 alone: so"}, "not like", "| `llava` | - | batch size 1 alone: so |"),
         ({"status": "undefined", "how": "llava sees nothing"}, "Not measured", "| `llava` | undefined: sees nothing |"),
         ({"status": "package", "how": "timm"}, "Not measured", "| `llava` | needs the package timm |"),
         ({"status": "fails", "how": "an error"}, "Not measured", "| `llava` | fails: an error |"),
@@ -297,6 +405,14 @@ def test_where_a_family_stands_on_the_page(changed, section, cell):
     sections = families.table(rows).split("\n### ")
     (found,) = (part for part in sections if "`llava`" in part)
     assert section in found.splitlines()[0] and cell in found
+
+
+def test_the_page_counts_what_the_processors_did():
+    kinds = ("command", "command", "refused: no", "refused: never", "batch size 1 alone: odd")
+    rows = [LEDGER["llava"] | {"model_type": f"family{i}", "processor": kind} for i, kind in enumerate(kinds)]
+    text = families.table(rows)
+    assert "Of the 5, **2 were driven by the command with their real processors**; 1 at batch size 1 alone" in text
+    assert "; 2 the command refuses with its processor. Made with" in text
 
 
 def test_the_adapter_of_the_page_runs(capsys):

@@ -126,6 +126,7 @@ class Family:
         tokens: Placeholders a sample; None: as many as the model says that it has features.
         needs: A package without which the model cannot be built.
         untested: Why nothing is measured here, if so.
+        last: How the model itself returns its last layer, see `mirlib.capture`; all but Gemma 3n return it normed.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Family:
     tokens: int | None = None
     needs: str | None = None
     untested: str | None = None
+    last: str = "normed"
 
 
 def noise(*shape: int, name: str = "pixel_values") -> Pixels:
@@ -230,10 +232,18 @@ QFORMER = {
     "qformer_attention_mask": ones(4, dtype=torch.long),
 }
 VQ = {"vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1, 1], "image_token_id": None}
-MINICPM = Family({"vision_config.insert_layer_id": 0}, strip)
-TIMM = Family(needs="timm")
+MINICPM = Family({"insert_layer_id": 0}, strip)
 
 FAMILIES: dict[str, Family] = {
+    "apertus1p5": Family(
+        {
+            "vision_config.codebook_size": 32, "vision_config.embed_dim": 32, "vision_config.latent_channels": 32,
+            "vision_config.base_channels": 32, "vision_config.channel_multiplier": [1, 1, 1],
+            "vision_config.num_res_blocks": 1, "vision_config.resolution": SIDE, "image_token_offset": 20,
+            "audio_token_offset": 52, "audio_config.codebook_size": 32, "audio_config.codebook_dim": WIDTH,
+        },
+        SIZED.pixels,
+    ),
     "aria": Family({"projector_patch_to_query_dict": {16: 4}}),
     "blip-2": Family({"num_query_tokens": 4, "qformer_config.hidden_size": WIDTH}, tokens=4),
     "chameleon": Family(
@@ -281,10 +291,25 @@ FAMILIES: dict[str, Family] = {
         tokens=4,
     ),
     "ernie4_5_vl_moe": Family(rope(3, 3, 2)),
-    "fast_vlm": TIMM,
+    "fast_vlm": Family(
+        {
+            "vision_config.initializer_range": 0.3, "vision_config.model_args": {
+                "inference_mode": True, "layers": [1] * 5, "embed_dims": [8, 8, 16, 32, 32], "mlp_ratios": [2] * 5,
+                "layer_scale_init_value": 1.0,
+            },
+        },
+        noise(3, 128, 128), needs="timm",
+    ),
     "fuyu": Family(pixels=noise(16, PATCHED, name="image_patches")),
     "gemma3": GEMMA,
-    "gemma3n": TIMM,
+    "gemma3n": Family(
+        {
+            "vision_soft_tokens_per_image": 4, "vision_config.hidden_size": 64, "text_config.intermediate_size": 96,
+            "vision_config.architecture": "test_convnext", "text_config.num_kv_shared_layers": 0,
+            "text_config.layer_types": ["sliding_attention", "full_attention"],
+        },
+        noise(3, 64, 64), needs="timm", last="raw",
+    ),
     "gemma4": Family(
         {"vision_config": GEMMA4_VISION}, with_fixed(noise(16, PATCHED), image_position_ids=corners), tokens=4
     ),
@@ -307,10 +332,12 @@ FAMILIES: dict[str, Family] = {
         {"deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1] * 4, "downsample_rate": "1/2"}, TILES.pixels
     ),
     "granite_docling": Family(pixels=with_fixed(noise(1, *RGB), pixel_attention_mask=ones(1))),
+    "hy_v4_vl": Family(rope(4, 2, 2) | {"vision_config.max_image_size": 64}),
     "hunyuan_vl": Family(rope(2, 2, 2, 2) | {"text_config.head_dim": HEAD, "vision_config.max_image_size": 64}),
     "idefics2": Family({"perceiver_config.resampler_n_latents": 4}, noise(1, *RGB), tokens=4),
     "idefics3": Family(pixels=noise(1, *RGB), tokens=4),
     "inkling2": Family(pixels=patches(2 * PATCH, 2 * PATCH, 3, grid=(1, 2, 2))),
+    "inkling2_loop": Family(pixels=patches(2 * PATCH, 2 * PATCH, 3, grid=(1, 2, 2))),
     "inkling_mm_model": Family({"vision_config.n_layers": 2}, noise(2, PATCH, PATCH, 3)),
     "instructblip": Family({"num_query_tokens": 4}, with_fixed(noise(*RGB), **QFORMER), tokens=4),
     "instructblipvideo": Family(
@@ -327,7 +354,11 @@ FAMILIES: dict[str, Family] = {
         )
     ),
     "lighton_ocr": SIZED,
-    "llama4": Family({"vision_config.intermediate_size": 4 * WIDTH}),
+    "llama4": Family(
+        {"vision_config.intermediate_size": 4 * WIDTH},
+        untested="transformers 5.24.0 asks its language model for an output (image_outputs) that it does not have"
+        if transformers.__version__ == "5.24.0" else None,
+    ),
     "llava_next": TILES,
     "llava_next_video": TILES,
     "llava_onevision": TILES,
@@ -352,7 +383,15 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "paddleocr_vl": Family(rope(4, 2, 2), patches(3, PATCH, PATCH)),
-    "perception_lm": TIMM,
+    "perception_lm": Family(
+        {
+            "vision_config.architecture": "vit_pe_core_large_patch14_336", "vision_config.model_args": {
+                "embed_dim": WIDTH, "img_size": [SIDE, SIDE], "patch_size": PATCH, "depth": 2, "num_heads": HEADS,
+                "global_pool": "", "use_post_transformer_norm": False, "init_values": 0.1, "ref_feat_shape": [4, 4],
+            },
+        },
+        noise(1, *RGB), needs="timm",
+    ),
     "pi0": Family(
         pixels=with_fixed(
             noise(1, *RGB), pixel_attention_mask=ones(1), state=zeros(32), noise=zeros(50, 32), timestep=zeros()
@@ -385,16 +424,26 @@ def model_class(model_type: str) -> type[nn.Module]:
     return getattr(transformers, CLASSES[model_type])
 
 
-def tiny_model(model_type: str, family: Family) -> nn.Module:
-    """A small random model of a family, in evaluation mode."""
+def tiny_settings(model_type: str, family: Family) -> dict[str, Any]:
+    """The settings of a small config of a family."""
     settings = shrink(CONFIG_MAPPING[model_type]().to_dict())
-    for name, value in family.settings.items():
+    change(settings, family.settings)
+    settings.pop("model_type", None)
+    return settings
+
+
+def change(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put in other values, by dotted names."""
+    for name, value in changes.items():
         *path, last = name.split(".")
         place = settings
         for part in path:
             place = place[part]
         place[last] = value
-    settings.pop("model_type", None)
+
+
+def tiny_model(model_type: str, settings: dict[str, Any]) -> nn.Module:
+    """A small random model of a family, in evaluation mode."""
     torch.manual_seed(0)
     model = model_class(model_type)(CONFIG_MAPPING[model_type](**settings)).eval()
     # Some projections start at zero, and would let nothing of the picture through.
@@ -414,7 +463,7 @@ class Case:
 
     def __init__(self, model_type: str) -> None:
         self.family = FAMILIES.get(model_type, Family())
-        self.model = tiny_model(model_type, self.family)
+        self.model = tiny_model(model_type, tiny_settings(model_type, self.family))
         self.accepted = signature(self.model.forward).parameters
         self.tokens = 0
 
