@@ -663,8 +663,8 @@ def distance_of_rows(x: Tensor, y: Tensor) -> tuple[FrechetDistance, float]:
             raise MirlibError(f"{name} holds NaN or infinite values")
     if (top := max(largest.values())) > 0 and not 1 / SQUARABLE <= top <= SQUARABLE:
         raise MirlibError(
-            f"the largest number of {max(largest, key=largest.get)} is {top:.3g}, which float64 cannot square; multiply "
-            "x and y by the same number first: the distance grows with its square"
+            f"the largest number of {max(largest, key=largest.get)} is {top:.3g}, which float64 cannot square; "
+            "multiply x and y by the same number first: the distance grows with its square"
         )
     dim = x.shape[1]
     if x.shape[0] > dim and y.shape[0] > dim:

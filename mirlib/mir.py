@@ -152,8 +152,8 @@ def text_scale(norm_sum: float, count: int, layer: int) -> float:
     """
     if not norm_sum / count >= 1 / SQUARABLE:
         raise MirlibError(
-            f"layer {layer}: every text row has norm zero, or one too small to be squared, so the text-centric scale is "
-            "undefined"
+            f"layer {layer}: every text row has norm zero, or one too small to be squared, so the text-centric scale "
+            "is undefined"
         )
     return count / norm_sum
 

@@ -212,6 +212,7 @@ def test_unreadable_inputs_are_named_and_left_out_when_asked_for(checkpoint, inp
         image.save(images / f"{number}.png")
         (texts / f"{number}.txt").write_text(f"A text with the number {number}, and some more words.")
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:100])
+    (texts / "more.txt").write_text("One text more than there are images.")
     (texts / "empty.txt").write_text("  ")
     (texts / "latin.txt").write_bytes(b"caf\xe9")
     command = ["score", checkpoint, "--images", images, "--texts", texts, "--num", 4, "--no-progress"]
