@@ -21,7 +21,10 @@ def main() -> int:
         )
     from mirlib.cli import main as run
 
-    return run()
+    code = run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done and said; the interpreter takes its time to end
+    return code
 
 
 def _stop(number: int, _: object) -> None:
