@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tqdm import tqdm
+
 from mirlib import __version__
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
@@ -57,15 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SaidError:
         return BAD_INPUT
     except MirlibError as error:
+        _close_bars()
         _say(f"mir: {error}")
         return BAD_INPUT
     except BrokenPipeError:
         _discard(sys.stdout)
         return 0
     except KeyboardInterrupt as error:
+        _close_bars()
         _say("mir: interrupted")
         return 128 + getattr(error, "signal", signal.SIGINT)
     return 0
+
+
+def _close_bars() -> None:
+    """End the line that a bar stands on, where an error has left one open."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def _prepare_streams() -> None:
