@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import re
 import resource
 import shutil
 import signal
@@ -197,6 +198,8 @@ def _command(*arguments: Any) -> None:
     lines = said.getvalue().splitlines()
     if code != cli.BAD_INPUT or not lines or not lines[-1].startswith("mir: "):
         raise Unclear(f"exit code {code}, {said.getvalue()[-300:]!r}")
+    if "allocate" in lines[-1]:  # the arrays were asked for before they were looked at
+        raise MemoryError(lines[-1])
     raise MirlibError(lines[-1].removeprefix("mir: "))
 
 
@@ -229,7 +232,7 @@ SHAPES = (
     (2, 4, 0),
     (2, 4, 3),
     (1, 2, 60_000),
-    (5_000, 2, 1),
+    (100_000, 2, 1),
     (2, 1, 3, 1),
 )
 SCALES = (0.0, 1e-300, 1e-160, 1e-90, 1e-30, 1e30, 1e90, 1e160, 1e300, float("nan"), float("inf"))
@@ -239,12 +242,15 @@ def _odd_states(rng: Rng) -> dict[str, np.ndarray]:
     arrays = dict(_states())
     for _ in range(int(rng.integers(1, 4))):
         name = _picked(rng, list(arrays) or ["vision"])
-        kind = int(rng.integers(5))
+        kind = int(rng.integers(6))
         if kind == 0:
             arrays.pop(name, None)
+        elif kind == 5:
+            shape = _picked(rng, SHAPES)
+            arrays = {name: rng.normal(size=shape) for name in ("vision", "text")}
         elif kind == 1:
             arrays[name] = rng.normal(size=_picked(rng, SHAPES))
-        elif kind == 2 and name in arrays:
+        elif kind == 2 and name in arrays and arrays[name].dtype.kind in "iuf":
             with np.errstate(all="ignore"):
                 arrays[name] = arrays[name].astype(_picked(rng, DTYPES))
         elif kind == 3 and name in arrays and arrays[name].dtype.kind == "f":
@@ -573,7 +579,7 @@ class Count:
     """What became of the inputs of a surface."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -654,7 +660,7 @@ def fuzz(name: str, inputs: int, *, seed: int = 0, keep: Path, seconds: float = 
                     found.outcomes[outcome] += 1
                     bar.update()
                     if trace:
-                        found.failures.append(f"{name}, input {number}: {outcome}\n{trace}")
+                        found.failures.setdefault(_kind(trace), []).append(f"{name} {number}: {outcome}\n{trace}")
                     if trace.startswith("input "):
                         break
             child.kill()
@@ -662,6 +668,12 @@ def fuzz(name: str, inputs: int, *, seed: int = 0, keep: Path, seconds: float = 
             number += 1
     found.seconds = time.monotonic() - started
     return found
+
+
+def _kind(trace: str) -> str:
+    """What failures with one cause have in common: the last line without its numbers and names of files."""
+    last = trace.strip().splitlines()[-1]
+    return re.sub(r"/tmp/\S+|\d+", "", last)[:100]
 
 
 COLUMNS = ("refused", "accepted", "tracebacks", "hangs", "over memory")
@@ -680,19 +692,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     total = sum(SURFACES[name].share for name in options.only)
     print(f"{'surface':22}{'inputs':>8}" + "".join(f"{column:>13}" for column in COLUMNS) + f"{'seconds':>9}")
-    failures: list[str] = []
+    failed: list[tuple[int, str]] = []
     inputs = 0
     for name in options.only:
         share = max(1, options.inputs * SURFACES[name].share // total)
         found = fuzz(name, share, seed=options.seed, keep=keep, seconds=options.seconds)
-        failures += found.failures
+        failed += [(len(failures), failures[0]) for failures in found.failures.values()]
         inputs += found.outcomes.total()
         row = "".join(f"{found.outcomes[column]:>13}" for column in COLUMNS)
         print(f"{name:22}{found.outcomes.total():>8}{row}{found.seconds:>9.1f}", flush=True)
-    for failure in failures[:50]:
-        print(f"\n{failure}")
-    print(f"\n{inputs} inputs, {len(failures)} failures" + (f"; they are in {keep}" if failures else ""))
-    return int(bool(failures))
+    for count, first in failed:
+        print(f"\n{count} like {first}")
+    print(f"\n{inputs} inputs, {sum(count for count, _ in failed)} failures" + (f"; see {keep}" if failed else ""))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

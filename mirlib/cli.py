@@ -187,6 +187,13 @@ def _whole(text: str) -> int:
     return number
 
 
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, got {shown(text)}") from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mir", description="Measure how far apart vision and text tokens are inside a vision-language model."
@@ -277,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (score, features):
         command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
         command.add_argument(
-            "--confidence", type=float, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
+            "--confidence", type=_real, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
         )
         command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
         command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
@@ -298,9 +305,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
     planning.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-    planning.add_argument("--confidence", type=float, metavar="LEVEL", help="of an interval; 0 or left out for none")
+    planning.add_argument("--confidence", type=_real, metavar="LEVEL", help="of an interval; 0 or left out for none")
     planning.add_argument(
-        "--tflops", type=float, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
+        "--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
     )
     planning.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
@@ -633,6 +640,8 @@ def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
     if options.tflops is not None and not options.tflops > 0:
         raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
+    if options.confidence:
+        check_confidence(options.confidence)
     _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
 
