@@ -95,7 +95,7 @@ def _energies(layers: Sequence[Tensor], modality: str, rule: str) -> tuple[np.nd
     energies, mean_norms = [], []
     for k, rows in enumerate(layers, start=1):
         norms = row_norms(rows)
-        check_norms(norms, k, modality, lambda row: f"row {row}")
+        check_norms(norms, rows, k, modality, lambda row: f"row {row}")
         mean_norms.append(float(norms.mean()))
         if rule != "none":
             outliers = NormBounds.three_sigma(norms).outliers(norms).to(rows.device)

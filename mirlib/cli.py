@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tqdm import tqdm
 
 from mirlib import __version__
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
-from mirlib.errors import MirlibError, MirlibWarning
-from mirlib.mir import PRESETS
+from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
+from mirlib.files import check_writable, input_at, write_whole
+from mirlib.mir import PRESETS, check_confidence
 from mirlib.result import MIRResult
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 ARRAYS = ("vision", "text", "vision_samples", "text_samples")
+LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states may ask for
+LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
+MOST_PACKED = 20  # times the size of the file, beyond that
 LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent without being asked for
+PLAIN = {"█": "#", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
+        _prepare_streams()
         rank = 0
         with suppress(MirlibError):  # which matters where processes are to work together
             rank, _ = processes_of_launcher()
         with redirect_stderr(io.StringIO()) if rank else nullcontext():  # a wrong option is said once
             options = _parser().parse_args(arguments)
+            _refuse_empty(options)
         # A warning of ours is one line for the reader, not a line of source code.
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -46,15 +59,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SaidError:
         return BAD_INPUT
     except MirlibError as error:
+        _close_bars()
         _say(f"mir: {error}")
         return BAD_INPUT
     except BrokenPipeError:
-        sys.stderr.close()
+        _discard(sys.stdout)
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _close_bars()
         _say("mir: interrupted")
-        return INTERRUPTED
+        return 128 + getattr(error, "signal", signal.SIGINT)
     return 0
+
+
+def _close_bars() -> None:
+    """End the line that a bar stands on, where an error has left one open."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
+def _prepare_streams() -> None:
+    """Let no character stop the output: what an encoding lacks is replaced, in results and in messages."""
+    codecs.register_error("mir", _replaced)
+    if sys.stdout is None:  # closed by the caller; it cannot be written to, and no other file may take its place
+        sys.stdout = open(os.devnull)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mir")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def _print(text: str) -> None:
+    """Print a result. Where stdout does not take it, it goes to stderr before that is said, so that it is not lost."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        _discard(sys.stdout)
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MirlibError(f"cannot write to standard output ({reason}); the result went to standard error") from error
+
+
+def _discard(stream: Any) -> None:
+    """Send what a stream still holds nowhere: the interpreter would fail on it once more when it ends."""
+    with suppress(OSError, ValueError):  # streams of tests have no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _refuse_empty(options: argparse.Namespace) -> None:
+    """An option whose value is empty is an unset variable of a shell, and must not mean the default."""
+    for name, value in vars(options).items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, str) and not part.strip():
+                where = POSITIONAL.get(name, "RESULT.json" if isinstance(value, list) else None)
+                where = f"--{name.replace('_', '-')}" if where is None or name == "images" else where
+                raise MirlibError(
+                    f"{where} is empty: give it a value, or leave it out if the default is meant (is a variable of "
+                    "the shell unset?)"
+                )
 
 
 class SaidError(Exception):
@@ -89,11 +159,43 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    """One line on stderr, without characters that a terminal would obey. That it cannot be said, stops nothing."""
+    with suppress(OSError, ValueError):
+        print(shown(message, 1000), file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are sentences like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        with suppress(OSError, ValueError):
+            print(self.format_usage(), end="", file=sys.stderr)
+        raise MirlibError(f"{shown(message, 300)}; {self.prog} --help lists the options")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        _print(message.rstrip("\n"))
+
+
+def _whole(text: str) -> int:
+    """A whole number that 64 bits hold."""
+    try:
+        number = int(text)
+    except ValueError:  # also one of thousands of digits
+        number = None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most 18 digits, got {shown(text)}")
+    return number
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, got {shown(text)}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mir", description="Measure how far apart vision and text tokens are inside a vision-language model."
     )
     parser.add_argument("--version", action="version", version=f"mirlib {__version__}")
@@ -123,8 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--text-field", metavar="NAME", help="likewise, of the texts")
     score.add_argument("--image-root", metavar="DIR", help="folder of the image paths in files (default: the file's)")
     # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
-    score.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
-    score.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
+    score.add_argument("--num", "-n", type=_whole, default=100, help="number of pairs (default: %(default)s)")
+    score.add_argument("--batch-size", type=_whole, default=4, help="pairs a forward pass (default: %(default)s)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     score.add_argument(
         "--dtype",
@@ -136,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device-map", metavar="MAP", help="auto: spread the model over all GPUs, then the CPU (needs accelerate)"
     )
     score.add_argument("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
-    score.add_argument("--seed", type=int, default=0, help="which images and texts are drawn (default: %(default)s)")
+    score.add_argument("--seed", type=_whole, default=0, help="which images and texts are drawn (default: %(default)s)")
     score.add_argument(
         "--part",
         metavar="I/N",
@@ -149,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm"
     )
-    score.add_argument("--max-text-tokens", type=int, help="cut each text after so many tokens")
+    score.add_argument("--max-text-tokens", type=_whole, help="cut each text after so many tokens")
     score.add_argument(
         "--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs"
     )
@@ -159,7 +261,10 @@ def _parser() -> argparse.ArgumentParser:
         help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
     )
     score.add_argument(
-        "--rows", type=int, metavar="R", help="with --measures: rows kept of each modality (default: what 1 GiB holds)"
+        "--rows",
+        type=_whole,
+        metavar="R",
+        help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
     )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
@@ -179,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (score, features):
         command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
         command.add_argument(
-            "--confidence", type=float, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
+            "--confidence", type=_real, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
         )
         command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
         command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
@@ -191,18 +296,18 @@ def _parser() -> argparse.ArgumentParser:
         "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
     )
     planning.add_argument("model", metavar="MODEL")
-    planning.add_argument("--num", "-n", type=int, default=100, help="number of pairs (default: %(default)s)")
-    planning.add_argument("--batch-size", type=int, default=4, help="pairs a forward pass (default: %(default)s)")
-    planning.add_argument("--text-tokens", type=int, default=800, help="of the longest text (default: %(default)s)")
-    planning.add_argument("--vision-tokens", type=int, help="of an image, where the configuration does not say")
+    planning.add_argument("--num", "-n", type=_whole, default=100, help="number of pairs (default: %(default)s)")
+    planning.add_argument("--batch-size", type=_whole, default=4, help="pairs a forward pass (default: %(default)s)")
+    planning.add_argument("--text-tokens", type=_whole, default=800, help="of the longest text (default: %(default)s)")
+    planning.add_argument("--vision-tokens", type=_whole, help="of an image, where the configuration does not say")
     planning.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights"
     )
     planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
     planning.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-    planning.add_argument("--confidence", type=float, metavar="LEVEL", help="of an interval; 0 or left out for none")
+    planning.add_argument("--confidence", type=_real, metavar="LEVEL", help="of an interval; 0 or left out for none")
     planning.add_argument(
-        "--tflops", type=float, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
+        "--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
     )
     planning.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
@@ -225,7 +330,9 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(run=run)
         if name == "run":
             action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
-            action.add_argument("--jobs", type=int, metavar="N", help="sweeps: processes at once (default: the cores)")
+            action.add_argument(
+                "--jobs", type=_whole, metavar="N", help="sweeps: processes at once (default: the cores)"
+            )
             action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
             action.add_argument(
                 "--precision",
@@ -242,11 +349,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if options.no_progress:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of the weights that it loads
     if options.measures is not None:
         _score_measures(options)
         return
     if options.rows is not None:
         raise MirlibError("--rows means nothing without --measures")
+    if options.confidence:
+        check_confidence(options.confidence)
     with launched() as processes, _one_voice(processes):
         _score_share(options, processes)
 
@@ -297,13 +410,7 @@ def _score_measures(options: argparse.Namespace) -> None:
     found = replace(found, settings={**found.settings, **_recorded(options, model)})
     if left_out:
         _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-    if options.json == "-":
-        print(found.to_json(), flush=True)
-        return
-    print(describe_measures(found, options.model or "the miniature LLaVA"), flush=True)
-    if options.json:
-        with _writing():
-            _write_json(found, options.json)
+    _deliver(found.to_json(), lambda: describe_measures(found, _name(options)), options.json)
 
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
@@ -352,9 +459,13 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         if processes.leads:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, options.model or "the miniature LLaVA")
+            _report(result, options, _name(options))
 
     processes.together(report)
+
+
+def _name(options: argparse.Namespace) -> str:
+    return shown(options.model, 300) if options.model else "the miniature LLaVA"
 
 
 def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
@@ -384,11 +495,15 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
     from mirlib.readers import part_of
 
     if options.part is None:
-        return _all_sources(options, skip, max(options.num, 1))
+        found = _all_sources(options, skip, 1)
+        for what, items in zip(("images", "texts"), found, strict=True):
+            _enough(items, options.num, what)  # said before a model is loaded
+        return found
     number, _, parts = options.part.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {options.part}")
-    found = _all_sources(options, skip, max(options.num, 1) * int(parts))
+    decimal = all(part.isdecimal() and len(part) <= 18 for part in (number, parts))
+    if not (decimal and 1 <= int(number) <= int(parts)):
+        raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {shown(options.part)}")
+    found = _all_sources(options, skip, int(parts))
     shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
     for what, items, share in zip(("images", "texts"), found, shares, strict=True):
         if len(share) < options.num:
@@ -399,10 +514,15 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
     return shares
 
 
+def _enough(items: Sequence[Any], number: int, what: str) -> None:
+    if len(items) < number:
+        raise MirlibError(f"{number} {what} were asked for, there are {len(items)}; lower num (--num)")
+
+
 def _all_sources(
-    options: argparse.Namespace, skip: Callable[[str], None] | None, number: int
+    options: argparse.Namespace, skip: Callable[[str], None] | None, parts: int
 ) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts that the options name; without any, ``number`` of those of installed packages."""
+    """The images and the texts that the options name; without any, those of installed packages for so many parts."""
     from mirlib.data import sample_images, sample_texts
     from mirlib.readers import open_images, open_pairs, open_texts
 
@@ -415,17 +535,18 @@ def _all_sources(
     for name, given, sources in (("image", "image_field", options.images), ("text", "text_field", options.texts)):
         if fields[given] and not sources:
             raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
-    images, texts = options.images, options.texts
-    if root and not images:
+    if root and not options.images:
         raise MirlibError("--image-root means nothing without --images or --pairs")
-    return (
-        open_images(images, image_field=options.image_field, image_root=root, on_unreadable=skip)
-        if images
-        else sample_images(number, options.seed),
-        open_texts(texts, text_field=options.text_field, on_unreadable=skip)
-        if texts
-        else sample_texts(number, options.seed),
-    )
+    number = max(options.num, 1) * parts
+    if options.texts:
+        texts = open_texts(options.texts, text_field=options.text_field, on_unreadable=skip)
+        number = min(number, len(texts))  # an image for each is enough
+    else:
+        texts = sample_texts(number, options.seed)  # first, for of texts there is an end
+    if options.images:
+        images = open_images(options.images, image_field=options.image_field, image_root=root, on_unreadable=skip)
+        return images, texts
+    return sample_images(number, options.seed), texts
 
 
 def _hush() -> None:
@@ -469,8 +590,8 @@ def _device(name: str, processes: Processes | None = None) -> str:
     try:
         if torch.empty(0, device=name).is_meta:
             raise RuntimeError("it holds no numbers")
-    except (RuntimeError, AssertionError) as error:
-        raise MirlibError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # each kind of device has its own
+        raise MirlibError(f"device '{shown(name)}' cannot be used here: {shown(first_line(error), 300)}") from error
     return name
 
 
@@ -519,7 +640,9 @@ def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
     if options.tflops is not None and not options.tflops > 0:
         raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
-    _say(f"mir: running {options.model} without numbers")
+    if options.confidence:
+        check_confidence(options.confidence)
+    _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
 
     found = plan(
@@ -534,20 +657,11 @@ def _plan(options: argparse.Namespace) -> None:
         confidence=options.confidence or None,
         trust_remote_code=options.trust_remote_code,
     )
-    if options.json == "-":
-        print(found.to_json(), flush=True)
-        return
-    print(found, flush=True)
+    table = str(found)
     if options.tflops:
-        print(
-            f"At {options.tflops:g}·10^12 operations a second: {found.seconds(options.tflops * 1e12):.0f} s, at least"
-        )
-    if options.json:
-        try:
-            Path(options.json).write_text(found.to_json() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise MirlibError(f"cannot write {error.filename or 'the plan'}: {error.strerror}") from error
-        _say(f"mir: wrote {options.json}")
+        seconds = found.seconds(options.tflops * 1e12)
+        table += f"\nAt {options.tflops:g}·10^12 operations a second: {seconds:.0f} s, at least"
+    _deliver(found.to_json(), lambda: table, options.json)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -558,7 +672,10 @@ def _features(options: argparse.Namespace) -> None:
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
-    arrays = _read_arrays(Path(options.file))
+    path = Path(options.file)
+    arrays = _read_arrays(path)
+    if options.preset == "authors-fast":
+        _check_memory(arrays["vision"].shape[2])
     samples = None
     if "vision_samples" in arrays and "text_samples" in arrays:
         samples = (arrays["vision_samples"], arrays["text_samples"])
@@ -568,33 +685,109 @@ def _features(options: argparse.Namespace) -> None:
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence or None
     )
-    _report(result, options, options.file)
+    _report(result, options, shown(path))
+
+
+def _check_memory(dim: int) -> None:
+    """The authors' fast mode forms (d, d) matrices whatever the number of rows is."""
+    need = 6 * 4 * dim**2
+    if need > LARGEST_PRODUCTS:
+        raise MirlibError(
+            f"preset 'authors-fast' would take {need / 2**30:.0f} GiB for matrices of {dim} x {dim} numbers; use "
+            "preset 'authors' or 'paper'"
+        )
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz or .safetensors file; pickled objects are never opened."""
+    """The arrays of an .npz or .safetensors file; pickled objects are never opened.
+
+    What the file says of its arrays is looked at before one of them is read: a header can claim any size.
+    """
     if not path.is_file():
-        raise MirlibError(f"no such file: {path}")
+        raise MirlibError(f"no such file: {shown(path)}")
+    readers = {".npz": _Zipped, ".safetensors": _Safetensors}
+    if path.suffix not in readers:
+        raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        with readers[path.suffix](path) as stored:
+            claims = {name: stored.claim(name) for name in ARRAYS if name in stored.names}
+            missing = [name for name in ("vision", "text") if name not in claims]
+            if missing:
+                raise MirlibError(f"no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
+            return {name: stored.read(name) for name in claims}
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
+        raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
 
-            arrays: dict[str, Any] = load_file(path)
-        elif path.suffix == ".npz":
-            import numpy as np
 
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in ARRAYS if name in stored}
-        else:
-            raise MirlibError(f"{path}: expected .npz or .safetensors")
-    except MirlibError:
-        raise
-    except Exception as error:  # zipfile, NumPy and safetensors each raise their own
-        raise MirlibError(f"{path}: cannot read the arrays ({str(error).splitlines()[0]})") from error
-    missing = [name for name in ("vision", "text") if name not in arrays]
-    if missing:
-        raise MirlibError(f"{path}: no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
-    return arrays
+class _Zipped:
+    """The arrays of an .npz file."""
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path)
+        self._size = path.stat().st_size
+        self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
+
+    def __enter__(self) -> _Zipped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def claim(self, name: str) -> tuple[int, ...]:
+        """The shape that the header gives, once the bytes behind it are known to be there."""
+        import numpy as np
+
+        info = self._zip.getinfo(f"{name}.npy")
+        if info.file_size > max(LARGEST_UNPACKED, MOST_PACKED * self._size):
+            raise MirlibError(
+                f"{name} unpacks to {info.file_size / 2**30:.1f} GiB, more than {MOST_PACKED} times the size of the "
+                "file, which no hidden states do"
+            )
+        with self._zip.open(info) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            held = info.file_size - file.tell()
+        if dtype.hasobject:
+            raise ValueError("Object arrays can run code when they are opened; store plain numbers")
+        if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > held:
+            raise MirlibError(f"{name} claims shape {shown(shape)} of {shown(dtype)}, and holds {held} bytes")
+        return shape
+
+    def read(self, name: str) -> Any:
+        """The array."""
+        import numpy as np
+
+        with self._zip.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+class _Safetensors:
+    """The arrays of a .safetensors file, whose own reader holds its claims against its size."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = safe_open(path, framework="pt")
+        self.names = set(self._file.keys())
+
+    def __enter__(self) -> _Safetensors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def claim(self, name: str) -> tuple[int, ...]:
+        """The shape that the header gives."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Any:
+        """The array."""
+        return self._file.get_tensor(name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -602,48 +795,67 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuse output files that cannot be written before minutes are spent."""
-    for name in (options.json, options.plot):
-        if not name or name == "-":
-            continue
-        if not Path(name).resolve().parent.is_dir():
-            raise MirlibError(f"cannot write {name}: there is no folder {Path(name).resolve().parent}")
-        if Path(name).is_dir():
-            raise MirlibError(f"cannot write {name}: it is a folder")
+    """Refuse output files that cannot be written, or are inputs, before minutes are spent."""
+    given = vars(options)
+    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs")]
+    inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
+    outputs = [Path(name) for name in (options.json, options.plot) if name and name != "-"]
     if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise MirlibError(f"cannot draw {options.plot}: the name must end in .png, .pdf or .svg")
+        raise MirlibError(f"cannot draw {shown(Path(options.plot))}: the name must end in .png, .pdf or .svg")
+    for path in outputs:
+        check_writable(path)
+        if destroyed := input_at(path, files_of(inputs)):
+            raise MirlibError(
+                f"cannot write {shown(path)}: that would destroy what is to be measured ({shown(destroyed)}); choose "
+                "another name"
+            )
+    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
+        raise MirlibError(f"--json and --plot are the same file, {shown(outputs[0])}; give them two names")
+
+
+def files_of(sources: Sequence[str]) -> Iterator[Path]:
+    """The files and folders that sources name, each shard of ``{000..009}`` and the folder behind ``hf:`` included."""
+    from mirlib.readers import _expanded
+    from mirlib.tables import HUB
+
+    for source in sources:
+        if source.startswith(HUB):
+            yield Path(source.removeprefix(HUB).split("@")[0])
+        elif "{" in source:
+            yield from _expanded(source)
+        yield Path(source)
+
+
+def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
+    """Write the result, then print it; where the file fails in the end, the JSON goes to stderr."""
+    if out == "-":
+        _print(as_json)
+        return
+    if out:
+        try:
+            write_whole(Path(out), lambda path: path.write_text(as_json + "\n", encoding="utf-8"))
+        except MirlibError:
+            _print(as_text())
+            _say("mir: this was to be written:")
+            with suppress(OSError, ValueError):
+                print(as_json, file=sys.stderr)
+            raise
+        _say(f"mir: wrote {shown(Path(out))}")
+    _print(as_text())
 
 
 def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
     if options.json == "-":
         for warning in result.warnings:
             _say(f"mir: warning: {warning}")
-        print(result.to_json(), flush=True)
-    else:
-        print(describe(result, name), flush=True)
-    with _writing():  # after the result is printed, so that a full disk does not lose it
-        if options.plot:
-            import matplotlib
+    _deliver(result.to_json(), lambda: describe(result, name), options.json)
+    if options.plot:
+        import matplotlib
 
-            matplotlib.use("Agg")
-            result.plot().figure.savefig(options.plot)
-            _say(f"mir: drew {options.plot}")
-        if options.json and options.json != "-":
-            _write_json(result, options.json)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Turn what the disk says into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise MirlibError(f"cannot write {error.filename or 'the result'}: {error.strerror}") from error
-
-
-def _write_json(result: MIRResult | ZooResult, path: str) -> None:
-    Path(path).write_text(result.to_json() + "\n", encoding="utf-8")
-    _say(f"mir: wrote {path}")
+        matplotlib.use("Agg")
+        figure, kind = result.plot().figure, Path(options.plot).suffix[1:].lower()
+        write_whole(Path(options.plot), lambda path: figure.savefig(path, format=kind))
+        _say(f"mir: drew {shown(Path(options.plot))}")
 
 
 def describe(result: MIRResult, name: str) -> str:
@@ -726,18 +938,31 @@ def describe_measures(found: ZooResult, name: str) -> str:
 def _compare(options: argparse.Namespace) -> None:
     results = {}
     for name in options.results:
-        try:
-            key = f"{name} (again)" if name in results else name
-            results[key] = MIRResult.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise MirlibError(f"cannot read {name}: {error.strerror}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise MirlibError(f"{name}: not a result written by --json ({error})") from error
-        except MirlibError as error:
-            raise MirlibError(f"{name}: {error}") from error
-    print(compare(results), flush=True)
+        label = shown(Path(name))
+        while label in results:
+            label += " (again)"
+        results[label] = _stored_result(Path(name))
+    _print(compare(results))
     if differences(results):
         _say("mir: warning: the results may not belong side by side; the lines with ! say why")
+
+
+def _stored_result(path: Path) -> MIRResult:
+    """The result in a file that ``--json`` wrote."""
+    try:
+        # A pipe that a shell made (<(…), /dev/stdin) ends; one with a name may never, nor may a device.
+        if path.exists() and not (
+            path.is_file() or path.is_dir() or (path.is_fifo() and path.parts[:2] == ("/", "dev"))
+        ):
+            raise MirlibError("not a file")
+        text = path.read_text(encoding="utf-8")
+        return MIRResult.from_dict(json.loads(text))
+    except OSError as error:
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
+        raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error
 
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
@@ -778,7 +1003,7 @@ def differences(results: dict[str, MIRResult]) -> list[str]:
         for name, result in results.items():
             if setting in result.settings or setting in UNLESS_RECORDED:
                 value = result.settings.get(setting, UNLESS_RECORDED.get(setting))
-                value = " ".join(value) if isinstance(value, list) else str(value)
+                value = shown(" ".join(map(str, value)) if isinstance(value, list) else str(value), 300)
                 holders.setdefault(value, []).append(name)
             else:
                 unrecorded.setdefault(name, []).append(setting)
@@ -812,8 +1037,11 @@ def _difference(result: MIRResult, first: MIRResult) -> str:
 def _lab_list(options: argparse.Namespace) -> None:
     from mirlib.lab.experiments import EXPERIMENTS
 
-    for name, experiment in EXPERIMENTS.items():
-        print(f"{name:16} {experiment.minutes:4} min  {experiment.summary}")
+    _print(
+        "\n".join(
+            f"{name:16} {experiment.minutes:4} min  {experiment.summary}" for name, experiment in EXPERIMENTS.items()
+        )
+    )
 
 
 def _lab_run(options: argparse.Namespace) -> None:
@@ -830,25 +1058,75 @@ def _lab_run(options: argparse.Namespace) -> None:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
     if options.jobs is not None and options.jobs < 1:
         raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
-    with precision.use(options.precision):
-        experiments.run(
-            options.experiment, results_dir=Path(options.results), progress=not options.no_progress, **given
-        )
-    print(experiments.show(options.experiment, Path(options.results)))
+    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    check_writable(ledger, make_folder=True)  # before the first run is trained
+    with _reading(ledger), _workers_end(), precision.use(options.precision):
+        experiments.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
+        found = experiments.show(options.experiment, ledger.parent)
+    _print(found)
 
 
 def _lab_show(options: argparse.Namespace) -> None:
     from mirlib.lab import experiments
 
     _known(options.experiment)
+    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    with _reading(ledger):
+        found = experiments.show(options.experiment, ledger.parent)
+    _print(found)
+
+
+@contextmanager
+def _reading(ledger: Path) -> Iterator[None]:
+    """Turn what rows that no run has written do to their readers into a sentence."""
     try:
-        print(experiments.show(options.experiment, Path(options.results)))
-    except ValueError as error:
-        raise MirlibError(str(error)) from error
+        yield
+    except MirlibError:
+        raise
+    except OSError as error:
+        raise MirlibError(f"{shown(Path(error.filename or ledger))}: {error.strerror or first_line(error)}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {shown(first_line(error), 300)}"
+        raise MirlibError(
+            f"{shown(ledger)}: its rows are not those that this experiment writes ({reason}); take the rows that were "
+            "changed out, and `mir lab run` makes them again"
+        ) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+@contextmanager
+def _workers_end() -> Iterator[None]:
+    """Let an interrupt unwind, so that the processes of a sweep are ended; a second one ends this one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def unwind(number: int, _: object) -> NoReturn:
+        restore()
+        raise Interrupted(number)
+
+    for number in before:
+        signal.signal(number, unwind)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _known(name: str) -> None:
     from mirlib.lab.experiments import EXPERIMENTS
 
     if name not in EXPERIMENTS:
-        raise MirlibError(f"no experiment is called {name!r}; there is {', '.join(EXPERIMENTS)}")
+        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(EXPERIMENTS)}")

@@ -92,6 +92,8 @@ def as_rows(values: Any, name: str = "rows") -> Tensor:
         rows = torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
     if not rows.is_floating_point():
         raise MirlibError(f"{name}: expected floating-point numbers, got dtype {rows.dtype}; convert them first")
+    if rows.dtype.itemsize < 2:
+        raise MirlibError(f"{name}: eight-bit numbers ({rows.dtype}) cannot be computed with; convert them first")
     if rows.ndim != 2:
         raise MirlibError(f"{name}: expected a matrix of rows (n, d), got shape {tuple(rows.shape)}")
     if rows.shape[0] == 0 or rows.shape[1] == 0:
@@ -99,6 +101,7 @@ def as_rows(values: Any, name: str = "rows") -> Tensor:
     return rows
 
 
+SQUARABLE = 1e150  # float64 holds the squares of what lies between this and its inverse, and sums of them
 SMALL = 512  # dimensions up to which threads cost more than they give
 
 
@@ -291,6 +294,20 @@ def _order(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     return variances.argsort(descending=True)
 
 
+def _near_one(covariance: Tensor) -> tuple[Tensor, float]:
+    """The matrix times a power of 4 that brings its largest variance near 1, and the root of what undoes that.
+
+    The product of two covariances holds fourth powers of the rows, which float64 loses below 1e-77. Ordinary ones are
+    left as they are; and since nothing is rounded, they would come out the same.
+    """
+    largest = float(covariance.diagonal().max())
+    tiny = torch.finfo(covariance.dtype).tiny
+    if not 0 < largest < math.inf or tiny**0.25 < largest < tiny**-0.25:
+        return covariance, 1.0
+    half = max(math.frexp(largest)[1] // 2, -510)
+    return covariance * 4.0**-half, 2.0**half
+
+
 def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """Square roots of the eigenvalues of ``Σ_x Σ_y``: (≤ d,) non-negative.
 
@@ -302,6 +319,11 @@ def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     activations thousands of times larger than the rest; with those in front the matrix is graded, and the small
     eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
     """
+    (covariance_x, root_x), (covariance_y, root_y) = _near_one(covariance_x), _near_one(covariance_y)
+    return _spectrum_near_one(covariance_x, covariance_y) * root_x * root_y
+
+
+def _spectrum_near_one(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     order = _order(covariance_x, covariance_y)
     covariance_x, covariance_y = (covariance[order][:, order] for covariance in (covariance_x, covariance_y))
     lower_y = _cholesky(covariance_y)
@@ -632,11 +654,18 @@ def distance_of_rows(x: Tensor, y: Tensor) -> tuple[FrechetDistance, float]:
     """`frechet_distance` of two tensors, and its first-order bias."""
     if x.shape[1] != y.shape[1]:
         raise MirlibError(f"x has {x.shape[1]} dimensions and y has {y.shape[1]}; they must be equal")
+    largest = {}
     for name, rows in (("x", x), ("y", y)):
         if rows.shape[0] < 2:
             raise MirlibError(f"{name} has {rows.shape[0]} row(s); a covariance needs at least 2")
-        if not bool(torch.isfinite(rows).all()):
+        largest[name] = max(abs(float(extreme)) for extreme in rows.aminmax())
+        if not math.isfinite(largest[name]):
             raise MirlibError(f"{name} holds NaN or infinite values")
+    if (top := max(largest.values())) > 0 and not 1 / SQUARABLE <= top <= SQUARABLE:
+        raise MirlibError(
+            f"the largest number of {max(largest, key=largest.get)} is {top:.3g}, which float64 cannot square; "
+            "multiply x and y by the same number first: the distance grows with its square"
+        )
     dim = x.shape[1]
     if x.shape[0] > dim and y.shape[0] > dim:
         return frechet_distance_from_moments(Moments.of(x), Moments.of(y))

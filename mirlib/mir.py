@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.frechet import (
+    SQUARABLE,
     FrechetDistance,
     Moments,
     as_rows,
@@ -49,6 +50,7 @@ PRESETS = {
     "authors": Preset(outliers="median", sqrt="exact"),
     "authors-fast": Preset(outliers="median", sqrt="authors-fast"),
 }
+LARGEST_DEPTH = 1000  # layers; the deepest language models have about 130
 OUTLIERS = ("drop", "median", "none")
 SQRT = ("exact", "authors-fast")
 FAST_WARNING = (
@@ -100,23 +102,38 @@ class NormBounds(NamedTuple):
         Norms are rounded to float32 first: the streaming measure keeps them so (4 bytes a token a layer), and both must
         draw the line at the same place.
         """
-        norms = norms.to(torch.float32).to(torch.float64)
+        centre = float(norms.median())
+        norms = _as_float32(norms, centre)
         reach = 3 * float(norms.std()) if norms.numel() > 1 else math.inf
         return cls(float(norms.median()), reach)
 
     def outliers(self, norms: Tensor) -> Tensor:
         """(n,) mask of the rows outside."""
-        return (norms.to(torch.float32).to(torch.float64) - self.centre).abs() > self.reach
+        return (_as_float32(norms, self.centre) - self.centre).abs() > self.reach
 
 
-def check_norms(norms: Tensor, layer: int, modality: str, name_row: Callable[[int], str]) -> None:
-    """Refuse rows that are not finite, naming layer, modality and row.
+def _as_float32(norms: Tensor, centre: float) -> Tensor:
+    """Norms rounded to float32, as float64; those that lie where float32 does not reach keep as many digits."""
+    factor = 1.0 if centre == 0 or 1e-20 < centre < 1e20 else 2.0 ** min(-math.frexp(centre)[1], 1000)
+    largest = torch.finfo(torch.float32).max
+    return (norms.to(torch.float64) * factor).clamp(max=largest).to(torch.float32).to(torch.float64) / factor
+
+
+def check_norms(norms: Tensor, rows: Tensor, layer: int, modality: str, name_row: Callable[[int], str]) -> None:
+    """Refuse rows that are not finite or cannot be squared, naming layer, modality and row.
 
     Raises:
-        MirlibError: If a norm is NaN or infinite.
+        MirlibError: If a row holds NaN or infinity, or a norm is above 1e150.
     """
-    if not bool(torch.isfinite(norms).all()):
-        raise not_finite(layer, modality, name_row(int((~torch.isfinite(norms)).nonzero()[0, 0])))
+    if bool((norms <= SQUARABLE).all()):
+        return
+    row = int((~(norms <= SQUARABLE)).nonzero()[0, 0])
+    if not bool(torch.isfinite(rows[row]).all()):
+        raise not_finite(layer, modality, name_row(row))
+    raise MirlibError(
+        f"layer {layer}, {modality} {name_row(row)}: the hidden state is finite, but too large to be squared (up to "
+        f"{float(rows[row].abs().max()):.3g}); divide all rows of vision and text by the same number"
+    )
 
 
 def not_finite(layer: int, modality: str, row: str) -> MirlibError:
@@ -133,8 +150,11 @@ def text_scale(norm_sum: float, count: int, layer: int) -> float:
     Raises:
         MirlibError: If every text row is zero.
     """
-    if not norm_sum > 0:
-        raise MirlibError(f"layer {layer}: every text row has norm zero, so the text-centric scale is undefined")
+    if not norm_sum / count >= 1 / SQUARABLE:
+        raise MirlibError(
+            f"layer {layer}: every text row has norm zero, or one too small to be squared, so the text-centric scale "
+            "is undefined"
+        )
     return count / norm_sum
 
 
@@ -169,6 +189,13 @@ def null_energy(text: Moments) -> float:
     return float(text.mean @ text.mean + text.covariance.trace())
 
 
+def null_energy_of_rows(text: Tensor) -> float:
+    """`null_energy` without the (d, d) scatter, of which the trace alone is wanted."""
+    rows = text.to(device=_float64_device(text), dtype=torch.float64)
+    mean = rows.mean(dim=0)
+    return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
+
+
 def log10_sum(per_layer: Iterable[float]) -> float:
     """``log10 Σ_k FID_k``; −inf for a sum of 0, NaN for a negative one (only the authors' fast mode can produce it)."""
     total = math.fsum(per_layer)
@@ -189,6 +216,11 @@ def assemble(
     notes = list(notes)
     few = [f"{count} {name} rows" for name, count in rows.items() if count <= dim]
     per_layer = np.array([layer.distance.total for layer in layers])
+    if not np.isfinite(per_layer).all():
+        raise MirlibError(
+            f"layer {int(np.isfinite(per_layer).argmin()) + 1}: the distance is no finite number; the vision rows are "
+            "too long beside the text rows, or too long for the precision that they are computed in"
+        )
     bias = np.array([layer.bias for layer in layers])
     if few:
         total, added = float(per_layer.sum()), float(bias.sum())
@@ -230,7 +262,7 @@ def _prepare_layer(
     norms, masks, kept = {}, {}, {}
     for modality, values in rows.items():
         norms[modality] = row_norms(values)
-        check_norms(norms[modality], layer, modality, lambda row, modality=modality: name_row(modality, row))
+        check_norms(norms[modality], values, layer, modality, lambda row, modality=modality: name_row(modality, row))
         bounds = NormBounds.three_sigma(norms[modality]) if chosen.outliers != "none" else NormBounds(0.0, math.inf)
         masks[modality] = ~bounds.outliers(norms[modality]).to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
@@ -263,7 +295,7 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
         scale=layer.scale,
         norm_ratio=float(layer.norms["vision"].mean()) / text_norm if text_norm > 0 else math.inf,
         vision_energy=float(row_norms(vision).square().mean()) * rescale,
-        text_energy=null_energy(Moments.of(text)) * rescale,
+        text_energy=null_energy_of_rows(text) * rescale,
         outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
@@ -285,6 +317,11 @@ def as_layers(values: Any, name: str) -> list[Tensor]:
         )
     if len(values) == 0:
         raise MirlibError(f"{name}: no layers")
+    if len(values) > LARGEST_DEPTH:
+        raise MirlibError(
+            f"{name}: {len(values)} layers, more than any model has (at most {LARGEST_DEPTH}); the array's axes are "
+            "layers, rows, dimensions"
+        )
     return [as_rows(value, f"{name}, layer {k}") for k, value in enumerate(values, start=1)]
 
 

@@ -139,7 +139,7 @@ class Plan:
 
     def to_json(self) -> str:
         """JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=2)
 
     def __str__(self) -> str:
         settings = self.settings

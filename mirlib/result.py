@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,37 +125,36 @@ class MIRResult:
         """The result that `to_dict` described.
 
         Raises:
-            MirlibError: If keys are missing or the schema is unknown.
+            MirlibError: If the schema is unknown, or a key is missing or holds what `to_dict` does not write; the
+                message names the key.
         """
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
-            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {schema!r})")
-        try:
-            arrays = {name: np.array([_number(x, math.nan) for x in data[name]], dtype=np.float64) for name in ARRAYS}
-            outliers = {name: np.array(data["outliers"][name], dtype=np.int64) for name in data["outliers"]}
-            if len({values.shape for values in (*arrays.values(), *outliers.values())}) != 1:
-                raise ValueError("its lists differ in length")
-            if not outliers.keys() == data["rows"].keys() == {"vision", "text"}:
-                raise ValueError("outliers and rows must name vision and text")
-            interval = data["interval"]
-            if interval is not None:
-                numbers = {name: _number(interval[name], math.nan) for name in INTERVAL_NUMBERS}
-                interval = Interval(**{**interval, **numbers})
-            # A value that JSON could not hold is −inf for a distance of 0, and otherwise not a number.
-            nothing = -math.inf if arrays["per_layer"].sum() == 0 else math.nan
-            return cls(
-                value=_number(data["mir"], nothing),
-                null_baseline=_number(data["null_baseline"], -math.inf),
-                norm_only=_number(data["norm_only"], -math.inf),
-                outliers=outliers,
-                rows={name: int(count) for name, count in data["rows"].items()},
-                interval=interval,
-                settings=dict(data["settings"]),
-                warnings=tuple(data["warnings"]),
-                **arrays,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MirlibError(f"not a complete result: {error}") from error
+            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {_said(schema)})")
+        arrays = {name: _list(data, name, _or_nan) for name in ARRAYS}
+        counts = {name: _of_modalities(data, name) for name in ("outliers", "rows")}
+        outliers = {name: _list(counts["outliers"], name, _count) for name in counts["outliers"]}
+        lengths = {name: len(values) for name, values in (arrays | outliers).items()}
+        for name, length in lengths.items():
+            if length != lengths["per_layer"] or length == 0:
+                raise MirlibError(
+                    f"not a complete result: {name} holds {length} numbers and per_layer {lengths['per_layer']}; it "
+                    "must be one a layer"
+                )
+        per_layer = np.array(arrays["per_layer"])
+        # A value that JSON could not hold is −inf for a distance of 0, and otherwise not a number.
+        nothing = math.nan if per_layer.any() else -math.inf
+        return cls(
+            value=_get(data, "mir", _or(nothing)),
+            null_baseline=_get(data, "null_baseline", _or(-math.inf)),
+            norm_only=_get(data, "norm_only", _or(-math.inf)),
+            outliers={name: np.array(values, dtype=np.int64) for name, values in outliers.items()},
+            rows={name: _get(counts["rows"], name, _count) for name in counts["rows"]},
+            interval=None if _get(data, "interval", _anything) is None else _interval(data["interval"]),
+            settings=_get(data, "settings", _settings),
+            warnings=tuple(_list(data, "warnings", _text)),
+            **{name: np.array(values, dtype=np.float64) for name, values in arrays.items()},
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row a layer: a DataFrame indexed by layer 1..K."""
@@ -186,13 +186,102 @@ def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
-def _number(stored: Any, missing: float) -> float:
-    return missing if stored is None else float(stored)
-
-
 def _interval_as_dict(interval: Interval) -> dict[str, Any]:
     return interval._asdict() | {name: _finite(getattr(interval, name)) for name in INTERVAL_NUMBERS}
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
     return [_finite(float(value)) for value in values]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading: what each key may hold
+
+
+def _get(data: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> Any:
+    """The value of a key, as ``read`` takes it; ``read`` raises TypeError with what it expects."""
+    if key not in data:
+        raise MirlibError(f"not a complete result: {key!r} is missing")
+    try:
+        return read(data[key])
+    except TypeError as error:
+        raise MirlibError(f"not a complete result: {key!r} must be {error}, and is {_said(data[key])}") from error
+
+
+def _said(stored: Any) -> str:
+    """A value of a file in a message; of what holds others, which may be deep, the kind alone."""
+    return type(stored).__name__ if isinstance(stored, (list, dict)) else shown(repr(stored))
+
+
+def _list(data: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> list[Any]:
+    def read_all(stored: Any) -> list[Any]:
+        if not isinstance(stored, list):
+            raise TypeError("a list")
+        return [_get({f"{key}[{number}]": value}, f"{key}[{number}]", read) for number, value in enumerate(stored)]
+
+    return _get(data, key, read_all)
+
+
+def _of_modalities(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = _get(data, key, _mapping)
+    if found.keys() != {"vision", "text"}:
+        raise MirlibError(f"not a complete result: {key} must name vision and text, and names {shown(list(found))}")
+    return found
+
+
+def _interval(stored: Any) -> Interval:
+    data = _get({"interval": stored}, "interval", _mapping)
+    numbers = {name: _get(data, name, _or_nan) for name in INTERVAL_NUMBERS}
+    return Interval(**numbers, confidence=_get(data, "confidence", _level), method=_get(data, "method", _text))
+
+
+def _or(missing: float) -> Callable[[Any], float]:
+    """A number, or ``missing`` for the null that stands for what JSON cannot hold."""
+
+    def read(stored: Any) -> float:
+        if stored is None:
+            return missing
+        if isinstance(stored, bool) or not isinstance(stored, (int, float)) or not abs(stored) <= sys.float_info.max:
+            raise TypeError("a finite number or null")
+        return float(stored)
+
+    return read
+
+
+_or_nan = _or(math.nan)
+
+
+def _count(stored: Any) -> int:
+    if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored < 2**63:
+        raise TypeError("a count")
+    return stored
+
+
+def _level(stored: Any) -> float:
+    if isinstance(stored, bool) or not isinstance(stored, (int, float)) or not 0 < stored < 1:
+        raise TypeError("a number between 0 and 1")
+    return float(stored)
+
+
+def _text(stored: Any) -> str:
+    if not isinstance(stored, str):
+        raise TypeError("a text")
+    return stored
+
+
+def _mapping(stored: Any) -> dict[str, Any]:
+    if not isinstance(stored, Mapping):
+        raise TypeError("an object with keys")
+    return dict(stored)
+
+
+def _settings(stored: Any) -> dict[str, Any]:
+    for value in _mapping(stored).values():
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        if any(isinstance(part, (Mapping, list)) for part in inner):
+            raise TypeError("an object of values and lists of values")
+    return dict(stored)
+
+
+def _anything(stored: Any) -> Any:
+    return stored

@@ -5,7 +5,10 @@ test_data.py; here they are followed through the command and through whole model
 """
 
 import json
+import os
 import shutil
+import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -217,6 +220,108 @@ def test_files_that_hold_too_little_or_code(capsys, tmp_path):
     assert "an interval needs samples" in refused(capsys, "features", tmp_path / "e.npz", "--confidence", 0.9)
 
 
+def write_safetensors(path, dtype, shape, size):
+    """Two arrays of zeros, with a header of our own: safetensors itself writes no other."""
+    header = {
+        name: {"dtype": dtype, "shape": shape, "data_offsets": [number * size, (number + 1) * size]}
+        for number, name in enumerate(("vision", "text"))
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2 * size))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_eight_bit_floats_are_refused(dtype, capsys, tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", dtype, [2, 5, 3], 30)
+    sentence = refused(capsys, "features", tmp_path / "a.safetensors")
+    assert sentence.startswith("vision, layer 1: eight-bit numbers (torch.float8_e") and "convert them" in sentence
+
+
+def test_a_type_of_the_future_is_refused(capsys, tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", "F3", [2, 5, 3], 30)
+    assert "cannot read the arrays (" in refused(capsys, "features", tmp_path / "a.safetensors")
+
+
+def write_npz(path, header, content=b"", compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in ("vision", "text"):
+            head = f"{header}\n".encode()
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("(2, 10000000000000, 3)", "vision claims shape (2, 10000000000000, 3) of float64, and holds 480 bytes"),
+        ("(-2, 10, 3)", "vision claims shape (-2, 10, 3)"),
+        ("(2, 10, 4)", "and holds 480 bytes"),
+        ("(2, 10, 3", "cannot read the arrays ("),
+        (f"({'9' * 5000}, 1, 1)", "cannot read the arrays ("),
+    ],
+)
+def test_what_a_header_claims_is_held_against_the_file(shape, message, capsys, tmp_path):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
+    write_npz(tmp_path / "a.npz", header, bytes(8 * 2 * 10 * 3))
+    sentence = refused(capsys, "features", tmp_path / "a.npz")
+    assert sentence.startswith(f"{tmp_path / 'a.npz'}: ") and message in sentence and len(sentence) < 500
+
+
+def test_a_bomb_is_not_unpacked(capsys, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("vision", "text"):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "<f8", "fortran_order": False, "shape": (2, 9_000_000, 2)}
+                )
+                for _ in range(18):
+                    file.write(bytes(16_000_000))
+    assert (tmp_path / "a.npz").stat().st_size < 3e6
+    assert "vision unpacks to 0.3 GiB, more than 20 times the size" in refused(capsys, "features", tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_wide_rows_take_no_matrix_of_their_width(preset, tmp_path, capsys):
+    """A (d, d) matrix would be 28.8 GB; the right value is that of the plane that the rows lie in."""
+    rng = np.random.default_rng(0)
+    narrow = {"vision": rng.normal(size=(1, 2, 4)), "text": rng.normal(size=(1, 2, 4))}
+    wide = {name: np.concatenate([rows, np.zeros((1, 2, 59_996))], axis=2) for name, rows in narrow.items()}
+    np.savez(tmp_path / "a.npz", **wide)
+    found = json.loads(mir(capsys, "features", tmp_path / "a.npz", "--preset", preset, "--json", "-").out)
+    expected = modality_integration_rate(**narrow, preset=preset)
+    assert found["mir"] == pytest.approx(expected.value, rel=1e-12)
+    assert found["null_baseline"] == pytest.approx(expected.null_baseline, rel=1e-12)
+    sentence = refused(capsys, "features", tmp_path / "a.npz", "--preset", "authors-fast")
+    assert "would take 80 GiB for matrices of 60000 x 60000 numbers; use preset 'authors' or 'paper'" in sentence
+
+
+def test_more_layers_than_any_model_has(capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", vision=np.zeros((1_800_000, 2, 1)), text=T)
+    started = time.process_time()
+    assert refused(capsys, "features", tmp_path / "a.npz").startswith("vision: 1800000 layers, more than any model has")
+    assert time.process_time() - started < 3, "it looked at each of them first"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v * 1e160, "layer 1, vision row 0: the hidden state is finite, but too large to be squared (up to"),
+        (lambda v: np.where(np.arange(9)[:, None] == 4, 1e308, v), "vision row 4: the hidden state is finite, but too"),
+        (lambda v: v * 1e120, "layer 1: the distance is no finite number"),
+    ],
+)
+def test_finite_numbers_are_not_called_infinite(change, message, capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", vision=change(V), text=T * 1e-120)
+    sentence = refused(capsys, "features", tmp_path / "a.npz")
+    assert message in sentence and "NaN" not in sentence
+
+
+@pytest.mark.parametrize("change", [np.asfortranarray, lambda a: a.astype(">f8"), lambda a: a.astype("g")])
+def test_other_layouts_of_the_same_numbers(change, capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", vision=change(V), text=change(T))
+    found = json.loads(mir(capsys, "features", tmp_path / "a.npz", "--json", "-").out)
+    assert found["mir"] == modality_integration_rate(V, T).value
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Images and texts
 
@@ -351,10 +456,143 @@ def test_a_result_that_cannot_be_written_is_not_lost(capsys, monkeypatch, tmp_pa
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(tmp_path / "out.json"))
 
+    (tmp_path / "out.json").write_text("of yesterday")
     monkeypatch.setattr("pathlib.Path.write_text", full)
     outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", tmp_path / "out.json")
     assert outcome.code == 2 and "MIR of" in outcome.out
-    assert outcome.err.splitlines()[-1] == f"mir: cannot write {tmp_path / 'out.json'}: No space left on device"
+    said, *stored, last = outcome.err.splitlines()
+    assert last == f"mir: cannot write {tmp_path / 'out.json'}: No space left on device"
+    assert said == "mir: this was to be written:" and json.loads("\n".join(stored))["rows"] == {"vision": 9, "text": 8}
+    assert (tmp_path / "out.json").read_text() == "of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "out.json"]
+
+
+EMPTY = [
+    (["score", "--pairs", ""], "--pairs"),
+    (["score", "--images", "a", ""], "--images"),
+    (["score", "--texts", " \t"], "--texts"),
+    (["score", ""], "MODEL"),
+    (["score", "--part", ""], "--part"),
+    (["score", "--measures="], "--measures"),
+    (["score", "--json", ""], "--json"),
+    (["features", "a.npz", "--plot", ""], "--plot"),
+    (["features", ""], "FILE"),
+    (["compare", "a.json", ""], "RESULT.json"),
+    (["lab", "show", "base", "--results", ""], "--results"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name"), EMPTY)
+def test_an_unset_variable_of_the_shell_means_no_default(arguments, name, capsys):
+    assert refused(capsys, *arguments).startswith(f"{name} is empty: give it a value, or leave it out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-n", 10**12], "1000000000000 were asked for"),
+        (["-n", 10**12, "--texts", "texts.txt"], "1000000000000 images were asked for, there are 3"),
+        (["-n", 2, "--part", "1/1000000000000"], "2000000000000 were asked for"),
+        (
+            ["-n", 2, "--texts", "texts.txt", "--part", "1/1000000000000"],
+            "holds 1 of the 3 images, and 2 are asked for",
+        ),
+        (["--part", f"1/{'9' * 5000}"], "--part must be I/N with I from 1 to N"),
+        (["-n", "9" * 5000], "argument --num/-n: expected a whole number of at most 18 digits, got 9"),
+        (["-n", "1e12"], "expected a whole number of at most 18 digits, got 1e12"),
+        (["--confidence", "nan"], "confidence must lie between 0 and 1, got nan"),
+        (["--confidence", "x" * 5000], "argument --confidence: expected a number, got x"),
+        (["--device", "\x1b[31m"], r"device '\x1b[31m' cannot be used here"),
+    ],
+)
+def test_numbers_without_measure_are_refused_at_once(options, message, saved, capsys, monkeypatch):
+    monkeypatch.chdir(saved)
+    started = time.process_time()
+    sentence = refused_after_usage(capsys, "score", "--no-progress", *options)
+    assert message in sentence and len(sentence) < 600 and time.process_time() - started < 5
+
+
+def refused_after_usage(capsys, *arguments):
+    """A refusal, behind the usage where the options could not be read."""
+    outcome = mir(capsys, *arguments)
+    assert outcome.code == 2 and outcome.out == "" and outcome.err.splitlines()[-1].startswith("mir: ")
+    return outcome.err.splitlines()[-1].removeprefix("mir: ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Outputs
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A folder with stored hidden states, and it is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", vision=V, text=T)
+    return tmp_path
+
+
+def test_what_cannot_be_written_is_said_before_the_measurement(stored, capsys, monkeypatch):
+    monkeypatch.setattr("mirlib.cli._read_arrays", None)  # who comes so far has begun to measure
+    (stored / "folder").mkdir()
+    (stored / "loop.json").symlink_to("loop.json")
+    (stored / "hard.npz").hardlink_to("a.npz")
+    (stored / "soft.json").symlink_to("a.npz")
+    (stored / "locked.json").write_text("")
+    monkeypatch.setattr("mirlib.files.os.access", lambda path, _: path.name != "locked.json")  # root may write anything
+    for options, message in (
+        (["--json", "nowhere/r.json"], f"cannot write nowhere/r.json: there is no folder {stored / 'nowhere'}"),
+        (["--json", "folder"], "cannot write folder: it is a folder"),
+        (["--json", "loop.json"], "cannot write loop.json: "),
+        (["--json", f"{'x' * 300}.json"], "File name too long"),
+        (["--json", "locked.json"], "cannot write locked.json: the file is read-only"),
+        (["--json", "/proc/r.json"], "cannot write /proc/r.json: "),
+        (["--plot", "/sys/r.png"], "cannot write /sys/r.png: "),
+        (["--json", "a.npz"], "cannot write a.npz: that would destroy what is to be measured (a.npz)"),
+        (["--json", "hard.npz"], "cannot write hard.npz: that would destroy"),
+        (["--json", "soft.json"], "cannot write soft.json: that would destroy"),
+        (["--json", "r.png", "--plot", "./r.png"], "--json and --plot are the same file, r.png"),
+        (["--plot", "r.gif"], "the name must end in .png, .pdf or .svg"),
+    ):
+        assert message in refused(capsys, "features", "a.npz", *options)
+    before = ["a.npz", "folder", "hard.npz", "locked.json", "loop.json", "soft.json"]
+    assert sorted(path.name for path in stored.iterdir()) == before
+
+
+def test_no_input_of_a_measurement_is_overwritten(saved, capsys):
+    for options in (
+        ["--json", saved / "texts.txt"],
+        ["--json", saved / "model" / "config.json"],
+        ["--plot", saved / "images" / "0.png"],
+    ):
+        before = options[1].read_bytes()
+        assert "that would destroy what is to be measured" in refused(
+            capsys, *arguments(saved, saved / "model", *options)
+        )
+        assert options[1].read_bytes() == before
+
+
+def test_a_result_takes_the_place_of_an_older_one(stored, capsys):
+    (stored / "elsewhere.json").write_text("older, and longer than what comes" * 200)
+    (stored / "elsewhere.json").chmod(0o640)
+    (stored / "r.json").symlink_to("elsewhere.json")
+    assert mir(capsys, "features", "a.npz", "--json", "r.json").code == 0
+    assert (stored / "r.json").is_symlink() and json.loads((stored / "elsewhere.json").read_text())["schema"] == 1
+    assert (stored / "elsewhere.json").stat().st_mode & 0o777 == 0o640
+    assert mir(capsys, "features", "a.npz", "--json", "/dev/null").code == 0
+
+
+def test_names_reach_the_terminal_without_their_escapes(stored, capsys):
+    name = "\x1b]0;title\x07.npz"
+    shutil.copy("a.npz", name)
+    outcome = mir(capsys, "features", name, "--json", "\x1b[31mr.json")
+    assert outcome.code == 0 and "\x1b" not in outcome.out + outcome.err and r"\x1b]0;title\x07.npz" in outcome.out
+    for command in (
+        ["features", "\x1b.npz"],
+        ["compare", "\x1b.json"],
+        ["score", "\x1b/\x1b"],
+        ["lab", "show", "\x1b"],
+    ):
+        assert r"\x1b" in refused(capsys, *command)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -625,6 +863,57 @@ def test_files_that_are_no_results(content, message, capsys, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     sentence = refused(capsys, "compare", tmp_path / "a.json")
     assert sentence.startswith(f"{tmp_path / 'a.json'}: ") and message in sentence
+
+
+def result_with(**changes):
+    whole = modality_integration_rate(V, T).to_dict()
+    return {key: value for key, value in (whole | changes).items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mir": "NaN"}, "'mir' must be a finite number or null, and is 'NaN'"),
+        ({"mir": 10**400}, "'mir' must be a finite number or null, and is 1000"),
+        ({"mir": True}, "'mir' must be a finite number or null, and is True"),
+        ({"per_layer": [1.0, "2"]}, "'per_layer[1]' must be a finite number or null, and is '2'"),
+        ({"per_layer": [1.0, [2.0]]}, "'per_layer[1]' must be a finite number or null, and is list"),
+        ({"per_layer": 3}, "'per_layer' must be a list, and is 3"),
+        ({"per_layer": []}, "it must be one a layer"),
+        ({"bias": [1.0]}, "bias holds 1 numbers and per_layer 2"),
+        ({"outliers": {"vision": [0, 0]}}, "outliers must name vision and text, and names ['vision']"),
+        ({"outliers": {"vision": [0, -1], "text": [0, 0]}}, "'vision[1]' must be a count, and is -1"),
+        ({"rows": {"vision": 2**70, "text": 1}}, "'vision' must be a count, and is 1180591620717411303424"),
+        ({"rows": []}, "'rows' must be an object with keys, and is list"),
+        ({"interval": 3}, "'interval' must be an object with keys, and is 3"),
+        ({"interval": {"low": 1}}, "'high' is missing"),
+        ({"settings": None}, "'settings' must be an object with keys, and is None"),
+        ({"settings": {"images": [["a"]]}}, "'settings' must be an object of values and lists of values"),
+        ({"warnings": "few rows"}, "'warnings' must be a list, and is 'few rows'"),
+        ({"scale": ...}, "'scale' is missing"),
+    ],
+)
+def test_results_that_were_changed(changes, message, capsys, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(result_with(**changes)))
+    sentence = refused(capsys, "compare", tmp_path / "a.json")
+    assert sentence.startswith(f"{tmp_path / 'a.json'}: not a complete result: ") and message in sentence
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "9" * 5000, '{"schema": 1, "mir": NaN}', "\ufeff{}", '{"schema": "\x1b"}']
+)
+def test_what_json_itself_cannot_read(content, capsys, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    sentence = refused(capsys, "compare", tmp_path / "a.json")
+    assert sentence.startswith(f"{tmp_path / 'a.json'}: not a ") and sentence.isprintable() and len(sentence) < 400
+
+
+def test_pipes_and_devices_are_not_waited_for(capsys, tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    assert refused(capsys, "compare", tmp_path / "a.json") == f"{tmp_path / 'a.json'}: not a file"
+    assert refused(capsys, "compare", "/dev/zero") == "/dev/zero: not a file"
+    os.mkfifo(tmp_path / "a.npz")
+    assert refused(capsys, "features", tmp_path / "a.npz") == f"no such file: {tmp_path / 'a.npz'}"
 
 
 def test_results_that_are_not_there(capsys, tmp_path):

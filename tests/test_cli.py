@@ -1,10 +1,14 @@
 """The command `mir`: what it prints where, what it writes, and that it measures what the library measures."""
 
+import io
 import json
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +24,11 @@ from tiny_processors import lvlm
 
 import mirlib
 from mirlib import MIRResult, cli, modality_integration_rate, score
+from mirlib.__main__ import _Deaf
 from mirlib.data import read_texts, sample_images, sample_texts
 
 PROGRAM = Path(sys.executable).with_name("mir")
+ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -212,6 +218,7 @@ def test_unreadable_inputs_are_named_and_left_out_when_asked_for(checkpoint, inp
         image.save(images / f"{number}.png")
         (texts / f"{number}.txt").write_text(f"A text with the number {number}, and some more words.")
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:100])
+    (texts / "more.txt").write_text("One text more than there are images.")
     (texts / "empty.txt").write_text("  ")
     (texts / "latin.txt").write_bytes(b"caf\xe9")
     command = ["score", checkpoint, "--images", images, "--texts", texts, "--num", 4, "--no-progress"]
@@ -430,3 +437,131 @@ def test_the_laboratory_lists_its_experiments(capsys, tmp_path):
     assert "no experiment is called 'nonsense'" in refused(capsys, "lab", "run", "nonsense")
     assert "no experiment is called 'nonsense'" in refused(capsys, "lab", "show", "nonsense")
     refused(capsys, "lab", "show", "base", "--results", tmp_path)
+
+
+def test_an_interrupted_experiment_ends_its_workers_first(capsys, monkeypatch, tmp_path):
+    """The signal unwinds, so that a sweep can end its processes; afterwards the handlers are those of before."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ended = []
+
+        def interrupted(*_, number=number, ended=ended, **__):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            finally:
+                ended.append("workers")
+
+        monkeypatch.setattr("mirlib.lab.experiments.run", interrupted)
+        outcome = mir(capsys, "lab", "run", "sizes", "--results", tmp_path)
+        assert (outcome.code, outcome.out, outcome.err) == (128 + number, "", "mir: interrupted\n")
+        assert ended == ["workers"]
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
+    whole = (ROOT / "results" / "sizes.jsonl").read_text().splitlines(keepends=True)
+    book = tmp_path / "sizes.jsonl"
+    book.write_text("".join(whole))
+    shown = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
+    assert shown.code == 0
+    book.write_text("".join([*whole, whole[3]]))
+    again = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
+    assert again.out == shown.out, "a row that stands there twice was counted twice"
+    assert again.err == f"mir: warning: {book}, line 16: the same row as line 4, which is counted once\n"
+    row = json.loads(whole[0])
+    for damaged, message in (
+        (row | {"metrics": {}}, "its rows are not those that this experiment writes ("),
+        (row | {"metrics": "none"}, "its rows are not those that this experiment writes ("),
+        (row | {"configuration": row["configuration"] | {"seed": 77}}, "line 1: the key"),
+    ):
+        book.write_text("".join([json.dumps(damaged) + "\n", *whole[1:]]))
+        sentence = refused(capsys, "lab", "show", "sizes", "--results", tmp_path)
+        assert sentence.startswith(str(book)) and message in sentence
+    monkeypatch.setattr("mirlib.lab.experiments.run", None)  # who comes so far would train
+    for results in ("/proc/results", book, tmp_path / ("x" * 300)):
+        assert refused(capsys, "lab", "run", "sizes", "--results", results).startswith("cannot write ")
+    book.unlink()
+    book.mkdir()
+    assert refused(capsys, "lab", "show", "sizes", "--results", tmp_path) == f"{book}: not a file, so no ledger"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Streams and signals
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp932", "utf-8"])
+def test_no_character_stops_the_output(encoding, monkeypatch, tmp_path):
+    """The table has bars that these encodings lack; what they hold is the same table."""
+    written = {}
+    for name in ("stdout", "stderr"):
+        written[name] = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding=encoding, write_through=True))
+    name = tmp_path / "größe\udcff.npz"
+    shutil.copy(GOLDEN / "wide_gap.npz", name)
+    code = cli.main(["features", str(name), "--json", str(tmp_path / "r.json")])
+    out, err = (stream.getvalue().decode(encoding) for stream in written.values())
+    assert code == 0 and json.loads((tmp_path / "r.json").read_text())["mir"] == pytest.approx(3.025925107862685)
+    assert "MIR of " in out and "r.json" in err and r"\udcff.npz" in out
+    assert out.count("█" if encoding == "utf-8" else "#") == out.count("█") + out.count("#") > 20
+
+
+def start(code, *arguments, **options):
+    """``mir`` in a process of its own, after some code; both streams are kept apart."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    code += (
+        f"\nimport sys\nsys.argv[1:] = {list(map(str, arguments))}\nfrom mirlib.__main__ import main\nsys.exit(main())"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, text=True, env=environment, timeout=120, **options)
+
+
+def test_a_full_disk_behind_a_stream_loses_no_result(tmp_path):
+    out = tmp_path / "r.json"
+    with open("/dev/full", "w") as full:
+        found = start("", "features", GOLDEN / "wide_gap.npz", "--json", out, stdout=full, stderr=subprocess.PIPE)
+    assert found.returncode == 2 and "Traceback" not in found.stderr and "Exception" not in found.stderr
+    assert "MIR of" in found.stderr and found.stderr.splitlines()[-1] == (
+        "mir: cannot write to standard output (No space left on device); the result went to standard error"
+    )
+    assert json.loads(out.read_text())["schema"] == 1
+    with _Deaf("/dev/full", "w") as deaf, io.FileIO("/dev/full", "w") as full:
+        assert deaf.write(b"a message") == 9, "a message that cannot be written stopped the measurement"
+        with pytest.raises(OSError):
+            full.write(b"a result")
+
+
+def test_closed_streams_lose_no_result(tmp_path):
+    out = tmp_path / "r.json"
+    code = "import os, sys\nos.close(1); os.close(2)\nsys.stdout = sys.stderr = None  # as Python begins without them"
+    assert start(code, "features", GOLDEN / "wide_gap.npz", "--json", out).returncode == 2
+    assert json.loads(out.read_text())["schema"] == 1
+
+
+COLD = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+"""
+WARM = """
+import os, time, weakref
+import mirlib.cli
+class Thing: pass
+def read(path):
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: os.kill(os.getpid(), {number}))
+    del thing  # what is raised in the callback is printed and forgotten
+    time.sleep(20)
+mirlib.cli._read_arrays = read
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [COLD.replace("{module!r}", "'numpy'"), COLD.replace("{module!r}", "'scipy'"), WARM])
+def test_an_interrupt_is_one_line_at_any_moment(code, number):
+    code = code.replace("{number}", str(int(number)))
+    found = start(code, "features", GOLDEN / "wide_gap.npz", capture_output=True)
+    assert (found.returncode, found.stdout, found.stderr) == (128 + number, "", "mir: interrupted\n")

@@ -668,3 +668,26 @@ def test_bias_comes_with_the_distance():
     roots = torch.tensor(np.sqrt(np.linalg.eigvals(a @ b).real))
     _, bias = frechet_distance_from_moments(Moments.of(x), Moments.of(y))
     assert bias == pytest.approx(first_order_bias(roots, np.trace(a), np.trace(b), 80, 90), rel=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-490, -300, -270, 300, 490])
+@pytest.mark.parametrize(("n", "m", "dim"), [(30, 33, 4), (5, 9, 9), (200, 180, 60)])
+def test_the_distance_grows_with_the_square_of_the_scale(exponent, n, m, dim):
+    """Multiplied by a power of 2, no digit may change, though the product of two variances is beyond float64."""
+    rng = np.random.default_rng(dim)
+    x, y = rng.normal(size=(n, dim)) * np.logspace(0, -2, dim), rng.normal(size=(m, dim)) + 1
+    expected, found = frechet_distance(x, y), frechet_distance(x * 2.0**exponent, y * 2.0**exponent)
+    assert np.allclose(np.array(found) / 2.0**exponent / 2.0**exponent, expected, rtol=1e-14, atol=0)
+
+
+def test_the_trace_term_of_tiny_and_large_covariances_together():
+    tiny, large = torch.eye(3).double() * 2.0**-900, torch.eye(3).double() * 2.0**960
+    assert trace_sqrt_product(tiny, large) == 3 * 2.0**30
+    assert trace_sqrt_product(tiny, tiny) == 3 * 2.0**-900
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-300, 1e155, 1e300])
+def test_what_cannot_be_squared_is_refused(scale):
+    rows = np.random.default_rng(0).normal(size=(2, 20, 3)) * scale
+    with pytest.raises(MirlibError, match=r"the largest number of [xy] is .*, which float64 cannot square; multiply"):
+        frechet_distance(*rows)

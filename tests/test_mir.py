@@ -624,3 +624,16 @@ def test_results_print_themselves():
     assert "layers=2" in repr(result) and "192 vision + 192 text" in repr(result)
     with pytest.raises(AttributeError):
         result.value = 3.0
+
+
+@pytest.mark.parametrize("exponent", [-480, -300, -150, 150, 300, 480])
+def test_no_scale_changes_mir(exponent):
+    """Eq. 2 divides by the mean text norm, so a factor common to all rows falls out, the outlier rule included."""
+    rng = np.random.default_rng(0)
+    vision, text = 3 * rng.normal(size=(2, 40, 4)), rng.normal(size=(2, 40, 4))
+    vision[0, 1] *= 30
+    expected = modality_integration_rate(vision, text)
+    found = modality_integration_rate(vision * 2.0**exponent, text * 2.0**exponent)
+    assert expected.outliers["vision"].tolist() == found.outliers["vision"].tolist() == [1, 0]
+    for name in ("value", "norm_only", "null_baseline"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-14)

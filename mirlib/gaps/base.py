@@ -188,7 +188,7 @@ class Rows:
                 return f"row {row}" + ("" if ids is None else f" of sample {int(ids[side][row])}")
 
             for k, rows in enumerate(values, start=1):
-                check_norms(row_norms(rows), k, modality, name_row)
+                check_norms(row_norms(rows), rows, k, modality, name_row)
         generator = torch.Generator().manual_seed(seed)
         chosen: list[Tensor | None] = []
         for side in layers:

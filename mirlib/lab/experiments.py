@@ -71,7 +71,7 @@ def run(
         The experiment's rows.
 
     Raises:
-        ValueError: No experiment has this name.
+        MirlibError: No experiment has this name.
     """
     experiment = _named(name)
     book = ledger.Ledger(Path(results_dir) / f"{name}.jsonl")
@@ -83,13 +83,13 @@ def show(name: str, results_dir: str | Path) -> str:
     """What an experiment's ledger says, as text.
 
     Raises:
-        ValueError: No experiment has this name, or it has not been run.
+        MirlibError: No experiment has this name, or it has not been run.
     """
     experiment = _named(name)
     book = ledger.Ledger(Path(results_dir) / f"{name}.jsonl")
     rows = verdicts.load(name, results_dir) if name in PROTOCOLS else book.rows()
     if not rows:
-        raise ValueError(
+        raise MirlibError(
             f"{name} has no results in {results_dir} yet: mir lab run {name} (about {experiment.minutes} minutes)"
         )
     return experiment.describe(rows)
@@ -97,7 +97,7 @@ def show(name: str, results_dir: str | Path) -> str:
 
 def _named(name: str) -> Experiment:
     if name not in EXPERIMENTS:
-        raise ValueError(f"no experiment is called {name!r}; there is {', '.join(EXPERIMENTS)}")
+        raise MirlibError(f"no experiment is called {name!r}; there is {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[name]
 
 

@@ -12,11 +12,14 @@ import json
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from mirlib.errors import MirlibError, first_line, shown
 
 try:
     import fcntl
@@ -43,11 +46,16 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         """All finished rows, oldest first. A half-written last line, left by a killed run, is passed over.
 
+        A row that stands there twice, as after a merge, counts once, with a warning.
+
         Raises:
-            ValueError: A line that is not the last is damaged.
+            MirlibError: A line that is not the last is damaged, its key is not that of its configuration, or two
+                different rows have one key.
         """
         if not self.path.exists():
             return []
+        if not self.path.is_file():  # a folder, or a pipe that would never end
+            raise MirlibError(f"{shown(self.path)}: not a file, so no ledger")
         return _parse(self.path.read_bytes(), self.path)
 
     def find(self, key: str) -> dict[str, Any] | None:
@@ -86,13 +94,36 @@ class Ledger:
 
 
 def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
+    lines: dict[str, int] = {}
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        where = f"{shown(path)}, line {number}"
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a row of the ledger ({error})") from error
-    return rows
+            row = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise MirlibError(f"{where}: not a row of the ledger ({shown(first_line(error))})") from error
+        key = row.get("key") if isinstance(row, dict) else None
+        if not isinstance(key, str):
+            raise MirlibError(f"{where}: not a row of the ledger (it is no object with a key)")
+        if "configuration" in row and key_of(row["configuration"]) != key:
+            raise MirlibError(
+                f"{where}: the key {shown(key)} is not that of the row's configuration, which was changed after the "
+                "run; take the line out, and the run is made again"
+            )
+        if key not in rows:
+            rows[key], lines[key] = row, number
+        elif rows[key] == row:
+            warnings.warn(f"{where}: the same row as line {lines[key]}, which is counted once", stacklevel=4)
+        else:
+            raise MirlibError(
+                f"{where}: the key {shown(key)} stands in line {lines[key]}, too, with another row; take out the one "
+                "that you do not trust"
+            )
+    return list(rows.values())
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from mirlib import MirlibError
 from mirlib.lab.ledger import Ledger, key_of, provenance
 
 
@@ -50,6 +51,47 @@ def test_a_damaged_line_in_the_middle_is_reported(tmp_path):
     ledger.path.write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
     with pytest.raises(ValueError, match=r"x\.jsonl, line 2: not a row"):
         ledger.rows()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"[1, 2]", "it is no object with a key"),
+        (b'{"value": 1}', "it is no object with a key"),
+        (b'{"key": ["a"]}', "it is no object with a key"),
+        (b'{"key": "x", "value": NaN}', "NaN is no number of JSON"),
+        (b'{"key": "x", "value": ' + b"9" * 5000 + b"}", "not a row of the ledger (Exceeds the limit"),
+        (b"[" * 100_000, "not a row of the ledger ("),
+        (b'{"key": "\xff"}', "not a row of the ledger ("),
+        (b'{"key": "a", "value": 2}', "the key a stands in line 1, too, with another row"),
+        (b'{"key": "x", "configuration": {"seed": 1}}', "the key x is not that of the row's configuration"),
+        (b'{"key": "x", "configuration": null}', "the key x is not that of the row's configuration"),
+    ],
+)
+def test_a_damaged_line_is_named(line, message, tmp_path):
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.append({"key": "a", "value": 1})
+    with open(ledger.path, "ab") as file:
+        file.write(line + b"\n")
+    before = ledger.path.read_bytes()
+    for use in (ledger.rows, lambda: ledger.find("a"), lambda: ledger.append({"key": "b"})):
+        with pytest.raises(MirlibError) as caught:
+            use()
+        assert str(caught.value).startswith(f"{ledger.path}, line 2: ") and message in str(caught.value)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_row_that_stands_there_twice_counts_once(tmp_path):
+    configuration = {"seed": 3, "rate": 0.1}
+    row = {"key": key_of(configuration), "configuration": configuration, "value": 1}
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.append({"key": "a"})
+    ledger.append(row)
+    with open(ledger.path, "a") as file:
+        file.write(json.dumps(dict(reversed(row.items()))) + "\n")  # as a merge of two files leaves it
+    with pytest.warns(UserWarning, match=r"x\.jsonl, line 3: the same row as line 2, which is counted once"):
+        assert ledger.rows() == [{"key": "a"}, row]
 
 
 @pytest.mark.parametrize("row", [{"value": 1}, {"key": "a", "value": float("nan")}, {"key": "a", "value": object()}])
