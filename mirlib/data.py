@@ -305,7 +305,7 @@ def load_image(source: Any) -> Image.Image:
     """An RGB image from a path, a PIL image or an (h, w[, 3 or 4]) uint8 array.
 
     Transparency is laid on white, as processors do it. The image is turned the way the camera was held, and of an
-    animation it is the first frame. Of 16 bits the upper 8 stay. 32-bit integers are taken for 8 bits where none is
+    animation it is the first frame. 16 bits are scaled to 8. 32-bit integers are taken for 8 bits where none is
     above 255, and for 16 bits where none is above 65535.
 
     Raises:
@@ -369,12 +369,7 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
             f"{most // 10**6} million: make it smaller"
         )
     transparent = _transparent(image)
-    try:
-        image.load()
-    except Exception:
-        # Of a TIFF, Pillow reads the EXIF once the pixels are there; broken EXIF spoils no picture.
-        if image.format != "TIFF" or image.tile:
-            raise
+    image.load()
     if image.mode == "F":
         raise MirlibError(f"image {name} has floating-point pixels without a known range; store it with 8 bits")
     divisor = _divisor(image, name)
@@ -384,7 +379,7 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
         found.paste(_strip_as_rgb(strip, divisor, transparent), (0, top))
     try:
         return found, image.getexif().get(0x0112)
-    except Exception:  # broken EXIF, as above
+    except Exception:  # broken EXIF spoils no picture
         return found, None
 
 

@@ -236,6 +236,19 @@ def test_broken_exif_spoils_no_picture(exif, suffix, tmp_path):
     assert np.abs(np.asarray(load_image(tmp_path / f"a.{suffix}")).astype(int) - RED).max() < 12
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_damaged_pixels_behind_a_whole_header_are_no_picture(compression, tmp_path):
+    stored = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        stored, "tiff", compression=compression
+    )
+    data = bytearray(stored.getvalue())
+    data[20:400] = bytes(380)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(MirlibError, match="cannot read the image .*a.tif: decoder error"):
+        load_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
 def test_a_tiff_that_points_to_no_exif(options, tmp_path):
     Image.new("RGB", (8, 8), RED).save(tmp_path / "a.tif", tiffinfo={0x8769: 9}, **options)
