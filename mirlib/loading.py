@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError, first_line
+from mirlib.errors import MirlibError, boundary, said_by, shown
 
 __all__ = ["load_model"]
+
+# Packages that processors and models of some families need, and that come with the extra [families].
+FAMILY_PACKAGES = ("num2words", "protobuf", "sentencepiece", "tiktoken", "timm", "torchvision")
+LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is read whole
 
 
 def check_name(name: str, otherwise: str = "") -> None:
@@ -24,6 +33,8 @@ def check_name(name: str, otherwise: str = "") -> None:
             or a checkpoint of LLaVA's own code; the message says what to do.
     """
     folder = Path(name)
+    if folder.is_dir():
+        _check_files(folder)
     if folder.is_dir() and (advice := _what_else_it_is(folder)):
         raise MirlibError(f"{name}: {advice}")
     if folder.exists() and not (folder / "config.json").is_file():
@@ -46,16 +57,120 @@ def _what_else_it_is(folder: Path) -> str | None:
             "a projector alone, without its vision encoder and language model; put the three together in your training "
             "code, and convert them or call mirlib.score_batches there"
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if isinstance(config, dict) and "mm_vision_tower" in config and "auto_map" not in config:
+    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if "mm_vision_tower" in config and "auto_map" not in config:
         return (
             f"a checkpoint of LLaVA's own code (model_type {config.get('model_type')}), which transformers cannot "
             "load; convert it with convert_llava_weights_to_hf.py, in src/transformers/models/llava of its repository"
         )
     return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        MirlibError: If it cannot be read, or holds something else.
+    """
+    with boundary(f"{path}: cannot be read as JSON", "copy or download it again"):
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(value, dict):
+        raise MirlibError(f"{path}: holds {type(value).__name__} where an object with settings belongs")
+    return value
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what would make loading wait for ever, or take all memory, before anything is opened.
+
+    Raises:
+        MirlibError: For pipes and devices, files that are absurdly large, weights outside of the folder, more layers
+            than the weights have tensors, and tokenizers that make much of little.
+    """
+    for path in chain(folder.iterdir(), folder.glob("additional_chat_templates/*")):
+        with boundary(f"{path}: cannot be looked at"):
+            if not path.exists():  # a link that leads nowhere
+                continue
+            status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise MirlibError(f"{path}: is a pipe or a device, not a file; a checkpoint is made of files")
+        largest = LARGEST.get(path.suffix)
+        if largest is not None and status.st_size > largest:
+            raise MirlibError(f"{path}: has {status.st_size >> 20} MiB, more than {largest >> 20}; it cannot be right")
+    for index in folder.glob("*.index.json"):
+        files = _json(index).get("weight_map")
+        outside = (
+            [file for file in files.values() if Path(str(file)).name != file] if isinstance(files, dict) else [files]
+        )
+        if outside:
+            raise MirlibError(f"{index}: weight_map names {shown(repr(outside[0]))}, which is no file beside it")
+    if (folder / "config.json").is_file():
+        _check_layers(folder)
+    if (folder / "tokenizer.json").is_file():
+        _check_tokenizer(folder / "tokenizer.json")
+
+
+def _check_layers(folder: Path) -> None:
+    """A layer has at least one tensor, and names and shapes stand at the start of the weights: see before building."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as weights:
+                tensors += len(weights.keys())
+    except SafetensorError as error:
+        raise MirlibError(
+            f"{folder}: the weights are damaged ({said_by(error)}); copy or download them again"
+        ) from error
+    for key, value in _numbers(_json(folder / "config.json")):
+        if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
+            raise MirlibError(
+                f"{folder / 'config.json'}: {key} is {shown(value)}, and the weights have {tensors} tensors; the two do "
+                "not belong together"
+            )
+
+
+def _numbers(settings: Any) -> Iterator[tuple[str, int]]:
+    """Names and values of the integers in nested settings, and of the lengths of lists."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield key, value
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Replacements one after the other can make terabytes of one letter, in libraries that nothing can stop."""
+    tokenizer = _json(path)
+    growth = 1
+    for part in (tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")):
+        for content in _contents(part):
+            growth *= max(1, len(content))
+    if growth > 10_000:
+        raise MirlibError(
+            f"{path}: its replacements would make a text {shown(growth)} times as long; it is no tokenizer"
+        )
+
+
+def _contents(part: Any) -> Iterator[str]:
+    """What the steps of a tokenizer write in place of something else."""
+    if isinstance(part, dict):
+        yield from (value for key, value in part.items() if key in ("content", "prepend") and isinstance(value, str))
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _contents(value)
+
+
+@contextmanager
+def _offline(local: bool) -> Iterator[None]:
+    """No traffic while a local folder is loaded: its files may name others by their Hugging Face ids."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or local
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def load_model(
@@ -75,7 +190,8 @@ def load_model(
     Args:
         name: Hugging Face id or local folder.
         device: Where the model goes, unless ``device_map`` says where.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but float32 on a CPU.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but float32 on a CPU
+            unless its weights are stored in fewer bits, which are computed with in the checkpoint's own precision.
         device_map: ``"auto"``, or what else transformers takes: spreads the layers over devices. Needs accelerate.
         load_in_4bit: Whether to hold the weights of the linear layers in 4 bits (NF4, scales in 8 bits), computing in
             bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model. On a CPU bitsandbytes
@@ -99,27 +215,35 @@ def load_model(
             raise MirlibError(f"{option} needs the package {missing[0]}: pip install {missing[0]}")
     if load_in_4bit and dtype == "float32":
         raise MirlibError("4-bit weights are computed with in bfloat16 or float16; leave --dtype float32 out")
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
     from mirlib.align.saved import restore_saved
 
     check_name(name)
+    local = Path(name).is_dir()
     options: dict[str, Any] = {"dtype": dtype}
-    if dtype == "auto" and device == "cpu" and not load_in_4bit:
-        options["dtype"] = "float32"
-    if load_in_4bit:
-        options |= _four_bits(dtype, device_map or {"": device})
-    elif device_map:
-        options["device_map"] = device_map
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            name,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
-            output_loading_info=True,
-            **options,
-        )
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with _offline(local):
+            stored, _ = PreTrainedConfig.get_config_dict(name)
+            quantized = _quantized(stored)
+            if quantized and load_in_4bit:
+                raise MirlibError(f"{name}: its weights are stored in few bits already; leave --load-in-4bit out")
+            if load_in_4bit:
+                options |= _four_bits(dtype, device_map or {"": device})
+            elif device_map or quantized:
+                options["device_map"] = device_map or {"": device}
+            elif dtype == "auto" and device == "cpu":
+                options["dtype"] = "float32"
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                name,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=None if allow_pickle else True,
+                output_loading_info=True,
+                **options,
+            )
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except MirlibError:
+        raise
     except Exception as error:  # what transformers and safetensors raise for a bad folder has no common class
         raise MirlibError(loading_advice(name, error)) from error
     missing = sorted(report["missing_keys"])
@@ -133,6 +257,12 @@ def load_model(
     return (model if "device_map" in options else model.to(device)).eval(), processor
 
 
+def _quantized(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's weights are stored in fewer bits than they are computed with."""
+    text = config.get("text_config")
+    return bool(config.get("quantization_config") or isinstance(text, dict) and text.get("quantization_config"))
+
+
 def _four_bits(dtype: str, device_map: Any) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
@@ -144,10 +274,30 @@ def _four_bits(dtype: str, device_map: Any) -> dict[str, Any]:
     return {"quantization_config": config, "dtype": compute, "device_map": device_map}
 
 
+def missing_packages(error: BaseException) -> list[str]:
+    """Packages that an error of transformers says are not installed, as pip names them."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return [error.name.partition(".")[0]]
+    said = " ".join(str(error).split())
+    if not isinstance(error, ImportError) and "install" not in said:
+        return []
+    named = re.findall(r"pip install (?:-U |--upgrade )?[`'\"]?([\w.-]+)", said)
+    named += re.findall(r"requires the (?:\S+ )?([\w-]+) library", said)
+    for several in re.findall(r"need to have ([\w -]+?) installed", said):
+        named += re.split(" or | and ", several)
+    return list(dict.fromkeys(package.rstrip(".").lower() for package in named))
+
+
 def loading_advice(name: str, error: Exception) -> str:
     """What to do about an error of transformers while it loads ``name``."""
-    first = first_line(error)
+    said = said_by(error)
     folder = Path(name)
+    if packages := missing_packages(error):
+        install = " ".join(packages)
+        if set(packages) & set(FAMILY_PACKAGES):
+            install = f"'mirlib[families]' (or only {install})"
+        plural = "s" * (len(packages) > 1)
+        return f"{name}: it needs the package{plural} {', '.join(packages)}, not installed here: pip install {install}"
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
             return (
@@ -158,9 +308,9 @@ def loading_advice(name: str, error: Exception) -> str:
     if "ignore_mismatched_sizes" in str(error):
         return f"{name}: a weight has another shape than config.json says; the two do not belong together"
     if type(error).__name__ == "SafetensorError":
-        return f"{name}: the weights are damaged ({first}); copy or download them again"
+        return f"{name}: the weights are damaged ({said}); copy or download them again"
     if "trust_remote_code" in str(error):
         return f"{name}: the checkpoint brings its own code; pass --trust-remote-code if you trust it"
     if "Unrecognized configuration class" in str(error):
         return f"{name}: transformers knows no image-text-to-text model of this type, so MIR cannot be measured"
-    return f"{name}: cannot load the model or its processor ({first})"
+    return f"{name}: cannot load the model or its processor ({said})"

@@ -404,8 +404,8 @@ def disagreements(processor: Any, config: Any) -> str:
     name = "num_additional_image_tokens"
     compare(name, getattr(processor, name, None), class_token)
     prepared = getattr(processor, "image_processor", None)
-    sizes = [getattr(prepared, name, None) for name in ("crop_size", "size")]
-    side = next((size["height"] for size in sizes if hasattr(size, "keys") and "height" in size), None)
+    sizes = [dict(getattr(prepared, name, None) or {}) for name in ("crop_size", "size")]
+    side = next((size["height"] for size in sizes if size.get("height")), None)
     compare("the image size", side, getattr(vision, "image_size", None))
     if token := _named_token(processor):
         ids = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
