@@ -148,9 +148,10 @@ def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
 def test_kosmos_2_5_marks_the_tokens_around_its_image_too():
     """Its processor writes -1 there, and 1 where the features of the image stand."""
     case = Case("kosmos-2.5")
+    case.find_tokens()
     inputs = case.inputs()
     marks = inputs["image_embeds_position_mask"].long()
-    marks[:, 2], marks[:, 3 + case.family.tokens] = -1, -1
+    marks[:, 2], marks[:, 3 + case.tokens] = -1, -1
     stream = layer_rows(case.model, **inputs | {"image_embeds_position_mask": marks})
     assert torch.equal(stream.positions["vision"], marks == 1)
 
