@@ -18,6 +18,7 @@ from family_command import RefusedError, drive, text_window
 from PIL import Image
 from real_processors import KITS, processor_of
 from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink, tiny_settings
+from tiny_processors import BUILDERS
 from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
 
 from mirlib import MirlibError, UndefinedMIRError, capture, modality_integration_rate, score_batches
@@ -114,9 +115,9 @@ def pictures(*sizes):
     return [Image.new("RGB", size, color) for size, color in zip(sizes, ("red", "blue", "green"), strict=False)]
 
 
-@pytest.mark.parametrize("model_type", ["got_ocr2", "idefics2"])
+@pytest.mark.parametrize("model_type", ["got_ocr2", "gemma3"])
 def test_pictures_reach_each_processor_in_the_lists_that_it_takes(model_type):
-    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Idefics takes lists alone."""
+    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Gemma 3 takes lists alone."""
     processor = processor_alone(model_type)
     batch = encode_batch(processor, pictures((40, 24), (24, 40)), ["a red cat", "a blue dog on a mat"])
     assert len(batch["input_ids"]) == len(batch["pixel_values"]) == 2
@@ -134,6 +135,15 @@ def test_a_blank_that_the_tokenizer_puts_first_is_no_text(words):
     ids, rows = batch["input_ids"][0], batch["text_mask"][0]
     assert rows.tolist() == [not words or place > 0 for place in range(len(ids))]
     assert processor.tokenizer.decode(ids[rows]) == "7 cats"
+
+
+def test_kinds_of_tokens_are_asked_for_where_they_are_not_given_unasked():
+    """Cosmos 3's processor names them among the inputs of its model, and returns them only on request."""
+    processor = BUILDERS["qwen2_vl"]()
+    processor.return_mm_token_type_ids = False
+    batch = encode_batch(processor, pictures((16, 16)), ["a red cat"])
+    placeholders = batch["input_ids"] == processor.image_token_id
+    assert placeholders.any() and torch.equal(batch["mm_token_type_ids"].bool(), placeholders)
 
 
 def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
