@@ -18,6 +18,7 @@ from family_command import RefusedError, drive, text_window
 from PIL import Image
 from real_processors import KITS, processor_of
 from tiny_families import CLASSES, FAMILIES, RGB, Case, Family, noise, shrink, tiny_settings
+from tiny_processors import BUILDERS
 from transformers import CONFIG_MAPPING, Blip2Config, OPTConfig, T5Config
 
 from mirlib import MirlibError, UndefinedMIRError, capture, modality_integration_rate, score_batches
@@ -59,7 +60,9 @@ def test_nothing_fails_and_most_are_measured():
     assert f"[{len(MEASURED)} of the {len(LEDGER)} families](book/families.md)" in readme
 
 
-def skip_without(*packages):
+def skip_unless_possible(model_type, *packages):
+    if model_type not in CLASSES:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         pytest.skip(f"needs the extra [families]: {', '.join(missing)}")
@@ -67,7 +70,7 @@ def skip_without(*packages):
 
 @pytest.mark.parametrize("model_type", MEASURED)
 def test_family(model_type):
-    skip_without(*filter(None, [FAMILIES.get(model_type, Family()).needs]))
+    skip_unless_possible(model_type, *filter(None, [FAMILIES.get(model_type, Family()).needs]))
     seen, row = measure(model_type), LEDGER[model_type]
     for name in ("layers", "vision_rows", "own_mask", "hidden_states", "causal"):
         assert getattr(seen, name) == row[name], name
@@ -86,7 +89,7 @@ def test_every_row_says_what_its_processor_did():
 def test_the_command_with_a_real_processor(model_type, tmp_path):
     """MIR of a checkpoint on disk is that of its hidden states, one pair a pass, at whatever batch size."""
     row = LEDGER[model_type]
-    skip_without(*row["needs"])
+    skip_unless_possible(model_type, *row["needs"])
     alone, together, by_hand = drive(model_type, tmp_path / model_type)
     assert alone == pytest.approx(by_hand, abs=families.TOLERANCE)
     if row["processor"] == "command":
@@ -98,7 +101,7 @@ def test_the_command_with_a_real_processor(model_type, tmp_path):
 @pytest.mark.parametrize("model_type", [name for name, row in LEDGER.items() if row["processor"].startswith("refused")])
 def test_what_the_command_refuses_is_what_the_page_says(model_type, tmp_path):
     row = LEDGER[model_type]
-    skip_without(*row["needs"])
+    skip_unless_possible(model_type, *row["needs"])
     with pytest.raises(RefusedError) as raised:
         drive(model_type, tmp_path / model_type)
     assert f"refused: {raised.value}" == row["processor"]
@@ -114,9 +117,9 @@ def pictures(*sizes):
     return [Image.new("RGB", size, color) for size, color in zip(sizes, ("red", "blue", "green"), strict=False)]
 
 
-@pytest.mark.parametrize("model_type", ["got_ocr2", "idefics2"])
+@pytest.mark.parametrize("model_type", ["got_ocr2", "gemma3"])
 def test_pictures_reach_each_processor_in_the_lists_that_it_takes(model_type):
-    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Idefics takes lists alone."""
+    """GOT-OCR takes a picture for each prompt, and a list of them for the pages of one; Gemma 3 takes lists alone."""
     processor = processor_alone(model_type)
     batch = encode_batch(processor, pictures((40, 24), (24, 40)), ["a red cat", "a blue dog on a mat"])
     assert len(batch["input_ids"]) == len(batch["pixel_values"]) == 2
@@ -136,6 +139,15 @@ def test_a_blank_that_the_tokenizer_puts_first_is_no_text(words):
     assert processor.tokenizer.decode(ids[rows]) == "7 cats"
 
 
+def test_kinds_of_tokens_are_asked_for_where_they_are_not_given_unasked():
+    """Cosmos 3's processor names them among the inputs of its model, and returns them only on request."""
+    processor = BUILDERS["qwen2_vl"]()
+    processor.return_mm_token_type_ids = False
+    batch = encode_batch(processor, pictures((16, 16)), ["a red cat"])
+    placeholders = batch["input_ids"] == processor.image_token_id
+    assert placeholders.any() and torch.equal(batch["mm_token_type_ids"].bool(), placeholders)
+
+
 def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
     processor = processor_alone("emu3")
     texts = ["a red cat", "a blue dog"]
@@ -148,9 +160,10 @@ def test_emu3_refuses_pictures_of_different_sizes_in_one_batch():
 def test_kosmos_2_5_marks_the_tokens_around_its_image_too():
     """Its processor writes -1 there, and 1 where the features of the image stand."""
     case = Case("kosmos-2.5")
+    case.find_tokens()
     inputs = case.inputs()
     marks = inputs["image_embeds_position_mask"].long()
-    marks[:, 2], marks[:, 3 + case.family.tokens] = -1, -1
+    marks[:, 2], marks[:, 3 + case.tokens] = -1, -1
     stream = layer_rows(case.model, **inputs | {"image_embeds_position_mask": marks})
     assert torch.equal(stream.positions["vision"], marks == 1)
 
