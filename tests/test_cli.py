@@ -205,6 +205,11 @@ def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages()
     assert pairs(images, texts) < pairs(sample_images(6, 5), sample_texts(6, 5))
 
 
+def test_no_progress_means_no_bars_of_others_either(checkpoint, capsys):
+    outcome = mir(capsys, "score", checkpoint, "--num", 2, "--no-progress")
+    assert outcome.code == 0 and outcome.err == ""
+
+
 def test_one_pair_has_no_interval(capsys):
     outcome = mir(capsys, "score", "--num", 1, "--no-progress", "--json", "-")
     assert outcome.code == 0 and json.loads(outcome.out)["interval"] is None
