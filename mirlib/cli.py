@@ -26,7 +26,7 @@ from mirlib import __version__
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
 from mirlib.files import check_writable, input_at, write_whole
-from mirlib.mir import PRESETS, check_confidence
+from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
 from mirlib.result import MIRResult
 
 if TYPE_CHECKING:
@@ -672,16 +672,22 @@ def _features(options: argparse.Namespace) -> None:
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
+    if options.confidence:
+        check_confidence(options.confidence)
     path = Path(options.file)
     arrays = _read_arrays(path)
+    dim = arrays["vision"].shape[-1] if arrays["vision"].ndim == 3 else 0
     if options.preset == "authors-fast":
-        _check_memory(arrays["vision"].shape[2])
+        _check_memory(dim)
     samples = None
     if "vision_samples" in arrays and "text_samples" in arrays:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
     if confidence is None and samples is not None and options.preset != "authors-fast":
-        confidence = 0.95
+        need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
+        confidence = 0.95 if need <= LARGEST_BOOTSTRAP else None
+        if confidence is None:
+            _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence or None
     )

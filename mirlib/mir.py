@@ -50,6 +50,8 @@ PRESETS = {
     "authors": Preset(outliers="median", sqrt="exact"),
     "authors-fast": Preset(outliers="median", sqrt="authors-fast"),
 }
+RESAMPLES = 200
+LARGEST_BOOTSTRAP = 2 << 30  # bytes
 LARGEST_DEPTH = 1000  # layers; the deepest language models have about 130
 OUTLIERS = ("drop", "median", "none")
 SQRT = ("exact", "authors-fast")
@@ -359,7 +361,7 @@ def modality_integration_rate(
     sqrt: str | None = None,
     samples: tuple[Any, Any] | None = None,
     confidence: float | None = None,
-    resamples: int = 200,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> MIRResult:
     """Modality Integration Rate of hidden states in memory: ``log10 Σ_k FID_k`` over the layers given.
@@ -482,14 +484,17 @@ def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.
     return ids
 
 
+def bootstrap_bytes(samples: int, dim: int, resamples: int = RESAMPLES) -> int:
+    """Bytes of the scatter matrices of a layer: one of each sample, and one of each draw."""
+    return 8 * dim**2 * (samples + resamples)
+
+
 class _Resampler:
     """Bootstrap over samples: draws them with replacement and re-weights their moments.
 
     Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities
     are drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
     """
-
-    LARGEST = 2 << 30  # bytes of per-sample scatter matrices
 
     def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:
         if resamples < 2:
@@ -533,8 +538,8 @@ class _Resampler:
         if drop:
             index = index[layer.keep_mask[modality].cpu()]
         samples, dim = weights.shape[1], rows.shape[1]
-        need = 8 * dim**2 * (samples + len(weights))
-        if need > self.LARGEST:
+        need = bootstrap_bytes(samples, dim, len(weights))
+        if need > LARGEST_BOOTSTRAP:
             raise MirlibError(
                 f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
                 "the "

@@ -205,6 +205,11 @@ def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages()
     assert pairs(images, texts) < pairs(sample_images(6, 5), sample_texts(6, 5))
 
 
+def test_no_progress_means_no_bars_of_others_either(checkpoint, capsys):
+    outcome = mir(capsys, "score", checkpoint, "--num", 2, "--no-progress")
+    assert outcome.code == 0 and outcome.err == ""
+
+
 def test_one_pair_has_no_interval(capsys):
     outcome = mir(capsys, "score", "--num", 1, "--no-progress", "--json", "-")
     assert outcome.code == 0 and json.loads(outcome.out)["interval"] is None
@@ -296,6 +301,18 @@ def test_features_with_samples_have_an_interval(capsys, tmp_path):
     assert json.loads(none.out)["interval"] is None
     table = mir(capsys, "features", tmp_path / "a.npz").out
     assert "95% interval [" in table and "bootstrap over samples" in table
+
+
+def test_an_interval_that_nobody_asked_for_stops_no_measurement(capsys, tmp_path):
+    """Its bootstrap would take 8 d² bytes for each of 200 draws."""
+    rng = np.random.default_rng(0)
+    rows = {name: rng.normal(size=(1, 6, 1200)) for name in ("vision", "text")}
+    np.savez(tmp_path / "a.npz", **rows, vision_samples=np.arange(6), text_samples=np.arange(6))
+    outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", "-")
+    assert json.loads(outcome.out)["mir"] == modality_integration_rate(**rows).value
+    assert "mir: no interval: its bootstrap over samples would take 2.2 GiB a layer" in outcome.err
+    sentence = refused(capsys, "features", tmp_path / "a.npz", "--confidence", 0.9)
+    assert "a bootstrap over 6 samples of 1200 dimensions needs 2.2 GiB a layer" in sentence
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
