@@ -12,11 +12,14 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -282,6 +285,9 @@ def work(rank, port, size, module, cases, folder):
 def preload():
     """PyTorch and transformers are imported once instead of once a process; before the first process of a test run."""
     multiprocessing.set_forkserver_preload(["streams", "crew", "trainers"])
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11 does not tell the server where modules are
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
 
 
 def run(size, cases, folder, module="crew", allow_death=False):
