@@ -5,6 +5,7 @@ the server that forks the processes.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import multiprocessing
@@ -267,6 +268,7 @@ def sharded_and_unreadable(rank, size, folder):
 
 def work(rank, port, size, module, cases, folder):
     torch.set_num_threads(1)
+    gc.freeze()  # or accelerate looks for garbage among all modules, at the end of each run
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=size)
     found = {}
