@@ -5,6 +5,7 @@ the server that forks the processes.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import multiprocessing
@@ -12,11 +13,14 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -264,6 +268,7 @@ def sharded_and_unreadable(rank, size, folder):
 
 def work(rank, port, size, module, cases, folder):
     torch.set_num_threads(1)
+    gc.freeze()  # or accelerate looks for garbage among all modules, at the end of each run
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=size)
     found = {}
@@ -282,6 +287,9 @@ def work(rank, port, size, module, cases, folder):
 def preload():
     """PyTorch and transformers are imported once instead of once a process; before the first process of a test run."""
     multiprocessing.set_forkserver_preload(["streams", "crew", "trainers"])
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11 does not tell the server where modules are
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
 
 
 def run(size, cases, folder, module="crew", allow_death=False):

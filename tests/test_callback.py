@@ -1,6 +1,7 @@
 """MIR during training: the numbers of `score`, at the right steps, in a run that does not notice."""
 
 import copy
+import gc
 import logging
 import random
 import re
@@ -43,6 +44,14 @@ class Snapshots(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.models[state.global_step] = copy.deepcopy(model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_are_no_garbage():
+    """At the end of each run accelerate looks for garbage, among all that was ever imported: half of a run's time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +129,14 @@ def test_a_run_with_the_callback_ends_with_the_same_bits(options, tmp_path):
     runs = []
     for measured in (False, True):
         model, processor = tiny()
-        trainer = trainer_for(model, tmp_path, **options)
+        trainer = trainer_for(model, tmp_path, max_steps=3, logging_steps=1, **options)
         if measured:
             callback = MIRCallback(processor, IMAGES, TEXTS, every=1, **MEASURED).attach(trainer)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         runs.append((model, losses, torch.get_rng_state()))
     (plain, plain_losses, plain_random), (model, losses, random) = runs
-    assert [record["step"] for record in callback.history] == list(range(7))
+    assert [record["step"] for record in callback.history] == list(range(4))
     assert losses == plain_losses and len(losses) == 3
     assert torch.equal(random, plain_random)
     for (name, before), after in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
@@ -467,10 +476,10 @@ def test_an_option_that_score_does_not_take():
 def test_importing_the_library_does_not_import_what_takes_seconds():
     code = (
         "import sys, mirlib.cli; heavy = {'transformers', 'torchmetrics'}; print(heavy & {*sys.modules}); "
-        "mirlib.score; print('transformers.trainer_callback' in sys.modules, mirlib.MIRCallback)"
+        "mirlib.score; print('transformers.trainer_callback' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "set()\nFalse <class 'mirlib.callback.MIRCallback'>\n"
+    assert found.stdout == "set()\nFalse\n"
     assert mirlib.MIRCallback is MIRCallback and "MIRCallback" in dir(mirlib)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = mirlib.nonsense

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from mirlib.align import norms
 from mirlib.errors import MirlibError
 from mirlib.lab import connectors, models, train, world
 from mirlib.lab.methods.base import Method, register
@@ -103,10 +104,11 @@ class Features(Method):
         if hasattr(tower, "feature_choice"):
             raise MirlibError("features are chosen for this vision tower already: begin with a model as it was")
         if self.tokens == "one":
-            if not isinstance(connector, LlavaMultiModalProjector):
+            if not isinstance(connector, LlavaMultiModalProjector) or norms.is_attached(model):
+                there = type(norms.find(model) if norms.is_attached(model) else connector).__name__
                 raise MirlibError(
-                    f"one feature goes through a prefix connector, which would take the place of a "
-                    f"{type(connector).__name__}: use the connector mlp2 without matched norms"
+                    f"one feature goes through a prefix connector, which would take the place of a {there}: use the "
+                    "connector mlp2 without matched norms"
                 )
             model.model.multi_modal_projector = connectors.prefix(model, hidden=self.hidden, seed=seed)
         tower.feature_choice = FeatureChoice(self.tokens, self.output_layer)
