@@ -125,8 +125,8 @@ def _check_layers(folder: Path) -> None:
     for key, value in _numbers(_json(folder / "config.json")):
         if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
             raise MirlibError(
-                f"{folder / 'config.json'}: {key} is {shown(value)}, and the weights have {tensors} tensors; the two do "
-                "not belong together"
+                f"{folder / 'config.json'}: {key} is {shown(value)}, and the weights have {tensors} tensors; the two "
+                "do not belong together"
             )
 
 
