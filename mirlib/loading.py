@@ -115,7 +115,7 @@ def _check_layers(folder: Path) -> None:
 
     tensors = 0
     try:
-        for path in folder.glob("*.safetensors"):
+        for path in folder.glob("model*.safetensors"):
             with safe_open(path, framework="pt") as weights:
                 tensors += len(weights.keys())
     except SafetensorError as error:
