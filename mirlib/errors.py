@@ -24,7 +24,8 @@ def first_line(error: BaseException) -> str:
 
 def said_by(error: BaseException) -> str:
     """An error of another library as a message of ours quotes it: its type and its first line."""
-    first = shown(first_line(error), 200)
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = shown(f"{first} {rest[0]}" if rest and first.endswith(":") else first, 200)
     name = type(error).__name__
     return first if first == name else f"{name}: {first}"
 

@@ -98,11 +98,9 @@ def _check_files(folder: Path) -> None:
             raise MirlibError(f"{path}: has {status.st_size >> 20} MiB, more than {largest >> 20}; it cannot be right")
     for index in folder.glob("*.index.json"):
         files = _json(index).get("weight_map")
-        outside = (
-            [file for file in files.values() if Path(str(file)).name != file] if isinstance(files, dict) else [files]
-        )
-        if outside:
-            raise MirlibError(f"{index}: weight_map names {shown(repr(outside[0]))}, which is no file beside it")
+        names = files.values() if isinstance(files, dict) else [files]
+        for outside in (file for file in names if Path(str(file)).name != file):
+            raise MirlibError(f"{index}: weight_map names {shown(repr(outside))}, which is no file beside it")
     if (folder / "config.json").is_file():
         _check_layers(folder)
     if (folder / "tokenizer.json").is_file():
@@ -114,14 +112,12 @@ def _check_layers(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     tensors = 0
-    try:
-        for path in folder.glob("model*.safetensors"):
+    for path in folder.glob("model*.safetensors"):  # others are files of methods, see mirlib.align.saved
+        try:
             with safe_open(path, framework="pt") as weights:
                 tensors += len(weights.keys())
-    except SafetensorError as error:
-        raise MirlibError(
-            f"{folder}: the weights are damaged ({said_by(error)}); copy or download them again"
-        ) from error
+        except SafetensorError as error:
+            raise MirlibError(loading_advice(str(folder), error)) from error
     for key, value in _numbers(_json(folder / "config.json")):
         if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
             raise MirlibError(
@@ -130,8 +126,8 @@ def _check_layers(folder: Path) -> None:
             )
 
 
-def _numbers(settings: Any) -> Iterator[tuple[str, int]]:
-    """Names and values of the integers in nested settings, and of the lengths of lists."""
+def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names and values of the integers in nested settings."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _numbers(value)
@@ -147,9 +143,7 @@ def _check_tokenizer(path: Path) -> None:
         for content in _contents(part):
             growth *= max(1, len(content))
     if growth > 10_000:
-        raise MirlibError(
-            f"{path}: its replacements would make a text {shown(growth)} times as long; it is no tokenizer"
-        )
+        raise MirlibError(f"{path}: its replacements can make a text {shown(growth)} times as long; it is no tokenizer")
 
 
 def _contents(part: Any) -> Iterator[str]:
@@ -230,9 +224,9 @@ def load_model(
                 raise MirlibError(f"{name}: its weights are stored in few bits already; leave --load-in-4bit out")
             if load_in_4bit:
                 options |= _four_bits(dtype, device_map or {"": device})
-            elif device_map or quantized:
+            elif device_map or (quantized and device != "cpu"):  # such weights are not moved afterwards
                 options["device_map"] = device_map or {"": device}
-            elif dtype == "auto" and device == "cpu":
+            elif dtype == "auto" and device == "cpu" and not quantized:
                 options["dtype"] = "float32"
             model, report = AutoModelForImageTextToText.from_pretrained(
                 name,
@@ -309,6 +303,8 @@ def loading_advice(name: str, error: Exception) -> str:
         return f"{name}: a weight has another shape than config.json says; the two do not belong together"
     if type(error).__name__ == "SafetensorError":
         return f"{name}: the weights are damaged ({said}); copy or download them again"
+    if folder.is_dir() and ("couldn't connect" in str(error) or type(error).__name__ == "OfflineModeIsEnabled"):
+        return f"{name}: one of its files names another model, and a local folder fetches nothing ({said})"
     if "trust_remote_code" in str(error):
         return f"{name}: the checkpoint brings its own code; pass --trust-remote-code if you trust it"
     if "Unrecognized configuration class" in str(error):
