@@ -188,8 +188,7 @@ def load_model(
             unless its weights are stored in fewer bits, which are computed with in the checkpoint's own precision.
         device_map: ``"auto"``, or what else transformers takes: spreads the layers over devices. Needs accelerate.
         load_in_4bit: Whether to hold the weights of the linear layers in 4 bits (NF4, scales in 8 bits), computing in
-            bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model. On a CPU bitsandbytes
-            may refuse layers whose inputs are not a multiple of 64 wide.
+            bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model.
         trust_remote_code: Let the checkpoint bring its own code.
         allow_pickle: Load weights that are not safetensors.
 
@@ -248,6 +247,7 @@ def load_model(
             f"{broken[0]}; they would be random"
         )
     restore_saved(model, name, report["unexpected_keys"])
+    _without_packing(model)
     return (model if "device_map" in options else model.to(device)).eval(), processor
 
 
@@ -255,6 +255,19 @@ def _quantized(config: dict[str, Any]) -> bool:
     """Whether a checkpoint's weights are stored in fewer bits than they are computed with."""
     text = config.get("text_config")
     return bool(config.get("quantization_config") or isinstance(text, dict) and text.get("quantization_config"))
+
+
+def _without_packing(model: Any) -> None:
+    """Let layers of 4 bits that fill no whole blocks take bitsandbytes' usual route on a CPU.
+
+    Where the CPU has bfloat16, bitsandbytes packs weights anew for it, and fails on layers whose inputs are no multiple
+    of a block wide, as in the encoder of SigLIP (4304 = 67.25 · 64).
+    """
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(module, "support_avx512bf16_for_cpu", False) and state is not None:
+            if module.in_features % state.blocksize or module.out_features % 32:
+                module.support_avx512bf16_for_cpu = False
 
 
 def _four_bits(dtype: str, device_map: Any) -> dict[str, Any]:
