@@ -83,8 +83,8 @@ def _check_files(folder: Path) -> None:
     """Refuse what would make loading wait for ever, or take all memory, before anything is opened.
 
     Raises:
-        MirlibError: For pipes and devices, files that are absurdly large, weights outside of the folder, more layers
-            than the weights have tensors, and tokenizers that make much of little.
+        MirlibError: For pipes and devices, files that are absurdly large, weights outside of the folder, and
+            tokenizers that make much of little.
     """
     for path in chain(folder.iterdir(), folder.glob("additional_chat_templates/*")):
         with boundary(f"{path}: cannot be looked at"):
@@ -101,14 +101,16 @@ def _check_files(folder: Path) -> None:
         names = files.values() if isinstance(files, dict) else [files]
         for outside in (file for file in names if Path(str(file)).name != file):
             raise MirlibError(f"{index}: weight_map names {shown(repr(outside))}, which is no file beside it")
-    if (folder / "config.json").is_file():
-        _check_layers(folder)
     if (folder / "tokenizer.json").is_file():
         _check_tokenizer(folder / "tokenizer.json")
 
 
-def _check_layers(folder: Path) -> None:
-    """A layer has at least one tensor, and names and shapes stand at the start of the weights: see before building."""
+def check_layers(folder: Path) -> None:
+    """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built.
+
+    Raises:
+        MirlibError: If it is so, or the weights are damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     tensors = 0
@@ -214,6 +216,8 @@ def load_model(
 
     check_name(name)
     local = Path(name).is_dir()
+    if local:
+        check_layers(Path(name))
     options: dict[str, Any] = {"dtype": dtype}
     try:
         with _offline(local):
@@ -299,7 +303,12 @@ def loading_advice(name: str, error: Exception) -> str:
     """What to do about an error of transformers while it loads ``name``."""
     said = said_by(error)
     folder = Path(name)
-    if packages := missing_packages(error):
+    packages = missing_packages(error)
+    if folder.is_dir() and not any(
+        folder.glob("*token*")
+    ):  # where there is no tokenizer, that of another kind is tried
+        packages = [package for package in packages if package not in ("sentencepiece", "tiktoken")]
+    if packages:
         install = " ".join(packages)
         if set(packages) & set(FAMILY_PACKAGES):
             install = f"'mirlib[families]' (or only {install})"

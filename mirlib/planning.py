@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mirlib.errors import MirlibError, first_line
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
-from mirlib.loading import check_name
+from mirlib.loading import check_layers, check_name
 from mirlib.mir import NormBounds, resolve_settings
 from mirlib.scoring import DEFAULT_GROUPS
 from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups, moment_bytes
@@ -331,6 +331,8 @@ def _config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
 
     otherwise = f"; without a network there are the shapes {', '.join(SHAPES)}"
     check_name(name, otherwise)
+    if Path(name).is_dir():
+        check_layers(Path(name))
     try:
         return name, AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # what transformers and its hub client raise has no common class

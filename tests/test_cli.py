@@ -162,8 +162,9 @@ def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, m
     read, encode = [], mirlib.scoring.encode_batch
 
     def spy(processor, images, texts, **options):
-        for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
-            kind.update(items)
+        if texts != [mirlib.scoring.ANY_TEXT]:  # with which the processor is tried first
+            for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
+                kind.update(items)
         return encode(processor, images, texts, **options)
 
     monkeypatch.setattr(mirlib.scoring, "encode_batch", spy)
