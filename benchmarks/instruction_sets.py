@@ -37,6 +37,11 @@ def run_of(experiment: str) -> runs.Run:
     return min(with_method or found, key=lambda run: run.cost)
 
 
+def configuration_of(experiment: str, setting: str) -> dict[str, Any]:
+    """What a row's key is made of."""
+    return {"run": run_of(experiment).configuration, "instructions": setting}
+
+
 def row_of(experiment: str, setting: str, cache: Path) -> dict[str, Any]:
     """A run in a process that has only the instructions of the setting."""
     code = f"from benchmarks.instruction_sets import main_of; main_of({experiment!r}, {str(cache)!r})"
@@ -48,13 +53,11 @@ def row_of(experiment: str, setting: str, cache: Path) -> dict[str, Any]:
         text=True,
         check=True,
     )
-    run = run_of(experiment).configuration
-    identity = {"run": ledger.key_of(run), "setting": setting}
+    configuration = configuration_of(experiment, setting)
     return {
-        "key": ledger.key_of(identity),
+        "key": ledger.key_of(configuration),
         "experiment": experiment,
-        **identity,
-        "configuration": run,
+        "configuration": configuration,
         **json.loads(made.stdout),
         "provenance": {**ledger.provenance(), "precision": "float32"},
     }
@@ -74,8 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         pairs = [(experiment, setting) for setting in SETTINGS for experiment in EXPERIMENTS]
         for experiment, setting in tqdm(pairs, unit="run"):
-            identity = {"run": ledger.key_of(run_of(experiment).configuration), "setting": setting}
-            if book.find(ledger.key_of(identity)) is None:
+            if book.find(ledger.key_of(configuration_of(experiment, setting))) is None:
                 book.append(row_of(experiment, setting, Path(cache) / setting))
 
 

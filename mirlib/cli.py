@@ -15,7 +15,7 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -621,15 +621,34 @@ def _load(options: argparse.Namespace, processes: Processes | None = None) -> tu
         return model.to(device), processor
     from mirlib.loading import load_model
 
-    return load_model(
-        options.model,
-        device=device,
-        dtype=options.dtype,
-        device_map=options.device_map,
-        load_in_4bit=options.load_in_4bit,
-        trust_remote_code=options.trust_remote_code,
-        allow_pickle=options.allow_pickle,
-    )
+    with _stdout_for_results():
+        return load_model(
+            options.model,
+            device=device,
+            dtype=options.dtype,
+            device_map=options.device_map,
+            load_in_4bit=options.load_in_4bit,
+            trust_remote_code=options.trust_remote_code,
+            allow_pickle=options.allow_pickle,
+        )
+
+
+@contextmanager
+def _stdout_for_results() -> Iterator[None]:
+    """Send to stderr what libraries print while a model is loaded; some print past Python, to the descriptor itself."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # stdout is closed
+        yield
+        return
+    try:
+        with redirect_stdout(sys.stderr), suppress(OSError):
+            os.dup2(2, 1)
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
