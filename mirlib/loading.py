@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ def check_name(name: str, otherwise: str = "") -> None:
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)
-    if folder.is_dir() and (advice := _what_else_it_is(folder)):
-        raise MirlibError(f"{name}: {advice}")
+        if advice := _what_else_it_is(folder):
+            raise MirlibError(f"{name}: {advice}")
     if folder.exists() and not (folder / "config.json").is_file():
         raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
     if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
@@ -72,10 +73,12 @@ def _json(path: Path) -> dict[str, Any]:
     Raises:
         MirlibError: If it cannot be read, or holds something else.
     """
-    with boundary(f"{path}: cannot be read as JSON", "copy or download it again"):
+    with boundary(f"{path.parent}: {path.name} cannot be read as JSON", "copy or download it again"):
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(value, dict):
-        raise MirlibError(f"{path}: holds {type(value).__name__} where an object with settings belongs")
+        raise MirlibError(
+            f"{path.parent}: {path.name} holds {type(value).__name__} where an object with settings belongs"
+        )
     return value
 
 
@@ -87,20 +90,25 @@ def _check_files(folder: Path) -> None:
             tokenizers that make much of little.
     """
     for path in chain(folder.iterdir(), folder.glob("additional_chat_templates/*")):
-        with boundary(f"{path}: cannot be looked at"):
+        with boundary(f"{path.parent}: {shown(path.name)} cannot be looked at"):
             if not path.exists():  # a link that leads nowhere
                 continue
             status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise MirlibError(f"{path}: is a pipe or a device, not a file; a checkpoint is made of files")
+            raise MirlibError(f"{path.parent}: {shown(path.name)} is a pipe or a device; a checkpoint is made of files")
         largest = LARGEST.get(path.suffix)
         if largest is not None and status.st_size > largest:
-            raise MirlibError(f"{path}: has {status.st_size >> 20} MiB, more than {largest >> 20}; it cannot be right")
+            raise MirlibError(
+                f"{path.parent}: {shown(path.name)} has {status.st_size >> 20} MiB, and more than {largest >> 20} "
+                "cannot be right"
+            )
     for index in folder.glob("*.index.json"):
         files = _json(index).get("weight_map")
         names = files.values() if isinstance(files, dict) else [files]
         for outside in (file for file in names if Path(str(file)).name != file):
-            raise MirlibError(f"{index}: weight_map names {shown(repr(outside))}, which is no file beside it")
+            raise MirlibError(
+                f"{folder}: weight_map in {index.name} names {shown(repr(outside))}, which is no file beside it"
+            )
     if (folder / "tokenizer.json").is_file():
         _check_tokenizer(folder / "tokenizer.json")
 
@@ -111,21 +119,46 @@ def check_layers(folder: Path) -> None:
     Raises:
         MirlibError: If it is so, or the weights are damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    tensors = 0
-    for path in folder.glob("model*.safetensors"):  # others are files of methods, see mirlib.align.saved
-        try:
-            with safe_open(path, framework="pt") as weights:
-                tensors += len(weights.keys())
-        except SafetensorError as error:
-            raise MirlibError(loading_advice(str(folder), error)) from error
+    tensors = len(_shapes(folder))
     for key, value in _numbers(_json(folder / "config.json")):
         if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
             raise MirlibError(
-                f"{folder / 'config.json'}: {key} is {shown(value)}, and the weights have {tensors} tensors; the two "
-                "do not belong together"
+                f"{folder}: in config.json {shown(key)} is {shown(value)}, and the weights have {tensors} tensors; "
+                "the two do not belong together"
             )
+
+
+def _check_widths(folder: Path, trust_remote_code: bool, packed: bool) -> None:
+    """Refuse a configuration of many more numbers than the weights have: transformers would make up the others."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    stored = sum(math.prod(shape) for shape in _shapes(folder))
+    if not stored:
+        return
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):  # shapes alone
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    if asked > stored * (16 if packed else 2) + 10**6:  # one stored integer holds up to eight numbers of four bits
+        raise MirlibError(
+            f"{folder}: config.json describes a model of {asked} numbers, and the weights have {stored}; a weight has "
+            "another shape than config.json says"
+        )
+
+
+def _shapes(folder: Path) -> list[list[int]]:
+    """Shapes of all tensors, from the headers of the weights."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes = []
+    for path in folder.glob("model*.safetensors"):  # others are files of methods, see mirlib.align.saved
+        try:
+            with safe_open(path, framework="pt") as weights:
+                shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        except SafetensorError as error:
+            raise MirlibError(loading_advice(str(folder), error)) from error
+    return shapes
 
 
 def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -145,7 +178,10 @@ def _check_tokenizer(path: Path) -> None:
         for content in _contents(part):
             growth *= max(1, len(content))
     if growth > 10_000:
-        raise MirlibError(f"{path}: its replacements can make a text {shown(growth)} times as long; it is no tokenizer")
+        raise MirlibError(
+            f"{path.parent}: the replacements in {path.name} can make a text {shown(growth)} times as long, which no "
+            "tokenizer should"
+        )
 
 
 def _contents(part: Any) -> Iterator[str]:
@@ -223,6 +259,8 @@ def load_model(
         with _offline(local):
             stored, _ = PreTrainedConfig.get_config_dict(name)
             quantized = _quantized(stored)
+            if local:
+                _check_widths(Path(name), trust_remote_code, quantized)
             if quantized and load_in_4bit:
                 raise MirlibError(f"{name}: its weights are stored in few bits already; leave --load-in-4bit out")
             if load_in_4bit:
@@ -294,8 +332,6 @@ def missing_packages(error: BaseException) -> list[str]:
         return []
     named = re.findall(r"pip install (?:-U |--upgrade )?[`'\"]?([\w.-]+)", said)
     named += re.findall(r"requires the (?:\S+ )?([\w-]+) library", said)
-    for several in re.findall(r"need to have ([\w -]+?) installed", said):
-        named += re.split(" or | and ", several)
     return list(dict.fromkeys(package.rstrip(".").lower() for package in named))
 
 
@@ -304,9 +340,7 @@ def loading_advice(name: str, error: Exception) -> str:
     said = said_by(error)
     folder = Path(name)
     packages = missing_packages(error)
-    if folder.is_dir() and not any(
-        folder.glob("*token*")
-    ):  # where there is no tokenizer, that of another kind is tried
+    if folder.is_dir() and not any(folder.glob("*token*")):  # where there is none, that of another kind is tried
         packages = [package for package in packages if package not in ("sentencepiece", "tiktoken")]
     if packages:
         install = " ".join(packages)

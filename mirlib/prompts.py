@@ -242,7 +242,7 @@ def encode_batch(
     special = set(_special_ids(tokenizer))
     for row, (whole, text) in enumerate(zip(texts, cut, strict=True)):
         found = _rows_of(tokenizer, heard, ids[row].tolist(), attended[row].tolist(), (left, text, after), special)
-        if not found:
+        if found is None:
             raise MirlibError(
                 f"{name_of(whole)} cannot be found for sure among the tokens that {type(processor).__name__} made of "
                 "it; leave it out, or make the batches yourself, with a text_mask, for mirlib.score_batches"
@@ -297,8 +297,8 @@ def _rows_of(
     attended: list[int],
     parts: tuple[str, str, str],
     special: set[int],
-) -> list[int]:
-    """Positions in a row of ids whose tokens hold the text; none where that is in doubt.
+) -> list[int] | None:
+    """Positions in a row of ids whose tokens hold the text; None where that is in doubt.
 
     Args:
         tokenizer: The tokenizer.
@@ -329,7 +329,7 @@ def _rows_of(
             chosen.pop(0)
         if _read_as_written(tokenizer, prompt, tokens, spans, chosen):
             return [i + shift for i in chosen]
-    return []
+    return None
 
 
 def _place(prompt: str, left: str, text: str, after: str) -> int | None:
@@ -348,19 +348,19 @@ def _read_as_written(
 ) -> bool:
     """Whether tokens, decoded, are the characters that they are said to stand for.
 
-    Unknown tokens have no characters of their own, and neighbours on both sides of them are read apart. What a
-    tokenizer does not give back (accents, capitals, unknown letters) it does not give back of the characters alone.
+    Characters with an unknown token are left out, and neighbours on both sides of them are read apart. What a tokenizer
+    does not give back (accents, capitals) it does not give back of the characters alone.
     """
-    unknown = tokenizer.unk_token_id
+    lost = {place for i in chosen if tokens[i] == tokenizer.unk_token_id for place in range(*spans[i])}
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    for run in _runs([i for i in chosen if tokens[i] != unknown]):
+    for run in _runs([i for i in chosen if lost.isdisjoint(range(*spans[i]))]):
         read = decode([tokens[i] for i in run])
         written = _characters(prompt, [spans[i] for i in run])
         if _bare(read) != _bare(written):
             again = decode(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
             if _bare(read) != _bare(again):
                 return False
-    return bool(chosen)
+    return True
 
 
 def _runs(places: Sequence[int]) -> list[list[int]]:

@@ -279,8 +279,8 @@ def memory_advice(batch_size: int) -> Iterator[None]:
             raise
         smaller = "lower batch_size (--batch-size), " if batch_size > 1 else ""
         raise MirlibError(
-            f"out of memory with batch_size={batch_size} ({said_by(error)}): {smaller}shorten the texts "
-            "(--max-text-tokens), or load the model in bfloat16 (--dtype bfloat16)"
+            f"out of memory with batch_size={batch_size}: {smaller}shorten the texts (--max-text-tokens), or load the "
+            f"model in bfloat16 (--dtype bfloat16) ({said_by(error)})"
         ) from error
 
 

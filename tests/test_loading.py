@@ -1,14 +1,23 @@
 """Loading over devices and in 4 bits: packages that are missing are named, and offloaded weights change nothing."""
 
+import json
+import os
+import shutil
+import socket
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
 from tiny_models import FAMILIES, IMAGE, TEXT, VISION
+from tiny_processors import lvlm
 from transformers import AutoProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mirlib import MirlibError, cli, loading, plan, score_batches
+from mirlib import MirlibError, cli, loading, plan, score, score_batches
+from mirlib.data import sample_images, sample_texts
 from mirlib.lab.models import MINIATURE
 
 
@@ -139,3 +148,170 @@ def test_the_polar_route_of_a_model_and_what_it_does_not_go_with():
         score_batches(model, batches, progress=False, trace="polar", preset="authors")
     with pytest.raises(MirlibError, match="unknown trace 'fast'; choose one of exact, polar"):
         score_batches(model, batches, progress=False, trace="fast")
+
+
+# What a folder can hold that must not be opened, built or fetched.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    model, processor = lvlm("llava")
+    folder = tmp_path_factory.mktemp("checkpoint") / "llava"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def change(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def refused(folder, **options):
+    with pytest.raises(MirlibError) as caught:
+        loading.load_model(str(folder), **options)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{folder}: ") and "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("traffic")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "generation_config.json"]
+)
+def test_pipes_and_devices_are_not_opened(copy, file):
+    (copy / file).unlink()
+    os.mkfifo(copy / file)
+    assert f"{file} is a pipe or a device" in refused(copy)
+    (copy / file).unlink()
+    (copy / file).symlink_to("/dev/zero")
+    assert f"{file} is a pipe or a device" in refused(copy)
+
+
+def test_links_to_files_are_followed(copy, tmp_path):
+    (copy / "config.json").rename(tmp_path / "elsewhere.json")
+    (copy / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    loading.load_model(str(copy))
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_more_layers_than_the_weights_have_tensors_are_not_built(copy, part):
+    config = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", **{part: config[part] | {"num_hidden_layers": 10**9}})
+    tensors = len(load_file(copy / "model.safetensors"))
+    assert f"num_hidden_layers is 1000000000, and the weights have {tensors} tensors" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "vocab_size", "intermediate_size"])
+def test_absurd_widths_are_refused_before_they_take_memory(copy, name):
+    config = json.loads((copy / "config.json").read_text())
+    change(copy / "config.json", text_config=config["text_config"] | {name: 10**8})
+    assert "another shape than config.json says" in refused(copy)
+
+
+def test_deep_json_and_long_numbers(copy):
+    for text, said in (('{"a": ' + "[" * 100_000, "RecursionError"), ('{"a": ' + "9" * 5000 + "}", "4300 digits")):
+        (copy / "config.json").write_text(text)
+        assert said in refused(copy)
+
+
+@pytest.mark.parametrize("where", ["normalizer", "decoder"])
+def test_tokenizers_whose_replacements_grow_a_text_without_end(copy, where):
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+    steps = {"type": "Sequence", "normalizers" if where == "normalizer" else "decoders": [step] * 12}
+    change(copy / "tokenizer.json", **{where: steps})
+    assert "the replacements in tokenizer.json can make a text 1000000000000 times as long" in refused(copy)
+
+
+def test_weights_outside_of_the_folder_are_not_read(copy):
+    (copy / "model.safetensors").rename(copy.parent / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "../other.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "weight_map in model.safetensors.index.json names '../other.safetensors'" in refused(copy)
+
+
+def test_a_template_of_many_megabytes_is_not_read(copy):
+    (copy / "chat_template.jinja").write_text("{# nothing #}" * 200_000)
+    assert "chat_template.jinja has 2 MiB" in refused(copy)
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "audio_tokenizer_config.json"])
+def test_a_local_folder_fetches_nothing(copy, file, no_network, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    loading.load_model(str(copy))
+    named = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "someone/elsewhere"}
+    if file == "processor_config.json":
+        change(copy / file, audio_tokenizer=named)
+    else:
+        (copy / file).write_text(json.dumps(named))
+    assert "one of its files names another model, and a local folder fetches nothing" in refused(copy)
+    assert constants.HF_HUB_OFFLINE is False
+
+
+# Weights of few bits, and packages that are missing.
+
+
+def test_a_checkpoint_of_8_bits_keeps_its_own_precision(tmp_path):
+    """Its value is that of the model in full precision, but for the rounding of the weights."""
+    from transformers import BitsAndBytesConfig
+
+    model, processor = lvlm("llava")
+    model.bfloat16().save_pretrained(tmp_path / "whole")
+    bits = BitsAndBytesConfig(load_in_8bit=True)
+    rounded = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "whole", quantization_config=bits, dtype=torch.bfloat16, device_map={"": "cpu"}
+    )
+    for folder in (tmp_path / "whole", tmp_path / "rounded"):
+        (rounded if folder.name == "rounded" else model).save_pretrained(folder)
+        processor.save_pretrained(folder)
+    values = {}
+    for name in ("whole", "rounded"):
+        loaded, its_processor = loading.load_model(str(tmp_path / name))
+        result = score(loaded, its_processor, sample_images(4), sample_texts(4), num=4, progress=False)
+        values[name], dtype = result.value, result.settings["dtype"]
+    assert dtype == "bfloat16"
+    assert values["rounded"] == pytest.approx(values["whole"], abs=0.02)
+    assert "leave --load-in-4bit out" in refused(tmp_path / "rounded", load_in_4bit=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "packages"),
+    [
+        ("\nVideoProcessor requires the Torchvision library but it was not found in your environment.", "torchvision"),
+        ("Package `num2words` is required. Install it with `pip install num2words`.", "num2words"),
+        ("Wrapper requires the timm library but it was not found. Install it with pip:\n`pip install timm`.", "timm"),
+    ],
+)  # fmt: skip
+def test_packages_of_single_families_are_named_with_the_extra_that_brings_them(said, packages):
+    sentence = loading.loading_advice("some/model", ImportError(said))
+    assert sentence == (
+        f"some/model: it needs the package {packages}, not installed here: pip install 'mirlib[families]' "
+        f"(or only {packages})"
+    )
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
+def test_packages_of_stored_few_bit_weights_are_named(copy, method):
+    """The packages are not installed where the tests run; each is named as pip names it."""
+    settings = {
+        "gptq": {"bits": 4, "group_size": 128},
+        "awq": {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+        "compressed-tensors": {"format": "pack-quantized", "config_groups": {}},
+    }[method]
+    package = {"gptq": "optimum", "awq": "gptqmodel", "compressed-tensors": "compressed-tensors"}[method]
+    if find_spec(package.replace("-", "_")):
+        pytest.skip(f"{package} is installed")
+    change(copy / "config.json", quantization_config={"quant_method": method, **settings})
+    assert f"it needs the package {package}, not installed here: pip install {package}" in refused(copy)

@@ -1,15 +1,21 @@
 """From images and texts to inputs: the rows of the text are exactly those of the text."""
 
+import json
+import re
+import unicodedata
+
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_processors import BUILDERS, LLAVA_TEMPLATE, SPECIAL, chat_template, llava_processor
-from tokenizers import normalizers
+from tiny_processors import BUILDERS, LLAVA_TEMPLATE, SPECIAL, chat_template, llava_processor, tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from mirlib import MirlibError
+from mirlib import MirlibError, bounded
 from mirlib.data import sample_images, sample_texts
-from mirlib.prompts import build_prompt, encode_batch, image_token
+from mirlib.prompts import _Listener, build_prompt, encode_batch, image_token, shorten, used_template
 
 TEXTS = ["The quick brown fox, said the judge.", "I know."]
 IMAGES = list(sample_images(4))
@@ -102,8 +108,8 @@ PROCESSOR = llava_processor()
 def test_special_tokens_that_a_text_spells_out_are_no_text_rows(special):
     batch = encode_batch(PROCESSOR, PAIR, [f"before {special} after", "other"])
     assert text_of(PROCESSOR, batch, 0).split() == ["before", "after"]
-    with pytest.raises(MirlibError, match=f"the text '{special}' cannot be found for sure among the tokens"):
-        encode_batch(PROCESSOR, PAIR, ["other", special])
+    nothing = encode_batch(PROCESSOR, PAIR, [special, "other"])
+    assert not nothing["text_mask"][0].any() and nothing["text_mask"][1].any()
 
 
 def test_an_unknown_word_is_text():
@@ -192,3 +198,222 @@ def test_processors_that_cannot_do_it():
 
     with pytest.raises(MirlibError, match="names no image token; is it the processor of an LVLM"):
         image_token(NoImages())
+
+
+# Templates are programs of strangers.
+
+TEXT = "{{ c['text'] }}"
+PARTS = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}%s{% endif %}"
+ENDS = "{% endfor %}{% endfor %}"
+
+
+def with_text_as(expression):
+    return PARTS.replace("%s", expression) + ENDS
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for m in messages %}{{ m.role + m.content }}{% endfor %}", r"fails \(TypeError: can only concatenate"),
+        ("{{ raise_exception('roles must alternate') }}", r"fails \(TemplateError: roles must alternate\)"),
+        ("{{ nothing.here.there }}", r"fails \(UndefinedError: 'nothing' is undefined\)"),
+        ("{% for m in messages %}{{ m['role'] ", r"fails \(TemplateSyntaxError: unexpected end of template"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", r"fails \(RecursionError"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "changes the text"),
+        (with_text_as(TEXT * 2), "writes the text 2 times, not once"),
+        (with_text_as("{{ c['text'] | e }}"), "changes the text"),
+        (with_text_as("{{ c['text'][:500] }}"), "changes the text"),
+        (with_text_as("{{ c['text'].split() | join(' ') }}"), "changes the text"),
+        (with_text_as(TEXT).replace("<image>", ""), "must .* writes 0 before it and 0 behind it"),
+        (with_text_as(TEXT).replace("<image>", "<image><image>"), "must .* writes 2 before it and 0 behind it"),
+        (with_text_as(TEXT).replace("messages", "messages | reverse"), "must .* writes 0 before it and 1 behind"),
+        ("{{ 'x' * 1000000000 }}", r"fails \(it takes more than 512 MiB\)"),
+        ("{{ 'x' | center(9000000000) }}", r"fails \(it takes more than 512 MiB\)"),
+        ("{{ 'x' * 2000000 }}", r"fails \(it writes 2000000 characters\)"),
+    ],
+)  # fmt: skip
+def test_templates_that_cannot_be_used(template, sentence):
+    with pytest.raises(MirlibError, match=f"the chat template {sentence}.*--template plain"):
+        encode_batch(llava_processor(chat_template=template), PAIR, TEXTS)
+    rows_hold(llava_processor(chat_template=template), TEXTS, template="plain")
+
+
+def test_a_template_that_never_ends_is_stopped(monkeypatch):
+    monkeypatch.setattr(bounded, "SECONDS", 0.5)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(
+        MirlibError, match=r"the chat template takes more than 0 s for one short text; .*--template plain"
+    ):
+        encode_batch(llava_processor(chat_template=endless), PAIR, TEXTS)
+
+
+def test_what_was_used_in_place_of_a_template_that_is_missing():
+    processor = llava_processor(chat_template=None)
+    processor.tokenizer.chat_template = LLAVA_TEMPLATE  # of the language model, which knew no images
+    assert used_template(processor, "chat") == "plain" == used_template(PROCESSOR, "plain")
+    assert used_template(PROCESSOR, "chat") == "chat"
+    rows_hold(processor, TEXTS)
+
+
+# Processors do more to a prompt than they are asked.
+
+
+def test_the_text_is_found_where_a_processor_adds_to_the_prompt(monkeypatch):
+    """As PaliGemma's: a first token behind the image and a line break at the end, which merges with the last token."""
+    processor = llava_processor(chat_template=None)
+    inner = type(processor).prepare_inputs_layout
+
+    def layout(self, images=None, text=None, **options):
+        images, text, *rest = inner(self, images=images, text=text, **options)
+        return images, [prompt.replace("<image>", "<image><s>") + "\n" for prompt in text], *rest
+
+    monkeypatch.setattr(type(processor), "prepare_inputs_layout", layout)
+    rows_hold(processor, TEXTS)
+    rows_hold(processor, ["s", "The dog barks. " * 20])
+
+
+@pytest.mark.parametrize("kind", ["Blip2", "InstructBlip"])
+@pytest.mark.parametrize("template", [None, with_text_as(TEXT)])
+def test_processors_that_write_the_placeholders_themselves_get_no_second_one(kind, template):
+    tokenizers = [tokenizer() for _ in range(1 + (kind == "InstructBlip"))]
+    processor = getattr(transformers, f"{kind}Processor")(BlipImageProcessorPil(), *tokenizers, num_query_tokens=8)
+    processor.chat_template = template
+    batch = rows_hold(processor, TEXTS)
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert (batch["input_ids"] == image).sum(dim=1).tolist() == [8, 8]
+    assert not batch["text_mask"][:, :8].any()
+
+
+def test_images_are_nested_for_processors_that_count_them_in_each_sample():
+    """As those of Gemma 3, SmolVLM and LFM2-VL."""
+    processor = llava_processor()
+    seen = []
+
+    class Counting(type(processor)):
+        def __call__(self, images=None, text=None, **options):
+            seen.append([len(sample) for sample in images])
+            return super().__call__(images=images, text=text, **options)
+
+    processor.__class__ = Counting
+    rows_hold(processor, TEXTS)
+    assert seen == [[1, 1]]
+
+
+def unigram():
+    """As SentencePiece makes them: NFKC, no unknown letters but an unknown token, blanks as ▁."""
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=[*SPECIAL, "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(sample_texts(60), trainer)
+    return backend, "<unk>"
+
+
+def wordpiece():
+    """As BERT's: lower case, no accents, unknown words."""
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=[*SPECIAL, "[UNK]"], show_progress=False)
+    backend.train_from_iterator(sample_texts(60), trainer)
+    return backend, "[UNK]"
+
+
+def byte_fallback():
+    """As Llama 2's: blanks as ▁ in the normalizer, unknown letters as bytes."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    names = [*SPECIAL, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=len(names) + 300, special_tokens=names, show_progress=False)
+    backend.train_from_iterator((text.replace(" ", "▁") for text in sample_texts(60)), trainer)
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(state)), "<unk>"
+
+
+STRANGE = [
+    "The quick brown fox.", "Ünïcode, CAPITALS… and “quotes”", "emoji 😀👩\u200d👩\u200d👧 done", "שלום עולם",
+    "e\u0301 NFD", "tab\tand\r\nbreaks\n\nand  two  spaces", "ﬁ ligature ½ ²", "世界 x", "x", "\u00a0no-break\u00a0a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [unigram, wordpiece, byte_fallback])
+def test_other_kinds_of_tokenizers_raise_no_false_alarm(kind):
+    backend, unknown = TRAINED.setdefault(kind, kind())
+    processor = llava_processor(chat_template=chat_template("<image>\n"))
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    processor.tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token=unknown
+    )
+    inside = re.compile(r"[^a-z]")
+    for text in STRANGE:
+        batch = encode_batch(processor, PAIR, [text, "other words"])
+        # What is known reads as it was written; accents, case and letters without a token may be gone.
+        known = inside.sub("", text_of(processor, batch, 0).replace(unknown, "").lower())
+        assert set(known) <= set(inside.sub("", unicodedata.normalize("NFKD", text).lower()))
+        assert text_of(processor, batch, 1).replace(" ", "") == "otherwords"
+        before = processor.tokenizer.decode(batch["input_ids"][0][: int(batch["text_mask"][0].nonzero()[0, 0])])
+        assert before.replace(unknown, "").split()[-1] == "assistant"
+
+
+TRAINED = {}
+
+
+def test_rows_that_do_not_read_as_the_text_are_refused(monkeypatch):
+    """A tokenizer whose spans are one token late is one whose rows would be silently wrong."""
+
+    class Late(_Listener):
+        def __call__(self, *args, **options):
+            answer = super().__call__(*args, **options)
+            self._heard[:] = [(text, Shifted(encoding)) for text, encoding in self._heard]
+            return answer
+
+    class Shifted:
+        def __init__(self, encoding):
+            self.ids, self.attention_mask = encoding.ids, encoding.attention_mask
+            self.offsets = [(0, 0), *encoding.offsets[:-1]]
+
+    monkeypatch.setattr("mirlib.prompts._Listener", Late)
+    with pytest.raises(MirlibError, match="the text 'The quick brown fox, said the judge.' cannot be found for sure"):
+        encode_batch(PROCESSOR, PAIR, TEXTS)
+
+
+# What processors and tokenizers raise, and what single texts do wrong.
+
+
+def test_settings_that_a_processor_lacks_are_named():
+    processor = llava_processor()
+    processor.patch_size = None
+    with pytest.raises(MirlibError, match=r"LlavaProcessor cannot prepare its inputs \(TypeError: .*lack patch_size"):
+        encode_batch(processor, PAIR, TEXTS)
+    assert not isinstance(processor.tokenizer, _Listener)
+
+
+def test_texts_that_cannot_be_used_are_named_with_their_source():
+    class Named(str):
+        source = "pairs.jsonl, line 7"
+
+    for text, problem in (("see <image>", "holds the model's placeholder '<image>'"), ("\ud800", "half a surrogate")):
+        with pytest.raises(MirlibError, match=rf"\(pairs\.jsonl, line 7\).*{problem}"):
+            encode_batch(PROCESSOR, PAIR[:1], [Named(text)])
+
+
+def test_a_very_long_text_is_cut_before_it_is_tokenized():
+    text = "The dog barks at 3 cats. " * 400_000  # ten megabytes
+    asked = []
+
+    class Counting(_Listener):
+        def __call__(self, *args, **options):
+            asked.append(sum(map(len, args[:1] if isinstance(args[0], str) else args[0])))
+            return super().__call__(*args, **options)
+
+    processor = llava_processor()
+    processor.tokenizer = Counting(processor.tokenizer)
+    short = shorten(processor, text, 20)
+    assert max(asked) < 1000 and 20 <= len(processor.tokenizer(short).input_ids) <= 21
+    assert text.startswith(short)

@@ -474,3 +474,131 @@ def test_memory_does_not_grow_with_the_samples():
     small, large, keeping = (int(number) for number in found.stdout.split())
     assert large < 1.05 * small, f"{small} KiB for 50 samples, {large} KiB for 200"
     assert large - small < 0.6 * (keeping - large), f"{large - small} KiB more, where all rows are {keeping - large}"
+
+
+# What processors, models and single samples do wrong.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("num_additional_image_tokens", 0, "num_additional_image_tokens is 0 in the processor and 1 in the model"),
+        (
+            "vision_feature_select_strategy",
+            "full",
+            "vision_feature_select_strategy is full in the processor and default",
+        ),
+        ("patch_size", 4, "patch_size is 4 in the processor and 8 in the model"),
+    ],
+)
+def test_settings_in_which_processor_and_model_disagree_are_named(name, value, sentence):
+    model, processor = lvlm("llava")
+    setattr(processor, name, value)
+    with pytest.raises(MirlibError, match=rf"the model's forward pass fails on .* sample 0 .*{sentence}") as caught:
+        score(model, processor, IMAGES[:2], TEXTS[:2], num=2, progress=False)
+    assert isinstance(caught.value.__cause__, (ValueError, RuntimeError))
+
+
+def test_a_placeholder_that_the_model_does_not_know_is_named(llava):
+    model, processor = lvlm("llava")
+    model.config.image_token_id = 250
+    with pytest.raises(MirlibError, match="image_token_id is 3 in the processor and 250 in the model"):
+        score(model, processor, IMAGES[:2], TEXTS[:2], num=2, progress=False)
+
+
+def test_an_image_size_that_the_model_does_not_know_is_named():
+    model, processor = lvlm("llava")
+    processor.image_processor.size = {"shortest_edge": 24}
+    processor.image_processor.crop_size = {"height": 24, "width": 24}
+    with pytest.raises(MirlibError, match="the image size is 24 in the processor and 16 in the model"):
+        score(model, processor, IMAGES[:2], TEXTS[:2], num=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("The tensor has a non-zero number of elements, but its data is not allocated yet."), False),
+        (RuntimeError("allocator was not initialised"), False),
+        (KeyError("alloc"), False),
+    ],
+)
+def test_only_memory_that_ran_out_gives_advice_about_memory(error, said):
+    model, processor = lvlm("llava")
+
+    def fail(*_):
+        raise error
+
+    model.get_decoder().layers[0].register_forward_pre_hook(fail)
+    with pytest.raises(MirlibError) as caught:
+        score(model, processor, IMAGES[:2], TEXTS[:2], num=2, batch_size=1, progress=False)
+    sentence = str(caught.value)
+    assert sentence.startswith("out of memory with batch_size=1: shorten") is said
+    assert said or f"({type(error).__name__}: {error})" in sentence
+    assert "--batch-size" not in sentence, "advice that was taken already"
+
+
+def narrow(*sizes):
+    return [IMAGES[0].resize(size) for size in sizes]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_picture_that_the_processor_refuses_is_left_out_and_named(paired):
+    """Qwen2-VL's own limit: no picture 200 times as long as it is wide."""
+    model, processor = lvlm("qwen2_vl")
+    images = narrow((40, 40), (900, 4), (48, 32), (3, 700), (32, 32))
+    texts = TEXTS[:5]
+    with pytest.raises(MirlibError, match=r"image \d: .*aspect ratio must be smaller than 200"):
+        score(model, processor, images, texts, num=5, paired=paired, progress=False)
+    skipped = []
+    options = {"paired": paired, "progress": False, "skip_unreadable": skipped.append}
+    result = score(model, processor, images, texts, num=3, **options)
+    assert result.settings["samples"] == 3
+    score(model, processor, images, texts, num=3, seed=3, **options)
+    assert {sentence[:8] for sentence in skipped} == {"image 1:", "image 3:"}
+    with pytest.raises(MirlibError, match="4 (images|pairs) were asked for, there are 5, 3 of them usable"):
+        score(model, processor, images, texts, num=4, **options)
+
+
+def test_texts_that_cannot_be_used_are_left_out_and_named(llava):
+    model, processor = llava
+    limit = model.config.get_text_config().max_position_embeddings
+    wrong = ["see <image>", " the" * limit, "\ud83d", "The dog. " * 1_000_000]
+    skipped = []
+    texts = [*TEXTS[:2], *wrong]
+    score(model, processor, IMAGES[:2], texts, num=2, seed=1, progress=False, skip_unreadable=skipped.append)
+    with pytest.raises(MirlibError, match="6 texts were asked for, there are 6, 2 of them usable"):
+        score(model, processor, IMAGES[:6], texts, num=6, progress=False, skip_unreadable=skipped.append)
+    for said in (
+        "placeholder '<image>'",
+        f"a text of {limit} tokens",
+        "half a surrogate",
+        " or more tokens does not fit",
+    ):
+        assert any(said in sentence for sentence in skipped), said
+
+
+def test_a_fault_of_the_processor_is_said_once_and_not_of_every_picture():
+    model, processor = lvlm("llava")
+    processor.patch_size = None
+    skipped = []
+    with pytest.raises(MirlibError, match="LlavaProcessor cannot prepare its inputs .*lack patch_size"):
+        score(model, processor, IMAGES[:2], TEXTS[:2], num=2, progress=False, skip_unreadable=skipped.append)
+    assert not skipped
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_template_that_was_used_is_recorded(batch_size):
+    model, processor = lvlm("llava")
+    options = {"num": 4, "batch_size": batch_size, "progress": False}
+    plain = score(model, processor, IMAGES[:4], TEXTS[:4], template="plain", **options)
+    chat = score(model, processor, IMAGES[:4], TEXTS[:4], **options)
+    processor.chat_template = None
+    none = score(model, processor, IMAGES[:4], TEXTS[:4], **options)
+    assert [each.settings["template"] for each in (plain, chat, none)] == ["plain", "chat", "plain"]
+    assert none.value == plain.value != chat.value
