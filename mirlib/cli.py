@@ -642,9 +642,10 @@ def _stdout_for_results() -> Iterator[None]:
     except OSError:  # stdout is closed
         yield
         return
+    with suppress(OSError):  # stderr is closed
+        os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr), suppress(OSError):
-            os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
             yield
     finally:
         os.dup2(kept, 1)

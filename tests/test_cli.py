@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tiny_processors import lvlm
 
 import mirlib
-from mirlib import MIRResult, cli, modality_integration_rate, score
+from mirlib import MIRResult, cli, loading, modality_integration_rate, score
 from mirlib.__main__ import _Deaf
 from mirlib.data import read_texts, sample_images, sample_texts
 
@@ -90,6 +90,20 @@ def test_score_without_arguments_measures_the_miniature(capsys):
     assert data["mir"] != json.loads(other.out)["mir"]
     assert data["interval"]["low"] < data["mir"] < data["interval"]["high"]
     assert data["settings"]["num"] == 12 and len(data["per_layer"]) == data["settings"]["layers"]
+
+
+def test_what_a_library_prints_while_it_loads_a_model_is_not_among_the_results(checkpoint, inputs, capfd, monkeypatch):
+    def load_and_chat(*arguments, **options):
+        sys.stdout.write("from Python\n")
+        os.write(1, b"past Python\n")
+        return load_model(*arguments, **options)
+
+    load_model = loading.load_model
+    monkeypatch.setattr(loading, "load_model", load_and_chat)
+    outcome = mir(capfd, "score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt",
+                  "--num", 2, "--json", "-", "--no-progress")  # fmt: skip
+    assert outcome.code == 0 and json.loads(outcome.out)["settings"]["num"] == 2
+    assert "from Python" in outcome.err and "past Python" in outcome.err
 
 
 def test_score_options_reach_the_measurement(checkpoint, inputs, capsys):
