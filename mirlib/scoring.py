@@ -270,8 +270,8 @@ class _Forward:
 
 
 @contextmanager
-def memory_advice(batch_size: int) -> Iterator[None]:
-    """Turn "out of memory" into a sentence that says what to do."""
+def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
+    """Turn "out of memory" into a sentence that says what to do, and not what was done already."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -294,7 +294,7 @@ def _is_memory(error: Exception) -> bool:
 def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any = None) -> Iterator[None]:
     """Turn what a model raises in its forward pass into a sentence, with the settings that may be its cause."""
     try:
-        with memory_advice(batch_size):
+        with memory_advice(model, batch_size):
             yield
     except (MirlibError, ProcessFailedError):
         raise

@@ -801,6 +801,9 @@ def test_out_of_memory_names_the_batch_size_and_what_lowers_it(error, preset):
     ) as caught:
         score(model, processor, IMAGES, TEXTS, num=3, batch_size=2, preset=preset, progress=False)
     assert "--max-text-tokens" in str(caught.value) and "--dtype bfloat16" in str(caught.value)
+    with pytest.raises(MirlibError) as caught:
+        score(model.bfloat16(), processor, IMAGES, TEXTS, num=3, batch_size=1, preset=preset, progress=False)
+    assert "--batch-size" not in str(caught.value) and "--dtype" not in str(caught.value), "that was done already"
 
 
 def test_the_cpu_allocators_own_error_counts_as_out_of_memory():

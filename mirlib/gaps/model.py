@@ -234,7 +234,7 @@ def score_measures(
     )
     limit = rows_that_fit(model) if max_rows is None else max_rows
     chosen_images, chosen_texts = zip(*batches.chosen, strict=True)
-    with memory_advice(batch_size):
+    with memory_advice(model, batch_size):
         rows = collect_rows(
             model,
             processor,
