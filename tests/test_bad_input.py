@@ -395,7 +395,7 @@ def test_texts_in_memory(texts, message):
 
 def test_a_text_of_special_tokens_alone_has_no_rows():
     model, processor = lvlm("llava")
-    with pytest.raises(MirlibError, match="image 2: the text '</s>' cannot be found for sure among the tokens"):
+    with pytest.raises(MirlibError, match="no text rows in the batch that starts at sample 0"):
         score(model, processor, IMAGES, ["</s>"] * 3, num=3, progress=False)
 
 
@@ -780,7 +780,7 @@ def test_a_checkpoint_without_its_processor(patterns, saved, checkpoint, capsys)
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"model_type": "nonsense"}', "\x00\x01"])
 def test_a_damaged_config(content, saved, checkpoint, capsys):
     (checkpoint / "config.json").write_text(content)
-    assert refused(capsys, *arguments(saved, checkpoint)).startswith(f"{checkpoint}")
+    assert refused(capsys, *arguments(saved, checkpoint)).startswith(f"{checkpoint}: ")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -797,7 +797,7 @@ def test_out_of_memory_names_the_batch_size_and_what_lowers_it(error, preset):
 
     model.get_decoder().layers[1].register_forward_hook(fail)
     with pytest.raises(
-        MirlibError, match=r"out of memory with batch_size=2 \(.*\): lower batch_size \(--batch-size\)"
+        MirlibError, match=r"out of memory with batch_size=2: lower batch_size \(--batch-size\)"
     ) as caught:
         score(model, processor, IMAGES, TEXTS, num=3, batch_size=2, preset=preset, progress=False)
     assert "--max-text-tokens" in str(caught.value) and "--dtype bfloat16" in str(caught.value)
@@ -835,7 +835,7 @@ def test_out_of_memory_through_the_command(saved, capsys, monkeypatch):
     monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "forward", fail)
     sentence = refused(capsys, *arguments(saved, saved / "model", "--batch-size", 3))
     cause = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB"
-    assert sentence.startswith(f"out of memory with batch_size=3 ({cause}): lower batch_size (--batch-size)")
+    assert sentence.startswith("out of memory with batch_size=3: lower batch_size (--batch-size)") and cause in sentence
 
 
 def test_an_interrupted_run_says_so(saved, capsys, monkeypatch):
