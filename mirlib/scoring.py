@@ -277,10 +277,12 @@ def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if not _is_memory(error):
             raise
-        smaller = "lower batch_size (--batch-size), " if batch_size > 1 else ""
+        ways = ["lower batch_size (--batch-size)"] if batch_size > 1 else []
+        ways.append("shorten the texts (--max-text-tokens)")
+        if next(model.parameters()).element_size() > 2:
+            ways.append("load the model in bfloat16 (--dtype bfloat16)")
         raise MirlibError(
-            f"out of memory with batch_size={batch_size}: {smaller}shorten the texts (--max-text-tokens), or load the "
-            f"model in bfloat16 (--dtype bfloat16) ({said_by(error)})"
+            f"out of memory with batch_size={batch_size}: {', or '.join(ways)} ({said_by(error)})"
         ) from error
 
 
