@@ -17,7 +17,7 @@ from mirlib.errors import MirlibError, said_by
 
 __all__ = ["bounded"]
 
-SECONDS = 5.0
+SECONDS = 3.0
 MEBIBYTES = 512
 
 
@@ -33,7 +33,7 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
         advice: What to do where it fails, at the sentence's end.
 
     Raises:
-        MirlibError: If ``work`` raises, takes more than 5 seconds, or more than 512 MiB.
+        MirlibError: If ``work`` raises, takes more than 3 seconds, or more than 512 MiB.
     """
     if not hasattr(os, "fork"):
         return work()
