@@ -99,8 +99,9 @@ def keep(folder, rows):
 
 def test_a_run_that_another_experiment_made_counts_as_found_and_its_minutes_where_it_was_made(tmp_path):
     keep(tmp_path, rows_of("sizes", lambda arm, run: measured(mir=3.0) if arm in ("small", "base") else None))
-    old = {**rows_of("sizes", lambda arm, run: measured())[0], "key": "of an older protocol"}
-    keep(tmp_path, [old])
+    row = rows_of("sizes", lambda arm, run: measured())[0]
+    of_an_older_protocol = {**row["configuration"], "scenes": 1}
+    keep(tmp_path, [{**row, "configuration": of_an_older_protocol, "key": ledger.key_of(of_an_older_protocol)}])
     assert tables.counted("sizes", tmp_path) == (10, 15, 10 * 2.0 / 60)
     assert tables.counted("captions", tmp_path) == (5, 30, 0.0), "full captions, norms matched: base of sizes"
     assert tables.counted("robustness", tmp_path) == (0, 10, 0.0)
