@@ -17,7 +17,8 @@ from mirlib.errors import MirlibError, said_by
 
 __all__ = ["bounded"]
 
-SECONDS = 3.0
+SECONDS = 3  # of processor time, which a busy machine does not take away
+PATIENCE = 60.0  # seconds of a clock, for work that waits for what never comes
 MEBIBYTES = 512
 
 
@@ -33,7 +34,7 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
         advice: What to do where it fails, at the sentence's end.
 
     Raises:
-        MirlibError: If ``work`` raises, takes more than 3 seconds, or more than 512 MiB.
+        MirlibError: If ``work`` raises, or takes more than 3 seconds of processor time, or more than 512 MiB.
     """
     if not hasattr(os, "fork"):
         return work()
@@ -46,14 +47,14 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
         _answer(work, writing)
     os.close(writing)
     try:
-        answer = _read(reading, time.monotonic() + SECONDS)
+        answer = _read(reading, time.monotonic() + PATIENCE)
     finally:
         os.close(reading)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    if answer is None:
-        raise MirlibError(f"{what} takes more than {SECONDS:.0f} s for one short text; {advice}")
+        status = os.waitpid(child, 0)[1]
+    if answer is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        raise MirlibError(f"{what} takes more than {SECONDS} s for one short text; {advice}")
     if not answer:
         raise MirlibError(f"{what} takes more than {MEBIBYTES} MiB for one short text, or crashes; {advice}")
     problem, result = json.loads(answer)
@@ -66,7 +67,7 @@ def _answer(work: Callable[[], str], writing: int) -> None:
     """The child's part: work, send ``[problem, result]``, and end without what the parent does when it exits."""
     try:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would say on stderr that it forked
-        _limit_memory()
+        _set_limits()
         try:
             answer = ["", work()]
         except MemoryError:
@@ -79,14 +80,21 @@ def _answer(work: Callable[[], str], writing: int) -> None:
         os._exit(0)
 
 
-def _limit_memory() -> None:
-    if sys.platform.startswith("linux"):
-        import resource
+def _set_limits() -> None:
+    import resource
 
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, SECONDS)
+    if sys.platform.startswith("linux"):
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        limit = size + MEBIBYTES * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        _lower(resource.RLIMIT_AS, size + MEBIBYTES * 2**20)
+
+
+def _lower(what: int, limit: int) -> None:
+    import resource
+
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _read(reading: int, deadline: float) -> bytes | None:

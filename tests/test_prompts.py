@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import unicodedata
 
 import pytest
@@ -239,12 +240,15 @@ def test_templates_that_cannot_be_used(template, sentence):
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch):
-    monkeypatch.setattr(bounded, "SECONDS", 0.5)
+    monkeypatch.setattr(bounded, "SECONDS", 1)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(
-        MirlibError, match=r"the chat template takes more than 0 s for one short text; .*--template plain"
+        MirlibError, match=r"the chat template takes more than 1 s for one short text; .*--template plain"
     ):
         encode_batch(llava_processor(chat_template=endless), PAIR, TEXTS)
+    monkeypatch.setattr(bounded, "PATIENCE", 0.2)  # for what waits and computes nothing
+    with pytest.raises(MirlibError, match="the work takes more than"):
+        bounded.bounded(lambda: time.sleep(60) or "", "the work", "do less")
 
 
 def test_what_was_used_in_place_of_a_template_that_is_missing():

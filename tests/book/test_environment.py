@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mirlib.loading import FAMILY_PACKAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PINS = dict(line.split("==") for line in constraints.CONSTRAINTS.read_text().splitlines() if not line.startswith("#"))
@@ -31,6 +33,11 @@ def test_every_dependency_has_one_version_which_its_range_allows():
     for requirement in map(Requirement, needed):
         assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), requirement
     assert "torch" in PINS and not any("+" in version for version in PINS.values())
+
+
+def test_the_packages_that_a_message_promises_come_with_the_extra():
+    families = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"]["families"]
+    assert sorted(Requirement(each).name for each in families) == sorted(FAMILY_PACKAGES)
 
 
 def test_everything_that_installs_reads_the_constraints():
