@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -435,7 +436,8 @@ def test_sequences_longer_than_the_model_are_refused(llava):
         MirlibError, match=rf"a sequence of {limit + 1} tokens does not fit a model of {limit} positions"
     ):
         score(model, processor, images, [word * (limit - before_text + 1)] * 2, **options)
-    with pytest.raises(MirlibError, match=rf"a text of {limit} tokens does not fit .*--max-text-tokens"):
+    # The first word has lost its blank, so that it may be two tokens: the tokenizer learns from the Python at hand.
+    with pytest.raises(MirlibError, match=rf"a text of ({limit}|{limit + 1}) tokens does not fit .*--max-text-tokens"):
         score(model, processor, images, [word * limit] * 2, **options)
     with pytest.raises(MirlibError, match="does not fit"):
         score(model, processor, images, [word * 25_000] * 2, **options)
@@ -576,11 +578,11 @@ def test_texts_that_cannot_be_used_are_left_out_and_named(llava):
         score(model, processor, IMAGES[:6], texts, num=6, progress=False, skip_unreadable=skipped.append)
     for said in (
         "placeholder '<image>'",
-        f"a text of {limit} tokens",
+        rf"a text of ({limit}|{limit + 1}) tokens",
         "half a surrogate",
         " or more tokens does not fit",
     ):
-        assert any(said in sentence for sentence in skipped), said
+        assert any(re.search(said, sentence) for sentence in skipped), said
 
 
 def test_a_fault_of_the_processor_is_said_once_and_not_of_every_picture():
