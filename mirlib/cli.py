@@ -496,6 +496,7 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
 
     if options.part is None:
         found = _all_sources(options, skip, 1)
+        _spare_pictures(options, found[0])
         for what, items in zip(("images", "texts"), found, strict=True):
             _enough(items, options.num, what)  # said before a model is loaded
         return found
@@ -504,6 +505,7 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
     if not (decimal and 1 <= int(number) <= int(parts)):
         raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {shown(options.part)}")
     found = _all_sources(options, skip, int(parts))
+    _spare_pictures(options, found[0])
     shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
     for what, items, share in zip(("images", "texts"), found, shares, strict=True):
         if len(share) < options.num:
@@ -837,6 +839,20 @@ def _check_outputs(options: argparse.Namespace) -> None:
             )
     if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
         raise MirlibError(f"--json and --plot are the same file, {shown(outputs[0])}; give them two names")
+
+
+def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
+    """Refuse an output that is one of the pictures which a file of records or a table names."""
+    there = [Path(name) for name in (options.json, options.plot) if name and name != "-" and Path(name).is_file()]
+    if not there or not len(images) or not isinstance(images[0], Path):
+        return
+    for image in images:
+        for path in there:
+            if isinstance(image, Path) and image.name == path.name and image.exists() and path.samefile(image):
+                raise MirlibError(
+                    f"cannot write {shown(path)}: that would destroy a picture that is to be measured; choose another "
+                    "name"
+                )
 
 
 def files_of(sources: Sequence[str]) -> Iterator[Path]:

@@ -277,6 +277,9 @@ def load_model(
                 **options,
             )
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            named = getattr(processor, "chat_template", None)
+            if isinstance(named, list):  # an older form of several templates, each with its name
+                processor.chat_template = {each["name"]: each["template"] for each in named}
     except MirlibError:
         raise
     except Exception as error:  # what transformers and safetensors raise for a bad folder has no common class

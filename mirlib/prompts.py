@@ -165,7 +165,8 @@ def check_text(processor: Any, text: Any) -> None:
     """Refuse what cannot be the text of a pair.
 
     Raises:
-        MirlibError: If it is no string, empty, not made of characters, or holds a placeholder for vision.
+        MirlibError: If it is no string, empty, not made of characters, made of special tokens alone, or holds a
+            placeholder for vision.
     """
     if not isinstance(text, str):
         raise MirlibError(f"expected a text, got {type(text).__name__}")
@@ -177,6 +178,13 @@ def check_text(processor: Any, text: Any) -> None:
     for placeholder in _placeholders(processor):
         if placeholder in text:
             raise MirlibError(f"{name_of(text)} holds the model's placeholder {placeholder!r}; leave it out")
+    tokenizer = processor.tokenizer
+    special = tuple(tokenizer.convert_ids_to_tokens(_special_ids(tokenizer)))
+    rest = text.strip()
+    while rest.startswith(special):
+        rest = rest.removeprefix(next(token for token in special if rest.startswith(token))).strip()
+    if not rest:
+        raise MirlibError(f"{name_of(text)} is made of special tokens alone, which are no text; leave it out")
 
 
 def encode_batch(
@@ -186,6 +194,7 @@ def encode_batch(
     *,
     template: str = "chat",
     max_text_tokens: int | None = None,
+    advice: str | None = None,
 ) -> dict[str, Any]:
     """Model inputs for a batch of image–text pairs, right-padded, with the positions of the text.
 
@@ -195,6 +204,7 @@ def encode_batch(
         texts: B non-empty texts.
         template: See `build_prompt`.
         max_text_tokens: Cut each text after so many tokens.
+        advice: What to do if the processor fails; left out, it is the image's fault.
 
     Returns:
         What the processor returns, as tensors, and ``"text_mask"``, (B, T) bool: the rows of the given texts alone,
@@ -206,6 +216,11 @@ def encode_batch(
     """
     before, after = _frame(processor, template)
     tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise MirlibError(
+            f"{type(processor).__name__} has no tokenizer, so it is no processor of an LVLM; does processor_class in "
+            "processor_config.json or tokenizer_config.json name the right one?"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise MirlibError(
             "finding the text's rows needs a fast tokenizer (offsets); load the processor with use_fast=True"
@@ -219,7 +234,7 @@ def encode_batch(
         check_text(processor, text)
     cut = [shorten(processor, text, max_text_tokens) for text in texts]
     lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
-    advice = "take another image" if len(images) == 1 else "take batch_size=1 (--batch-size 1)"
+    advice = advice or ("take another image" if len(images) == 1 else "take batch_size=1 (--batch-size 1)")
     advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else advice
     with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
         options = {"padding": len(cut) > 1, "padding_side": "right", "return_tensors": "pt"}

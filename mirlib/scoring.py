@@ -303,13 +303,18 @@ def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any
     except Exception as error:
         raise MirlibError(
             f"the model's forward pass fails on the batch that starts at {where} ({said_by(error)})"
-            + (_why(model, processor) or "; its inputs must be those of the processor that belongs to it")
+            + (
+                _why(model, processor)
+                or "; its inputs must be those of the processor that belongs to it, and no picture too small"
+            )
         ) from error
 
 
 def _why(model: nn.Module, processor: Any) -> str:
     """In which settings a model and the processor that made its batches disagree, as the end of a sentence."""
     config = getattr(unwrap(model), "config", None)
+    if getattr(config, "quantization_config", None):
+        return "; its weights are stored in few bits, which not every precision goes with: leave dtype (--dtype) out"
     found = "" if processor is None or config is None else disagreements(processor, config)
     return found and f"; processor and model disagree: {found}. Correct processor_config.json or config.json"
 
@@ -679,7 +684,8 @@ def pair_batches(
     limit = _positions_of(model)
     prompt = {"template": used_template(processor, template), "max_text_tokens": max_text_tokens}
     # What any image and text meet is no fault of one: it must not count as unreadable, sample for sample.
-    encode_batch(processor, [Image.new("RGB", (336, 336), "gray")], [ANY_TEXT], **prompt)
+    advice = "an ordinary picture is refused, so the fault is in its settings (processor_config.json)"
+    encode_batch(processor, [Image.new("RGB", (336, 336), "gray")], [ANY_TEXT], advice=advice, **prompt)
     any_text = len(first_tokens(processor.tokenizer, ANY_TEXT, 1))
     longest = 1  # of the chosen images with their templates, in tokens
 

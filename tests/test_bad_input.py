@@ -395,8 +395,17 @@ def test_texts_in_memory(texts, message):
 
 def test_a_text_of_special_tokens_alone_has_no_rows():
     model, processor = lvlm("llava")
-    with pytest.raises(MirlibError, match="no text rows in the batch that starts at sample 0"):
+    with pytest.raises(MirlibError, match="the text '</s>' is made of special tokens alone"):
         score(model, processor, IMAGES, ["</s>"] * 3, num=3, progress=False)
+    skipped = []
+    texts = [*TEXTS, " </s> <s>", "</s>"]
+    for batch_size in (1, 4):  # a pair without text rows must not count, whatever it shares a batch with
+        with pytest.raises(MirlibError, match="5 texts were asked for, there are 5, 3 of them usable"):
+            score(
+                model, processor, IMAGES * 2, texts, num=5, batch_size=batch_size, progress=False,
+                skip_unreadable=skipped.append,
+            )  # fmt: skip
+    assert len(skipped) == 4
 
 
 def test_fewer_than_were_asked_for(saved, capsys):
@@ -569,6 +578,17 @@ def test_no_input_of_a_measurement_is_overwritten(saved, capsys):
             capsys, *arguments(saved, saved / "model", *options)
         )
         assert options[1].read_bytes() == before
+
+
+def test_no_picture_that_records_name_is_overwritten(saved, capsys, tmp_path):
+    picture = tmp_path / "a.png"
+    shutil.copy(saved / "images" / "0.png", picture)
+    (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "text": "A dog."}\n')
+    before = picture.read_bytes()
+    command = ["score", saved / "model", "--pairs", tmp_path / "pairs.jsonl", "-n", 1, "--no-progress"]
+    for option in ("--json", "--plot"):
+        assert "would destroy a picture" in refused(capsys, *command, option, picture)
+        assert picture.read_bytes() == before
 
 
 def test_a_result_takes_the_place_of_an_older_one(stored, capsys):

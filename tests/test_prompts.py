@@ -109,8 +109,8 @@ PROCESSOR = llava_processor()
 def test_special_tokens_that_a_text_spells_out_are_no_text_rows(special):
     batch = encode_batch(PROCESSOR, PAIR, [f"before {special} after", "other"])
     assert text_of(PROCESSOR, batch, 0).split() == ["before", "after"]
-    nothing = encode_batch(PROCESSOR, PAIR, [special, "other"])
-    assert not nothing["text_mask"][0].any() and nothing["text_mask"][1].any()
+    with pytest.raises(MirlibError, match=f"the text '{special}' is made of special tokens alone"):
+        encode_batch(PROCESSOR, PAIR, [special, "other"])
 
 
 def test_an_unknown_word_is_text():
