@@ -43,7 +43,7 @@ def test_rows_are_sorted_by_sample_and_whole(rows):
     assert rows.num_layers == 2 and rows.num_samples == 5
     assert rows.vision_samples.tolist() == sorted(rows.vision_samples.tolist())
     assert rows.vision_samples.bincount().tolist() == [models.VISION_TOKENS] * 5
-    assert rows.text_samples.bincount().max() == 40
+    assert rows.text_samples.bincount().max() in (40, 41)  # a first word may be another token behind a line break
     assert rows.vision_embeddings.shape == rows.vision[0].shape
     assert len(rows.text_embeddings) == len(rows.text[1]) == len(rows.samples[1])
 
