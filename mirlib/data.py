@@ -430,6 +430,8 @@ def text_of(data: bytes, name: str) -> str:
     Raises:
         MirlibError: If it is not UTF-8, or holds a zero byte, as binary files do.
     """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise MirlibError(f"{name}: not UTF-8 text: it is UTF-16; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -455,7 +457,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
                     read, lines = file.readline(LONGEST_LINE), [None]
                 for line in lines:
                     number += 1
-                    if line is None or line.strip():
+                    if line is None or line.decode("utf-8-sig", errors="replace").strip():
                         yield number, line
     except OSError as error:
         raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error

@@ -52,6 +52,7 @@ from mirlib.values import (
     Unreadable,
     field_of,
     image_of,
+    is_conversation,
     listed,
     refuse_remote,
     some,
@@ -60,6 +61,7 @@ from mirlib.values import (
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
 
+COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1A|\xfd7zXZ|\x28\xb5\x2f\xfd|PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
 MOST_SHARDS = 100_000  # that one {000..009} stands for
 
 
@@ -279,7 +281,7 @@ class _Sample:
 
     def image_ending(self, wanted: str | None) -> str | None:
         if wanted is not None:
-            return wanted if wanted in self.members else None
+            return wanted.lower() if wanted.lower() in self.members else None
         endings = [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
         return next((end for end in endings if "." not in end), next(iter(endings), None))
 
@@ -289,7 +291,7 @@ class _Sample:
         return image_of(self.members[ending].read(MOST_BYTES, name), name)
 
     def text_ending(self, wanted: str | None) -> str | None:
-        for ending in TEXT_FIELDS if wanted is None else (wanted,):
+        for ending in TEXT_FIELDS if wanted is None else (wanted.lower(),):
             if ending in self.members:
                 return ending
         return "json" if "json" in self.members else None
@@ -298,12 +300,14 @@ class _Sample:
         ending = self.text_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
         text = text_of(self.members[ending].read(LONGEST_LINE, name), name)
-        if ending != "json" or wanted == "json":
+        if ending != "json" or (wanted or "").lower() == "json":
             return Named(text_in(text, name), name)
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
+        if is_conversation(record):
+            return Named(text_in(record, name), name)
         if not isinstance(record, dict):
             raise MirlibError(f"{name}: expected a JSON object, got {type(record).__name__}")
         key = field_of(wanted, TEXT_FIELDS, record, "texts", "text_field", name)
@@ -318,13 +322,20 @@ class _Shards:
         self.on_unreadable = on_unreadable
         self.samples: list[_Sample] = []
         for path in tqdm(paths, desc="reading the shards", unit="shard", delay=2, leave=False):
-            self.samples += self._index(path)
+            try:
+                self.samples += self._index(path, check_regular(path))
+            except MirlibError as error:
+                if on_unreadable is None or len(paths) == 1:
+                    raise
+                on_unreadable(str(error))
 
-    def _index(self, path: Path) -> Iterable[_Sample]:
+    def _index(self, path: Path, length: int) -> Iterable[_Sample]:
         found: dict[str, _Sample] = {}
-        length = check_regular(path)
         passed = 0
         try:
+            with path.open("rb") as file:
+                if COMPRESSED.match(file.read(6)):
+                    raise MirlibError(f"{shown(path)}: the archive is compressed; unpack it to a .tar")
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
                     archive.members.clear()  # it keeps them all

@@ -7,6 +7,7 @@ lies on the hub, and for folders that it saved itself.
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mirlib.data import Named, Walk, check_regular
+from mirlib.data import Named, Walk, check_regular, text_of
 from mirlib.errors import MirlibError, first_line, shown
 from mirlib.values import (
     IMAGE_FIELDS,
@@ -26,6 +27,7 @@ from mirlib.values import (
     folders_of,
     image_at,
     image_in,
+    is_conversation,
     listed,
     some,
     text_in,
@@ -228,14 +230,14 @@ class Table:
     def _held(self) -> list[str]:
         """The columns that hold images by their type: bytes, or a struct of bytes and path, or a list of these."""
         types = _package("pyarrow").types
-        structs, plain = [], []
+        held = []
         for column in self.rows.schema:
             kind = column.type
             while types.is_list(kind) or types.is_large_list(kind):
                 kind = kind.value_type
             if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-                structs.append(column.name)
-            elif any(
+                held.append(column.name)
+            elif column.name not in TEXT_FIELDS and any(
                 is_bytes(kind)
                 for is_bytes in (
                     types.is_binary,
@@ -244,17 +246,44 @@ class Table:
                     types.is_binary_view,
                 )
             ):
-                plain.append(column.name)
-        return structs or plain
+                held.append(column.name)
+        return held
 
     def is_of_samples(self) -> bool:
         """Whether there is a column of images or of texts."""
         return bool(self._held() or {*IMAGE_FIELDS, *TEXT_FIELDS} & {*self.rows.schema.names})
 
-    def _images(self, image_field: str | None) -> Callable[[int], Any]:
+    def _image_column(self, image_field: str | None) -> str:
+        """The column of the images: of those with a usual name one that holds images, else the one that holds them."""
         held = self._held()
-        usual = held if len(held) == 1 else IMAGE_FIELDS
-        name = field_of(image_field, usual, self.rows.schema.names, "images", "image_field", self.rows.name)
+        usual = [*(name for name in IMAGE_FIELDS if name in held), *IMAGE_FIELDS, *(held if len(held) == 1 else ())]
+        return field_of(image_field, usual, self.rows.schema.names, "images", "image_field", self.rows.name)
+
+    def _with_images(self, name: str, what: str) -> Sequence[int]:
+        """The rows but those of text alone, as LLaVA's data for instructions has many; a warning counts them."""
+        types = _package("pyarrow").types
+        talks = [
+            self.rows.column(column.name)
+            for column in self.rows.schema
+            if column.name in TEXT_FIELDS and types.is_list(column.type) and types.is_struct(column.type.value_type)
+        ]
+        if not talks:  # then the images need not be read twice
+            return range(len(self.rows))
+        values, found = self.rows.column(name), []
+        for row in range(len(self.rows)):
+            try:
+                alone = _is_empty(values(row)) and any(is_conversation(talk(row)) for talk in talks)
+            except MirlibError:  # said when the row is used
+                alone = False
+            if not alone:
+                found.append(row)
+        passed = f"passed over {len(self.rows) - len(found)} of text alone"
+        if len(found) < len(self.rows):
+            some(found, what, f"{self.rows.name} ({passed})")
+            warnings.warn(f"{self.rows.name}: {len(found)} {what}; {passed}", stacklevel=4)
+        return found
+
+    def _images(self, name: str) -> Callable[[int], Any]:
         values = self.rows.column(name)
 
         def read(row: int) -> Any:
@@ -269,19 +298,22 @@ class Table:
 
         def read(row: int) -> str:
             where = f"{self.rows.where(row)}, column {shown(name)!r}"
-            return Named(text_in(values(row), where), where)
+            value = values(row)
+            return Named(text_in(text_of(value, where) if isinstance(value, bytes) else value, where), where)
 
         return read
 
     def images(self, image_field: str | None) -> Sequence[Any]:
         """The images, each once where the table has an ``image_id``."""
-        read = self._images(image_field)
-        rows: Sequence[int] = range(len(self.rows))
+        name = self._image_column(image_field)
+        read, rows = self._images(name), self._with_images(name, "images")
         if "image_id" in self.rows.schema.names:
             first: dict[Any, int] = {}
-            for row, image_id in enumerate(self.rows.whole("image_id")):
-                # A row without an id stands for itself, and an id may be of any type.
-                first.setdefault(("row", row) if image_id is None else str(image_id), row)
+            ids = self.rows.whole("image_id")
+            for row in rows:
+                # A row without an id (NaN is none) stands for itself, and an id may be of any type.
+                without = ids[row] is None or ids[row] != ids[row]
+                first.setdefault(("row", row) if without else str(ids[row]), row)
             rows = list(first.values())
         return Items(len(some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
 
@@ -292,9 +324,16 @@ class Table:
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
-        images, texts = self._images(image_field), self._texts(text_field)
-        count = len(some(range(len(self.rows)), "pairs", self.rows.name))
-        return Pairs(Items(count, images), Items(count, texts))
+        name = self._image_column(image_field)
+        images, texts = self._images(name), self._texts(text_field)
+        rows = some(self._with_images(name, "pairs"), "pairs", self.rows.name)
+        return Pairs(Items(len(rows), lambda i: images(rows[i])), Items(len(rows), lambda i: texts(rows[i])))
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_is_empty, value)) if isinstance(value, list) else not value
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -150,9 +150,15 @@ def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | I
     """
     if isinstance(image, bytes):
         return image_of(image, name)
-    for folder in folders:
-        if os.path.exists(folder / image):
-            return folder / image
+    for written in dict.fromkeys((image, image.replace("\\", "/"))):  # the second for paths of Windows
+        for folder in folders:
+            if os.path.exists(folder / written):
+                return folder / written
+    if os.path.isabs(image) or re.match(r"[A-Za-z]:[\\/]", image):
+        raise MirlibError(
+            f"{name}: no such image: {shown(image)} (the path is absolute; make it relative to a folder, and name that "
+            "with image_root, --image-root)"
+        )
     raise MirlibError(
         f"{name}: no such image: {shown(image)} (looked in {' and '.join(shown(folder) for folder in folders)}; "
         "image_root, --image-root, names another folder)"

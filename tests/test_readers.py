@@ -2,6 +2,7 @@
 
 import builtins
 import csv
+import gzip
 import io
 import json
 import os
@@ -305,7 +306,7 @@ REFUSED = {
     "numbers.json": (b"[1, 2]", "record 1: expected a JSON object, got int"),
     "surrogate.jsonl": (rb'{"text": "a\ud800b"}', r"line 1, field 'text': not UTF-8 text \(character 1: \\ud800\)"),
     "latin.json": (b'[{"text": "caf\xe9"}]', r"record 1, field 'text': not UTF-8 text \(character 3"),
-    "wide.json": ('[{"text": "a"}]'.encode("utf-16"), r"line 1: not UTF-8 text \(byte 0\)"),
+    "wide.json": ('[{"text": "a"}]'.encode("utf-16"), r"line 1: not UTF-8 text: it is UTF-16"),
     "nan.jsonl": (b'{"text": NaN}', "line 1, field 'text': expected a text, got float"),
     "object.jsonl": (b'{"text": {"en": "a"}}', "line 1, field 'text': expected a text, got an object with en"),
     "empty.jsonl": (b'{"text": "  "}', "line 1, field 'text': the text is empty"),
@@ -320,7 +321,7 @@ REFUSED = {
     "quotes.csv": (b'image,caption\na.png,"the "new" one"\n', "line 2: not a row of the table .*doubled"),
     "open.csv": (b'caption\n"never closed\nmore\n', "line 2: not a row of the table"),
     "latin.csv": (b"caption\ncaf\xe9\n", "line 2, field 'caption': not UTF-8 text"),
-    "wide.csv": ("caption\nx\n".encode("utf-16"), r"line 1: not UTF-8 text \(byte 0\)"),
+    "wide.csv": ("caption\nx\n".encode("utf-16"), r"line 1: not UTF-8 text: it is UTF-16"),
     "headless.tsv": (b"A caption\thttp://example.org/0.jpg\nx\ty\n", "line 1, the header: which field holds the texts"),
     "header.csv": (b"caption\n", "no texts in .*header.csv"),
     "nothing.json": (b" \n", "no texts in .*nothing.json"),
@@ -390,7 +391,7 @@ def test_lines_and_arrays_longer_than_what_is_read_at_once(tmp_path, monkeypatch
         ("file:///etc/hostname", "file:///etc/hostname is an address, and nothing is fetched"),
         ("s3://bucket/a.png", "is an address"),
         ("data:image/png;base64," + "A" * 9000, r"got the image itself in base64 \(data:image/png;base64,A{58}…\)$"),
-        ("/9j/" + "A" * 9000, r"no such image: /9j/A{76}… \(looked in"),
+        ("/9j/" + "A" * 9000, r"no such image: /9j/A{76}… \(the path is absolute"),
         ("a\x1b[31m\0.png", r"no such image: a\\x1b\[31m\\x00\.png"),
         ("\ud800.png", r"no such image: \\ud800\.png"),
         (["0.png", "1.png"], "expected the path of an image, got a list of 2"),
@@ -970,3 +971,97 @@ def test_the_command_refuses_sources_that_do_not_fit(lines, capsys):
     assert "--image-root means nothing without --images or --pairs" in refused(capsys, "score", "--image-root", "x")
     assert "--image-field means nothing without --images or --pairs" in refused(capsys, "score", "--image-field", "x")
     assert "which field holds the texts" in refused(capsys, "score", "--texts", write_lines(lines, ['{"image":"x"}']))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Columns, quotes and texts that are not what they seem
+
+
+def test_a_usual_name_wins_over_a_column_that_holds_bytes(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(COLOURS[1]))
+    masks = {"mask": [png(COLOURS[2])], "text": ["a cat"]}
+    usual = write_parquet(tmp_path / "usual.parquet", {"image": ["a.png"], **masks})
+    assert colours_of(open_images(usual)) == colours_of(open_pairs(usual).images) == [COLOURS[1]]
+    assert colours_of(open_images(usual, image_field="mask")) == [COLOURS[2]]
+    assert colours_of(open_images(write_parquet(tmp_path / "one.parquet", masks))) == [COLOURS[2]]
+    two = write_parquet(tmp_path / "two.parquet", {"photo": [{"bytes": png(COLOURS[1]), "path": None}], **masks})
+    with pytest.raises(MirlibError, match="which field holds the images. There is photo, mask, text;"):
+        open_images(two)
+
+
+@pytest.mark.parametrize("images", [["a.png", None], [["a.png"], []]])
+def test_rows_of_text_alone_are_passed_over_and_counted(images, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(COLOURS[1]))
+    turns = [[{"from": "gpt", "value": text}] for text in CAPTIONS[:2]]
+    path = write_parquet(tmp_path / "turns.parquet", {"images": images, "conversations": turns})
+    with pytest.warns(UserWarning, match="turns.parquet: 1 pairs; passed over 1 of text alone"):
+        pairs = open_pairs(path)
+    assert colours_of(pairs.images) == [COLOURS[1]] and list(pairs.texts) == [CAPTIONS[0]]
+    with pytest.warns(UserWarning, match="1 images; passed over 1 of text alone"):
+        assert len(open_images(path)) == 1
+    assert list(open_texts(path)) == CAPTIONS[:2]
+
+
+def test_an_id_that_is_not_a_number_is_none(tmp_path):
+    ids = [float("nan"), float("nan"), 3.0, 3.0]
+    path = write_parquet(tmp_path / "a.parquet", {"image": [png(colour) for colour in COLOURS[:4]], "image_id": ids})
+    assert colours_of(open_images(path)) == COLOURS[:3]
+
+
+def test_texts_stored_as_bytes(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", {"text": ["été".encode(), "été".encode("latin-1")]})
+    texts = open_texts(path)
+    assert texts[0] == "été"
+    with pytest.raises(MirlibError, match="row 1, column 'text': not UTF-8 text"):
+        texts[1]
+
+
+def test_endings_are_compared_without_their_case(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.PNG", png(COLOURS[1])), ("a.Caption", b"a cat"), ("a.jpg", b"none")])
+    pairs = open_pairs(path, image_field="PNG", text_field="Caption")
+    assert colours_of(pairs.images) == [COLOURS[1]] and list(pairs.texts) == ["a cat"]
+
+
+def test_shards_that_are_missing_or_compressed(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / f"s-{number}.tar", sample(number))
+    said = []
+    images = open_images(tmp_path / "s-{0..2}.tar", on_unreadable=said.append)
+    assert colours_of(images) == COLOURS[:2] and said == [f"no such file: {tmp_path / 's-2.tar'}"]
+    with pytest.raises(MirlibError, match="no such file: .*s-2.tar"):
+        open_images(tmp_path / "s-{0..2}.tar")
+    (tmp_path / "s-2.tar").write_bytes(gzip.compress((tmp_path / "s-0.tar").read_bytes()))
+    with pytest.raises(MirlibError, match="s-2.tar: the archive is compressed; unpack it to a .tar"):
+        open_images(tmp_path / "s-{0..2}.tar")
+
+
+def test_a_member_that_is_a_conversation(tmp_path):
+    turns = json.dumps([{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]).encode()
+    assert list(open_texts(write_tar(tmp_path / "a.tar", [("a.png", png(COLOURS[0])), ("a.json", turns)]))) == ["a cat"]
+
+
+def test_paths_of_windows_and_absolute_ones(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png(COLOURS[1]))
+    path = write_lines(
+        tmp_path / "a.jsonl", [{"image": image} for image in ("pictures\\a.png", "/gone.png", "C:\\a.png")]
+    )
+    images = open_images(path, image_root=tmp_path)
+    assert load_image(images[0]).getpixel((0, 0)) == COLOURS[1]
+    for image in images[1:2], images[2:]:
+        with pytest.raises(MirlibError, match="the path is absolute; make it relative"):
+            image[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_utf_16_is_called_so(encoding, suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes("\ufefftext\na cat\n".encode(encoding))
+    with pytest.raises(MirlibError, match="line 1: not UTF-8 text: it is UTF-16; save it as UTF-8"):
+        list(open_texts(path))
+
+
+def test_lines_of_any_white_space_are_blank(tmp_path):
+    path = write_lines(tmp_path / "a.txt", ["a cat", "\u00a0", " \u2003\u3000", "a dog"])
+    assert list(open_texts(path)) == ["a cat", "a dog"]
