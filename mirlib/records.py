@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from mirlib.data import LONGEST_LINE, Named, check_regular, lines_of, text_of, text_of_line
 from mirlib.errors import MirlibError, first_line, shown
@@ -33,6 +33,7 @@ JSON = LINES | {".json"}
 CSV = frozenset((".csv", ".tsv"))
 LARGEST_OBJECT = 1 << 29  # bytes of a file that is one JSON object, which is read whole
 BEFORE, BETWEEN = re.compile(r"\s*"), re.compile(r"[\s,]*")  # what stands before elements of an array
+MOST_LINES = 50  # of a row of a table; with more, a quote that is not closed swallows the rows below it
 STEP = 1 << 20  # characters of an array that are read at once
 
 
@@ -112,6 +113,36 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                 text, position = text[position:] + more, 0
     except OSError as error:
         raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+def _row(ahead: list[str], file: TextIO, delimiter: str) -> tuple[list[str], list[str] | csv.Error | None]:
+    """The lines of the next row of a table, and its fields: an error for damage, None at the end of the file."""
+    taken: list[str] = []
+
+    def lines() -> Iterator[str]:
+        while len(taken) < MOST_LINES and (line := ahead.pop() if ahead else file.readline()):
+            taken.append(line)
+            yield line
+
+    try:
+        row = next(csv.reader(lines(), delimiter=delimiter, strict=True), None)
+    except csv.Error as error:
+        if len(taken) == MOST_LINES:
+            return taken, csv.Error(f"it is not closed within {MOST_LINES} lines")
+        return taken, error
+    for line in taken[1:]:
+        fields = line.rstrip("\r\n").split(delimiter)
+        # Prose has spaces where a row has a path or an id; where a row has neither, behind its delimiters.
+        words = [(ours, theirs) for ours, theirs in zip(row, fields, strict=False) if _form(ours) != "prose"]
+        alike = all(_form(ours) == _form(theirs) for ours, theirs in words)
+        if len(fields) == len(row) > 1 and alike and (words or not any(f[:1] == " " for f in fields)):
+            return taken, csv.Error(f"one of them seems to be {shown(line)!r}")
+    return taken, row
+
+
+def _form(value: str) -> str:
+    value = value.strip()
+    return "prose" if re.search(r"\s", value) or not value else "file" if Path(value).suffix else "word"
 
 
 class _Wanted(NamedTuple):
@@ -194,29 +225,48 @@ class Records:
                 text_of(first.encode(errors="surrogateescape"), self._where(1))
                 file.seek(0)
                 commas = ";" if first.count(";") > first.count(",") else ","
-                rows = csv.reader(file, delimiter="\t" if self.path.suffix.lower() == ".tsv" else commas, strict=True)
                 header: list[str] | None = None
-                while True:
-                    number = rows.line_num + 1
-                    try:
-                        row = next(rows)
-                        if header is None:
-                            header = [name.strip() for name in row]
-                        elif row and len(row) != len(header):
-                            raise csv.Error(f"{len(row)} fields, and the header has {len(header)}")
-                        elif row:
-                            yield number, dict(zip(header, row, strict=True))
-                    except StopIteration:
-                        return
-                    except csv.Error as error:
+                for number, row in self._rows(file, "\t" if self.path.suffix.lower() == ".tsv" else commas):
+                    if isinstance(row, list) and header is None:
+                        header = [name.strip() for name in row]
+                        twice = [name for name in header if name and header.count(name) > 1]
+                        if twice:
+                            raise MirlibError(
+                                f"{self._where(1)}, the header: two columns are called {shown(twice[0])!r}; rename one"
+                            )
+                        continue
+                    if row and isinstance(row, list) and len(row) != len(header):
+                        row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
+                    if isinstance(row, csv.Error):
                         advice = "a field that holds quotes stands in quotes, and those in it are doubled"
-                        yield number, self._bad(number, f"not a row of the table ({shown(error)}); {advice}", error)
+                        yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}", row)
                         if header is None:
                             return
+                    elif row:
+                        yield number, dict(zip(header, row, strict=True))
         except OSError as error:
             raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
         finally:
             csv.field_size_limit(size)
+
+    def _rows(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+        """The rows, each with the number of its first line. In TSV a quote that closes nowhere is a quote."""
+        number = 1
+        ahead: list[str] = []  # lines that were taken for parts of a row, the next one last
+        while True:
+            taken, row = _row(ahead, file, delimiter)
+            if row is None:
+                return
+            if delimiter == "\t" and isinstance(row, csv.Error):
+                ahead += taken[:0:-1]
+                taken, row = taken[:1], taken[0].rstrip("\r\n").split("\t")
+            elif len(taken) > 1 and isinstance(row, csv.Error):
+                raise MirlibError(
+                    f"{self._where(number)}: not a row of the table: a quote opens here, and the rows below would belong "
+                    f"to its field ({shown(row)}); close it, or store the table as JSON Lines (.jsonl)"
+                ) from row
+            yield number, row
+            number += len(taken)
 
     def _object(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """The records in one object: COCO's images and annotations, the one list in it, or the object itself."""

@@ -316,10 +316,9 @@ REFUSED = {
     ),
     "lists.json": (b'{"a": [{"x": 1}], "b": [{"x": 2}]}', "where are the records.* there is a, b"),
     "mapping.json": (b'{"a": {"text": "x"}}', "where are the records.* there is a"),
-    "tab.tsv": (b'caption\n"a"b\n', r"tab\.tsv, line 2: not a row of the table \('\\t' expected"),
     "row.csv": (b"image,caption\na.png,x,y\n", r"row\.csv, line 2: not a row of the table \(3 fields, .*header has 2"),
     "quotes.csv": (b'image,caption\na.png,"the "new" one"\n', "line 2: not a row of the table .*doubled"),
-    "open.csv": (b'caption\n"never closed\nmore\n', "line 2: not a row of the table"),
+    "open.csv": (b'caption\n"never closed\nmore\n', "line 2: not a row of the table: a quote opens here"),
     "latin.csv": (b"caption\ncaf\xe9\n", "line 2, field 'caption': not UTF-8 text"),
     "wide.csv": ("caption\nx\n".encode("utf-16"), r"line 1: not UTF-8 text: it is UTF-16"),
     "headless.tsv": (b"A caption\thttp://example.org/0.jpg\nx\ty\n", "line 1, the header: which field holds the texts"),
@@ -1065,3 +1064,36 @@ def test_utf_16_is_called_so(encoding, suffix, tmp_path):
 def test_lines_of_any_white_space_are_blank(tmp_path):
     path = write_lines(tmp_path / "a.txt", ["a cat", "\u00a0", " \u2003\u3000", "a dog"])
     assert list(open_texts(path)) == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ('image,text\na.png,"the cat\nb.png,the dog\nc.png,the ""mouse"\n', "one of them seems to be 'b.png,the dog"),
+        ('text;image\n"the cat;a.png\nthe dog;b.png\nthe mouse";c.png\n', "one of them seems to be 'the dog;b.png"),
+        ('a,text\nb c,"the cat\nd e,the dog\nf g,the mouse"\n', "one of them seems to be 'd e,the dog"),
+        ('image,text\na.png,"the cat\nb.png,"the dog"\n', "expected after"),
+        ('text\n"the cat\n' + "the dog\n" * 60, "it is not closed within 50 lines"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(table, reason, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(table)
+    for on_unreadable in (None, [].append):
+        with pytest.raises(MirlibError, match=f"line 2: not a row of the table: a quote opens here.*{reason}"):
+            open_texts(path, on_unreadable=on_unreadable)
+
+
+def test_quotes_of_tables(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('image\ttext\na.png\t"the cat\nb.png\t"the" dog\nc.png\tthe mouse"\nd.png\t"a ""rat"""\n')
+    assert list(open_texts(path)) == ['"the cat', '"the" dog', 'the mouse"', 'a "rat"']
+    path = tmp_path / "a.csv"
+    path.write_text('image,text\na.png,"A cat,\n\nred, blue,\nthe end"\nb.png,"one, two\nthree"\n')
+    assert list(open_texts(path)) == ["A cat,\n\nred, blue,\nthe end", "one, two\nthree"]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "a.csv").write_text("image,text, text\na.png,the cat,the dog\n")
+    with pytest.raises(MirlibError, match="line 1, the header: two columns are called 'text'; rename one"):
+        open_texts(tmp_path / "a.csv")
