@@ -59,17 +59,53 @@ def layout_of(path: Path) -> str | None:
             start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError as error:
         raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    if suffix in LINES and isinstance(_json(start.partition(b"\n")[0]), list) and not re.match(rb"\[\s*\{", start):
+        return "lines"  # each of which is refused
     if re.match(rb'\[\s*[{"\]]', start) or (suffix == ".json" and start.startswith(b"[")):
-        return "array" if suffix in JSON or _is_array(path) else None
+        if suffix in JSON or _is_array(path):
+            return "array"
     if not start.startswith(b"{"):
-        return "lines" if suffix in JSON else None
+        return "lines" if suffix in JSON else _plain(path, start)
     for layout, text in (("lines", start.partition(b"\n")[0]), ("object", start)):
-        try:
-            if isinstance(DECODER.decode(text.decode(errors="replace")), dict):
-                return "object" if suffix not in LINES and text.strip() == start.strip() else layout
-        except (ValueError, RecursionError):
-            continue
-    return "lines" if suffix in LINES else "object" if suffix in JSON else None
+        if isinstance(_json(text), dict):
+            return "object" if suffix not in LINES and text.strip() == start.strip() else layout
+    return "lines" if suffix in LINES else "object" if suffix in JSON else _plain(path, start)
+
+
+def _json(text: bytes) -> Any:
+    """What the JSON says; None where it is none."""
+    try:
+        return DECODER.decode(text.decode(errors="replace").strip())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _plain(path: Path, start: bytes) -> None:
+    """Refuses a file as plain text whose first lines are those of a table or of JSON.
+
+    Raises:
+        MirlibError: If they are.
+    """
+    whole = start if len(start) < STEP else start[:STEP].rpartition(b"\n")[0]
+    lines = [line.strip() for line in whole.splitlines() if line.strip()][:20]
+    header = lines[0].decode(errors="replace") if lines else ""
+    for delimiter in "\t,;|":
+        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
+        known = [name for name in names if name in (*IMAGE_FIELDS, *TEXT_FIELDS)]
+        rows = [line.count(delimiter.encode()) >= len(names) - 1 for line in lines[1:]]
+        if len(names) > 1 and known and all(re.fullmatch(r"[\w.:-]*", name) for name in names) and rows and all(rows):
+            raise MirlibError(
+                f"{shown(path)}: its first line, {shown(header)!r}, is the header of a table, and not a text; name the "
+                f"file {shown(path.stem)}{'.tsv' if delimiter == chr(9) else '.csv'}"
+                f"{', with commas between the fields' if delimiter == '|' else ''}"
+            )
+    found = [_json(line.rstrip(b",")) for line in lines if line not in (b"[", b"]", b"],")]
+    objects = sum(isinstance(value, (dict, list)) for value in found)
+    if 2 * objects > len(found) or (len(found) > 1 and all(isinstance(value, str) for value in found)):
+        raise MirlibError(
+            f"{shown(path)}: its lines are JSON, and not texts; store it as JSON Lines, an object a line without a "
+            f'title and commas between them, as {{"text": "…"}}, and name it {shown(path.stem)}.jsonl'
+        )
 
 
 def _is_array(path: Path) -> bool:
@@ -262,8 +298,8 @@ class Records:
                 taken, row = taken[:1], taken[0].rstrip("\r\n").split("\t")
             elif len(taken) > 1 and isinstance(row, csv.Error):
                 raise MirlibError(
-                    f"{self._where(number)}: not a row of the table: a quote opens here, and the rows below would belong "
-                    f"to its field ({shown(row)}); close it, or store the table as JSON Lines (.jsonl)"
+                    f"{self._where(number)}: not a row of the table: a quote opens here, and the rows below would "
+                    f"belong to its field ({shown(row)}); close it, or store the table as JSON Lines (.jsonl)"
                 ) from row
             yield number, row
             number += len(taken)
@@ -287,7 +323,11 @@ class Records:
             yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
             return
         records = {key: value for key, value in lists.items() if any(isinstance(each, dict) for each in value)} or lists
-        if any(field in found for field in (*IMAGE_FIELDS, *TEXT_FIELDS) if field != "images"):
+        lengths = {len(value) if isinstance(value, list) else 0 for value in found.values()}
+        if len(lengths) == 1 and max(lengths) > 1 and {*IMAGE_FIELDS, *TEXT_FIELDS} & (found.keys() - {"images"}):
+            for number, row in enumerate(zip(*found.values(), strict=True), start=1):  # columns
+                yield number, dict(zip(found, row, strict=True))
+        elif any(field in found for field in (*IMAGE_FIELDS, *TEXT_FIELDS) if field != "images"):
             yield 1, found
         elif len(records) == 1:
             yield from enumerate(next(iter(records.values())), start=1)

@@ -555,7 +555,7 @@ def test_unreadable_texts_are_named_or_left_out(tmp_path):
         ("b.txt", b"caf\xe9", r"b\.txt: not UTF-8 text \(byte 3\)"),
         ("c.txt", b" \n", r"c\.txt: the text is empty"),
         ("d.story", b"@highlight\n\nno body", r"d\.story: the text is empty"),
-        ("e.txt", "wide".encode("utf-16"), r"e\.txt: not UTF-8 text \(byte 0\)"),
+        ("e.txt", "wide".encode("utf-16"), r"e\.txt: not UTF-8 text: it is UTF-16"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MirlibError, match=message):

@@ -1097,3 +1097,61 @@ def test_two_columns_of_one_name(tmp_path):
     (tmp_path / "a.csv").write_text("image,text, text\na.png,the cat,the dog\n")
     with pytest.raises(MirlibError, match="line 1, the header: two columns are called 'text'; rename one"):
         open_texts(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,caption\na.png,the cat\n", r"'image,caption', is the header of a table.*name the file a\.csv"),
+        ("image\tcaption\na.png\tthe cat\n", r"is the header of a table.*name the file a\.tsv"),
+        ("\ufeffid; Text\n1; the cat\n", r"'id; Text', is the header of a table.*name the file a\.csv"),
+        ("image_name| n| caption\na.png| 0| the cat\n", "with commas between the fields"),
+        ('{"text": "the cat"},\n{"text": "the dog"},\n', r"its lines are JSON.*name it a\.jsonl"),
+        ('"the cat"\n"the dog"\n', "its lines are JSON"),
+        ('[\n["the cat"],\n["the dog"]\n]\n', "its lines are JSON"),
+        ('["a.png", "the cat"]\n["b.png", "the dog"]\n', "its lines are JSON"),
+        ('# captions\n{"text": "the cat"}\n{"text": "the dog"}\n', "its lines are JSON"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a"])
+def test_records_are_no_plain_texts(text, message, name, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MirlibError, match=message):
+        open_texts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Text, image\nThe cat sat on a mat.",
+        "text\nimage",
+        '"Hello," he said.\n"Yes."',
+        "image,caption",
+        "# Title\n12\n{x}",
+        '"Yes."',
+    ],
+)
+def test_prose_stays_plain_text(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    assert list(open_texts(tmp_path / "a.txt")) == text.split("\n")
+
+
+def test_arrays_in_lines_are_left_out(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [["a.png", "the cat"], {"text": "the dog"}, ["the mouse"]])
+    with pytest.raises(MirlibError, match="line 1: expected a JSON object, got list"):
+        open_texts(path)
+    said = []
+    assert list(open_texts(path, on_unreadable=said.append)) == ["the dog"]
+    assert [sentence.partition(", ")[2] for sentence in said] == [
+        f"line {line}: expected a JSON object, got list" for line in (1, 3)
+    ]
+
+
+def test_columns_in_one_object(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(png(COLOURS[number]))
+    (tmp_path / "a.json").write_text(json.dumps({"image": ["0.png", "1.png"], "text": CAPTIONS[:2], "id": [7, 8]}))
+    pairs = open_pairs(tmp_path / "a.json")
+    assert colours_of(pairs.images) == COLOURS[:2] and list(pairs.texts) == CAPTIONS[:2]
+    (tmp_path / "a.txt").write_text(json.dumps({"text": CAPTIONS}))
+    assert list(open_texts(tmp_path / "a.txt")) == CAPTIONS
