@@ -265,7 +265,9 @@ class Table:
         talks = [
             self.rows.column(column.name)
             for column in self.rows.schema
-            if column.name in TEXT_FIELDS and types.is_list(column.type) and types.is_struct(column.type.value_type)
+            if column.name in TEXT_FIELDS
+            and (types.is_list(column.type) or types.is_large_list(column.type))
+            and types.is_struct(column.type.value_type)
         ]
         if not talks:  # then the images need not be read twice
             return range(len(self.rows))

@@ -992,7 +992,9 @@ def test_a_usual_name_wins_over_a_column_that_holds_bytes(tmp_path):
 def test_rows_of_text_alone_are_passed_over_and_counted(images, tmp_path):
     (tmp_path / "a.png").write_bytes(png(COLOURS[1]))
     turns = [[{"from": "gpt", "value": text}] for text in CAPTIONS[:2]]
-    path = write_parquet(tmp_path / "turns.parquet", {"images": images, "conversations": turns})
+    arrow = pytest.importorskip("pyarrow")
+    kind = (arrow.large_list if images[1] is None else arrow.list_)(arrow.array(turns).type.value_type)
+    path = write_parquet(tmp_path / "turns.parquet", {"images": images, "conversations": arrow.array(turns, kind)})
     with pytest.warns(UserWarning, match="turns.parquet: 1 pairs; passed over 1 of text alone"):
         pairs = open_pairs(path)
     assert colours_of(pairs.images) == [COLOURS[1]] and list(pairs.texts) == [CAPTIONS[0]]
