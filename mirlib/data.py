@@ -487,6 +487,17 @@ def _text_of_file(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _refuse_binary(path: Path) -> None:
+    """A file of another kind must not become texts where its lines happen to be characters; one bad line may stand."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        raise MirlibError(f"cannot read the text {shown(path)}: {error.strerror}") from error
+    if start.count(0) >= 8 and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise MirlibError(f"{shown(path)}: it is full of zero bytes, so it is no file of texts; what program wrote it?")
+
+
 def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
     """Texts from a folder (one a file) or from a file (one a line).
 
@@ -512,6 +523,7 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
         readers = ((shown(path), lambda path=path: _text_of_file(path)) for path in files)
     else:
         check_regular(source, "file or folder")
+        _refuse_binary(source)
         names = ((f"{shown(source)}, line {number}", line) for number, line in lines_of(source))
         readers = ((name, lambda line=line, name=name: text_of_line(line, name)) for name, line in names)
     texts: list[str] = []

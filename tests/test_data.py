@@ -649,3 +649,12 @@ def test_too_few_items_say_how_many_there_are():
         draw(range(4), 3, 0, "texts", lambda item: item < 2)
     with pytest.raises(MirlibError, match="1 images were asked for, there are 0"):
         draw([], 1, 0, "images")
+
+
+@pytest.mark.parametrize("name", ["table.pq", "frame.feather", "words.npz"])
+def test_a_file_of_another_kind_is_no_file_of_texts(name, tmp_path):
+    (tmp_path / name).write_bytes(b"PAR1\n\0\0\0caption\nA dog runs.\n" * 3)
+    skipped = []
+    with pytest.raises(MirlibError, match="full of zero bytes, so it is no file of texts"):
+        read_texts(tmp_path / name, skipped.append)
+    assert not skipped
