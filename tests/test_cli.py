@@ -210,6 +210,8 @@ def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages()
         image_field=None,
         text_field=None,
         image_root=None,
+        json=None,
+        plot=None,
     )
     images, texts = cli._sources(options, None)
     assert len(images) == len(texts) == 3

@@ -54,8 +54,9 @@ def write(folder, name, *cells, **metadata):
 
 
 @pytest.fixture
-def book(tmp_path):
+def book(tmp_path, monkeypatch):
     """Sphinx's app and environment, as far as the extension looks at them, over a folder of pages."""
+    monkeypatch.delenv("MIRLIB_CELL_SECONDS", raising=False)
     config = NbParserConfig(
         execution_mode="cache",
         execution_cache_path=str(tmp_path / "_build" / ".jupyter_cache"),
