@@ -121,6 +121,8 @@ class ParquetRows:
                     metadata = file.metadata
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
                     schema = file.schema_arrow
+                if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+                    raise MirlibError(f"{shown(path)}: the table is damaged: its row groups have not the rows it says")
             except MirlibError as error:
                 if on_unreadable is None or len(paths) == 1:
                     raise
@@ -163,6 +165,8 @@ class ParquetRows:
         for path in self._paths:
             with _reading(path), self._open(path) as file:
                 values += file.read(columns=[name]).column(0).to_pylist()
+        if len(values) != len(self):
+            raise MirlibError(f"{self.name}: column {shown(name)!r} has {len(values)} rows, and the table {len(self)}")
         return values
 
     def column(self, name: str) -> Callable[[int], Any]:
