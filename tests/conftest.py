@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from mirlib.lab import precision
+
 pytest.register_assert_rewrite("streams")
 
 
@@ -11,6 +13,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """A context manager for low precision in the surroundings: the laboratory's option, on every CPU."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    with precision.use("bfloat16"):
+        yield precision.multiplying
 
 
 LONGEST = [

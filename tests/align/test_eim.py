@@ -78,10 +78,10 @@ def test_lengths_do_not_count_and_the_gradient_is_across():
     assert (queries.grad * queries).sum(dim=1).abs().max() < 1e-5
 
 
-def test_half_precision_is_no_excuse():
+def test_half_precision_is_no_excuse(bfloat16):
     queries, keys, own = normal(16, 64), normal(500, 64, seed=1), torch.arange(16)
     exact = eim.info_nce(queries.bfloat16().float(), keys, own)
-    with torch.autocast("cpu", torch.bfloat16):
+    with bfloat16():
         assert eim.KeyQueue(keys).loss(queries.bfloat16(), own).item() == pytest.approx(exact.item(), rel=1e-5)
 
 

@@ -179,10 +179,10 @@ def test_descending_brings_the_clouds_together():
     assert exact(vision.detach(), text) < before / 100
 
 
-def test_low_precision_of_the_surroundings_does_not_matter():
+def test_low_precision_of_the_surroundings_does_not_matter(bfloat16):
     vision, text = cloud(40, 6, 0, 30).float(), cloud(40, 6, 1).float()
     plain = StreamedDistance()(vision, text)
-    with torch.autocast("cpu", torch.bfloat16):
+    with bfloat16():
         assert torch.equal(StreamedDistance()(vision, text), plain)
 
 
@@ -339,9 +339,9 @@ def test_token_distances_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["mean", "nearest"])
-def test_token_distance_moves_vision_alone(kind):
+def test_token_distance_moves_vision_alone(kind, bfloat16):
     vision, text = VISION.clone().requires_grad_(), TEXT.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with bfloat16():
         distance = token_distance(vision, text, THERE, THERE, kind=kind)
     assert distance.dtype == torch.float32
     distance.backward()

@@ -17,6 +17,7 @@ from mirlib.lab import evaluate, experiments, ledger, models, precision, sweep, 
 from mirlib.lab.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES_WITH_CODE = (".py", ".ipynb", ".md")
 
 
 def dtypes_in(work):
@@ -48,8 +49,10 @@ def test_everything_is_multiplied_in_float32_unless_it_is_asked_for(work, monkey
 
 
 def test_no_other_file_multiplies_in_bfloat16_on_a_cpu():
-    sources = [*(ROOT / "mirlib").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
-    found = {p.name for p in sources if re.search(r"autocast\([^)]*bfloat16", p.read_text(encoding="utf-8"))}
+    folders = ("mirlib", "tests", "tools", "benchmarks", "notebooks", "book")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in FILES_WITH_CODE]
+    call = re.compile(r"autocast\(\s*[\"'][^)]*bfloat16")
+    found = {path.name for path in sources if call.search(path.read_text(encoding="utf-8"))}
     assert found == {"precision.py"}
 
 
