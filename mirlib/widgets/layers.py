@@ -152,8 +152,9 @@ def layer_series(arm: Mapping[str, Any], quantity: str = "fid", seed: str = MEAN
 def zeroed_level(series: Sequence[LayerSeries], quantity: str) -> float | None:
     """Where the line for comparison stands: what the quantity is without any vision, or with equal norms.
 
-    The zeroed-rows baseline is MIR of vision rows replaced by zeros after the model has run. Its Fréchet distance is nearly the same in every layer,
-    since each layer's text has a mean norm of 1; the line stands at its mean over the layers.
+    The zeroed-rows baseline is MIR of vision rows replaced by zeros after the model has run. Its Fréchet distance is
+    nearly the same in every layer, since each layer's text has a mean norm of 1; the line stands at its mean over the
+    layers.
 
     Args:
         series: The series shown.
