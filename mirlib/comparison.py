@@ -94,8 +94,8 @@ class Comparison:
         difference: `Difference` of the values, with the interval for the samples that they share.
         unpaired: The same difference with the interval of two independent draws: what pairing buys is seen beside it.
         confidence: Of all intervals.
-        shared: Samples in both results: ``{"pairs": n}``, or ``{"pictures": n, "texts": m}`` where images and texts were
-            drawn independently; empty where the interval does not come from samples.
+        shared: Samples in both results: ``{"pairs": n}``, or ``{"pictures": n, "texts": m}`` where images and texts
+            were drawn independently; empty where the interval does not come from samples.
         sizes: Number of samples of each result, 0 where it is not known.
         per_layer: `Difference` of every layer's distance, FID_k; empty if the numbers of layers differ.
         contributions: `Difference` that each layer contributes, in the units of the value: they add up to the whole.
@@ -321,11 +321,11 @@ def _keys(samples: Sequence[Sample], *names: str) -> list[Hashable]:
 def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: float = 0.95) -> Comparison:
     """Is one model closer to its text than another? The difference ``a − b``, with the interval that it deserves.
 
-    On the same samples the interval is that of a paired difference, usually far narrower than those of the two values
-    suggest. Samples are the same if their pictures have the same pixels and their texts the same characters; their order
-    does not matter. Where images and texts were drawn independently, images and texts are matched by themselves. With no
-    sample in common, or without the influences of samples (an interval by the jackknife), the interval is that of
-    independent draws, and a warning says so.
+    On the same samples the interval is that of a paired difference, often far narrower than those of the two values
+    suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in whatever
+    order they come. Where images and texts were drawn independently, each are matched by themselves. With no sample in
+    common, or without the influences of samples (an interval by the jackknife), the interval is that of independent
+    draws, and a warning says so.
 
     Args:
         a: A result of `mirlib.score` or of any measure of the gap.
@@ -336,8 +336,8 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         `Comparison`; negative if ``a`` is lower, which for MIR means closer modalities.
 
     Raises:
-        MirlibError: If the difference would mean nothing: results of two measures, a value that is not finite, distances
-            in different units; or for a confidence outside (0, 1).
+        MirlibError: If the difference would mean nothing: results of two measures, a value that is not finite,
+            distances in different units; or for a confidence outside (0, 1).
 
     Examples:
         >>> import mirlib
@@ -345,7 +345,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         >>> text = rng.normal(size=(2, 400, 8))
         >>> far, near = (mirlib.modality_integration_rate(text + shift, text) for shift in (2, 1))
         >>> mirlib.compare(near, far)
-        Comparison(MIR -0.5967, no samples known)
+        Comparison(MIR -0.6029, no samples known)
     """
     from mirlib.mir import check_confidence
 
@@ -385,7 +385,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         unpaired=unpaired,
         confidence=confidence,
         shared=shared,
-        sizes=(len(_samples(a)), len(_samples(b))),
+        sizes=(len(a.samples), len(b.samples)),
         samples=_samples_that_carry(a, first, second) if any(shared.values()) else (),
         warnings=tuple(notes),
         **_layers(a, b, confidence, paired=any(shared.values())),
@@ -417,14 +417,9 @@ def _quantity(result: Any) -> str:
         return "MIR"
     name = getattr(result, "measure", None)
     if not isinstance(name, str):
-        raise MirlibError(
-            f"expected a result of mirlib.score or of a measure of mirlib.gaps, got {type(result).__name__}"
-        )
+        kind = type(result).__name__
+        raise MirlibError(f"expected a result of mirlib.score or of a measure of mirlib.gaps, got {kind}")
     return name
-
-
-def _samples(result: Any) -> Sequence[Sample]:
-    return result.samples
 
 
 def _draws_of(result: Any) -> list[_Draws] | None:
@@ -436,7 +431,7 @@ def _draws_of(result: Any) -> list[_Draws] | None:
         influences = (sum(influences),) if pairs else influences
     else:
         pairs, influences = True, (np.asarray(result.influence, dtype=np.float64),)
-    samples = _samples(result)
+    samples = result.samples
     sides = (("picture", "text"),) if pairs else (("picture",), ("text",))
     return [
         _Draws(influence, _keys(samples, *names) if samples else [object() for _ in influence])
@@ -450,7 +445,7 @@ def _why_unpaired(a: Any, b: Any, first: list[_Draws] | None, second: list[_Draw
         if draws is None:
             return f"the influence of single samples is not known in {name}"
     for name, result in (("a", a), ("b", b)):
-        if not _samples(result):
+        if not result.samples:
             return f"{name} does not say which samples it was measured on"
     if len(first) != len(second):
         return "images and texts were drawn together in one and independently in the other"
@@ -472,7 +467,7 @@ def _samples_that_carry(a: Any, first: list[_Draws], second: list[_Draws]) -> tu
     """The shared pairs, or pictures, by what they do to the difference."""
     of_a, of_b = _match(first[0].keys, second[0].keys)
     on_difference = first[0].influence[of_a] - second[0].influence[of_b]
-    samples = _samples(a)
+    samples = a.samples
     return tuple(
         SampleDifference(samples[of_a[i]], float(on_difference[i]))
         for i in np.argsort(-np.abs(on_difference), kind="stable")
@@ -488,16 +483,17 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
     if len(a.per_layer) != len(b.per_layer):
         return {}
     per_layer = np.asarray(a.per_layer, dtype=np.float64) - np.asarray(b.per_layer, dtype=np.float64)
+
+    def alone(values: np.ndarray) -> tuple[Difference, ...]:
+        return tuple(_with_interval(float(value), [], confidence) for value in values)
+
     if not isinstance(a, MIRResult):
-        return {"per_layer": tuple(_with_interval(float(value), [], confidence) for value in per_layer)}
+        return {"per_layer": alone(per_layer)}
     sums = [math.fsum(result.per_layer) for result in (a, b)]
     weight, *slopes = _weight(*sums)
     contributions = per_layer * weight
     if a.influence is None or b.influence is None or a.influence.paired != b.influence.paired:
-        alone = [
-            tuple(_with_interval(float(v), [], confidence) for v in values) for values in (per_layer, contributions)
-        ]
-        return dict(zip(("per_layer", "contributions"), alone, strict=True))
+        return {"per_layer": alone(per_layer), "contributions": alone(contributions)}
     distances: list[list[_Draws]] = []
     shares: list[list[_Draws]] = []
     for result, slope, sign in ((a, slopes[0], 1), (b, slopes[1], -1)):
