@@ -9,7 +9,7 @@ are independent. In between, with some samples in both, the shared ones are subt
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +100,8 @@ class Comparison:
         per_layer: `Difference` of every layer's distance, FID_k; empty if the numbers of layers differ.
         contributions: `Difference` that each layer contributes, in the units of the value: they add up to the whole.
         samples: `SampleDifference` of every shared sample (or picture), the largest first, whatever its sign.
-        warnings: Sentences that a reader of the difference should see.
+        incomparable: Why the two may not belong side by side: settings that differ, or that are not recorded.
+        warnings: What else a reader of the difference should see: where its interval comes from.
     """
 
     quantity: str
@@ -113,6 +114,7 @@ class Comparison:
     per_layer: tuple[Difference, ...] = ()
     contributions: tuple[Difference, ...] = ()
     samples: tuple[SampleDifference, ...] = ()
+    incomparable: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -144,6 +146,7 @@ class Comparison:
             "per_layer": _columns(self.per_layer),
             "contributions": _columns(self.contributions),
             "samples": [[*one.sample, number_as_json(one.value)] for one in self.samples],
+            "incomparable": list(self.incomparable),
             "warnings": list(self.warnings),
         }
 
@@ -322,10 +325,10 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     """Is one model closer to its text than another? The difference ``a − b``, with the interval that it deserves.
 
     On the same samples the interval is that of a paired difference, often far narrower than those of the two values
-    suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in whatever
-    order they come. Where images and texts were drawn independently, each are matched by themselves. With no sample in
-    common, or without the influences of samples (an interval by the jackknife), the interval is that of independent
-    draws, and a warning says so.
+    suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in
+    whatever order they come. Where images and texts were drawn independently, each are matched by themselves. With no
+    sample in common, or without the influences of samples (an interval by the jackknife), the interval is that of
+    independent draws, and a warning says so.
 
     Args:
         a: A result of `mirlib.score` or of any measure of the gap.
@@ -351,7 +354,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
 
     check_confidence(confidence)
     quantity = _common_quantity(a, b)
-    notes = differences({"a": a, "b": b})
+    notes: list[str] = []
     first, second = _draws_of(a), _draws_of(b)
     shared: dict[str, int] = {}
     why = _why_unpaired(a, b, first, second)
@@ -371,8 +374,8 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     errors = [_own_errors(result, draws) for result, draws in ((a, first), (b, second))]
     value = float(a.value) - float(b.value)
     unpaired = _with_interval(value, errors[0] + errors[1] if all(errors) else [], confidence)
-    if missing := [name for name, error in zip("ab", errors, strict=True) if not error]:
-        notes.append(f"no interval: {' and '.join(missing)} came without one")
+    if not all(errors):
+        notes.append(f"no interval: {_of_the_two(not error for error in errors)} came without one")
     elif why:
         notes.append(f"the interval is that of independent draws: {why}")
     difference = unpaired
@@ -387,6 +390,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         shared=shared,
         sizes=(len(a.samples), len(b.samples)),
         samples=_samples_that_carry(a, first, second) if any(shared.values()) else (),
+        incomparable=tuple(differences({"a": a, "b": b})),
         warnings=tuple(notes),
         **_layers(a, b, confidence, paired=any(shared.values())),
     )
@@ -441,15 +445,19 @@ def _draws_of(result: Any) -> list[_Draws] | None:
 
 def _why_unpaired(a: Any, b: Any, first: list[_Draws] | None, second: list[_Draws] | None) -> str:
     """Why samples cannot be matched, or nothing."""
-    for name, draws in (("a", first), ("b", second)):
-        if draws is None:
-            return f"the influence of single samples is not known in {name}"
-    for name, result in (("a", a), ("b", b)):
-        if not result.samples:
-            return f"{name} does not say which samples it was measured on"
+    if first is None or second is None:
+        which = _of_the_two(draws is None for draws in (first, second))
+        return f"the influence of single samples is not known in {which}"
+    if not (a.samples and b.samples):
+        which = _of_the_two(not result.samples for result in (a, b))
+        return f"the samples are not known in {which}"
     if len(first) != len(second):
         return "images and texts were drawn together in one and independently in the other"
     return ""
+
+
+def _of_the_two(flags: Iterable[bool]) -> str:
+    return "both" if all(flags) else "one of the two"
 
 
 def _own_errors(result: Any, draws: list[_Draws] | None) -> list[tuple[float, float]]:

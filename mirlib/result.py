@@ -296,7 +296,10 @@ def _json_lines(data: Any, newline: str) -> str:
         items = [f"{json.dumps(str(key))}: {_json_lines(value, inner)}" for key, value in data.items()]
         return "{" + inner + f",{inner}".join(items) + newline + "}"
     if isinstance(data, list) and any(isinstance(item, (list, str, Mapping)) for item in data):
-        items = [json.dumps(item, allow_nan=False) for item in data]
+        items = [
+            _json_lines(item, inner) if isinstance(item, Mapping) else json.dumps(item, allow_nan=False)
+            for item in data
+        ]
         return "[" + inner + f",{inner}".join(items) + newline + "]"
     return json.dumps(data, allow_nan=False)
 
