@@ -11,6 +11,7 @@ from mirlib.errors import MirlibError, MirlibWarning, UndefinedMIRError
 
 if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
+    from mirlib.comparison import Comparison, compare
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
     from mirlib.mir import modality_integration_rate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "FrechetDistance",
     "MIRCallback",
     "MIRResult",
@@ -29,6 +31,7 @@ __all__ = [
     "ModalityIntegrationRate",
     "UndefinedMIRError",
     "capture",
+    "compare",
     "frechet_distance",
     "modality_integration_rate",
     "plan",
@@ -38,11 +41,13 @@ __all__ = [
 
 
 _MODULE_OF = {
+    "Comparison": "comparison",
     "FrechetDistance": "frechet",
     "MIRCallback": "callback",
     "MIRResult": "result",
     "ModalityIntegrationRate": "streaming",
     "capture": "hidden_states",
+    "compare": "comparison",
     "frechet_distance": "frechet",
     "modality_integration_rate": "mir",
     "plan": "planning",
