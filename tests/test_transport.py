@@ -44,7 +44,9 @@ def test_costs_add_up_to_the_golden_distances(name, kind):
         assert added_up(rows[1], text, vision, maps.backward) == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize("n, m, d", [(900, 700, 32), (40, 700, 64), (700, 40, 64), (40, 30, 64), (2, 50, 8), (65, 64, 64)])
+@pytest.mark.parametrize(
+    "n, m, d", [(900, 700, 32), (40, 700, 64), (700, 40, 64), (40, 30, 64), (2, 50, 8), (65, 64, 64)]
+)
 def test_costs_add_up_whatever_the_ranks(n, m, d):
     x, y = 3 * cloud(n, d, 0, shift=0.5), cloud(m, d, 1, shift=-0.2)
     own, other = Moments.of(x), Moments.of(y)
