@@ -415,7 +415,8 @@ def _score_measures(options: argparse.Namespace) -> None:
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
-    from mirlib.scoring import DEFAULT_GROUPS, score
+    from mirlib.scoring import score
+    from mirlib.streaming import DEFAULT_GROUPS
 
     if not processes.leads:
         _hush()
@@ -938,7 +939,7 @@ def _meaning(result: MIRResult) -> list[str]:
         )
     lines += [
         f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows of zero in every layer "
-        f"{result.null_baseline:.4f}",
+        f"{result.zeroed_rows:.4f}",
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
@@ -1028,7 +1029,7 @@ def compare(results: dict[str, MIRResult]) -> str:
         interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
         lines.append(
             f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {_difference(result, first):>16}  "
-            f"{result.norm_only:>9.4f}  {result.null_baseline:>8.4f}  {result.num_layers:>6}  "
+            f"{result.norm_only:>9.4f}  {result.zeroed_rows:>8.4f}  {result.num_layers:>6}  "
             f"{result.rows['vision']}+{result.rows['text']}"
         )
     lines += [f"  ! {sentence}" for sentence in differences(results)]
