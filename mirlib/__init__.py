@@ -11,6 +11,7 @@ from mirlib.errors import MirlibError, MirlibWarning, UndefinedMIRError
 
 if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
+    from mirlib.costs import TransportMap, transport_map
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
     from mirlib.mir import modality_integration_rate
@@ -27,6 +28,7 @@ __all__ = [
     "MirlibError",
     "MirlibWarning",
     "ModalityIntegrationRate",
+    "TransportMap",
     "UndefinedMIRError",
     "capture",
     "frechet_distance",
@@ -34,6 +36,7 @@ __all__ = [
     "plan",
     "score",
     "score_batches",
+    "transport_map",
 ]
 
 
@@ -42,12 +45,14 @@ _MODULE_OF = {
     "MIRCallback": "callback",
     "MIRResult": "result",
     "ModalityIntegrationRate": "streaming",
+    "TransportMap": "costs",
     "capture": "hidden_states",
     "frechet_distance": "frechet",
     "modality_integration_rate": "mir",
     "plan": "planning",
     "score": "scoring",
     "score_batches": "scoring",
+    "transport_map": "costs",
 }
 
 

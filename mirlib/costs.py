@@ -7,7 +7,7 @@ The squared Fréchet distance of a layer is the mean of what its vision rows pay
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,14 +18,15 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mirlib.accumulators import FiniteChecks, RowSamples, Side
 from mirlib.batches import pair_batches
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.frechet import Moments, add_rows, float64_device, threads_for
+from mirlib.frechet import Moments, threads_for
 from mirlib.grids import PatchGrid
 from mirlib.hidden_states import decoder_parts
 from mirlib.mir import MODALITIES, NormBounds, row_norms
 from mirlib.result import MIRResult
-from mirlib.streaming import FiniteChecks, ModalityIntegrationRate
+from mirlib.streaming import ModalityIntegrationRate
 from mirlib.transport import optimal_maps, row_costs, unreached_spread
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["NullLevel", "TransportMap", "as_seen", "transport_map"]
 
 QUANTILE = 0.95
+MATRICES = 6  # (d, d) float64 a layer, at the most
 
 
 class NullLevel(NamedTuple):
@@ -214,20 +216,10 @@ class _Move(NamedTuple):
         return row_costs(rows, *self)
 
 
-class _Sums:
-    """Moments that grow by the rows of each batch; see `mirlib.frechet.add_rows`."""
-
-    def __init__(self, rows: Tensor) -> None:
-        device = float64_device(rows)
-        self.count = torch.zeros((), dtype=torch.float64, device=device)
-        self.mean = self.count.new_zeros(rows.shape[1])
-        self.scatter = self.count.new_zeros(rows.shape[1], rows.shape[1])
-
-    def add(self, rows: Tensor, kept: Tensor) -> None:
-        add_rows(self.count, self.mean, self.scatter, rows, kept.to(self.count))
-
-    def moments(self) -> Moments:
-        return Moments(int(self.count), self.mean, self.scatter)
+def _accepted_too_much(side: Side, bounds: tuple[NormBounds | None, NormBounds | None]) -> bool:
+    """Whether a row is among the moments of some texts that the outlier rule drops."""
+    reached = side.reached.cpu()
+    return bounds[1] is not None and bool(bounds[1].outliers(reached[reached.isfinite()]).any())
 
 
 class _Costs:
@@ -236,7 +228,8 @@ class _Costs:
     def __init__(self, reader: Reader, metric: Callable[[int], ModalityIntegrationRate], progress: bool) -> None:
         self.reader, self.make_metric, self.progress = reader, metric, progress
         self.metric: ModalityIntegrationRate | None = None
-        self.halves: dict[int, list[_Sums]] = {}
+        self.bounds: list[tuple[NormBounds | None, NormBounds | None]] = []
+        self.halves: dict[int, list[Side]] = {}
         self.moves: dict[int, dict[str, _Move]] = {}
         self.unreached: dict[str, list[float]] = {name: [] for name in (*MODALITIES, "null")}
         self.costs: dict[str, dict[int, list[Tensor]]] = {name: {} for name in self.unreached}
@@ -245,41 +238,65 @@ class _Costs:
         self.words: list[tuple[str, ...]] = []
         self.waiting: list[tuple[list[Tensor], Tensor]] = []
 
-    def pass_over(self, on_layer: Callable[..., None], what: str, after: Callable[[], None] = lambda: None) -> int:
-        return self.reader.run(on_layer, what, self.progress, after)
-
     def measure(self) -> MIRResult:
-        """MIR itself, in as many passes as the metric asks for."""
+        """MIR itself, and the moments of the two halves of the texts."""
         checks = FiniteChecks()
+        samples: RowSamples | None = None
+        repair = False  # of the metric, of whose early decisions about outliers one was wrong
 
-        def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        def update(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+            nonlocal samples
             if self.metric is None:
                 self.metric = self.make_metric(vision.shape[1])
-            self.metric.update_layer(k, vision, text, name_row=batch.name_row, checks=checks)
+            if k == 1:
+                samples = RowSamples(*batch.samples)
+            self.metric.update_layer(k, vision, text, samples, batch.name_row, checks)
 
-        self.pass_over(on_layer, "the distance", checks.settle)
-        if self.metric.passes == 2:
-            self.metric.begin_second_pass()
-            self.pass_over(on_layer, "the distance, pass 2", checks.settle)
+        def first(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+            update(k, vision, text, batch)
+            for side, rows in self.halves_of(k, text, batch):
+                norms = row_norms(rows)
+                side.count(norms)
+                if self.metric.outliers == "none":
+                    side.add(rows, norms)
+                else:
+                    side.keep_norms(norms)
+                    side.sort(rows, norms, 1 + (batch.first + batch.size) // 2)
+
+        def again(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+            if repair:
+                update(k, vision, text, batch)
+            for side, rows in self.halves_of(k, text, batch):
+                if side in wrong:
+                    norms = row_norms(rows)
+                    side.add(rows, norms, ~self.bounds[k - 1][1].outliers(norms))
+
+        self.reader.run(first, "pass 1 of 2: moments", self.progress, checks.settle)
+        self.bounds = [self.metric.bounds(k) for k in range(1, self.metric.num_layers + 1)]
+        wrong = [
+            side for k, sides in self.halves.items() for side in sides if _accepted_too_much(side, self.bounds[k - 1])
+        ]
+        if self.metric.needs_second_pass(progress=self.progress):
+            repair = True
+            self.metric.begin_second_pass(progress=self.progress)
+        for side in wrong:
+            side.clear()
+        if repair or wrong:
+            self.reader.run(again, "one more pass: repair", self.progress, checks.settle)
         return self.metric.result(progress=self.progress)
+
+    def halves_of(self, layer: int, text: Tensor, batch: ReadBatch) -> Iterator[tuple[Side, Tensor]]:
+        """The rows of every other text with what keeps their moments, and those of the others."""
+        sides = self.halves.setdefault(layer, [Side(text.shape[1], False), Side(text.shape[1], False)])
+        for number, side in enumerate(sides):
+            rows = text[(batch.samples[1] % 2 == number).to(text.device)]
+            if len(rows):
+                yield side, rows
 
     def dropped(self, layer: int, column: int, rows: Tensor) -> Tensor:
         """(n,) mask of the rows that the outlier rule drops."""
-        bounds = self.bounds[layer - 1]
-        norms = row_norms(rows)
-        return torch.zeros_like(norms, dtype=torch.bool) if bounds is None else bounds[column].outliers(norms)
-
-    def split(self) -> None:
-        """A pass for the moments of the two halves of the texts."""
-
-        def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-            halves = self.halves.setdefault(k, [_Sums(text), _Sums(text)])
-            dropped = self.dropped(k, 1, text)
-            half = (batch.samples[1] % 2).to(dropped.device)
-            for number, sums in enumerate(halves):
-                sums.add(text, ~dropped & (half == number))
-
-        self.pass_over(on_layer, "two halves of the texts")
+        bounds, norms = self.bounds[layer - 1][column], row_norms(rows)
+        return torch.zeros_like(norms, dtype=torch.bool) if bounds is None else bounds.outliers(norms)
 
     def find_maps(self) -> None:
         """The maps of every layer; what they are made of is let go on the way."""
@@ -291,7 +308,7 @@ class _Costs:
         with threads_for(metric.dim):
             for layer in bar:
                 vision, text = metric.moments(layer)
-                first, second = (sums.moments() for sums in self.halves.pop(layer))
+                first, second = (side.settled(self.bounds[layer - 1][1])[0].moments for side in self.halves.pop(layer))
                 maps = optimal_maps(vision.covariance, text.covariance.to(vision.mean.device))
                 found = {"vision": (vision, text, maps.forward), "text": (text, vision, maps.backward)}
                 if min(first.count, second.count) > 1:
@@ -329,7 +346,7 @@ class _Costs:
                 chunks.append(costs.cpu())
             self.waiting.clear()
 
-        self.pass_over(on_layer, "costs", collect)
+        self.reader.run(on_layer, "pass 2 of 2: costs", self.progress, collect)
 
     def keep(self, name: str, layer: int, costs: Tensor, dropped: Tensor) -> None:
         """Costs stay on their device until the batch is through: fetching each layer's would make the host wait."""
@@ -345,12 +362,6 @@ class _Costs:
 
     def run(self) -> tuple[MIRResult, dict[str, Any]]:
         result = self.measure()
-        layers = range(1, result.num_layers + 1)
-        drops = self.metric.outliers != "none"
-        self.bounds: list[tuple[NormBounds, NormBounds] | None] = [
-            self.metric.bounds(k) if drops else None for k in layers
-        ]
-        self.split()
         self.find_maps()
         self.read_costs()
         return result, {
@@ -382,9 +393,9 @@ def transport_map(
 ) -> TransportMap:
     """Who is to blame for a model's MIR: the cost of every vision row, layer by layer, which add up to it exactly.
 
-    The pairs are those that `mirlib.score` draws with the same arguments. They go through the model as often as MIR
-    needs, and twice more: for the two halves of the texts, and for the costs. Three d × d matrices a layer are kept,
-    and one number a row and layer.
+    The pairs are those that `mirlib.score` draws with the same arguments. They go through the model twice: for the
+    moments of the rows, and for the costs; once more in the rare case that a decision of the outlier rule must be
+    repaired. Up to six d × d float64 matrices a layer are kept, and one number a row and layer.
 
     Args:
         model: As for `mirlib.score`.
@@ -430,9 +441,7 @@ def transport_map(
     depth = len(decoder_parts(model).layers)
 
     def metric_of(dim: int) -> ModalityIntegrationRate:
-        return ModalityIntegrationRate(
-            depth, dim, preset=preset, outliers=outliers, distributed_available_fn=lambda: False
-        )
+        return ModalityIntegrationRate(depth, dim, preset=preset, outliers=outliers, sync_on_compute=False)
 
     metric_of(1)  # refuses what cannot be streamed before a pass is spent
     reader = Reader(model, batches, text_rows, last)
