@@ -12,6 +12,7 @@ from mirlib.errors import MirlibError, MirlibWarning, UndefinedMIRError
 if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
     from mirlib.comparison import Comparison, compare
+    from mirlib.costs import TransportMap, transport_map
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
     from mirlib.mir import modality_integration_rate
@@ -29,6 +30,7 @@ __all__ = [
     "MirlibError",
     "MirlibWarning",
     "ModalityIntegrationRate",
+    "TransportMap",
     "UndefinedMIRError",
     "capture",
     "compare",
@@ -37,6 +39,7 @@ __all__ = [
     "plan",
     "score",
     "score_batches",
+    "transport_map",
 ]
 
 
@@ -46,6 +49,7 @@ _MODULE_OF = {
     "MIRCallback": "callback",
     "MIRResult": "result",
     "ModalityIntegrationRate": "streaming",
+    "TransportMap": "costs",
     "capture": "hidden_states",
     "compare": "comparison",
     "frechet_distance": "frechet",
@@ -53,6 +57,7 @@ _MODULE_OF = {
     "plan": "planning",
     "score": "scoring",
     "score_batches": "scoring",
+    "transport_map": "costs",
 }
 
 

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -40,6 +41,7 @@ LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states
 LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
 MOST_PACKED = 20  # times the size of the file, beyond that
 PLAIN = {"█": "#", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+PICTURES = 3  # dearest and cheapest ones each, on a map
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
 
@@ -267,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
     )
+    score.add_argument(
+        "--map", metavar="OUT.png", help="draw what the patches of the dearest and the cheapest pictures cost"
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -369,6 +374,11 @@ def _score(options: argparse.Namespace) -> None:
         raise MirlibError("--rows means nothing without --measures")
     if options.confidence is not None:
         check_confidence(options.confidence)
+    if options.map:
+        if options.preset != "paper":
+            raise MirlibError(f"--map needs --preset paper: rows that {options.preset} replaces have no costs")
+        if processes_of_launcher()[1] > 1:
+            raise MirlibError("--map keeps the costs in the memory of one process: start it without torchrun")
     with launched() as processes, _one_voice(processes):
         _score_share(options, processes)
 
@@ -381,6 +391,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         (options.plot is not None, "--plot"),
         (options.confidence is not None, "--confidence"),
         (options.no_interval, "--no-interval"),
+        (options.map is not None, "--map"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
     ):
@@ -444,6 +455,8 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
 
     skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
+    if options.map:
+        _say(_cost_of_map(model))
     result = score(
         model,
         processor,
@@ -470,8 +483,65 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
             _report(result, options, _name(options))
+            if options.map:
+                _draw_map(options, model, processor, images, texts)
 
     processes.together(report)
+
+
+def _cost_of_map(model: Any) -> str:
+    """What ``--map`` will take, said before it is spent."""
+    from mirlib.costs import MATRICES
+    from mirlib.hidden_states import decoder_parts
+
+    layers, dim = len(decoder_parts(model).layers), model.config.get_text_config().hidden_size
+    memory = MATRICES * layers * dim**2 * 8 / 2**30
+    return (
+        f"mir: the map reads the pairs twice more, after the result, and keeps {memory:.2g} GiB of matrices "
+        f"({layers} layers of {dim} dimensions)"
+    )
+
+
+def _draw_map(
+    options: argparse.Namespace, model: Any, processor: Any, images: Sequence[Any], texts: Sequence[str]
+) -> None:
+    """``mir score --map``: the costs of the patches, drawn over the pictures."""
+    from mirlib.costs import as_seen, transport_map
+    from mirlib.data import load_image
+
+    found = transport_map(
+        model,
+        processor,
+        images,
+        texts,
+        num=options.num,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        paired=options.pairs is not None,
+        preset=options.preset,
+        template=options.template,
+        text_rows=options.text_rows,
+        last=options.last,
+        max_text_tokens=options.max_text_tokens,
+        skip_unreadable=(lambda sentence: None) if options.skip_unreadable else None,
+        progress=not options.no_progress,
+    )
+    ranking = found.ranking()
+    chosen = {int(number) for number in (*ranking[:PICTURES], *ranking[-PICTURES:])}
+    _draw(
+        options.map,
+        lambda: found.plot({i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}),
+    )
+
+
+def _draw(out: str, plot: Callable[[], Any]) -> None:
+    """Write the figure of the axes that ``plot`` returns."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    figure, kind = plot().figure, Path(out).suffix[1:].lower()
+    write_whole(Path(out), lambda path: figure.savefig(path, format=kind))
+    _say(f"mir: drew {shown(Path(out))}")
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -829,23 +899,31 @@ def _check_outputs(options: argparse.Namespace) -> None:
     given = vars(options)
     inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "results")]
     inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
-    outputs = [Path(name) for name in (options.json, options.plot) if name and name != "-"]
-    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise MirlibError(f"cannot draw {shown(Path(options.plot))}: the name must end in .png, .pdf or .svg")
-    for path in outputs:
+    outputs = _outputs(options)
+    for flag, path in outputs.items():
+        if flag != "--json" and path.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise MirlibError(f"cannot draw {shown(path)}: the name must end in .png, .pdf or .svg")
+    for path in outputs.values():
         check_writable(path)
         if destroyed := input_at(path, files_of(inputs)):
             raise MirlibError(
                 f"cannot write {shown(path)}: that would destroy what is to be measured ({shown(destroyed)}); choose "
                 "another name"
             )
-    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
-        raise MirlibError(f"--json and --plot are the same file, {shown(outputs[0])}; give them two names")
+    for (flag, path), (other, another) in combinations(outputs.items(), 2):
+        if path.resolve() == another.resolve():
+            raise MirlibError(f"{flag} and {other} are the same file, {shown(path)}; give them two names")
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that a command writes, by the option that names them."""
+    given = {f"--{name}": vars(options).get(name) for name in ("json", "plot", "map")}
+    return {flag: Path(name) for flag, name in given.items() if name and name != "-"}
 
 
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
-    there = [Path(name) for name in (options.json, options.plot) if name and name != "-" and Path(name).is_file()]
+    there = [path for path in _outputs(options).values() if path.is_file()]
     if not there or not len(images) or not isinstance(images[0], Path):
         return
     for image in images:
@@ -893,19 +971,8 @@ def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
         for warning in result.warnings:
             _say(f"mir: warning: {warning}")
     _deliver(result.to_json(), lambda: describe(result, name), options.json)
-    _draw(result, options.plot)
-
-
-def _draw(found: MIRResult | Comparison, out: str | None) -> None:
-    """Draw what was found, if that was asked for."""
-    if not out:
-        return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    figure, kind = found.plot().figure, Path(out).suffix[1:].lower()
-    write_whole(Path(out), lambda path: figure.savefig(path, format=kind))
-    _say(f"mir: drew {shown(Path(out))}")
+    if options.plot:
+        _draw(options.plot, result.plot)
 
 
 def describe(result: MIRResult, name: str) -> str:
@@ -1020,7 +1087,8 @@ def _compare(options: argparse.Namespace) -> None:
         (only,) = found.values()
         if isinstance(only, MirlibError):
             raise only
-        _draw(only, options.plot)
+        if options.plot:
+            _draw(options.plot, only.plot)
 
 
 def _stored_result(path: Path) -> MIRResult:

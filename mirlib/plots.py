@@ -20,6 +20,7 @@ from mirlib.errors import MirlibError
 
 if TYPE_CHECKING:
     from mirlib.comparison import Comparison
+    from mirlib.costs import TransportMap
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -1179,3 +1180,98 @@ def figure_attention(weights: np.ndarray, vision: np.ndarray, ax: Axes | None = 
     ax.set(xlabel="row that is looked at", ylabel="row that looks")
     ax.grid(visible=False)
     return ax
+
+
+COSTS = "inferno"  # dark is cheap, light is dear
+_TILE = 100  # side of a picture in a transport map, in the units of its axes
+
+
+def figure_transport_map(
+    data: TransportMap, pictures: Mapping[int, np.ndarray], ax: Axes | None = None, *, layer: int | None = None
+) -> Axes:
+    """Pictures, and beside each what its patches cost: the dearest above, the cheapest below, one colour scale for all.
+
+    Patches are coloured over the picture in grey where their places are known, else in the order of their rows, as a
+    strip. At the bottom the null map: words on their way onto other words, in the same colours.
+
+    Args:
+        data: The costs.
+        pictures: (h, w, 3) uint8 by the number of the sample, as the model sees them; see `mirlib.costs.as_seen`. The
+            first half by rank stands above, the other one below.
+        ax: Where to draw; a new figure if left out.
+        layer: 1..K, or the sum over all layers if left out.
+
+    Returns:
+        The axes.
+    """
+    order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
+    half = -(-len(order) // 2)
+    lines = {"dearest": order[:half], "cheapest": order[half:][::-1]}
+    lines = {name: numbers for name, numbers in lines.items() if numbers}
+    gap, down, margin = 6, _TILE + 28, 66 if half > 2 else 46
+    step = 2 * _TILE + gap + 22
+    width, height = max(half, 2) * step - 22, len(lines) * down + _TILE / 4
+    ax = new_axes(ax, figsize=(7.0, 0.6 + 5.9 * height / (width + margin)))
+    every = np.concatenate([data.patch_costs(number, layer) for number in range(len(data.vision))])
+    every = every[~np.isnan(every)]
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, float(np.quantile(every, 0.99)) or 1.0), COSTS)
+    for line, numbers in enumerate(lines.values()):
+        for place, number in enumerate(numbers):
+            corner = place * step, line * down
+            costs = data.patch_costs(number, layer)
+            _picture_and_costs(ax, scale, corner, gap, np.asarray(pictures[number]), costs, data.grids[number])
+            middle = corner[0] + _TILE + gap / 2, corner[1] + _TILE + 5
+            ax.text(*middle, f"{np.nanmean(costs):.3g} a patch", va="top", ha="center", fontsize=8)
+    labels = dict(zip(lines, (line * down + _TILE / 2 for line in range(len(lines))), strict=True))
+    title = f"A patch costs {every.mean():.3g} to move onto the text"
+    null = data.null_level(layer)
+    if np.isfinite(null.mean):
+        title += f", a word {null.mean:.2g} to move onto other words"
+        top = len(lines) * down
+        words = np.concatenate([np.nansum(c, axis=0) if layer is None else c[layer - 1] for c in data.null], axis=0)
+        words = words[words > 0][:80]
+        box = (0, width, top + _TILE / 8, top)
+        ax.imshow(scale.to_rgba(words)[None], extent=box, interpolation="nearest")
+        below = f"{null.mean:.2g} a word, 95 % of them below {null.high:.2g}"
+        ax.text(width / 2, top + _TILE / 8 + 4, below, va="top", ha="center", fontsize=8)
+        labels["null:\nwords"] = top + _TILE / 12
+    bar = ax.figure.colorbar(scale, ax=ax, extend="max", fraction=0.04, pad=0.02)
+    bar.set_label("cost" + (", sum over the layers" if layer is None else f" in layer {layer}"))
+    bar.outline.set_visible(False)
+    for name, middle in labels.items():
+        ax.text(-8, middle, name, va="center", ha="right", fontsize=9)
+    ax.set(xlim=(-margin, width), ylim=(height, 0))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=10, loc="left")
+    return ax
+
+
+def _picture_and_costs(
+    ax: Axes,
+    scale: mpl.cm.ScalarMappable,
+    corner: tuple[float, float],
+    gap: float,
+    picture: np.ndarray,
+    costs: np.ndarray,
+    grid: Any,
+) -> None:
+    """A picture, and beside it its patches coloured over its grey, or a strip of them where no grid is known."""
+    high, wide = (_TILE * size / max(picture.shape[:2]) for size in picture.shape[:2])
+    left, top = corner[0] + (_TILE - wide) / 2, corner[1] + (_TILE - high) / 2
+    ax.imshow(picture, extent=(left, left + wide, top + high, top), interpolation="nearest")
+    left += _TILE + gap
+    box = (left, left + wide, top + high, top)
+    if grid is None:
+        band = _TILE / 6
+        box = (left, left + wide, corner[1] + (_TILE + band) / 2, corner[1] + (_TILE - band) / 2)
+        shown = costs[None]
+    else:
+        shown = np.full(grid.rows * grid.columns, np.nan)
+        shown[grid.cells[grid.cells >= 0]] = costs[grid.cells >= 0]
+        shown = shown.reshape(grid.rows, grid.columns)
+        grey = picture @ np.array([0.299, 0.587, 0.114])
+        ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=box, interpolation="nearest")
+    tint = scale.to_rgba(shown)
+    tint[..., 3] = np.where(np.isnan(shown), 0, 1 if grid is None else 0.75)
+    ax.imshow(tint, extent=box, interpolation="nearest")
