@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
+    from mirlib.layer_pairs import layer_map
     from mirlib.mir import modality_integration_rate
     from mirlib.planning import plan
     from mirlib.result import MIRResult
     from mirlib.scoring import score, score_batches
     from mirlib.streaming import ModalityIntegrationRate
+    from mirlib.words import lens, lens_rank
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +32,9 @@ __all__ = [
     "UndefinedMIRError",
     "capture",
     "frechet_distance",
+    "layer_map",
+    "lens",
+    "lens_rank",
     "modality_integration_rate",
     "plan",
     "score",
@@ -44,6 +49,9 @@ _MODULE_OF = {
     "ModalityIntegrationRate": "streaming",
     "capture": "hidden_states",
     "frechet_distance": "frechet",
+    "layer_map": "layer_pairs",
+    "lens": "words",
+    "lens_rank": "words",
     "modality_integration_rate": "mir",
     "plan": "planning",
     "score": "scoring",

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,6 +32,7 @@ from mirlib.result import MIRResult
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
+    from mirlib.layer_pairs import LayerMap
 
 BAD_INPUT = 2
 ARRAYS = ("vision", "text", "vision_samples", "text_samples")
@@ -38,7 +40,7 @@ LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states
 LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
 MOST_PACKED = 20  # times the size of the file, beyond that
 LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent without being asked for
-PLAIN = {"█": "#", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
 
@@ -266,6 +268,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
     )
+    score.add_argument(
+        "--layer-map",
+        metavar="OUT.png",
+        help="draw the distance of vision after each layer from text after each layer; its cost is said first",
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -358,6 +365,10 @@ def _score(options: argparse.Namespace) -> None:
         return
     if options.rows is not None:
         raise MirlibError("--rows means nothing without --measures")
+    if options.layer_map and options.preset != "paper":
+        raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
+    if options.layer_map and processes_of_launcher()[1] > 1:
+        raise MirlibError("--layer-map is computed by one process: start it without torchrun")
     if options.confidence:
         check_confidence(options.confidence)
     with launched() as processes, _one_voice(processes):
@@ -370,6 +381,7 @@ def _score_measures(options: argparse.Namespace) -> None:
 
     for given, name in (
         (options.plot is not None, "--plot"),
+        (options.layer_map is not None, "--layer-map"),
         (options.confidence, "--confidence"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
@@ -415,6 +427,7 @@ def _score_measures(options: argparse.Namespace) -> None:
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
+    from mirlib.layer_pairs import layer_map, layer_map_cost
     from mirlib.scoring import DEFAULT_GROUPS, score
 
     if not processes.leads:
@@ -434,32 +447,46 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
 
     skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
+    if options.layer_map:
+        _say(f"mir: {layer_map_cost(model, num=options.num)}")
+    same = {
+        "num": options.num,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "paired": options.pairs is not None,
+        "template": options.template,
+        "text_rows": options.text_rows,
+        "last": options.last,
+        "trace": options.trace,
+        "max_text_tokens": options.max_text_tokens,
+        "progress": not options.no_progress,
+    }
     result = score(
         model,
         processor,
         images,
         texts,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
         preset=options.preset,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        trace=options.trace,
-        max_text_tokens=options.max_text_tokens,
         confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
         skip_unreadable=skip,
-        progress=not options.no_progress,
+        **same,
     )
     result = replace(result, settings={**result.settings, **_recorded(options, model)})
+    layers, problem = None, None
+    if options.layer_map:
+        try:
+            silent = None if skip is None else lambda sentence: None  # the same samples are skipped, and were named
+            layers = layer_map(model, processor, images, texts, skip_unreadable=silent, **same)
+        except (MirlibError, KeyboardInterrupt) as error:  # what was measured before is not lost with it
+            problem = error
 
     def report() -> None:
         if processes.leads:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, _name(options))
+            _report(result, options, _name(options), layers)
+        if problem is not None:
+            raise problem
 
     processes.together(report)
 
@@ -827,23 +854,33 @@ def _check_outputs(options: argparse.Namespace) -> None:
     given = vars(options)
     inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs")]
     inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
-    outputs = [Path(name) for name in (options.json, options.plot) if name and name != "-"]
-    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise MirlibError(f"cannot draw {shown(Path(options.plot))}: the name must end in .png, .pdf or .svg")
-    for path in outputs:
+    outputs = _outputs(options)
+    for option, path in outputs.items():
+        if option != "json" and path.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise MirlibError(f"cannot draw {shown(path)}: the name must end in .png, .pdf or .svg")
+    for path in outputs.values():
         check_writable(path)
         if destroyed := input_at(path, files_of(inputs)):
             raise MirlibError(
                 f"cannot write {shown(path)}: that would destroy what is to be measured ({shown(destroyed)}); choose "
                 "another name"
             )
-    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
-        raise MirlibError(f"--json and --plot are the same file, {shown(outputs[0])}; give them two names")
+    for (first, path), (second, other) in combinations(outputs.items(), 2):
+        if path.resolve() == other.resolve():
+            raise MirlibError(
+                f"--{first} and --{second.replace('_', '-')} are the same file, {shown(path)}; give them two names"
+            )
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that are to be written, by option; all but the first are drawings."""
+    given = {option: getattr(options, option, None) for option in ("json", "plot", "layer_map")}
+    return {option: Path(name) for option, name in given.items() if name and (option, name) != ("json", "-")}
 
 
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
-    there = [Path(name) for name in (options.json, options.plot) if name and name != "-" and Path(name).is_file()]
+    there = [path for path in _outputs(options).values() if path.is_file()]
     if not there or not len(images) or not isinstance(images[0], Path):
         return
     for image in images:
@@ -886,18 +923,53 @@ def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     _print(as_text())
 
 
-def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
+def _report(result: MIRResult, options: argparse.Namespace, name: str, layer_map: LayerMap | None = None) -> None:
     if options.json == "-":
         for warning in result.warnings:
             _say(f"mir: warning: {warning}")
-    _deliver(result.to_json(), lambda: describe(result, name), options.json)
+    more = {} if layer_map is None else {"layer_map": layer_map.to_dict()}
+    _deliver(
+        json.dumps(result.to_dict() | more, indent=2, allow_nan=False),
+        lambda: "\n".join([describe(result, name), *([] if layer_map is None else describe_layers(layer_map))]),
+        options.json,
+    )
     if options.plot:
-        import matplotlib
+        _draw(lambda: result.plot().figure, Path(options.plot))
+    if layer_map is not None:
+        _draw(layer_map.plot, Path(options.layer_map))
 
-        matplotlib.use("Agg")
-        figure, kind = result.plot().figure, Path(options.plot).suffix[1:].lower()
-        write_whole(Path(options.plot), lambda path: figure.savefig(path, format=kind))
-        _say(f"mir: drew {shown(Path(options.plot))}")
+
+def _draw(figure: Callable[[], Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    drawn, kind = figure(), path.suffix[1:].lower()
+    write_whole(path, lambda path: drawn.savefig(path, format=kind))
+    _say(f"mir: drew {shown(path)}")
+
+
+def describe_layers(found: LayerMap) -> list[str]:
+    """A layer map as lines of text: the nearest text layer of each vision layer."""
+    frame = found.to_frame()
+
+    def line(kind: str, what: str) -> str:
+        cells = (
+            f"{row[kind]:.0f}"
+            + (
+                ""
+                if row[f"{kind}_low"] == row[f"{kind}_high"]
+                else f" ({row[f'{kind}_low']:.0f}–{row[f'{kind}_high']:.0f})"
+            )
+            for _, row in frame.iterrows()
+        )
+        return f"  {what}: {', '.join(cells)}"
+
+    return [
+        f"  nearest text layer to vision after layers {', '.join(map(str, found.layers))} (0: what enters layer 1), in "
+        "brackets those that cannot be told from it",
+        line("given", "rows as they are"),
+        line("unit", "rows at norm one"),
+    ]
 
 
 def describe(result: MIRResult, name: str) -> str:
