@@ -20,13 +20,14 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mirlib.accumulators import FiniteChecks
 from mirlib.batches import pair_batches
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
 from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
-from mirlib.mir import MODALITIES, NormBounds, check_confidence, not_finite, row_norms, text_scale
+from mirlib.mir import MODALITIES, NormBounds, check_confidence, row_norms, text_scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,6 +138,7 @@ class _Sums:
 
     def __init__(self, layers: Sequence[int], samples: int, groups: int) -> None:
         self.layers, self.samples, self.groups = layers, samples, groups
+        self.checks = FiniteChecks()
         self.norms: dict[tuple[str, int], list[Tensor]] = {(m, k): [] for m in MODALITIES for k in layers}
         self.members: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
         self.bounds: dict[tuple[str, int], NormBounds] = {}
@@ -149,11 +151,9 @@ class _Sums:
         if layer not in self.layers:
             return
         for modality, rows, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
-            norms = row_norms(rows).cpu()
-            if not bool(torch.isfinite(norms).all()):
-                row = int((~torch.isfinite(norms)).nonzero()[0, 0])
-                raise not_finite(layer, modality, batch.name_row(modality, row))
-            self.norms[modality, layer].append(norms)
+            norms = row_norms(rows)
+            self.checks.add(layer, modality, norms, batch.name_row)
+            self.norms[modality, layer].append(norms.cpu())
             if layer == self.layers[0]:
                 self.members[modality].append(samples.cpu() * self.groups // self.samples)
 
@@ -293,7 +293,7 @@ def layer_map(
             if add == sums.add_moments:
                 sums.begin_second_pass()
             with from_layer_zero(parts, add) as on_every_layer:
-                reader.run(on_every_layer, description, progress)
+                reader.run(on_every_layer, description, progress, sums.checks.settle)
     settings = {**batches.settings, "text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups}
     with threads_for(dim), torch.no_grad():
         return _maps(sums, confidence, trace, settings | {"confidence": confidence}, progress)
