@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.tiny_processors import lvlm
 from torch import nn
 
 from mirlib import MirlibError, UndefinedMIRError
@@ -16,6 +15,7 @@ from mirlib.data import sample_images
 from mirlib.lab import evaluate, models, world
 from mirlib.prompts import encode_batch
 from mirlib.words import lens, lens_rank
+from tests.tiny_processors import lvlm
 
 SCENES = evaluate.held_out_scenes(40, seed=1, digits=0.0)
 PICTURES = [world.to_image(scene) for scene in SCENES]
