@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from mirlib.costs import TransportMap, transport_map
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
+    from mirlib.layer_pairs import layer_map
     from mirlib.mir import modality_integration_rate
     from mirlib.planning import plan
     from mirlib.result import MIRResult
     from mirlib.scoring import score, score_batches
     from mirlib.streaming import ModalityIntegrationRate
+    from mirlib.words import lens, lens_rank
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,6 +37,9 @@ __all__ = [
     "capture",
     "compare",
     "frechet_distance",
+    "layer_map",
+    "lens",
+    "lens_rank",
     "modality_integration_rate",
     "plan",
     "score",
@@ -53,6 +58,9 @@ _MODULE_OF = {
     "capture": "hidden_states",
     "compare": "comparison",
     "frechet_distance": "frechet",
+    "layer_map": "layer_pairs",
+    "lens": "words",
+    "lens_rank": "words",
     "modality_integration_rate": "mir",
     "plan": "planning",
     "score": "scoring",

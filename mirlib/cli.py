@@ -33,6 +33,7 @@ from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
+    from mirlib.layer_pairs import LayerMap
 
 BAD_INPUT = 2
 CARRIERS = 3  # layers and pictures that are named for a difference
@@ -40,7 +41,7 @@ ARRAYS = ("vision", "text", "vision_samples", "text_samples")
 LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states may ask for
 LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
 MOST_PACKED = 20  # times the size of the file, beyond that
-PLAIN = {"█": "#", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
 PICTURES = 3  # dearest and cheapest ones each, on a map
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
@@ -272,6 +273,11 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--map", metavar="OUT.png", help="draw what the patches of the dearest and the cheapest pictures cost"
     )
+    score.add_argument(
+        "--layer-map",
+        metavar="OUT.png",
+        help="draw the distance of vision after each layer from text after each layer; its cost is said first",
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -372,6 +378,10 @@ def _score(options: argparse.Namespace) -> None:
         return
     if options.rows is not None:
         raise MirlibError("--rows means nothing without --measures")
+    if options.layer_map and options.preset != "paper":
+        raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
+    if options.layer_map and processes_of_launcher()[1] > 1:
+        raise MirlibError("--layer-map is computed by one process: start it without torchrun")
     if options.confidence is not None:
         check_confidence(options.confidence)
     if options.map:
@@ -392,6 +402,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         (options.confidence is not None, "--confidence"),
         (options.no_interval, "--no-interval"),
         (options.map is not None, "--map"),
+        (options.layer_map is not None, "--layer-map"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
     ):
@@ -434,10 +445,24 @@ def _score_measures(options: argparse.Namespace) -> None:
     _deliver(found.to_json(), lambda: describe_measures(found, _name(options)), options.json)
 
 
+@dataclass
+class _Extra:
+    """What was measured beside MIR: its key and value in the JSON, its lines of text, its warnings and its drawing."""
+
+    key: str | None = None
+    stored: Any = None
+    text: str = ""
+    warnings: Sequence[str] = ()
+    out: str | None = None
+    plot: Callable[[], Any] | None = None
+
+
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
+    from mirlib.interventions import check_names, controls
     from mirlib.scoring import score
 
+    wanted = None if options.controls is None else check_names(None if options.controls == "all" else options.controls)
     if not processes.leads:
         _hush()
 
@@ -453,40 +478,73 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         if processes.leads:
             _say(f"mir: skipped: {sentence}")
 
+    def say(sentence: str) -> None:
+        if processes.leads:
+            _say(f"mir: {sentence}")
+
     skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
+    measured = model, processor, images, texts
+    draw = {
+        "num": options.num,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "paired": options.pairs is not None,
+        "template": options.template,
+        "text_rows": options.text_rows,
+        "last": options.last,
+        "max_text_tokens": options.max_text_tokens,
+        "progress": not options.no_progress,
+    }
+    score_options = {
+        "preset": options.preset,
+        "trace": options.trace,
+        "confidence": _confidence(options),
+        "skip_unreadable": skip,
+    }
     if options.map:
-        _say(_cost_of_map(model))
-    result = score(
-        model,
-        processor,
-        images,
-        texts,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
-        preset=options.preset,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        trace=options.trace,
-        max_text_tokens=options.max_text_tokens,
-        confidence=_confidence(options),
-        skip_unreadable=skip,
-        progress=not options.no_progress,
-    )
-    result = replace(result, settings={**result.settings, **_recorded(options, model)})
+        say(_cost_of_map(model))
+    if options.layer_map:
+        from mirlib.layer_pairs import layer_map_cost
+
+        say(layer_map_cost(model, num=options.num))
+    extras: list[_Extra] = []
+    recorded = _recorded(options, model)
+    if wanted is None:
+        result = score(*measured, **draw, **score_options)
+    else:
+        found = controls(*measured, only=wanted, say=say, **draw, **score_options)
+        result = found.real
+        extras.append(_Extra("controls", found.to_dict(), "\n" + describe_controls(found), found.warnings))
+    result = replace(result, settings={**result.settings, **recorded})
+    problem = None
+    silent = None if skip is None else lambda sentence: None  # the same samples are skipped, and were named
+    try:
+        if options.layer_map:
+            extras.append(_layer_map(options, *measured, trace=options.trace, skip_unreadable=silent, **draw))
+    except (MirlibError, KeyboardInterrupt) as error:  # what was measured before is not lost with it
+        problem = error
 
     def report() -> None:
         if processes.leads:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, _name(options))
-            if options.map:
-                _draw_map(options, model, processor, images, texts)
+            _report(result, options, _name(options), extras)
+        if problem is not None:
+            raise problem
+        if options.map:
+            _draw_map(options, *measured, preset=options.preset, skip_unreadable=silent, **draw)
 
     processes.together(report)
+
+
+def _layer_map(options: argparse.Namespace, *measured: Any, **draw: Any) -> _Extra:
+    """``mir score --layer-map``."""
+    from mirlib.layer_pairs import layer_map
+
+    found = layer_map(*measured, **draw)
+    text = "\n".join(describe_layers(found))
+    return _Extra("layer_map", found.to_dict(), text, out=options.layer_map, plot=found.plot)
 
 
 def _cost_of_map(model: Any) -> str:
@@ -497,35 +555,17 @@ def _cost_of_map(model: Any) -> str:
     layers, dim = len(decoder_parts(model).layers), model.config.get_text_config().hidden_size
     memory = MATRICES * layers * dim**2 * 8 / 2**30
     return (
-        f"mir: the map reads the pairs twice more, after the result, and keeps {memory:.2g} GiB of matrices "
+        f"the map reads the pairs twice more, after the result, and keeps {memory:.2g} GiB of matrices "
         f"({layers} layers of {dim} dimensions)"
     )
 
 
-def _draw_map(
-    options: argparse.Namespace, model: Any, processor: Any, images: Sequence[Any], texts: Sequence[str]
-) -> None:
+def _draw_map(options: argparse.Namespace, model: Any, processor: Any, images: Any, texts: Any, **draw: Any) -> None:
     """``mir score --map``: the costs of the patches, drawn over the pictures."""
     from mirlib.costs import as_seen, transport_map
     from mirlib.data import load_image
 
-    found = transport_map(
-        model,
-        processor,
-        images,
-        texts,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
-        preset=options.preset,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        max_text_tokens=options.max_text_tokens,
-        skip_unreadable=(lambda sentence: None) if options.skip_unreadable else None,
-        progress=not options.no_progress,
-    )
+    found = transport_map(model, processor, images, texts, **draw)
     ranking = found.ranking()
     chosen = {int(number) for number in (*ranking[:PICTURES], *ranking[-PICTURES:])}
     _draw(
@@ -917,7 +957,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 def _outputs(options: argparse.Namespace) -> dict[str, Path]:
     """The files that a command writes, by the option that names them."""
-    given = {f"--{name}": vars(options).get(name) for name in ("json", "plot", "map")}
+    given = {f"--{name}": vars(options).get(name.replace("-", "_")) for name in ("json", "plot", "map", "layer-map")}
     return {flag: Path(name) for flag, name in given.items() if name and name != "-"}
 
 
@@ -966,13 +1006,45 @@ def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     _print(as_text())
 
 
-def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
+def _report(result: MIRResult, options: argparse.Namespace, name: str, extras: Sequence[_Extra] = ()) -> None:
     if options.json == "-":
-        for warning in result.warnings:
+        for warning in (*result.warnings, *(warning for extra in extras for warning in extra.warnings)):
             _say(f"mir: warning: {warning}")
-    _deliver(result.to_json(), lambda: describe(result, name), options.json)
+    stored = result.to_dict() | {extra.key: extra.stored for extra in extras if extra.key}
+    _deliver(
+        json_text(stored),
+        lambda: "\n".join([describe(result, name), *(extra.text for extra in extras if extra.text)]),
+        options.json,
+    )
     if options.plot:
         _draw(options.plot, result.plot)
+    for extra in extras:
+        if extra.out:
+            _draw(extra.out, extra.plot)
+
+
+def describe_layers(found: LayerMap) -> list[str]:
+    """A layer map as lines of text: the nearest text layer of each vision layer."""
+    frame = found.to_frame()
+
+    def line(kind: str, what: str) -> str:
+        cells = (
+            f"{row[kind]:.0f}"
+            + (
+                ""
+                if row[f"{kind}_low"] == row[f"{kind}_high"]
+                else f" ({row[f'{kind}_low']:.0f}–{row[f'{kind}_high']:.0f})"
+            )
+            for _, row in frame.iterrows()
+        )
+        return f"  {what}: {', '.join(cells)}"
+
+    return [
+        f"  nearest text layer to vision after layers {', '.join(map(str, found.layers))} (0: what enters layer 1), in "
+        "brackets those that cannot be told from it",
+        line("given", "rows as they are"),
+        line("unit", "rows at norm one"),
+    ]
 
 
 def describe(result: MIRResult, name: str) -> str:
