@@ -803,6 +803,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
+    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
@@ -818,9 +819,11 @@ def _features(options: argparse.Namespace) -> None:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
     if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
+        confidence = 0.95
         need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
-        confidence = 0.95 if need <= LARGEST_BOOTSTRAP else None
-        if confidence is None:
+        by_influence = options.preset == "paper" and all(rows_suffice(ids.size, dim) for ids in samples)
+        if not by_influence and need > LARGEST_BOOTSTRAP:
+            confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
