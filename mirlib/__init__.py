@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
+    from mirlib.interventions import controls
     from mirlib.mir import modality_integration_rate
     from mirlib.planning import plan
     from mirlib.result import MIRResult
@@ -29,6 +30,7 @@ __all__ = [
     "ModalityIntegrationRate",
     "UndefinedMIRError",
     "capture",
+    "controls",
     "frechet_distance",
     "modality_integration_rate",
     "plan",
@@ -43,6 +45,7 @@ _MODULE_OF = {
     "MIRResult": "result",
     "ModalityIntegrationRate": "streaming",
     "capture": "hidden_states",
+    "controls": "interventions",
     "frechet_distance": "frechet",
     "modality_integration_rate": "mir",
     "plan": "planning",

@@ -31,6 +31,7 @@ from mirlib.result import MIRResult
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
+    from mirlib.interventions import Controls
 
 BAD_INPUT = 2
 ARRAYS = ("vision", "text", "vision_samples", "text_samples")
@@ -266,6 +267,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
     )
+    score.add_argument(
+        "--controls",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="beside MIR that of inputs which mean less, each at the cost of the value itself: all, or some of black, "
+        "noise, shuffled, zero, gaussian, fresh, fresh_rescaled with commas between them",
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -373,6 +382,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         (options.confidence, "--confidence"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
+        (options.controls is not None, "--controls"),
     ):
         if given:
             raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
@@ -415,8 +425,10 @@ def _score_measures(options: argparse.Namespace) -> None:
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
+    from mirlib.interventions import check_names, controls
     from mirlib.scoring import DEFAULT_GROUPS, score
 
+    wanted = None if options.controls is None else check_names(None if options.controls == "all" else options.controls)
     if not processes.leads:
         _hush()
 
@@ -434,32 +446,36 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
 
     skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
-    result = score(
-        model,
-        processor,
-        images,
-        texts,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
-        preset=options.preset,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        trace=options.trace,
-        max_text_tokens=options.max_text_tokens,
-        confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
-        skip_unreadable=skip,
-        progress=not options.no_progress,
-    )
-    result = replace(result, settings={**result.settings, **_recorded(options, model)})
+    given = {
+        "num": options.num,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "paired": options.pairs is not None,
+        "preset": options.preset,
+        "template": options.template,
+        "text_rows": options.text_rows,
+        "last": options.last,
+        "trace": options.trace,
+        "max_text_tokens": options.max_text_tokens,
+        "confidence": _confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
+        "skip_unreadable": skip,
+        "progress": not options.no_progress,
+    }
+    recorded = _recorded(options, model)
+    found = None
+    if wanted is None:
+        result = score(model, processor, images, texts, **given)
+    else:
+        cost = lambda sentence: _say(f"mir: {sentence}") if processes.leads else None  # noqa: E731
+        found = controls(model, processor, images, texts, only=wanted, say=cost, **given)
+        result = found.real
+    result = replace(result, settings={**result.settings, **recorded})
 
     def report() -> None:
         if processes.leads:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, _name(options))
+            _report(result, options, _name(options), found)
 
     processes.together(report)
 
@@ -886,11 +902,15 @@ def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     _print(as_text())
 
 
-def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
+def _report(result: MIRResult, options: argparse.Namespace, name: str, controls: Controls | None = None) -> None:
     if options.json == "-":
-        for warning in result.warnings:
+        for warning in (*result.warnings, *(controls.warnings if controls is not None else ())):
             _say(f"mir: warning: {warning}")
-    _deliver(result.to_json(), lambda: describe(result, name), options.json)
+    stored, text = result.to_dict(), describe(result, name)
+    if controls is not None:
+        stored["controls"] = controls.to_dict()
+        text += "\n\n" + describe_controls(controls)
+    _deliver(json.dumps(stored, indent=2, allow_nan=False), lambda: text, options.json)
     if options.plot:
         import matplotlib
 
@@ -942,6 +962,22 @@ def _meaning(result: MIRResult) -> list[str]:
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
+
+
+def describe_controls(found: Controls) -> str:
+    """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
+    width = max(len(title) for title in found.to_frame().index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>8}  against the real pictures"]
+    for title, row in found.to_frame().iterrows():
+        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+        difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        lines.append(
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>8}  {row['standing']}".rstrip()
+        )
+    lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
+    lines += [f"  ! {warning}" for warning in found.warnings]
+    reading = found.reading()
+    return "\n".join(lines if reading is None else [*lines, f"  {reading}"])
 
 
 def describe_measures(found: ZooResult, name: str) -> str:

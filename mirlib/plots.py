@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -105,6 +107,44 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     ax.set_xlabel("layer")
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend()
+    return ax
+
+
+def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """MIR of the real pictures, as a band, and of the inputs that mean less, each with its interval.
+
+    Args:
+        table: One line an input, the real pictures first, with the columns ``mir``, ``low``, ``high`` and ``standing``,
+            as `mirlib.interventions.Controls.to_frame` gives it.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    real, rest = table.iloc[0], table.iloc[1:]
+    if real["low"] < real["high"]:
+        ax.axvspan(real["low"], real["high"], color=VISION, alpha=0.2, linewidth=0)
+    ax.axvline(real["mir"], color=VISION, linestyle="-", marker="", label=str(table.index[0]))
+    for place, (_, line) in enumerate(rest.iterrows()):
+        below = line["standing"] == "below"
+        ax.errorbar(
+            line["mir"],
+            place,
+            xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
+            color=TEXT if below else NEUTRAL,
+            marker="o" if below else "s",
+            linestyle="",
+            capsize=3,
+        )
+    ax.set_yticks(range(len(rest)), list(rest.index))
+    ax.invert_yaxis()
+    ax.set_xlabel("MIR (log10); lower is closer")
+    lower = int((rest["mir"] < real["mir"]).sum())
+    if (rest["standing"] != "").all():
+        lower = int((rest["standing"] == "below").sum())
+    ax.set_title(f"{lower} of {len(rest)} controls lie below the real pictures")
     ax.legend()
     return ax
 
