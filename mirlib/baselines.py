@@ -30,10 +30,10 @@ from mirlib.mir import (
     text_scale,
 )
 
-__all__ = ["NormBaseline", "NullBaseline", "TextFloor", "norm_bounds", "null_baseline", "text_floor"]
+__all__ = ["NormBaseline", "ZeroedRows", "TextFloor", "norm_bounds", "zeroed_rows", "text_floor"]
 
 
-class NullBaseline(NamedTuple):
+class ZeroedRows(NamedTuple):
     """What MIR would be if every vision token were zero.
 
     Attributes:
@@ -115,9 +115,7 @@ def _text_scales(mean_norms: np.ndarray, normalize: bool) -> np.ndarray:
     return np.array([text_scale(norm, 1, k) for k, norm in enumerate(mean_norms, start=1)])
 
 
-def null_baseline(
-    text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True
-) -> NullBaseline:
+def zeroed_rows(text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True) -> ZeroedRows:
     """MIR of vision tokens that are all zero: what an image that says nothing scores against this text.
 
     Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² + Tr Σ_t)``. Without an outlier rule that is
@@ -132,7 +130,7 @@ def null_baseline(
         normalize: Whether to apply the text-centric scale α_k.
 
     Returns:
-        `NullBaseline`.
+        `ZeroedRows`.
 
     Raises:
         MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
@@ -140,7 +138,7 @@ def null_baseline(
     Examples:
         >>> import numpy as np
         >>> text = np.eye(4)[None].repeat(10, axis=0)  # 10 layers of 4 rows of norm 1
-        >>> float(null_baseline(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
+        >>> float(zeroed_rows(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
         1.25
     """
     chosen = _exact_settings(preset, outliers)
@@ -148,7 +146,7 @@ def null_baseline(
     check_layers(layers, layers, minimum=2)
     energies, mean_norms = _energies(layers, "text", chosen.outliers)
     per_layer = energies * _text_scales(mean_norms, normalize) ** 2
-    return NullBaseline(log10_sum(per_layer), per_layer)
+    return ZeroedRows(log10_sum(per_layer), per_layer)
 
 
 def norm_bounds(
