@@ -85,8 +85,8 @@ class Controls:
         """Where a control stands against the real pictures.
 
         Returns:
-            ``"below"`` or ``"above"`` where the two intervals are apart, ``"overlaps"`` where they are not, None without
-            intervals.
+            ``"below"`` or ``"above"`` where the two intervals are apart, ``"overlaps"`` where they are not; None where
+            there are no intervals.
         """
         control, real = self.results[name].interval, self.real.interval
         if control is None or real is None:
@@ -619,15 +619,16 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
 
 def _warnings(seen: _Seen, names: Sequence[str]) -> tuple[str, ...]:
     found = []
-    changed = [CONTROLS[name] for name in ("zero", "gaussian", "fresh_rescaled") if name in names]
-    if seen.added and changed:
+    entering = [CONTROLS[name] for name in ("zero", "gaussian", "fresh_rescaled") if name in names]
+    added = entering + [CONTROLS["fresh"]] * ("fresh" in names)
+    if seen.added and added:
         found.append(
-            f"this model adds features of the picture again before layer {_listed([str(k) for k in seen.added])}: "
-            f"{_listed(changed)}: changed where rows enter layer 1 alone"
+            f"this model adds features of the picture once more before layer {_listed([str(k) for k in seen.added])}: "
+            f"these controls leave those as they are, and change only what enters layer 1: {_listed(added)}"
         )
-    if seen.changed and changed:
+    if seen.changed and entering:
         found.append(
-            f"between projector and layer 1 this model changes the vision rows (a norm, a scale or positions): "
-            f"{_listed(changed)}: changed behind that, where rows enter layer 1"
+            "between projector and layer 1 this model changes the vision rows (a norm, a scale or positions); these "
+            f"controls set them behind that, where they enter layer 1: {_listed(entering)}"
         )
     return tuple(found)
