@@ -1,8 +1,8 @@
 """What belongs beside a MIR before it is read: three values that need no integration of modalities at all.
 
 The Fréchet distance to a cloud in which every row is zero is the *energy* of the rows, ``‖μ‖² + Tr(Σ)``: their mean
-squared norm, but for the divisor n − 1. From it follow the null baseline (vision rows of zero), the norm-only baseline
-(text rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
+squared norm, but for the divisor n − 1. From it follow the baseline of zeroed vision rows, the norm-only baseline (text
+rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
 floor is the MIR of text against text.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["NormBaseline", "ZeroedRows", "TextFloor", "norm_bounds", "zeroed_row
 
 
 class ZeroedRows(NamedTuple):
-    """What MIR would be if every vision token were zero.
+    """The MIR that text rows would have to vision rows replaced by zeros.
 
     Attributes:
         value: ``log10`` of the sum of ``per_layer``.
@@ -69,7 +69,7 @@ class NormBaseline(NamedTuple):
         lower: ``log10 Σ_k`` of ``per_layer_lower``; no MIR with these energies is smaller.
         upper: ``log10 Σ_k`` of ``per_layer_upper``; none is larger.
         vision_energy: (K,) ``α_k² (‖μ_v‖² + Tr Σ_v)``.
-        text_energy: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, the per-layer null baseline.
+        text_energy: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, that of zeroed vision rows.
         per_layer_lower: (K,) ``(√vision_energy − √text_energy)²``.
         per_layer_upper: (K,) ``(√vision_energy + √text_energy)²``.
     """
@@ -116,7 +116,11 @@ def _text_scales(mean_norms: np.ndarray, normalize: bool) -> np.ndarray:
 
 
 def zeroed_rows(text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True) -> ZeroedRows:
-    """MIR of vision tokens that are all zero: what an image that says nothing scores against this text.
+    """The MIR that text rows would have to vision rows replaced by zeros after the model has run.
+
+    It is a number about the text alone, and no intervention: a model whose vision tokens are zero from the start fills
+    them layer by layer, and moves its text, too. On the miniature, over 60 pairs, MIR is 1.12, this baseline .92, and
+    MIR with the projector's output times 0 is 1.51.
 
     Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² + Tr Σ_t)``. Without an outlier rule that is
     ``1 + CV_k² + α_k² Tr(Σ_t)/s`` for s text rows whose norms have the coefficient of variation ``CV_k`` (standard

@@ -29,9 +29,9 @@ def test_zeroed_rows_is_the_mir_of_vision_rows_of_zero(rule, normalize):
     text = hidden_states(0, shift=2.0)
     zeros = np.zeros((2, 50, 6))
     result = modality_integration_rate(zeros, text, outliers=rule, normalize=normalize)
-    null = zeroed_rows(text, outliers=rule, normalize=normalize)
-    np.testing.assert_allclose(null.per_layer, result.per_layer, rtol=1e-10)
-    assert null.value == pytest.approx(result.value, abs=1e-10)
+    zeroed = zeroed_rows(text, outliers=rule, normalize=normalize)
+    np.testing.assert_allclose(zeroed.per_layer, result.per_layer, rtol=1e-10)
+    assert zeroed.value == pytest.approx(result.value, abs=1e-10)
 
 
 def test_zeroed_rows_without_outlier_rule_has_its_closed_form_and_is_at_least_log10_of_the_layers():
@@ -39,9 +39,9 @@ def test_zeroed_rows_without_outlier_rule_has_its_closed_form_and_is_at_least_lo
     norms = np.linalg.norm(text, axis=2)
     variation = norms.std(axis=1) / norms.mean(axis=1)
     traces = text.var(axis=1, ddof=1).sum(axis=1) / norms.mean(axis=1) ** 2
-    null = zeroed_rows(text, outliers="none")
-    np.testing.assert_allclose(null.per_layer, 1 + variation**2 + traces / text.shape[1], rtol=1e-12)
-    assert null.value >= math.log10(7)
+    zeroed = zeroed_rows(text, outliers="none")
+    np.testing.assert_allclose(zeroed.per_layer, 1 + variation**2 + traces / text.shape[1], rtol=1e-12)
+    assert zeroed.value >= math.log10(7)
 
 
 @given(
