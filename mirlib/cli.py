@@ -936,7 +936,7 @@ def describe(result: MIRResult, name: str) -> str:
         )
     interval = ""
     if result.interval is not None:
-        low, high, confidence, _, method = result.interval
+        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]

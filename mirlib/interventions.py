@@ -315,7 +315,7 @@ def _say_cost(
     shown: bool,
 ) -> None:
     count = len(names)
-    passes = count * getattr(real, "passes", 1 if real.settings.get("outliers") == "none" else 2)
+    passes = count * real.passes
     minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
     sentence = (
         f"{count} controls take {passes} more passes over {len(batches.chosen)} pairs, about {minutes} at the speed of "

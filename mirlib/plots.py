@@ -133,7 +133,7 @@ def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             line["mir"],
             place,
             xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
-            color=TEXT if below else NEUTRAL,
+            color="black" if below else NEUTRAL,
             marker="o" if below else "s",
             linestyle="",
             capsize=3,
