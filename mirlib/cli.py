@@ -27,7 +27,7 @@ from mirlib.distributed import Processes, ProcessFailedError, launched, processe
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
 from mirlib.files import check_writable, input_at, write_whole
 from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
-from mirlib.result import MIRResult
+from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
@@ -426,7 +426,8 @@ def _score_measures(options: argparse.Namespace) -> None:
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
     from mirlib.interventions import check_names, controls
-    from mirlib.scoring import DEFAULT_GROUPS, score
+    from mirlib.scoring import score
+    from mirlib.streaming import DEFAULT_GROUPS
 
     wanted = None if options.controls is None else check_names(None if options.controls == "all" else options.controls)
     if not processes.leads:
@@ -910,7 +911,7 @@ def _report(result: MIRResult, options: argparse.Namespace, name: str, controls:
     if controls is not None:
         stored["controls"] = controls.to_dict()
         text += "\n\n" + describe_controls(controls)
-    _deliver(json.dumps(stored, indent=2, allow_nan=False), lambda: text, options.json)
+    _deliver(json_text(stored), lambda: text, options.json)
     if options.plot:
         import matplotlib
 
@@ -966,13 +967,15 @@ def _meaning(result: MIRResult) -> list[str]:
 
 def describe_controls(found: Controls) -> str:
     """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
-    width = max(len(title) for title in found.to_frame().index)
-    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>8}  against the real pictures"]
-    for title, row in found.to_frame().iterrows():
+    frame = found.to_frame()
+    width = max(len(title) for title in frame.index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
+    for title, row in frame.iterrows():
         interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
         difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
         lines.append(
-            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>8}  {row['standing']}".rstrip()
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
         )
     lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
     lines += [f"  ! {warning}" for warning in found.warnings]

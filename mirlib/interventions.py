@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 import sys
 import time
@@ -28,11 +27,13 @@ from tqdm import tqdm
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.align.norms import CHILD
 from mirlib.align.vision_rows import VisionRows
+from mirlib.batches import PairBatches, pair_batches
 from mirlib.data import load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
-from mirlib.result import MIRResult
-from mirlib.scoring import PairBatches, pair_batches, score_pairs
+from mirlib.influence import t_interval
+from mirlib.result import Interval, MIRResult, json_text
+from mirlib.scoring import score_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ CONTROLS = {
 """The controls by name, in the order in which they are measured."""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
-OF_BATCHES = ("template", "max_text_tokens", "groups", "skip_unreadable")  # options of `pair_batches`
+OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
 CHANGED = 1e-3  # relative difference of norms from which rows were changed, rounding in bfloat16 apart
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -81,46 +82,73 @@ class Controls:
         """The value itself: MIR on the real pictures."""
         return self.results[REAL]
 
+    def difference(self, name: str) -> Interval | None:
+        """How far a control lies from the real pictures, with the interval of that difference; None without intervals.
+
+        All inputs share their texts, and most of them their pictures, so that the values rise and fall together. Where
+        the influences of the samples are known, the interval is that of the paired difference; else the two values
+        count as independent, and it is too wide.
+        """
+        control, real = self.results[name], self.real
+        if control.interval is None or real.interval is None:
+            return None
+        value, confidence = control.value - real.value, real.interval.confidence
+        theirs, ours = (result.sample_influence for result in (control, real))
+        if theirs is None or ours is None or len(theirs) < 2:
+            error = math.hypot(control.interval.standard_error, real.interval.standard_error)
+            degrees = min(interval.degrees or math.inf for interval in (control.interval, real.interval))
+            return t_interval(value, error, confidence, "independent", degrees)
+        if name == "shuffled":  # each picture counts with the text that it stands beside in the real pairs
+            slots = {sample.picture: place for place, sample in enumerate(control.samples)}
+            theirs = control.text_influence + control.vision_influence[[slots[each.picture] for each in real.samples]]
+        error = math.sqrt(len(ours) / (len(ours) - 1) * float(np.square(theirs - ours).sum()))
+        return t_interval(value, error, confidence, "paired", len(ours) - 1)
+
     def standing(self, name: str) -> str | None:
         """Where a control stands against the real pictures.
 
         Returns:
-            ``"below"`` or ``"above"`` where the two intervals are apart, ``"overlaps"`` where they are not; None where
+            ``"below"`` or ``"above"``, or ``"not told apart"`` where the interval of the difference holds 0; None where
             there are no intervals.
         """
-        control, real = self.results[name].interval, self.real.interval
-        if control is None or real is None:
+        found = self.difference(name)
+        if found is None:
             return None
-        return "below" if control.high < real.low else "above" if control.low > real.high else "overlaps"
+        return "below" if found.high < 0 else "above" if found.low > 0 else "not told apart"
 
     def reading(self) -> str | None:
-        """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without."""
-        found = {name: self.standing(name) for name in self.results if name != REAL}
-        if not found or None in found.values():
+        """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without.
+
+        A control without an interval counts for nothing here: black pictures and rows of zero have few different rows,
+        for which there is none in a model of many dimensions.
+        """
+        standing = {name: self.standing(name) for name in self.results if name != REAL}
+        found = {name: at for name, at in standing.items() if at is not None}
+        if not found:
             return None
         named = {kind: [TITLES[name] for name, at in found.items() if at == kind] for kind in set(found.values())}
         if "below" in named:
+            lower = _listed(named["below"])
+            return f"below the real pictures lie {lower}: a low MIR alone is no evidence of integration"
+        if "not told apart" in named:
             return (
-                f"below the real pictures lie {_listed(named['below'])}: a low MIR alone is no evidence of integration"
+                f"no control lies below the real pictures; not told apart from them: {_listed(named['not told apart'])}"
             )
-        if "overlaps" in named:
-            return (
-                f"no control lies below the real pictures; not to be told from them: {_listed(named['overlaps'])}, "
-                "which say as little or less"
-            )
-        return "all controls that were measured lie above the real pictures"
+        return f"all controls with an interval lie above the real pictures: {_listed(named['above'])}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One line an input: its MIR, the ends of its interval, its difference from the real pictures, its standing."""
+        """One line an input: its MIR with its interval, and its difference from the real pictures with half of its."""
         import pandas as pd
 
         lines = []
         for name, result in self.results.items():
             low, high = (math.nan, math.nan) if result.interval is None else result.interval[:2]
-            difference, standing = (math.nan, "") if name == REAL else (result.value - self.real.value, None)
-            standing = (self.standing(name) or "") if standing is None else standing
-            lines.append((TITLES[name], result.value, low, high, difference, standing))
-        columns = ("input", "mir", "low", "high", "minus real", "standing")
+            interval = None if name == REAL else self.difference(name)
+            difference = math.nan if name == REAL else result.value - self.real.value
+            half = math.nan if interval is None else interval.high - difference
+            standing = None if name == REAL else self.standing(name)
+            lines.append((TITLES[name], result.value, low, high, difference, half, standing or ""))
+        columns = ("input", "mir", "low", "high", "minus real", "±", "standing")
         return pd.DataFrame(lines, columns=columns).set_index("input")
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,9 +161,9 @@ class Controls:
             "warnings": list(self.warnings),
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
+    def to_json(self) -> str:
         """JSON text of `to_dict`."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+        return json_text(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Controls:
@@ -359,7 +387,7 @@ class _Pictures(Sequence):
 
 def _with_images(batches: PairBatches, images: Sequence[Any], chosen: Any = None) -> PairBatches:
     chosen = batches.chosen if chosen is None else chosen
-    return PairBatches(batches.processor, images, batches.texts, chosen, batches.groups, batches.settings)
+    return PairBatches(batches.processor, images, batches.texts, chosen, batches.settings)
 
 
 def _shuffled(batches: PairBatches, seed: int) -> PairBatches:

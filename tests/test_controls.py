@@ -357,6 +357,24 @@ def result_of(value, half):
     )  # fmt: skip
 
 
+def test_differences_are_those_of_the_shared_samples(found):
+    """The variance is that of the leave-one-out changes of the difference, sample by sample."""
+    for name in ("gaussian", "fresh", "noise"):
+        interval = found.difference(name)
+        control, real = found.results[name], found.real
+        if control.influence is None:
+            assert interval.method == "independent"
+            continue
+        sides = [
+            (result.influence.vision + result.influence.text).sum(0) / result.per_layer.sum() / np.log(10)
+            for result in (control, real)
+        ]
+        error = np.std(sides[0] - sides[1] - (sides[0] - sides[1]).mean(), ddof=1) * np.sqrt(16)
+        assert interval.standard_error == pytest.approx(error, rel=1e-3)
+        assert interval.method == "paired"
+        assert (interval.low + interval.high) / 2 == pytest.approx(control.value - real.value)
+
+
 @pytest.mark.parametrize(
     ("values", "reading"),
     [
@@ -366,10 +384,17 @@ def result_of(value, half):
         ),
         (
             {"zero": (1.5, 0.1), "black": (0.9, 0.1)},
-            "no control lies below the real pictures; not to be told from them",
+            "no control lies below the real pictures; not told apart from them: black pictures",
         ),
-        ({"zero": (1.5, 0.1), "noise": (1.3, 0.1)}, "all controls that were measured lie above the real pictures"),
-        ({"zero": (1.5, None), "gaussian": (0.5, 0.1)}, None),
+        (
+            {"zero": (1.5, 0.1), "noise": (1.3, 0.1)},
+            "all controls with an interval lie above the real pictures: vision rows of zero and pictures of noise",
+        ),
+        (
+            {"zero": (1.5, None), "gaussian": (0.5, 0.1)},
+            "below the real pictures lie random rows of the same lengths: a",
+        ),
+        ({"zero": (1.5, None)}, None),
         ({}, None),
     ],
 )
@@ -387,7 +412,7 @@ def test_the_figure_counts_what_lies_below(found):
     import matplotlib.pyplot as plt
 
     ax = found.plot()
-    below = [name for name in CONTROLS if found.results[name].interval.high < found.real.interval.low]
+    below = [name for name in CONTROLS if found.difference(name).high < 0]
     assert {"gaussian", "fresh"} <= set(below)
     assert ax.get_title() == f"{len(below)} of {len(CONTROLS)} controls lie below the real pictures"
     plt.close(ax.figure)
