@@ -387,8 +387,8 @@ def test_differences_are_those_of_the_shared_samples(found):
             "no control lies below the real pictures; not told apart from them: black pictures",
         ),
         (
-            {"zero": (1.5, 0.1), "noise": (1.3, 0.1)},
-            "all controls with an interval lie above the real pictures: vision rows of zero and pictures of noise",
+            {"noise": (1.3, 0.1), "zero": (1.5, 0.1)},
+            "all controls with an interval lie above the real pictures: pictures of noise and vision rows of zero",
         ),
         (
             {"zero": (1.5, None), "gaussian": (0.5, 0.1)},
