@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,6 +33,7 @@ from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
+    from mirlib.interventions import Controls
     from mirlib.layer_pairs import LayerMap
 
 BAD_INPUT = 2
@@ -278,6 +279,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT.png",
         help="draw the distance of vision after each layer from text after each layer; its cost is said first",
     )
+    score.add_argument(
+        "--controls",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="beside MIR that of inputs which mean less, each at the cost of the value itself: all, or some of black, "
+        "noise, shuffled, zero, gaussian, fresh, fresh_rescaled with commas between them",
+    )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
@@ -405,6 +414,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         (options.layer_map is not None, "--layer-map"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
+        (options.controls is not None, "--controls"),
     ):
         if given:
             raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
@@ -1064,6 +1074,7 @@ def describe(result: MIRResult, name: str) -> str:
     interval = ""
     if result.interval is not None:
         low, high, confidence, _, method, _ = result.interval
+        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -1096,6 +1107,24 @@ def _meaning(result: MIRResult) -> list[str]:
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
+
+
+def describe_controls(found: Controls) -> str:
+    """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
+    frame = found.to_frame()
+    width = max(len(title) for title in frame.index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
+    for title, row in frame.iterrows():
+        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+        difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
+        lines.append(
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
+        )
+    lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
+    lines += [f"  ! {warning}" for warning in found.warnings]
+    reading = found.reading()
+    return "\n".join(lines if reading is None else [*lines, f"  {reading}"])
 
 
 def describe_measures(found: ZooResult, name: str) -> str:
