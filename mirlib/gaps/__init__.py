@@ -21,7 +21,9 @@ from mirlib.gaps.clouds import (
     sliced_wasserstein,
     symmetric_kl,
 )
+from mirlib.gaps.hiding import exit_depth, picture_gain
 from mirlib.gaps.paired import cka, cka_debiased, mutual_knn, rmg, svcca
+from mirlib.gaps.sphere import alignment, uniformity
 from mirlib.gaps.task import perceptual_score, soft_discrimination
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "GapResult",
     "Measure",
     "a_score",
+    "alignment",
     "cka",
     "cka_debiased",
     "cmmd",
+    "exit_depth",
     "fd_infinity",
     "ima",
     "kid",
@@ -42,10 +46,12 @@ __all__ = [
     "mutual_knn",
     "norm_only",
     "perceptual_score",
+    "picture_gain",
     "probe_auc",
     "rmg",
     "sliced_wasserstein",
     "soft_discrimination",
     "svcca",
     "symmetric_kl",
+    "uniformity",
 ]
