@@ -1,8 +1,8 @@
 """What belongs beside a MIR before it is read: three values that need no integration of modalities at all.
 
 The Fréchet distance to a cloud in which every row is zero is the *energy* of the rows, ``‖μ‖² + Tr(Σ)``: their mean
-squared norm, but for the divisor n − 1. From it follow the null baseline (vision rows of zero), the norm-only baseline
-(text rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
+squared norm, but for the divisor n − 1. From it follow the baseline of zeroed vision rows, the norm-only baseline (text
+rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
 floor is the MIR of text against text.
 """
 
@@ -30,11 +30,11 @@ from mirlib.mir import (
     text_scale,
 )
 
-__all__ = ["NormBaseline", "NullBaseline", "TextFloor", "norm_bounds", "null_baseline", "text_floor"]
+__all__ = ["NormBaseline", "ZeroedRows", "TextFloor", "norm_bounds", "zeroed_rows", "text_floor"]
 
 
-class NullBaseline(NamedTuple):
-    """What MIR would be if every vision token were zero.
+class ZeroedRows(NamedTuple):
+    """The MIR that text rows would have to vision rows replaced by zeros.
 
     Attributes:
         value: ``log10`` of the sum of ``per_layer``.
@@ -69,7 +69,7 @@ class NormBaseline(NamedTuple):
         lower: ``log10 Σ_k`` of ``per_layer_lower``; no MIR with these energies is smaller.
         upper: ``log10 Σ_k`` of ``per_layer_upper``; none is larger.
         vision_energy: (K,) ``α_k² (‖μ_v‖² + Tr Σ_v)``.
-        text_energy: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, the per-layer null baseline.
+        text_energy: (K,) ``α_k² (‖μ_t‖² + Tr Σ_t)``, that of zeroed vision rows.
         per_layer_lower: (K,) ``(√vision_energy − √text_energy)²``.
         per_layer_upper: (K,) ``(√vision_energy + √text_energy)²``.
     """
@@ -115,10 +115,12 @@ def _text_scales(mean_norms: np.ndarray, normalize: bool) -> np.ndarray:
     return np.array([text_scale(norm, 1, k) for k, norm in enumerate(mean_norms, start=1)])
 
 
-def null_baseline(
-    text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True
-) -> NullBaseline:
-    """MIR of vision tokens that are all zero: what an image that says nothing scores against this text.
+def zeroed_rows(text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True) -> ZeroedRows:
+    """The MIR that text rows would have to vision rows replaced by zeros after the model has run.
+
+    It is a number about the text alone, and no intervention: a model whose vision tokens are zero from the start fills
+    them layer by layer, and moves its text, too. On the miniature, over 60 pairs, MIR is 1.12, this baseline .92, and
+    MIR with the projector's output times 0 is 1.51.
 
     Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² + Tr Σ_t)``. Without an outlier rule that is
     ``1 + CV_k² + α_k² Tr(Σ_t)/s`` for s text rows whose norms have the coefficient of variation ``CV_k`` (standard
@@ -132,7 +134,7 @@ def null_baseline(
         normalize: Whether to apply the text-centric scale α_k.
 
     Returns:
-        `NullBaseline`.
+        `ZeroedRows`.
 
     Raises:
         MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
@@ -140,7 +142,7 @@ def null_baseline(
     Examples:
         >>> import numpy as np
         >>> text = np.eye(4)[None].repeat(10, axis=0)  # 10 layers of 4 rows of norm 1
-        >>> float(null_baseline(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
+        >>> float(zeroed_rows(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
         1.25
     """
     chosen = _exact_settings(preset, outliers)
@@ -148,7 +150,7 @@ def null_baseline(
     check_layers(layers, layers, minimum=2)
     energies, mean_norms = _energies(layers, "text", chosen.outliers)
     per_layer = energies * _text_scales(mean_norms, normalize) ** 2
-    return NullBaseline(log10_sum(per_layer), per_layer)
+    return ZeroedRows(log10_sum(per_layer), per_layer)
 
 
 def norm_bounds(

@@ -46,7 +46,7 @@ RECORD = (
     "step",
     "mir",
     "norm_only",
-    "null_baseline",
+    "zeroed_rows",
     "mean_term",
     "covariance_term",
     "norm_ratio",
@@ -64,7 +64,7 @@ class MIRCallback(TrainerCallback):
     not disturbed: modes, gradients and random states are afterwards what they were, so that a run ends with the same
     weights as one without the callback. It takes as long as two forward passes over the pairs.
 
-    Logged are ``mir``, ``mir_norm_only``, ``mir_null_baseline``, ``mir_mean_term`` and ``mir_covariance_term`` (sums
+    Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums
     over the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the
     interval, ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list
     ``mir_per_layer``, too; it is saved with every checkpoint, and a run that resumes from one takes its `history` from
@@ -95,7 +95,7 @@ class MIRCallback(TrainerCallback):
             ``skip_unreadable``.
 
     Attributes:
-        history: A dict a measurement: ``step``, ``mir``, ``norm_only``, ``null_baseline``, ``mean_term``,
+        history: A dict a measurement: ``step``, ``mir``, ``norm_only``, ``zeroed_rows``, ``mean_term``,
             ``covariance_term``, ``norm_ratio``, ``seconds``, ``per_layer``, and with ``confidence`` ``low`` and
             ``high``.
         latest: The latest `MIRResult`, or None.
@@ -251,7 +251,7 @@ class MIRCallback(TrainerCallback):
             "step": step,
             "mir": result.value,
             "norm_only": result.norm_only,
-            "null_baseline": result.null_baseline,
+            "zeroed_rows": result.zeroed_rows,
             "mean_term": float(result.mean_term.sum()),
             "covariance_term": float(result.covariance_term.sum()),
             "norm_ratio": float(result.norm_ratio[0]),

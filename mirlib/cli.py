@@ -938,7 +938,7 @@ def _meaning(result: MIRResult) -> list[str]:
         )
     lines += [
         f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows of zero in every layer "
-        f"{result.null_baseline:.4f}",
+        f"{result.zeroed_rows:.4f}",
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
@@ -1028,7 +1028,7 @@ def compare(results: dict[str, MIRResult]) -> str:
         interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
         lines.append(
             f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {_difference(result, first):>16}  "
-            f"{result.norm_only:>9.4f}  {result.null_baseline:>8.4f}  {result.num_layers:>6}  "
+            f"{result.norm_only:>9.4f}  {result.zeroed_rows:>8.4f}  {result.num_layers:>6}  "
             f"{result.rows['vision']}+{result.rows['text']}"
         )
     lines += [f"  ! {sentence}" for sentence in differences(results)]

@@ -238,7 +238,7 @@ def assemble(
         covariance_term=np.array([layer.distance.covariance_term for layer in layers]),
         norm_ratio=np.array([layer.norm_ratio for layer in layers]),
         norm_only=log10_sum(layer.vision_energy for layer in layers),
-        null_baseline=log10_sum(layer.text_energy for layer in layers),
+        zeroed_rows=log10_sum(layer.text_energy for layer in layers),
         scale=np.array([layer.scale for layer in layers]),
         bias=bias,
         outliers={name: np.array([layer.outliers[i] for layer in layers]) for i, name in enumerate(MODALITIES)},

@@ -841,7 +841,7 @@ def figure_vision_scale(
     Args:
         factors: (n,) positive factors, rising.
         values: (n,) MIR as a curve.
-        baselines: ``"lower"``, ``"upper"`` and ``"norm_only"``, each (n,), and ``"null"``, one number.
+        baselines: ``"lower"``, ``"upper"`` and ``"norm_only"``, each (n,), and ``"zeroed_rows"``, one number.
         best: Factor and MIR where MIR is lowest.
         ax: Where to draw; a new figure if left out.
         measured: Factors and MIR of single measurements, drawn as dots, or None.
@@ -853,7 +853,7 @@ def figure_vision_scale(
     bounds = baselines["lower"], baselines["upper"]
     ax.fill_between(factors, *bounds, color=NEUTRAL, alpha=0.18, linewidth=0, label="what norms allow")
     ax.plot(factors, baselines["norm_only"], color=VISION, linestyle="--", marker="", label="norm-only")
-    ax.axhline(baselines["null"], color=TEXT, linestyle=":", label="null: vision rows of zero")
+    ax.axhline(baselines["zeroed_rows"], color=TEXT, linestyle=":", label="vision rows zeroed")
     ax.plot(factors, values, color="black", linestyle="-", marker="", label="MIR")
     if measured is not None:
         ax.plot(*measured, color="black", linestyle="none", marker="o", label="MIR, measured")
@@ -904,7 +904,7 @@ def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """The loss of a training by step, and MIR where it was measured, on an axis of its own.
 
     Args:
-        data: ``losses`` of every step; ``mir``, values by step, may be empty; ``null``, the null baseline, or None.
+        data: ``losses`` of every step; ``mir``, values by step, may be empty; ``zeroed_rows``, that baseline, or None.
         ax: Where to draw; a new figure if left out.
 
     Returns:
@@ -924,9 +924,11 @@ def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         right.grid(visible=False)
         right.plot(steps, values, color=VISION, marker="o", linestyle="--", label="MIR (right)")
         shown = [*values]
-        if data.get("null") is not None:
-            right.axhline(data["null"], color=NEUTRAL, linestyle=":", linewidth=1.2, label="null baseline (right)")
-            shown.append(data["null"])
+        if data.get("zeroed_rows") is not None:
+            right.axhline(
+                data["zeroed_rows"], color=NEUTRAL, linestyle=":", linewidth=1.2, label="vision rows zeroed (right)"
+            )
+            shown.append(data["zeroed_rows"])
         room = 0.15 + 0.1 * (max(shown) - min(shown))
         right.set(ylabel="MIR (log10)", ylim=(min(shown) - room, max(shown) + room))
         handles = [*handles, *right.get_lines()]

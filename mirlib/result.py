@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["Interval", "MIRResult"]
+__all__ = ["Influence", "Interval", "LengthSplit", "MIRResult", "Sample"]
 
-SCHEMA = 1
+SCHEMA = 2
 ARRAYS = ("per_layer", "mean_term", "covariance_term", "norm_ratio", "scale", "bias")
 INTERVAL_NUMBERS = ("low", "high", "standard_error")
+INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Interval(NamedTuple):
@@ -32,7 +33,9 @@ class Interval(NamedTuple):
         high: Upper end.
         confidence: For example 0.95.
         standard_error: Standard error of the value.
-        method: How it was found: ``"bootstrap"`` or ``"jackknife"``, both over samples (images), never over tokens.
+        method: How it was found: ``"influence"``, ``"jackknife"`` or ``"bootstrap"``, all over samples (images), never
+            over tokens.
+        degrees: Degrees of freedom of the Student's t that gives its width; None for a normal distribution.
     """
 
     low: float
@@ -40,6 +43,54 @@ class Interval(NamedTuple):
     confidence: float
     standard_error: float
     method: str
+    degrees: float | None = None
+
+
+class Sample(NamedTuple):
+    """One image and one text that were measured.
+
+    Attributes:
+        name: The image's file name, or ``"image 3"``.
+        picture: Hash of the image's pixels, 16 hexadecimal digits; empty if it is not known.
+        text: Hash of the text, likewise.
+    """
+
+    name: str
+    picture: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """What each of N samples does to the distance of each of K layers.
+
+    FID_k without sample i is about ``FID_k − influence_i``, and the variance of FID_k is
+    ``N / (N − 1) Σ_i influence_i²``.
+
+    Attributes:
+        vision: (K, N) influence of the vision rows of each sample, in the units of FID_k.
+        text: (K, N) influence of the text rows of each sample; another number of columns if not ``paired``.
+        paired: Whether vision rows and text rows of one number come from one sample, an image and its text drawn
+            together; if not, images and texts were drawn independently.
+    """
+
+    vision: np.ndarray
+    text: np.ndarray
+    paired: bool
+
+
+class LengthSplit(NamedTuple):
+    """Shares of ``Σ_k FID_k``, which add up to 1.
+
+    Attributes:
+        forced: What the norms of the rows force, whatever their directions are.
+        equalised: What goes away when every vision row gets the mean norm of the text rows of its layer.
+        shape: The rest: direction and shape of the clouds.
+    """
+
+    forced: float
+    equalised: float
+    shape: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +105,8 @@ class MIRResult:
         norm_ratio: (K,) mean vision norm / mean text norm, all rows included.
         norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: what MIR would be if only vision norms
             counted.
-        null_baseline: What MIR would be if every vision token were zero. A value near it, or above, is no achievement.
+        zeroed_rows: What MIR would be if the vision rows were replaced by zeros *after* the model has run: a number
+            about the text rows alone. See `mirlib.baselines.zeroed_rows`.
         scale: (K,) α_k, 1 / mean text norm (1 where normalisation is off).
         bias: (K,) first-order upward bias of FID_k from the finite number of rows, if rows were independent Gaussians.
         outliers: ``{"vision": (K,), "text": (K,)}`` number of rows that the 3σ rule caught.
@@ -62,6 +114,10 @@ class MIRResult:
         interval: `Interval` or None if none was asked for.
         settings: How it was computed; enough to repeat it.
         warnings: Sentences that a reader of the number should see.
+        influence: `Influence` of each sample, or None if it was not asked for or does not exist.
+        samples: The N samples, in the order of the influences; empty if they are not known.
+        length: `LengthSplit`, or None if it was not taken.
+        passes: How often the model read the pairs.
     """
 
     value: float
@@ -70,7 +126,7 @@ class MIRResult:
     covariance_term: np.ndarray
     norm_ratio: np.ndarray
     norm_only: float
-    null_baseline: float
+    zeroed_rows: float
     scale: np.ndarray
     bias: np.ndarray
     outliers: Mapping[str, np.ndarray]
@@ -78,11 +134,36 @@ class MIRResult:
     interval: Interval | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    influence: Influence | None = None
+    samples: tuple[Sample, ...] = ()
+    length: LengthSplit | None = None
+    passes: int = 1
 
     @property
     def num_layers(self) -> int:
         """Number of layers, K."""
         return len(self.per_layer)
+
+    @property
+    def vision_influence(self) -> np.ndarray | None:
+        """(N,) influence on MIR of the vision rows of each sample: ``Σ_k influence_k / (S ln 10)``; None if unknown."""
+        return None if self.influence is None else self._on_mir(self.influence.vision)
+
+    @property
+    def text_influence(self) -> np.ndarray | None:
+        """(N,) influence on MIR of the text rows of each sample; None if unknown."""
+        return None if self.influence is None else self._on_mir(self.influence.text)
+
+    @property
+    def sample_influence(self) -> np.ndarray | None:
+        """(N,) influence on MIR of each sample, image and text together; None where they were not drawn together."""
+        if self.influence is None or not self.influence.paired:
+            return None
+        return self._on_mir(self.influence.vision + self.influence.text)
+
+    def _on_mir(self, influence: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a distance of 0 there is no logarithm
+            return influence.sum(axis=0) / (math.fsum(self.per_layer) * math.log(10))
 
     def __repr__(self) -> str:
         interval = ""
@@ -97,13 +178,19 @@ class MIRResult:
         return self.value
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON. Numbers that JSON cannot hold (−inf, NaN) become None."""
+        """Plain Python values, ready for JSON, from which `from_dict` makes the same result again.
+
+        Numbers that JSON cannot hold: NaN becomes None, and so does the −inf of a logarithm of 0; other infinities
+        become ``"Infinity"`` and ``"-Infinity"``.
+        """
         return {
             "schema": SCHEMA,
             "mir": _finite(self.value),
-            "interval": _interval_as_dict(self.interval) if self.interval else None,
+            "interval": None if self.interval is None else _interval_as_dict(self.interval),
+            "passes": int(self.passes),
+            "length": None if self.length is None else {n: _number(v) for n, v in self.length._asdict().items()},
             "norm_only": _finite(self.norm_only),
-            "null_baseline": _finite(self.null_baseline),
+            "zeroed_rows": _finite(self.zeroed_rows),
             "per_layer": _numbers(self.per_layer),
             "mean_term": _numbers(self.mean_term),
             "covariance_term": _numbers(self.covariance_term),
@@ -114,11 +201,13 @@ class MIRResult:
             "rows": {name: int(n) for name, n in self.rows.items()},
             "settings": {k: v.item() if isinstance(v, np.generic) else v for k, v in self.settings.items()},
             "warnings": list(self.warnings),
+            "samples": [list(sample) for sample in self.samples],
+            "influence": None if self.influence is None else _influence_as_dict(self.influence),
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """JSON text of `to_dict`."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+    def to_json(self) -> str:
+        """JSON text of `to_dict`, a key a line, and a line for each list of numbers and each sample."""
+        return json_text(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MIRResult:
@@ -142,17 +231,31 @@ class MIRResult:
                     "must be one a layer"
                 )
         per_layer = np.array(arrays["per_layer"])
+        influence = (
+            None if _get(data, "influence", _anything) is None else _influence(data["influence"], len(per_layer))
+        )
+        samples = tuple(_list(data, "samples", _sample))
+        if samples and influence is not None:
+            for name, columns in (("vision", influence.vision.shape[1]), ("text", influence.text.shape[1])):
+                if columns != len(samples):
+                    raise MirlibError(
+                        f"not a complete result: samples names {len(samples)} and influence holds {columns} of {name}"
+                    )
         # A value that JSON could not hold is −inf for a distance of 0, and otherwise not a number.
         nothing = math.nan if per_layer.any() else -math.inf
         return cls(
             value=_get(data, "mir", _or(nothing)),
-            null_baseline=_get(data, "null_baseline", _or(-math.inf)),
+            zeroed_rows=_get(data, "zeroed_rows", _or(-math.inf)),
             norm_only=_get(data, "norm_only", _or(-math.inf)),
             outliers={name: np.array(values, dtype=np.int64) for name, values in outliers.items()},
             rows={name: _get(counts["rows"], name, _count) for name in counts["rows"]},
             interval=None if _get(data, "interval", _anything) is None else _interval(data["interval"]),
             settings=_get(data, "settings", _settings),
             warnings=tuple(_list(data, "warnings", _text)),
+            influence=influence,
+            samples=samples,
+            length=None if _get(data, "length", _anything) is None else _length(data["length"]),
+            passes=_get(data, "passes", _count),
             **{name: np.array(values, dtype=np.float64) for name, values in arrays.items()},
         )
 
@@ -182,16 +285,50 @@ class MIRResult:
         return figure_per_layer(self, ax=ax)
 
 
+def json_text(data: Mapping[str, Any]) -> str:
+    """JSON that a person can read: a key a line, and a line for each list of numbers, however long."""
+    return _json_lines(data, "\n")
+
+
+def _json_lines(data: Any, newline: str) -> str:
+    inner = newline + "  "
+    if isinstance(data, Mapping) and data:
+        items = [f"{json.dumps(str(key))}: {_json_lines(value, inner)}" for key, value in data.items()]
+        return "{" + inner + f",{inner}".join(items) + newline + "}"
+    if isinstance(data, list) and any(isinstance(item, (list, str, Mapping)) for item in data):
+        items = [json.dumps(item, allow_nan=False) for item in data]
+        return "[" + inner + f",{inner}".join(items) + newline + "]"
+    return json.dumps(data, allow_nan=False)
+
+
 def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
+def _number(number: float) -> float | str | None:
+    """A number as JSON holds it: NaN as null, an infinity by its name."""
+    return _finite(number) if not math.isinf(number) else "Infinity" if number > 0 else "-Infinity"
+
+
 def _interval_as_dict(interval: Interval) -> dict[str, Any]:
-    return interval._asdict() | {name: _finite(getattr(interval, name)) for name in INTERVAL_NUMBERS}
+    degrees = None if interval.degrees is None else float(interval.degrees)
+    return (
+        interval._asdict()
+        | {name: _number(getattr(interval, name)) for name in INTERVAL_NUMBERS}
+        | {"degrees": degrees}
+    )
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_finite(float(value)) for value in values]
+def _influence_as_dict(influence: Influence) -> dict[str, Any]:
+    return {
+        "paired": bool(influence.paired),
+        "vision": [_numbers(layer) for layer in influence.vision],
+        "text": [_numbers(layer) for layer in influence.text],
+    }
+
+
+def _numbers(values: np.ndarray) -> list[float | str | None]:
+    return [_number(float(value)) for value in values]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,8 +368,40 @@ def _of_modalities(data: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _interval(stored: Any) -> Interval:
     data = _get({"interval": stored}, "interval", _mapping)
-    numbers = {name: _get(data, name, _or_nan) for name in INTERVAL_NUMBERS}
-    return Interval(**numbers, confidence=_get(data, "confidence", _level), method=_get(data, "method", _text))
+    return Interval(
+        **{name: _get(data, name, _or_nan) for name in INTERVAL_NUMBERS},
+        confidence=_get(data, "confidence", _level),
+        method=_get(data, "method", _text),
+        degrees=_get(data, "degrees", _degrees),
+    )
+
+
+def _influence(stored: Any, layers: int) -> Influence:
+    data = _get({"influence": stored}, "influence", _mapping)
+    arrays = {}
+    for name in ("vision", "text"):
+        rows = _list(data, name, _list_of_numbers)
+        if len(rows) != layers or len({len(row) for row in rows}) != 1:
+            raise MirlibError(
+                f"not a complete result: influence of {name} must hold a list for each of {layers} layers, with a "
+                f"number a sample, and holds lists of {shown([len(row) for row in rows])}"
+            )
+        arrays[name] = np.array(rows, dtype=np.float64)
+    paired = _get(data, "paired", _flag)
+    if paired and arrays["vision"].shape != arrays["text"].shape:
+        raise MirlibError("not a complete result: influence is paired, but not of as many images as texts")
+    return Influence(**arrays, paired=paired)
+
+
+def _length(stored: Any) -> LengthSplit:
+    data = _get({"length": stored}, "length", _mapping)
+    return LengthSplit(*(_get(data, name, _or_nan) for name in LengthSplit._fields))
+
+
+def _sample(stored: Any) -> Sample:
+    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(part, str) for part in stored):
+        raise TypeError("a list of a name and two hashes")
+    return Sample(*stored)
 
 
 def _or(missing: float) -> Callable[[Any], float]:
@@ -248,7 +417,29 @@ def _or(missing: float) -> Callable[[Any], float]:
     return read
 
 
-_or_nan = _or(math.nan)
+def _or_nan(stored: Any) -> float:
+    """A number of a list or an interval: null stands for NaN there, and an infinity is named."""
+    return INFINITE[stored] if isinstance(stored, str) and stored in INFINITE else _or(math.nan)(stored)
+
+
+def _list_of_numbers(stored: Any) -> list[float]:
+    if not isinstance(stored, list):
+        raise TypeError("a list")
+    return [_or_nan(value) for value in stored]
+
+
+def _degrees(stored: Any) -> float | None:
+    if stored is None:
+        return None
+    if not (number := _or(math.nan)(stored)) > 0:
+        raise TypeError("a number above 0 or null")
+    return number
+
+
+def _flag(stored: Any) -> bool:
+    if not isinstance(stored, bool):
+        raise TypeError("true or false")
+    return stored
 
 
 def _count(stored: Any) -> int:

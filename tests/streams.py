@@ -30,7 +30,7 @@ def agree(a, b, rel=1e-12):
     for name in ("per_layer", "mean_term", "covariance_term", "norm_ratio", "scale", "bias"):
         assert np.allclose(getattr(a, name), getattr(b, name), rtol=rel * 10, atol=0), name
     assert np.isclose(a.norm_only, b.norm_only, rtol=rel, atol=0)
-    assert np.isclose(a.null_baseline, b.null_baseline, rtol=rel, atol=0)
+    assert np.isclose(a.zeroed_rows, b.zeroed_rows, rtol=rel, atol=0)
     assert {k: v.tolist() for k, v in a.outliers.items()} == {k: v.tolist() for k, v in b.outliers.items()}
     assert a.rows == b.rows
 

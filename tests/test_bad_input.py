@@ -289,7 +289,7 @@ def test_wide_rows_take_no_matrix_of_their_width(preset, tmp_path, capsys):
     found = json.loads(mir(capsys, "features", tmp_path / "a.npz", "--preset", preset, "--json", "-").out)
     expected = modality_integration_rate(**narrow, preset=preset)
     assert found["mir"] == pytest.approx(expected.value, rel=1e-12)
-    assert found["null_baseline"] == pytest.approx(expected.null_baseline, rel=1e-12)
+    assert found["zeroed_rows"] == pytest.approx(expected.zeroed_rows, rel=1e-12)
     sentence = refused(capsys, "features", tmp_path / "a.npz", "--preset", "authors-fast")
     assert "would take 80 GiB for matrices of 60000 x 60000 numbers; use preset 'authors' or 'paper'" in sentence
 
@@ -596,7 +596,7 @@ def test_a_result_takes_the_place_of_an_older_one(stored, capsys):
     (stored / "elsewhere.json").chmod(0o640)
     (stored / "r.json").symlink_to("elsewhere.json")
     assert mir(capsys, "features", "a.npz", "--json", "r.json").code == 0
-    assert (stored / "r.json").is_symlink() and json.loads((stored / "elsewhere.json").read_text())["schema"] == 1
+    assert (stored / "r.json").is_symlink() and json.loads((stored / "elsewhere.json").read_text())["schema"] == 2
     assert (stored / "elsewhere.json").stat().st_mode & 0o777 == 0o640
     assert mir(capsys, "features", "a.npz", "--json", "/dev/null").code == 0
 
@@ -880,7 +880,7 @@ def test_an_interrupted_run_says_so(saved, capsys, monkeypatch):
         (b"[]", "not a result of `mir score` or `mir features` (schema None)"),
         (b"3", "not a result of"),
         (b'{"schema": 99}', "(schema 99)"),
-        (b'{"schema": 1}', "not a complete result: 'per_layer'"),
+        (b'{"schema": 2}', "not a complete result: 'per_layer'"),
     ],
 )
 def test_files_that_are_no_results(content, message, capsys, tmp_path):
@@ -924,7 +924,7 @@ def test_results_that_were_changed(changes, message, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[" * 100_000, "9" * 5000, '{"schema": 1, "mir": NaN}', "\ufeff{}", '{"schema": "\x1b"}']
+    "content", ["[" * 100_000, "9" * 5000, '{"schema": 2, "mir": NaN}', "\ufeff{}", '{"schema": "\x1b"}']
 )
 def test_what_json_itself_cannot_read(content, capsys, tmp_path):
     (tmp_path / "a.json").write_text(content)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirlib import MirlibError, modality_integration_rate
-from mirlib.baselines import norm_bounds, null_baseline, text_floor
+from mirlib.baselines import norm_bounds, text_floor, zeroed_rows
 
 RULES = ("drop", "median", "none")
 
@@ -25,23 +25,23 @@ def hidden_states(seed: int, layers: int = 2, rows: int = 60, dim: int = 6, shif
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("normalize", [True, False])
-def test_null_baseline_is_the_mir_of_vision_rows_of_zero(rule, normalize):
+def test_zeroed_rows_is_the_mir_of_vision_rows_of_zero(rule, normalize):
     text = hidden_states(0, shift=2.0)
     zeros = np.zeros((2, 50, 6))
     result = modality_integration_rate(zeros, text, outliers=rule, normalize=normalize)
-    null = null_baseline(text, outliers=rule, normalize=normalize)
-    np.testing.assert_allclose(null.per_layer, result.per_layer, rtol=1e-10)
-    assert null.value == pytest.approx(result.value, abs=1e-10)
+    zeroed = zeroed_rows(text, outliers=rule, normalize=normalize)
+    np.testing.assert_allclose(zeroed.per_layer, result.per_layer, rtol=1e-10)
+    assert zeroed.value == pytest.approx(result.value, abs=1e-10)
 
 
-def test_null_baseline_without_outlier_rule_has_its_closed_form_and_is_at_least_log10_of_the_layers():
+def test_zeroed_rows_without_outlier_rule_has_its_closed_form_and_is_at_least_log10_of_the_layers():
     text = hidden_states(1, layers=7, shift=1.0)
     norms = np.linalg.norm(text, axis=2)
     variation = norms.std(axis=1) / norms.mean(axis=1)
     traces = text.var(axis=1, ddof=1).sum(axis=1) / norms.mean(axis=1) ** 2
-    null = null_baseline(text, outliers="none")
-    np.testing.assert_allclose(null.per_layer, 1 + variation**2 + traces / text.shape[1], rtol=1e-12)
-    assert null.value >= math.log10(7)
+    zeroed = zeroed_rows(text, outliers="none")
+    np.testing.assert_allclose(zeroed.per_layer, 1 + variation**2 + traces / text.shape[1], rtol=1e-12)
+    assert zeroed.value >= math.log10(7)
 
 
 @given(
@@ -83,7 +83,7 @@ def test_bounds_hold_the_null_and_the_norm_only_baselines_of_the_same_settings()
     vision, text = hidden_states(3, scale=4.0, rows=400), hidden_states(4, rows=500)
     bounds = norm_bounds(vision, text)
     result = modality_integration_rate(vision, text)
-    np.testing.assert_allclose(bounds.text_energy, null_baseline(text).per_layer, rtol=1e-12)
+    np.testing.assert_allclose(bounds.text_energy, zeroed_rows(text).per_layer, rtol=1e-12)
     assert bounds.norm_only == pytest.approx(result.norm_only, abs=2e-3)  # the divisors n and n - 1
     assert bounds.norm_only >= result.norm_only
     assert bounds.lower <= result.value <= bounds.upper
@@ -130,11 +130,11 @@ def test_floor_falls_with_the_number_of_samples_and_repeats_with_its_seed():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: null_baseline(t, preset="authors-fast"), "no baselines"),
-        (lambda t: null_baseline(t[:, :1]), "at least 2"),
-        (lambda t: null_baseline(np.zeros_like(t)), "norm zero"),
-        (lambda t: null_baseline(t.astype(int)), "floating-point"),
-        (lambda t: null_baseline(t[0]), "one a layer"),
+        (lambda t: zeroed_rows(t, preset="authors-fast"), "no baselines"),
+        (lambda t: zeroed_rows(t[:, :1]), "at least 2"),
+        (lambda t: zeroed_rows(np.zeros_like(t)), "norm zero"),
+        (lambda t: zeroed_rows(t.astype(int)), "floating-point"),
+        (lambda t: zeroed_rows(t[0]), "one a layer"),
         (lambda t: norm_bounds(t[:1], t), "1 layers and text has 2"),
         (lambda t: norm_bounds(np.where(np.arange(60)[:, None] == 7, np.nan, t), t), "layer 1, vision row 7"),
         (lambda t: text_floor(t, np.zeros(60, dtype=int)), "at least 2 samples"),

@@ -558,7 +558,7 @@ def test_a_full_disk_behind_a_stream_loses_no_result(tmp_path):
     assert "MIR of" in found.stderr and found.stderr.splitlines()[-1] == (
         "mir: cannot write to standard output (No space left on device); the result went to standard error"
     )
-    assert json.loads(out.read_text())["schema"] == 1
+    assert json.loads(out.read_text())["schema"] == 2
     with _Deaf("/dev/full", "w") as deaf, io.FileIO("/dev/full", "w") as full:
         assert deaf.write(b"a message") == 9, "a message that cannot be written stopped the measurement"
         with pytest.raises(OSError):
@@ -569,7 +569,7 @@ def test_closed_streams_lose_no_result(tmp_path):
     out = tmp_path / "r.json"
     code = "import os, sys\nos.close(1); os.close(2)\nsys.stdout = sys.stderr = None  # as Python begins without them"
     assert start(code, "features", GOLDEN / "wide_gap.npz", "--json", out).returncode == 2
-    assert json.loads(out.read_text())["schema"] == 1
+    assert json.loads(out.read_text())["schema"] == 2
 
 
 COLD = """

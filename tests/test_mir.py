@@ -222,7 +222,7 @@ def test_without_normalisation_the_value_follows_the_scale():
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize("preset", ["paper", "authors"])
 def test_norm_bounds_of_every_layer(name, preset):
-    """(√E‖v‖² − √E‖t‖²)² ≤ FID_k ≤ (√E‖v‖² + √E‖t‖²)², so norm_only and null_baseline frame the value."""
+    """(√E‖v‖² − √E‖t‖²)² ≤ FID_k ≤ (√E‖v‖² + √E‖t‖²)², so norm_only and zeroed_rows frame the value."""
     result = mir_of(name, preset=preset, outliers="none")
     z = golden(name)
     for k in range(result.num_layers):
@@ -233,14 +233,14 @@ def test_norm_bounds_of_every_layer(name, preset):
         assert result.per_layer[k] <= (a + b) ** 2 * (1 + 1e-12)
 
 
-def test_norm_only_and_the_null_baseline():
+def test_norm_only_and_the_zeroed_rows():
     vision, text = rows()
     result = modality_integration_rate(vision, text, outliers="none")
     energies = (result.scale**2) * (np.linalg.norm(vision, axis=2) ** 2).mean(axis=1)
     assert result.norm_only == pytest.approx(math.log10(energies.sum()), rel=1e-12)
     nothing = modality_integration_rate(np.zeros_like(vision), text, outliers="none")
-    assert nothing.value == pytest.approx(result.null_baseline, rel=1e-10)
-    assert nothing.null_baseline == pytest.approx(nothing.value, rel=1e-10)
+    assert nothing.value == pytest.approx(result.zeroed_rows, rel=1e-10)
+    assert nothing.zeroed_rows == pytest.approx(nothing.value, rel=1e-10)
     assert nothing.norm_only == -math.inf
 
 
@@ -520,7 +520,7 @@ def a_result(**options):
 def same_result(a, b):
     for name in ("per_layer", "mean_term", "covariance_term", "norm_ratio", "scale", "bias"):
         assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True), name
-    for name in ("value", "norm_only", "null_baseline"):
+    for name in ("value", "norm_only", "zeroed_rows"):
         assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True), name
     for name in ("interval", "rows", "settings", "warnings"):
         assert getattr(a, name) == getattr(b, name), name
@@ -635,5 +635,5 @@ def test_no_scale_changes_mir(exponent):
     expected = modality_integration_rate(vision, text)
     found = modality_integration_rate(vision * 2.0**exponent, text * 2.0**exponent)
     assert expected.outliers["vision"].tolist() == found.outliers["vision"].tolist() == [1, 0]
-    for name in ("value", "norm_only", "null_baseline"):
+    for name in ("value", "norm_only", "zeroed_rows"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-14)

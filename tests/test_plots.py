@@ -188,10 +188,10 @@ def test_figure_differences_names_the_largest_mean_change():
 
 def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest():
     factors, values = np.array([0.5, 1.0, 2.0]), np.array([0.3, 0.2, 0.6])
-    baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "null": 0.5}
+    baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "zeroed_rows": 0.5}
     ax = plots.figure_vision_scale(factors, values, baselines, (0.9, 0.15), measured=(factors[:2], values[:2]))
     np.testing.assert_allclose(lines(ax, "MIR")[1], values)
-    np.testing.assert_allclose(lines(ax, "null: vision rows of zero")[1], 0.5)
+    np.testing.assert_allclose(lines(ax, "vision rows zeroed")[1], 0.5)
     np.testing.assert_allclose(lines(ax, "MIR, measured"), (factors[:2], values[:2]))
     assert lines(ax, "lowest MIR") == ([0.9], [0.15])
     assert "c = 0.90" in ax.get_title()
@@ -205,13 +205,13 @@ def test_figure_standard_errors_says_how_much_too_narrow_the_smaller_one_is():
 
 
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
-    ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "null": 0.9})
+    ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "zeroed_rows": 0.9})
     np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])
     right = ax.figure.axes[-1]
     np.testing.assert_array_equal(lines(right, "MIR (right)"), [[1, 3], [0.5, 0.75]])
-    assert lines(right, "null baseline (right)")[1][0] == 0.9
+    assert lines(right, "vision rows zeroed (right)")[1][0] == 0.9
     assert ax.get_title() == "Step 3: loss 4.00 → 1.00, MIR 0.50 → 0.75"
-    alone = plots.figure_training({"losses": [4.0], "mir": {}, "null": None})
+    alone = plots.figure_training({"losses": [4.0], "mir": {}, "zeroed_rows": None})
     assert alone.figure.axes == [alone]
 
 

@@ -460,7 +460,7 @@ def choice_table(rows: Mapping[str, Iterable[Row]]) -> pd.DataFrame:
 def figure_design(name: str, rows: Iterable[Row]) -> Figure:
     """The paper's table and ours as pictures: MIR arm by arm (above), and beside accuracy (below).
 
-    An arm has the same mark above and below. Above, our panels show the norm-only baseline too, and the null baseline
+    An arm has the same mark above and below. Above, our panels show the norm-only baseline too, and that of zeroed rows
     as a line, or in words where a line would lie so far off that the arms could not be told apart. Titles name the arm
     of the lowest mean, and the rank correlation of MIR with accuracy, from `SEEDS_NEEDED` seeds on.
     """
@@ -485,7 +485,7 @@ def figure_design(name: str, rows: Iterable[Row]) -> Figure:
         below[0].set_title(f"paper: correlation {correlation:+.2f}\n(one run an arm)".replace("-", "−"))
     for upper, lower, (regime, arms) in zip(above[1:], below[1:], regimes.items(), strict=True):
         found = {column: values(table, arms, column) for column in ("mir", "norm_only", "null")}
-        label, references = _beside_null([found["mir"], found["norm_only"]], found["null"])
+        label, references = _beside_zeroed_rows([found["mir"], found["norm_only"]], found["null"])
         shown = {"MIR": found["mir"], "norm-only": found["norm_only"]}
         shown = {metric: {arm: by_arm.get(arm, ()) for arm in arms} for metric, by_arm in shown.items()}
         figure_arms(shown, upper, xlabel=label, references=references)
@@ -504,17 +504,17 @@ def figure_design(name: str, rows: Iterable[Row]) -> Figure:
     return figure
 
 
-def _beside_null(
-    shown: Iterable[Mapping[str, np.ndarray]], null: Mapping[str, np.ndarray]
+def _beside_zeroed_rows(
+    shown: Iterable[Mapping[str, np.ndarray]], zeroed: Mapping[str, np.ndarray]
 ) -> tuple[str, dict[str, float] | None]:
-    """Label of the axis, and the null baseline as a reference if it lies not much farther off than the values span."""
+    """Label of the axis, and the baseline of zeroed rows if it lies not much farther off than the values span."""
     drawn = [one for by_arm in shown for one in by_arm.values()]
     if not drawn:
         return "MIR (log10)", None
-    level, drawn = float(np.concatenate(list(null.values())).mean()), np.concatenate(drawn)
+    level, drawn = float(np.concatenate(list(zeroed.values())).mean()), np.concatenate(drawn)
     if np.abs(drawn - level).min() <= max(np.ptp(drawn), 0.1):
-        return "MIR (log10)", {"null": level}
-    return f"MIR (log10); null at {level:.2f}", None
+        return "MIR (log10)", {"vision rows zeroed": level}
+    return f"MIR (log10); rows zeroed: {level:.2f}", None
 
 
 COMPARED = ("mir", "norm_only", *(c for c in METRICS if c not in ("mir", "norm_only", "accuracy")))

@@ -38,7 +38,7 @@ class LiveCurve:
 
     Args:
         measure: Measures the model as it is and returns a mapping with ``value`` (MIR) and, if it likes, ``null`` (the
-            null baseline), such as `mirlib.lab.runs.mir_of`. Without it only the loss is shown.
+            zeroed-rows baseline), such as `mirlib.lab.runs.mir_of`. Without it only the loss is shown.
         every: Steps from one measurement to the next; the first follows step 1.
         seconds: Least time from one drawing to the next; 0 draws every step. On a busy machine the pause grows, so that
             drawing takes no more than a tenth of the time.
@@ -90,11 +90,11 @@ class LiveCurve:
     @property
     def data(self) -> dict[str, Any]:
         """What `mirlib.plots.figure_training` draws."""
-        null = next((found["null"] for found in self.measured.values() if "null" in found), None)
+        zeroed = next((found["null"] for found in self.measured.values() if "null" in found), None)
         return {
             "losses": list(self.losses),
             "mir": {step: found["value"] for step, found in self.measured.items()},
-            "null": null,
+            "zeroed_rows": zeroed,
         }
 
     def _draw(self) -> None:

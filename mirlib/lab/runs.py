@@ -296,7 +296,7 @@ def mir_of_rows(collected: rows.TokenRows) -> dict[str, Any]:
         "covariance_term": list(result.covariance_term),
         "norm_ratio": list(result.norm_ratio),
         "norm_only": result.norm_only,
-        "null": baselines.null_baseline(collected.text).value,
+        "null": baselines.zeroed_rows(collected.text).value,
         "floor": floor.mean,
     }
 

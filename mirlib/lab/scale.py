@@ -177,8 +177,8 @@ def flattening(table: pd.DataFrame) -> str:
     return "\n".join(told)
 
 
-def against_null(table: pd.DataFrame) -> str:
-    """Where MIR lies beside its null baseline, in words; empty if there is no run."""
+def against_zeroed_rows(table: pd.DataFrame) -> str:
+    """Where MIR lies beside its zeroed-rows baseline, in words; empty if there is no run."""
     if not len(table):
         return ""
     means = table.groupby("arm", sort=False)[["mir", "null", "accuracy"]].mean()
@@ -189,9 +189,9 @@ def against_null(table: pd.DataFrame) -> str:
     where = f", all of them in {series}" if len(under) else ""
     arms = f"all {len(means)} arms" if above == len(means) else f"{above} of {len(means)} arms"
     return (
-        f"In {arms} the mean of MIR lies above the null baseline: by this measure vision tokens of zero, which say "
-        f"nothing at all, are closer to text than what these projectors learned. The lowest mean is "
-        f"{lowest['mir']:.3f}, beside {lowest['null']:.3f} for tokens of zero. Of the {len(table)} single runs, "
+        f"In {arms} the mean of MIR lies above the zeroed-rows baseline: rows of zero, put in after the model has "
+        f"run, lie closer to the text rows than the vision rows of these models do. The lowest mean is "
+        f"{lowest['mir']:.3f}, beside {lowest['null']:.3f} for rows of zero. Of the {len(table)} single runs, "
         f"{len(under)} lie below it{where}. And yet accuracy, with means from {means['accuracy'].min():.2f} to "
         f"{means['accuracy'].max():.2f}, stands against {table['blind'].mean():.2f} for a model that is shown another "
         "picture."

@@ -3,12 +3,12 @@ const MEAN = "mean";
 const PLACES = 4;
 const TRAITS = ["chosen", "seed", "quantity", "log_scale", "layer"];
 const QUANTITIES = {
-  fid: { label: "FID", unit: "squared mean text norms", level: "null: vision rows of zero" },
-  mean_term: { label: "mean term of FID", unit: "squared mean text norms", level: "null: FID, vision rows of zero" },
+  fid: { label: "FID", unit: "squared mean text norms", level: "vision rows zeroed" },
+  mean_term: { label: "mean term of FID", unit: "squared mean text norms", level: "FID, vision rows zeroed" },
   covariance_term: {
     label: "covariance term of FID",
     unit: "squared mean text norms",
-    level: "null: FID, vision rows of zero",
+    level: "FID, vision rows zeroed",
   },
   norm_ratio: { label: "norm ratio", unit: "vision / text", level: "equal norms" },
   share: { label: "share of the sum over layers", unit: "", level: "equal shares" },
@@ -42,17 +42,17 @@ function layerSeries(arm, quantity, seed) {
     curve: curves[0].map((_, k) => meanAndRange(curves.map((values) => values[k]))),
     mir: meanAndRange(runs.map((run) => run.value)),
     norm_only: meanAndRange(runs.map((run) => run.norm_only)),
-    null: meanAndRange(runs.map((run) => run.null)),
+    zeroed_rows: meanAndRange(runs.map((run) => run.null)),
     accuracy: accuracies.length ? meanAndRange(accuracies) : null,
   };
 }
 
-function nullLevel(series, quantity) {
+function zeroedLevel(series, quantity) {
   if (!series.length) return null;
   const layers = series[0].curve.length;
   if (quantity === "norm_ratio") return 1;
   if (quantity === "share") return 1 / layers;
-  return 10 ** (series.reduce((sum, one) => sum + one.null.mean, 0) / series.length) / layers;
+  return 10 ** (series.reduce((sum, one) => sum + one.zeroed_rows.mean, 0) / series.length) / layers;
 }
 
 function mark(kind, x, y, size, attributes) {
@@ -176,7 +176,7 @@ function render({ model, el }) {
     element("th", { scope: "col" }, "MIR"),
     element("th", { scope: "col" }, "accuracy"),
     element("th", { scope: "col" }, "norm-only"),
-    element("th", { scope: "col" }, "null"),
+    element("th", { scope: "col" }, "zeroed rows"),
   );
   const body = element("tbody");
   const note = element("p", { class: "mirlib-note" });
@@ -204,7 +204,7 @@ function render({ model, el }) {
       return arm ? [{ look, arm, series: layerSeries(arm, state.quantity, state.seed) }] : [];
     });
     const shown = rows.filter((row) => row.series);
-    const level = nullLevel(shown.map((row) => row.series), state.quantity);
+    const level = zeroedLevel(shown.map((row) => row.series), state.quantity);
     toX = draw(svg, shown, { ...state, layers, level, logarithmic: state.log_scale, layer });
 
     readOff.textContent = `layer ${layer}`;
@@ -233,7 +233,7 @@ function render({ model, el }) {
           cell(series.mir, "mir", fixed(3)),
           cell(series.accuracy, "accuracy", fixed(3)),
           cell(series.norm_only, "norm_only", fixed(3)),
-          cell(series.null, "null", fixed(3)),
+          cell(series.zeroed_rows, "zeroed_rows", fixed(3)),
         );
       }),
     );

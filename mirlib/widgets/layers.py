@@ -41,7 +41,7 @@ class LayerSeries(NamedTuple):
         curve: A `Band` for every layer, of the quantity shown.
         mir: The value of MIR.
         norm_only: The norm-only baseline.
-        null: The null baseline.
+        zeroed_rows: The zeroed-rows baseline.
         accuracy: Mean accuracy after stage 2, or None where no run has one.
     """
 
@@ -50,7 +50,7 @@ class LayerSeries(NamedTuple):
     curve: tuple[Band, ...]
     mir: Band
     norm_only: Band
-    null: Band
+    zeroed_rows: Band
     accuracy: Band | None
 
 
@@ -144,16 +144,17 @@ def layer_series(arm: Mapping[str, Any], quantity: str = "fid", seed: str = MEAN
         curve=tuple(band(values) for values in zip(*curves, strict=True)),
         mir=band([run["value"] for run in runs]),
         norm_only=band([run["norm_only"] for run in runs]),
-        null=band([run["null"] for run in runs]),
+        zeroed_rows=band([run["null"] for run in runs]),
         accuracy=band(accuracies) if accuracies else None,
     )
 
 
-def null_level(series: Sequence[LayerSeries], quantity: str) -> float | None:
+def zeroed_level(series: Sequence[LayerSeries], quantity: str) -> float | None:
     """Where the line for comparison stands: what the quantity is without any vision, or with equal norms.
 
-    The null baseline is MIR of vision rows that are all zero. Its Fréchet distance is nearly the same in every layer,
-    since each layer's text has a mean norm of 1; the line stands at its mean over the layers.
+    The zeroed-rows baseline is MIR of vision rows replaced by zeros after the model has run. Its Fréchet distance is
+    nearly the same in every layer, since each layer's text has a mean norm of 1; the line stands at its mean over the
+    layers.
 
     Args:
         series: The series shown.
@@ -166,7 +167,7 @@ def null_level(series: Sequence[LayerSeries], quantity: str) -> float | None:
         return 1.0
     if quantity == "share":
         return 1 / layers
-    return 10 ** (sum(one.null.mean for one in series) / len(series)) / layers
+    return 10 ** (sum(one.zeroed_rows.mean for one in series) / len(series)) / layers
 
 
 class LayerExplorer(StaticWidget):
@@ -228,5 +229,5 @@ class LayerExplorer(StaticWidget):
         return [series for series in found if series is not None]
 
     def level(self) -> float | None:
-        """Return where the line for comparison stands; see `null_level`."""
-        return null_level(self.numbers(), self.quantity)
+        """Return where the line for comparison stands; see `zeroed_level`."""
+        return zeroed_level(self.numbers(), self.quantity)

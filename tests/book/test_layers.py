@@ -97,10 +97,10 @@ def test_one_seed_is_one_run_and_a_missing_seed_is_none():
     assert layer_series(many, "norm_ratio", "1") is None
 
 
-def test_the_level_is_the_null_baseline_a_layer():
+def test_the_level_is_the_zeroed_rows_baseline_a_layer():
     widget = LayerExplorer(rows(), chosen=ALL_ARMS[:2])
-    nulls = [series.null.mean for series in widget.numbers()]
-    assert widget.level() == pytest.approx(10 ** np.mean(nulls) / LAYERS)
+    levels = [series.zeroed_rows.mean for series in widget.numbers()]
+    assert widget.level() == pytest.approx(10 ** np.mean(levels) / LAYERS)
     widget.quantity = "share"
     assert widget.level() == 1 / LAYERS
 

@@ -140,7 +140,7 @@ def test_a_reader_trains_watches_draws_and_is_answered(server, visit):
     run_all_cells(page, server)
 
     assert page.evaluate("pictures.size") >= 2, "the curve grew while the training ran"
-    rows = page.locator(".jp-OutputArea table.dataframe", has_text="null").locator("tbody tr").all()
+    rows = page.locator(".jp-OutputArea table.dataframe", has_text="zeroed").locator("tbody tr").all()
     (first_step, first_loss, first_mir, *_), *_, (last_step, last_loss, last_mir, *_) = (
         [float(text) for text in row.locator("th, td").all_inner_texts()] for row in rows
     )

@@ -232,12 +232,12 @@ def test_an_empty_ledger_gives_a_figure_that_says_so(name):
     assert set(said) == {"no runs in the ledger yet", "no seed has all arms yet"}
 
 
-def test_a_null_that_lies_far_off_is_named_and_not_drawn():
+def test_a_baseline_that_lies_far_off_is_named_and_not_drawn():
     rows = [row | {"metrics": measured(mir=5.7, norm_only=5.7)} for row in rows_of("captions", by_caption)]
     far, near = (designs.figure_design("captions", some).axes[1] for some in (rows, rows_of("captions", by_caption)))
-    assert far.get_xlabel() == "MIR (log10); null at 0.90"
-    assert "null" not in far.get_legend_handles_labels()[1]
-    assert "null" in near.get_legend_handles_labels()[1]
+    assert far.get_xlabel() == "MIR (log10); rows zeroed: 0.90"
+    assert "vision rows zeroed" not in far.get_legend_handles_labels()[1]
+    assert "vision rows zeroed" in near.get_legend_handles_labels()[1]
 
 
 def by_caption(arm, run):

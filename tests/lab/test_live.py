@@ -37,7 +37,11 @@ def test_the_curve_keeps_every_loss_and_measures_now_and_then():
     with live.LiveCurve(lambda: {"value": next(found), "null": 0.95}, every=3) as curve:
         for step in range(1, 8):
             assert not curve(step, 10.0 - step), "a true value would end the training"
-    assert curve.data == {"losses": [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0], "mir": {1: 0.9, 3: 0.8, 6: 0.7}, "null": 0.95}
+    assert curve.data == {
+        "losses": [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0],
+        "mir": {1: 0.9, 3: 0.8, 6: 0.7},
+        "zeroed_rows": 0.95,
+    }
 
 
 def test_the_curve_leaves_one_figure_in_a_notebook_however_often_it_was_drawn():

@@ -67,13 +67,12 @@ def test_flattening_tells_saturation_from_a_rise():
     assert all("cannot be tested" in line for line in told[1:])
 
 
-def test_against_null_counts_arms_and_runs():
-    rows = scale_rows(lambda regime, pairs: 1.0)  # plus the seed: all above the null baseline of 0.9
-    assert "In all 15 arms" in scale.against_null(frame(rows)) and "75 single runs, 0 lie" in scale.against_null(
-        frame(rows)
-    )
+def test_against_zeroed_rows_counts_arms_and_runs():
+    rows = scale_rows(lambda regime, pairs: 1.0)  # plus the seed: all above the zeroed-rows baseline of 0.9
+    told = scale.against_zeroed_rows(frame(rows))
+    assert "In all 15 arms" in told and "75 single runs, 0 lie" in told
     rows = scale_rows(lambda regime, pairs: -9.0 if regime == "low" else 0.0)
-    told = scale.against_null(frame(rows))
+    told = scale.against_zeroed_rows(frame(rows))
     assert (
         "In 11 of 15 arms" in told and "31 lie below it, all of them in *high*, *low*, *matched* and *unlocked*" in told
     )
