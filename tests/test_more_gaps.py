@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import NearestNeighbors
 from tiny_processors import lvlm
 from torch.nn import functional as F
 
 from mirlib import MirlibError, gaps
 from mirlib.align.weighting import vision_hidden
 from mirlib.data import sample_images, sample_texts
-from mirlib.gaps import hiding, sphere
+from mirlib.gaps import connector, hiding, sphere
 from mirlib.gaps.samples import of_samples, t_interval
 from mirlib.prompts import encode_batch
 
@@ -234,3 +236,172 @@ def test_alignment_against_a_loop_rmg_and_closed_forms():
 def test_uniformity_of_one_row_is_refused():
     with pytest.raises(MirlibError, match=r"at least 2 rows \(N, d\), got \(1, 3\)"):
         gaps.uniformity(np.ones((1, 3)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the connector keeps
+
+
+def test_the_neighbours_are_those_of_scikit_learn_and_rotations_keep_all():
+    rng = np.random.default_rng(5)
+    features, layers = rng.normal(size=(40, 6)), rng.normal(size=(2, 40, 9))
+    layers[0, :, :6] += features
+    found = connector.shared_neighbours(torch.tensor(features), torch.tensor(layers), 7)
+
+    def of(rows):
+        model = NearestNeighbors(n_neighbors=8, metric="cosine").fit(rows)
+        return [set(near) - {i} for i, near in enumerate(model.kneighbors(rows, return_distance=False))]
+
+    before = of(features)
+    for values, layer in zip(found, layers, strict=True):
+        expected = [len(a & b) / 7 for a, b in zip(before, of(layer), strict=True)]
+        assert values == pytest.approx(expected)
+    turned = torch.tensor(features @ stats.ortho_group.rvs(6, random_state=0) * 3)
+    assert connector.shared_neighbours(torch.tensor(features), [turned], 7).min() == 1
+    strangers = torch.tensor(rng.normal(size=(400, 6)))
+    chance = connector.shared_neighbours(strangers, [strangers[torch.randperm(400)]], 7).mean()
+    assert chance == pytest.approx(7 / 399, abs=0.01)
+
+
+def test_held_out_errors_are_those_of_scikit_learns_ridge():
+    rng = np.random.default_rng(6)
+    owners = np.repeat(np.arange(12), 5)
+    x = rng.normal(size=(60, 7)) + 2
+    y = x @ rng.normal(size=(7, 3)) + rng.normal(size=(60, 3))
+    found = connector.ridge_errors(*map(torch.tensor, (x, y, owners)), folds=4, ridge=0.2, seed=1)
+    fold_of = np.arange(12)[torch.randperm(12, generator=torch.Generator().manual_seed(1)).numpy()] % 4
+    assert np.bincount(fold_of).tolist() == [3] * 4
+    errors, spread = np.zeros((2, 12))
+    for fold in range(4):
+        out = np.isin(owners, np.flatnonzero(fold_of == fold))
+        alpha = 0.2 * x[~out].var(0).mean() * (~out).sum()
+        guess = Ridge(alpha=alpha).fit(x[~out], y[~out]).predict(x[out])
+        for i in np.unique(owners[out]):
+            rows = owners[out] == i
+            errors[i] = ((y[out] - guess)[rows] ** 2).sum()
+            spread[i] = ((y[out] - y[~out].mean(0))[rows] ** 2).sum()
+    assert found[0] == pytest.approx(errors, rel=1e-9) and found[1] == pytest.approx(spread, rel=1e-9)
+    shares = connector._shares(errors, spread)
+    assert shares.mean() == pytest.approx(1 - errors.sum() / spread.sum(), rel=1e-12)
+    left = [1 - np.delete(errors, i).sum() / np.delete(spread, i).sum() for i in range(12)]
+    jackknife = np.std(left) * 11**0.5
+    assert t_interval(shares).standard_error == pytest.approx(jackknife, rel=0.1)
+    exact = connector.ridge_errors(torch.tensor(x), torch.tensor(x @ np.ones((7, 2))), torch.tensor(owners), ridge=0)
+    assert exact[0].max() < 1e-18
+
+
+@torch.no_grad()
+def test_features_and_rows_are_those_of_the_model_itself(tiny, pairs):
+    model, processor = tiny
+    images, texts = pairs
+    rows = connector.connector_rows(model, processor, images, texts, max_rows=15, **OPTIONS)
+    features, owners, layers = rows.patches
+    assert owners.bincount().tolist() == [3] * 5 and len(layers) == len(rows.layers) == 4
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+        batch = encode_batch(processor, [image], [text], **OPTIONS)
+        batch.pop("text_mask")
+        states = model(**batch, output_hidden_states=True).hidden_states
+        seen = model.model.vision_tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2][0, 1:]
+        torch.testing.assert_close(rows.features[i].float(), seen.mean(0), rtol=1e-4, atol=1e-5)
+        place = [(seen - feature).abs().sum(1).argmin().item() for feature in features[owners == i].float()]
+        assert len(set(place)) == 3
+        vision = batch["input_ids"][0] == model.config.image_token_id
+        for k in range(4):
+            torch.testing.assert_close(rows.layers[k][i].float(), states[k][0, vision].mean(0), rtol=1e-4, atol=1e-5)
+            there = layers[k][owners == i].float()
+            torch.testing.assert_close(there, states[k][0, vision][place], rtol=1e-4, atol=1e-5)
+    connectors = [model.model.multi_modal_projector, *model.get_decoder().layers]
+    assert not any(module._forward_pre_hooks for module in connectors)
+
+
+def test_neighbours_and_probe_of_a_model_are_those_of_its_rows(tiny, pairs):
+    model, processor = tiny
+    images, texts = pairs
+    rows = connector.connector_rows(model, processor, images, texts, **OPTIONS)
+    kept = gaps.neighbours_kept(model, processor, images, texts, neighbours=2, **OPTIONS)
+    expected = connector.shared_neighbours(rows.features, rows.layers, 2).mean(1)
+    assert kept.value == expected[0] and kept.per_layer.tolist() == expected[1:].tolist()
+    assert kept.settings["null"] == 0.5 and kept.settings["patches"]["null"] == 2 / 19
+    by_patch = connector.shared_neighbours(rows.patches[0], rows.patches[2], 2).mean(1)
+    assert kept.settings["patches"]["per_layer"] == pytest.approx(by_patch[1:].tolist())
+    probe = gaps.feature_probe(model, processor, images, texts, folds=5, ridge=0.1, **OPTIONS)
+    features, owners, layers = rows.patches
+    sums = [np.sum(connector.ridge_errors(layer, features, owners, ridge=0.1), axis=1) for layer in layers]
+    assert probe.per_layer == pytest.approx([1 - a / b for a, b in sums[1:]])
+    assert probe.settings["entering"] == pytest.approx(1 - sums[0][0] / sums[0][1])
+    assert probe.rows == {"pictures": 5, "rows": 20}
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "idefics3"])
+def test_connectors_that_join_features_are_measured_by_picture(family, pairs):
+    found = gaps.neighbours_kept(*lvlm(family), *pairs, neighbours=2, **OPTIONS)
+    assert found.per_layer.shape == (3,) and found.settings["patches"] is None
+    assert gaps.feature_probe(*lvlm(family), *pairs, **OPTIONS).rows == {"pictures": 5, "rows": 5}
+
+
+def test_what_the_connector_cannot_be_asked_is_refused(tiny, pairs):
+    with pytest.raises(MirlibError, match="5 pictures have no 10 nearest others"):
+        gaps.neighbours_kept(*tiny, *pairs, **OPTIONS)
+    with pytest.raises(MirlibError, match="expected 2 to 5 folds"):
+        gaps.feature_probe(*tiny, *pairs, folds=6, **OPTIONS)
+    with pytest.raises(MirlibError, match="lm_head is not called in a forward pass"):
+        gaps.feature_probe(*tiny, *pairs, projector="lm_head", **OPTIONS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Units of the MLPs
+
+
+@torch.no_grad()
+def test_the_overlap_is_that_of_sets_of_units_sample_by_sample(tiny, pairs):
+    model, processor = tiny
+    images, texts = pairs
+    tops = {"vision": [], "text": []}
+    for image, text in zip(images, texts, strict=True):
+        batch = encode_batch(processor, [image], [text], **OPTIONS)
+        words = batch.pop("text_mask")[0]
+        kept = []
+        handles = [
+            layer.mlp.register_forward_pre_hook(lambda module, args: kept.append((module, args[0][0])))
+            for layer in model.get_decoder().layers
+        ]
+        model(**batch)
+        for handle in handles:
+            handle.remove()
+        for modality, mask in (("vision", batch["input_ids"][0] == model.config.image_token_id), ("text", words)):
+            excited = [
+                (F.silu(mlp.gate_proj(rows)) * mlp.up_proj(rows))[mask].square().mean(0).sqrt().numpy()
+                for mlp, rows in kept
+            ]
+            tops[modality].append([set(np.argsort(-each)[:12]) for each in excited])
+    vision, text = tops["vision"], tops["text"]
+    found = gaps.unit_overlap(model, processor, images, texts, share=0.25, batch_size=2, **OPTIONS)
+    assert found.settings["units"] == 48 and found.settings["null"] == 0.25
+    for k in range(3):
+        assert found.per_layer[k] == pytest.approx(
+            np.mean([len(v[k] & t[k]) / 12 for v, t in zip(vision, text, strict=True)])
+        )
+        two = [len(text[i][k] & text[(i + 1) % 5][k]) / 12 for i in range(5)]
+        assert found.settings["two_texts"][k] == pytest.approx(np.mean(two))
+        two = [len(vision[i][k] & vision[(i + 1) % 5][k]) / 12 for i in range(5)]
+        assert found.settings["two_pictures"][k] == pytest.approx(np.mean(two))
+    by_sample = np.mean([[len(v[k] & t[k]) / 12 for k in range(3)] for v, t in zip(vision, text, strict=True)], axis=1)
+    assert found.settings["interval"] == pytest.approx(list(stats.ttest_1samp(by_sample, 0).confidence_interval()))
+
+
+def test_independent_choices_share_as_many_units_as_there_are_and_equal_ones_all():
+    first, second = torch.rand(2, 4000, 50, generator=torch.Generator().manual_seed(0))
+    assert gaps.units.shared_units(first, second, 0.2).mean().item() == pytest.approx(0.2, abs=0.01)
+    assert gaps.units.shared_units(first, 3 * first).min() == 1
+    with pytest.raises(MirlibError, match="share 1 of 50 units are 50"):
+        gaps.units.shared_units(first, second, 1.0)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "idefics3"])
+def test_units_of_other_families_are_found(family, pairs):
+    assert gaps.unit_overlap(*lvlm(family), *pairs, **OPTIONS).per_layer.shape == (3,)
+
+
+def test_a_layer_without_an_mlp_is_refused():
+    with pytest.raises(MirlibError, match="Linear: which module maps the units of its MLP back"):
+        gaps.units.last_map(torch.nn.Linear(2, 2))

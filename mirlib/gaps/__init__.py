@@ -21,10 +21,12 @@ from mirlib.gaps.clouds import (
     sliced_wasserstein,
     symmetric_kl,
 )
+from mirlib.gaps.connector import feature_probe, neighbours_kept
 from mirlib.gaps.hiding import exit_depth, picture_gain
 from mirlib.gaps.paired import cka, cka_debiased, mutual_knn, rmg, svcca
 from mirlib.gaps.sphere import alignment, uniformity
 from mirlib.gaps.task import perceptual_score, soft_discrimination
+from mirlib.gaps.units import unit_overlap
 
 __all__ = [
     "MEASURES",
@@ -38,12 +40,14 @@ __all__ = [
     "cmmd",
     "exit_depth",
     "fd_infinity",
+    "feature_probe",
     "ima",
     "kid",
     "mir",
     "mmd",
     "modality_gap",
     "mutual_knn",
+    "neighbours_kept",
     "norm_only",
     "perceptual_score",
     "picture_gain",
@@ -54,4 +58,5 @@ __all__ = [
     "svcca",
     "symmetric_kl",
     "uniformity",
+    "unit_overlap",
 ]
