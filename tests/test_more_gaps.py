@@ -362,7 +362,7 @@ def test_the_overlap_is_that_of_sets_of_units_sample_by_sample(tiny, pairs):
         words = batch.pop("text_mask")[0]
         kept = []
         handles = [
-            layer.mlp.register_forward_pre_hook(lambda module, args: kept.append((module, args[0][0])))
+            layer.mlp.register_forward_pre_hook(lambda module, args, kept=kept: kept.append((module, args[0][0])))
             for layer in model.get_decoder().layers
         ]
         model(**batch)

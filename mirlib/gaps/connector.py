@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.align.norms import _projector
-from mirlib.batches import PairBatches, pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.gaps.base import HIGHER, QUADRATIC_ROWS, GapResult, register, unit
 from mirlib.gaps.paired import NEIGHBOURS
-from mirlib.gaps.samples import MODEL, of_samples, t_interval
+from mirlib.gaps.samples import MODEL, in_order, of_samples, t_interval
 
 FOLDS = 5
 RIDGE = 1e-3
@@ -77,8 +76,7 @@ def connector_rows(
     """
     inner = unwrap(model)
     name = _projector(inner) if projector is None else projector
-    drawn = pair_batches(model, processor, images, texts, num=len(texts), batch_size=1, paired=True, **options)
-    batches = PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
+    batches = in_order(model, processor, images, texts, batch_size=1, **options)
     heard: list[Tensor] = []  # of the picture that is being read
     entering: list[Tensor] = []
     places: list[Tensor | None] = []

@@ -18,20 +18,20 @@ from tqdm import tqdm
 from mirlib.adapters import decoder_parts, find_decoder, unwrap
 from mirlib.align.vision_rows import VisionRows
 from mirlib.align.weighting import vision_hidden
+from mirlib.batches import ModelInputs, PairBatches
 from mirlib.errors import MirlibError
+from mirlib.forward import evaluating, forward_advice
 from mirlib.gaps.base import HIGHER, GapResult, register, result
-from mirlib.gaps.samples import CONFIDENCE, MODEL, of_samples, t_interval
-from mirlib.scoring import ModelInputs, PairBatches, evaluating, forward_advice, pair_batches
+from mirlib.gaps.samples import CONFIDENCE, MODEL, in_order, of_samples, t_interval
 
 UNCHANGED = 0.95
 
 
-def _pairs(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any) -> Any:
-    """The pairs in their order, as batches, and as batches in which each text has the next one's picture."""
-    batches = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
-    own = [(i, i) for i in range(len(texts))]
-    others = [((i + 1) % len(texts), i) for i in range(len(texts))]
-    return (PairBatches(processor, images, texts, pairs, 1, batches.settings) for pairs in (own, others))
+def _with_next_pictures(batches: PairBatches) -> PairBatches:
+    """The same texts, each with the picture of the next pair."""
+    count = len(batches.chosen)
+    pairs = [((i + 1) % count, i) for i in range(count)]
+    return PairBatches(batches.processor, batches.images, batches.texts, pairs, batches.settings)
 
 
 class _Words:
@@ -118,13 +118,13 @@ def picture_gain(
     Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
     """
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
-    own, others = _pairs(model, processor, images, texts, **options)
+    batches = in_order(model, processor, images, texts, **options)
     found: list[list[np.ndarray]] = [[], [], []]
-    for words in _read(model, own, "pictures", progress):
+    for words in _read(model, batches, "pictures", progress):
         found[0].append(words.log_probability())
         with vision_hidden(model):
             found[1].append(words.log_probability())
-    for words in _read(model, others, "other pictures", progress):
+    for words in _read(model, _with_next_pictures(batches), "other pictures", progress):
         found[2].append(words.log_probability())
     seen, hidden, other = map(np.concatenate, found)
     means = {"own": float(seen.mean()), "other": float(other.mean()), "hidden": float(hidden.mean())}
@@ -266,11 +266,11 @@ def exit_depth(
     if not 0 < unchanged <= 1:
         raise MirlibError(f"unchanged must lie in (0, 1], got {unchanged:g}")
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
-    own, others = _pairs(model, processor, images, texts, **options)
+    batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
     found: list[np.ndarray] = []
     said: list[Tensor] = []
-    for words in _read(model, own, "depths", progress):
+    for words in _read(model, batches, "depths", progress):
         said.append(words.logits().argmax(-1))
         by_depth = []
         for depth in depths:
@@ -279,7 +279,9 @@ def exit_depth(
         found.append(np.stack(by_depth))
     null = [
         words.means(words.logits().argmax(-1) == before)
-        for words, before in zip(_read(model, others, "other pictures", progress), said, strict=True)
+        for words, before in zip(
+            _read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True
+        )
     ]
     agreement = np.concatenate([np.concatenate(found, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
     depth, interval = depth_of(agreement, unchanged)

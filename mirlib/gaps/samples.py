@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from torch import nn
 
+from mirlib.batches import PairBatches, pair_batches
 from mirlib.errors import MirlibError
 from mirlib.gaps.base import GapResult, result
 from mirlib.result import Interval
@@ -15,6 +17,14 @@ from mirlib.result import Interval
 CONFIDENCE = 0.95
 MODEL = "model"
 """What measures need that read the model in passes of their own."""
+
+
+def in_order(
+    model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any
+) -> PairBatches:
+    """The pairs ``(images[i], texts[i])`` in their order, checked as `mirlib.batches.pair_batches` does."""
+    drawn = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
+    return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
 
 
 def t_interval(values: Any, confidence: float = CONFIDENCE) -> Interval:

@@ -1,4 +1,4 @@
-"""Which units of the decoder's MLPs vision and text excite: whether both are worked on by the same part of the model."""
+"""Which units of the decoder's MLPs vision and text excite: whether one part of the model works on both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
-from mirlib.batches import PairBatches, pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.gaps.base import HIGHER, GapResult, register
-from mirlib.gaps.samples import MODEL, of_samples
+from mirlib.gaps.samples import MODEL, in_order, of_samples
 
 SHARE = 0.1
 
@@ -119,8 +118,7 @@ def unit_overlap(
     """
     inner = unwrap(model)
     layers = list(decoder_parts(inner).layers)
-    drawn = pair_batches(model, processor, images, texts, num=len(texts), batch_size=batch_size, paired=True, **options)
-    batches = PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
+    batches = in_order(model, processor, images, texts, batch_size=batch_size, **options)
     power = [[torch.zeros(len(texts), 0) for _ in layers] for _ in range(2)]  # by modality and layer, (N, u)
     squares: dict[int, Tensor] = {}
 
@@ -166,5 +164,5 @@ def unit_overlap(
         share=share,
         units=units,
         **beside,
-        **drawn.settings,
+        **batches.settings,
     )
