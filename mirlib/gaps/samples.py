@@ -45,7 +45,9 @@ def t_interval(values: Any, confidence: float = CONFIDENCE) -> Interval:
     count = len(values)
     error = float(values.std(ddof=1) / count**0.5) if count > 1 else float("inf")
     reach = error * float(stats.t.ppf((1 + confidence) / 2, max(count - 1, 1)))
-    return Interval(float(values.mean()) - reach, float(values.mean()) + reach, confidence, error, "t")
+    return Interval(
+        float(values.mean()) - reach, float(values.mean()) + reach, confidence, error, "influence", count - 1
+    )
 
 
 def of_samples(
