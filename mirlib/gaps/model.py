@@ -18,6 +18,7 @@ from mirlib.errors import MirlibError
 from mirlib.forward import memory_advice
 from mirlib.gaps.base import MEASURES, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
+from mirlib.gaps.samples import MODEL
 from mirlib.hidden_states import decoder_parts
 from mirlib.rows import TokenRows, collect_rows
 
@@ -92,11 +93,12 @@ def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[st
     missing = {
         PAIRS: "needs images and the texts that belong to them (--pairs)",
         TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}",
+        MODEL: "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)",
     }
 
     def reason(name: str) -> str | None:
         needs = MEASURES[name].needs
-        return missing[needs].format(name) if needs == TASK or (needs == PAIRS and not pairs) else None
+        return missing[needs].format(name) if needs in (TASK, MODEL) or (needs == PAIRS and not pairs) else None
 
     if names == "all":
         skipped = {name: why for name in MEASURES if (why := reason(name))}
