@@ -26,11 +26,12 @@ from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from mirlib.batches import PairBatches, pair_batches
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import check_confidence
 from mirlib.result import MIRResult
-from mirlib.scoring import PairBatches, pair_batches, score, score_pairs
+from mirlib.scoring import score, score_pairs
 
 if TYPE_CHECKING:
     import pandas as pd

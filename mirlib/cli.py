@@ -415,7 +415,8 @@ def _score_measures(options: argparse.Namespace) -> None:
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
-    from mirlib.scoring import DEFAULT_GROUPS, score
+    from mirlib.scoring import score
+    from mirlib.streaming import DEFAULT_GROUPS
 
     if not processes.leads:
         _hush()

@@ -278,6 +278,14 @@ class Processes:
             self._exchange(lambda: dist.all_reduce(summed, group=self._group))
         return summed.to(values.device)
 
+    def hand_out(self, value: Any, owner: int) -> Any:
+        """What the process ``owner`` has, in every process; what the others give is not looked at."""
+        if self.size == 1:
+            return value
+        box = [value if owner == self.rank else None]
+        self._exchange(lambda: dist.broadcast_object_list(box, src=owner, group=self._group))
+        return box[0]
+
     def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
         """The moments of all processes merged, in the process ``owner``; None in the others.
 

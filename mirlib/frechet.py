@@ -286,6 +286,19 @@ def _cholesky(covariance: Tensor) -> Tensor | None:
     return lower if regular else None
 
 
+def is_regular(covariance: Tensor) -> bool:
+    """Whether a covariance has full rank, as far as its digits tell."""
+    if not bool(torch.isfinite(covariance.diagonal()).all()):
+        return False
+    order = covariance.diagonal().argsort(descending=True)
+    return _cholesky(_near_one(covariance)[0][order][:, order]) is not None
+
+
+def energy(rows: Moments) -> float:
+    """``‖μ‖² + Tr(Σ)``, the squared Fréchet distance of the rows to as many that are all zero."""
+    return float(rows.mean @ rows.mean + rows.covariance.trace())
+
+
 def _order(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """(d,) the dimensions by falling variance."""
     variances = covariance_x.diagonal() * covariance_y.diagonal()

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +28,11 @@ from mirlib.frechet import (
     as_rows,
     distance_of_rows,
     frechet_distance_from_moments,
+    is_regular,
     threads_for,
 )
-from mirlib.result import Interval, MIRResult
+from mirlib.influence import ROWS_PER_DIMENSION, LayerInfluence, influence_interval, rows_suffice, t_interval
+from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
 
@@ -51,6 +52,7 @@ PRESETS = {
     "authors-fast": Preset(outliers="median", sqrt="authors-fast"),
 }
 RESAMPLES = 200
+INTERVALS = ("influence", "bootstrap")
 LARGEST_BOOTSTRAP = 2 << 30  # bytes
 LARGEST_DEPTH = 1000  # layers; the deepest language models have about 130
 OUTLIERS = ("drop", "median", "none")
@@ -174,6 +176,8 @@ class LayerSummary:
     norm_ratio: float
     vision_energy: float
     text_energy: float
+    floor: float  # what the norms force
+    equalised: float  # the distance if every vision row had the mean text norm; NaN where it was not taken
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
@@ -186,16 +190,24 @@ def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
     return FrechetDistance(*(part * scale**2 for part in distance))
 
 
-def null_energy(text: Moments) -> float:
-    """FID of the text rows to vision rows that are all zero: ``‖μ_t‖² + Tr(Σ_t)``."""
-    return float(text.mean @ text.mean + text.covariance.trace())
+def norm_floor(vision_energy: float, text_energy: float) -> float:
+    """``(√e_v − √e_t)²``, below which no Fréchet distance of rows with these energies lies; see `norm_bounds`."""
+    return (math.sqrt(vision_energy) - math.sqrt(text_energy)) ** 2
 
 
-def null_energy_of_rows(text: Tensor) -> float:
-    """`null_energy` without the (d, d) scatter, of which the trace alone is wanted."""
-    rows = text.to(device=_float64_device(text), dtype=torch.float64)
-    mean = rows.mean(dim=0)
-    return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
+def split_of_length(layers: Sequence[LayerSummary]) -> LengthSplit | None:
+    """The shares of lengths and of shape in the sum of distances; None if it is 0 or they were not taken.
+
+    ``forced`` is the floor that the norms put under the distance, ``shape`` what is left if every vision row is
+    rescaled to the mean text norm of its layer, and ``equalised`` what this removes beyond the floor. It is below 0
+    where lengths make up for directions.
+    """
+    total = math.fsum(layer.distance.total for layer in layers)
+    equal = math.fsum(layer.equalised for layer in layers)
+    if not total > 0 or math.isnan(equal):
+        return None
+    forced, shape = math.fsum(layer.floor for layer in layers) / total, equal / total
+    return LengthSplit(forced, 1 - forced - shape, shape)
 
 
 def log10_sum(per_layer: Iterable[float]) -> float:
@@ -246,7 +258,26 @@ def assemble(
         interval=interval,
         settings=settings,
         warnings=tuple(notes),
+        length=split_of_length(layers),
     )
+
+
+def _energy_of_rows(rows: Tensor) -> float:
+    """`mirlib.frechet.energy` without the (d, d) scatter, of which the trace alone is wanted."""
+    rows = rows.to(device=_float64_device(rows), dtype=torch.float64)
+    mean = rows.mean(dim=0)
+    return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
+
+
+def _equalised(vision: Tensor, text: Tensor, norm: float) -> float:
+    """The distance if every vision row had the mean text norm."""
+    return distance_of_rows(with_norm(vision, norm), text)[0].total
+
+
+def with_norm(rows: Tensor, norm: float) -> Tensor:
+    """(n, d) float64 rows rescaled to a norm; those of zero stay zero."""
+    norms = row_norms(rows)
+    return rows.to(norms.device, torch.float64) * torch.where(norms > 0, norm / norms, 0.0)[:, None]
 
 
 class _PreparedLayer(NamedTuple):
@@ -291,13 +322,18 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
         distance, bias = distance_of_rows(vision, text)
         distance, bias = scaled(distance, layer.scale), bias * rescale
     text_norm = float(layer.norms["text"].mean())
+    energies = [_energy_of_rows(rows) * rescale for rows in (vision, text)]
     return LayerSummary(
         distance=distance,
         bias=bias,
         scale=layer.scale,
         norm_ratio=float(layer.norms["vision"].mean()) / text_norm if text_norm > 0 else math.inf,
         vision_energy=float(row_norms(vision).square().mean()) * rescale,
-        text_energy=null_energy_of_rows(text) * rescale,
+        text_energy=energies[1],
+        floor=norm_floor(*energies),
+        equalised=math.nan
+        if fast
+        else scaled(distance_of_rows(with_norm(vision, text_norm), text)[0], layer.scale).total,
         outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
@@ -361,6 +397,7 @@ def modality_integration_rate(
     sqrt: str | None = None,
     samples: tuple[Any, Any] | None = None,
     confidence: float | None = None,
+    interval: str = "influence",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> MIRResult:
@@ -376,7 +413,9 @@ def modality_integration_rate(
         sqrt: Overrides the preset: ``"exact"`` or ``"authors-fast"``.
         samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
             interval, since tokens of one sample are not independent.
-        confidence: For example 0.95, for a bootstrap interval over samples.
+        confidence: For example 0.95, for an interval over samples.
+        interval: ``"influence"``, by the derivative (see `mirlib.influence`), or ``"bootstrap"``, by drawing samples
+            with replacement, which is also the way where the derivative does not exist or outliers are replaced.
         resamples: Number of bootstrap replicates.
         seed: Seed of the bootstrap.
 
@@ -420,20 +459,49 @@ def modality_integration_rate(
             )
         if chosen.sqrt == "authors-fast":
             raise MirlibError("there is no interval for the authors' fast mode; use preset 'authors' or 'paper'")
+        if interval not in INTERVALS:
+            raise MirlibError(f"unknown interval {interval!r}; choose one of {', '.join(INTERVALS)}")
+        if chosen.outliers == "median":
+            interval = "bootstrap"
         resampler = _Resampler(sample_ids, resamples, seed)
-    layers, replicates = [], []
     pairs = list(zip(vision_layers, text_layers, strict=True))
-    for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
-        with threads_for(v.shape[1]):
-            prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
-            layers.append(_summarise_layer(prepared, chosen))
-            if confidence is not None:
-                replicates.append(resampler.distances(prepared, chosen, normalize))
-    interval = None
+
+    def each_layer(work: Callable[[_PreparedLayer, int], Any]) -> list[Any]:
+        found = []
+        for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
+            with threads_for(v.shape[1]):
+                prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+                found.append(work(prepared, k))
+        return found
+
+    def summary_and_influence(prepared: _PreparedLayer, k: int) -> tuple[LayerSummary, tuple[Tensor, Tensor] | None]:
+        summary, influence = _summarise_layer(prepared, chosen), None
+        if confidence is not None and interval == "influence":
+            rows = vision_layers[k - 1], text_layers[k - 1]
+            influence = _influence_of_layer(prepared, summary, rows, resampler.index, normalize)
+        return summary, influence
+
+    layers, influences = zip(*each_layer(summary_and_influence), strict=True)
+    found, influence = None, None
     if confidence is not None:
         value = log10_sum(layer.distance.total for layer in layers)
-        variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
-        interval = normal_interval(value, math.sqrt(variance), confidence, "bootstrap")
+        if interval == "influence" and all(each is not None for each in influences):
+            sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
+            influence = Influence(*sides, paired=resampler.paired)
+            found = influence_interval(
+                influence, np.array([layer.distance.total for layer in layers]), value, confidence
+            )
+        else:
+            if interval == "influence":
+                notes.append(
+                    f"in {influences.count(None)} of {len(layers)} layers, rows are fewer than "
+                    f"{ROWS_PER_DIMENSION} times the {layers[0].dim} dimensions or a covariance is singular, so "
+                    "influences do not exist: the interval is a bootstrap over samples"
+                )
+            replicates = each_layer(lambda prepared, _: resampler.distances(prepared, chosen, normalize))
+            variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
+            degrees = min(weights.shape[1] for weights in resampler.weights.values()) - 1
+            found = t_interval(value, math.sqrt(variance), confidence, "bootstrap", degrees)
     settings = {
         "preset": preset,
         **chosen._asdict(),
@@ -441,9 +509,9 @@ def modality_integration_rate(
         "layers": len(layers),
         "dim": layers[0].dim,
     }
-    if interval is not None:
+    if found is not None and found.method == "bootstrap":
         settings |= {"resamples": resamples, "bootstrap_seed": seed}
-    return assemble(layers, settings, interval, notes)
+    return replace(assemble(layers, settings, found, notes), influence=influence)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -461,14 +529,26 @@ def spread(values: Sequence[float], ddof: int = 0) -> float:
     return float(np.var(values, ddof=ddof)) if np.isfinite(values).all() else math.nan
 
 
-def normal_interval(value: float, standard_error: float, confidence: float, method: str) -> Interval:
-    """``value ± z · standard error``.
-
-    It says how far another draw of as many samples would fall, and is centred on the value: the percentile bootstrap is
-    not, because resampled samples repeat, and repetition adds to the upward bias of the distance.
-    """
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * standard_error
-    return Interval(value - reach, value + reach, confidence, standard_error, method)
+def _influence_of_layer(
+    layer: _PreparedLayer,
+    summary: LayerSummary,
+    rows: tuple[Tensor, Tensor],
+    index: dict[str, Tensor],
+    normalize: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """(N,) influence of each sample's vision rows and text rows on FID_k; None where the derivative does not exist."""
+    moments = [Moments.of(layer.kept[modality]) for modality in MODALITIES]
+    if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
+        return None
+    maps = LayerInfluence.of(
+        *moments, summary.distance.total, layer.scale, normalized=normalize, text_rows=summary.rows[1]
+    )
+    found = []
+    for side, modality in enumerate(MODALITIES):
+        of_rows = maps.of_rows(rows[side], side, layer.norms[modality], layer.keep_mask[modality]).cpu()
+        sums = torch.zeros(int(index[modality].max()) + 1, dtype=torch.float64)
+        found.append(sums.index_add_(0, index[modality], of_rows))
+    return tuple(found)
 
 
 def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -504,10 +584,10 @@ class _Resampler:
         names = [np.unique(ids) for ids in samples]
         if min(len(name) for name in names) < 2:
             raise MirlibError("an interval needs at least 2 samples")
-        paired = np.array_equal(names[0], names[1])
+        self.paired = np.array_equal(names[0], names[1])
         generator = np.random.default_rng(seed)
         weights = [generator.multinomial(len(name), [1 / len(name)] * len(name), size=resamples) for name in names]
-        if paired:
+        if self.paired:
             weights[1] = weights[0]
         # (resamples, samples) how often each draw holds each sample; (rows,) the sample of each row
         self.weights = {m: torch.from_numpy(w).to(torch.float64) for m, w in zip(MODALITIES, weights, strict=True)}
@@ -543,7 +623,7 @@ class _Resampler:
             raise MirlibError(
                 f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
                 "the "
-                "batches through ModalityIntegrationRate(groups=20) for a jackknife interval instead"
+                "batches through ModalityIntegrationRate, which needs no such memory"
             )
         mean = rows.mean(dim=0)
         centred = (rows - mean)[torch.argsort(index, stable=True)]

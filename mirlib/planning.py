@@ -24,12 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
+from mirlib.accumulators import FiniteChecks
 from mirlib.errors import MirlibError, first_line
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
 from mirlib.loading import check_layers, check_name
 from mirlib.mir import NormBounds, resolve_settings
-from mirlib.scoring import DEFAULT_GROUPS
-from mirlib.streaming import FiniteChecks, ModalityIntegrationRate, RowGroups, moment_bytes
+from mirlib.streaming import DEFAULT_GROUPS, ModalityIntegrationRate, moment_bytes
 
 __all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
 
@@ -543,7 +543,7 @@ class _Passes:
             metric._second_pass = True
             metric._bounds = [(NormBounds(0.0, math.inf),) * 2] * layers
         # All rows of a batch in one group, as with most batches; the other groups lie beside it.
-        groups = (RowGroups(0), RowGroups(0))
+        groups = None
         checks = FiniteChecks()
         counter = FlopCounterMode(
             display=False,

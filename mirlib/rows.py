@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mirlib.batches import ModelInputs
 from mirlib.data import load_image
 from mirlib.errors import MirlibError
+from mirlib.forward import evaluating, forward_advice
 from mirlib.hidden_states import capture
 from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
-from mirlib.scoring import ModelInputs, evaluating, forward_advice
 
 __all__ = ["TokenRows", "collect_rows"]
 

@@ -1,14 +1,19 @@
-"""The Modality Integration Rate over batches, in constant memory, as a torchmetrics metric.
+"""The Modality Integration Rate over batches, in constant memory and as a rule in one pass, as a torchmetrics metric.
 
-The outlier rule needs every norm before it can drop a row, so the same batches go in twice. The first pass keeps each
-token's norm (4 bytes a token a layer); from them follow α_k, the medians and the 3σ bounds. The second pass merges the
-moments of the rows that are kept. Nothing else grows with the number of samples.
+The outlier rule needs every norm before it can drop a row. But α is a common factor, so moments may be taken unscaled,
+and most rows lie so far inside the 3σ bounds that they can be accepted at once. The others, a few in a hundred, are set
+aside in the model's precision, and decided when all norms are known. Norms are kept (4 bytes a token a layer), so a row
+that was accepted and should not have been is always seen; then, and only then, the layers concerned need the batches
+once more. Nothing else grows with the number of samples.
+
+An interval takes one more pass: the influence of each sample needs the moments first; see `mirlib.influence`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,17 +22,20 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
+from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
 from mirlib.frechet import (
     TRACE_METHODS,
     Moments,
-    add_rows,
     as_rows,
     distance_and_trace,
+    energy,
     float64_device,
+    is_regular,
     threads_for,
 )
+from mirlib.influence import ROWS_PER_DIMENSION, LayerInfluence, influence_interval, rows_suffice, t_interval
 from mirlib.mir import (
     MODALITIES,
     LayerSummary,
@@ -36,152 +44,62 @@ from mirlib.mir import (
     check_confidence,
     check_layers,
     log10_sum,
-    normal_interval,
-    not_finite,
-    null_energy,
+    norm_floor,
     resolve_settings,
     row_norms,
     scaled,
     spread,
     text_scale,
 )
-from mirlib.result import MIRResult
+from mirlib.result import Influence, Interval, MIRResult
 
-__all__ = ["FiniteChecks", "ModalityIntegrationRate", "RowGroups"]
+__all__ = ["ModalityIntegrationRate"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
-_BAR = {"desc": "adding up", "unit": "layer", "delay": 3, "leave": False}
+DEFAULT_GROUPS = 20
+LARGEST_JACKKNIFE = 8 << 30  # bytes
+ASIDE_SHARE = 0.08  # of the rows, what is set aside at most; measured 3 to 7 % on norms of eight shapes
+MATRICES = 3  # scatters a layer: vision, text, and vision rows of norm 1
+_BAR = {"unit": "layer", "delay": 3, "leave": False}
 
 
-def _append(chunks: list[Tensor], norms: Tensor) -> None:
-    """Append in place, joining what is no longer than what came last: n batches make about log2 n chunks.
-
-    Thousands of small tensors that stay would keep the memory of the large ones between them, which come and go, from
-    being used again.
-    """
-    while chunks and len(chunks[-1]) <= len(norms):
-        norms = torch.cat([chunks.pop(), norms])
-    chunks.append(norms)
-
-
-def _pack(moments: Moments) -> Tensor:
-    """(d + 2, d) tensor: scatter, mean, and the count in the corner, so that torchmetrics can move and gather it."""
-    count = torch.zeros_like(moments.mean)
-    count[0] = moments.count
-    return torch.cat([moments.scatter, moments.mean[None], count[None]])
-
-
-def _unpack(packed: Tensor) -> Moments:
-    return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
-
-
-class RowGroups:
-    """The jackknife groups of a batch of rows of one modality, found once for all layers.
+def moment_bytes(layers: int, dim: int, groups: int = 0) -> int:
+    """Bytes of the moments in float64: scatter and mean of vision, text and vision rows of norm 1, for each layer.
 
     Args:
-        groups: The group of the whole batch, or (n,) integers, the group of each row.
-
-    Attributes:
-        parts: Each group with the (m,) numbers of its rows, or with None where it has all of them.
+        layers: K.
+        dim: d.
+        groups: Groups of a jackknife, each with moments of vision and text of its own.
     """
-
-    def __init__(self, groups: Any) -> None:
-        self.count: int | None = None
-        if not hasattr(groups, "__len__"):
-            self.parts: list[tuple[int, Tensor | None]] = [(int(groups), None)]
-            return
-        ids = torch.as_tensor(groups).cpu()
-        self.shape = tuple(ids.shape)
-        self.count = len(ids)
-        found = ids.unique().tolist()
-        self.parts = [(int(g), None if len(found) == 1 else (ids == g).nonzero()[:, 0]) for g in found]
-        self._moved: dict[torch.device, list[tuple[int, Tensor | None]]] = {}
-
-    def check(self, rows: int, groups: int) -> None:
-        """Refuse numbers that do not belong to ``rows`` rows, or to no group of ``groups``."""
-        if self.count is not None and self.shape != (rows,):
-            raise MirlibError(f"groups: expected one number for each of {rows} rows, got shape {self.shape}")
-        for group, _ in self.parts:
-            if not 0 <= group < groups:
-                raise MirlibError(f"group {group} is outside 0..{groups - 1}")
-
-    def on(self, device: torch.device) -> list[tuple[int, Tensor | None]]:
-        """`parts` on a device; they are moved there once."""
-        if all(index is None for _, index in self.parts):
-            return self.parts
-        if device not in self._moved:
-            self._moved[device] = [(group, index.to(device)) for group, index in self.parts]
-        return self._moved[device]
+    return (MATRICES + 2 * groups) * layers * (dim + 2) * dim * 8
 
 
-def _pair(groups: Any) -> tuple[RowGroups, RowGroups]:
-    pair = groups if isinstance(groups, tuple) else (groups, groups)
-    return tuple(part if isinstance(part, RowGroups) else RowGroups(part) for part in pair)
+def interval_bytes(layers: int, dim: int) -> int:
+    """Bytes of the maps that influences need, in float32; they take the place of the moments, layer by layer."""
+    return 2 * layers * dim**2 * 4
 
 
-class FiniteChecks:
-    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them.
-
-    Asking after every layer would make the host wait for the device 2 K times a batch.
-    """
-
-    class _Pending(NamedTuple):
-        layer: int
-        modality: str
-        name_row: Callable[[str, int], str]
-        first: Tensor  # () int64: the number of the first such row, or −1
-
-    def __init__(self) -> None:
-        self._pending: list[FiniteChecks._Pending] = []
-
-    def add(self, layer: int, modality: str, norms: Tensor, name_row: Callable[[str, int], str]) -> None:
-        """Note the (n,) norms of a layer's rows, for `settle`; nothing is read from the device."""
-        broken = ~torch.isfinite(norms)
-        first = torch.where(broken.any(), broken.to(torch.uint8).argmax(), -1)
-        self._pending.append(self._Pending(layer, modality, name_row, first))
-
-    def settle(self) -> None:
-        """Read all answers, one transfer a device, and forget them.
-
-        Raises:
-            MirlibError: If a row is not finite; it names the first layer, its modality and the row.
-        """
-        pending, self._pending = self._pending, []
-        found: dict[int, int] = {}
-        for device in {check.first.device for check in pending}:
-            numbers = [i for i, check in enumerate(pending) if check.first.device == device]
-            found |= zip(numbers, torch.stack([pending[i].first for i in numbers]).tolist(), strict=True)
-        for i, check in enumerate(pending):
-            if found[i] >= 0:
-                raise not_finite(check.layer, check.modality, check.name_row(check.modality, found[i]))
+def aside_bytes(rows: int, layers: int, dim: int, itemsize: int) -> int:
+    """Bytes of the rows that are set aside in host memory, at most, for ``rows`` rows of both modalities."""
+    return math.ceil(ASIDE_SHARE * rows) * layers * dim * itemsize
 
 
-def moment_bytes(layers: int, dim: int, groups: int = 1) -> int:
-    """Bytes of the moments of both modalities: scatter, mean and count in float64, for each layer and group."""
-    return 2 * layers * groups * (dim + 2) * dim * 8
+class _Known(NamedTuple):
+    """What follows from the first pass, over all processes."""
 
-
-def _row_of_batch(modality: str, row: int) -> str:
-    return f"row {row} of the batch"
-
-
-def _merge_processes(stacked: Tensor) -> Tensor:
-    """(processes, groups, d + 2, d) packed moments to (groups, d + 2, d), merged in the order of the ranks."""
-    merged = []
-    for parts in stacked.unbind(dim=1):
-        total = _unpack(parts[0])
-        for part in parts[1:]:
-            total = total.merge(_unpack(part))
-        merged.append(_pack(total))
-    return torch.stack(merged)
+    sums: np.ndarray  # (K, modality, [count, sum of norms])
+    bounds: list[tuple[NormBounds | None, NormBounds | None]]
+    wrong: np.ndarray  # (K, modality) bool: a row was accepted that is an outlier
+    aside: float  # share of the rows that were set aside to the end
+    samples: list[int]  # in each process
 
 
 class ModalityIntegrationRate(Metric):
     """Modality Integration Rate, ``log10 Σ_k FID_k``, accumulated batch by batch.
 
-    Feed every batch, call `begin_second_pass`, feed the same batches again, then `compute` or `result`. With
-    ``outliers="none"`` one pass is enough. Works across processes: the state merges exactly, and each process sees its
-    own share of the samples.
+    Feed every batch, then `compute` or `result`. Where `needs_second_pass` gives a reason, call `begin_second_pass` and
+    feed the same batches again: for an interval always, for the value alone in rare cases. Works across processes: each
+    sees its own share of the samples, and all get the same result.
 
     Args:
         num_layers: Number of decoder layers, K.
@@ -189,13 +107,13 @@ class ModalityIntegrationRate(Metric):
         preset: ``"paper"``. The authors' presets need the rows themselves; see `mirlib.modality_integration_rate`.
         outliers: ``"drop"`` (default) or ``"none"``.
         normalize: Whether to apply the text-centric scale α_k.
-        groups: Number of groups of samples for the jackknife; 1 for no interval. The moments are kept once a group:
-            ``2 K groups (d + 2) d`` float64 numbers (`state_bytes`).
-        confidence: For example 0.95, for a jackknife interval; needs at least 2 groups.
+        confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone.
+        groups: Number of groups of samples for the jackknife that takes the place of influences where these do not
+            exist: where rows are fewer than twice the dimensions, or a covariance is singular.
         trace: Route to the trace term of each layer, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. The
             result's settings hold the largest error that ``"polar"`` proved, and a warning names the layers where it
             could not and the exact route was taken.
-        kwargs: Passed to `torchmetrics.Metric`.
+        kwargs: Passed to `torchmetrics.Metric`; with ``sync_on_compute=False`` each process is on its own.
 
     Raises:
         MirlibError: For settings that cannot be streamed.
@@ -205,13 +123,12 @@ class ModalityIntegrationRate(Metric):
     Examples:
         >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
-        >>> batches = [torch.randn(2, 50, 4, generator=generator) for _ in range(6)]
         >>> metric = ModalityIntegrationRate(num_layers=2, dim=4)
-        >>> for rows in batches:
+        >>> for _ in range(6):
+        ...     rows = torch.randn(2, 50, 4, generator=generator)
         ...     metric.update(3 * rows, rows)
-        >>> metric.begin_second_pass()
-        >>> for rows in batches:
-        ...     metric.update(3 * rows, rows)
+        >>> metric.needs_second_pass() is None
+        True
         >>> round(float(metric.compute()), 1)
         0.9
     """
@@ -228,93 +145,77 @@ class ModalityIntegrationRate(Metric):
         preset: str = "paper",
         outliers: str | None = None,
         normalize: bool = True,
-        groups: int = 1,
         confidence: float | None = None,
+        groups: int = DEFAULT_GROUPS,
         trace: str = "exact",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "distributed_available_fn": _never})  # the processes meet in `Processes`
         chosen = resolve_settings(preset, outliers, None)
         if chosen.outliers == "median" or chosen.sqrt != "exact":
             raise MirlibError(
                 f"preset {preset!r} needs all rows in memory (medians over rows); pass them to "
                 "modality_integration_rate, or stream with preset='paper'"
             )
-        if num_layers < 1 or dim < 1 or groups < 1:
-            raise MirlibError(f"num_layers, dim and groups must be at least 1, got {num_layers}, {dim}, {groups}")
+        if num_layers < 1 or dim < 1:
+            raise MirlibError(f"num_layers and dim must be at least 1, got {num_layers} and {dim}")
         if confidence is not None:
             check_confidence(confidence)
-            if groups < 2:
-                raise MirlibError("a jackknife interval needs groups=2 or more")
+        if groups < 2:
+            raise MirlibError(f"a jackknife needs at least 2 groups, got {groups}")
         if trace not in TRACE_METHODS:
             raise MirlibError(f"unknown route to the trace term {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
         self.num_layers, self.dim, self.groups, self.trace = num_layers, dim, groups, trace
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
-        # A pass, not a state: every process is in the same one.
-        self._second_pass = False
-        self._bounds: list[tuple[NormBounds, NormBounds]] = []
-        # One zero seen as many: the moments of a layer take memory when its first rows come, and where those are.
-        unseen = torch.zeros((), dtype=torch.float64).expand(groups, dim + 2, dim)
-        for layer in range(1, num_layers + 1):
-            for modality in MODALITIES:
-                self.add_state(f"norms_{modality}_{layer}", default=[], dist_reduce_fx="cat")
-                name = f"moments_{modality}_{layer}"
-                self.add_state(name, default=unseen[:0], dist_reduce_fx=_merge_processes)
-                self._defaults[name] = unseen  # add_state writes zeros out, here and in the state
-                setattr(self, name, unseen)
-        # (K, groups, modality, [count, sum of norms]) of all rows, outliers included
-        self.add_state(
-            "norm_sums", default=torch.zeros(num_layers, groups, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
-        )
-        # (K, modality, [count, sum of norms]) of the second pass, to tell whether it saw the same rows
-        self.add_state(
-            "second_norm_sums", default=torch.zeros(num_layers, 2, 2, dtype=torch.float64), dist_reduce_fx="sum"
-        )
+        self._clear()
 
-    @property
-    def passes(self) -> int:
-        """How many times the batches have to go in: 2, or 1 without the outlier rule."""
-        return 1 if self.outliers == "none" else 2
+    def _clear(self) -> None:
+        self._layers = [(Side(self.dim, True), Side(self.dim, False)) for _ in range(self.num_layers)]
+        self._stage = "moments"  # then perhaps "repair", then perhaps "influence" or "jackknife"
+        self._passes = 1
+        self._places: dict[int, int] = {}  # of the samples, in the order in which they came
+        self._updates = 0
+        self._samples_before = 0
+        self._forget_sum()
+        self._maps: list[LayerInfluence] = []
+        self._influences: list[list[Tensor | None]] = []
+        self._by_group: dict[tuple[int, int, int], Running] = {}  # by layer, modality and group of the jackknife
+        self._group_sums: Tensor | None = None  # (groups, K, modality, [count, sum of norms])
+
+    def _forget_sum(self) -> None:
+        self._known: _Known | None = None
+        self._summaries: list[LayerSummary] = []
+        self._way: str | None = None  # to an interval
+        self._notes: list[str] = []
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the moments, which do not grow with the number of samples."""
-        return moment_bytes(self.num_layers, self.dim, self.groups)
+        return moment_bytes(self.num_layers, self.dim)
 
     def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
         """Leave the state in float64: a half-precision metric would be wrong without a word."""
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> ModalityIntegrationRate:
-        """Move the state to another device; `to(torch.float16)`, which torchmetrics lets through, changes nothing."""
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Add a batch, and return the value of that batch alone."""
+        options = {name: getattr(self, name) for name in ("outliers", "normalize", "trace")}
+        alone = ModalityIntegrationRate(self.num_layers, self.dim, sync_on_compute=False, **options)
+        alone.update(*args, **kwargs)
+        self.update(*args, **kwargs)
+        return alone.compute()
 
-        def move(values: Tensor) -> Tensor:
-            moved = fn(values)
-            return moved if moved.dtype == values.dtype else values.to(moved.device)
+    # -----------------------------------------------------------------------------------------------------------------
+    # Rows come in
 
-        return super()._apply(move, *args, **kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch and return the value of that batch alone, where one pass is enough.
-
-        Raises:
-            MirlibError: With an outlier rule, since a batch has no value before all norms are known.
-        """
-        if self.passes == 2:
-            raise MirlibError(
-                "a batch alone has no value, since the outlier rule needs the norms of all rows: call update() for "
-                "every batch, twice, and compute() at the end"
-            )
-        return super().forward(*args, **kwargs)
-
-    def update(self, vision: Sequence[Any], text: Sequence[Any], groups: Any = 0) -> None:
+    def update(self, vision: Sequence[Any], text: Sequence[Any], samples: Any = None) -> None:
         """Add a batch of rows.
 
         Args:
             vision: K arrays (r, d).
             text: K arrays (s, d).
-            groups: Jackknife group of the batch, or a pair of integer tensors (r,) and (s,) with the group of each row.
-                All rows of a sample belong to one group.
+            samples: Pair of integer arrays (r,) and (s,): the sample that each row belongs to, numbered by you, the
+                same in every pass. Left out, each batch is one sample.
 
         Raises:
             MirlibError: For wrong shapes or values that are not finite; the state is left as it was.
@@ -324,241 +225,431 @@ class ModalityIntegrationRate(Metric):
         if len(vision_rows) != self.num_layers:
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
-        groups = _pair(groups)
+        samples = self._samples_of(samples)
         checks = FiniteChecks()
         layers = [
-            self._checked(k, pair, groups, _row_of_batch, checks)
+            self._checked(k, pair, samples, row_of_batch, checks)
             for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1)
         ]
         checks.settle()
+        self._updates += 1
         for k, (rows, norms) in enumerate(layers, start=1):
-            self._add_layer(k, rows, norms, groups)
+            self._add_layer(k, rows, norms, samples)
 
     def update_layer(
         self,
         layer: int,
         vision: Any,
         text: Any,
-        groups: Any = 0,
-        name_row: Callable[[str, int], str] = _row_of_batch,
+        samples: Any = None,
+        name_row: Callable[[str, int], str] = row_of_batch,
         checks: FiniteChecks | None = None,
     ) -> None:
-        """Add one layer's rows of a batch; `update` for callers that see one layer at a time.
+        """Add one layer's rows of a batch; `update` for callers that see one layer at a time, from 1 to K.
 
         Args:
             layer: 1..K.
             vision: (r, d) rows.
             text: (s, d) rows.
-            groups: As for `update`, or a pair of `RowGroups`, which spares finding them again in every layer.
+            samples: As for `update`, or `RowSamples`, which spares looking them up again in every layer.
             name_row: Names a row in an error message, given the modality and its number in the batch.
             checks: Where to note whether the rows are finite, for callers that `settle` a batch at once and give the
                 metric up if it raises. Without it the host waits for the answer here.
         """
         if not 1 <= layer <= self.num_layers:
             raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
-        groups = _pair(groups)
+        samples = self._samples_of(samples)
         now = FiniteChecks() if checks is None else checks
-        rows, norms = self._checked(layer, (vision, text), groups, name_row, now)
+        rows, norms = self._checked(layer, (vision, text), samples, name_row, now)
         if checks is None:
             now.settle()
-        self._add_layer(layer, rows, norms, groups)
+        self._updates += layer == self.num_layers
+        self._add_layer(layer, rows, norms, samples)
+
+    def _samples_of(self, samples: Any) -> RowSamples:
+        if isinstance(samples, RowSamples):
+            return samples
+        return RowSamples(self._updates, self._updates) if samples is None else RowSamples(*samples)
 
     def _checked(
         self,
         layer: int,
         pair: tuple[Any, Any],
-        groups: tuple[RowGroups, RowGroups],
+        samples: RowSamples,
         name_row: Callable[[str, int], str],
         checks: FiniteChecks,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The rows of a layer and their norms, vision and text, refused where they do not fit."""
         found = []
-        for modality, values, row_groups in zip(MODALITIES, pair, groups, strict=True):
+        for modality, values in zip(MODALITIES, pair, strict=True):
             rows = as_rows(values, f"{modality}, layer {layer}")
             if rows.shape[1] != self.dim:
                 raise MirlibError(
                     f"layer {layer}: {modality} rows have {rows.shape[1]} dimensions, the metric was made for "
                     f"{self.dim}"
                 )
-            row_groups.check(len(rows), self.groups)
             norms = row_norms(rows)
             checks.add(layer, modality, norms, name_row)
             found.append((rows, norms))
+        samples.check(tuple(len(rows) for rows, _ in found))
         return tuple(zip(*found, strict=True))
 
     def _add_layer(
-        self,
-        layer: int,
-        pair: tuple[Tensor, ...],
-        norms_of: tuple[Tensor, ...],
-        groups: tuple[RowGroups, RowGroups],
+        self, layer: int, pair: tuple[Tensor, ...], norms_of: tuple[Tensor, ...], samples: RowSamples
     ) -> None:
-        """Add checked rows. On a GPU nothing in here waits for the device: counts and masks stay on it."""
+        """Add checked rows. Counts and masks stay on the device; where rows are set aside, the host waits for them."""
         self._computed = None
-        for column, (modality, rows, norms, row_groups) in enumerate(
-            zip(MODALITIES, pair, norms_of, groups, strict=True)
-        ):
-            self._move_sums(norms.device)
-            if self._second_pass:
-                self.second_norm_sums[layer - 1, column, 0] += len(norms)
-                self.second_norm_sums[layer - 1, column, 1] += norms.sum().to(self.second_norm_sums.device)
-            elif self.passes == 2:
-                _append(getattr(self, f"norms_{modality}_{layer}"), norms.to(torch.float32))
-            for (group, members), (_, of_norms) in zip(
-                row_groups.on(rows.device), row_groups.on(norms.device), strict=True
-            ):
-                kept = norms if of_norms is None else norms[of_norms]
-                if not self._second_pass:
-                    self.norm_sums[layer - 1, group, column, 0] += len(kept)
-                    self.norm_sums[layer - 1, group, column, 1] += kept.sum().to(self.norm_sums.device)
-                if self._second_pass or self.passes == 1:
-                    self._add_moments(layer, modality, group, rows if members is None else rows[members], kept)
+        if self._stage == "moments":
+            self._forget_sum()
+            for number in samples.numbers if layer == 1 else ():
+                self._places.setdefault(number, len(self._places))
+        for side, (rows, norms) in enumerate(zip(pair, norms_of, strict=True)):
+            kept = self._layers[layer - 1][side]
+            kept.count(norms, again=self._stage != "moments")
+            if self._stage == "moments":
+                if self.outliers == "none":
+                    kept.add(rows, norms)
+                else:
+                    kept.keep_norms(norms)
+                    kept.sort(rows, norms, len(self._places))
+                continue
+            bounds = self._known.bounds[layer - 1][side]
+            inside = None if bounds is None else ~bounds.outliers(norms)
+            if self._stage == "repair":
+                if self._known.wrong[layer - 1, side]:
+                    kept.add(rows, norms, inside)
+            elif unknown := [number for number in samples.numbers if number not in self._places]:
+                raise MirlibError(f"sample {unknown[0]} was not in the first pass; feed the same batches again")
+            elif self._stage == "influence":
+                self._add_influence(layer, side, rows, norms, inside, samples)
+            else:
+                self._add_groups(layer, side, rows, norms, inside, samples)
 
-    def _move_sums(self, device: torch.device) -> None:
-        """Follow the first rows to their device: a sum that went to the host would wait for it in every layer."""
-        if self.norm_sums.device.type == "cpu" and device.type != "cpu":
-            self.norm_sums, self.second_norm_sums = self.norm_sums.to(device), self.second_norm_sums.to(device)
+    def _add_influence(
+        self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
+    ) -> None:
+        found = self._maps[layer - 1].of_rows(rows, side, norms, inside)
+        sums = self._influences[layer - 1][side]
+        if sums is None:
+            sums = self._influences[layer - 1][side] = found.new_zeros(len(self._places))
+        index = samples.index(side, self._places, len(found), sums.device)
+        sums.index_add_(0, index, found.to(sums.device))
 
-    def _add_moments(self, layer: int, modality: str, group: int, rows: Tensor, norms: Tensor) -> None:
-        name, device = f"moments_{modality}_{layer}", float64_device(rows)
-        packed = getattr(self, name)
-        if packed.stride(-1) == 0:  # nothing was added yet
-            packed = torch.zeros(packed.shape, dtype=torch.float64, device=device)
-            setattr(self, name, packed)
-        elif packed.device != device:  # the state lives where its layer does
-            packed = packed.to(device)
-            setattr(self, name, packed)
-        weights = None
-        if self._second_pass:
-            bounds = self._bounds[layer - 1][MODALITIES.index(modality)]
-            weights = (~bounds.outliers(norms)).to(device=device, dtype=torch.float64)
-        own = packed[group]
-        add_rows(own[-1, 0], own[-2], own[:-2], rows, weights)
+    def _add_groups(
+        self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
+    ) -> None:
+        before, total = self._samples_before, sum(self._known.samples)
+        index = samples.index(side, self._places, len(rows), torch.device("cpu"))
+        groups = (index + before) * len(self._group_sums) // total
+        for group in groups.unique().tolist():
+            members = (groups == group).nonzero()[:, 0]
+            chosen = rows[members.to(rows.device)]
+            of_norms = norms[members.to(norms.device)]
+            key = (layer, side, group)
+            if key not in self._by_group:
+                self._by_group[key] = Running.empty(self.dim, float64_device(rows))
+            weights = None
+            if inside is not None:
+                weights = inside[members.to(inside.device)].to(float64_device(rows), torch.float64)
+            self._by_group[key].add(chosen, weights)
+            self._group_sums[group, layer - 1, side] += torch.stack(
+                [of_norms.new_tensor(len(members)), of_norms.sum()]
+            ).cpu()
 
-    def begin_second_pass(self, processes: Processes | None = None) -> None:
-        """End the first pass: draw the 3σ bounds from all norms, those of other processes included.
+    # -----------------------------------------------------------------------------------------------------------------
+    # Between the passes
 
-        Args:
-            processes: Those that share the samples, each of which must call this; norms alone travel between them.
-                Without it torchmetrics' way of finding the other processes holds, which gathers the whole state.
+    def _meet(self, processes: Processes | None) -> Processes:
+        return Processes.current(bool(self.sync_on_compute)) if processes is None else processes
+
+    def _learn(self, processes: Processes) -> _Known:
+        """What the first pass says, found once after the last batch.
 
         Raises:
-            MirlibError: If nothing was fed, or the outlier rule is off and one pass is all there is.
+            MirlibError: If a modality has fewer than 2 rows.
         """
-        if self.passes == 1:
-            raise MirlibError("without an outlier rule one pass is enough; call compute()")
-        if self._second_pass:
-            raise MirlibError("the second pass has begun already; call reset() to start again")
-        layers = range(1, self.num_layers + 1)
-        if processes is not None and processes.size > 1:
-            self._check_rows(processes.total(self.norm_sums))
-            norms_of = [
-                processes.concatenate(torch.stack([self._norms(modality, layer).cpu() for layer in layers]))
-                for modality in MODALITIES
+        if self._known is not None:
+            return self._known
+        sums = torch.stack([torch.stack([side.sums.cpu() for side in layer]) for layer in self._layers])
+        sums = processes.total(sums).numpy()
+        for layer, pair in enumerate(sums[:, :, 0], start=1):
+            for modality, count in zip(MODALITIES, pair, strict=True):
+                if count < 2:
+                    raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
+        bounds: list[tuple[NormBounds | None, NormBounds | None]] = [(None, None)] * self.num_layers
+        wrong, aside = np.zeros((self.num_layers, 2), dtype=bool), torch.zeros(1, dtype=torch.float64)
+        if self.outliers != "none":
+            sides = [[layer[side] for layer in self._layers] for side in range(2)]
+            if processes.size > 1:
+                norms_of = [processes.concatenate(torch.stack([side.all_norms.cpu() for side in of])) for of in sides]
+            else:
+                norms_of = [[side.all_norms for side in of] for of in sides]
+            bounds = [
+                tuple(NormBounds.three_sigma(norms_of[side][k]) for side in range(2)) for k in range(self.num_layers)
             ]
-            self._bounds = [tuple(NormBounds.three_sigma(norms[k - 1]) for norms in norms_of) for k in layers]
-        else:
-            with self._synced():
-                self._check_rows(self.norm_sums)
-                self._bounds = [
-                    tuple(NormBounds.three_sigma(self._norms(modality, layer)) for modality in MODALITIES)
-                    for layer in layers
-                ]
-        self._second_pass = True
+            found = torch.zeros(self.num_layers, 2, dtype=torch.float64)
+            for k, layer in enumerate(self._layers):
+                for side, kept in enumerate(layer):
+                    reached = kept.reached.cpu()
+                    found[k, side] = bool(bounds[k][side].outliers(reached[reached.isfinite()]).any())
+                    aside += sum(len(rows) for rows, _ in kept.aside)
+            wrong = processes.total(found).numpy() > 0
+            aside = processes.total(aside)
+        samples = processes.gather(len(self._places))
+        self._samples_before = sum(samples[: processes.rank])
+        self._known = _Known(sums, bounds, wrong, float(aside) / float(sums[:, :, 0].sum()), samples)
+        return self._known
 
-    def reset(self) -> None:
-        """Forget everything and start a first pass."""
-        defaults = self._defaults
-        unseen = {name: default for name, default in defaults.items() if name.startswith("moments_")}
-        self._defaults = {name: default for name, default in defaults.items() if name not in unseen}
-        try:
-            super().reset()
-        finally:
-            self._defaults = defaults
-        for name, default in unseen.items():  # super() would write all their zeros out
-            setattr(self, name, default)
-        self._second_pass = False
-        self._bounds = []
+    def needs_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> str | None:
+        """Why the batches have to go in once more, or None if all is known.
+
+        Args:
+            processes: Those that share the samples; in a distributed run all must call this. Left out, those of
+                ``torch.distributed``.
+            progress: Whether to draw a bar on stderr if adding up takes more than three seconds.
+
+        Raises:
+            MirlibError: If nothing was fed, or a pass did not see the rows of the first.
+        """
+        processes = self._meet(processes)
+        known = self._learn(processes)
+        if self._stage == "moments" and known.wrong.any():
+            return (
+                f"repair: in {known.wrong.sum()} of {known.wrong.size} sets of rows one was accepted that turned out "
+                "to be an outlier"
+            )
+        if self._stage in ("moments", "repair") and self.confidence is not None:
+            self._add_up(processes, progress)
+            if self._way is not None:
+                return f"interval: by {self._way}, which needs the moments first"
+        return None
+
+    def begin_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> None:
+        """Get ready for the batches to go in once more; after a repair, for an interval, a third time.
+
+        Args:
+            processes: As for `needs_second_pass`.
+            progress: As for `needs_second_pass`.
+
+        Raises:
+            MirlibError: If nothing was fed, or no further pass is needed.
+        """
+        processes = self._meet(processes)
+        need = self.needs_second_pass(processes, progress=progress)
+        if need is None:
+            raise MirlibError("no second pass is needed; call compute(), or reset() to start again")
+        if need.startswith("repair"):
+            for layer, wrong in zip(self._layers, self._known.wrong, strict=True):
+                for side in range(2):
+                    if wrong[side]:
+                        layer[side].clear()
+            self._stage = "repair"
+        elif self._way == "influence":
+            self._make_maps(processes, progress)
+            self._stage = "influence"
+        else:
+            groups = min(self.groups, sum(self._known.samples))
+            self._group_sums = torch.zeros(groups, self.num_layers, 2, 2, dtype=torch.float64)
+            self._stage = "jackknife"
+        for side in (side for layer in self._layers for side in layer):
+            side.again = torch.zeros(2, dtype=torch.float64)
+        self._passes += 1
+
+    def moments(self, layer: int) -> tuple[Moments, Moments]:
+        """Moments of the vision rows and of the text rows of a layer that the outlier rule keeps, unscaled.
+
+        They are those of this process, after the first pass and before one for an interval.
+
+        Raises:
+            MirlibError: If they are not known, or a repair is needed first.
+        """
+        if self._stage not in ("moments", "repair") or self.needs_second_pass_of_value():
+            raise MirlibError("the moments are known after the first pass, and a repair if it needs one")
+        return tuple(part.moments for part in self._settled(layer)[:2])
+
+    def bounds(self, layer: int) -> tuple[NormBounds | None, NormBounds | None]:
+        """The norms between which vision rows and text rows of a layer are kept; None where all are.
+
+        Raises:
+            MirlibError: If nothing was fed.
+        """
+        return self._learn(self._meet(None)).bounds[layer - 1]
+
+    def needs_second_pass_of_value(self) -> bool:
+        """Whether the value itself is not known yet."""
+        return self._stage == "moments" and bool(self._learn(self._meet(None)).wrong.any())
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Adding up
+
+    def _settled(self, layer: int) -> tuple[Running, Running, Running]:
+        """Vision, text, and vision of norm 1."""
+        (vision, unit), (text, _) = (
+            side.settled(bounds)
+            for side, bounds in zip(self._layers[layer - 1], self._known.bounds[layer - 1], strict=True)
+        )
+        return vision, text, unit
+
+    def _owned(self, processes: Processes) -> Iterator[tuple[int, tuple[Moments, Moments, Moments]]]:
+        """The moments of the layers that this process adds up, over all processes: layer k in process k − 1 modulo."""
+        layers = range(1, self.num_layers + 1)
+        if processes.size == 1:
+            yield from ((layer, tuple(part.moments for part in self._settled(layer))) for layer in layers)
+            return
+        mine = []
+        for layer in layers:
+            owner = (layer - 1) % processes.size
+            merged = [processes.merge_moments(part.packed, owner) for part in self._settled(layer)]
+            if owner == processes.rank:
+                mine.append((layer, tuple(unpack(packed[0]) for packed in merged)))
+        yield from mine
+
+    def _add_up(self, processes: Processes, progress: bool) -> None:
+        """Sum the layers up, once, and find out which way to an interval is open.
+
+        Raises:
+            MirlibError: If a repair did not see the rows of the first pass, or fewer than 2 rows of a kind are left.
+        """
+        if self._summaries:
+            return
+        processes.together(self._check_passes)
+        owned = self._owned(processes)
+        bar = {"total": self.num_layers // processes.size, "disable": not (progress and processes.leads), **_BAR}
+
+        def work() -> dict[int, tuple[LayerSummary, bool]]:
+            with threads_for(self.dim), tqdm(desc="adding up", **bar) as shown:
+                found = {}
+                for layer, moments in owned:
+                    found[layer] = self._summary(layer, *moments)
+                    shown.update()
+                return found
+
+        parts: dict[int, tuple[LayerSummary, bool]] = {}
+        if processes.size > 1:
+            owned = list(owned)  # the processes meet here, and not in their work
+        for part in processes.gather(processes.together(work)):
+            parts |= part
+        self._summaries = [parts[layer][0] for layer in sorted(parts)]
+        if self.confidence is not None:
+            self._choose_way([parts[layer][1] for layer in sorted(parts)])
+
+    def _choose_way(self, differentiable: list[bool]) -> None:
+        """Influences where they exist in all layers, else a jackknife where it fits, else no interval."""
+        self._way = "influence"
+        samples = sum(self._known.samples)
+        if samples < 2:
+            self._way = None
+            self._notes = ["there is no interval: it needs at least 2 samples"]
+        elif not all(differentiable):
+            self._way, groups = "jackknife", min(self.groups, samples)
+            why = (
+                f"in {differentiable.count(False)} of {self.num_layers} layers, rows are fewer than "
+                f"{ROWS_PER_DIMENSION} times the {self.dim} dimensions or a covariance is singular, so influences do "
+                "not exist"
+            )
+            need = moment_bytes(self.num_layers, self.dim, groups) - self.state_bytes
+            if need > LARGEST_JACKKNIFE:
+                self._way = None
+                self._notes = [
+                    f"there is no interval: {why}, and a jackknife over {groups} groups of samples would take "
+                    f"{need / 2**30:.0f} GiB; use more samples"
+                ]
+            else:
+                self._notes = [f"{why}: the interval is a jackknife over {groups} groups of samples"]
+
+    def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> tuple[LayerSummary, bool]:
+        """A layer's summary, and whether its distance has a derivative."""
+        (vision_count, vision_norms), (text_count, text_norms) = self._known.sums[layer - 1].tolist()
+        for modality, moments in zip(MODALITIES, (vision, text), strict=True):
+            if moments.count < 2:
+                raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
+        scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
+        distance, bias, trace = distance_and_trace(vision, text, self.trace)
+        text_norm = text_norms / text_count
+        equal = Moments(unit.count, unit.mean * text_norm, unit.scatter * text_norm**2)
+        equalised, _, _ = distance_and_trace(equal, text, self.trace)
+        energies = energy(vision) * scale**2, energy(text) * scale**2
+        summary = LayerSummary(
+            distance=scaled(distance, scale),
+            bias=bias * scale**2,
+            scale=scale,
+            norm_ratio=vision_norms / vision_count / text_norm if text_norm > 0 else math.inf,
+            vision_energy=vision.mean_square_norm * scale**2,
+            text_energy=energies[1],
+            floor=norm_floor(*energies),
+            equalised=scaled(equalised, scale).total,
+            outliers=(int(vision_count) - vision.count, int(text_count) - text.count),
+            rows=(int(vision_count), int(text_count)),
+            dim=self.dim,
+            trace_error=trace.error,
+            trace_fallback=trace.fallback,
+        )
+        wanted = self.confidence is not None and all(rows_suffice(side.count, self.dim) for side in (vision, text))
+        return summary, wanted and is_regular(vision.covariance) and is_regular(text.covariance)
+
+    def _make_maps(self, processes: Processes, progress: bool) -> None:
+        """The maps that influences need, in place of the moments; each process makes some, and all get all."""
+        for layer, bounds in zip(self._layers, self._known.bounds, strict=True):
+            for side, side_bounds in zip(layer, bounds, strict=True):
+                side.settle(side_bounds)
+        self._influences = [[None, None] for _ in range(self.num_layers)]
+        self._maps = []
+        bar = tqdm(total=self.num_layers, desc="maps", **_BAR, disable=not (progress and processes.leads))
+        with bar, threads_for(self.dim):
+            made = {}
+            for layer, (vision, text, _) in self._owned(processes):
+                summary = self._summaries[layer - 1]
+                made[layer] = LayerInfluence.of(
+                    vision,
+                    text,
+                    summary.distance.total,
+                    summary.scale,
+                    normalized=self.normalize,
+                    text_rows=summary.rows[1],
+                    dtype=torch.float32,
+                )
+                bar.update(processes.size)
+                if processes.size == 1:
+                    for side in self._layers[layer - 1]:
+                        side.clear()
+            for side in (side for layer in self._layers for side in layer):
+                side.clear()
+            self._maps = [
+                processes.hand_out(made.get(layer), owner=(layer - 1) % processes.size)
+                for layer in range(1, self.num_layers + 1)
+            ]
 
     def compute(self) -> Tensor:
         """MIR as a float64 scalar; for its parts see `result`.
 
         Raises:
-            MirlibError: If a pass is missing.
+            MirlibError: If a pass is missing that the value needs.
         """
-        return torch.tensor(self._summarise(progress=True).value, dtype=torch.float64)
+        processes = self._meet(None)
+        self._check_value(processes)
+        self._add_up(processes, progress=True)
+        return torch.tensor(log10_sum(layer.distance.total for layer in self._summaries), dtype=torch.float64)
 
     def result(self, processes: Processes | None = None, *, progress: bool = True) -> MIRResult:
         """The whole `MIRResult`, over all processes.
 
         Args:
-            processes: As for `begin_second_pass`. The layers are shared out: each process adds up some of them, and no
+            processes: As for `needs_second_pass`. The layers are shared out: each process adds up some of them, and no
                 process holds the state of another.
-            progress: Draw a progress bar on stderr if adding up takes more than three seconds.
+            progress: As for `needs_second_pass`.
 
         Raises:
-            MirlibError: If a pass is missing, the two passes saw different rows, or fewer than 2 rows are left.
+            MirlibError: If a pass is missing, the passes saw different rows, or fewer than 2 rows are left.
         """
-        if processes is not None and processes.size > 1:
-            with threads_for(self.dim):
-                return self._add_up_together(processes, progress)
-        with self._synced():
-            return self._summarise(progress)
-
-    def _synced(self) -> Any:
-        return self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced, should_unsync=True
-        )
-
-    def _norms(self, modality: str, layer: int) -> Tensor:
-        norms = getattr(self, f"norms_{modality}_{layer}")
-        if isinstance(norms, Tensor):
-            return norms
-        return torch.cat(norms) if norms else torch.zeros(0, dtype=torch.float32)
-
-    @staticmethod
-    def _check_rows(norm_sums: Tensor) -> None:
-        counts = norm_sums[:, :, :, 0].sum(dim=1)  # (K, 2)
-        for layer, pair in enumerate(counts.tolist(), start=1):
-            for modality, count in zip(MODALITIES, pair, strict=True):
-                if count < 2:
-                    raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
-
-    def _summarise(self, progress: bool) -> MIRResult:
-        with threads_for(self.dim):
-            return self._add_up(progress)
-
-    def _add_up(self, progress: bool) -> MIRResult:
-        self._check_passes()
-        self._check_rows(self.norm_sums)
-        layers = range(1, self.num_layers + 1)
-        norm_sums = self.norm_sums.cpu()
-        parts = [
-            self._layer(layer, *self._moments_of(layer), norm_sums)
-            for layer in tqdm(layers, **_BAR, disable=not progress)
-        ]
-        return self._assemble(parts, norm_sums)
-
-    def _add_up_together(self, processes: Processes, progress: bool) -> MIRResult:
-        """The same over all processes, layer k in the process k − 1 modulo their number."""
-        processes.together(self._check_passes)
-        norm_sums = processes.total(self.norm_sums).cpu()
-        self._check_rows(norm_sums)
-        mine: dict[int, list[list[Moments]]] = {}
-        for layer in range(1, self.num_layers + 1):
-            owner = (layer - 1) % processes.size
-            merged = [processes.merge_moments(getattr(self, f"moments_{m}_{layer}"), owner) for m in MODALITIES]
-            if owner == processes.rank:
-                mine[layer] = [[_unpack(packed) for packed in side] for side in merged]
-        bar = tqdm(mine, **_BAR, disable=not (progress and processes.leads))
-        found = processes.together(lambda: {layer: self._layer(layer, *mine[layer], norm_sums) for layer in bar})
-        parts: dict[int, tuple[LayerSummary, np.ndarray]] = {}
-        for part in processes.gather(found):
-            parts |= part
-        return self._assemble([parts[layer] for layer in sorted(parts)], norm_sums)
-
-    def _assemble(self, parts: list[tuple[LayerSummary, np.ndarray]], norm_sums: Tensor) -> MIRResult:
-        layers = [summary for summary, _ in parts]
+        processes = self._meet(processes)
+        self._check_value(processes)
+        need = self.needs_second_pass(processes, progress=progress)
+        if need is not None:
+            raise MirlibError(
+                f"a pass is missing ({need}): call begin_second_pass() and feed the same batches again, or make the "
+                "metric with confidence=None"
+            )
+        self._add_up(processes, progress)
         settings = {
             "preset": self.preset,
             "outliers": self.outliers,
@@ -567,113 +658,118 @@ class ModalityIntegrationRate(Metric):
             "layers": self.num_layers,
             "dim": self.dim,
         }
-        interval = None
-        if self.confidence is not None:
-            # Every replicate has its own α_k; the outlier bounds stay those of all rows.
-            values = [log10_sum(distances) for distances in np.stack([left_out for _, left_out in parts], axis=1)]
-            error = math.sqrt((len(values) - 1) * spread(values))
-            value = log10_sum(layer.distance.total for layer in layers)
-            interval = normal_interval(value, error, self.confidence, "jackknife")
-        notes = []
+        if self.outliers != "none":
+            settings["set_aside"] = self._known.aside
+        interval, influence, notes = None, None, list(self._notes)
+        if self._stage in ("influence", "jackknife"):
+            processes.together(self._check_passes)
+            per_layer = np.array([layer.distance.total for layer in self._summaries])
+            value = log10_sum(per_layer)
+            if self._stage == "influence":
+                influence = self._gathered(processes)
+                interval = influence_interval(influence, per_layer, value, self.confidence)
+            else:
+                interval = self._jackknife(processes, value)
         if self.trace == "polar":
+            layers = self._summaries
             proved = [layer.trace_error for layer in layers if layer.trace_fallback is None]
             settings |= {"trace": "polar", "trace_error": max(proved, default=None)}
             for reason in dict.fromkeys(layer.trace_fallback for layer in layers if layer.trace_fallback):
                 where = ", ".join(str(k) for k, layer in enumerate(layers, start=1) if layer.trace_fallback == reason)
                 notes.append(f"the exact route to the trace term was taken in layers {where}: {reason}")
-        return assemble(layers, settings, interval, notes)
+        found = assemble(self._summaries, settings, interval, notes)
+        return replace(found, influence=influence, passes=self._passes)
 
-    def _moments_of(self, layer: int) -> tuple[list[Moments], list[Moments]]:
-        return tuple(
-            [_unpack(packed) for packed in getattr(self, f"moments_{modality}_{layer}")] for modality in MODALITIES
-        )
-
-    def _layer(
-        self, layer: int, vision_groups: list[Moments], text_groups: list[Moments], norm_sums: Tensor
-    ) -> tuple[LayerSummary, np.ndarray]:
-        """A layer's summary, and FID_k of each jackknife replicate: one for each group that has rows."""
-        vision, text = _merge_all(vision_groups), _merge_all(text_groups)
-        (vision_count, vision_norms), (text_count, text_norms) = norm_sums[layer - 1].sum(dim=0).tolist()
-        outliers = (int(vision_count) - vision.count, int(text_count) - text.count)
-        for modality, moments in zip(MODALITIES, (vision, text), strict=True):
-            if moments.count < 2:
-                raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
-        scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
-        distance, bias, trace = distance_and_trace(vision, text, self.trace)
-        text_norm = text_norms / text_count
-        summary = LayerSummary(
-            distance=scaled(distance, scale),
-            bias=bias * scale**2,
-            scale=scale,
-            norm_ratio=vision_norms / vision_count / text_norm if text_norm > 0 else math.inf,
-            vision_energy=vision.mean_square_norm * scale**2,
-            text_energy=null_energy(text) * scale**2,
-            outliers=outliers,
-            rows=(int(vision_count), int(text_count)),
-            dim=self.dim,
-            trace_error=trace.error,
-            trace_fallback=trace.fallback,
-        )
-        return summary, self._replicates(layer, vision_groups, text_groups, norm_sums)
-
-    def _check_passes(self) -> None:
-        """Refuse passes that are missing, or that saw other rows than the first."""
-        if self.passes == 1:
-            return
-        if not self._second_pass:
-            raise MirlibError("feed the batches, call begin_second_pass(), and feed the same batches again")
-        for layer in range(1, self.num_layers + 1):
-            kept = [getattr(self, f"moments_{modality}_{layer}")[:, -1, 0].sum() for modality in MODALITIES]
-            rows = self.norm_sums[layer - 1, :, :, 0].sum(dim=0)
-            self._check_second_pass(
-                layer, tuple(int(count) - int(left) for count, left in zip(rows, kept, strict=True))
+    def _check_value(self, processes: Processes) -> None:
+        if self._stage == "moments" and self._learn(processes).wrong.any():
+            raise MirlibError(
+                f"the value needs another pass ({self.needs_second_pass(processes)}): call begin_second_pass() and "
+                "feed the same batches again"
             )
 
-    def _check_second_pass(self, layer: int, outliers: tuple[int, int]) -> None:
-        """Compare the rows of the two passes: how many, how long in the mean, and how many of them outliers."""
-        first, second = self.norm_sums[layer - 1].sum(dim=0), self.second_norm_sums[layer - 1]
-        if not torch.equal(first[:, 0], second[:, 0]):
-            counts = [tuple(int(count) for count in sums[:, 0]) for sums in (first, second)]
-            difference = f"{counts[1]} vision and text rows came instead of {counts[0]}"
-        elif not torch.allclose(first[:, 1], second[:, 1], rtol=SAME_NORMS, atol=0):
-            difference = "their norms differ"
-        elif self._expected_outliers(layer) != outliers:
-            difference = f"it dropped {outliers} vision and text rows instead of {self._expected_outliers(layer)}"
-        else:
-            return
-        raise MirlibError(
-            f"layer {layer}: the second pass did not see the rows of the first ({difference}); feed the same batches "
-            "twice, with the model in eval mode"
-        )
+    def _gathered(self, processes: Processes) -> Influence:
+        """The influences of all samples, those of one process behind those of another."""
+        sides = []
+        for side in range(2):
+            empty = torch.zeros(len(self._places), dtype=torch.float64)
+            mine = [layer[side].cpu() if layer[side] is not None else empty for layer in self._influences]
+            sides.append(processes.concatenate(torch.stack(mine)).numpy())
+        return Influence(*sides, paired=True)
 
-    def _expected_outliers(self, layer: int) -> tuple[int, int]:
-        return tuple(
-            int(bounds.outliers(self._norms(modality, layer)).sum())
-            for modality, bounds in zip(MODALITIES, self._bounds[layer - 1], strict=True)
-        )
+    def _jackknife(self, processes: Processes, value: float) -> Interval:
+        """Delete-a-group jackknife; every replicate has its own α_k, and the outlier bounds stay those of all rows."""
+        sums = processes.total(self._group_sums)
+        filled = (sums[:, 0, :, 0] > 0).all(dim=1).nonzero()[:, 0].tolist()
+        mine: dict[int, list[list[Moments]]] = {}
+        for layer in range(1, self.num_layers + 1):
+            owner, sides = (layer - 1) % processes.size, []
+            for side in range(2):
+                parts = [
+                    self._by_group.get((layer, side, g)) or Running.empty(self.dim, torch.device("cpu")) for g in filled
+                ]
+                if processes.size == 1:
+                    sides.append([part.moments for part in parts])
+                else:
+                    merged = processes.merge_moments(torch.cat([part.packed.cpu() for part in parts]), owner)
+                    sides.append(None if merged is None else [unpack(packed) for packed in merged])
+            if owner == processes.rank:
+                mine[layer] = sides
 
-    def _replicates(self, layer: int, vision: list[Moments], text: list[Moments], norm_sums: Tensor) -> np.ndarray:
-        """Delete-a-group jackknife: FID_k without each of the groups that have rows; empty without an interval."""
-        if self.confidence is None:
-            return np.zeros(0)
-        filled = (norm_sums[0, :, :, 0] > 0).all(dim=1).nonzero()[:, 0].tolist()
+        def work() -> dict[int, np.ndarray]:
+            with threads_for(self.dim):
+                return {
+                    layer: self._replicates(layer, *sides, sums[filled, layer - 1]) for layer, sides in mine.items()
+                }
+
         if len(filled) < 2:
             raise MirlibError("a jackknife interval needs rows of both modalities in at least 2 groups")
-        rest_of_vision, rest_of_text = _leave_one_out(vision), _leave_one_out(text)
-        distances = np.zeros(len(filled))
-        for row, left_out in enumerate(filled):
-            sums = norm_sums[layer - 1].sum(dim=0) - norm_sums[layer - 1, left_out]
-            scale = text_scale(float(sums[1, 1]), int(sums[1, 0]), layer) if self.normalize else 1.0
-            distance, _, _ = distance_and_trace(rest_of_vision[left_out], rest_of_text[left_out], self.trace)
+        distances: dict[int, np.ndarray] = {}
+        for part in processes.gather(processes.together(work)):
+            distances |= part
+        replicates = [log10_sum(left_out) for left_out in np.stack(list(distances.values()), axis=1)]
+        error = math.sqrt((len(replicates) - 1) * spread(replicates))
+        return t_interval(value, error, self.confidence, "jackknife", len(replicates) - 1)
+
+    def _replicates(self, layer: int, vision: list[Moments], text: list[Moments], sums: Tensor) -> np.ndarray:
+        """FID_k without each of the groups."""
+        distances = np.zeros(len(vision))
+        pairs = zip(_leave_one_out(vision), _leave_one_out(text), strict=True)
+        for row, (rest_of_vision, rest_of_text) in enumerate(pairs):
+            count, norms = (sums.sum(dim=0) - sums[row])[1].tolist()
+            scale = text_scale(norms, int(count), layer) if self.normalize else 1.0
+            distance, _, _ = distance_and_trace(rest_of_vision, rest_of_text, self.trace)
             distances[row] = scaled(distance, scale).total
         return distances
 
+    # -----------------------------------------------------------------------------------------------------------------
+    # Were the passes the same?
 
-def _merge_all(parts: list[Moments]) -> Moments:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
+    def _check_passes(self) -> None:
+        """Refuse a later pass that did not see the rows of the first: how many, and how long in the mean."""
+        if self._stage == "moments":
+            return
+        for layer, sides in enumerate(self._layers, start=1):
+            for modality, side in zip(MODALITIES, sides, strict=True):
+                (first_count, first_norms), (count, norms) = side.sums.tolist(), side.again.tolist()
+                if count != first_count:
+                    difference = f"{int(count)} {modality} rows came instead of {int(first_count)}"
+                elif not math.isclose(norms, first_norms, rel_tol=SAME_NORMS):
+                    difference = f"the norms of its {modality} rows differ"
+                else:
+                    continue
+                raise MirlibError(
+                    f"layer {layer}: a later pass did not see the rows of the first ({difference}); feed the same "
+                    "batches again, with the model in eval mode"
+                )
+
+    def reset(self) -> None:
+        """Forget everything and start a first pass."""
+        super().reset()
+        self._clear()
+
+
+def _never() -> bool:
+    return False
 
 
 def _leave_one_out(parts: list[Moments]) -> list[Moments]:

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from mirlib.align.saved import attached
+from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
+from mirlib.forward import memory_advice
 from mirlib.gaps.base import MEASURES, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
 from mirlib.hidden_states import decoder_parts
 from mirlib.rows import TokenRows, collect_rows
-from mirlib.scoring import memory_advice, pair_batches
 
 ROW_BYTES = 1 << 30
 """Memory that the kept rows of all layers may take where nobody says how many rows to keep."""

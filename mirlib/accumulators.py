@@ -1,0 +1,279 @@
+"""What a streamed measure keeps of the rows that came: norms, moments, the rows whose turn has not come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mirlib.errors import MirlibError
+from mirlib.frechet import Moments, add_rows, float64_device
+from mirlib.mir import MODALITIES, NormBounds, not_finite
+
+__all__ = ["FiniteChecks", "RowSamples", "Running", "Side", "early_bounds"]
+
+
+def _append(chunks: list[Tensor], norms: Tensor) -> None:
+    """Append in place, joining what is no longer than what came last: n batches make about log2 n chunks.
+
+    Thousands of small tensors that stay would keep the memory of the large ones between them, which come and go, from
+    being used again.
+    """
+    while chunks and len(chunks[-1]) <= len(norms):
+        norms = torch.cat([chunks.pop(), norms])
+    chunks.append(norms)
+
+
+def early_bounds(norms: Tensor, samples: int) -> NormBounds:
+    """Norms so far inside the 3σ bounds of these rows that they will lie inside those of all rows, in all likelihood.
+
+    The centre is the median. The standard deviation is that of the 99 % of the norms nearest to it: a few huge ones can
+    make the plain one fall as well as rise while rows come in. How many of these are taken grows with the samples.
+
+    Args:
+        norms: (n,) norms of the rows seen so far.
+        samples: How many samples they are of; rows of one sample are alike.
+    """
+    norms = norms.to(torch.float64)
+    centre = norms.median()
+    away = (norms - centre).abs()
+    near = norms[away <= away.kthvalue(max(1, math.ceil(0.99 * len(norms)))).values]
+    deviation = float(near.std()) if len(near) > 1 else 0.0
+    return NormBounds(float(centre), max(0.3, 2.5 - 4 / math.sqrt(max(samples, 1))) * deviation)
+
+
+class RowSamples:
+    """The sample of each row of a batch, by modality, looked up once for all layers.
+
+    Args:
+        vision: (r,) integers, the number of the sample of each vision row; or one number for all rows.
+        text: (s,) integers likewise. Rows of both modalities with one number belong to one sample.
+    """
+
+    def __init__(self, vision: Any, text: Any) -> None:
+        self._given = tuple(torch.as_tensor(side) for side in (vision, text))
+        for side in self._given:
+            if side.is_floating_point() or side.is_complex() or side.ndim > 1:
+                raise MirlibError("samples: expected a whole number for each row, of vision and of text")
+        self._numbers: list[int] | None = None
+        self._index: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def check(self, rows: tuple[int, int]) -> None:
+        """Refuse numbers that do not belong to as many rows."""
+        for side, count, modality in zip(self._given, rows, MODALITIES, strict=True):
+            if side.ndim == 1 and len(side) != count:
+                raise MirlibError(
+                    f"samples: expected one number for each of {count} {modality} rows, got shape {tuple(side.shape)}"
+                )
+
+    @property
+    def numbers(self) -> list[int]:
+        """The samples that there are, in rising order."""
+        if self._numbers is None:
+            self._numbers = torch.cat([side.flatten().cpu() for side in self._given]).unique().tolist()
+        return self._numbers
+
+    def index(self, side: int, places: dict[int, int], rows: int, device: torch.device) -> Tensor:
+        """(rows,) int64: the place of the sample of each row of a modality, on a device."""
+        key = (side, rows, device)
+        if key not in self._index:
+            known = torch.tensor([places[number] for number in self.numbers])
+            found = known[torch.searchsorted(torch.tensor(self.numbers), self._given[side].cpu().to(torch.int64))]
+            self._index[key] = found.expand(rows).to(device)
+        return self._index[key]
+
+
+class FiniteChecks:
+    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them.
+
+    Asking after every layer would make the host wait for the device 2 K times a batch.
+    """
+
+    class _Pending(NamedTuple):
+        layer: int
+        modality: str
+        name_row: Callable[[str, int], str]
+        first: Tensor  # () int64: the number of the first such row, or −1
+
+    def __init__(self) -> None:
+        self._pending: list[FiniteChecks._Pending] = []
+
+    def add(self, layer: int, modality: str, norms: Tensor, name_row: Callable[[str, int], str]) -> None:
+        """Note the (n,) norms of a layer's rows, for `settle`; nothing is read from the device."""
+        broken = ~torch.isfinite(norms)
+        first = torch.where(broken.any(), broken.to(torch.uint8).argmax(), -1)
+        self._pending.append(self._Pending(layer, modality, name_row, first))
+
+    def settle(self) -> None:
+        """Read all answers, one transfer a device, and forget them.
+
+        Raises:
+            MirlibError: If a row is not finite; it names the first layer, its modality and the row.
+        """
+        pending, self._pending = self._pending, []
+        found: dict[int, int] = {}
+        for device in {check.first.device for check in pending}:
+            numbers = [i for i, check in enumerate(pending) if check.first.device == device]
+            found |= zip(numbers, torch.stack([pending[i].first for i in numbers]).tolist(), strict=True)
+        for i, check in enumerate(pending):
+            if found[i] >= 0:
+                raise not_finite(check.layer, check.modality, check.name_row(check.modality, found[i]))
+
+
+def row_of_batch(modality: str, row: int) -> str:
+    return f"row {row} of the batch"
+
+
+@dataclass
+class Running:
+    """Moments that grow in place, where the rows are, without reading from the device."""
+
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def empty(cls, dim: int, device: torch.device) -> Running:
+        """Moments of no rows."""
+        scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        return cls(scatter.new_zeros(()), scatter.new_zeros(dim), scatter)
+
+    def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Add (n, d) rows with weights of 0 or 1."""
+        add_rows(self.count, self.mean, self.scatter, rows, weights)
+
+    def copy(self) -> Running:
+        """Moments that grow by themselves."""
+        return Running(self.count.clone(), self.mean.clone(), self.scatter.clone())
+
+    @property
+    def moments(self) -> Moments:
+        """As plain moments; reads the count from the device."""
+        return Moments(int(self.count), self.mean, self.scatter)
+
+    @property
+    def packed(self) -> Tensor:
+        """(1, d + 2, d), as `Processes.merge_moments` takes it."""
+        count = torch.zeros_like(self.mean)
+        count[0] = self.count
+        return torch.cat([self.scatter, self.mean[None], count[None]])[None]
+
+
+def unpack(packed: Tensor) -> Moments:
+    return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
+
+
+def _unit(rows: Tensor, norms: Tensor) -> Tensor:
+    """Rows divided by their norms, those of zero left as they are; at least float32."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.to(wide) / torch.where(norms > 0, norms, 1.0).to(rows.device, wide)[:, None]
+
+
+class Side:
+    """What is kept of the rows of one modality after one layer.
+
+    Attributes:
+        norms: Chunks of float32 norms of all rows, where the outlier rule needs them.
+        sums: (2,) float64: how many rows came in the first pass, and the sum of their norms.
+        again: The same of a later pass.
+        running: Moments of the rows that were accepted; with ``unit`` those of the same rows of norm 1 besides.
+        aside: Rows that are not decided, in host memory, and their norms.
+        reached: (2,) the smallest and the largest norm that was accepted.
+    """
+
+    def __init__(self, dim: int, unit: bool) -> None:
+        self.dim, self.with_unit = dim, unit
+        self.norms: list[Tensor] = []
+        self.sums = torch.zeros(2, dtype=torch.float64)
+        self.again = torch.zeros(2, dtype=torch.float64)
+        self.seen = self.refreshed = 0
+        self.bounds: NormBounds | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the moments, and what waits to be added to them."""
+        self.running: Running | None = None
+        self.unit: Running | None = None
+        self.aside: list[tuple[Tensor, Tensor]] = []
+        self.reached = torch.tensor([math.inf, -math.inf], dtype=torch.float64)
+
+    def count(self, norms: Tensor, again: bool = False) -> None:
+        """Add to the sums; they follow the first rows to their device, for a transfer would wait for it."""
+        sums = self.again if again else self.sums
+        if sums.device != norms.device:
+            sums = sums.to(norms.device)
+        sums += torch.stack([torch.full_like(norms[0], len(norms)), norms.sum()])
+        if again:
+            self.again = sums
+        else:
+            self.sums = sums
+            self.seen += len(norms)
+
+    def keep_norms(self, norms: Tensor) -> None:
+        """Keep them for the outlier rule."""
+        _append(self.norms, norms.to(torch.float32))
+
+    @property
+    def all_norms(self) -> Tensor:
+        """(rows,) float32."""
+        return torch.cat(self.norms) if self.norms else torch.zeros(0)
+
+    def sort(self, rows: Tensor, norms: Tensor, samples: int) -> None:
+        """Accept what lies far inside, set the rest aside; the bounds are drawn anew when a third more rows are in."""
+        if self.bounds is None or self.seen >= 1.3 * self.refreshed:
+            self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
+            waiting, self.aside = self.aside, []
+            for some, their_norms in waiting:
+                self._sort(some, their_norms)
+        self._sort(rows, norms)
+
+    def _sort(self, rows: Tensor, norms: Tensor) -> None:
+        outside = self.bounds.outliers(norms)
+        rounded = norms.to(torch.float32).to(torch.float64)
+        low, high = torch.where(outside, math.inf, rounded).min(), torch.where(outside, -math.inf, rounded).max()
+        if self.reached.device != norms.device and norms.device.type != "cpu":
+            self.reached = self.reached.to(norms.device)
+        ends = torch.stack([low, high]).to(self.reached.device)
+        self.reached = torch.stack([torch.minimum(self.reached[0], ends[0]), torch.maximum(self.reached[1], ends[1])])
+        self.add(rows, norms, ~outside)
+        left = outside.nonzero()[:, 0]
+        if len(left):
+            self.aside.append((rows[left.to(rows.device)].cpu(), norms[left].cpu()))
+
+    def add(self, rows: Tensor, norms: Tensor, kept: Tensor | None = None) -> None:
+        """Add rows to the moments, but for those that are not to be kept."""
+        device = float64_device(rows)
+        if self.running is None:
+            self.running = Running.empty(self.dim, device)
+            self.unit = Running.empty(self.dim, device) if self.with_unit else None
+        device = self.running.scatter.device  # the moments stay where the first rows were
+        weights = None if kept is None else kept.to(device, torch.float64)
+        self.running.add(rows.to(device) if rows.device.type != "mps" else rows, weights)
+        if self.unit is not None:
+            self.unit.add(_unit(rows.to(device), norms), weights)
+
+    def settle(self, bounds: NormBounds | None) -> None:
+        """Decide the waiting rows for good."""
+        waiting, self.aside = self.aside, []
+        for rows, norms in waiting:
+            inside = ~bounds.outliers(norms)
+            if bool(inside.any()):
+                self.add(rows[inside], norms[inside])
+
+    def settled(self, bounds: NormBounds | None) -> tuple[Running, Running | None]:
+        """The moments with those of the waiting rows that lie inside the final bounds; what is kept stays as it was."""
+        if self.running is not None and not self.aside:
+            return self.running, self.unit
+        whole = Side(self.dim, self.with_unit)
+        if self.running is not None:
+            whole.running, whole.unit = self.running.copy(), None if self.unit is None else self.unit.copy()
+        whole.aside = list(self.aside)
+        whole.settle(bounds)
+        return (
+            whole.running or Running.empty(self.dim, torch.device("cpu")),
+            whole.unit or (Running.empty(self.dim, torch.device("cpu")) if self.with_unit else None),
+        )

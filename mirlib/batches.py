@@ -1,0 +1,338 @@
+"""What goes into a model: its inputs taken out of a batch, and pairs of images and texts drawn, read and encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mirlib.data import draw, load_image
+from mirlib.distributed import Processes
+from mirlib.errors import MirlibError, shown
+from mirlib.hidden_states import decoder_parts, unwrap
+from mirlib.prompts import check_text, encode_batch, first_tokens, name_of, used_template
+
+__all__ = ["ModelInputs", "PairBatches", "device_of", "pair_batches"]
+
+RESERVED = ("text_mask", "sample_ids", "sample_names")
+ANY_TEXT = "Any text."
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where inputs go: the device of the first parameter (of the embeddings, for a model spread over devices)."""
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model
+    device = next(iter(embeddings.parameters()), next(model.parameters())).device
+    if device.type == "meta" and hasattr(embeddings, "_hf_hook"):  # accelerate brings these weights when they are used
+        return torch.device(embeddings._hf_hook.execution_device)
+    return device
+
+
+def _positions_of(model: nn.Module) -> int | None:
+    """The longest sequence that the language model was made for, if its config says so."""
+    config = getattr(unwrap(model), "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _too_long(length: int, limit: int) -> str:
+    return (
+        f"a sequence of {length} tokens does not fit a model of {limit} positions; cut texts with max_text_tokens "
+        "(--max-text-tokens), or take smaller images"
+    )
+
+
+@dataclass
+class ModelInputs:
+    """A batch taken apart: what the model gets, and our own keys.
+
+    Attributes:
+        inputs: Keyword arguments of the model, on its device and in its precision.
+        text_mask: (B, T) bool, the text rows, or None.
+        names: B names of the samples for error messages, or None.
+        ids: B pairs of hashes, of the picture and of the text of each sample.
+    """
+
+    inputs: dict[str, Any]
+    text_mask: Tensor | None
+    names: Sequence[str] | None
+    ids: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], model: nn.Module) -> ModelInputs:
+        """Take our own keys out, move the rest to the model, and leave out what only costs memory here."""
+        if not isinstance(batch, Mapping) or "input_ids" not in batch:
+            raise MirlibError("each batch must be a dict with input_ids that model(**batch) takes")
+        ids = batch["input_ids"]
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            raise MirlibError("input_ids must be a (B, T) integer tensor")
+        limit = _positions_of(model)
+        if limit is not None and ids.shape[1] > limit:
+            raise MirlibError(_too_long(ids.shape[1], limit))
+        inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
+        device = device_of(model)
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        for name, value in inputs.items():
+            if isinstance(value, Tensor):
+                inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        inner = unwrap(model)
+        if hasattr(inner, "get_base_model"):  # PEFT's wrapper takes any keyword and hands it on
+            inner = inner.get_base_model()
+        accepted = signature(inner.forward).parameters
+        inputs.setdefault("use_cache", False)
+        if "logits_to_keep" in accepted:  # (B, T, vocabulary) logits would be larger than all hidden states of a layer
+            inputs.setdefault("logits_to_keep", 1)
+        if "use_cache" not in accepted and not any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
+            inputs.pop("use_cache")
+        ids = batch.get("sample_ids") or _ids_of_tensors(batch)
+        return cls(inputs, batch.get("text_mask"), batch.get("sample_names"), ids)
+
+
+def _hash(*values: Any) -> str:
+    """16 hexadecimal digits that depend on the shapes and contents of arrays and on texts."""
+    found = hashlib.blake2b(digest_size=8)
+    for value in values:
+        if isinstance(value, str):
+            found.update(value.encode("utf-8", "surrogatepass"))
+        else:
+            array = np.ascontiguousarray(value)
+            found.update(f"{array.dtype} {array.shape}".encode())
+            found.update(array.data)
+    return found.hexdigest()
+
+
+def _ids_of_tensors(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Hashes for samples that came as tensors: equal where the same batches are measured again.
+
+    Which rows of the other tensors belong to which sample differs from family to family, so that a sample's picture
+    goes by all of them and its place among them.
+    """
+    tensors = {name: batch[name] for name in sorted(batch) if isinstance(batch[name], Tensor) and name != "input_ids"}
+    others = _hash(*(part for name, value in tensors.items() for part in (name, _as_bytes(value))))
+    return [(_hash(others, str(place)), _hash(_as_bytes(ids))) for place, ids in enumerate(batch["input_ids"])]
+
+
+def _as_bytes(values: Tensor) -> np.ndarray:
+    """The memory of a tensor; NumPy knows no bfloat16."""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+class PairBatches:
+    """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
+
+    Args:
+        processor: The model's processor.
+        images: All images that there are.
+        texts: All texts that there are.
+        chosen: The numbers of the image and of the text of each pair.
+        settings: What `score` was asked for; ``batch_size``, ``template`` and ``max_text_tokens`` are read here.
+        share: Which of the pairs these batches hold; all if left out.
+
+    Attributes:
+        offset: The number of the first pair in these batches.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        images: Sequence[Any],
+        texts: Sequence[str],
+        chosen: Sequence[tuple[int, int]],
+        settings: Mapping[str, Any],
+        share: range | None = None,
+    ) -> None:
+        self.processor, self.images, self.texts, self.chosen = processor, images, texts, chosen
+        self.settings, self.batch_size = settings, settings["batch_size"]
+        self.prompt = {name: settings[name] for name in ("template", "max_text_tokens")}
+        self.share = range(len(chosen)) if share is None else share
+        self.offset = self.share.start
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.share) / self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(self.share.start, self.share.stop, self.batch_size):
+            yield self._batch(range(start, min(start + self.batch_size, self.share.stop)))
+
+    def part(self, share: range) -> PairBatches:
+        """The batches of some of the pairs."""
+        return PairBatches(self.processor, self.images, self.texts, self.chosen, self.settings, share)
+
+    def first(self, batches: int) -> PairBatches:
+        """The first pairs of all, ``batches`` batches of them."""
+        pairs = self.chosen[: batches * self.batch_size]
+        return PairBatches(self.processor, self.images, self.texts, pairs, self.settings)
+
+    @property
+    def spare(self) -> dict[str, Any]:
+        """A batch to go through the model with where others still have some and this process has none."""
+        return self._batch(range(1))
+
+    def _batch(self, pairs: range) -> dict[str, Any]:
+        sources = [self.images[self.chosen[pair][0]] for pair in pairs]
+        texts = [self.texts[self.chosen[pair][1]] for pair in pairs]
+        names = [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)]
+        images = [load_image(source) for source in sources]
+        return self._encoded(images, texts, names) | {
+            "sample_names": names,
+            "sample_ids": [(_hash(np.asarray(image)), _hash(text)) for image, text in zip(images, texts, strict=True)],
+        }
+
+    def _encoded(self, images: Sequence[Any], texts: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+        """The inputs of a batch; where it is refused, the sample that is refused alone is named."""
+        try:
+            return encode_batch(self.processor, images, texts, **self.prompt)
+        except MirlibError:
+            for image, text, name in zip(images, texts, names, strict=True):
+                with _naming(name):
+                    encode_batch(self.processor, [image], [text], **self.prompt)
+            raise
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of a sample before what is wrong with it."""
+    try:
+        yield
+    except MirlibError as error:
+        raise MirlibError(f"{shown(name, 300)}: {error}") from error
+
+
+def _name(image: Any, index: int) -> str:
+    name = image if isinstance(image, (str, Path)) else getattr(image, "filename", "")
+    return str(name) or f"image {index}"
+
+
+def pair_batches(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    num: int = 100,
+    batch_size: int = 4,
+    seed: int = 0,
+    paired: bool = False,
+    template: str = "chat",
+    max_text_tokens: int | None = None,
+    skip_unreadable: Callable[[str], None] | None = None,
+    merge_processes: bool = True,
+) -> PairBatches:
+    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; see `score`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, texts longer than the model's, and a
+            processor or chat template that fails.
+    """
+    if num < 1 or batch_size < 1:
+        raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    if paired and len(images) != len(texts):
+        raise MirlibError(f"paired: {len(images)} images and {len(texts)} texts; there must be a text for each image")
+    decoder_parts(model)
+    processes = Processes.current(merge_processes)
+
+    limit = _positions_of(model)
+    prompt = {"template": used_template(processor, template), "max_text_tokens": max_text_tokens}
+    # What any image and text meet is no fault of one: it must not count as unreadable, sample for sample.
+    advice = "an ordinary picture is refused, so the fault is in its settings (processor_config.json)"
+    encode_batch(processor, [Image.new("RGB", (336, 336), "gray")], [ANY_TEXT], advice=advice, **prompt)
+    any_text = len(first_tokens(processor.tokenizer, ANY_TEXT, 1))
+    longest = 1  # of the chosen images with their templates, in tokens
+
+    def check_image(index: int, text: str = ANY_TEXT) -> None:
+        """Images are processed here only if one may be left out: it takes as long as for the measurement itself."""
+        nonlocal longest
+        image = load_image(images[index])
+        if skip_unreadable is not None:
+            with _naming(_name(images[index], index)):
+                length = encode_batch(processor, [image], [text], **prompt)["input_ids"].shape[1]
+                if limit is not None and length > limit:
+                    raise MirlibError(_too_long(length, limit))
+            longest = max(longest, length - any_text)
+
+    def check_words(index: int, beside: int = 1) -> None:
+        text = texts[index]
+        check_text(processor, text)
+        if limit is not None and len(text) > (limit - beside) // 4:  # a character is four tokens at the most
+            length = len(first_tokens(processor.tokenizer, text.strip(), limit))
+            more = " or more" if length >= 2 * limit else ""  # only the beginning of a very long text was read
+            length = min(length, max_text_tokens or length)
+            if length + beside > limit:
+                raise MirlibError(
+                    f"a text of {length}{more} tokens does not fit a model of {limit} positions; cut texts with "
+                    f"max_text_tokens (--max-text-tokens): {name_of(text)}"
+                )
+
+    def check_pair(index: int) -> None:
+        check_words(index)
+        check_image(index, texts[index])
+
+    drawn = partial(_draw, num=num, processes=processes, skip_unreadable=skip_unreadable)
+    if paired:
+        chosen = [(i, i) for i in drawn(len(images), seed=seed, what="pairs", check=check_pair)]
+    else:
+        chosen_images = drawn(len(images), seed=seed, what="images", check=check_image)
+        chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=lambda index: check_words(index, longest))
+        chosen = list(zip(chosen_images, chosen_texts, strict=True))
+    settings = {
+        "num": num,
+        "batch_size": batch_size,
+        "seed": seed,
+        **prompt,
+    }
+    if paired:
+        settings["paired"] = True
+    return PairBatches(processor, images, texts, chosen, settings)
+
+
+def _draw(
+    items: int,
+    *,
+    num: int,
+    seed: int,
+    what: str,
+    check: Callable[[int], None],
+    processes: Processes,
+    skip_unreadable: Callable[[str], None] | None,
+) -> list[int]:
+    """What `mirlib.data.draw` draws, each process reading its share of the items that come into question."""
+
+    def problem_with(index: int) -> str | None:
+        try:
+            check(index)
+        except MirlibError as error:
+            if skip_unreadable is None:
+                raise
+            return str(error)
+        return None
+
+    verdicts: dict[int, str | None] = {}
+    if processes.size > 1:
+        order = draw(range(items), items, seed, what)
+        usable = 0
+        while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
+            candidates = order[len(verdicts) : len(verdicts) + num - usable]
+            mine = candidates[processes.rank :: processes.size]
+            found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
+            for part in processes.gather(found):
+                verdicts |= part
+            usable = sum(problem is None for problem in verdicts.values())
+
+    def is_usable(index: int) -> bool:
+        problem = verdicts[index] if index in verdicts else problem_with(index)
+        if problem is not None:
+            skip_unreadable(problem)
+        return problem is None
+
+    return draw(range(items), num, seed, what, is_usable)

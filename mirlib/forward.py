@@ -1,0 +1,271 @@
+"""One loop for all that reads a model: batches go through it, and the rows of each layer are handed on as they come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mirlib.batches import ModelInputs
+from mirlib.distributed import BrokenForward, Processes, ProcessFailedError
+from mirlib.errors import MirlibError, said_by, shown
+from mirlib.hidden_states import HiddenStateStream, capture, unwrap
+from mirlib.mir import MODALITIES
+from mirlib.prompts import disagreements
+from mirlib.result import Sample
+
+__all__ = ["ReadBatch", "Reader", "evaluating", "forward_advice", "memory_advice"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time being: dropout would give the two passes different rows."""
+    training = {module for module in model.modules() if module.training}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class ReadBatch:
+    """The batch that goes through the model, as far as it concerns the rows that come out.
+
+    Attributes:
+        first: The number of its first sample among all.
+        size: How many samples it holds.
+        counts: Whether it counts; in a sharded run a process repeats a batch while others still have some.
+        names: Names of the samples for error messages, or None.
+        ids: Pairs of hashes, of the picture and of the text of each sample.
+        inputs: What the model was called with.
+    """
+
+    def __init__(self, stream: HiddenStateStream, batch: ModelInputs, first: int, counts: bool) -> None:
+        self._stream, self.first, self.counts = stream, first, counts
+        self.inputs, self.names, self.ids = batch.inputs, batch.names, batch.ids
+        self.size = len(batch.inputs["input_ids"])
+
+    @cached_property
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """(r,) and (s,): the number of the sample of each vision row and of each text row; the same in all layers."""
+        return self._stream.vision_samples + self.first, self._stream.text_samples + self.first
+
+    @property
+    def positions(self) -> dict[str, Tensor]:
+        """By modality, the (B, T) bool mask of the positions that its rows have in the sequences."""
+        return self._stream.positions
+
+    def name_row(self, modality: str, row: int) -> str:
+        """A row in the words of an error message."""
+        number = int(self.samples[MODALITIES.index(modality)][row])
+        name = f" ({self.names[number - self.first]})" if self.names else ""
+        return f"row {row} of sample {number}{name}"
+
+
+class Reader:
+    """Runs the batches through the model once and hands every layer's rows on.
+
+    Args:
+        model: The model.
+        batches: As for `score_batches`.
+        text_rows: As for `score_batches`.
+        last: As for `score_batches`.
+        processes: Those that measure together, each with batches of its own; this one alone if left out.
+        lockstep: Whether all of them must call the model the same number of times, since its parameters are sharded.
+
+    Attributes:
+        samples: The samples of the latest pass, in order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping[str, Any]],
+        text_rows: str = "text",
+        last: str = "normed",
+        processes: Processes | None = None,
+        lockstep: bool = False,
+    ) -> None:
+        # Where it need not, a process must not wait for the others in a forward pass: they have other batches, or none.
+        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.batches, self.text_rows, self.last = batches, text_rows, last
+        self.processes, self.lockstep = processes or Processes(), lockstep
+        self.processor = getattr(batches, "processor", None)  # for what its settings say about a failure
+        self.samples: list[Sample] = []
+        self._problem: Exception | None = None
+
+    def _steps(self, bar: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ModelInputs, bool]]:
+        """Each batch, and whether it counts.
+
+        In lockstep a process that has no batch left repeats one, uncounted, until all have none; and what goes wrong
+        between two forward passes, or in our own reading during one, is told to the others before the next.
+        """
+        if not self.lockstep:
+            for raw in bar:
+                self.processes.check()
+                yield ModelInputs.of(raw, self.model), True
+            return
+        remaining, spare = iter(bar), None
+        while True:
+            problem, batch = self._problem, None
+            self._problem = None
+            if problem is None:
+                try:
+                    raw = next(remaining, None)
+                    if raw is not None:
+                        spare, batch = raw, ModelInputs.of(raw, self.model)
+                    elif spare is None:
+                        spare = self._spare()
+                except Exception as error:
+                    problem = error
+            states = self.processes.gather("failed" if problem is not None else "done" if batch is None else "more")
+            if problem is not None:
+                raise problem
+            if "failed" in states:
+                raise ProcessFailedError("another process failed", states.index("failed"))
+            if "more" not in states:
+                return
+            yield ModelInputs.of(spare, self.model) if batch is None else batch, batch is not None
+
+    def _spare(self) -> Mapping[str, Any]:
+        if not hasattr(self.batches, "spare"):
+            raise MirlibError("no batches here, and a model that is sharded over processes needs one in each of them")
+        return self.batches.spare
+
+    def _call(self, batch: ModelInputs, first: int) -> None:
+        where = f"sample {first}" + (f" ({shown(batch.names[0], 300)})" if batch.names else "")
+        try:
+            with forward_advice(self.model, len(batch.inputs["input_ids"]), where, self.processor):
+                self.model(**batch.inputs)
+        except Exception as error:
+            if self.lockstep:  # the others wait within their forward passes, and cannot be told
+                raise BrokenForward(error) from error
+            raise
+
+    def _unless_lockstep(self, work: Callable[[], None]) -> None:
+        """Do ``work``; in lockstep an error waits for the end of the forward pass, for which the others wait."""
+        if self._problem is not None:
+            return
+        try:
+            work()
+        except Exception as error:
+            if not self.lockstep:
+                raise
+            self._problem = error
+
+    def run(
+        self,
+        on_layer: Callable[[int, Tensor, Tensor, ReadBatch], None],
+        description: str,
+        progress: bool,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> int:
+        """One pass over the batches.
+
+        Args:
+            on_layer: Called with ``(k, vision, text, batch)``, the rows of layer k, while a batch goes through.
+            description: What the progress bar says.
+            progress: Whether to show one.
+            after_batch: Called after each batch.
+
+        Returns:
+            The number of samples.
+
+        Raises:
+            MirlibError: If there are no batches, a batch has no rows of a modality, or the forward pass fails.
+        """
+        first = offset = getattr(self.batches, "offset", 0)
+        self.samples = []
+        current: ReadBatch | None = None
+
+        def hand_on(k: int, vision: Tensor, text: Tensor) -> None:
+            def work() -> None:
+                self._check_rows(vision, text, current)
+                on_layer(k, vision, text, current)
+
+            if current.counts:
+                self._unless_lockstep(work)
+
+        with capture(self.model, text_rows=self.text_rows, last=self.last, on_layer=hand_on) as stream:
+            progress = progress and self.processes.leads
+            bar = tqdm(self.batches, desc=description, unit="batch", disable=not progress, file=sys.stderr, leave=False)
+            for batch, counts in self._steps(bar):
+                current = ReadBatch(stream, batch, first, counts)
+                stream.text_mask = batch.text_mask
+                self._call(batch, first)
+                self._unless_lockstep(after_batch)
+                if counts:
+                    first += current.size
+                    names = current.names or [f"sample {number}" for number in range(current.first, first)]
+                    self.samples += [Sample(name, *ids) for name, ids in zip(names, current.ids, strict=True)]
+        if first == offset and self.processes.size == 1:
+            raise MirlibError("there are no batches")
+        return first - offset
+
+    def _check_rows(self, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        for modality, rows in zip(MODALITIES, (vision, text), strict=True):
+            if len(rows) == 0:
+                raise MirlibError(
+                    f"no {modality} rows in the batch that starts at sample {batch.first}"
+                    + (f" ({batch.names[0]})" if batch.names else "")
+                    + ": input_ids must hold the model's image placeholders, as its processor writes them, and text"
+                    + _why(self.model, self.processor)
+                )
+
+
+@contextmanager
+def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
+    """Turn "out of memory" into a sentence that says what to do, and not what was done already."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not _is_memory(error):
+            raise
+        ways = ["lower batch_size (--batch-size)"] if batch_size > 1 else []
+        ways.append("shorten the texts (--max-text-tokens)")
+        if next(model.parameters()).element_size() > 2:
+            ways.append("load the model in bfloat16 (--dtype bfloat16)")
+        raise MirlibError(
+            f"out of memory with batch_size={batch_size}: {', or '.join(ways)} ({said_by(error)})"
+        ) from error
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so on a CPU, and its libraries on a GPU, in the words of a RuntimeError."""
+    signs = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
+
+
+@contextmanager
+def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any = None) -> Iterator[None]:
+    """Turn what a model raises in its forward pass into a sentence, with the settings that may be its cause."""
+    try:
+        with memory_advice(model, batch_size):
+            yield
+    except (MirlibError, ProcessFailedError):
+        raise
+    except Exception as error:
+        raise MirlibError(
+            f"the model's forward pass fails on the batch that starts at {where} ({said_by(error)})"
+            + (
+                _why(model, processor)
+                or "; its inputs must be those of the processor that belongs to it, and no picture too small"
+            )
+        ) from error
+
+
+def _why(model: nn.Module, processor: Any) -> str:
+    """In which settings a model and the processor that made its batches disagree, as the end of a sentence."""
+    config = getattr(unwrap(model), "config", None)
+    if getattr(config, "quantization_config", None):
+        return "; its weights are stored in few bits, which not every precision goes with: leave dtype (--dtype) out"
+    found = "" if processor is None or config is None else disagreements(processor, config)
+    return found and f"; processor and model disagree: {found}. Correct processor_config.json or config.json"
