@@ -258,7 +258,15 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--measures",
         metavar="NAMES",
-        help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
+        help="all, or names with commas between them: other measures of the gap instead; those of pairs read the text "
+        "once more, alone",
+    )
+    score.add_argument(
+        "--random-weights",
+        type=_whole,
+        metavar="N",
+        help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
+        "(default: 1; 0 for none)",
     )
     score.add_argument(
         "--rows",
@@ -356,8 +364,9 @@ def _score(options: argparse.Namespace) -> None:
     if options.measures is not None:
         _score_measures(options)
         return
-    if options.rows is not None:
-        raise MirlibError("--rows means nothing without --measures")
+    for name in ("rows", "random_weights"):
+        if getattr(options, name) is not None:
+            raise MirlibError(f"--{name.replace('_', '-')} means nothing without --measures")
     if options.confidence:
         check_confidence(options.confidence)
     with launched() as processes, _one_voice(processes):
@@ -365,7 +374,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_measures(options: argparse.Namespace) -> None:
-    """``mir score --measures``: one process, one pass, many measures."""
+    """``mir score --measures``: one process, many measures."""
     from mirlib.gaps.model import chosen_measures, score_measures
 
     for given, name in (

@@ -208,8 +208,8 @@ def encode_batch(
         advice: What to do if the processor fails; left out, it is the image's fault.
 
     Returns:
-        What the processor (without images, the tokenizer) returns, as tensors, and ``"text_mask"``, (B, T) bool: the rows of the given texts alone,
-        without template, special and padding rows.
+        What the processor (without images, the tokenizer) returns, as tensors, and ``"text_mask"``, (B, T) bool: the
+        rows of the given texts alone, without template, special and padding rows.
 
     Raises:
         MirlibError: If the tokenizer gives no offsets or cannot pad, a text holds a placeholder for vision, the

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mirlib.errors import MirlibError
+from mirlib.influence import t_interval
 from mirlib.mir import (
     MODALITIES,
     as_layers,
@@ -19,7 +20,6 @@ from mirlib.mir import (
     check_layers,
     check_norms,
     log10_sum,
-    normal_interval,
     row_norms,
 )
 from mirlib.result import Interval, Sample, _finite, _interval_as_dict, _numbers
@@ -219,7 +219,7 @@ def result(
                 no_interval = "without one of the samples the measure is not defined"
         if no_interval is None and found is not None:
             method = "jackknife over groups" if groups else "influence"
-            interval = normal_interval(float(value), standard_error(found), confidence, method)
+            interval = t_interval(float(value), standard_error(found), confidence, method, len(found) - 1)
         else:
             settings["no_interval"] = no_interval or "the rows belong to no samples"
         found = found if interval is not None and not groups else None

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mirlib.errors import MirlibError
-from mirlib.frechet import distance_of_rows
+from mirlib.frechet import Moments, distance_of_rows, is_regular
 from mirlib.gaps.base import (
     CONFIDENCE,
     HIGHER,
@@ -33,8 +33,8 @@ from mirlib.gaps.base import (
     result,
     unit,
 )
+from mirlib.influence import LayerInfluence, rows_suffice
 from mirlib.mir import NormBounds, modality_integration_rate, row_norms
-from mirlib.transport import optimal_maps
 
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 
@@ -491,17 +491,21 @@ def kid(
     """
     rows = Rows.of(vision, text, samples, max_rows=max_rows, seed=seed)
 
-    def cubic(products: Tensor) -> Tensor:
-        return (products + 1) ** 3  # of rows in mean text norms; times √d each and divided by d is the same
-
     found, influence, by = [], [], _Samples(rows, confidence)
     for v, t in rows.layers("text"):
-        products = [v @ v.T, t @ t.T, v @ t.T]
-        value, without = _mmd([cubic(each) for each in products], by, True)
-        found.append(value)
+        products = [v @ v.T, t @ t.T, v @ t.T]  # of rows in mean text norms; times √d each and divided by d is the same
+        total, without = 0.0, 0.0
         if by.wanted:
-            slope = squared_mmd(*(6 * each * (each + 1) ** 2 for each in products))
-            influence.append(left_out(without) + _of_unit(slope, t, by).numpy())
+            norms = row_norms(t)
+            longer = (norms.mean() / by.means_without(norms, 1)).square()
+        for power, weight in ((1, 3), (2, 3), (3, 1)):  # (p + 1)³; its constant goes away
+            value, of_rest = _mmd([each**power for each in products], by, True)
+            total += weight * value
+            if by.wanted:
+                without = without + weight * of_rest * longer**power
+        found.append(total)
+        if by.wanted:
+            influence.append(left_out(without))
     return by.result("kid", found, influence, seed=seed)
 
 
@@ -681,18 +685,14 @@ def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridg
     return total / 4
 
 
-def _of_moments(
-    sides: Sequence[Tensor], slopes: Sequence[Tensor], by: _Samples, kept: Sequence[Tensor] | None = None
-) -> np.ndarray:
-    """(N,) influences by the slopes of a value in the mean and the covariance of each modality's rows that are kept."""
+def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], by: _Samples) -> np.ndarray:
+    """(N,) influences by the slopes of a value in the mean and the covariance of each modality."""
     total = torch.zeros(by.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
-        mask = torch.ones(len(rows), dtype=torch.bool) if kept is None else kept[side]
         of_mean, of_covariance = slopes[2 * side : 2 * side + 2]
-        centred = rows - rows[mask].mean(0)
+        centred = rows - rows.mean(0)
         values = ((centred @ of_covariance) * centred).sum(1)
-        values = centred @ of_mean + values - values[mask].mean()
-        total += by.sums(torch.where(mask, values, 0.0), side) / mask.sum()
+        total += by.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
     return total.numpy()
 
 
@@ -828,7 +828,7 @@ def mir(
         for sides, distance in zip(rows.layers("text"), found.per_layer, strict=True):
             of_samples = _fid_influence(sides, _inside(sides), by)
             if of_samples is not None:
-                influence.append(of_samples + _of_unit(2 * distance, sides[1], by).numpy())
+                influence.append((of_samples + _of_unit(2 * distance, sides[1], by)).numpy())
     why = NO_DERIVATIVE if preset == "paper" else "the derivative is that of the preset 'paper'"
     return by.result("mir", found.per_layer, influence, why=why, logarithm=True, preset=preset)
 
@@ -874,23 +874,17 @@ def norm_only(
     return by.result("norm_only", found, influence, logarithm=True)
 
 
-NO_DERIVATIVE = "in a layer rows are too few for the dimensions, and the distance has no derivative"
+NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions or in a subspace: the distance has no derivative"
 
 
-def _fid_influence(sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples) -> np.ndarray | None:
-    """(N,) influences on the Fréchet distance of the rows that are kept; None where it has no derivative.
-
-    That is ``I − T`` in a covariance, with the optimal map T onto the other, and twice the difference in a mean.
-    """
-    rows = [side[mask] for side, mask in zip(sides, kept, strict=True)]
-    dim = rows[0].shape[1]
-    if min(map(len, rows)) <= dim:
+def _fid_influence(sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples) -> Tensor | None:
+    """(N,) influences on the Fréchet distance of the rows that are kept; None where it has no derivative."""
+    moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
+    if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
         return None
-    maps = optimal_maps(*(torch.atleast_2d(torch.cov(side.T)) for side in rows))
-    if not maps.regular:
-        return None
-    apart, identity = rows[0].mean(0) - rows[1].mean(0), torch.eye(dim, dtype=torch.float64)
-    return _of_moments(sides, [2 * apart, identity - maps.forward, -2 * apart, identity - maps.backward], by, kept)
+    layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
+    of_rows = [layer.of_rows(rows, i, row_norms(rows), kept[i]) for i, rows in enumerate(sides)]
+    return sum(by.sums(values, side) for side, values in enumerate(of_rows))
 
 
 def _inside(sides: Sequence[Tensor]) -> list[Tensor]:
@@ -953,7 +947,7 @@ def fd_infinity(
     found, influence, by = [], [], _Samples(rows, confidence)
     for k, sides in enumerate(rows.layers("text"), start=1):
         kept, means = _inside(sides), []
-        of_samples: Any = np.zeros(by.size)
+        of_samples: Tensor | None = torch.zeros(by.size, dtype=torch.float64)
         for number, weight in zip(parts, weights, strict=True):
             distances = []
             for part in range(number):
@@ -968,6 +962,6 @@ def fd_infinity(
             means.append(np.mean(distances))
         found.append(float(weights @ means))
         if by.wanted and of_samples is not None:
-            influence.append(of_samples + _of_unit(2 * found[-1], sides[1], by).numpy())
+            influence.append((of_samples + _of_unit(2 * found[-1], sides[1], by)).numpy())
     options = {"logarithm": True, "parts": list(parts), "seed": seed}
     return by.result("fd_infinity", found, influence, why=NO_DERIVATIVE, **options)

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.adapters import unwrap
+from mirlib.batches import ANY_TEXT, ModelInputs
 from mirlib.data import load_image
 from mirlib.errors import MirlibError, boundary, said_by
+from mirlib.forward import evaluating, forward_advice, memory_advice
 from mirlib.hidden_states import HiddenStateStream, capture
 from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
 from mirlib.rows import means_of_samples
-from mirlib.scoring import ANY_TEXT, ModelInputs, evaluating, forward_advice, memory_advice
 
 __all__ = ["PairMeans", "PairReader", "random_twin"]
 
@@ -143,9 +144,7 @@ class PairReader:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found: list[list[Tensor]] = [[] for _ in modalities]
         starts = range(0, len(order), self.batch_size)
-        bar = tqdm(
-            starts, desc=name, unit="batch", disable=not (self.progress and name), file=sys.stderr, leave=False
-        )
+        bar = tqdm(starts, desc=name, unit="batch", disable=not (self.progress and name), file=sys.stderr, leave=False)
         rows = self.text_rows if images is not None else "text"
         with evaluating(model), capture(model, text_rows=rows, last=self.last) as stream:
             for start in bar:
