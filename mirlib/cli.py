@@ -263,7 +263,15 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--measures",
         metavar="NAMES",
-        help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
+        help="all, or names with commas between them: other measures of the gap instead; those of pairs read the text "
+        "once more, alone",
+    )
+    score.add_argument(
+        "--random-weights",
+        type=_whole,
+        metavar="N",
+        help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
+        "(default: 1; 0 for none)",
     )
     score.add_argument(
         "--rows",
@@ -385,8 +393,9 @@ def _score(options: argparse.Namespace) -> None:
     if options.measures is not None:
         _score_measures(options)
         return
-    if options.rows is not None:
-        raise MirlibError("--rows means nothing without --measures")
+    for name in ("rows", "random_weights"):
+        if getattr(options, name) is not None:
+            raise MirlibError(f"--{name.replace('_', '-')} means nothing without --measures")
     if options.layer_map and options.preset != "paper":
         raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
     if options.layer_map and processes_of_launcher()[1] > 1:
@@ -403,7 +412,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_measures(options: argparse.Namespace) -> None:
-    """``mir score --measures``: one process, one pass, many measures."""
+    """``mir score --measures``: one process, many measures."""
     from mirlib.gaps.model import chosen_measures, score_measures
 
     for given, name in (
