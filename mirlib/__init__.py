@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mirlib.costs import TransportMap, transport_map
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
+    from mirlib.interventions import controls
     from mirlib.layer_pairs import layer_map
     from mirlib.mir import modality_integration_rate
     from mirlib.planning import plan
@@ -36,6 +37,7 @@ __all__ = [
     "UndefinedMIRError",
     "capture",
     "compare",
+    "controls",
     "frechet_distance",
     "layer_map",
     "lens",
@@ -57,6 +59,7 @@ _MODULE_OF = {
     "TransportMap": "costs",
     "capture": "hidden_states",
     "compare": "comparison",
+    "controls": "interventions",
     "frechet_distance": "frechet",
     "layer_map": "layer_pairs",
     "lens": "words",

@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,6 +33,7 @@ from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
     from mirlib.gaps.model import ZooResult
+    from mirlib.interventions import Controls
     from mirlib.layer_pairs import LayerMap
 
 BAD_INPUT = 2
@@ -262,7 +263,15 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--measures",
         metavar="NAMES",
-        help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
+        help="all, or names with commas between them: other measures of the gap instead; those of pairs read the text "
+        "once more, alone",
+    )
+    score.add_argument(
+        "--random-weights",
+        type=_whole,
+        metavar="N",
+        help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
+        "(default: 1; 0 for none)",
     )
     score.add_argument(
         "--rows",
@@ -277,6 +286,14 @@ def _parser() -> argparse.ArgumentParser:
         "--layer-map",
         metavar="OUT.png",
         help="draw the distance of vision after each layer from text after each layer; its cost is said first",
+    )
+    score.add_argument(
+        "--controls",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="beside MIR that of inputs which mean less, each at the cost of the value itself: all, or some of black, "
+        "noise, shuffled, zero, gaussian, fresh, fresh_rescaled with commas between them",
     )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
@@ -376,8 +393,9 @@ def _score(options: argparse.Namespace) -> None:
     if options.measures is not None:
         _score_measures(options)
         return
-    if options.rows is not None:
-        raise MirlibError("--rows means nothing without --measures")
+    for name in ("rows", "random_weights"):
+        if getattr(options, name) is not None:
+            raise MirlibError(f"--{name.replace('_', '-')} means nothing without --measures")
     if options.layer_map and options.preset != "paper":
         raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
     if options.layer_map and processes_of_launcher()[1] > 1:
@@ -394,7 +412,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_measures(options: argparse.Namespace) -> None:
-    """``mir score --measures``: one process, one pass, many measures."""
+    """``mir score --measures``: one process, many measures."""
     from mirlib.gaps.model import chosen_measures, score_measures
 
     for given, name in (
@@ -405,6 +423,7 @@ def _score_measures(options: argparse.Namespace) -> None:
         (options.layer_map is not None, "--layer-map"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
+        (options.controls is not None, "--controls"),
     ):
         if given:
             raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
@@ -1067,6 +1086,7 @@ def describe(result: MIRResult, name: str) -> str:
     interval = ""
     if result.interval is not None:
         low, high, confidence, _, method, _ = result.interval
+        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -1099,6 +1119,24 @@ def _meaning(result: MIRResult) -> list[str]:
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
+
+
+def describe_controls(found: Controls) -> str:
+    """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
+    frame = found.to_frame()
+    width = max(len(title) for title in frame.index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
+    for title, row in frame.iterrows():
+        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+        difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
+        lines.append(
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
+        )
+    lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
+    lines += [f"  ! {warning}" for warning in found.warnings]
+    reading = found.reading()
+    return "\n".join(lines if reading is None else [*lines, f"  {reading}"])
 
 
 def describe_measures(found: ZooResult, name: str) -> str:

@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from mirlib.errors import MirlibError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mirlib.comparison import Comparison
     from mirlib.costs import TransportMap
     from mirlib.result import MIRResult
@@ -31,6 +33,9 @@ ACCENT = "#e0a030"
 COLOURS = (VISION, TEXT, ACCENT, "#5b8c5a", "#7d5ba6", NEUTRAL)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+COSTS = "inferno"  # dark is cheap, light is dear
+_TILE = 100  # side of a picture in a transport map, in the units of its axes
 
 STYLE = {
     "figure.figsize": (6.4, 3.8),
@@ -1183,10 +1188,6 @@ def figure_attention(weights: np.ndarray, vision: np.ndarray, ax: Axes | None = 
     return ax
 
 
-COSTS = "inferno"  # dark is cheap, light is dear
-_TILE = 100  # side of a picture in a transport map, in the units of its axes
-
-
 def figure_transport_map(
     data: TransportMap, pictures: Mapping[int, np.ndarray], ax: Axes | None = None, *, layer: int | None = None
 ) -> Axes:
@@ -1201,6 +1202,83 @@ def figure_transport_map(
             first half by rank stands above, the other one below.
         ax: Where to draw; a new figure if left out.
         layer: 1..K, or the sum over all layers if left out.
+
+    Returns:
+        The axes.
+    """
+    order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
+    half = -(-len(order) // 2)
+    lines = {"dearest": order[:half], "cheapest": order[half:][::-1]}
+    lines = {name: numbers for name, numbers in lines.items() if numbers}
+    gap, down, margin = 6, _TILE + 28, 66 if half > 2 else 46
+    step = 2 * _TILE + gap + 22
+    width, height = max(half, 2) * step - 22, len(lines) * down + _TILE / 4
+    ax = new_axes(ax, figsize=(7.0, 0.6 + 5.9 * height / (width + margin)))
+    every = np.concatenate([data.patch_costs(number, layer) for number in range(len(data.vision))])
+    every = every[~np.isnan(every)]
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, float(np.quantile(every, 0.99)) or 1.0), COSTS)
+    for line, numbers in enumerate(lines.values()):
+        for place, number in enumerate(numbers):
+            corner = place * step, line * down
+            costs = data.patch_costs(number, layer)
+            _picture_and_costs(ax, scale, corner, gap, np.asarray(pictures[number]), costs, data.grids[number])
+            middle = corner[0] + _TILE + gap / 2, corner[1] + _TILE + 5
+            ax.text(*middle, f"{np.nanmean(costs):.3g} a patch", va="top", ha="center", fontsize=8)
+    labels = dict(zip(lines, (line * down + _TILE / 2 for line in range(len(lines))), strict=True))
+    title = f"A patch costs {every.mean():.3g} to move onto the text"
+    null = data.null_level(layer)
+    if np.isfinite(null.mean):
+        title += f", a word {null.mean:.2g} to move onto other words"
+        top = len(lines) * down
+        words = np.concatenate([np.nansum(c, axis=0) if layer is None else c[layer - 1] for c in data.null], axis=0)
+        words = words[words > 0][:80]
+        box = (0, width, top + _TILE / 8, top)
+        ax.imshow(scale.to_rgba(words)[None], extent=box, interpolation="nearest")
+        below = f"{null.mean:.2g} a word, 95 % of them below {null.high:.2g}"
+        ax.text(width / 2, top + _TILE / 8 + 4, below, va="top", ha="center", fontsize=8)
+        labels["null:\nwords"] = top + _TILE / 12
+    bar = ax.figure.colorbar(scale, ax=ax, extend="max", fraction=0.04, pad=0.02)
+    bar.set_label("cost" + (", sum over the layers" if layer is None else f" in layer {layer}"))
+    bar.outline.set_visible(False)
+    for name, middle in labels.items():
+        ax.text(-8, middle, name, va="center", ha="right", fontsize=9)
+    ax.set(xlim=(-margin, width), ylim=(height, 0))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=10, loc="left")
+    return ax
+
+
+def _picture_and_costs(
+    ax: Axes,
+    scale: mpl.cm.ScalarMappable,
+    corner: tuple[float, float],
+    gap: float,
+    picture: np.ndarray,
+    costs: np.ndarray,
+    grid: Any,
+) -> None:
+    """A picture, and beside it its patches coloured over its grey, or a strip of them where no grid is known."""
+    high, wide = (_TILE * size / max(picture.shape[:2]) for size in picture.shape[:2])
+    left, top = corner[0] + (_TILE - wide) / 2, corner[1] + (_TILE - high) / 2
+    ax.imshow(picture, extent=(left, left + wide, top + high, top), interpolation="nearest")
+    left += _TILE + gap
+    box = (left, left + wide, top + high, top)
+    if grid is None:
+        band = _TILE / 6
+        box = (left, left + wide, corner[1] + (_TILE + band) / 2, corner[1] + (_TILE - band) / 2)
+        shown = costs[None]
+    else:
+        shown = np.full(grid.rows * grid.columns, np.nan)
+        shown[grid.cells[grid.cells >= 0]] = costs[grid.cells >= 0]
+        shown = shown.reshape(grid.rows, grid.columns)
+        grey = picture @ np.array([0.299, 0.587, 0.114])
+        ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=box, interpolation="nearest")
+    tint = scale.to_rgba(shown)
+    tint[..., 3] = np.where(np.isnan(shown), 0, 1 if grid is None else 0.75)
+    ax.imshow(tint, extent=box, interpolation="nearest")
+
+
 def figure_layer_map(
     distances: np.ndarray, layers: Sequence[int], within: np.ndarray, ax: Axes | None = None, *, name: str, unit: str
 ) -> Axes:
@@ -1283,77 +1361,6 @@ def figure_lens(
     Returns:
         The axes.
     """
-    order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
-    half = -(-len(order) // 2)
-    lines = {"dearest": order[:half], "cheapest": order[half:][::-1]}
-    lines = {name: numbers for name, numbers in lines.items() if numbers}
-    gap, down, margin = 6, _TILE + 28, 66 if half > 2 else 46
-    step = 2 * _TILE + gap + 22
-    width, height = max(half, 2) * step - 22, len(lines) * down + _TILE / 4
-    ax = new_axes(ax, figsize=(7.0, 0.6 + 5.9 * height / (width + margin)))
-    every = np.concatenate([data.patch_costs(number, layer) for number in range(len(data.vision))])
-    every = every[~np.isnan(every)]
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, float(np.quantile(every, 0.99)) or 1.0), COSTS)
-    for line, numbers in enumerate(lines.values()):
-        for place, number in enumerate(numbers):
-            corner = place * step, line * down
-            costs = data.patch_costs(number, layer)
-            _picture_and_costs(ax, scale, corner, gap, np.asarray(pictures[number]), costs, data.grids[number])
-            middle = corner[0] + _TILE + gap / 2, corner[1] + _TILE + 5
-            ax.text(*middle, f"{np.nanmean(costs):.3g} a patch", va="top", ha="center", fontsize=8)
-    labels = dict(zip(lines, (line * down + _TILE / 2 for line in range(len(lines))), strict=True))
-    title = f"A patch costs {every.mean():.3g} to move onto the text"
-    null = data.null_level(layer)
-    if np.isfinite(null.mean):
-        title += f", a word {null.mean:.2g} to move onto other words"
-        top = len(lines) * down
-        words = np.concatenate([np.nansum(c, axis=0) if layer is None else c[layer - 1] for c in data.null], axis=0)
-        words = words[words > 0][:80]
-        box = (0, width, top + _TILE / 8, top)
-        ax.imshow(scale.to_rgba(words)[None], extent=box, interpolation="nearest")
-        below = f"{null.mean:.2g} a word, 95 % of them below {null.high:.2g}"
-        ax.text(width / 2, top + _TILE / 8 + 4, below, va="top", ha="center", fontsize=8)
-        labels["null:\nwords"] = top + _TILE / 12
-    bar = ax.figure.colorbar(scale, ax=ax, extend="max", fraction=0.04, pad=0.02)
-    bar.set_label("cost" + (", sum over the layers" if layer is None else f" in layer {layer}"))
-    bar.outline.set_visible(False)
-    for name, middle in labels.items():
-        ax.text(-8, middle, name, va="center", ha="right", fontsize=9)
-    ax.set(xlim=(-margin, width), ylim=(height, 0))
-    ax.set_aspect("equal")
-    ax.axis("off")
-    ax.set_title(title, fontsize=10, loc="left")
-    return ax
-
-
-def _picture_and_costs(
-    ax: Axes,
-    scale: mpl.cm.ScalarMappable,
-    corner: tuple[float, float],
-    gap: float,
-    picture: np.ndarray,
-    costs: np.ndarray,
-    grid: Any,
-) -> None:
-    """A picture, and beside it its patches coloured over its grey, or a strip of them where no grid is known."""
-    high, wide = (_TILE * size / max(picture.shape[:2]) for size in picture.shape[:2])
-    left, top = corner[0] + (_TILE - wide) / 2, corner[1] + (_TILE - high) / 2
-    ax.imshow(picture, extent=(left, left + wide, top + high, top), interpolation="nearest")
-    left += _TILE + gap
-    box = (left, left + wide, top + high, top)
-    if grid is None:
-        band = _TILE / 6
-        box = (left, left + wide, corner[1] + (_TILE + band) / 2, corner[1] + (_TILE - band) / 2)
-        shown = costs[None]
-    else:
-        shown = np.full(grid.rows * grid.columns, np.nan)
-        shown[grid.cells[grid.cells >= 0]] = costs[grid.cells >= 0]
-        shown = shown.reshape(grid.rows, grid.columns)
-        grey = picture @ np.array([0.299, 0.587, 0.114])
-        ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=box, interpolation="nearest")
-    tint = scale.to_rgba(shown)
-    tint[..., 3] = np.where(np.isnan(shown), 0, 1 if grid is None else 0.75)
-    ax.imshow(tint, extent=box, interpolation="nearest")
     rows, columns = grid
     block = int(np.ceil(max(grid) / 12))
     places: dict[tuple[int, int], int] = {}
@@ -1388,4 +1395,42 @@ def _picture_and_costs(
         spine.set_visible(False)
     ax.set_title(title)
     ax.set_xlabel("bold: surer than the median" + (f"; the surest of {block} × {block} patches" if block > 1 else ""))
+    return ax
+
+
+def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """MIR of the real pictures, as a band, and of the inputs that mean less, each with its interval.
+
+    Args:
+        table: One line an input, the real pictures first, with the columns ``mir``, ``low``, ``high`` and ``standing``,
+            as `mirlib.interventions.Controls.to_frame` gives it.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    real, rest = table.iloc[0], table.iloc[1:]
+    if real["low"] < real["high"]:
+        ax.axvspan(real["low"], real["high"], color=VISION, alpha=0.2, linewidth=0)
+    ax.axvline(real["mir"], color=VISION, linestyle="-", marker="", label=str(table.index[0]))
+    for place, (_, line) in enumerate(rest.iterrows()):
+        below = line["standing"] == "below"
+        ax.errorbar(
+            line["mir"],
+            place,
+            xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
+            color="black" if below else NEUTRAL,
+            marker="o" if below else "s",
+            linestyle="",
+            capsize=3,
+        )
+    ax.set_yticks(range(len(rest)), list(rest.index))
+    ax.invert_yaxis()
+    ax.set_xlabel("MIR (log10); lower is closer")
+    lower = int((rest["mir"] < real["mir"]).sum())
+    if (rest["standing"] != "").all():
+        lower = int((rest["standing"] == "below").sum())
+    ax.set_title(f"{lower} of {len(rest)} controls lie below the real pictures")
+    ax.legend()
     return ax
