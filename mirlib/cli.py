@@ -840,7 +840,7 @@ def _features(options: argparse.Namespace) -> None:
     if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
         confidence = 0.95
         need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
-        by_influence = options.preset == "paper" and all(rows_suffice(ids.size, dim) for ids in samples)
+        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
         if not by_influence and need > LARGEST_BOOTSTRAP:
             confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")

@@ -405,9 +405,9 @@ def _common_quantity(a: Any, b: Any) -> str:
     names = [_quantity(result) for result in (a, b)]
     if names[0] != names[1]:
         raise MirlibError(f"there is no difference between {names[0]} and {names[1]}: compare results of one measure")
-    for which, result in (("first", a), ("second", b)):
+    for result in (a, b):
         if not math.isfinite(result.value):
-            raise MirlibError(f"the {which} {names[0]} is {result.value:g}, so there is no difference to take")
+            raise MirlibError(f"one of the two is a {names[0]} of {result.value:g}, which has no difference to another")
     normalize = [result.settings.get("normalize", True) for result in (a, b)]
     if normalize[0] != normalize[1]:
         raise MirlibError(

@@ -481,18 +481,20 @@ def test_more_results_are_compared_each_with_the_first(three, capsys):
 
 def test_a_difference_of_nothing_is_refused_in_its_place(capsys, tmp_path):
     """Two identical clouds have a MIR of −inf: the table stands, and says why there is no difference."""
-    rows = np.tile(np.eye(3), (2, 2, 1))
-    np.savez(tmp_path / "zero.npz", vision=rows, text=rows)
     files = [tmp_path / "a.json", tmp_path / "zero.json"]
     mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", files[0])
     data = json.loads(files[0].read_text()) | {"mir": None, "per_layer": [0.0] * 6}
     files[1].write_text(json.dumps(data))
     outcome = mir(capsys, "compare", *files)
-    assert outcome.code == 0 and "the first MIR is -inf, so there is no difference to take" in outcome.out
-    assert outcome.out.splitlines()[-1].split()[:2] == [str(files[1]), "-inf"]
-    assert "the first MIR is -inf" in refused(capsys, "compare", *files, "--plot", tmp_path / "d.png")
+    assert (
+        outcome.code == 0
+        and "zero.json: one of the two is a MIR of -inf, which has no difference to another" in outcome.out
+    )
+    assert [str(files[1]), "-inf"] in [line.split()[:2] for line in outcome.out.splitlines()]
+    drawn = mir(capsys, "compare", *files, "--plot", tmp_path / "d.png")
+    assert drawn.code == 2 and drawn.out == outcome.out and "a MIR of -inf" in drawn.err.splitlines()[-1]
     stored = json.loads(mir(capsys, "compare", *files, "--json", "-").out)["differences"]
-    assert "the first MIR is -inf" in stored[0]["refused"]
+    assert "a MIR of -inf" in stored[0]["refused"]
 
 
 def test_a_comparison_destroys_no_result(three, capsys):

@@ -310,8 +310,8 @@ def test_what_has_no_difference_is_refused(two):
     a, b = two
     for one, message in (
         (replace(b, settings={**b.settings, "normalize": False}), "different units"),
-        (replace(b, value=-math.inf), "the second MIR is -inf"),
-        (replace(b, value=math.nan), "the second MIR is nan"),
+        (replace(b, value=-math.inf), "one of the two is a MIR of -inf, which has no difference"),
+        (replace(b, value=math.nan), "a MIR of nan"),
         (a_measure("kid", 0.1), "no difference between MIR and kid"),
         (3.0, "expected a result of mirlib.score or of a measure of mirlib.gaps, got float"),
     ):
@@ -484,7 +484,7 @@ def test_json_has_a_line_for_each_list_of_numbers_and_each_sample(two):
         (lambda data: data["influence"]["text"][0].__setitem__(3, "much"), "must be a finite number or null"),
         (lambda data: data["influence"].update(text=[[1.0], [1.0]]), "paired, but not of as many images as texts"),
         (lambda data: data["samples"].pop(), "samples names 39 and influence holds 40"),
-        (lambda data: data["samples"].__setitem__(2, ["a", "b"]), "'samples.2.' must be a list of a name and two hashes"),
+        (lambda data: data["samples"].__setitem__(2, ["a", "b"]), "'samples.2.' must be a list of a name and two"),
         (lambda data: data["interval"].update(degrees=0), "'degrees' must be a number above 0 or null"),
     ],
 )  # fmt: skip
