@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from mirlib.grids import PatchGrid
 from mirlib.lab import evaluate, models, world
 from mirlib.plots import figure_lens
 from mirlib.prompts import encode_batch
-from mirlib.words import lens, lens_rank
+from mirlib.words import _Vocabulary, lens, lens_rank
+from tests.tiny_families import Case
 from tests.tiny_processors import lvlm
 
 SCENES = evaluate.held_out_scenes(40, seed=1, digits=0.0)
@@ -202,6 +204,28 @@ def test_a_scale_and_a_cap_of_the_logits_are_let_through_and_other_logits_refuse
     with pytest.raises(MirlibError, match="its logits are not those of the final norm"):
         with_logits(lambda logits: logits + torch.randn(logits.shape[-1]) * logits.std())
     assert [len(module._forward_hooks) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("family", "refusal"),
+    [
+        ("cohere2_vision", None),  # a scale behind the output embedding
+        ("gemma3", None),
+        ("git", None),  # rows in front of input_ids, and a norm at the end of each layer
+        ("glm5_next", None),  # several residual streams
+        ("granite4_vision", None),
+        ("qwen4_exp", "its logits are not those of the final norm"),
+        ("pi0", "has no output embedding"),
+    ],
+)
+def test_families_have_a_lens_or_say_why_not(family, refusal):
+    case = Case(family)
+    with pytest.raises(MirlibError, match=refusal) if refusal else nullcontext(), torch.no_grad():
+        vocabulary = _Vocabulary(case.model)
+        case.find_tokens()
+        with vocabulary.checked(case.model):
+            logits = case.model(**case.inputs(1)).logits
+        assert vocabulary.size == logits.shape[-1]
 
 
 def test_what_has_no_words_is_refused_in_a_sentence(miniature, monkeypatch):
