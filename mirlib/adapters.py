@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.errors import MirlibError, UndefinedMIRError
+from mirlib.grids import PatchGrid, find_grid
 
 __all__ = ["DecoderParts", "decoder_parts", "register_adapter"]
 
@@ -49,6 +50,9 @@ class DecoderParts:
         vision_mask: For models whose ``input_ids`` do not show where vision stands: takes the keyword arguments of a
             forward pass and returns a (B, T') bool mask. If T' is larger than T, the decoder puts T' - T rows of its
             own in front of those of ``input_ids``.
+        grid: Says where the vision rows of each picture stand in it: takes the keyword arguments of a forward pass and
+            the (B, T) bool mask of the vision rows, and returns B `PatchGrid`, None for a picture whose grid it does
+            not know. None: no grid is known, and what is drawn of each row is drawn as a strip.
         connector: The module that makes vision tokens out of the encoder's features (projector, merger, aligner);
             None: unknown, or there is none.
     """
@@ -58,6 +62,7 @@ class DecoderParts:
     vision_token_ids: tuple[int, ...] = ()
     read: Callable[[Tensor], Tensor] | None = None
     vision_mask: Callable[[Mapping[str, Any]], Tensor] | None = None
+    grid: Callable[[Mapping[str, Any], Tensor], Sequence[PatchGrid | None]] | None = None
     connector: nn.Module | None = None
 
 
@@ -123,7 +128,11 @@ def general_rule(model: nn.Module) -> DecoderParts:
     if decoder is None:
         raise MirlibError(f"{model_type}: no decoder with `layers` found; register_adapter() tells mirlib where it is")
     return DecoderParts(
-        decoder_layers(decoder), find_final_norm(decoder), vision_token_ids, connector=find_connector(model)
+        decoder_layers(decoder),
+        find_final_norm(decoder),
+        vision_token_ids,
+        grid=find_grid(model),
+        connector=find_connector(model),
     )
 
 
