@@ -24,12 +24,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from mirlib.accumulators import FiniteChecks
+from mirlib.accumulators import FiniteChecks, RowSamples
 from mirlib.errors import MirlibError, first_line
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
+from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
 from mirlib.loading import check_layers, check_name
-from mirlib.mir import NormBounds, resolve_settings
-from mirlib.streaming import DEFAULT_GROUPS, ModalityIntegrationRate, moment_bytes
+from mirlib.mir import resolve_settings
+from mirlib.streaming import (
+    DEFAULT_GROUPS,
+    LARGEST_JACKKNIFE,
+    ModalityIntegrationRate,
+    aside_bytes,
+    interval_bytes,
+    moment_bytes,
+)
 
 __all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
 
@@ -38,6 +46,7 @@ IMAGE_TOKEN = 32000
 TEXT_TOKENS = 800  # a news story
 DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 FOUR_BITS = 0.5 + 4 / 64 / 4  # bytes a weight: NF4 with a scale for each 64 weights, the scales stored in 8 bits
+MAP_MATRICES = 16
 FINAL_MATRICES = 8  # d × d float64 matrices that a distance holds at once: 7.4, measured at d = 1500 on a CPU
 
 
@@ -97,16 +106,17 @@ class Plan:
     Attributes:
         model: Its name.
         settings: What was planned for: ``num``, ``batch_size``, ``vision_tokens``, ``text_tokens``, ``dtype``,
-            ``device``, ``preset``, ``groups``.
+            ``device``, ``preset``, ``interval``.
         layers: Number of decoder layers, K.
         dim: Width of the hidden states, d.
         parameters: Number of weights.
-        passes: How often the inputs go through the model: 2, or 1.
+        passes: How often the inputs go through the model: 2 with an interval, else 1. A repair would take one more.
         forward_passes: Forward passes in all, ``passes · ceil(num / batch_size)``.
         bytes_of: What takes memory, by name: ``weights``; ``first_pass`` and ``second_pass``, the most that a forward
-            pass and our reading of it hold at once beside weights and state; ``moments``; ``norms``; ``distances``, the
-            most that the end holds beside weights and state; ``rows``, the hidden states that the authors' presets keep
-            in the memory of the CPU.
+            pass and our reading of it hold at once beside weights and state; ``moments``; ``norms``; ``maps``, what an
+            interval keeps in place of the moments; ``distances``, the most that adding up and making the maps hold
+            beside weights and state; ``aside``, the rows that wait for the outlier rule, at most, in the memory of the
+            CPU; ``rows``, the hidden states that the authors' presets keep there.
         peak: The most bytes that tensors take on the device at once. Python, PyTorch and a CUDA context come on top.
         peak_in: When that is: ``"pass 1"``, ``"pass 2"`` or ``"distances"``.
         operations: ``forward``, one pass over one full batch; ``forward_passes``, all of them; ``moments``;
@@ -153,11 +163,12 @@ class Plan:
         ]
         names = {
             "weights": "weights",
-            "moments": f"moments of {settings['groups']} groups" if settings["groups"] > 1 else "moments",
+            "moments": "moments",
             "norms": "norms of all tokens",
+            "maps": f"what the interval keeps in place of the moments, by {settings['interval']}",
             "first_pass": "a batch in pass 1, with what is read of it",
             "second_pass": "a batch in pass 2, likewise",
-            "distances": "the distances at the end",
+            "distances": "adding up" + (", and making what the interval keeps" if self.bytes_of["maps"] else ""),
         }
         lines += [
             f"  {text:56}{self.bytes_of[name] / GIB:>9.2f}" for name, text in names.items() if self.bytes_of[name]
@@ -173,6 +184,10 @@ class Plan:
             f"  {'distances, in float64':56}{self.operations['distances'] / 1e12:>9.1f}",
             "",
         ]
+        if self.bytes_of["aside"]:
+            lines.append(
+                f"Rows that wait for the outlier rule, on the CPU, at most: {self.bytes_of['aside'] / GIB:.2f} GiB"
+            )
         if self.bytes_of["rows"]:
             lines.append(f"Preset {settings['preset']!r} keeps rows on the CPU: {self.bytes_of['rows'] / GIB:.2f} GiB")
         lines.append(
@@ -197,7 +212,7 @@ def plan(
     device: str = "cuda",
     preset: str = "paper",
     outliers: str | None = None,
-    confidence: float | None = None,
+    confidence: float | None = 0.95,
     groups: int = DEFAULT_GROUPS,
     trust_remote_code: bool = False,
 ) -> Plan:
@@ -229,7 +244,7 @@ def plan(
 
     Examples:
         >>> found = plan(llava_shape(2, 64, 96, 32, vision_layers=2, heads=4, image_size=28), num=10, text_tokens=20)
-        >>> found.forward_passes, found.passes, found.bytes_of["moments"] == 2 * 2 * (64 + 2) * 64 * 8
+        >>> found.forward_passes, found.passes, found.bytes_of["moments"] == 3 * 2 * (64 + 2) * 64 * 8
         (6, 2, True)
     """
     if num < 1 or batch_size < 1 or text_tokens < 1 or (vision_tokens is not None and vision_tokens < 1):
@@ -243,7 +258,7 @@ def plan(
     name, config = _config(model, trust_remote_code)
     dtype = _dtype(dtype, config, kind)
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    groups = min(groups, num) if confidence is not None and not in_memory else 1
+    streamed_interval = confidence is not None and not in_memory
     batch = min(batch_size, num)
     simulation = _simulate(
         config,
@@ -251,45 +266,61 @@ def plan(
         text_tokens,
         vision_tokens,
         torch.bfloat16 if dtype == "4bit" else getattr(torch, dtype),
-        streamed_passes=0 if in_memory else 1 if chosen.outliers == "none" else 2,
-        groups=groups,
+        readings=[] if in_memory else ["repair", "influence"] if streamed_interval else ["repair"],
         on_gpu=kind == "cuda",
         four_bits=dtype == "4bit",
         trust_remote_code=trust_remote_code,
     )
-    passes = 1 if in_memory or chosen.outliers == "none" else 2
+    passes = 2 if streamed_interval else 1
     layers, dim = simulation.layers, simulation.dim
     rows = num * (simulation.vision_tokens + text_tokens)
     element = 2 if dtype != "float32" else 4
-    moments = 0 if in_memory else moment_bytes(layers, dim, groups)
-    norms = 4 * layers * rows if passes == 2 else 0
-    matrices = FINAL_MATRICES + (4 * groups if groups > 1 else 0)
+    moments = 0 if in_memory else moment_bytes(layers, dim)
+    drops = chosen.outliers == "drop"
+    norms = 4 * layers * rows if drops else 0
+    interval, jackknifed, notes = "influence" if streamed_interval else None, 0, list(simulation.notes)
+    if streamed_interval and not rows_suffice(num * min(simulation.vision_tokens, text_tokens), dim):
+        interval, jackknifed = "jackknife", min(groups, num)
+        notes.append(
+            f"fewer than {ROWS_PER_DIMENSION} rows a dimension: the interval is a jackknife over {jackknifed} groups "
+            f"of samples, or is left out where that takes more than {LARGEST_JACKKNIFE / GIB:.0f} GiB"
+        )
+        if moment_bytes(layers, dim, jackknifed) - moments > LARGEST_JACKKNIFE:
+            interval, jackknifed, passes = None, 0, 1
+    maps = interval_bytes(layers, dim) if interval == "influence" else moment_bytes(layers, dim, jackknifed) - moments
+    maps = maps if interval else 0
     bytes_of = {
         "weights": simulation.weights,
         "first_pass": simulation.first_pass,
-        "second_pass": simulation.second_pass,
+        "second_pass": simulation.second_pass if interval else 0,
         "moments": moments,
         "norms": norms,
-        "distances": 0 if in_memory else matrices * dim**2 * 8,
+        "maps": maps,
+        "distances": 0 if in_memory else (MAP_MATRICES if interval == "influence" else FINAL_MATRICES) * dim**2 * 8,
+        "aside": aside_bytes(rows, layers, dim, element) if drops else 0,
         "rows": layers * rows * dim * element if in_memory else 0,
     }
-    state_in_first = moments if passes == 1 else norms
+    waiting = bytes_of["aside"] if kind == "cpu" else 0
+    state = simulation.weights + norms
+    kept = maps if interval == "influence" else moments + maps  # maps take the place of the moments
     peaks = {
-        "pass 1": simulation.weights + simulation.first_pass + state_in_first,
-        "pass 2": simulation.weights + simulation.second_pass + moments + norms if passes == 2 else 0,
-        "distances": simulation.weights + moments + norms + bytes_of["distances"],
+        "pass 1": state + simulation.first_pass + moments + waiting,
+        "adding up": state + moments + waiting + bytes_of["distances"],
+        "pass 2": state + simulation.second_pass + kept if interval else 0,
     }
     peak_in = max(peaks, key=peaks.get)
     forward_passes = passes * math.ceil(num / batch_size)
     forward = simulation.operations
-    replicates = 1 + (groups if groups > 1 else 0)
+    cube = float(dim) ** 3
     operations = {
         "forward": forward,
         "forward_passes": passes * forward * (num / batch),
-        "moments": 0.0 if in_memory else 2.0 * dim**2 * layers * rows,
-        # Cholesky d³/3, the congruence d³, and the eigenvalues 4 d³/3
-        "distances": layers * replicates * (8 / 3) * float(dim) ** 3,
+        "moments": 0.0 if in_memory else 2.0 * dim**2 * layers * (rows + num * simulation.vision_tokens),
+        # Twice a Cholesky factor d³/3, the congruence d³ and the eigenvalues 4 d³/3; the maps take singular vectors.
+        "distances": layers * cube * (2 * (8 / 3) + jackknifed * (8 / 3) + (26 if interval == "influence" else 0)),
     }
+    if interval == "influence":
+        operations["moments"] += 2.0 * dim**2 * layers * rows  # of the quadratic forms
     return Plan(
         model=name,
         settings={
@@ -300,7 +331,7 @@ def plan(
             "dtype": dtype,
             "device": device,
             "preset": preset,
-            "groups": groups,
+            "interval": interval,
         },
         layers=layers,
         dim=dim,
@@ -312,7 +343,7 @@ def plan(
         peak_in=peak_in,
         operations=operations,
         authors_bytes=rows * (layers + 1) * dim * element,
-        notes=simulation.notes,
+        notes=tuple(notes),
     )
 
 
@@ -427,8 +458,7 @@ def _simulate(
     vision_tokens: int | None,
     dtype: torch.dtype,
     *,
-    streamed_passes: int,
-    groups: int,
+    readings: list[str],
     on_gpu: bool,
     four_bits: bool,
     trust_remote_code: bool,
@@ -465,12 +495,9 @@ def _simulate(
         model = model.to_empty(device="cpu")
     with torch.no_grad():
         known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        simulate = _Passes(
-            fake, model, parts, config, batch, vision_tokens, text_tokens, dtype, known, whole, on_gpu, groups
-        )
+        simulate = _Passes(fake, model, parts, config, batch, vision_tokens, text_tokens, dtype, known, whole, on_gpu)
         try:
-            first, operations = simulate.run(dim, moments=streamed_passes == 1, read=streamed_passes > 0)
-            second, _ = simulate.run(dim, moments=True) if streamed_passes == 2 else (0, 0)
+            found = [simulate.run(dim, reading) for reading in readings or [None]]
         except MirlibError:
             raise
         except Exception as error:  # a model may ask for numbers, and there are none
@@ -478,12 +505,13 @@ def _simulate(
                 f"{getattr(config, 'model_type', 'the model')} cannot be run without numbers "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}), so there is no plan"
             ) from error
+        (first, operations), second = found[0], found[-1][0]
         parameters = list(model.parameters())
         weights = sum(p.numel() * p.element_size() for p in (*parameters, *model.buffers()))
         if four_bits:
             saved, largest = _four_bits(model, text_config)
             weights -= saved
-            first, second = first + largest, second + largest if second else 0
+            first, second = first + largest, second + largest
             notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
     if not on_gpu:
         notes.append(
@@ -513,6 +541,21 @@ def _four_bits(model: nn.Module, text_config: Any) -> tuple[int, int]:
     return saved, max((w.numel() * 2 for w in linear), default=0)
 
 
+class _OneSample(RowSamples):
+    """All rows of one sample, found without looking at numbers."""
+
+    def __init__(self) -> None:
+        self.numbers = [0]
+
+    numbers: list[int] = []
+
+    def check(self, rows: tuple[int, int]) -> None:
+        pass
+
+    def index(self, side: int, places: dict[int, int], rows: int, device: torch.device) -> Tensor:
+        return torch.zeros(rows, dtype=torch.long, device=device)
+
+
 class _Passes:
     """Forward passes in fake tensors, with our hooks."""
 
@@ -529,51 +572,46 @@ class _Passes:
         known: set[int],
         whole: bool,
         on_gpu: bool,
-        groups: int,
     ) -> None:
         self.fake, self.model, self.parts, self.config, self.batch = fake, model, parts, config, batch
         self.vision_tokens, self.text_tokens, self.dtype, self.known = vision_tokens, text_tokens, dtype, known
-        self.whole, self.on_gpu, self.groups = whole, on_gpu, groups
+        self.whole, self.on_gpu = whole, on_gpu
 
-    def run(self, dim: int, *, moments: bool, read: bool = True) -> tuple[int, float]:
-        """The most bytes alive at once beside weights and moments, and the operations of the forward pass."""
+    def run(self, dim: int, reading: str | None) -> tuple[int, float]:
+        """The most bytes alive at once beside weights and state, and the operations of the forward pass.
+
+        A first pass is taken as one for repair, which adds up moments too and decides nothing by numbers.
+        """
         layers = len(self.parts.layers)
-        metric = ModalityIntegrationRate(layers, dim, groups=self.groups, outliers=None if read else "none")
-        if moments:
-            metric._second_pass = True
-            metric._bounds = [(NormBounds(0.0, math.inf),) * 2] * layers
-        # All rows of a batch in one group, as with most batches; the other groups lie beside it.
-        groups = None
-        checks = FiniteChecks()
+        metric = ModalityIntegrationRate(layers, dim)
+        samples, checks = _OneSample(), FiniteChecks()
         counter = FlopCounterMode(
             display=False,
             custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations},
         )
         length = 1 + self.vision_tokens + self.text_tokens
         with self.fake, counter, _Allocations(self.known) as allocations:
-            metric.norm_sums, metric.second_norm_sums = (
-                torch.zeros(sums.shape, dtype=sums.dtype) for sums in (metric.norm_sums, metric.second_norm_sums)
-            )
+            metric.pretend(reading or "repair")
             vision, text = (
                 torch.zeros(self.batch * n, dtype=torch.long) for n in (self.vision_tokens, self.text_tokens)
             )
-            if moments:  # the moments lie there before the batch does
+            if reading:  # the moments, or the maps, lie there before the batch does
                 one = torch.zeros(1, dim)
                 for layer in range(1, layers + 1):
-                    metric.update_layer(layer, one, one, groups=groups, checks=FiniteChecks())
+                    metric.update_layer(layer, one, one, samples, checks=FiniteChecks())
             lying = allocations.live
 
             def hook(layer: int) -> Callable[..., None]:
-                def reading(module: nn.Module, args: Any, output: Any) -> None:
+                def read(module: nn.Module, args: Any, output: Any) -> None:
                     with allocations.reading():
                         flat = hidden_of(self.parts, output).flatten(0, 1)
                         rows = [flat.index_select(0, index) for index in (vision, text)]
-                        metric.update_layer(layer, *rows, groups=groups, checks=checks)
+                        metric.update_layer(layer, *rows, samples, checks=checks)
 
-                return reading
+                return read
 
             handles = []
-            if read:
+            if reading:
                 for k, module in enumerate(read_modules(self.parts), start=1):
                     handles.append(module.register_forward_hook(hook(k)))
             allocations.peak = allocations.peak_within = allocations.live
@@ -583,7 +621,7 @@ class _Passes:
                 for handle in handles:
                     handle.remove()
         within = allocations.peak_within
-        if self.on_gpu and moments:  # products are taken of a float32 copy there
+        if self.on_gpu and reading == "repair":  # products are taken of a float32 copy there
             within += self.batch * max(self.vision_tokens, self.text_tokens) * dim * 4 + dim**2 * 4
         return max(allocations.peak, within) - lying, float(counter.get_total_flops())
 

@@ -356,6 +356,29 @@ class ModalityIntegrationRate(Metric):
                 [of_norms.new_tensor(len(members)), of_norms.sum()]
             ).cpu()
 
+    def pretend(self, stage: str) -> None:
+        """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
+        self._stage, self._places = stage, {0: 0}
+        wrong = np.ones((self.num_layers, 2), dtype=bool)
+        self._known = _Known(None, [(NormBounds(0.0, math.inf),) * 2] * self.num_layers, wrong, 0.0, [1])
+        self._layers = [(Side(self.dim, True), Side(self.dim, False)) for _ in range(self.num_layers)]
+        if stage == "influence":
+            wide = {"dtype": torch.float32}
+            self._influences = [[None, None] for _ in range(self.num_layers)]
+            self._maps = [
+                LayerInfluence(
+                    1.0,
+                    1.0,
+                    True,
+                    tuple(torch.zeros(self.dim, self.dim, **wide) for _ in range(2)),
+                    tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in range(2)),
+                    (0.0, 0.0),
+                    (1, 1),
+                    1,
+                )
+                for _ in range(self.num_layers)
+            ]
+
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
 
