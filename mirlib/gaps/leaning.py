@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy import special, stats
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import LOWER, TASK, GapResult, register, result
-from mirlib.gaps.samples import CONFIDENCE, of_samples, t_interval
+from mirlib.gaps.base import CONFIDENCE, LOWER, TASK, GapResult, register, result
+from mirlib.gaps.samples import mean_interval, of_samples
+from mirlib.influence import t_interval
 
 
 def _scores(values: Any, name: str, count: int | None = None) -> np.ndarray:
@@ -85,8 +87,8 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
         permuted: Both once more with the picture of another sample: the null, a model that looks at nothing.
 
     Returns:
-        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes. ``settings`` hold the
-        ``interval`` (Welch's, of two sets of questions), ``hallucinated`` and ``missed``, the two rates, and the
+        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes. The interval is
+        Welch's, of two sets of questions. ``settings`` hold ``hallucinated`` and ``missed``, the two rates, and the
         interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``.
 
     Raises:
@@ -109,20 +111,19 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
     if permuted is not None:
         first, second = rates(permuted, "permuted, ")
         beside = {"null": float(first.mean() - second.mean()), "null_hallucinated": float(first.mean())}
-    error = float(np.hypot(stats.sem(hallucinated), stats.sem(missed)))
-    if error > 0:
-        interval = stats.ttest_ind(hallucinated, missed, equal_var=False).confidence_interval(CONFIDENCE)
-    else:  # both rates 0 or 1
-        interval = [hallucinated.mean() - missed.mean()] * 2
-    return result(
+    squares = np.array([stats.sem(hallucinated), stats.sem(missed)]) ** 2
+    free = np.array([len(hallucinated) - 1, len(missed) - 1])
+    degrees = squares.sum() ** 2 / (squares**2 / free).sum() if squares.any() else float(free.sum())  # Welch
+    found = result(
         "yes_bias",
         [],
         {"absent": len(hallucinated), "present": len(missed)},
         value=hallucinated.mean() - missed.mean(),
-        interval=[float(end) for end in interval],
-        standard_error=error,
         hallucinated=float(hallucinated.mean()),
-        hallucinated_interval=list(t_interval(hallucinated)[:2]),
+        hallucinated_interval=list(mean_interval(hallucinated)[:2]),
         missed=float(missed.mean()),
         **beside,
+    )
+    return replace(
+        found, interval=t_interval(found.value, squares.sum() ** 0.5, CONFIDENCE, "influence", float(degrees))
     )
