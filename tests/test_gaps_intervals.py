@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from scipy import stats
 
-from mirlib import MirlibError, gaps
 from mirlib.gaps import MEASURES
 from mirlib.gaps.base import PAIRS, ROWS, left_out, standard_error
 
