@@ -25,6 +25,7 @@ from tiny_processors import lvlm
 import mirlib
 from mirlib import MIRResult, cli, loading, modality_integration_rate, score
 from mirlib.__main__ import _Deaf
+from mirlib.comparison import COMPARABLE, differences
 from mirlib.data import read_texts, sample_images, sample_texts
 
 PROGRAM = Path(sys.executable).with_name("mir")
@@ -134,7 +135,7 @@ def test_score_options_reach_the_measurement(checkpoint, inputs, capsys):
             assert changed["mir"] != plain["mir"], f"{options} changed nothing"
         else:
             assert changed["mir"] == pytest.approx(plain["mir"], abs=0.05)
-    assert run("--confidence", 0)["interval"] is None
+    assert run("--no-interval")["interval"] is None
     assert run("--confidence", 0.5)["interval"]["confidence"] == 0.5
     assert run("--preset", "authors-fast")["interval"] is None
 
@@ -314,7 +315,7 @@ def test_features_with_samples_have_an_interval(capsys, tmp_path):
         data = json.loads(mir(capsys, "features", tmp_path / file, "--json", "-").out)
         assert data["mir"] == expected.value
         assert data["interval"]["low"] == pytest.approx(expected.interval.low, rel=1e-12)
-    none = mir(capsys, "features", tmp_path / "a.npz", "--json", "-", "--confidence", 0)
+    none = mir(capsys, "features", tmp_path / "a.npz", "--json", "-", "--no-interval")
     assert json.loads(none.out)["interval"] is None
     table = mir(capsys, "features", tmp_path / "a.npz").out
     assert "95% interval [" in table and "bootstrap over samples" in table
@@ -360,7 +361,7 @@ def test_results_side_by_side(capsys, tmp_path):
     mir(capsys, "features", GOLDEN / "rank_deficient.npz", "--json", tmp_path / "c.json")
     outcome = mir(capsys, "compare", *(tmp_path / f"{name}.json" for name in "abc"))
     assert outcome.code == 0 and outcome.err.startswith("mir: warning: the results may not belong side by side")
-    lines = outcome.out.splitlines()
+    lines = outcome.out[outcome.out.index("MIR  ") :].splitlines()
     assert "3.0259" in lines[1] and "3.0224" in lines[2] and "-0.0035" in lines[2] and "1.3570" in lines[3]
     notes = [line for line in lines if "not comparable" in line]
     a, b, c = (tmp_path / f"{name}.json" for name in "abc")
@@ -381,7 +382,7 @@ def test_what_a_file_of_features_does_not_record_is_said_and_compared_anyway(cap
     outcome = mir(capsys, "compare", scored, stored)
     assert outcome.code == 0 and outcome.out.count(f"{result['mir']:.4f}") == 2 and "+0.0000" in outcome.out
     assert outcome.err.count("mir: warning: ") == 1
-    notes = [line for line in outcome.out.splitlines() if line.startswith("  ! ")]
+    notes = [line for line in outcome.out.splitlines() if line.startswith("  ! comparable")]
     assert notes == [
         f"  ! comparable only if you know that these agree, which {stored} did not record: {', '.join(unknown)}"
     ]
@@ -406,16 +407,16 @@ def test_what_a_file_of_features_does_not_record_is_said_and_compared_anyway(cap
 def test_settings_that_change_the_number_are_compared(setting, here, there):
     rng = np.random.default_rng(0)
     plain = modality_integration_rate(*rng.normal(size=(2, 3, 20, 4)))
-    settings = dict(plain.settings) | dict.fromkeys(cli.COMPARABLE, "agreed") | {"paired": False, "seed": 0}
+    settings = dict(plain.settings) | dict.fromkeys(COMPARABLE, "agreed") | {"paired": False, "seed": 0}
     one, same, other = (
         replace(plain, settings=settings | changed)
         for changed in ({setting: here}, {setting: here, "seed": 1, "model": "another"}, {setting: there})
     )
-    assert cli.differences({"one": one, "same": same}) == []
-    (sentence,) = cli.differences({"one": one, "other": other})
+    assert differences({"one": one, "same": same}) == []
+    (sentence,) = differences({"one": one, "other": other})
     assert sentence.startswith(f"not comparable: {setting} differs (")
     unsaid = replace(one, settings={name: value for name, value in one.settings.items() if name != setting})
-    (sentence,) = cli.differences({"other": other, "unsaid": unsaid})
+    (sentence,) = differences({"other": other, "unsaid": unsaid})
     assert sentence == (
         "not comparable: paired differs (True in other; False in unsaid)"
         if setting == "paired"  # the library writes it where it is true

@@ -20,6 +20,7 @@ from torchmetrics.image.kid import poly_mmd
 from mirlib import MirlibError, frechet_distance, gaps, modality_integration_rate
 from mirlib.gaps import MEASURES, clouds
 from mirlib.gaps.base import PAIRS, ROWS, TASK
+from mirlib.gaps.samples import MODEL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -474,11 +475,11 @@ def test_calibration_is_the_null_of_shuffled_texts():
 
 
 def test_the_registry_says_everything_of_every_measure():
-    assert len(MEASURES) == 19
+    assert {measure.needs for measure in MEASURES.values()} == {ROWS, PAIRS, MODEL, TASK}
     for name, measure in MEASURES.items():
         assert measure.name == name
         assert measure.function is getattr(gaps, name)
-        assert measure.direction in ("lower", "higher") and measure.needs in (ROWS, PAIRS, TASK)
+        assert measure.direction in ("lower", "higher") and measure.title
         assert measure.asks.endswith("?") and measure.source and measure.cost
 
 

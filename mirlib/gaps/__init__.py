@@ -21,8 +21,12 @@ from mirlib.gaps.clouds import (
     sliced_wasserstein,
     symmetric_kl,
 )
+from mirlib.gaps.connector import feature_probe, neighbours_kept
+from mirlib.gaps.hiding import exit_depth, picture_gain
 from mirlib.gaps.paired import cka, cka_debiased, mutual_knn, rmg, svcca
+from mirlib.gaps.sphere import alignment, uniformity
 from mirlib.gaps.task import perceptual_score, soft_discrimination
+from mirlib.gaps.units import unit_overlap
 
 __all__ = [
     "MEASURES",
@@ -30,22 +34,29 @@ __all__ = [
     "GapResult",
     "Measure",
     "a_score",
+    "alignment",
     "cka",
     "cka_debiased",
     "cmmd",
+    "exit_depth",
     "fd_infinity",
+    "feature_probe",
     "ima",
     "kid",
     "mir",
     "mmd",
     "modality_gap",
     "mutual_knn",
+    "neighbours_kept",
     "norm_only",
     "perceptual_score",
+    "picture_gain",
     "probe_auc",
     "rmg",
     "sliced_wasserstein",
     "soft_discrimination",
     "svcca",
     "symmetric_kl",
+    "uniformity",
+    "unit_overlap",
 ]

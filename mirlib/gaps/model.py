@@ -22,6 +22,7 @@ from mirlib.forward import memory_advice
 from mirlib.gaps.base import CONFIDENCE, MEASURES, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
 from mirlib.gaps.reading import ALONE, PairMeans, PairReader, random_twin
+from mirlib.gaps.samples import MODEL
 from mirlib.hidden_states import decoder_parts
 from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
@@ -106,11 +107,12 @@ def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[st
     missing = {
         PAIRS: "needs images and the texts that belong to them (--pairs)",
         TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}",
+        MODEL: "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)",
     }
 
     def reason(name: str) -> str | None:
         needs = MEASURES[name].needs
-        return missing[needs].format(name) if needs == TASK or (needs == PAIRS and not pairs) else None
+        return missing[needs].format(name) if needs in (TASK, MODEL) or (needs == PAIRS and not pairs) else None
 
     if names == "all":
         skipped = {name: why for name in MEASURES if (why := reason(name))}

@@ -28,8 +28,13 @@ PERMUTATIONS = 100
 CALIBRATED = ("cka", "cka_debiased", "svcca", "mutual_knn")
 """Measures of which the calibrated value is used: what random pairs give them depends on the model."""
 
-ON_ROWS = tuple(name for name, measure in MEASURES.items() if measure.needs != TASK)
-ALL = tuple(MEASURES)
+ALL = (
+    *("modality_gap", "ima", "a_score", "mmd", "cmmd", "kid", "sliced_wasserstein", "symmetric_kl", "probe_auc"),
+    *("mir", "norm_only", "fd_infinity", "rmg", "cka", "cka_debiased", "svcca", "mutual_knn"),
+    *("perceptual_score", "soft_discrimination"),
+)
+"""The measures that the experiment records; the registry has more."""
+ON_ROWS = tuple(name for name in ALL if MEASURES[name].needs != TASK)
 
 STUDIES = ("zoo", "zoo_samples")
 """Values of `runs.Run.study`: all measures of `NUM` pairs; and beside them of `MANY`, and of `DRAWS` parts of those."""
