@@ -19,8 +19,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from mirlib import MirlibError, frechet_distance, gaps, modality_integration_rate
 from mirlib.gaps import MEASURES, clouds
-from mirlib.gaps.base import PAIRS, ROWS, TASK
-from mirlib.gaps.samples import MODEL
+from mirlib.gaps.base import MODEL, PAIRS, ROWS, TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
