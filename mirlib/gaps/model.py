@@ -315,7 +315,7 @@ def score_measures(
         **of_pairs,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
-    samples = tuple(batches.samples())
+    samples = batches.samples()
     results = {
         name: found if found.influence is None else replace(found, samples=samples) for name, found in results.items()
     }
