@@ -2,8 +2,8 @@
 
 A pool of samples stands for the world: all rows of 1200 pairs are read once and kept. Sets of N pairs are drawn from it
 with replacement, hundreds of times, and each is measured as a user's N pairs would be, with outlier bounds and a scale
-of its own, by `mirlib.modality_integration_rate`. An interval says how far another draw of as many samples falls, so its
-target is the mean of MIR over all draws of that size. Three questions, each a few rows of results/coverage.jsonl:
+of its own, by `mirlib.modality_integration_rate`. An interval says how far another draw of as many samples falls, so
+its target is the mean of MIR over all draws of that size. Three questions, each a few rows of results/coverage.jsonl:
 
 - ``coverage``: how often the interval of one draw holds the mean, on the miniature and on a tiny Qwen2-VL with random
   weights, whose pictures have different numbers of tokens; and the standard error beside the spread of the draws.
@@ -306,8 +306,8 @@ def describe(row: dict[str, Any]) -> str:
         return f"{head}  standard error by influence / by bootstrap {found['mean_ratio']:.3f}"
     parts = {"interval": found} if question == "coverage" else {name: found[name] for name in ("paired", "unpaired")}
     said = [
-        f"{name} holds {part['coverage']:.1%} ± {part['coverage_error']:.1%}, half width {part['mean_half_width']:.4f}, "
-        f"standard error {part['standard_error']:.5f}"
+        f"{name} holds {part['coverage']:.1%} ± {part['coverage_error']:.1%}, half width "
+        f"{part['mean_half_width']:.4f}, standard error {part['standard_error']:.5f}"
         for name, part in parts.items()
     ]
     return f"{head}  {'; '.join(said)}; spread of the draws {found['spread']:.5f}"
