@@ -300,20 +300,9 @@ def test_the_figure_says_what_patches_and_words_cost(tiny, layer):
 def test_the_command_draws_a_map_after_the_result(capsys, tmp_path):
     out, drawn = tmp_path / "result.json", tmp_path / "map.png"
     outcome = mir(
-        capsys,
-        "score",
-        "-n",
-        6,
-        "--confidence",
-        0,
-        "--json",
-        out,
-        "--map",
-        drawn,
-        "--no-progress",
-        "--max-text-tokens",
-        20,
-    )
+        capsys, "score", "-n", 6, "--no-interval", "--json", out, "--map", drawn, "--no-progress",
+        "--max-text-tokens", 20,
+    )  # fmt: skip
     assert outcome.code == 0 and drawn.stat().st_size > 10_000
     lines = outcome.err.splitlines()
     said = [
