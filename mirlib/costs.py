@@ -424,6 +424,12 @@ def transport_map(
 
     Source: Olkin & Pukelsheim (1982) for the map between two Gaussians.
     """
+    depth = len(decoder_parts(model).layers)
+
+    def metric_of(dim: int) -> ModalityIntegrationRate:
+        return ModalityIntegrationRate(depth, dim, preset=preset, outliers=outliers, sync_on_compute=False)
+
+    metric_of(1)  # refuses what cannot be streamed before a pass is spent
     batches = pair_batches(
         model,
         processor,
@@ -438,12 +444,6 @@ def transport_map(
         skip_unreadable=skip_unreadable,
         merge_processes=False,
     )
-    depth = len(decoder_parts(model).layers)
-
-    def metric_of(dim: int) -> ModalityIntegrationRate:
-        return ModalityIntegrationRate(depth, dim, preset=preset, outliers=outliers, sync_on_compute=False)
-
-    metric_of(1)  # refuses what cannot be streamed before a pass is spent
     reader = Reader(model, batches, text_rows, last)
     with evaluating(model):
         result, found = _Costs(reader, metric_of, progress).run()

@@ -7,20 +7,22 @@ measure that does not look back at the encoder. These do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.align.norms import _projector
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import HIGHER, QUADRATIC_ROWS, GapResult, register, unit
-from mirlib.gaps.paired import NEIGHBOURS
-from mirlib.gaps.samples import MODEL, in_order, of_samples, t_interval
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, QUADRATIC_ROWS, GapResult, register, result
+from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
+from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.result import Sample
 
 FOLDS = 5
 RIDGE = 1e-3
@@ -35,11 +37,13 @@ class ConnectorRows:
         layers: K + 1 tensors (N, d), the means of its vision rows where they enter layer 1 and after each layer.
         patches: Where the connector makes one row of one feature: (n, f) some features, (n,) the picture of each, and
             K + 1 tensors (n, d), their rows. Else None.
+        samples: The N samples.
     """
 
     features: Tensor
     layers: list[Tensor]
     patches: tuple[Tensor, Tensor, list[Tensor]] | None
+    samples: tuple[Sample, ...]
 
 
 def connector_rows(
@@ -122,7 +126,8 @@ def connector_rows(
     ]
     try:
         with evaluating(model):
-            Reader(model, batches).run(on_layer, "pictures", progress)
+            reader = Reader(model, batches)
+            reader.run(on_layer, "pictures", progress)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,31 +136,18 @@ def connector_rows(
     if all(chosen is not None for chosen in places):
         owners = torch.repeat_interleave(torch.arange(len(counts)), counts)
         patches = torch.cat(of_features), owners, [torch.cat(layer) for layer in zip(*of_rows, strict=True)]
-    return ConnectorRows(torch.stack(features), [torch.stack(layer) for layer in zip(*means, strict=True)], patches)
+    layers = [torch.stack(layer) for layer in zip(*means, strict=True)]
+    return ConnectorRows(torch.stack(features), layers, patches, tuple(reader.samples))
 
 
-def nearest(rows: Tensor, neighbours: int) -> Tensor:
-    """(n, n), 1 where the column is one of the row's nearest by cosine, itself left out."""
-    rows = unit(rows)
-    cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)
-    return torch.zeros_like(cosines).scatter_(1, cosines.topk(neighbours, dim=1).indices, 1.0)
+def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS, **options: Any) -> Any:
+    """`mirlib.gaps.mutual_knn` of (n, f) features and each of K arrays (n, d) of rows, without random pairings.
 
-
-def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """(L, n): the share of each row's k nearest neighbours that its row in each of L arrays has as well.
-
-    Args:
-        features: (n, f).
-        layers: L arrays (n, d).
-        neighbours: k, fewer than n.
-
-    Raises:
-        MirlibError: If there are k rows and fewer.
+    Columns of zero make both of one width; they change no cosine.
     """
-    if not 1 <= neighbours < len(features):
-        raise MirlibError(f"{len(features)} pictures have no {neighbours} nearest others; take more, or neighbours=")
-    before = nearest(features, neighbours)
-    return np.stack([(before * nearest(layer, neighbours)).sum(1).numpy() / neighbours for layer in layers])
+    width = max(features.shape[1], layers[0].shape[1])
+    features, *layers = (pad(side, (0, width - side.shape[1])) for side in (features, *layers))
+    return mutual_knn([features] * len(layers), layers, neighbours=neighbours, permutations=0, **options)
 
 
 @register(
@@ -200,9 +192,9 @@ def neighbours_kept(
         options: See `connector_rows`.
 
     Returns:
-        `GapResult` in [0, 1], the value where rows enter layer 1, ``per_layer`` after each layer; see
-        `mirlib.gaps.samples.of_samples`. Where the connector makes one row of one feature, ``settings["patches"]``
-        holds the same for single patches among those of all pictures: value, interval over pictures, per layer, null.
+        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out, and
+        ``per_layer`` after each layer. Where the connector makes one row of one feature, ``settings["patches"]`` holds
+        the same for single patches among those of all pictures, at most 1000.
 
     Raises:
         MirlibError: For k pictures and fewer, and as `connector_rows`.
@@ -213,26 +205,29 @@ def neighbours_kept(
     """
     options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
     rows = connector_rows(model, processor, images, texts, progress=progress, **options)
-    shares = shared_neighbours(rows.features, rows.layers, neighbours)
+    entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
+    after = shared_neighbours(rows.features, rows.layers[1:], neighbours, confidence=None)
     null = neighbours / (len(images) - 1)
     patches = None
     if rows.patches is not None:
-        features, owners, layers = rows.patches
-        by_picture = _by_picture(shared_neighbours(features, layers, neighbours), owners)
-        chance = neighbours / (len(features) - 1)
-        found = of_samples("neighbours_kept", by_picture[0], {}, layers=by_picture[1:], null=chance)
-        patches = {"value": found.value, "per_layer": found.per_layer.tolist(), "rows": len(features)}
-        patches |= {key: found.settings[key] for key in ("interval", "null", "standard_error")}
-    counts = {"pictures": len(images)}
-    return of_samples(
-        "neighbours_kept", shares[0], counts, layers=shares[1:], null=null, patches=patches, neighbours=neighbours
+        features, _, layers = rows.patches
+        found = shared_neighbours(features, layers, neighbours, confidence=None, seed=seed)
+        patches = {"entering": found.per_layer[0], "per_layer": found.per_layer[1:].tolist(), **found.rows}
+        patches["null"] = neighbours / (found.rows["pairs"] - 1)
+    kept = result(
+        "neighbours_kept",
+        after.per_layer,
+        {"pictures": len(images)},
+        value=entering.value,
+        influence=entering.influence,
+        no_interval=entering.settings.get("no_interval"),
+        confidence=CONFIDENCE,
+        null=null,
+        above_null=entering.value - null,
+        patches=patches,
+        neighbours=neighbours,
     )
-
-
-def _by_picture(values: np.ndarray, owners: Tensor) -> np.ndarray:
-    """(L, N) means of (L, n) values over the rows of each picture."""
-    counts = owners.bincount().numpy()
-    return np.stack([np.bincount(owners.numpy(), layer) for layer in values]) / counts
+    return replace(kept, samples=rows.samples)
 
 
 def ridge_errors(
@@ -346,8 +341,9 @@ def feature_probe(
         {"pictures": len(images), "rows": len(features)},
         layers=shares[1:],
         null=null[1:].mean(0),
+        samples=rows.samples,
         entering=float(shares[0].mean()),
-        entering_interval=list(t_interval(shares[0])[:2]),
+        entering_interval=list(mean_interval(shares[0])[:2]),
         folds=folds,
         ridge=ridge,
         seed=seed,

@@ -19,10 +19,9 @@ from mirlib.align.saved import attached
 from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import memory_advice
-from mirlib.gaps.base import CONFIDENCE, MEASURES, PAIRS, TASK, GapResult
+from mirlib.gaps.base import CONFIDENCE, MEASURES, MODEL, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
 from mirlib.gaps.reading import ALONE, PairMeans, PairReader, random_twin
-from mirlib.gaps.samples import MODEL
 from mirlib.hidden_states import decoder_parts
 from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
@@ -316,7 +315,7 @@ def score_measures(
         **of_pairs,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
-    samples = tuple(batches.samples())
+    samples = batches.samples()
     results = {
         name: found if found.influence is None else replace(found, samples=samples) for name, found in results.items()
     }
