@@ -1095,7 +1095,6 @@ def describe(result: MIRResult, name: str) -> str:
     interval = ""
     if result.interval is not None:
         low, high, confidence, _, method, _ = result.interval
-        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -1239,8 +1238,7 @@ def _compare(options: argparse.Namespace) -> None:
         (only,) = found.values()
         if isinstance(only, MirlibError):
             raise only
-        if options.plot:
-            _draw(options.plot, only.plot)
+        _draw(options.plot, only.plot)
 
 
 def _stored_result(path: Path) -> MIRResult:

@@ -33,6 +33,7 @@ COMPARABLE = (
 )
 UNLESS_RECORDED = {"paired": False, "methods": "none"}  # the library writes them where there is something to say
 SOURCES = ("images", "texts")
+NO_CHOICE = ("seed", "no_interval")  # settings of a measure of the zoo that do not change what it is
 
 
 class Difference(NamedTuple):
@@ -579,7 +580,7 @@ def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
                 name
                 for result in results.values()
                 for name, value in result.settings.items()
-                if name != "seed" and not isinstance(value, float)  # floats are what was found, not what was asked for
+                if name not in NO_CHOICE and not isinstance(value, float)  # floats are what was found
             )
         )
     drawn = [sorted(sample[1:] for sample in result.samples) for result in results.values()]
