@@ -11,43 +11,64 @@ from mirlib.errors import MirlibError, MirlibWarning, UndefinedMIRError
 
 if TYPE_CHECKING:
     from mirlib.callback import MIRCallback
+    from mirlib.comparison import Comparison, compare
+    from mirlib.costs import TransportMap, transport_map
     from mirlib.frechet import FrechetDistance, frechet_distance
     from mirlib.hidden_states import capture
+    from mirlib.interventions import controls
+    from mirlib.layer_pairs import layer_map
     from mirlib.mir import modality_integration_rate
     from mirlib.planning import plan
     from mirlib.result import MIRResult
     from mirlib.scoring import score, score_batches
     from mirlib.streaming import ModalityIntegrationRate
+    from mirlib.words import lens, lens_rank
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "FrechetDistance",
     "MIRCallback",
     "MIRResult",
     "MirlibError",
     "MirlibWarning",
     "ModalityIntegrationRate",
+    "TransportMap",
     "UndefinedMIRError",
     "capture",
+    "compare",
+    "controls",
     "frechet_distance",
+    "layer_map",
+    "lens",
+    "lens_rank",
     "modality_integration_rate",
     "plan",
     "score",
     "score_batches",
+    "transport_map",
 ]
 
 
 _MODULE_OF = {
+    "Comparison": "comparison",
     "FrechetDistance": "frechet",
     "MIRCallback": "callback",
     "MIRResult": "result",
     "ModalityIntegrationRate": "streaming",
+    "TransportMap": "costs",
     "capture": "hidden_states",
+    "compare": "comparison",
+    "controls": "interventions",
     "frechet_distance": "frechet",
+    "layer_map": "layer_pairs",
+    "lens": "words",
+    "lens_rank": "words",
     "modality_integration_rate": "mir",
     "plan": "planning",
     "score": "scoring",
     "score_batches": "scoring",
+    "transport_map": "costs",
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.errors import MirlibError, UndefinedMIRError
+from mirlib.grids import PatchGrid, find_grid
 
 __all__ = ["DecoderParts", "decoder_parts", "register_adapter"]
 
@@ -26,6 +27,11 @@ VISION_TOKEN_NAMES = (
     "video_token_index",
 )
 FINAL_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm", "embedding_norm")
+# Under which families keep the module that makes vision tokens out of features; the first that a model has counts.
+CONNECTOR_NAMES = (
+    *("multi_modal_projector", "mm_projector", "connector", "aligner", "projector", "vision_projection"),
+    *("language_projection", "resampler_model", "embed_vision", "vision_embed_tokens", "merger", "patch_merger"),
+)
 # A decoder with a head, or a wrapper around one, keeps the module with the layers under one of these names.
 DECODER_NAMES = ("model", "decoder", "language_model", "text_model", "backbone", "transformer")
 
@@ -44,6 +50,11 @@ class DecoderParts:
         vision_mask: For models whose ``input_ids`` do not show where vision stands: takes the keyword arguments of a
             forward pass and returns a (B, T') bool mask. If T' is larger than T, the decoder puts T' - T rows of its
             own in front of those of ``input_ids``.
+        grid: Says where the vision rows of each picture stand in it: takes the keyword arguments of a forward pass and
+            the (B, T) bool mask of the vision rows, and returns B `PatchGrid`, None for a picture whose grid it does
+            not know. None: no grid is known, and what is drawn of each row is drawn as a strip.
+        connector: The module that makes vision tokens out of the encoder's features (projector, merger, aligner);
+            None: unknown, or there is none.
     """
 
     layers: Sequence[nn.Module]
@@ -51,6 +62,8 @@ class DecoderParts:
     vision_token_ids: tuple[int, ...] = ()
     read: Callable[[Tensor], Tensor] | None = None
     vision_mask: Callable[[Mapping[str, Any]], Tensor] | None = None
+    grid: Callable[[Mapping[str, Any], Tensor], Sequence[PatchGrid | None]] | None = None
+    connector: nn.Module | None = None
 
 
 _ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {}
@@ -114,7 +127,13 @@ def general_rule(model: nn.Module) -> DecoderParts:
         raise UndefinedMIRError(reason)
     if decoder is None:
         raise MirlibError(f"{model_type}: no decoder with `layers` found; register_adapter() tells mirlib where it is")
-    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_token_ids)
+    return DecoderParts(
+        decoder_layers(decoder),
+        find_final_norm(decoder),
+        vision_token_ids,
+        grid=find_grid(model),
+        connector=find_connector(model),
+    )
 
 
 def find_decoder(model: nn.Module) -> nn.Module | None:
@@ -141,6 +160,22 @@ def find_final_norm(decoder: nn.Module) -> nn.Module | None:
     """The norm behind the last layer, by the names that decoders give it."""
     found = (getattr(decoder, name, None) for name in FINAL_NORM_NAMES)
     return next((module for module in found if isinstance(module, nn.Module)), None)
+
+
+def connector_names(model: nn.Module) -> list[str]:
+    """Dotted names of the modules that go by the first of the usual names of a connector; one, where it is known."""
+    named = [name for name, _ in model.named_modules()]
+    for known in CONNECTOR_NAMES:
+        found = [name for name in named if name.rpartition(".")[2] == known]
+        if found:
+            return found
+    return []
+
+
+def find_connector(model: nn.Module) -> nn.Module | None:
+    """The module that makes vision tokens out of features, if exactly one goes by a usual name."""
+    found = connector_names(model)
+    return model.get_submodule(found[0]) if len(found) == 1 else None
 
 
 def find_vision_token_ids(config: Any) -> tuple[int, ...]:
@@ -229,25 +264,27 @@ def _rows_in_front(model: nn.Module) -> DecoderParts:
         return torch.cat([vision.new_ones(len(ids), patches), vision], dim=1)
 
     layers = list(encoder.layer)
-    return DecoderParts(layers, layers[-1], vision_mask=vision_mask)
+    connector = getattr(getattr(model, "git", model), "visual_projection", None)
+    return DecoderParts(layers, layers[-1], vision_mask=vision_mask, connector=connector)
 
 
 def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
     """Kosmos takes a mask of the positions of its image as an argument, and any token may stand there."""
-    decoder = find_decoder(model.text_model)
+    decoder, connector = find_decoder(model.text_model), model.image_to_text_projection
 
     def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
         mask = inputs.get("image_embeds_position_mask")
         # Kosmos-2.5 marks the image with 1, and with -1 the tokens around it.
         return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask == 1
 
-    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask)
+    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask, connector=connector)
 
 
 def _reader_of_images(model: nn.Module) -> DecoderParts:
     """DiffusionGemma reads image and text with a causal encoder, whose weights its decoder shares, into a cache."""
     encoder = model.model.encoder.language_model
-    return DecoderParts(decoder_layers(encoder), find_final_norm(encoder), find_vision_token_ids(model.config))
+    ids = find_vision_token_ids(model.config)
+    return DecoderParts(decoder_layers(encoder), find_final_norm(encoder), ids, connector=find_connector(model))
 
 
 def _prefix(model: nn.Module) -> DecoderParts:

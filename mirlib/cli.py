@@ -16,29 +16,35 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
 from mirlib import __version__
+from mirlib.comparison import Comparison, Difference, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
 from mirlib.files import check_writable, input_at, write_whole
 from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
-from mirlib.result import MIRResult
+from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
+    from mirlib.gaps import Calibration
     from mirlib.gaps.model import ZooResult
+    from mirlib.interventions import Controls
+    from mirlib.layer_pairs import LayerMap
 
 BAD_INPUT = 2
+CARRIERS = 3  # layers and pictures that are named for a difference
 ARRAYS = ("vision", "text", "vision_samples", "text_samples")
 LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states may ask for
 LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
 MOST_PACKED = 20  # times the size of the file, beyond that
-LARGEST_FREE_INTERVAL = 1 << 30  # bytes of jackknife moments that are spent without being asked for
-PLAIN = {"█": "#", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+PICTURES = 3  # dearest and cheapest ones each, on a map
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
 
@@ -258,13 +264,37 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--measures",
         metavar="NAMES",
-        help="all, or names with commas between them: other measures of the gap instead, from one pass over the pairs",
+        help="all, or names with commas between them: other measures of the gap instead; those of pairs read the text "
+        "once more, alone",
+    )
+    score.add_argument(
+        "--random-weights",
+        type=_whole,
+        metavar="N",
+        help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
+        "(default: 1; 0 for none)",
     )
     score.add_argument(
         "--rows",
         type=_whole,
         metavar="R",
         help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
+    )
+    score.add_argument(
+        "--map", metavar="OUT.png", help="draw what the patches of the dearest and the cheapest pictures cost"
+    )
+    score.add_argument(
+        "--layer-map",
+        metavar="OUT.png",
+        help="draw the distance of vision after each layer from text after each layer; its cost is said first",
+    )
+    score.add_argument(
+        "--controls",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="beside MIR that of inputs which mean less, each at the cost of the value itself: all, or some of black, "
+        "noise, shuffled, zero, gaussian, fresh, fresh_rescaled with commas between them",
     )
     score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
     score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
@@ -283,9 +313,9 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (score, features):
         command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-        command.add_argument(
-            "--confidence", type=_real, metavar="LEVEL", help="of the interval, 0 for none (default: 0.95 if cheap)"
-        )
+        interval = command.add_mutually_exclusive_group()
+        interval.add_argument("--confidence", type=_real, metavar="LEVEL", help="of the interval (default: 0.95)")
+        interval.add_argument("--no-interval", action="store_true", help="the value alone, which saves a pass")
         command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
         command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
 
@@ -313,9 +343,17 @@ def _parser() -> argparse.ArgumentParser:
     planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
     planning.set_defaults(run=_plan, plot=None)
 
-    compare = commands.add_parser("compare", help="results side by side, with intervals")
-    compare.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
-    compare.set_defaults(run=_compare)
+    comparing = commands.add_parser(
+        "compare",
+        help="is one model closer than another: results side by side, with the interval of their difference",
+        description="Each result minus the first, with the 95 %% interval of the difference. Results of the same "
+        "samples are compared sample by sample, which tells smaller differences from none, and the layers and pictures "
+        "that carry it are named.",
+    )
+    comparing.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
+    comparing.add_argument("--json", metavar="OUT", help="write the differences as JSON; - for stdout alone")
+    comparing.add_argument("--plot", metavar="OUT.png", help="draw what each layer contributes, of two results")
+    comparing.set_defaults(run=_compare)
 
     laboratory = commands.add_parser("lab", help="the laboratory: list, run and show experiments")
     actions = laboratory.add_subparsers(required=True, metavar="ACTION")
@@ -353,32 +391,48 @@ def _score(options: argparse.Namespace) -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # of the weights that it loads
+    if options.confidence is not None:
+        check_confidence(options.confidence)
     if options.measures is not None:
         _score_measures(options)
         return
-    if options.rows is not None:
-        raise MirlibError("--rows means nothing without --measures")
-    if options.confidence:
-        check_confidence(options.confidence)
+    for name in ("rows", "random_weights"):
+        if getattr(options, name) is not None:
+            raise MirlibError(f"--{name.replace('_', '-')} means nothing without --measures")
+    if options.layer_map and options.preset != "paper":
+        raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
+    if options.layer_map and processes_of_launcher()[1] > 1:
+        raise MirlibError("--layer-map is computed by one process: start it without torchrun")
+    if options.map:
+        if options.preset != "paper":
+            raise MirlibError(f"--map needs --preset paper: rows that {options.preset} replaces have no costs")
+        if processes_of_launcher()[1] > 1:
+            raise MirlibError("--map keeps the costs in the memory of one process: start it without torchrun")
     with launched() as processes, _one_voice(processes):
         _score_share(options, processes)
 
 
 def _score_measures(options: argparse.Namespace) -> None:
-    """``mir score --measures``: one process, one pass, many measures."""
+    """``mir score --measures``: one process, many measures."""
+    from mirlib.gaps import MEASURES
+    from mirlib.gaps.base import PAIRS
     from mirlib.gaps.model import chosen_measures, score_measures
 
     for given, name in (
         (options.plot is not None, "--plot"),
-        (options.confidence, "--confidence"),
+        (options.map is not None, "--map"),
+        (options.layer_map is not None, "--layer-map"),
         (options.preset != "paper", "--preset"),
         (options.trace != "exact", "--trace"),
+        (options.controls is not None, "--controls"),
     ):
         if given:
             raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
     if processes_of_launcher()[1] > 1:
         raise MirlibError("--measures keeps rows in the memory of one process: start it without torchrun")
-    chosen_measures(options.measures, pairs=options.pairs is not None)  # a wrong name is said before a model is loaded
+    confidence = None if options.no_interval else options.confidence or 0.95
+    # A wrong name is said before a model is loaded.
+    wanted, _ = chosen_measures(options.measures, pairs=options.pairs is not None)
     _check_outputs(options)
     left_out: list[str] = []
 
@@ -389,6 +443,10 @@ def _score_measures(options: argparse.Namespace) -> None:
     skip = leave_out if options.skip_unreadable else None
     images, texts = _sources(options, skip)
     model, processor = _load(options)
+    random_weights = 1 if options.random_weights is None else options.random_weights
+    if any(MEASURES[name].needs == PAIRS for name in wanted):
+        beside = f", and so do {random_weights} of random weights" if random_weights else ""
+        _say(f"mir: for measures of pairs the model reads the texts once more, without the pictures{beside}")
     found = score_measures(
         model,
         processor,
@@ -400,6 +458,8 @@ def _score_measures(options: argparse.Namespace) -> None:
         seed=options.seed,
         paired=options.pairs is not None,
         max_rows=options.rows,
+        random_weights=random_weights,
+        confidence=confidence,
         template=options.template,
         text_rows=options.text_rows,
         last=options.last,
@@ -413,11 +473,24 @@ def _score_measures(options: argparse.Namespace) -> None:
     _deliver(found.to_json(), lambda: describe_measures(found, _name(options)), options.json)
 
 
+@dataclass
+class _Extra:
+    """What was measured beside MIR: its key and value in the JSON, its lines of text, its warnings and its drawing."""
+
+    key: str | None = None
+    stored: Any = None
+    text: str = ""
+    warnings: Sequence[str] = ()
+    out: str | None = None
+    plot: Callable[[], Any] | None = None
+
+
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     """What one process does: measure its share; the first one prints and writes."""
+    from mirlib.interventions import check_names, controls
     from mirlib.scoring import score
-    from mirlib.streaming import DEFAULT_GROUPS
 
+    wanted = None if options.controls is None else check_names(None if options.controls == "all" else options.controls)
     if not processes.leads:
         _hush()
 
@@ -433,36 +506,110 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         if processes.leads:
             _say(f"mir: skipped: {sentence}")
 
+    def say(sentence: str) -> None:
+        if processes.leads:
+            _say(f"mir: {sentence}")
+
     skip = leave_out if options.skip_unreadable else None
     images, texts, model, processor = processes.together(prepare)
-    result = score(
-        model,
-        processor,
-        images,
-        texts,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
-        preset=options.preset,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        trace=options.trace,
-        max_text_tokens=options.max_text_tokens,
-        confidence=_confidence(options, model, min(DEFAULT_GROUPS, options.num), processes),
-        skip_unreadable=skip,
-        progress=not options.no_progress,
-    )
-    result = replace(result, settings={**result.settings, **_recorded(options, model)})
+    measured = model, processor, images, texts
+    draw = {
+        "num": options.num,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "paired": options.pairs is not None,
+        "template": options.template,
+        "text_rows": options.text_rows,
+        "last": options.last,
+        "max_text_tokens": options.max_text_tokens,
+        "progress": not options.no_progress,
+    }
+    score_options = {
+        "preset": options.preset,
+        "trace": options.trace,
+        "confidence": _confidence(options),
+        "skip_unreadable": skip,
+    }
+    if options.map:
+        say(_cost_of_map(model))
+    if options.layer_map:
+        from mirlib.layer_pairs import layer_map_cost
+
+        say(layer_map_cost(model, num=options.num))
+    extras: list[_Extra] = []
+    recorded = _recorded(options, model)
+    if wanted is None:
+        result = score(*measured, **draw, **score_options)
+    else:
+        found = controls(*measured, only=wanted, say=say, **draw, **score_options)
+        result = found.real
+        extras.append(_Extra("controls", found.to_dict(), "\n" + describe_controls(found), found.warnings))
+    result = replace(result, settings={**result.settings, **recorded})
+    problem = None
+    silent = None if skip is None else lambda sentence: None  # the same samples are skipped, and were named
+    try:
+        if options.layer_map:
+            extras.append(_layer_map(options, *measured, trace=options.trace, skip_unreadable=silent, **draw))
+    except (MirlibError, KeyboardInterrupt) as error:  # what was measured before is not lost with it
+        problem = error
 
     def report() -> None:
         if processes.leads:
             if left_out:
                 _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, _name(options))
+            _report(result, options, _name(options), extras)
+        if problem is not None:
+            raise problem
+        if options.map:
+            _draw_map(options, *measured, preset=options.preset, skip_unreadable=silent, **draw)
 
     processes.together(report)
+
+
+def _layer_map(options: argparse.Namespace, *measured: Any, **draw: Any) -> _Extra:
+    """``mir score --layer-map``."""
+    from mirlib.layer_pairs import layer_map
+
+    found = layer_map(*measured, **draw)
+    text = "\n".join(describe_layers(found))
+    return _Extra("layer_map", found.to_dict(), text, out=options.layer_map, plot=found.plot)
+
+
+def _cost_of_map(model: Any) -> str:
+    """What ``--map`` will take, said before it is spent."""
+    from mirlib.costs import MATRICES
+    from mirlib.hidden_states import decoder_parts
+
+    layers, dim = len(decoder_parts(model).layers), model.config.get_text_config().hidden_size
+    memory = MATRICES * layers * dim**2 * 8 / 2**30
+    return (
+        f"the map reads the pairs twice more, after the result, and keeps {memory:.2g} GiB of matrices "
+        f"({layers} layers of {dim} dimensions)"
+    )
+
+
+def _draw_map(options: argparse.Namespace, model: Any, processor: Any, images: Any, texts: Any, **draw: Any) -> None:
+    """``mir score --map``: the costs of the patches, drawn over the pictures."""
+    from mirlib.costs import as_seen, transport_map
+    from mirlib.data import load_image
+
+    found = transport_map(model, processor, images, texts, **draw)
+    ranking = found.ranking()
+    chosen = {int(number) for number in (*ranking[:PICTURES], *ranking[-PICTURES:])}
+    _draw(
+        options.map,
+        lambda: found.plot({i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}),
+    )
+
+
+def _draw(out: str, plot: Callable[[], Any]) -> None:
+    """Write the figure of the axes that ``plot`` returns."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    figure, kind = plot().figure, Path(out).suffix[1:].lower()
+    write_whole(Path(out), lambda path: figure.savefig(path, format=kind))
+    _say(f"mir: drew {shown(Path(out))}")
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -561,19 +708,11 @@ def _hush() -> None:
     warnings.showwarning = lambda *_, **__: None
 
 
-def _confidence(options: argparse.Namespace, model: Any, groups: int, processes: Processes) -> float | None:
-    """The level asked for, or 0.95 where the jackknife costs little memory."""
-    from mirlib.streaming import moment_bytes
-
-    if options.confidence is not None or options.preset == "authors-fast":
-        return options.confidence or None
-    config = model.config.get_text_config()
-    need = moment_bytes(config.num_hidden_layers, config.hidden_size, groups)
-    if need <= LARGEST_FREE_INTERVAL and groups >= 2:
+def _confidence(options: argparse.Namespace) -> float | None:
+    """The level asked for; without a word 0.95 where there is an interval."""
+    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset != "authors-fast":
         return 0.95
-    if groups >= 2 and processes.leads:
-        _say(f"mir: no interval: its moments would take {need / 2**30:.1f} GiB; --confidence 0.95 asks for it")
-    return None
+    return options.confidence
 
 
 def _device(name: str, processes: Processes | None = None) -> str:
@@ -692,10 +831,11 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
+    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
-    if options.confidence:
+    if options.confidence is not None:
         check_confidence(options.confidence)
     path = Path(options.file)
     arrays = _read_arrays(path)
@@ -706,13 +846,15 @@ def _features(options: argparse.Namespace) -> None:
     if "vision_samples" in arrays and "text_samples" in arrays:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
-    if confidence is None and samples is not None and options.preset != "authors-fast":
+    if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
+        confidence = 0.95
         need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
-        confidence = 0.95 if need <= LARGEST_BOOTSTRAP else None
-        if confidence is None:
+        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
+        if not by_influence and need > LARGEST_BOOTSTRAP:
+            confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
-        arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence or None
+        arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
     )
     _report(result, options, shown(path))
 
@@ -826,25 +968,33 @@ class _Safetensors:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse output files that cannot be written, or are inputs, before minutes are spent."""
     given = vars(options)
-    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs")]
+    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "results")]
     inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
-    outputs = [Path(name) for name in (options.json, options.plot) if name and name != "-"]
-    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise MirlibError(f"cannot draw {shown(Path(options.plot))}: the name must end in .png, .pdf or .svg")
-    for path in outputs:
+    outputs = _outputs(options)
+    for flag, path in outputs.items():
+        if flag != "--json" and path.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise MirlibError(f"cannot draw {shown(path)}: the name must end in .png, .pdf or .svg")
+    for path in outputs.values():
         check_writable(path)
         if destroyed := input_at(path, files_of(inputs)):
             raise MirlibError(
                 f"cannot write {shown(path)}: that would destroy what is to be measured ({shown(destroyed)}); choose "
                 "another name"
             )
-    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
-        raise MirlibError(f"--json and --plot are the same file, {shown(outputs[0])}; give them two names")
+    for (flag, path), (other, another) in combinations(outputs.items(), 2):
+        if path.resolve() == another.resolve():
+            raise MirlibError(f"{flag} and {other} are the same file, {shown(path)}; give them two names")
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that a command writes, by the option that names them."""
+    given = {f"--{name}": vars(options).get(name.replace("-", "_")) for name in ("json", "plot", "map", "layer-map")}
+    return {flag: Path(name) for flag, name in given.items() if name and name != "-"}
 
 
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
-    there = [Path(name) for name in (options.json, options.plot) if name and name != "-" and Path(name).is_file()]
+    there = [path for path in _outputs(options).values() if path.is_file()]
     if not there or not len(images) or not isinstance(images[0], Path):
         return
     for image in images:
@@ -887,18 +1037,45 @@ def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     _print(as_text())
 
 
-def _report(result: MIRResult, options: argparse.Namespace, name: str) -> None:
+def _report(result: MIRResult, options: argparse.Namespace, name: str, extras: Sequence[_Extra] = ()) -> None:
     if options.json == "-":
-        for warning in result.warnings:
+        for warning in (*result.warnings, *(warning for extra in extras for warning in extra.warnings)):
             _say(f"mir: warning: {warning}")
-    _deliver(result.to_json(), lambda: describe(result, name), options.json)
+    stored = result.to_dict() | {extra.key: extra.stored for extra in extras if extra.key}
+    _deliver(
+        json_text(stored),
+        lambda: "\n".join([describe(result, name), *(extra.text for extra in extras if extra.text)]),
+        options.json,
+    )
     if options.plot:
-        import matplotlib
+        _draw(options.plot, result.plot)
+    for extra in extras:
+        if extra.out:
+            _draw(extra.out, extra.plot)
 
-        matplotlib.use("Agg")
-        figure, kind = result.plot().figure, Path(options.plot).suffix[1:].lower()
-        write_whole(Path(options.plot), lambda path: figure.savefig(path, format=kind))
-        _say(f"mir: drew {shown(Path(options.plot))}")
+
+def describe_layers(found: LayerMap) -> list[str]:
+    """A layer map as lines of text: the nearest text layer of each vision layer."""
+    frame = found.to_frame()
+
+    def line(kind: str, what: str) -> str:
+        cells = (
+            f"{row[kind]:.0f}"
+            + (
+                ""
+                if row[f"{kind}_low"] == row[f"{kind}_high"]
+                else f" ({row[f'{kind}_low']:.0f}–{row[f'{kind}_high']:.0f})"
+            )
+            for _, row in frame.iterrows()
+        )
+        return f"  {what}: {', '.join(cells)}"
+
+    return [
+        f"  nearest text layer to vision after layers {', '.join(map(str, found.layers))} (0: what enters layer 1), in "
+        "brackets those that cannot be told from it",
+        line("given", "rows as they are"),
+        line("unit", "rows at norm one"),
+    ]
 
 
 def describe(result: MIRResult, name: str) -> str:
@@ -917,7 +1094,7 @@ def describe(result: MIRResult, name: str) -> str:
         )
     interval = ""
     if result.interval is not None:
-        low, high, confidence, _, method = result.interval
+        low, high, confidence, _, method, _ = result.interval
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -929,7 +1106,8 @@ def _meaning(result: MIRResult) -> list[str]:
     layers = result.num_layers
     lines = [
         f"  log10 of the summed distance {total:.4g} over {layers} layers; lower is closer.",
-        f"  {result.rows['vision']} vision and {result.rows['text']} text rows, preset {result.settings['preset']!r}",
+        f"  {result.rows['vision']} vision and {result.rows['text']} text rows, preset {result.settings['preset']!r}"
+        + (f", {result.passes} pass{'es' * (result.passes > 1)} over the pairs" if "num" in result.settings else ""),
     ]
     if total > 0:
         layer = int(result.per_layer.argmax()) + 1
@@ -937,31 +1115,59 @@ def _meaning(result: MIRResult) -> list[str]:
             f"  layer {layer} carries {result.per_layer.max() / total:.0%} of the sum, the means "
             f"{result.mean_term.sum() / total:.0%}, the covariances {result.covariance_term.sum() / total:.0%}"
         )
+    if result.length is not None:
+        forced, equalised, shape = result.length
+        lines.append(
+            f"  of the sum, {forced:.0%} is forced by norms, {equalised:.0%} removed by equalising them, {shape:.0%} "
+            "direction and shape"
+        )
     lines += [
-        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows of zero in every layer "
-        f"{result.zeroed_rows:.4f}",
+        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows zeroed after the model has "
+        f"run {result.zeroed_rows:.4f}",
         "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
     ]
     return lines
+
+
+def describe_controls(found: Controls) -> str:
+    """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
+    frame = found.to_frame()
+    width = max(len(title) for title in frame.index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
+    for title, row in frame.iterrows():
+        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+        difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
+        lines.append(
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
+        )
+    lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
+    lines += [f"  ! {warning}" for warning in found.warnings]
+    reading = found.reading()
+    return "\n".join(lines if reading is None else [*lines, f"  {reading}"])
 
 
 def describe_measures(found: ZooResult, name: str) -> str:
     """A zoo as text: a line a measure, then what was left out, and what the columns mean."""
     from mirlib.gaps import MEASURES
 
-    lines = [
-        f"{'measure':24}  {'value':>9}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}  {'random pairs':>14}  "
-        f"{'calibrated':>10}  {'rows':>11}  {'seconds':>7}"
-    ]
+    calibrations = [result.calibration for result in found.results.values() if result.calibration is not None]
+    heading = f"{'measure':24}  {'value':>9}  {'interval':>19}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}"
+    if calibrations:
+        heading += f"  {'random pairs':>14}  {'random weights':>14}  {'calibrated':>10}"
+    lines = [f"{heading}  {'rows':>11}  {'seconds':>7}"]
     for key, result in found.results.items():
-        random, layers = result.calibration, result.per_layer
-        null = "" if random is None else f"{random.null_mean.mean():.3f} ± {random.null_std.mean():.3f}"
-        calibrated = "" if random is None else f"{random.value:.3f}"
-        lines.append(
-            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
-            f"{result.direction:>10}  {null:>14}  {calibrated:>10}  {'+'.join(map(str, result.rows.values())):>11}  "
-            f"{found.seconds[key]:>7.2f}"
+        layers, interval = result.per_layer, ""
+        if result.interval is not None:
+            interval = f"[{result.interval.low:.4g}, {result.interval.high:.4g}]"
+        line = (
+            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {interval:>19}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
+            f"{result.direction:>10}"
         )
+        if calibrations:
+            null, weights, calibrated = _nulls(result.calibration)
+            line += f"  {null:>14}  {weights:>14}  {calibrated:>10}"
+        lines.append(f"{line}  {'+'.join(map(str, result.rows.values())):>11}  {found.seconds[key]:>7.2f}")
     kept, seen = found.settings["rows_kept"], found.settings["rows_seen"]
     lines += [
         "",
@@ -970,24 +1176,69 @@ def describe_measures(found: ZooResult, name: str) -> str:
         "  value: mean over the layers; for MIR, FD∞ and norm-only log10 of their sum",
         "  integrated: whether a lower or a higher value means that vision and text lie closer together",
     ]
-    if any(result.calibration is not None for result in found.results.values()):
-        lines.append("  calibrated: 0 for images and texts put together at random, 1 for the best that there can be")
+    intervals = [result.interval for result in found.results.values() if result.interval is not None]
+    if intervals:
+        lines.append(f"  interval: {intervals[0].confidence:.0%}, for another draw of as many samples")
+    if calibrations:
+        lines += [
+            f"  pairs: texts read {found.settings['pair_text']}, pictures {found.settings['pair_vision']}",
+            "  random pairs: images and texts put together at random; calibrated: 0 for them, 1 for the best there can "
+            "be",
+        ]
+        weights = found.settings["random_weights"]
+        if isinstance(weights, str):
+            lines.append(f"  ! random weights: {weights}")
+        elif weights:
+            lines.append("  random weights: the same architecture before it has learned anything")
     if kept != seen:
         lines.append("  ! MIR and FD∞ are those of the rows kept; for all rows, leave out --measures")
+    lines += [
+        f"  ! no interval for {MEASURES[key].title}: {result.settings['no_interval']}"
+        for key, result in found.results.items()
+        if "no_interval" in result.settings
+    ]
     lines += [f"  ! left out: {key} {why}" for key, why in found.skipped.items()]
     return "\n".join(lines)
 
 
+def _nulls(calibration: Calibration | None) -> tuple[str, str, str]:
+    """What random pairs and random weights give, and the calibrated value, as text; empty for measures without."""
+    if calibration is None:
+        return "", "", ""
+    weights = "" if calibration.random_weights is None else f"{calibration.random_value:.3f}"
+    null = f"{calibration.null_mean.mean():.3f} ± {calibration.null_std.mean():.3f}"
+    return null, weights, f"{calibration.value:.3f}"
+
+
 def _compare(options: argparse.Namespace) -> None:
-    results = {}
+    _check_outputs(options)
+    if options.plot and len(options.results) != 2:
+        raise MirlibError(f"--plot draws the difference of two results; there are {len(options.results)}")
+    results: dict[str, MIRResult] = {}
     for name in options.results:
         label = shown(Path(name))
         while label in results:
             label += " (again)"
         results[label] = _stored_result(Path(name))
-    _print(compare(results))
+    first, *others = results
+    found: dict[str, Comparison | MirlibError] = {}
+    for name in others:
+        try:
+            found[name] = compare(results[name], results[first])
+        except MirlibError as error:
+            found[name] = error
+    stored = [
+        {"result": name, "minus": first} | ({"refused": str(one)} if isinstance(one, MirlibError) else one.to_dict())
+        for name, one in found.items()
+    ]
+    _deliver(json_text({"differences": stored}), lambda: _side_by_side(results, found), options.json)
     if differences(results):
         _say("mir: warning: the results may not belong side by side; the lines with ! say why")
+    if options.plot:
+        (only,) = found.values()
+        if isinstance(only, MirlibError):
+            raise only
+        _draw(options.plot, only.plot)
 
 
 def _stored_result(path: Path) -> MIRResult:
@@ -1008,69 +1259,53 @@ def _stored_result(path: Path) -> MIRResult:
         raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error
 
 
-# Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
-# its width may differ; and the route to the trace term, since "polar" proves its error.
-COMPARABLE = (
-    *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
-    *("paired", "images", "texts", "dtype", "quantization", "methods"),
-)
-UNLESS_RECORDED = {"paired": False, "methods": "none"}  # the library writes them where there is something to say
-
-
-def compare(results: dict[str, MIRResult]) -> str:
-    """Results side by side as text, each against the first, with what makes them incomparable."""
+def _side_by_side(results: dict[str, MIRResult], found: dict[str, Comparison | MirlibError]) -> str:
+    """What tells the results from the first, then all in a table, then what makes them incomparable."""
+    first = next(iter(results))
+    lines = []
+    for name, one in found.items():
+        lines += [f"{name}: {one}", ""] if isinstance(one, MirlibError) else [*_difference(one, name, first), ""]
     width = max(len(name) for name in results)
-    lines = [
-        f"{'':{width}}  {'MIR':>8}  {'interval':>18}  {'− first':>16}  {'norm only':>9}  {'null':>8}  {'layers':>6}  "
+    lines.append(
+        f"{'':{width}}  {'MIR':>8}  {'interval':>18}  {'− first':>16}  {'norm only':>9}  {'zeroed':>8}  {'layers':>6}  "
         "rows"
-    ]
-    first = next(iter(results.values()))
+    )
     for name, result in results.items():
         interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
+        one = found.get(name)
+        difference = _with_reach(one.difference) if isinstance(one, Comparison) else ""
         lines.append(
-            f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {_difference(result, first):>16}  "
+            f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {difference:>16}  "
             f"{result.norm_only:>9.4f}  {result.zeroed_rows:>8.4f}  {result.num_layers:>6}  "
             f"{result.rows['vision']}+{result.rows['text']}"
         )
     lines += [f"  ! {sentence}" for sentence in differences(results)]
-    lines.append("  ± is the 95 % interval of a difference between independent draws; on the same pairs it is too wide")
     return "\n".join(lines)
 
 
-def differences(results: dict[str, MIRResult]) -> list[str]:
-    """Why the results may not belong side by side: the settings that differ, and those that a file does not record."""
-    found = []
-    unrecorded: dict[str, list[str]] = {}
-    for setting in COMPARABLE:
-        holders: dict[str, list[str]] = {}
-        for name, result in results.items():
-            if setting in result.settings or setting in UNLESS_RECORDED:
-                value = result.settings.get(setting, UNLESS_RECORDED.get(setting))
-                value = shown(" ".join(map(str, value)) if isinstance(value, list) else str(value), 300)
-                holders.setdefault(value, []).append(name)
-            else:
-                unrecorded.setdefault(name, []).append(setting)
-        if len(holders) > 1:
-            values = "; ".join(f"{value} in {', '.join(names)}" for value, names in holders.items())
-            found.append(f"not comparable: {setting} differs ({values})")
-    if len(results) > 1:
-        files: dict[str, list[str]] = {}
-        for name, settings in unrecorded.items():
-            files.setdefault(", ".join(settings), []).append(name)
-        found += [
-            f"comparable only if you know that these agree, which {', '.join(names)} did not record: {settings}"
-            for settings, names in files.items()
-        ]
-    return found
+def _with_reach(difference: Difference) -> str:
+    reach = "" if math.isnan(difference.low) else f" ± {difference.high - difference.value:.4f}"
+    return f"{difference.value:+.4f}{reach}"
 
 
-def _difference(result: MIRResult, first: MIRResult) -> str:
-    if result is first:
-        return ""
-    text = f"{result.value - first.value:+.4f}"
-    if result.interval and first.interval:
-        text += f" ± {1.96 * math.hypot(result.interval.standard_error, first.interval.standard_error):.4f}"
-    return text
+def _difference(one: Comparison, name: str, first: str) -> list[str]:
+    """A difference in words: its interval, what pairing bought, and the layers and pictures that carry it."""
+    total, alone = one.difference, one.unpaired
+    lines = [f"{name} − {first}: {total.value:+.4f}"]
+    if not math.isnan(total.low):
+        verdict = f"{name if total.value < 0 else first} is closer" if total.distinguishable else "not told from 0"
+        lines[0] += f", {one.confidence:.0%} interval [{total.low:+.4f}, {total.high:+.4f}]: {verdict}"
+    if one.paired:
+        shared = " and ".join(f"{count} {kind}" for kind, count in one.shared.items())
+        lines.append(f"  by the {shared} in both; independent draws would give [{alone.low:+.4f}, {alone.high:+.4f}]")
+    if total.value and one.contributions:
+        layers = sorted(enumerate(one.contributions, start=1), key=lambda layer: -abs(layer[1].value))[:CARRIERS]
+        lines.append("  layers that carry it: " + ", ".join(f"{k} ({_with_reach(part)})" for k, part in layers))
+    if carriers := [carrier for carrier in one.samples[:CARRIERS] if carrier.value]:
+        lines.append(
+            "  pictures that carry it: " + ", ".join(f"{shown(c.sample.name)} ({c.value:+.4f})" for c in carriers)
+        )
+    return lines + [f"  ! {warning}" for warning in one.warnings]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -142,6 +142,36 @@ def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
 
 
 @contextmanager
+def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """For a `mirlib.forward.Reader`: an ``on_layer`` that is called with layer 0, what enters layer 1, before layer 1.
+
+    Args:
+        parts: Those of the model.
+        on_layer: Takes ``(k, vision, text, batch)``, k from 0.
+
+    Yields:
+        What the reader calls with layers 1..K.
+    """
+    entered: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entered[:] = [hidden_of(parts, args[0] if args else kwargs["hidden_states"]).detach()]
+
+    def on_every_layer(k: int, vision: Tensor, text: Tensor, batch: Any) -> None:
+        if k == 1:
+            hidden = entered.pop()
+            masks = (batch.positions[modality].to(hidden.device) for modality in ("vision", "text"))
+            on_layer(0, *(hidden[mask] for mask in masks), batch)
+        on_layer(k, vision, text, batch)
+
+    hook = parts.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield on_every_layer
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def capture(
     model: nn.Module,
     *,

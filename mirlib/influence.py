@@ -3,8 +3,8 @@
 For a row x of the vision rows, with mean μ_v, covariance A and n rows, text rows with μ_t, B and m rows, and the
 optimal maps T from vision to text and T' back, the distance D of a layer changes with the weight of the row as
 
-    IF_vision(x) = cᵀ(I − T)c − Tr((I − T)A) + 2 δᵀc,       c = x − μ_v,  δ = μ_v − μ_t
-    IF_text(y)   = cᵀ(I − T')c − Tr((I − T')B) − 2 δᵀc,     c = y − μ_t
+    IF_vision(x) = n / (n − 1) cᵀ(I − T)c − Tr((I − T)A) + 2 δᵀc,       c = x − μ_v,  δ = μ_v − μ_t
+    IF_text(y)   = m / (m − 1) cᵀ(I − T')c − Tr((I − T')B) − 2 δᵀc,     c = y − μ_t
 
 and every text row, outliers included, acts on the text-centric scale: it adds ``−2 D (‖y‖ / mean ‖y‖ − 1)``. The
 influence of a sample is the sum over its rows, divided by the number of rows of their modality. The bounds of the
@@ -130,8 +130,10 @@ class LayerInfluence:
         centred = rows.to(device, wide) - self.means[side].to(device, wide)
         shift = (self.means[0] - self.means[1]).to(device, wide)
         quadratic = torch.einsum("nd,nd->n", centred @ gradient.to(device, wide), centred)
-        found = (quadratic + 2 * sign * (centred @ shift)).to(torch.float64) - self.traces[side]
-        found *= self.scale**2 / self.counts[side]
+        count = self.counts[side]
+        found = quadratic.mul_(count / (count - 1)).add_(centred @ shift, alpha=2 * sign)
+        found = found.to(torch.float64) - self.traces[side]
+        found *= self.scale**2 / count
         if kept is not None:
             found = torch.where(kept.to(device), found, 0.0)
         if side == 1 and self.normalized:

@@ -12,11 +12,19 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from mirlib.errors import MirlibError
+
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from mirlib.comparison import Comparison
+    from mirlib.costs import TransportMap
+    from mirlib.grids import PatchGrid
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -26,6 +34,9 @@ ACCENT = "#e0a030"
 COLOURS = (VISION, TEXT, ACCENT, "#5b8c5a", "#7d5ba6", NEUTRAL)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+COSTS = "inferno"  # dark is cheap, light is dear
+_TILE = 100  # side of a picture in a transport map, in the units of its axes
 
 STYLE = {
     "figure.figsize": (6.4, 3.8),
@@ -106,6 +117,47 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
+    return ax
+
+
+def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
+    """What each layer contributes to the difference of two results, with its interval; the title gives the whole.
+
+    Args:
+        data: A comparison of two results with as many layers as each other.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+
+    Raises:
+        MirlibError: If there is nothing by layer, because the numbers of layers differ.
+    """
+    found = data.contributions or data.per_layer
+    if not found:
+        raise MirlibError("there is no difference by layer to draw: the results have not the same number of layers")
+    ax = new_axes(ax)
+    values = np.array([one.value for one in found])
+    layers = np.arange(1, len(found) + 1)
+    clear = np.array([one.distinguishable for one in found])
+    for chosen, colour, label in ((clear, TEXT, "interval leaves 0 out"), (~clear, NEUTRAL, "interval holds 0")):
+        if chosen.any():
+            ax.bar(layers[chosen], values[chosen], width=0.7, color=colour, label=label)
+    reach = np.array([[one.value - one.low, one.high - one.value] for one in found]).T
+    if np.isfinite(reach).all():
+        ax.errorbar(layers, values, yerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+        ax.legend()
+    ax.axhline(0, color="black", linewidth=1)
+    ax.grid(visible=False, axis="x")
+    total = data.difference
+    interval = "" if np.isnan(total.low) else f" [{total.low:+.3f}, {total.high:+.3f}]"
+    largest = int(np.argmax(np.abs(values))) + 1
+    title = f"{data.quantity} differs by {total.value:+.3f}{interval}: most of it in layer {largest}"
+    ax.set_title(title.replace("-", "−"))
+    ax.set_xlabel("layer")
+    units = "log10" if data.quantity == "MIR" else "difference"
+    ax.set_ylabel(f"contribution to the difference ({units})" if data.contributions else "difference")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return ax
 
 
@@ -1134,4 +1186,252 @@ def figure_attention(weights: np.ndarray, vision: np.ndarray, ax: Axes | None = 
     ax.set_title(f"{name}: {100 * share:.0f}% of the pairs" if name else f"{100 * share:.0f}% of the pairs")
     ax.set(xlabel="row that is looked at", ylabel="row that looks")
     ax.grid(visible=False)
+    return ax
+
+
+def figure_transport_map(
+    data: TransportMap, pictures: Mapping[int, np.ndarray], ax: Axes | None = None, *, layer: int | None = None
+) -> Axes:
+    """Pictures, and beside each what its patches cost: the dearest above, the cheapest below, one colour scale for all.
+
+    Patches are coloured over the picture in grey where their places are known, else in the order of their rows, as a
+    strip. At the bottom the null map: words on their way onto other words, in the same colours.
+
+    Args:
+        data: The costs.
+        pictures: (h, w, 3) uint8 by the number of the sample, as the model sees them; see `mirlib.costs.as_seen`. The
+            first half by rank stands above, the other one below.
+        ax: Where to draw; a new figure if left out.
+        layer: 1..K, or the sum over all layers if left out.
+
+    Returns:
+        The axes.
+    """
+    order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
+    half = -(-len(order) // 2)
+    lines = {"dearest": order[:half], "cheapest": order[half:][::-1]}
+    lines = {name: numbers for name, numbers in lines.items() if numbers}
+    gap, down, margin = 6, _TILE + 28, 66 if half > 2 else 46
+    step = 2 * _TILE + gap + 22
+    width, height = max(half, 2) * step - 22, len(lines) * down + _TILE / 4
+    ax = new_axes(ax, figsize=(7.0, 0.6 + 5.9 * height / (width + margin)))
+    every = np.concatenate([data.patch_costs(number, layer) for number in range(len(data.vision))])
+    every = every[~np.isnan(every)]
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, float(np.quantile(every, 0.99)) or 1.0), COSTS)
+    for line, numbers in enumerate(lines.values()):
+        for place, number in enumerate(numbers):
+            corner = place * step, line * down
+            costs = data.patch_costs(number, layer)
+            _picture_and_costs(ax, scale, corner, gap, np.asarray(pictures[number]), costs, data.grids[number])
+            middle = corner[0] + _TILE + gap / 2, corner[1] + _TILE + 5
+            ax.text(*middle, f"{np.nanmean(costs):.3g} a patch", va="top", ha="center", fontsize=8)
+    labels = dict(zip(lines, (line * down + _TILE / 2 for line in range(len(lines))), strict=True))
+    title = f"A patch costs {every.mean():.3g} to move onto the text"
+    null = data.null_level(layer)
+    if np.isfinite(null.mean):
+        title += f", a word {null.mean:.2g} to move onto other words"
+        top = len(lines) * down
+        words = np.concatenate([np.nansum(c, axis=0) if layer is None else c[layer - 1] for c in data.null], axis=0)
+        words = words[words > 0][:80]
+        box = (0, width, top + _TILE / 8, top)
+        ax.imshow(scale.to_rgba(words)[None], extent=box, interpolation="nearest")
+        below = f"{null.mean:.2g} a word, 95 % of them below {null.high:.2g}"
+        ax.text(width / 2, top + _TILE / 8 + 4, below, va="top", ha="center", fontsize=8)
+        labels["null:\nwords"] = top + _TILE / 12
+    bar = ax.figure.colorbar(scale, ax=ax, extend="max", fraction=0.04, pad=0.02)
+    bar.set_label("cost" + (", sum over the layers" if layer is None else f" in layer {layer}"))
+    bar.outline.set_visible(False)
+    for name, middle in labels.items():
+        ax.text(-8, middle, name, va="center", ha="right", fontsize=9)
+    ax.set(xlim=(-margin, width), ylim=(height, 0))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.set_title(title, fontsize=10, loc="left")
+    return ax
+
+
+def _picture_and_costs(
+    ax: Axes,
+    scale: mpl.cm.ScalarMappable,
+    corner: tuple[float, float],
+    gap: float,
+    picture: np.ndarray,
+    costs: np.ndarray,
+    grid: Any,
+) -> None:
+    """A picture, and beside it its patches coloured over its grey, or a strip of them where no grid is known."""
+    high, wide = (_TILE * size / max(picture.shape[:2]) for size in picture.shape[:2])
+    left, top = corner[0] + (_TILE - wide) / 2, corner[1] + (_TILE - high) / 2
+    ax.imshow(picture, extent=(left, left + wide, top + high, top), interpolation="nearest")
+    left += _TILE + gap
+    box = (left, left + wide, top + high, top)
+    if grid is None:
+        band = _TILE / 6
+        box = (left, left + wide, corner[1] + (_TILE + band) / 2, corner[1] + (_TILE - band) / 2)
+        shown = costs[None]
+    else:
+        shown = np.full(grid.rows * grid.columns, np.nan)
+        shown[grid.cells[grid.cells >= 0]] = costs[grid.cells >= 0]
+        shown = shown.reshape(grid.rows, grid.columns)
+        grey = picture @ np.array([0.299, 0.587, 0.114])
+        ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=box, interpolation="nearest")
+    tint = scale.to_rgba(shown)
+    tint[..., 3] = np.where(np.isnan(shown), 0, 1 if grid is None else 0.75)
+    ax.imshow(tint, extent=box, interpolation="nearest")
+
+
+def figure_layer_map(
+    distances: np.ndarray, layers: Sequence[int], within: np.ndarray, ax: Axes | None = None, *, name: str, unit: str
+) -> Axes:
+    """Distances between vision rows after one layer and text rows after another, with the nearest text layer marked.
+
+    Args:
+        distances: (L, L), row i for vision after layer i, column j for text after layer j.
+        layers: (L,) their numbers; 0 stands for what enters layer 1.
+        within: (L, L) bool, the text layers that cannot be told from the nearest one of their row.
+        ax: Where to draw; a new figure if left out.
+        name: What the rows are; the title begins with it.
+        unit: Of the distances.
+
+    Returns:
+        The axes. The title counts the vision layers whose nearest text layer is the same layer, or cannot be told from
+        it.
+    """
+    ax = new_axes(ax, figsize=(5.4, 4.8))
+    count, nearest = len(layers), distances.argmin(axis=1)
+    shown = distances[distances > 0]
+    low, high = (shown.min(), np.percentile(shown, 85)) if shown.size else (1.0, 1.0)
+    scale = mpl.colors.LogNorm(low, max(high, 1.01 * low))
+    image = ax.imshow(np.maximum(distances, low), norm=scale, cmap="Blues_r", aspect="auto", interpolation="nearest")
+    bar = ax.figure.colorbar(image, ax=ax, extend="max" if distances.max() > high else "neither", shrink=0.85)
+    bar.set_label(f"Fréchet distance ({unit})")
+    bar.ax.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    bar.set_ticks(np.geomspace(scale.vmin, scale.vmax, 5), labels=[_short(v) for v in np.geomspace(low, scale.vmax, 5)])
+    if count <= 12:
+        for i, j in np.ndindex(count, count):
+            dark = scale(max(distances[i, j], low)) < 0.5
+            colour = "white" if dark else "black"
+            ax.text(j, i, _short(distances[i, j]), ha="center", va="center", fontsize=7, color=colour)
+
+    def frame(i: int, j: int, size: float, **options: Any) -> None:
+        square = mpl.patches.Rectangle((j - size / 2, i - size / 2), size, size, fill=False, **options)
+        ax.add_patch(square)
+
+    for i in range(count):
+        frame(i, i, 0.76, edgecolor="black", linewidth=0.9, linestyle=":")
+    for i, j in zip(*np.nonzero(within), strict=True):
+        frame(i, j, 0.92, edgecolor=VISION, linewidth=2.2 if j == nearest[i] else 0.9)
+    handles = [mpl.patches.Patch(fill=False, edgecolor=VISION, linewidth=2.2, label="nearest text layer")]
+    if within.sum() > count:
+        handles.append(mpl.patches.Patch(fill=False, edgecolor=VISION, linewidth=0.9, label="not told from it"))
+    handles.append(mpl.patches.Patch(fill=False, edgecolor="black", linewidth=0.9, linestyle=":", label="same layer"))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize="small")
+    same = int(within.diagonal().sum())
+    ax.set_title(f"{name}: same layer nearest for {same} of {count}")
+    ticks = np.arange(count) if count <= 12 else np.linspace(0, count - 1, 9).round().astype(int)
+    ax.set_xticks(ticks, [layers[tick] for tick in ticks])
+    ax.set_yticks(ticks, [layers[tick] for tick in ticks])
+    ax.set(xlabel="text after layer (0: what enters layer 1)", ylabel="vision after layer")
+    ax.grid(visible=False)
+    return ax
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def figure_lens(
+    picture: np.ndarray,
+    words: Sequence[str],
+    weights: np.ndarray,
+    grid: PatchGrid,
+    ax: Axes | None = None,
+    *,
+    title: str,
+) -> Axes:
+    """A word on each patch of a picture; where there are more than 12 × 12, the surest word of each block of patches.
+
+    Args:
+        picture: (h, w, 3) uint8.
+        words: (r,) the word of each vision row.
+        weights: (r,) how sure each word is; those above the median are bold.
+        grid: Where the r rows stand in the picture; those without a place are left out.
+        ax: Where to draw; a new figure if left out.
+        title: Of the figure.
+
+    Returns:
+        The axes.
+    """
+    rows, columns = grid.rows, grid.columns
+    block = -(-max(rows, columns) // 12)
+    places: dict[tuple[int, int], int] = {}
+    for number in np.flatnonzero(grid.cells >= 0):
+        key = grid.cells[number] // columns // block, grid.cells[number] % columns // block
+        if key not in places or weights[number] > weights[places[key]]:
+            places[key] = number
+    lines, across = -(-rows // block), -(-columns // block)
+    ax = new_axes(ax, figsize=(0.85 * across + 0.6, 0.62 * lines + 0.8))
+    extent = (0, columns / block, rows / block, 0)
+    ax.imshow(picture, extent=extent, aspect="auto", interpolation="nearest", alpha=0.45)
+    sure = np.median(weights[list(places.values())])
+    for (line, column), number in places.items():
+        word = words[number].strip() or repr(words[number])
+        ax.text(
+            min(column + 0.5, (column + columns / block) / 2),
+            min(line + 0.5, (line + rows / block) / 2),
+            word if len(word) <= 12 else word[:11] + "…",
+            ha="center",
+            va="center",
+            fontsize=7.5 if len(word) <= 8 else 6,
+            color="black" if weights[number] >= sure else "#555555",
+            fontweight="bold" if weights[number] >= sure else "normal",
+            path_effects=[mpl.patheffects.withStroke(linewidth=1.6, foreground="white")],
+            clip_on=True,
+        )
+    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=np.arange(across + 1), yticks=np.arange(lines + 1))
+    ax.tick_params(length=0, labelbottom=False, labelleft=False)
+    ax.grid(visible=True, color="white", linewidth=0.7)
+    ax.set_axisbelow(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_title(title)
+    ax.set_xlabel("bold: surer than the median" + (f"; the surest of {block} × {block} patches" if block > 1 else ""))
+    return ax
+
+
+def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """MIR of the real pictures, as a band, and of the inputs that mean less, each with its interval.
+
+    Args:
+        table: One line an input, the real pictures first, with the columns ``mir``, ``low``, ``high`` and ``standing``,
+            as `mirlib.interventions.Controls.to_frame` gives it.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes(ax)
+    real, rest = table.iloc[0], table.iloc[1:]
+    if real["low"] < real["high"]:
+        ax.axvspan(real["low"], real["high"], color=VISION, alpha=0.2, linewidth=0)
+    ax.axvline(real["mir"], color=VISION, linestyle="-", marker="", label=str(table.index[0]))
+    for place, (_, line) in enumerate(rest.iterrows()):
+        below = line["standing"] == "below"
+        ax.errorbar(
+            line["mir"],
+            place,
+            xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
+            color="black" if below else NEUTRAL,
+            marker="o" if below else "s",
+            linestyle="",
+            capsize=3,
+        )
+    ax.set_yticks(range(len(rest)), list(rest.index))
+    ax.invert_yaxis()
+    ax.set_xlabel("MIR (log10); lower is closer")
+    lower = int((rest["mir"] < real["mir"]).sum())
+    if (rest["standing"] != "").all():
+        lower = int((rest["standing"] == "below").sum())
+    ax.set_title(f"{lower} of {len(rest)} controls lie below the real pictures")
+    ax.legend()
     return ax

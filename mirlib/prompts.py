@@ -189,7 +189,7 @@ def check_text(processor: Any, text: Any) -> None:
 
 def encode_batch(
     processor: Any,
-    images: Sequence[Any],
+    images: Sequence[Any] | None,
     texts: Sequence[str],
     *,
     template: str = "chat",
@@ -200,21 +200,26 @@ def encode_batch(
 
     Args:
         processor: A Hugging Face processor with a fast tokenizer.
-        images: B PIL images.
+        images: B PIL images; None for the texts alone, in the same prompt with nothing in the image's place, as the
+            tokenizer reads them.
         texts: B non-empty texts.
         template: See `build_prompt`.
         max_text_tokens: Cut each text after so many tokens.
         advice: What to do if the processor fails; left out, it is the image's fault.
 
     Returns:
-        What the processor returns, as tensors, and ``"text_mask"``, (B, T) bool: the rows of the given texts alone,
-        without template, special and padding rows.
+        What the processor (without images, the tokenizer) returns, as tensors, and ``"text_mask"``, (B, T) bool: the
+        rows of the given texts alone, without template, special and padding rows.
 
     Raises:
         MirlibError: If the tokenizer gives no offsets or cannot pad, a text holds a placeholder for vision, the
             processor fails, or the rows that were found do not read as the text.
     """
     before, after = _frame(processor, template)
+    token = _named_token(processor)
+    left = before.rpartition(token)[2] if token else before  # stays beside the text when placeholders grow
+    if images is None and token:
+        before = left = before.replace(token, "")
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         raise MirlibError(
@@ -234,17 +239,22 @@ def encode_batch(
         check_text(processor, text)
     cut = [shorten(processor, text, max_text_tokens) for text in texts]
     lacking = [name for name in _SETTINGS if getattr(processor, name, 0) is None]
-    advice = advice or ("take another image" if len(images) == 1 else "take batch_size=1 (--batch-size 1)")
+    advice = advice or ("take another image" if len(texts) == 1 else "take batch_size=1 (--batch-size 1)")
     advice = f"its settings lack {', '.join(lacking)} (processor_config.json)" if lacking else advice
     with _overheard(processor) as heard, boundary(f"{type(processor).__name__} cannot prepare its inputs", advice):
         options = {"padding": len(cut) > 1, "padding_side": "right", "return_tensors": "pt"}
-        if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):
-            options["return_mm_token_type_ids"] = True  # Cosmos 3 returns them only where they are asked for
-        # A list for each sample, which every family takes but one: GOT-OCR's are the pages of a document.
-        flat = type(processor).__name__ == "GotOcr2Processor"
-        pictures = list(images) if flat else [[image] for image in images]
-        batch = dict(processor(images=pictures, text=[before + text + after for text in cut], **options))
-    if type(processor).__name__ == "Emu3Processor" and len(batch["image_sizes"].unique(dim=0)) > 1:
+        prompts = [before + text + after for text in cut]
+        if images is None:
+            batch = dict(processor.tokenizer(prompts, **options))
+        else:
+            if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):
+                options["return_mm_token_type_ids"] = True  # Cosmos 3 returns them only where they are asked for
+            # A list for each sample, which every family takes but one: GOT-OCR's are the pages of a document.
+            flat = type(processor).__name__ == "GotOcr2Processor"
+            pictures = list(images) if flat else [[image] for image in images]
+            batch = dict(processor(images=pictures, text=prompts, **options))
+    emu = type(processor).__name__ == "Emu3Processor" and images is not None
+    if emu and len(batch["image_sizes"].unique(dim=0)) > 1:
         raise MirlibError(
             "Emu3 gives pictures of different sizes other features where they share a batch, and MIR would change with "
             "it; take batch_size=1 (--batch-size 1)"
@@ -252,8 +262,6 @@ def encode_batch(
     ids = batch["input_ids"] = torch.as_tensor(batch["input_ids"])
     attended = torch.as_tensor(batch.get("attention_mask", torch.ones_like(ids)))
     batch["text_mask"] = torch.zeros_like(ids, dtype=torch.bool)
-    token = _named_token(processor)
-    left = before.rpartition(token)[2] if token else before  # stays beside the text when placeholders grow
     special = set(_special_ids(tokenizer))
     for row, (whole, text) in enumerate(zip(texts, cut, strict=True)):
         found = _rows_of(tokenizer, heard, ids[row].tolist(), attended[row].tolist(), (left, text, after), special)

@@ -188,7 +188,7 @@ class MIRResult:
             "mir": _finite(self.value),
             "interval": None if self.interval is None else _interval_as_dict(self.interval),
             "passes": int(self.passes),
-            "length": None if self.length is None else {n: _number(v) for n, v in self.length._asdict().items()},
+            "length": None if self.length is None else {n: number_as_json(v) for n, v in self.length._asdict().items()},
             "norm_only": _finite(self.norm_only),
             "zeroed_rows": _finite(self.zeroed_rows),
             "per_layer": _numbers(self.per_layer),
@@ -296,7 +296,10 @@ def _json_lines(data: Any, newline: str) -> str:
         items = [f"{json.dumps(str(key))}: {_json_lines(value, inner)}" for key, value in data.items()]
         return "{" + inner + f",{inner}".join(items) + newline + "}"
     if isinstance(data, list) and any(isinstance(item, (list, str, Mapping)) for item in data):
-        items = [json.dumps(item, allow_nan=False) for item in data]
+        items = [
+            _json_lines(item, inner) if isinstance(item, Mapping) else json.dumps(item, allow_nan=False)
+            for item in data
+        ]
         return "[" + inner + f",{inner}".join(items) + newline + "]"
     return json.dumps(data, allow_nan=False)
 
@@ -305,7 +308,7 @@ def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
-def _number(number: float) -> float | str | None:
+def number_as_json(number: float) -> float | str | None:
     """A number as JSON holds it: NaN as null, an infinity by its name."""
     return _finite(number) if not math.isinf(number) else "Infinity" if number > 0 else "-Infinity"
 
@@ -314,7 +317,7 @@ def _interval_as_dict(interval: Interval) -> dict[str, Any]:
     degrees = None if interval.degrees is None else float(interval.degrees)
     return (
         interval._asdict()
-        | {name: _number(getattr(interval, name)) for name in INTERVAL_NUMBERS}
+        | {name: number_as_json(getattr(interval, name)) for name in INTERVAL_NUMBERS}
         | {"degrees": degrees}
     )
 
@@ -328,7 +331,7 @@ def _influence_as_dict(influence: Influence) -> dict[str, Any]:
 
 
 def _numbers(values: np.ndarray) -> list[float | str | None]:
-    return [_number(float(value)) for value in values]
+    return [number_as_json(float(value)) for value in values]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def collect_rows(
                     seen[modality] += len(index)
                     states = (embeddings, *rows)
                     if max_rows is not None:
-                        pooled[modality].append(_means(rows, index, len(chosen)))
+                        pooled[modality].append(means_of_samples(rows, index, len(chosen)))
                         kept = _drawn(index, chosen, max(1, max_rows // len(texts)), seed)
                         states = tuple(values[kept.to(values.device)] for values in states)
                         index = index[kept]
@@ -188,7 +188,7 @@ def collect_rows(
     )
 
 
-def _means(rows: Sequence[Tensor], index: Tensor, count: int) -> Tensor:
+def means_of_samples(rows: Sequence[Tensor], index: Tensor, count: int) -> Tensor:
     """(K, count, d) means over the rows of each sample of a batch; float32, for sums of float16 rows overflow."""
     means = []
     counts = index.bincount(minlength=count)[:, None].clamp(min=1)

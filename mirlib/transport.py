@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mirlib.frechet import _cholesky, _factor, _near_one, _order
+from mirlib.frechet import Moments, _cholesky, _exact, _factor, _near_one, _order
 
-__all__ = ["OptimalMaps", "optimal_maps"]
+__all__ = ["OptimalMaps", "optimal_maps", "row_costs", "unreached_spread"]
 
 
 class OptimalMaps(NamedTuple):
@@ -91,3 +91,54 @@ def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
         float(s.sum()) * root_x * root_y,
         lower_x is not None and lower_y is not None,
     )
+
+
+def row_costs(rows: Tensor, own: Moments, other: Moments, map: Tensor) -> Tensor:
+    """What each row pays: the squared way that it goes when its cloud is moved onto the other one.
+
+    With ``c = x − μ_own``, ``δ = μ_own − μ_other`` and T the map, row x costs ``‖δ + √(n / (n − 1)) (I − T) c‖²``. The
+    factor is that of a covariance with divisor n − 1. So the plain mean of the costs over the n rows that ``own`` was
+    made of, plus `unreached_spread`, is the squared Fréchet distance: the term with δ and c sums to 0 over them.
+
+    Args:
+        rows: (m, d) rows of any floating dtype, on any device: those behind ``own``, or some of them.
+        own: Moments of the n ≥ 2 rows of the cloud that moves.
+        other: Moments of the cloud that it moves onto.
+        map: (d, d) float64 T; `OptimalMaps.forward` of the covariances of ``own`` and ``other``.
+
+    Returns:
+        (m,) float64 costs, at least 0, in squared units of the rows, on the device of the rows (the CPU for MPS).
+
+    Source: Olkin & Pukelsheim (1982).
+
+    Examples:
+        >>> import torch
+        >>> rows = torch.tensor([[-1.0], [1.0], [0.0]])
+        >>> x, y = Moments.of(rows), Moments.of(3 * rows + 5)
+        >>> costs = row_costs(rows, x, y, optimal_maps(x.covariance, y.covariance).forward)
+        >>> round(float(costs.mean()), 9)  # 5² for the means, (3 − 1)² for the standard deviations
+        29.0
+    """
+    wide = _exact(rows)
+    mean, target, map = (values.to(wide.device) for values in (own.mean, other.mean, map))
+    centred = wide - mean
+    moved = (centred - centred @ map) * (own.count / (own.count - 1)) ** 0.5
+    return (moved + (mean - target)).square().sum(dim=1)
+
+
+def unreached_spread(own: Moments, other: Moments, map: Tensor) -> float:
+    """``Tr(Σ_other − T Σ_own T)``: spread of the other cloud in directions in which no row of this one differs.
+
+    Args:
+        own: Moments of the cloud that moves.
+        other: Moments of the cloud that it moves onto.
+        map: (d, d) float64 T, as for `row_costs`.
+
+    Returns:
+        At least 0; 0 where the covariance of ``own`` has full rank.
+    """
+    covariance = own.covariance
+    if _cholesky(covariance) is not None:
+        return 0.0
+    map = map.to(covariance.device)
+    return max(float(other.covariance.trace()) - float(((map @ covariance) * map).sum()), 0.0)

@@ -59,7 +59,7 @@ def command(folder: Path, pairs: Path, batch_size: int, last: str = "normed") ->
     with redirect_stderr(said), redirect_stdout(printed):
         code = main(
             ["score", str(folder), "--pairs", str(pairs), "-n", str(len(SIZES)), "--batch-size", str(batch_size),
-             "--last", last, "--confidence", "0", "--device", "cpu", "--no-progress", "--json", "-"]
+             "--last", last, "--no-interval", "--device", "cpu", "--no-progress", "--json", "-"]
         )  # fmt: skip
     if code:
         sentences = [line for line in said.getvalue().splitlines() if line.startswith("mir: ")]

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mirlib.adapters import connector_names
 from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
 from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError
 
-__all__ = ["FILE", "KINDS", "PROJECTORS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save"]
+__all__ = ["FILE", "KINDS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save"]
 __all__ += ["text_norm"]
 
 FILE = "norms.safetensors"
@@ -31,9 +32,6 @@ FILE = "norms.safetensors"
 
 CHILD = "norm_of_text"
 """Name that the norm has on the projector, and so before its weights in the ``state_dict``."""
-
-PROJECTORS = ("multi_modal_projector", "mm_projector", "connector", "aligner", "merger", "embed_vision")
-"""Names under which families keep the module that makes vision tokens out of features."""
 
 _IDS_AT_ONCE = 4096
 
@@ -123,7 +121,7 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
     Args:
         model: A Hugging Face LVLM.
         kind: One of `KINDS`.
-        projector: Dotted name of the module whose output are the vision tokens; None looks for one of `PROJECTORS`.
+        projector: Dotted name of the module whose output are the vision tokens; None looks for the usual names.
 
     Returns:
         The norm.
@@ -242,13 +240,9 @@ def _place(model: nn.Module) -> str | None:
 
 
 def _projector(model: nn.Module) -> str:
-    named = dict(model.named_modules())
-    for known in PROJECTORS:
-        found = [name for name in named if name.rpartition(".")[2] == known]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            break
+    found = connector_names(model)
+    if len(found) == 1:
+        return found[0]
     there = f"several: {', '.join(found)}" if found else "none of the usual names"
     raise MirlibError(
         f"{type(model).__name__}: which module makes the vision tokens? Found {there}; say it with projector="

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mirlib.align import masks, moca, norms
+from mirlib.align import c3, masks, moca, norms
 from mirlib.align.files import method_of
 from mirlib.errors import MirlibError
 
@@ -66,6 +66,14 @@ METHODS = {
         norms.restore,
         lambda place, tensors: {"kind": "matched" if "norm" in tensors else "layer_norm", "projector": place},
         find=norms.find,
+    ),
+    "c3": SavedMethod(
+        c3.FILE,
+        c3.load,
+        c3.is_attached,
+        re.compile(rf"^(?P<place>.*)\.{c3.CHILD}\.(?P<name>shift|noise)$"),
+        c3.restore,
+        find=c3.find,
     ),
     "masks": SavedMethod(masks.FILE, masks.load, masks.is_attached),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,24 @@ import torch
 from torch import Tensor
 
 from mirlib.errors import MirlibError
-from mirlib.mir import MODALITIES, as_layers, check_layers, check_norms, row_norms
+from mirlib.influence import t_interval
+from mirlib.mir import (
+    MODALITIES,
+    as_layers,
+    check_confidence,
+    check_layers,
+    check_norms,
+    log10_sum,
+    row_norms,
+)
+from mirlib.result import Interval, Sample, _finite, _interval_as_dict, _numbers
 
 LOWER, HIGHER = "lower", "higher"
-ROWS, PAIRS, TASK = "rows", "pairs", "task"
+ROWS, PAIRS, TASK, MODEL = "rows", "pairs", "task", "model"
 QUADRATIC_ROWS = 1000
 """Rows of a modality that measures of quadratic cost take where nobody says otherwise."""
+CONFIDENCE = 0.95
+"""Level of the interval of every measure where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,8 @@ class Calibration:
         p_value: (K,) share of pairings at least as alike as the true one, that one counted among them.
         calibrated: (K,) ``(value − null mean) / (best − null mean)``: 0 for random pairs, 1 for the best there can be.
         permutations: Number of random pairings.
+        random_weights: (R, K) values of R models of the same architecture with random weights on the same samples; None
+            if none was asked. What the architecture alone gives, before anything was learned.
     """
 
     null_mean: np.ndarray
@@ -38,11 +53,26 @@ class Calibration:
     p_value: np.ndarray
     calibrated: np.ndarray
     permutations: int
+    random_weights: np.ndarray | None = None
 
     @property
     def value(self) -> float:
         """Mean of `calibrated` over the layers."""
         return float(self.calibrated.mean())
+
+    @property
+    def random_value(self) -> float:
+        """Mean over layers and models of `random_weights`; NaN without any."""
+        return math.nan if self.random_weights is None else float(self.random_weights.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The calibration as JSON."""
+        columns = ("null_mean", "null_std", "z", "p_value", "calibrated")
+        found: dict[str, Any] = {name: _numbers(getattr(self, name)) for name in columns}
+        found |= {"value": _finite(self.value), "permutations": self.permutations}
+        if self.random_weights is not None:
+            found["random_weights"] = [_numbers(values) for values in self.random_weights]
+        return found
 
 
 @dataclass(frozen=True)
@@ -55,11 +85,17 @@ class GapResult:
             logarithm to base 10 of its sum.
         per_layer: (K,) by layer; empty for measures of a labelled task.
         direction: ``"lower"`` or ``"higher"``, which of the two means that vision and text are better integrated.
-        needs: ``"rows"`` of both modalities, ``"pairs"`` of images and texts that belong together, or a labelled
-            ``"task"``.
+        needs: ``"rows"`` of both modalities, ``"pairs"`` of images and texts that belong together, a labelled
+            ``"task"``, or the ``"model"`` itself, in passes of the measure's own.
         rows: Rows (or pairs, or questions) that went into it, by modality.
         calibration: What random pairs give, for measures of pairs.
-        settings: What the value depends on beside the rows.
+        settings: What the value depends on beside the rows; ``no_interval`` says why there is no interval.
+        interval: For another draw of as many samples (never of rows); None if none was asked for, or could be had.
+        influence: (N,) what each sample adds to the value: without sample i it would be about ``value − influence[i]``.
+            They sum to about 0, and the variance of the value is ``N / (N − 1) Σ influence²``. From the value without
+            each sample where the measure has a short way to it, else from the derivative, as each measure says; None
+            where samples were left out in groups, or not at all.
+        samples: The N samples, in the order of ``influence``; empty if they are not known.
     """
 
     measure: str
@@ -70,28 +106,29 @@ class GapResult:
     rows: Mapping[str, int]
     calibration: Calibration | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    interval: Interval | None = None
+    influence: np.ndarray | None = None
+    samples: tuple[Sample, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON; NaN and infinity become None."""
         found = {
             "measure": self.measure,
-            "value": _number(self.value),
-            "per_layer": [_number(value) for value in self.per_layer],
+            "value": _finite(self.value),
+            "interval": None if self.interval is None else _interval_as_dict(self.interval),
+            "per_layer": _numbers(self.per_layer),
             "direction": self.direction,
             "needs": self.needs,
             "rows": dict(self.rows),
             "settings": dict(self.settings),
         }
+        if self.influence is not None:
+            found["influence"] = _numbers(self.influence)
+        if self.samples:
+            found["samples"] = [list(sample) for sample in self.samples]
         if self.calibration is not None:
-            columns = ("null_mean", "null_std", "z", "p_value", "calibrated")
-            found["calibration"] = {
-                name: [_number(value) for value in getattr(self.calibration, name)] for name in columns
-            } | {"value": _number(self.calibration.value), "permutations": self.calibration.permutations}
+            found["calibration"] = self.calibration.to_dict()
         return found
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -101,8 +138,8 @@ class Measure:
     Attributes:
         name: Its key.
         title: Its name in prose.
-        function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; for a measure of a task, what
-            its docstring says.
+        function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model,
+            ``function(model, processor, images, texts, ...)``; for a measure of a task, what its docstring says.
         asks: The question that it puts to the rows, in a line.
         source: Where it was proposed.
         needs: See `GapResult`.
@@ -141,13 +178,89 @@ def result(
     rows: Mapping[str, int],
     *,
     value: float | None = None,
+    logarithm: bool = False,
+    influence: Any = None,
+    no_interval: str | None = None,
+    groups: bool = False,
+    confidence: float | None = None,
     calibration: Calibration | None = None,
     **settings: Any,
 ) -> GapResult:
-    """A result of a registered measure; ``value`` is the mean over the layers if left out."""
+    """A result of a registered measure.
+
+    Args:
+        name: Of the measure.
+        per_layer: (K,) values.
+        rows: What went into it.
+        value: Over all layers; their mean if left out.
+        logarithm: Whether the value is the logarithm to base 10 of the sum of the layers instead.
+        influence: (K, N) influences on the layers, see `GapResult.influence`, or (N,) on the value.
+        no_interval: Why there are none.
+        groups: Whether the N are groups of samples rather than samples.
+        confidence: Of the interval; None for none.
+        calibration: What random pairs give.
+        settings: The result's.
+    """
     measure, per_layer = MEASURES[name], np.asarray(per_layer, dtype=float)
-    value = float(per_layer.mean()) if value is None else float(value)
-    return GapResult(name, value, per_layer, measure.direction, measure.needs, dict(rows), calibration, settings)
+    if value is None:
+        value = log10_sum(per_layer) if logarithm else per_layer.mean()
+    found, interval = None, None
+    if confidence is not None:
+        check_confidence(confidence)
+        if influence is not None:
+            found = np.asarray(influence, dtype=float)
+            if found.ndim == 2:
+                found = found.sum(0) / (per_layer.sum() * math.log(10)) if logarithm else found.mean(0)
+            if not np.isfinite(value):
+                no_interval = "the value is not finite"
+            elif len(found) < 2:
+                no_interval = "there is one sample alone"
+            elif not np.isfinite(found).all():
+                no_interval = "without one of the samples the measure is not defined"
+        if no_interval is None and found is not None:
+            method = "jackknife over groups" if groups else "influence"
+            interval = t_interval(float(value), standard_error(found), confidence, method, len(found) - 1)
+        else:
+            settings["no_interval"] = no_interval or "the rows belong to no samples"
+        found = found if interval is not None and not groups else None
+    return GapResult(
+        name,
+        float(value),
+        per_layer,
+        measure.direction,
+        measure.needs,
+        dict(rows),
+        calibration,
+        settings,
+        interval,
+        found,
+    )
+
+
+def standard_error(influence: np.ndarray) -> float:
+    """Of a value with these influences of N samples: ``(N / (N − 1) Σ influence²)^{1/2}``.
+
+    Examples:
+        >>> sample = np.array([1.0, 2.0, 6.0])
+        >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(sample.var(ddof=1) / 3, 6)
+        (2.333333, 2.333333)
+    """
+    count = len(influence)
+    return float(np.sqrt(count / (count - 1) * np.square(influence).sum()))
+
+
+def left_out(values: Any) -> np.ndarray:
+    """Influences from the values without each sample, or each group of samples: the delete-one jackknife.
+
+    Args:
+        values: (..., N) values of all other samples.
+
+    Returns:
+        (..., N) ``(N − 1) / N (their mean − value)``, which is ``(x_i − mean) / N`` for a mean of N numbers.
+    """
+    values = np.asarray(values, dtype=float)
+    count = values.shape[-1]
+    return (count - 1) / count * (values.mean(-1, keepdims=True) - values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,12 +276,14 @@ class Rows:
         text: K tensors (s, d).
         samples: The sample of each chosen row, by modality; None if the caller did not say.
         chosen: Which rows were chosen, by modality; None for all.
+        names: (N,) numbers of all samples, in ascending order, those without a chosen row among them; None likewise.
     """
 
     vision: list[Tensor]
     text: list[Tensor]
     samples: tuple[Tensor, Tensor] | None
     chosen: tuple[Tensor | None, Tensor | None]
+    names: Tensor | None = None
 
     @classmethod
     def of(cls, vision: Any, text: Any, samples: Any, *, max_rows: int | None, seed: int) -> Rows:
@@ -195,15 +310,22 @@ class Rows:
             count = len(side[0])
             drawn = torch.randperm(count, generator=generator)
             chosen.append(None if max_rows is None or count <= max_rows else drawn[:max_rows].sort().values)
+        names = None
         if ids is not None:
+            names = torch.cat(ids).unique()
             ids = tuple(numbers if c is None else numbers[c] for numbers, c in zip(ids, chosen, strict=True))
-        return cls(*layers, ids, tuple(chosen))
+        return cls(*layers, ids, tuple(chosen), names)
 
     @property
     def counts(self) -> dict[str, int]:
         """Rows chosen, by modality."""
         sides = zip(MODALITIES, (self.vision, self.text), self.chosen, strict=True)
         return {name: len(side[0]) if chosen is None else len(chosen) for name, side, chosen in sides}
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor] | None:
+        """Which of the N samples each chosen row belongs to, 0..N−1, by modality."""
+        return None if self.samples is None else tuple(torch.searchsorted(self.names, ids) for ids in self.samples)
 
     @property
     def dim(self) -> int:

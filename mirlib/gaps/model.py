@@ -1,24 +1,29 @@
-"""The measures of the zoo on a model, from one pass over its data: ``mir score --measures all``."""
+"""The measures of the zoo on a model: ``mir score --measures all``.
+
+Measures of clouds take the rows of one pass over pairs, as MIR does. Those of pairs take the text alone, from one pass
+more, and stand beside what the same architecture with random weights gives.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from mirlib.align.saved import attached
 from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import memory_advice
-from mirlib.gaps.base import MEASURES, PAIRS, TASK, GapResult
+from mirlib.gaps.base import CONFIDENCE, MEASURES, MODEL, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
+from mirlib.gaps.reading import ALONE, PairMeans, PairReader, random_twin
 from mirlib.hidden_states import decoder_parts
+from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
 
 ROW_BYTES = 1 << 30
@@ -33,42 +38,51 @@ class ZooResult:
         results: `GapResult` by measure.
         seconds: Of processor time that each took, without the forward passes.
         skipped: Why a measure was left out, by measure.
-        settings: What was measured: rows kept and rows seen by modality, and how pairs were drawn.
+        settings: What was measured: rows kept and rows seen by modality, how pairs were drawn, and for measures of
+            pairs how they were read (``pair_text``, ``pair_vision``) and the seeds of the ``random_weights``, or why
+            there are none.
+        samples: The samples, in the order of the influences in ``results``.
     """
 
     results: dict[str, GapResult]
     seconds: dict[str, float]
     skipped: dict[str, str]
     settings: dict[str, Any]
+    samples: tuple[Sample, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON."""
         return {
             "measures": {
-                name: {**found.to_dict(), "seconds": self.seconds[name]} for name, found in self.results.items()
+                name: {**replace(found, samples=()).to_dict(), "seconds": self.seconds[name]}
+                for name, found in self.results.items()
             },
             "skipped": dict(self.skipped),
             "settings": dict(self.settings),
+            "samples": [list(sample) for sample in self.samples],
         }
 
     def to_json(self) -> str:
         """Everything as a string of JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return json_text(self.to_dict())
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a measure: value, first and last layer, direction, random pairs, rows, seconds."""
+        """One line a measure: value, its interval, first and last layer, direction, both nulls, rows, seconds."""
         lines = []
         for name, found in self.results.items():
-            random = found.calibration
+            random, missing = found.calibration, float("nan")
             lines.append(
                 {
                     "measure": MEASURES[name].title,
                     "value": found.value,
+                    "low": missing if found.interval is None else found.interval.low,
+                    "high": missing if found.interval is None else found.interval.high,
                     "first layer": found.per_layer[0],
                     "last layer": found.per_layer[-1],
                     "integrated": found.direction,
-                    "random pairs": float("nan") if random is None else float(random.null_mean.mean()),
-                    "calibrated": float("nan") if random is None else random.value,
+                    "random pairs": missing if random is None else float(random.null_mean.mean()),
+                    "random weights": missing if random is None else random.random_value,
+                    "calibrated": missing if random is None else random.value,
                     "rows": " + ".join(str(count) for count in found.rows.values()),
                     "seconds": self.seconds[name],
                 }
@@ -92,11 +106,12 @@ def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[st
     missing = {
         PAIRS: "needs images and the texts that belong to them (--pairs)",
         TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}",
+        MODEL: "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)",
     }
 
     def reason(name: str) -> str | None:
         needs = MEASURES[name].needs
-        return missing[needs].format(name) if needs == TASK or (needs == PAIRS and not pairs) else None
+        return missing[needs].format(name) if needs in (TASK, MODEL) or (needs == PAIRS and not pairs) else None
 
     if names == "all":
         skipped = {name: why for name in MEASURES if (why := reason(name))}
@@ -116,31 +131,39 @@ def apply_measures(
     *,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
+    pairs: PairMeans | None = None,
+    random: Sequence[PairMeans] = (),
     on_measure: Callable[[str], None] = lambda name: None,
 ) -> tuple[dict[str, GapResult], dict[str, float]]:
     """Measures of rows in memory, and the seconds of processor time that each took.
-
-    Those of pairs get the mean of all rows of a sample where `rows` holds it, and else that of the rows kept.
 
     Args:
         rows: The rows.
         measures: Names in `MEASURES`, none of a task.
         seed: Of draws of rows, folds and pairings.
         permutations: Random pairings of those that take pairs.
+        confidence: Of their intervals; None for none.
+        pairs: What those of pairs take, see `mirlib.gaps.reading.PairReader`. Left out, they take the means of all rows
+            of a sample where `rows` holds them, and else those of the rows kept: of a text that has seen the picture.
+        random: The same of models with random weights.
         on_measure: Called with each name before its turn.
     """
     results, seconds = {}, {}
-    numbers = torch.arange(rows.num_samples)
     for name in measures:
         on_measure(name)
         started = time.process_time()
-        options: dict[str, Any] = {"samples": rows.samples, "seed": seed}
+        function = MEASURES[name].function
+        options: dict[str, Any] = {"samples": rows.samples, "seed": seed, "confidence": confidence}
         sides = rows.vision, rows.text
         if MEASURES[name].needs == PAIRS:
             options["permutations"] = permutations
-            if rows.pooled is not None:
-                sides, options["samples"] = rows.pooled, (numbers, numbers)
-        found = MEASURES[name].function(*sides, **options)
+            if pairs is not None or rows.pooled is not None:
+                sides, options["samples"] = pairs or rows.pooled, None  # a row a sample
+        found = function(*sides, **options)
+        if MEASURES[name].needs == PAIRS and found.calibration is not None and random:
+            values = [function(*means, seed=seed, permutations=0, confidence=None).per_layer for means in random]
+            found = replace(found, calibration=replace(found.calibration, random_weights=np.array(values)))
         results[name], seconds[name] = found, round(time.process_time() - started, 3)
     return results, seconds
 
@@ -177,6 +200,9 @@ def score_measures(
     seed: int = 0,
     paired: bool = False,
     max_rows: int | None = None,
+    text: str = ALONE,
+    random_weights: int = 1,
+    confidence: float | None = CONFIDENCE,
     template: str = "chat",
     text_rows: str = "text",
     last: str = "normed",
@@ -184,12 +210,18 @@ def score_measures(
     skip_unreadable: Callable[[str], None] | None = None,
     progress: bool = True,
 ) -> ZooResult:
-    """All measures of a model that its data allow, from one forward pass over each pair.
+    """All measures of a model that its data allow, from one pass over the pairs, and two where it measures pairs.
 
     A bounded part of the rows is kept: of every sample and modality equally many, drawn at random, those of a row the
-    same after every layer. The means of samples are taken over all rows before that. Where all rows fit, MIR is
-    exactly that of `mirlib.score` on the same pairs; where they do not, every measure of clouds, MIR among them, is
-    that of the rows kept, and MIR without measures is the better number.
+    same after every layer. Where all rows fit, MIR is exactly that of `mirlib.score` on the same pairs; where they do
+    not, every measure of clouds, MIR among them, is that of the rows kept, and MIR without measures is the better
+    number.
+
+    Measures of pairs take means over all rows of a sample. Text rows behind a picture have seen it, whatever the
+    weights, so that the text is read once more without it. Vision rows stand before the text and are those of the first
+    pass, unless they change with the text, which is tried: in a model with attention both ways, as PaliGemma, they are
+    read again beside one short text that is the same for all. The same is done with models of the same class whose
+    weights are random.
 
     Args:
         model: As for `mirlib.score`.
@@ -202,6 +234,10 @@ def score_measures(
         seed: Of the draw of pairs and rows, and of what the measures draw.
         paired: Whether ``texts[i]`` belongs to ``images[i]``; measures of pairs need it.
         max_rows: Rows of each modality to keep; as many as take 1 GiB in all layers if left out.
+        text: For measures of pairs: ``"alone"``, or ``"after the picture"`` to see what that does.
+        random_weights: For measures of pairs: how many models of random weights to measure beside this one, with the
+            seeds from ``seed`` on; 0 for none. One is left out where there is no room for it.
+        confidence: Of the intervals over samples; None for none.
         template: As for `mirlib.score`.
         text_rows: As for `mirlib.score`.
         last: As for `mirlib.score`.
@@ -235,28 +271,38 @@ def score_measures(
     )
     limit = rows_that_fit(model) if max_rows is None else max_rows
     chosen_images, chosen_texts = zip(*batches.chosen, strict=True)
+    chosen = _Picked(images, chosen_images), [texts[i] for i in chosen_texts]
+    reading = {
+        "batch_size": batch_size,
+        "template": template,
+        "text_rows": text_rows,
+        "last": last,
+        "max_text_tokens": max_text_tokens,
+        "progress": progress,
+    }
+    reader = PairReader(processor, *chosen, text=text, **reading)
     with memory_advice(model, batch_size):
-        rows = collect_rows(
-            model,
-            processor,
-            _Picked(images, chosen_images),
-            [texts[i] for i in chosen_texts],
-            batch_size=batch_size,
-            template=template,
-            text_rows=text_rows,
-            last=last,
-            max_text_tokens=max_text_tokens,
-            max_rows=limit,
-            seed=seed,
-            progress=progress,
-        )
+        rows = collect_rows(model, processor, *chosen, max_rows=limit, seed=seed, **reading)
+        pairs, random, of_pairs = None, [], {}
+        if any(MEASURES[name].needs == PAIRS for name in wanted):
+            try:
+                pairs, of_pairs = _read_pairs(model, reader, rows)
+            except MirlibError as error:
+                if measures != "all":
+                    raise
+                skipped |= {name: f"cannot be had: {error}" for name in wanted if MEASURES[name].needs == PAIRS}
+                wanted = [name for name in wanted if name not in skipped]
+            else:
+                random, of_pairs["random_weights"] = _read_random(model, reader, seed, random_weights)
     with tqdm(total=len(wanted), desc="measures", disable=not progress, leave=False) as bar:
 
         def show(name: str) -> None:
             bar.set_postfix_str(name)
             bar.update()
 
-        results, seconds = apply_measures(rows, wanted, seed=seed, on_measure=show)
+        results, seconds = apply_measures(
+            rows, wanted, seed=seed, confidence=confidence, pairs=pairs, random=random, on_measure=show
+        )
     kept = {"vision": len(rows.vision_samples), "text": len(rows.text_samples)}
     settings = {
         **batches.settings,
@@ -266,6 +312,38 @@ def score_measures(
         "layers": rows.num_layers,
         "rows_kept": kept,
         "rows_seen": dict(rows.seen or kept),
+        **of_pairs,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
-    return ZooResult(results, seconds, skipped, settings)
+    samples = batches.samples()
+    results = {
+        name: found if found.influence is None else replace(found, samples=samples) for name, found in results.items()
+    }
+    return ZooResult(results, seconds, skipped, settings, samples)
+
+
+OWN_TEXT, ONE_TEXT = "before their own texts", "before one text, the same for all"
+
+
+def _read_pairs(model: nn.Module, reader: PairReader, rows: TokenRows) -> tuple[PairMeans, dict[str, Any]]:
+    """What the measures of pairs take, and the settings that say how it was read."""
+    if reader.text != ALONE:
+        return PairMeans(*rows.pooled), {"pair_text": reader.text, "pair_vision": OWN_TEXT}
+    again = reader.vision_sees_text(model)
+    vision = reader.vision(model) if again else rows.pooled[0]
+    settings = {"pair_text": ALONE, "pair_vision": ONE_TEXT if again else OWN_TEXT}
+    return PairMeans(vision, reader.text_alone(model)), settings
+
+
+def _read_random(
+    model: nn.Module, reader: PairReader, seed: int, count: int
+) -> tuple[list[PairMeans], list[int] | str]:
+    """The same of models with random weights, one after another, and their seeds; or why there are none."""
+    found = []
+    for number in range(count):
+        try:
+            twin = random_twin(model, seed + number)
+        except MirlibError as error:
+            return [], f"left out: {error}"
+        found.append(reader.read(twin, name="random weights"))
+    return found, list(range(seed, seed + count))

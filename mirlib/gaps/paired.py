@@ -3,13 +3,17 @@
 They ask whether samples lie to each other in vision as they do in text, not whether the two clouds lie in one place,
 and many of them are well above zero for samples that were put together at random. Each is therefore reported beside
 its mean and spread over random pairings, see `Calibration`.
+
+Text rows that come after the picture in one sequence have seen it, and a model with random weights then scores as well
+as any: read the text alone, as `mirlib.gaps.model.score_measures` does and `mirlib.gaps.reading.PairReader` for these
+functions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from mirlib.errors import MirlibError
 from mirlib.gaps.base import (
+    CONFIDENCE,
     HIGHER,
     LOWER,
     MEASURES,
@@ -25,6 +30,7 @@ from mirlib.gaps.base import (
     Calibration,
     GapResult,
     Rows,
+    left_out,
     register,
     result,
     unit,
@@ -34,8 +40,21 @@ PERMUTATIONS = 200
 NEIGHBOURS = 10
 VARIANCE = 0.99
 
-Statistic = Callable[[Tensor], float]
-"""From a (N,) pairing (image i with text ``pairing[i]``) to the value."""
+DELETE_ONE, GROUPS = 100, 20
+"""Where no short way leads to the value without a pair (SVCCA): up to so many are left out one by one, and of more so
+many groups of them."""
+
+
+class Statistic(NamedTuple):
+    """A measure of the pairs of a layer.
+
+    Attributes:
+        of: From a (N,) pairing (image i with text ``pairing[i]``) to the value.
+        without: The (N,) values without each pair, or one a group of pairs.
+    """
+
+    of: Callable[[Tensor], float]
+    without: Callable[[], np.ndarray]
 
 
 def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
@@ -75,6 +94,7 @@ def _paired(
     *,
     seed: int,
     permutations: int,
+    confidence: float | None,
     minimum: int,
     max_pairs: int | None = QUADRATIC_ROWS,
     **settings: Any,
@@ -82,21 +102,43 @@ def _paired(
     rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
     pool, count = pooled(rows)
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.arange(count)
+    kept, pairs = torch.arange(count), count
     if max_pairs is not None and count > max_pairs:
         kept = torch.randperm(count, generator=generator)[:max_pairs].sort().values
         count = max_pairs
     if count < minimum:
         raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {minimum}")
     pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
-    values, nulls = [], []
+    # Without one of them there must be as many left as the measure needs.
+    no_interval = None if count > minimum else f"{count} pairs are too few to leave one out"
+    values, nulls, without = [], [], []
     for v, t in rows.layers():
         statistic = statistic_of(pool(v, 0)[kept], pool(t, 1)[kept])
-        values.append(statistic(torch.arange(count)))
-        nulls.append([statistic(pairing) for pairing in pairings])
+        values.append(statistic.of(torch.arange(count)))
+        nulls.append([statistic.of(pairing) for pairing in pairings])
+        if confidence is not None and no_interval is None:
+            without.append(statistic.without())
+    influence, groups = None, False
+    if without:
+        influence = left_out(without)
+        groups = influence.shape[1] < count
+        if not groups:  # pairs that were not drawn do not change the value
+            every = np.zeros((len(values), pairs))
+            every[:, kept.numpy()] = influence
+            influence = every
     calibration = _calibrate(np.array(values), np.array(nulls), MEASURES[name].direction) if permutations else None
     return result(
-        name, values, {"pairs": count}, calibration=calibration, permutations=permutations, seed=seed, **settings
+        name,
+        values,
+        {"pairs": count},
+        influence=influence,
+        no_interval=no_interval,
+        groups=groups,
+        confidence=confidence,
+        calibration=calibration,
+        permutations=permutations,
+        seed=seed,
+        **settings,
     )
 
 
@@ -124,7 +166,15 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     direction=LOWER,
     cost="n² d",
 )
-def rmg(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS) -> GapResult:
+def rmg(
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
+) -> GapResult:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
     ``d_match`` is the mean distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts.
@@ -135,6 +185,7 @@ def rmg(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutati
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs, each left out once; None for none.
 
     Returns:
         `GapResult`, each layer in [0, 1].
@@ -150,20 +201,32 @@ def rmg(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutati
         count = len(x)
         cosines = x @ y.T
 
-        def apart(side: Tensor) -> float:
-            total = float(side.sum(0).square().sum() - side.square().sum())
-            return (1 - total / (count * (count - 1))) / 2
+        def apart(side: Tensor, without: bool = False) -> Tensor:
+            """Mean distance of two different rows; (N,) without each of them, or of all."""
+            total, squares, left = side.sum(0, keepdim=True), side.square().sum(1), count
+            if without:
+                total, squares, left = total - side, squares.sum() - squares, count - 1
+            return (1 - (total.square().sum(1) - (squares if without else squares.sum())) / (left * (left - 1))) / 2
+
+        def relative(matched: Tensor, within: Tensor) -> Tensor:
+            match = ((1 - matched) / 2).clamp(min=0)
+            whole = within + match
+            return torch.where(whole > 1e-15, match / whole, 0.0)
 
         within = (apart(x) + apart(y)) / 2
 
         def statistic(pairing: Tensor) -> float:
-            match = (1 - float(cosines[torch.arange(count), pairing].mean())) / 2
-            match = max(match, 0.0)
-            return match / (within + match) if within + match > 1e-15 else 0.0
+            return float(relative(cosines[torch.arange(count), pairing].mean(), within))
 
-        return statistic
+        def without() -> np.ndarray:
+            matched = (cosines.trace() - cosines.diagonal()) / (count - 1)
+            return relative(matched, (apart(x, True) + apart(y, True)) / 2).numpy()
 
-    return _paired("rmg", of, vision, text, samples, seed=seed, permutations=permutations, minimum=2)
+        return Statistic(statistic, without)
+
+    return _paired(
+        "rmg", of, vision, text, samples, seed=seed, permutations=permutations, confidence=confidence, minimum=2
+    )
 
 
 def _double_centred(gram: Tensor) -> Tensor:
@@ -182,16 +245,45 @@ def _u_centred(gram: Tensor) -> Tensor:
     return centred.fill_diagonal_(0)
 
 
-def _cka(centre: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Statistic]:
+def _products_without(first: Tensor, second: Tensor, unbiased: bool) -> Tensor:
+    """(N,) inner products of two Gram matrices, centred, without each of their rows and columns.
+
+    For all of them that product is ``Σ K∘L − 2 a k·l + b Σk Σl`` with the row sums k and l, where a and b are 1/n and
+    1/n², or 1/(n − 2) and 1/((n − 1)(n − 2)) without the diagonal; and a row less changes each sum by what it holds.
+    """
+    if unbiased:
+        first, second = (gram.clone().fill_diagonal_(0) for gram in (first, second))
+    n = len(first) - 1
+    product = first * second
+    sums = first.sum(0), second.sum(0)
+    own = first.diagonal(), second.diagonal()
+    left = product.sum() - 2 * product.sum(0) + product.diagonal()
+    # Σ_j≠i (k_j − K_ij)(l_j − L_ij), where the j = i of the sum over all j is taken out at the end
+    rows = sums[0] @ sums[1] - first @ sums[1] - second @ sums[0] + product.sum(0)
+    rows = rows - (sums[0] - own[0]) * (sums[1] - own[1])
+    totals = [total.sum() - 2 * total + diagonal for total, diagonal in zip(sums, own, strict=True)]
+    a, b = (1 / (n - 2), 1 / ((n - 1) * (n - 2))) if unbiased else (1 / n, 1 / n**2)
+    return left - 2 * a * rows + b * totals[0] * totals[1]
+
+
+def _cka(unbiased: bool) -> Callable[[Tensor, Tensor], Statistic]:
+    centre = _u_centred if unbiased else _double_centred
+
     def of(x: Tensor, y: Tensor) -> Statistic:
         x, y = (side - side.mean(0) for side in (x, y))  # a shift does not count, and costs digits
-        first, second = centre(x @ x.T), centre(y @ y.T)
+        grams = x @ x.T, y @ y.T
+        first, second = map(centre, grams)
         norm = float(torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second))
 
         def statistic(pairing: Tensor) -> float:
             return float((first * second[pairing][:, pairing]).sum()) / norm if norm > 0 else 0.0
 
-        return statistic
+        def without() -> np.ndarray:
+            across, *within = (_products_without(*two, unbiased) for two in (grams, grams[:1] * 2, grams[1:] * 2))
+            norms = (within[0] * within[1]).clamp(min=0).sqrt()
+            return torch.where(norms > 0, across / norms, 0.0).numpy()
+
+        return Statistic(statistic, without)
 
     return of
 
@@ -205,7 +297,15 @@ def _cka(centre: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Stati
     direction=HIGHER,
     cost="n² d",
 )
-def cka(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS) -> GapResult:
+def cka(
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
+) -> GapResult:
     """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
 
     With few pairs and many dimensions it is far above 0 for random pairs; see `cka_debiased` and the calibration.
@@ -216,6 +316,7 @@ def cka(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutati
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs, each left out once; None for none.
 
     Returns:
         `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
@@ -225,7 +326,17 @@ def cka(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutati
 
     Source: Kornblith et al. (2019).
     """
-    return _paired("cka", _cka(_double_centred), vision, text, samples, seed=seed, permutations=permutations, minimum=2)
+    return _paired(
+        "cka",
+        _cka(False),
+        vision,
+        text,
+        samples,
+        seed=seed,
+        permutations=permutations,
+        confidence=confidence,
+        minimum=2,
+    )
 
 
 @register(
@@ -238,7 +349,13 @@ def cka(vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutati
     cost="n² d",
 )
 def cka_debiased(
-    vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
 ) -> GapResult:
     """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
 
@@ -248,6 +365,7 @@ def cka_debiased(
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs, each left out once; None for none.
 
     Returns:
         `GapResult`, each layer in [−1, 1].
@@ -258,8 +376,20 @@ def cka_debiased(
     Source: Song et al. (2012) for the estimate of HSIC.
     """
     return _paired(
-        "cka_debiased", _cka(_u_centred), vision, text, samples, seed=seed, permutations=permutations, minimum=4
+        "cka_debiased",
+        _cka(True),
+        vision,
+        text,
+        samples,
+        seed=seed,
+        permutations=permutations,
+        confidence=confidence,
+        minimum=4,
     )
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 @register(
@@ -278,6 +408,7 @@ def svcca(
     samples: Any = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
     variance: float = VARIANCE,
 ) -> GapResult:
     """Mean canonical correlation of the leading principal components of pooled pairs.
@@ -288,8 +419,12 @@ def svcca(
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs, each left out once; None for none.
         variance: Share of the variance that the components of each side must hold, in (0, 1]. With nearly as many of
             them as pairs the correlations of random pairs are close to 1 too: read the calibrated value.
+
+    The interval leaves out each pair by itself up to 100 pairs, and of more 20 groups of them in turn, which gives no
+    influence of single pairs: each time both sides are decomposed again.
 
     Returns:
         `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
@@ -312,19 +447,39 @@ def svcca(
         count = int((energy.cumsum(0) < (variance - 1e-12) * energy.sum()).sum()) + 1
         return left[:, :count]
 
+    def correlation(first: Tensor, second: Tensor) -> float:
+        kept = min(first.shape[1], second.shape[1])
+        return float(torch.linalg.svdvals(first.T @ second).clamp(max=1).sum()) / kept if kept else 0.0
+
     def of(x: Tensor, y: Tensor) -> Statistic:
         first, second = basis(x), basis(y)
-        kept = min(first.shape[1], second.shape[1])
+        count = len(x)
 
-        def statistic(pairing: Tensor) -> float:
-            if kept == 0:
-                return 0.0
-            return float(torch.linalg.svdvals(first.T @ second[pairing]).clamp(max=1).sum()) / kept
+        def without() -> np.ndarray:
+            # Turned into as many columns as there are pairs, once, the rows are the same to what follows.
+            sides = [torch.linalg.svd(side - side.mean(0), full_matrices=False) for side in (x, y)]
+            sides = [left * values for left, values, _ in sides]
+            order = torch.arange(count) if count <= DELETE_ONE else _shuffled(count, seed)
+            parts = count if count <= DELETE_ONE else GROUPS
+            found = []
+            for part in range(parts):
+                left = (order % parts != part).nonzero()[:, 0]
+                found.append(correlation(*(basis(side[left]) for side in sides)))
+            return np.array(found)
 
-        return statistic
+        return Statistic(lambda pairing: correlation(first, second[pairing]), without)
 
     return _paired(
-        "svcca", of, vision, text, samples, seed=seed, permutations=permutations, minimum=3, variance=variance
+        "svcca",
+        of,
+        vision,
+        text,
+        samples,
+        seed=seed,
+        permutations=permutations,
+        confidence=confidence,
+        minimum=3,
+        variance=variance,
     )
 
 
@@ -344,6 +499,7 @@ def mutual_knn(
     samples: Any = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
     neighbours: int = NEIGHBOURS,
 ) -> GapResult:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
@@ -354,6 +510,7 @@ def mutual_knn(
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs, each left out once; None for none.
         neighbours: k; there must be more pairs.
 
     Returns:
@@ -367,18 +524,31 @@ def mutual_knn(
     if neighbours < 1:
         raise MirlibError(f"neighbours must be at least 1, got {neighbours}")
 
-    def nearest(side: Tensor) -> Tensor:
+    def ranks(side: Tensor) -> Tensor:
+        """(N, N) the rank of each other sample among the neighbours of a sample, from 0; that of itself is the last."""
         side = unit(side)
         cosines = (side @ side.T).fill_diagonal_(-math.inf)
-        return torch.zeros_like(cosines).scatter_(1, cosines.topk(neighbours, dim=1).indices, 1.0)
+        return cosines.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
     def of(x: Tensor, y: Tensor) -> Statistic:
-        first, second = nearest(x), nearest(y)
+        first, second = ranks(x), ranks(y)
+        near = [(side < neighbours).double() for side in (first, second)]
+        count = len(x)
 
         def statistic(pairing: Tensor) -> float:
-            return float((first * second[pairing][:, pairing]).sum()) / (len(first) * neighbours)
+            return float((near[0] * near[1][pairing][:, pairing]).sum()) / (count * neighbours)
 
-        return statistic
+        def without() -> np.ndarray:
+            # A sample that loses a neighbour gets the next one: in one side, in the other, in both or in none.
+            lost = [side < neighbours for side in (first, second)]
+            shared = torch.zeros(count, count, dtype=torch.float64)  # of sample j, without sample i, at (j, i)
+            for more in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                both = ((first < neighbours + more[0]) & (second < neighbours + more[1])).double()
+                here = (lost[0] == bool(more[0])) & (lost[1] == bool(more[1]))
+                shared += torch.where(here, both.sum(1, keepdim=True) - both, 0.0)
+            return ((shared.sum(0) - shared.diagonal()) / ((count - 1) * neighbours)).numpy()
+
+        return Statistic(statistic, without)
 
     return _paired(
         "mutual_knn",
@@ -388,6 +558,7 @@ def mutual_knn(
         samples,
         seed=seed,
         permutations=permutations,
+        confidence=confidence,
         minimum=neighbours + 1,
         neighbours=neighbours,
     )

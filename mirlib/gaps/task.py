@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import HIGHER, TASK, GapResult, register, result
+from mirlib.gaps.base import CONFIDENCE, HIGHER, TASK, GapResult, register, result
 
 
 @register(
@@ -19,16 +19,16 @@ from mirlib.gaps.base import HIGHER, TASK, GapResult, register, result
     direction=HIGHER,
     cost="the task, twice",
 )
-def perceptual_score(own: Any, permuted: Any) -> GapResult:
+def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Perceptual Score: accuracy minus accuracy with the images permuted over the samples.
 
     Args:
         own: (n,) whether (or how far) each question was answered rightly with its own image, in [0, 1].
         permuted: (n,) or (draws, n) likewise with the image of another sample, for one or several permutations.
+        confidence: Of the interval over questions; None for none.
 
     Returns:
-        `GapResult` in [−1, 1], without layers; ``settings`` holds both accuracies and the standard error of their
-        difference over the questions.
+        `GapResult` in [−1, 1], without layers; ``settings`` holds both accuracies.
 
     Raises:
         MirlibError: If the shapes differ, there are fewer than 2 questions, or a number is outside [0, 1].
@@ -53,9 +53,10 @@ def perceptual_score(own: Any, permuted: Any) -> GapResult:
         [],
         {"questions": len(own)},
         value=gained.mean(),
+        influence=(gained - gained.mean()) / len(gained),
+        confidence=confidence,
         accuracy=float(own.mean()),
         permuted_accuracy=float(permuted.mean()),
-        standard_error=float(gained.std(ddof=1) / len(own) ** 0.5),
     )
 
 
@@ -68,7 +69,7 @@ def perceptual_score(own: Any, permuted: Any) -> GapResult:
     direction=HIGHER,
     cost="the task, once",
 )
-def soft_discrimination(scores: Any, right: Any) -> GapResult:
+def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Mean probability of the right one among candidate answers, by a softmax over their scores.
 
     It moves before accuracy does, and needs no fine-tuning of the model.
@@ -77,10 +78,10 @@ def soft_discrimination(scores: Any, right: Any) -> GapResult:
         scores: (n, c) mean logit (or log-probability) of the tokens of each candidate; −inf where a question has fewer
             candidates than c.
         right: (n,) number of the right candidate.
+        confidence: Of the interval over questions; None for none.
 
     Returns:
-        `GapResult` in [0, 1], without layers; ``settings`` holds the standard error over the questions and chance, the
-        mean of 1 / candidates.
+        `GapResult` in [0, 1], without layers; ``settings`` holds chance, the mean of 1 / candidates.
 
     Raises:
         MirlibError: If the shapes do not fit, a score is NaN or +inf, or the right candidate has score −inf.
@@ -101,12 +102,12 @@ def soft_discrimination(scores: Any, right: Any) -> GapResult:
         raise MirlibError("scores must be finite, but for −inf where there is no candidate")
     among = np.exp(scores - scores.max(1, keepdims=True))
     probability = among[np.arange(len(right)), right] / among.sum(1)
-    spread = float(probability.std(ddof=1) / len(right) ** 0.5) if len(right) > 1 else float("nan")
     return result(
         "soft_discrimination",
         [],
         {"questions": len(right)},
         value=probability.mean(),
-        standard_error=spread,
+        influence=(probability - probability.mean()) / len(right),
+        confidence=confidence,
         chance=float((1 / np.isfinite(scores).sum(1)).mean()),
     )

@@ -28,8 +28,13 @@ PERMUTATIONS = 100
 CALIBRATED = ("cka", "cka_debiased", "svcca", "mutual_knn")
 """Measures of which the calibrated value is used: what random pairs give them depends on the model."""
 
-ON_ROWS = tuple(name for name, measure in MEASURES.items() if measure.needs != TASK)
-ALL = tuple(MEASURES)
+ALL = (
+    *("modality_gap", "ima", "a_score", "mmd", "cmmd", "kid", "sliced_wasserstein", "symmetric_kl", "probe_auc"),
+    *("mir", "norm_only", "fd_infinity", "rmg", "cka", "cka_debiased", "svcca", "mutual_knn"),
+    *("perceptual_score", "soft_discrimination"),
+)
+"""The measures that the experiment records; the registry has more."""
+ON_ROWS = tuple(name for name in ALL if MEASURES[name].needs != TASK)
 
 STUDIES = ("zoo", "zoo_samples")
 """Values of `runs.Run.study`: all measures of `NUM` pairs; and beside them of `MANY`, and of `DRAWS` parts of those."""
@@ -44,7 +49,8 @@ def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, run
     """Metrics of a run of the zoo, after stage 1.
 
     Measures of clouds get pictures of scenes and news, as MIR does everywhere in the ledger; those of pairs get
-    held-out scenes and their own full captions.
+    held-out scenes and their own full captions, read after the picture, which the text has seen: see
+    `mirlib.gaps.reading` for the reading without it.
 
     Returns:
         ``repeats``, the key of the run that this one does again; ``mir`` as in every row; ``gaps``, for each measure
@@ -77,7 +83,7 @@ def measured(news: TokenRows, captions: TokenRows, *, permutations: int = PERMUT
     found = {}
     for name in ON_ROWS:
         rows = captions if MEASURES[name].needs == PAIRS else news
-        results, seconds = apply_measures(rows, [name], permutations=permutations)
+        results, seconds = apply_measures(rows, [name], permutations=permutations, confidence=None)
         result = results[name]
         found[name] = {"value": _finite(result.value), "per_layer": [_finite(value) for value in result.per_layer]}
         found[name]["seconds"] = seconds[name]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from test_zoo import ARMS, by_rank, ledger_of
 
-from mirlib.gaps import MEASURES
 from mirlib.lab import tables, zoo, zoo_reading
 from mirlib.lab.closing.zoo import SWEEPS
 
@@ -33,7 +32,7 @@ def sampled(differences):
 
 def test_correlations_have_a_value_a_seed_over_all_settings_and_in_every_sweep(found):
     by_name = zoo_reading.correlations(found)
-    assert set(by_name) == set(MEASURES)
+    assert set(by_name) == set(zoo.ALL)
     for name, by_sweep in by_name.items():
         assert set(by_sweep) == {zoo_reading.ALL_SETTINGS, *SWEEPS}
         wrong = name in ("mir", "norm_only", "rmg")
@@ -100,22 +99,22 @@ def test_sentences_name_what_is_steady_and_what_lies_above_mir(tmp_path):
     assert "reaches 0.8" in said[5] and "IMA score" in said[5] and "norm-only" not in said[5]
     assert "modality gap" in said[3] and "RMG" not in said[3] and "norm-only" not in said[3]
     table = zoo_reading.summary(rows)
-    assert list(table.index[-3:]) != [] and len(table) == len(MEASURES)
+    assert list(table.index[-3:]) != [] and len(table) == len(zoo.ALL)
     assert table.loc["IMA score", "all settings"] == "+1.00 [+1.00, +1.00]"
     assert table.loc["MIR", "captions"] == "−1.00 [−1.00, −1.00]"
     assert table.loc["IMA score", "seconds, 100 pairs"] == "0.10"
     text = zoo_reading.as_markdown(table, "measure")
-    assert text.count("\n| ") == len(MEASURES) + 1 and "| measure | needs |" in text
+    assert text.count("\n| ") == len(zoo.ALL) + 1 and "| measure | needs |" in text
 
 
 def test_without_rows_nothing_is_said_and_nothing_fails():
     empty = zoo.table([])
     assert "nothing is said yet" in zoo_reading.reading([])[0]
     assert zoo_reading.agreement(empty) == ([], pytest.approx(np.zeros((0, 0))))
-    assert len(zoo_reading.summary([])) == len(MEASURES)
+    assert len(zoo_reading.summary([])) == len(zoo.ALL)
     for ax in (
         zoo_reading.figure_agreement(*zoo_reading.agreement(empty)),
-        zoo_reading.figure_zoo_correlations({name: np.array([]) for name in MEASURES}),
+        zoo_reading.figure_zoo_correlations({name: np.array([]) for name in zoo.ALL}),
     ):
         assert "no whole seed" in ax.texts[0].get_text()
         plt.close(ax.figure)

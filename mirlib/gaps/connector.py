@@ -1,0 +1,350 @@
+"""What the connector keeps of the pictures: the encoder's features, held against the vision rows that come of them.
+
+A small gap can be bought by losing the pictures: rows that lie where words lie and say nothing are integrated by every
+measure that does not look back at the encoder. These do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.norms import _projector
+from mirlib.errors import MirlibError
+from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, QUADRATIC_ROWS, GapResult, register, result
+from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
+from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.result import Sample
+
+FOLDS = 5
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class ConnectorRows:
+    """Features of the encoder and the vision rows that the connector made of them, picture by picture.
+
+    Attributes:
+        features: (N, f) mean feature of each picture, float64.
+        layers: K + 1 tensors (N, d), the means of its vision rows where they enter layer 1 and after each layer.
+        patches: Where the connector makes one row of one feature: (n, f) some features, (n,) the picture of each, and
+            K + 1 tensors (n, d), their rows. Else None.
+        samples: The N samples.
+    """
+
+    features: Tensor
+    layers: list[Tensor]
+    patches: tuple[Tensor, Tensor, list[Tensor]] | None
+    samples: tuple[Sample, ...]
+
+
+def connector_rows(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    max_rows: int = QUADRATIC_ROWS,
+    projector: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> ConnectorRows:
+    """Read what goes into the connector and what becomes of it, one pair a forward pass.
+
+    Args:
+        model: A Hugging Face LVLM.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts.
+        max_rows: Keep about so many patches, equally many of each picture, drawn at random.
+        projector: Dotted name of the module that makes vision tokens out of features; None looks for the usual names.
+        seed: Of the draw of patches.
+        progress: Whether to show a bar on stderr.
+        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
+
+    Returns:
+        `ConnectorRows`.
+
+    Raises:
+        MirlibError: If the connector is not found, or hears nothing of a picture, and as `mirlib.score`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    """
+    inner = unwrap(model)
+    name = _projector(inner) if projector is None else projector
+    batches = in_order(model, processor, images, texts, batch_size=1, **options)
+    heard: list[Tensor] = []  # of the picture that is being read
+    entering: list[Tensor] = []
+    places: list[Tensor | None] = []
+    features: list[Tensor] = []
+    of_features: list[Tensor] = []
+    means: list[list[Tensor]] = []
+    of_rows: list[list[Tensor]] = []
+    quota = max(1, max_rows // len(texts))
+
+    def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+        heard.append(given.detach().flatten(0, -2).float().cpu().double())
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering[:] = [args[0] if args else kwargs["hidden_states"]]
+
+    def begin(count: int) -> None:
+        if not heard:
+            raise MirlibError(f"{name} is not called in a forward pass; name the connector with projector=")
+        whole = torch.cat(heard)
+        heard.clear()
+        features.append(whole.mean(0))
+        means.append([])
+        of_rows.append([])
+        drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))  # the same in all pictures
+        places.append(drawn[:quota].sort().values if len(whole) == count else None)
+        of_features.append(whole[places[-1]] if places[-1] is not None else whole[:0])
+
+    def keep(rows: Tensor) -> None:
+        rows = rows.float().cpu().double()
+        means[-1].append(rows.mean(0))
+        of_rows[-1].append(rows[places[-1]] if places[-1] is not None else rows[:0])
+
+    def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        if k == 1:
+            begin(len(vision))
+            keep(entering[0][batch.positions["vision"].to(entering[0].device)])
+        keep(vision)
+
+    handles = [
+        inner.get_submodule(name).register_forward_pre_hook(hear, with_kwargs=True),
+        decoder_parts(inner).layers[0].register_forward_pre_hook(enter, with_kwargs=True),
+    ]
+    try:
+        with evaluating(model):
+            reader = Reader(model, batches)
+            reader.run(on_layer, "pictures", progress)
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts = torch.tensor([len(some) for some in of_features])
+    patches = None
+    if all(chosen is not None for chosen in places):
+        owners = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        patches = torch.cat(of_features), owners, [torch.cat(layer) for layer in zip(*of_rows, strict=True)]
+    layers = [torch.stack(layer) for layer in zip(*means, strict=True)]
+    return ConnectorRows(torch.stack(features), layers, patches, tuple(reader.samples))
+
+
+def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS, **options: Any) -> Any:
+    """`mirlib.gaps.mutual_knn` of (n, f) features and each of K arrays (n, d) of rows, without random pairings.
+
+    Columns of zero make both of one width; they change no cosine.
+    """
+    width = max(features.shape[1], layers[0].shape[1])
+    features, *layers = (pad(side, (0, width - side.shape[1])) for side in (features, *layers))
+    return mutual_knn([features] * len(layers), layers, neighbours=neighbours, permutations=0, **options)
+
+
+@register(
+    "neighbours_kept",
+    title="neighbours kept",
+    asks="Are pictures that are alike to the encoder still alike behind the connector?",
+    source="after arXiv 2509.11986 and 2405.07987",
+    needs=MODEL,
+    direction=HIGHER,
+    cost="a forward pass, n² d",
+)
+def neighbours_kept(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    neighbours: int = NEIGHBOURS,
+    max_rows: int = QUADRATIC_ROWS,
+    projector: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> GapResult:
+    """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
+
+    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike.
+
+    A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
+    null is the share of random neighbours, exactly ``k / (N − 1)``.
+
+    Args:
+        model: A Hugging Face LVLM.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts; with causal attention they do not matter.
+        neighbours: k.
+        max_rows: See `connector_rows`.
+        projector: See `connector_rows`.
+        seed: See `connector_rows`.
+        progress: See `connector_rows`.
+        options: See `connector_rows`.
+
+    Returns:
+        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out, and
+        ``per_layer`` after each layer. Where the connector makes one row of one feature, ``settings["patches"]`` holds
+        the same for single patches among those of all pictures, at most 1000.
+
+    Raises:
+        MirlibError: For k pictures and fewer, and as `connector_rows`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+
+    Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
+    itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
+    """
+    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    rows = connector_rows(model, processor, images, texts, progress=progress, **options)
+    entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
+    after = shared_neighbours(rows.features, rows.layers[1:], neighbours, confidence=None)
+    null = neighbours / (len(images) - 1)
+    patches = None
+    if rows.patches is not None:
+        features, _, layers = rows.patches
+        found = shared_neighbours(features, layers, neighbours, confidence=None, seed=seed)
+        patches = {"entering": found.per_layer[0], "per_layer": found.per_layer[1:].tolist(), **found.rows}
+        patches["null"] = neighbours / (found.rows["pairs"] - 1)
+    kept = result(
+        "neighbours_kept",
+        after.per_layer,
+        {"pictures": len(images)},
+        value=entering.value,
+        influence=entering.influence,
+        no_interval=entering.settings.get("no_interval"),
+        confidence=CONFIDENCE,
+        null=null,
+        above_null=entering.value - null,
+        patches=patches,
+        neighbours=neighbours,
+    )
+    return replace(kept, samples=rows.samples)
+
+
+def ridge_errors(
+    x: Tensor, y: Tensor, owners: Tensor, *, folds: int = FOLDS, ridge: float = RIDGE, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of a ridge regression of y on x in pictures that it has not seen, and of the mean of y.
+
+    Args:
+        x: (n, d) float64.
+        y: (n, f) float64.
+        owners: (n,) the picture of each row, 0..N−1; a picture is in one fold with all its rows.
+        folds: How many.
+        ridge: Penalty as a share of the mean variance of the columns of x; there is an intercept without penalty.
+        seed: Of the draw of folds.
+
+    Returns:
+        Two (N,), sums over the rows of each picture: of the regression, and of the mean of y over the other folds.
+    """
+    count = int(owners.max()) + 1
+    fold_of = torch.arange(count)[torch.randperm(count, generator=torch.Generator().manual_seed(seed))] % folds
+    errors, spread = torch.zeros(len(x), dtype=x.dtype), torch.zeros(len(x), dtype=x.dtype)
+    for fold in range(folds):
+        out = fold_of[owners] == fold
+        centre_x, centre_y = x[~out].mean(0), y[~out].mean(0)
+        seen, target = x[~out] - centre_x, y[~out] - centre_y
+        gram = seen.T @ seen
+        gram.diagonal().add_(ridge * float(gram.diagonal().mean()) + torch.finfo(x.dtype).tiny)
+        guess = (x[out] - centre_x) @ torch.linalg.solve(gram, seen.T @ target)
+        errors[out] = (y[out] - centre_y - guess).square().sum(1)
+        spread[out] = (y[out] - centre_y).square().sum(1)
+    return tuple(torch.zeros(count, dtype=x.dtype).index_add_(0, owners, each).numpy() for each in (errors, spread))
+
+
+def _shares(errors: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(N,) with mean R² = 1 − Σ errors / Σ spread, whose spread over pictures is that of R² to first order."""
+    explained = 1 - errors.sum() / spread.sum()
+    return explained + ((1 - explained) * spread - errors) / spread.mean()
+
+
+@register(
+    "feature_probe",
+    title="probe of the features",
+    asks="How much of the encoder's features can be read linearly off the vision rows?",
+    source="here; reconstruction as such in arXiv 2509.11986",
+    needs=MODEL,
+    direction=HIGHER,
+    cost="a forward pass, n d² + d³",
+)
+def feature_probe(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    folds: int = FOLDS,
+    ridge: float = RIDGE,
+    max_rows: int = 4 * QUADRATIC_ROWS,
+    projector: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> GapResult:
+    """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
+
+    When to use it: to find the layer after which the model has forgotten its picture, or whether the connector let it
+    through at all.
+
+    Of single patches where the connector makes one row of one feature, else of the means of pictures. Always in
+    pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
+    what the place in the picture alone says.
+
+    Args:
+        model: A Hugging Face LVLM.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts; with causal attention they do not matter.
+        folds: Parts of the pictures, each of which is left out once.
+        ridge: Penalty, see `ridge_errors`.
+        max_rows: See `connector_rows`; rows should be several times as many as dimensions.
+        projector: See `connector_rows`.
+        seed: Of the draws of patches and folds.
+        progress: See `connector_rows`.
+        options: See `connector_rows`.
+
+    Returns:
+        `GapResult` up to 1, below 0 where the mean of the features would do better; ``per_layer`` after each layer,
+        the value their mean, ``settings["entering"]`` where the rows enter layer 1. See
+        `mirlib.gaps.samples.of_samples`; intervals take R² for the ratio of means that it is.
+
+    Raises:
+        MirlibError: For fewer pictures than folds, an impossible penalty, and as `connector_rows`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    """
+    if not 2 <= folds <= len(images) or ridge < 0:
+        raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")
+    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    rows = connector_rows(model, processor, images, texts, progress=progress, **options)
+    features, owners, layers = rows.features, torch.arange(len(images)), rows.layers
+    if rows.patches is not None and len(rows.patches[1].bincount().unique()) == 1:
+        features, owners, layers = rows.patches
+    others = features.roll(-(len(features) // len(images)), dims=0)
+
+    def explained(targets: Tensor) -> np.ndarray:
+        found = [ridge_errors(layer, targets, owners, folds=folds, ridge=ridge, seed=seed) for layer in layers]
+        return np.stack([_shares(*each) for each in found])
+
+    shares, null = explained(features), explained(others)
+    return of_samples(
+        "feature_probe",
+        shares[1:].mean(0),
+        {"pictures": len(images), "rows": len(features)},
+        layers=shares[1:],
+        null=null[1:].mean(0),
+        samples=rows.samples,
+        entering=float(shares[0].mean()),
+        entering_interval=list(mean_interval(shares[0])[:2]),
+        folds=folds,
+        ridge=ridge,
+        seed=seed,
+    )

@@ -1,0 +1,312 @@
+"""What a model loses when its picture is hidden: measures that take pairs of pictures and texts, and no labels.
+
+A text is read as the model's own answer, see `mirlib.prompts.build_prompt`, and each of its words predicted from the
+picture and the right words before it. ``max_text_tokens=1`` asks for the first word alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.align.vision_rows import VisionRows
+from mirlib.align.weighting import vision_hidden
+from mirlib.batches import ModelInputs, PairBatches
+from mirlib.errors import MirlibError
+from mirlib.forward import evaluating, forward_advice
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, register, result
+from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.result import Interval, Sample
+
+UNCHANGED = 0.95
+
+
+def _with_next_pictures(batches: PairBatches) -> PairBatches:
+    """The same texts, each with the picture of the next pair."""
+    count = len(batches.chosen)
+    pairs = [((i + 1) % count, i) for i in range(count)]
+    return PairBatches(batches.processor, batches.images, batches.texts, pairs, batches.settings)
+
+
+class _Words:
+    """The words of a batch's texts and what the model says in their places."""
+
+    def __init__(self, model: nn.Module, batch: ModelInputs) -> None:
+        ids = batch.inputs["input_ids"]
+        words = batch.text_mask.to(ids.device).clone()
+        words[:, 0] = False  # nothing stands before it
+        self.model, self.batch, self.size = model, batch, len(ids)
+        self.samples = [Sample(name, *hashes) for name, hashes in zip(batch.names, batch.ids, strict=True)]
+        self.row, place = words.nonzero(as_tuple=True)
+        self.ids = ids[self.row, place]
+        self.kept = ids.shape[1] - int(place.min()) + 1  # positions from the one that predicts the first word on
+        self.place = place - 1 - (ids.shape[1] - self.kept)
+
+    def logits(self) -> Tensor:
+        """(M, vocabulary) for the M words, float32."""
+        inputs = self.batch.inputs | ({"logits_to_keep": self.kept} if "logits_to_keep" in self.batch.inputs else {})
+        return self.model(**inputs).logits[:, -self.kept :][self.row, self.place].float()
+
+    def log_probability(self) -> np.ndarray:
+        """(B,) mean over each text's words, in nats."""
+        return self.means(self.logits().log_softmax(-1).gather(1, self.ids[:, None])[:, 0])
+
+    def means(self, values: Tensor) -> np.ndarray:
+        """(B,) means of (M,) values over the words of each text."""
+        sums = torch.zeros(self.size, device=values.device).index_add_(0, self.row, values.float())
+        return (sums / self.row.bincount(minlength=self.size)).double().cpu().numpy()
+
+
+def _read(model: nn.Module, batches: PairBatches, description: str, progress: bool) -> Iterator[_Words]:
+    for raw in tqdm(batches, desc=description, unit="batch", disable=not progress, leave=False):
+        batch = ModelInputs.of(raw, model)
+        with evaluating(model), forward_advice(model, len(batch.inputs["input_ids"]), "a pair", batches.processor):
+            yield _Words(model, batch)
+
+
+@register(
+    "picture_gain",
+    title="gain of the picture",
+    asks="How much likelier does the picture make each word of its text?",
+    source="here; its parts after CAL, arXiv 2405.17871",
+    needs=MODEL,
+    direction=HIGHER,
+    cost="three forward passes",
+)
+def picture_gain(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 4,
+    template: str = "chat",
+    max_text_tokens: int | None = None,
+    progress: bool = False,
+) -> GapResult:
+    """``log P(text | picture) − log P(text | picture hidden)``, in nats a word.
+
+    When to use it: you have pictures with texts that describe them and no labels, and want to know whether the model
+    reads its pictures at all.
+
+    The null gives each text the picture of the next pair: what any picture brings. The difference to it is what this
+    picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
+
+    Args:
+        model: A Hugging Face LVLM, see `mirlib.align.weighting.vision_hidden`.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts that belong to them.
+        batch_size: Pairs a forward pass.
+        template: As for `mirlib.score`.
+        max_text_tokens: Read so many tokens of each text.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        `GapResult` without layers; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold ``log_probability``,
+        the means with the picture, with another and with it hidden.
+
+    Raises:
+        MirlibError: For fewer than 2 pairs, and as `mirlib.score`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+
+    Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
+    """
+    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
+    batches = in_order(model, processor, images, texts, **options)
+    found: list[list[np.ndarray]] = [[], [], []]
+    samples: list[Sample] = []
+    for words in _read(model, batches, "pictures", progress):
+        samples += words.samples
+        found[0].append(words.log_probability())
+        with vision_hidden(model):
+            found[1].append(words.log_probability())
+    for words in _read(model, _with_next_pictures(batches), "other pictures", progress):
+        found[2].append(words.log_probability())
+    seen, hidden, other = map(np.concatenate, found)
+    means = {"own": float(seen.mean()), "other": float(other.mean()), "hidden": float(hidden.mean())}
+    return of_samples(
+        "picture_gain",
+        seen - hidden,
+        {"pairs": len(texts)},
+        null=other - hidden,
+        samples=samples,
+        log_probability=means,
+        **options,
+    )
+
+
+class _HiddenBehind:
+    """Takes the vision columns out of what text rows attend to, in the layers behind the first ``depth``."""
+
+    def __init__(self, model: nn.Module, rows: VisionRows, implementation: str | None) -> None:
+        self.model, self.rows, self.eager = model, rows, implementation == "eager"
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if len(args) > 1:
+            raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
+        vision = self.rows.of_sequence(hidden)
+        kept = ~(vision[:, None, :] & ~vision[:, :, None])[:, None]  # (B, 1, T, T)
+        mask = kwargs.get("attention_mask")
+        if mask is None:  # SDPA without a mask is causal
+            mask = torch.ones_like(kept[:1]).tril()
+        if not isinstance(mask, Tensor) or mask.shape[-2:] != kept.shape[-2:]:
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise MirlibError(
+                f"a layer got an attention mask of {shape} for a sequence of shape {tuple(hidden.shape[:2])}; call "
+                "model.set_attn_implementation('sdpa') or ('eager')"
+            )
+        kept = kept.to(mask.device)
+        if mask.is_floating_point():
+            mask = mask.masked_fill(~kept, torch.finfo(mask.dtype).min)
+        elif self.eager:
+            lowest = torch.finfo(hidden.dtype).min
+            mask = torch.zeros_like(kept, dtype=hidden.dtype).masked_fill(~(mask.bool() & kept), lowest)
+        else:
+            mask = mask.bool() & kept
+        return args, {**kwargs, "attention_mask": mask}
+
+
+@contextmanager
+def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
+    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth``.
+
+    Args:
+        model: A Hugging Face LVLM whose vision rows meet the words in attention only, computed by ``sdpa`` or
+            ``eager``.
+        depth: From 0, where the words never see the picture, to K, where nothing is hidden.
+
+    Raises:
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        MirlibError: If the form of its attention mask is not recognised.
+    """
+    inner = unwrap(model)
+    layers = decoder_parts(inner).layers
+    rows = VisionRows.of(inner)
+    config = getattr(find_decoder(inner), "config", inner.config)
+    hider = _HiddenBehind(inner, rows, getattr(config, "_attn_implementation", None))
+    handles = [layer.register_forward_pre_hook(hider.before, with_kwargs=True) for layer in layers[depth:]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        rows.release(inner)
+
+
+def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, list[int]]:
+    """From which depth on the mean agreement stays at a share or above it.
+
+    Args:
+        agreement: (K + 1, N), by depth from 0 and by sample; 1 at depth K.
+        unchanged: The share.
+
+    Returns:
+        The depth, and the depths at which that is true of the upper and of the lower end of Student's t interval.
+
+    Examples:
+        >>> depth_of(np.array([[0.0, 0.5], [1.0, 1.0], [0.8, 0.9], [1.0, 1.0]]))
+        (3, [0, 3])
+    """
+    ends = [mean_interval(values) for values in agreement]
+    curves = agreement.mean(1), [end.high for end in ends], [end.low for end in ends]
+    found = [max((k + 1 for k, share in enumerate(curve) if share < unchanged), default=0) for curve in curves]
+    return found[0], found[1:]
+
+
+@register(
+    "exit_depth",
+    title="exit depth",
+    asks="After how many layers have the words taken all they need from the picture?",
+    source="here",
+    needs=MODEL,
+    direction=HIGHER,
+    cost="layers + 2 forward passes",
+)
+def exit_depth(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 4,
+    template: str = "chat",
+    max_text_tokens: int | None = None,
+    unchanged: float = UNCHANGED,
+    progress: bool = False,
+) -> GapResult:
+    """The number of layers after which hiding the vision rows changes (almost) no answer.
+
+    When to use it: before you compare layers, to know up to which of them the rows of the picture matter to what the
+    model says; a gap in later layers can do no harm.
+
+    For each depth k the vision rows are hidden from the text in all layers behind k, and the word that the model would
+    say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's
+    agreement is the share of its words that stay.
+
+    Args:
+        model: A Hugging Face LVLM, see `vision_hidden_behind`.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts that belong to them.
+        batch_size: Pairs a forward pass.
+        template: As for `mirlib.score`.
+        max_text_tokens: Read so many tokens of each text.
+        unchanged: Agreement, as a mean over samples, from which on nothing counts as changed.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
+        ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
+        one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
+        lower end of the agreement's interval reach ``unchanged``.
+
+    Raises:
+        MirlibError: For fewer than 2 pairs, a share outside (0, 1], and as `mirlib.score`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    """
+    if not 0 < unchanged <= 1:
+        raise MirlibError(f"unchanged must lie in (0, 1], got {unchanged:g}")
+    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
+    batches = in_order(model, processor, images, texts, **options)
+    depths = range(len(decoder_parts(model).layers))
+    agreements: list[np.ndarray] = []
+    said: list[Tensor] = []
+    for words in _read(model, batches, "depths", progress):
+        said.append(words.logits().argmax(-1))
+        by_depth = []
+        for depth in depths:
+            with vision_hidden_behind(model, depth):
+                by_depth.append(words.means(words.logits().argmax(-1) == said[-1]))
+        agreements.append(np.stack(by_depth))
+    null = [
+        words.means(words.logits().argmax(-1) == before)
+        for words, before in zip(
+            _read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True
+        )
+    ]
+    agreement = np.concatenate([np.concatenate(agreements, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
+    depth, interval = depth_of(agreement, unchanged)
+    found = result(
+        "exit_depth",
+        agreement[1:].mean(1),
+        {"pairs": len(texts)},
+        value=depth,
+        standard_error=stats.sem(agreement[1:], axis=1).tolist(),
+        never_seen=float(agreement[0].mean()),
+        null=float(np.concatenate(null).mean()),
+        unchanged=unchanged,
+        **options,
+    )
+    return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

@@ -1,0 +1,259 @@
+"""Means of samples for the measures of pairs, read so that the picture has no way into the text, nor back.
+
+In a sequence of a picture and its text every layer lets the text look at the picture, so text rows read after it hold
+it whether the model has learned anything or not: with random weights, measures of pairs come out as high as trained.
+Here the text is read without its picture, and the picture beside a text that is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mirlib.adapters import unwrap
+from mirlib.batches import ANY_TEXT, ModelInputs
+from mirlib.data import load_image
+from mirlib.errors import MirlibError, boundary, said_by
+from mirlib.forward import evaluating, forward_advice, memory_advice
+from mirlib.hidden_states import HiddenStateStream, capture
+from mirlib.mir import MODALITIES
+from mirlib.prompts import encode_batch
+from mirlib.rows import means_of_samples
+
+__all__ = ["PairMeans", "PairReader", "random_twin"]
+
+ALONE, AFTER = "alone", "after the picture"
+SEEN = 1e-3
+"""Share of its length by which a vision row must move with the text to have seen it; rounding moves it by less."""
+
+
+class PairMeans(NamedTuple):
+    """Means of the rows of N samples after each of K layers: what measures of pairs take as ``(vision, text)``.
+
+    Attributes:
+        vision: K tensors (N, d), float32.
+        text: K tensors (N, d).
+    """
+
+    vision: list[Tensor]
+    text: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Reads the pairs ``(images[i], texts[i])`` with a model, the one modality apart from the other.
+
+    Attributes:
+        processor: The model's processor, with a fast tokenizer.
+        images: N paths, PIL images or arrays.
+        texts: N non-empty strings.
+        text: ``"alone"``, or ``"after the picture"`` to see what comes of that.
+        batch_size: Samples a forward pass.
+        template: As for `mirlib.score`; a text alone stands in the same prompt, with nothing in the picture's place.
+        text_rows: As for `mirlib.capture`; without a picture always those of the text.
+        last: As for `mirlib.capture`.
+        max_text_tokens: Cut each text after so many tokens.
+        progress: Whether to show bars on stderr.
+
+    Examples:
+        >>> from mirlib import gaps
+        >>> from mirlib.data import sample_images, sample_texts
+        >>> from mirlib.lab.models import load_miniature
+        >>> model, processor = load_miniature()
+        >>> pairs = PairReader(processor, sample_images(6), sample_texts(6), max_text_tokens=8).read(model)
+        >>> 0 <= gaps.cka(*pairs, permutations=0).value <= 1
+        True
+    """
+
+    processor: Any
+    images: Sequence[Any]
+    texts: Sequence[str]
+    text: str = ALONE
+    batch_size: int = 8
+    template: str = "chat"
+    text_rows: str = "text"
+    last: str = "normed"
+    max_text_tokens: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text not in (ALONE, AFTER):
+            raise MirlibError(f"unknown text {self.text!r}; choose {ALONE!r} or {AFTER!r}")
+        if len(self.images) != len(self.texts) or not len(self.images):
+            raise MirlibError(
+                f"expected as many images as texts and at least one, got {len(self.images)} and {len(self.texts)}"
+            )
+
+    def read(self, model: nn.Module, *, name: str = "pairs") -> PairMeans:
+        """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
+
+        Args:
+            model: As for `mirlib.score`.
+            name: What the bars say is read.
+
+        Raises:
+            MirlibError: If the model does not take a text without a picture, and all that `mirlib.capture` raises.
+        """
+        if self.text == AFTER:
+            return PairMeans(*self._means(model, self.images, self.texts, MODALITIES, name))
+        return PairMeans(self.vision(model, name=name), self.text_alone(model, name=name))
+
+    def vision(self, model: nn.Module, *, name: str = "pairs") -> list[Tensor]:
+        """K tensors (N, d), the means of vision rows, each picture before one and the same short text."""
+        same = [ANY_TEXT] * len(self.images)
+        return self._means(model, self.images, same, MODALITIES[:1], f"{name}: pictures")[0]
+
+    def text_alone(self, model: nn.Module, *, name: str = "pairs") -> list[Tensor]:
+        """K tensors (N, d), the means of the text rows of each text without its picture."""
+        return self._means(model, None, self.texts, MODALITIES[1:], f"{name}: texts alone")[0]
+
+    def vision_sees_text(self, model: nn.Module) -> bool:
+        """Whether vision rows change with the text: with attention both ways (PaliGemma), or a picture behind its text.
+
+        It compares two pictures before their own texts with the same before each other's. Texts that are equal tell
+        nothing, and then there is nothing to see.
+        """
+        second = next((i for i, text in enumerate(self.texts) if text.strip() != self.texts[0].strip()), None)
+        if second is None:
+            return False
+        images, texts = [self.images[0], self.images[second]], [self.texts[0], self.texts[second]]
+        seen = [self._means(model, images, side, MODALITIES[:1], None)[0] for side in (texts, texts[::-1])]
+        return any(
+            bool((torch.linalg.vector_norm(a - b, dim=1) > SEEN * torch.linalg.vector_norm(a, dim=1)).any())
+            for a, b in zip(*seen, strict=True)
+        )
+
+    def _means(
+        self,
+        model: nn.Module,
+        images: Sequence[Any] | None,
+        texts: Sequence[str],
+        modalities: Sequence[str],
+        name: str | None,
+    ) -> list[list[Tensor]]:
+        """K tensors (N, d) of each modality, in one pass."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found: list[list[Tensor]] = [[] for _ in modalities]
+        starts = range(0, len(order), self.batch_size)
+        bar = tqdm(starts, desc=name, unit="batch", disable=not (self.progress and name), file=sys.stderr, leave=False)
+        rows = self.text_rows if images is not None else "text"
+        with evaluating(model), capture(model, text_rows=rows, last=self.last) as stream:
+            for start in bar:
+                chosen = order[start : start + self.batch_size]
+                encoded = encode_batch(
+                    self.processor,
+                    None if images is None else [load_image(images[i]) for i in chosen],
+                    [texts[i] for i in chosen],
+                    template=self.template,
+                    max_text_tokens=self.max_text_tokens,
+                )
+                batch = ModelInputs.of(encoded, model)
+                stream.text_mask = batch.text_mask
+                if images is None:
+                    self._without_picture(model, batch, stream)
+                else:
+                    where = f"sample {start} of those in order of length"
+                    with forward_advice(model, len(chosen), where, self.processor):
+                        model(**batch.inputs)
+                for place, modality in enumerate(modalities):
+                    index = getattr(stream, f"{modality}_samples").cpu()
+                    found[place].append(means_of_samples(getattr(stream, modality), index, len(chosen)))
+        back = torch.tensor(order).argsort()
+        return [list(torch.cat(parts, dim=1)[:, back]) for parts in found]
+
+    def _without_picture(self, model: nn.Module, batch: ModelInputs, stream: HiddenStateStream) -> None:
+        kind = type(unwrap(model)).__name__
+        try:
+            with memory_advice(model, self.batch_size):
+                model(**batch.inputs)
+        except MirlibError:
+            raise
+        except Exception as error:
+            raise MirlibError(
+                f"{kind} reads no text without a picture ({said_by(error)}), so measures of pairs can only be had with "
+                f"text={AFTER!r}, where the text has seen it"
+            ) from error
+        if stream.positions["vision"].any():
+            raise MirlibError(
+                f"the chat template of {type(self.processor).__name__} writes placeholders of a picture that cannot be "
+                f"taken out, so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same architecture with random weights
+
+
+def random_twin(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A model of the same class and config with the weights that its class starts from, before any training.
+
+    Adapters of PEFT and methods of `mirlib.align` that were added to the model are left out.
+
+    Args:
+        model: The model; the new one is on its device and in its precision.
+        seed: Of the weights; those of a GPU are others than those of a CPU.
+
+    Returns:
+        A model in evaluation mode.
+
+    Raises:
+        MirlibError: If it would not fit in the memory that is free, the weights are spread over devices or stored in
+            few bits, or the class cannot be made from its config.
+    """
+    inner = unwrap(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    kind, config = type(inner).__name__, getattr(inner, "config", None)
+    if config is None:
+        raise MirlibError(f"{kind} has no config to make another from")
+    if getattr(config, "quantization_config", None):
+        raise MirlibError(f"the weights of {kind} are stored in few bits, and there are none of random weights")
+    weights = list(inner.parameters())
+    devices = {weight.device for weight in weights}
+    if len(devices) > 1 or next(iter(devices)).type == "meta":
+        raise MirlibError(f"the weights of {kind} are spread over devices")
+    device = devices.pop()
+    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+    size, free = sum(weight.numel() * weight.element_size() for weight in weights), _free_memory(device)
+    if free is not None and size > free:
+        raise MirlibError(f"another {kind} takes {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+    advice = "leave its random weights out (random_weights=0, --random-weights 0)"
+    with boundary(f"{kind} cannot be made from its config", advice), _seeded(seed, device, dtype):
+        return type(inner)(copy.deepcopy(config)).eval().to(device, dtype)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """New tensors on a device and in a precision, from a seed that leaves the caller's random numbers alone."""
+    before = torch.get_default_dtype()
+    accelerators = [device] if device.type not in ("cpu", "mps") else []
+    with torch.random.fork_rng(accelerators, device_type=device.type if accelerators else "cuda"), device:
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where nothing says so."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:  # half of all, where nothing tells what others use
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,170 @@
+"""Which units of the decoder's MLPs vision and text excite: whether one part of the model works on both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mirlib.adapters import decoder_parts, unwrap
+from mirlib.errors import MirlibError
+from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.gaps.base import HIGHER, MODEL, GapResult, register
+from mirlib.gaps.samples import in_order, of_samples
+
+SHARE = 0.1
+
+OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "fc_out", "wo")
+"""Names under which families keep the last map of an MLP, whose input are the activations of its units."""
+
+
+def last_map(layer: nn.Module) -> nn.Module:
+    """The map of a decoder layer from its MLP's units back to the residual stream.
+
+    Raises:
+        MirlibError: If there is none under a usual name, or several, as where experts share the work.
+    """
+    found = [
+        module
+        for name, module in layer.named_modules()
+        if name.rpartition(".")[2] in OUTPUTS and "attn" not in name and "attention" not in name
+    ]
+    if len(found) != 1:
+        there = "several" if found else "none"
+        raise MirlibError(
+            f"{type(layer).__name__}: which module maps the units of its MLP back? Found {there} of the names "
+            f"{', '.join(OUTPUTS)}; a mixture of experts has no units that all rows share"
+        )
+    return found[0]
+
+
+def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
+    """Share of the units that are among the most excited of both.
+
+    Args:
+        first: (..., u) how much each of u units is excited.
+        second: (..., u).
+        share: Of the units that counts as most excited, in (0, 1).
+
+    Returns:
+        (...) from 0 to 1; two independent choices share ``share`` of them, rounded to whole units.
+
+    Raises:
+        MirlibError: If ``share`` leaves no unit, or all.
+
+    Examples:
+        >>> shared_units(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 4.0, 2.0]), 0.5).item()
+        0.5
+    """
+    count = round(share * first.shape[-1])
+    if not 0 < count < first.shape[-1]:
+        raise MirlibError(f"share {share:g} of {first.shape[-1]} units are {count}; it must leave some in and some out")
+    top = [torch.zeros_like(side).scatter_(-1, side.topk(count).indices, 1.0) for side in (first, second)]
+    return (top[0] * top[1]).sum(-1) / count
+
+
+@register(
+    "unit_overlap",
+    title="overlap of MLP units",
+    asks="Do vision and text excite the same units of the MLPs?",
+    source="after arXiv 2405.16700",
+    needs=MODEL,
+    direction=HIGHER,
+    cost="a forward pass",
+)
+def unit_overlap(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    share: float = SHARE,
+    batch_size: int = 4,
+    progress: bool = False,
+    **options: Any,
+) -> GapResult:
+    """Share of the units most excited by a sample's vision rows that are also those most excited by its text rows.
+
+    When to use it: to see whether the two modalities share the model's machinery even where their rows lie apart.
+
+    A unit is excited by a set of rows by the root mean square of its activation, the input of the MLP's last map. The
+    null is the share of units, which two independent choices have in common; the best to hope for is ``two_texts``, the
+    overlap of a sample's text rows with those of the next.
+
+    Args:
+        model: A Hugging Face LVLM with one dense MLP a layer.
+        processor: Its processor.
+        images: N images, as for `mirlib.score`.
+        texts: N texts.
+        share: Of the units that counts as most excited.
+        batch_size: Pairs a forward pass.
+        progress: Whether to show a bar on stderr.
+        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
+
+    Returns:
+        `GapResult` in [0, 1]; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold by layer ``two_texts`` and
+        ``two_pictures``, the same of vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
+
+    Raises:
+        MirlibError: For a model without one dense MLP a layer, an impossible share, and as `mirlib.score`.
+        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+
+    Source: after arXiv 2405.16700, whose code keeps of each weight matrix the weights that Wanda scores highest,
+    ``|W| · ‖activation‖``, and takes the intersection over union. Here the weights are left out: they are the same for
+    both sides and make any two inputs overlap.
+    """
+    inner = unwrap(model)
+    layers = list(decoder_parts(inner).layers)
+    batches = in_order(model, processor, images, texts, batch_size=batch_size, **options)
+    power = [[torch.zeros(len(texts), 0) for _ in layers] for _ in range(2)]  # by modality and layer, (N, u)
+    squares: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Any:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            squares[number] = args[0].detach().float().square()
+
+        return before
+
+    def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        flat = squares.pop(k - 1).flatten(0, -2)
+        for side, (modality, owners) in enumerate(zip(("vision", "text"), batch.samples, strict=True)):
+            if not power[side][k - 1].shape[1]:
+                power[side][k - 1] = torch.zeros(len(texts), flat.shape[1])
+            rows = flat[batch.positions[modality].flatten().to(flat.device)].cpu()
+            owners = owners.cpu()
+            power[side][k - 1].index_add_(0, owners, rows / owners.bincount()[owners][:, None])
+
+    handles = [last_map(layer).register_forward_pre_hook(keep(k)) for k, layer in enumerate(layers)]
+    try:
+        with evaluating(model):
+            reader = Reader(model, batches)
+            reader.run(on_layer, "units", progress)
+    finally:
+        for handle in handles:
+            handle.remove()
+    vision, text = power
+
+    def overlap(first: list[Tensor], second: list[Tensor]) -> np.ndarray:
+        return np.stack([shared_units(a, b, share).numpy() for a, b in zip(first, second, strict=True)])  # (K, N)
+
+    found = overlap(vision, text)
+    beside = {
+        name: overlap(side, [each.roll(-1, dims=0) for each in side]).mean(1).tolist()
+        for name, side in (("two_texts", text), ("two_pictures", vision))
+    }
+    units = text[0].shape[1]
+    return of_samples(
+        "unit_overlap",
+        found.mean(0),
+        {"pairs": len(texts)},
+        layers=found,
+        null=round(share * units) / units,
+        samples=reader.samples,
+        share=share,
+        units=units,
+        **beside,
+        **batches.settings,
+    )

@@ -1,0 +1,662 @@
+"""Controls by intervention: MIR of one model on the same texts, with something else in the place of the pictures.
+
+A value says little before it is known what an input that means nothing would score. `controls` measures the real
+pictures and then, with everything else as it was: other pictures (black, noise, another text's), other rows at the
+entrance of the decoder (zero, random directions of the trained lengths), and a projector with fresh weights. The model
+is the same before and after, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mirlib.adapters import DecoderParts, decoder_parts, unwrap
+from mirlib.align.norms import CHILD
+from mirlib.align.vision_rows import VisionRows
+from mirlib.batches import PairBatches, pair_batches
+from mirlib.data import load_image
+from mirlib.distributed import Processes, needs_all_processes
+from mirlib.errors import MirlibError, said_by
+from mirlib.influence import t_interval
+from mirlib.result import Interval, MIRResult, json_text
+from mirlib.scoring import score_pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["CONTROLS", "Controls", "controls"]
+
+REAL = "real"
+CONTROLS = {
+    "black": "black pictures",
+    "noise": "pictures of noise",
+    "shuffled": "pictures beside other texts",
+    "zero": "vision rows of zero",
+    "gaussian": "random rows of the same lengths",
+    "fresh": "fresh projector",
+    "fresh_rescaled": "fresh projector at the trained length",
+}
+"""The controls by name, in the order in which they are measured."""
+
+TITLES = {REAL: "real pictures", **CONTROLS}
+OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
+CHANGED = 1e-3  # relative difference of norms from which rows were changed, rounding in bfloat16 apart
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Takes (r, ..., d) vision rows that enter layer 1 and the (r,) samples of the batch that they belong to."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """MIR of a model on real pictures and on inputs that mean less.
+
+    Attributes:
+        results: `MIRResult` by name: ``"real"``, then those of `CONTROLS` that were measured.
+        unavailable: Why a control could not be measured, by name.
+        settings: How the controls were made: seed, the module that was given fresh weights, its mean row lengths.
+        warnings: Sentences that a reader of the numbers should see.
+    """
+
+    results: Mapping[str, MIRResult]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def real(self) -> MIRResult:
+        """The value itself: MIR on the real pictures."""
+        return self.results[REAL]
+
+    def difference(self, name: str) -> Interval | None:
+        """How far a control lies from the real pictures, with the interval of that difference; None without intervals.
+
+        All inputs share their texts, and most of them their pictures, so that the values rise and fall together. Where
+        the influences of the samples are known, the interval is that of the paired difference; else the two values
+        count as independent, and it is too wide.
+        """
+        control, real = self.results[name], self.real
+        if control.interval is None or real.interval is None:
+            return None
+        value, confidence = control.value - real.value, real.interval.confidence
+        theirs, ours = (result.sample_influence for result in (control, real))
+        if theirs is None or ours is None or len(theirs) < 2:
+            error = math.hypot(control.interval.standard_error, real.interval.standard_error)
+            degrees = min(interval.degrees or math.inf for interval in (control.interval, real.interval))
+            return t_interval(value, error, confidence, "independent", degrees)
+        if name == "shuffled":  # each picture counts with the text that it stands beside in the real pairs
+            slots = {sample.picture: place for place, sample in enumerate(control.samples)}
+            theirs = control.text_influence + control.vision_influence[[slots[each.picture] for each in real.samples]]
+        error = math.sqrt(len(ours) / (len(ours) - 1) * float(np.square(theirs - ours).sum()))
+        return t_interval(value, error, confidence, "paired", len(ours) - 1)
+
+    def standing(self, name: str) -> str | None:
+        """Where a control stands against the real pictures.
+
+        Returns:
+            ``"below"`` or ``"above"``, or ``"not told apart"`` where the interval of the difference holds 0; None where
+            there are no intervals.
+        """
+        found = self.difference(name)
+        if found is None:
+            return None
+        return "below" if found.high < 0 else "above" if found.low > 0 else "not told apart"
+
+    def reading(self) -> str | None:
+        """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without.
+
+        A control without an interval counts for nothing here: black pictures and rows of zero have few different rows,
+        for which there is none in a model of many dimensions.
+        """
+        standing = {name: self.standing(name) for name in self.results if name != REAL}
+        found = {name: at for name, at in standing.items() if at is not None}
+        if not found:
+            return None
+        named = {kind: [TITLES[name] for name, at in found.items() if at == kind] for kind in set(found.values())}
+        if "below" in named:
+            lower = _listed(named["below"])
+            return f"below the real pictures lie {lower}: a low MIR alone is no evidence of integration"
+        if "not told apart" in named:
+            return (
+                f"no control lies below the real pictures; not told apart from them: {_listed(named['not told apart'])}"
+            )
+        return f"all controls with an interval lie above the real pictures: {_listed(named['above'])}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line an input: its MIR with its interval, and its difference from the real pictures with half of its."""
+        import pandas as pd
+
+        lines = []
+        for name, result in self.results.items():
+            low, high = (math.nan, math.nan) if result.interval is None else result.interval[:2]
+            interval = None if name == REAL else self.difference(name)
+            difference = math.nan if name == REAL else result.value - self.real.value
+            half = math.nan if interval is None else interval.high - difference
+            standing = None if name == REAL else self.standing(name)
+            lines.append((TITLES[name], result.value, low, high, difference, half, standing or ""))
+        columns = ("input", "mir", "low", "high", "minus real", "±", "standing")
+        return pd.DataFrame(lines, columns=columns).set_index("input")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        return {
+            "results": {name: result.to_dict() for name, result in self.results.items()},
+            "unavailable": dict(self.unavailable),
+            "settings": dict(self.settings),
+            "reading": self.reading(),
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self) -> str:
+        """JSON text of `to_dict`."""
+        return json_text(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Controls:
+        """The controls that `to_dict` described.
+
+        Raises:
+            MirlibError: If the real pictures are missing, or a result is not one.
+        """
+        stored = data.get("results") if isinstance(data, Mapping) else None
+        if not isinstance(stored, Mapping) or REAL not in stored:
+            raise MirlibError("not a result of controls: it holds no result of the real pictures")
+        return cls(
+            results={name: MIRResult.from_dict(stored[name]) for name in TITLES if name in stored},
+            unavailable=dict(data.get("unavailable", {})),
+            settings=dict(data.get("settings", {})),
+            warnings=tuple(data.get("warnings", ())),
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw where the real pictures stand among the controls; see `mirlib.plots.figure_controls`."""
+        from mirlib.plots import figure_controls
+
+        return figure_controls(self.to_frame(), ax=ax)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {result.value:.3f}" for name, result in self.results.items())
+        return f"Controls({values})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def check_names(only: Sequence[str] | str | None) -> list[str]:
+    """The controls that are meant, in the order of `CONTROLS`; all for None.
+
+    Raises:
+        MirlibError: If a name is unknown.
+    """
+    if only is None:
+        return list(CONTROLS)
+    asked = [name.strip() for name in only.split(",")] if isinstance(only, str) else list(only)
+    unknown = [name for name in asked if name not in CONTROLS]
+    if unknown or not asked:
+        raise MirlibError(f"unknown control {(unknown or [''])[0]!r}; choose from {', '.join(CONTROLS)}")
+    if "fresh_rescaled" in asked:  # whose factor is known once the other was measured
+        asked.append("fresh")
+    return [name for name in CONTROLS if name in asked]
+
+
+def controls(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    only: Sequence[str] | str | None = None,
+    num: int = 100,
+    batch_size: int = 4,
+    seed: int = 0,
+    paired: bool = False,
+    merge_processes: bool = True,
+    say: Callable[[str], None] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Controls:
+    """MIR of the real pictures, and of inputs that mean less, over one draw of texts and with one model.
+
+    - ``"black"``: each picture black, of its own size.
+    - ``"noise"``: each picture uniform noise, pixel by pixel, of its own size.
+    - ``"shuffled"``: the same pictures, each beside the text of another pair.
+    - ``"zero"``: the vision rows that enter layer 1 are zero, as if the projector put out nothing.
+    - ``"gaussian"``: each vision row that enters layer 1 points in a random direction and keeps its length.
+    - ``"fresh"``: the projector with weights as before training, from the model's own initialisation; one draw, of
+      ``seed``.
+    - ``"fresh_rescaled"``: the same, its rows multiplied where they enter layer 1 by the one factor that gives them the
+      mean length of the trained projector's rows.
+
+    Every control costs as much as the value itself. What cannot be done to a model is left out, with the reason: in
+    particular a projector that goes by none of the usual names (`mirlib.adapters.register_adapter` can name it), is
+    stored in few bits or spread over processes.
+
+    Args:
+        model: As for `mirlib.score`. It is left as it was, bit for bit, also by an error.
+        processor: Its processor.
+        images: As for `mirlib.score`.
+        texts: As for `mirlib.score`.
+        only: Names from `CONTROLS`, or a string with commas between them; all if left out.
+        num: Number of pairs.
+        batch_size: Pairs a forward pass.
+        seed: Of the draw of pairs, of noise, directions and fresh weights.
+        paired: As for `mirlib.score`.
+        merge_processes: As for `mirlib.score`.
+        say: Called with a sentence on what the controls cost, once the real pictures are measured; without it, it
+            goes to stderr with the progress.
+        progress: Whether to show bars on stderr.
+        **options: All others of `mirlib.score`.
+
+    Returns:
+        `Controls`.
+
+    Raises:
+        MirlibError: For unknown names, and all that `mirlib.score` raises for the real pictures.
+    """
+    names = check_names(only)
+    processes = Processes.current(merge_processes)
+    drawing = {name: options.pop(name) for name in OF_BATCHES if name in options}
+    batches = pair_batches(
+        model, processor, images, texts, num=num, batch_size=batch_size, seed=seed, paired=paired,
+        merge_processes=merge_processes, **drawing,
+    )  # fmt: skip
+    parts = decoder_parts(model)
+    lengths: dict[str, float] = {}
+
+    def measure(name: str, pairs: PairBatches, change: Change | None = None) -> MIRResult:
+        with _entering(model, parts, change) as entrance:
+            result = score_pairs(model, pairs, merge_processes=merge_processes, progress=progress, **options)
+        lengths[name] = entrance.mean_length(processes)
+        return replace(result, settings={**result.settings, "input": name})
+
+    began = time.perf_counter()
+    with _watching(model, parts) as seen:
+        results = {REAL: measure(REAL, batches)}
+    seconds = time.perf_counter() - began
+    _say_cost(names, batches, results[REAL], seconds, say, progress and processes.leads)
+
+    def run(name: str) -> MIRResult:
+        if name in ("black", "noise"):
+            return measure(name, _with_images(batches, _Pictures(batches.images, name, seed)))
+        if name == "shuffled":
+            return measure(name, _shuffled(batches, seed))
+        if name == "zero":
+            return measure(name, batches, lambda rows, samples: torch.zeros_like(rows))
+        if name == "gaussian":
+            with _keys(model, seed) as keys:
+                return measure(name, batches, lambda rows, samples: _random_directions(rows, samples, keys))
+        if name == "fresh_rescaled" and "fresh" in unavailable:
+            raise NotAvailableError(unavailable["fresh"])
+        if name == "fresh_rescaled" and not lengths["fresh"] > 0:
+            raise NotAvailableError("the fresh projector puts out zero, which no factor gives a length")
+        with _fresh(model, parts, seed) as fired:
+            factor = 1.0 if name == "fresh" else lengths[REAL] / lengths["fresh"]
+            result = measure(name, batches, None if name == "fresh" else lambda rows, samples: rows * factor)
+        if not fired:
+            raise NotAvailableError(f"{_name_of(model, parts.connector)} did not run in the forward pass")
+        return result
+
+    unavailable: dict[str, str] = {}
+    bar = tqdm(names, desc="controls", unit="control", disable=not (progress and processes.leads), file=sys.stderr)
+    for name in bar:
+        bar.set_postfix_str(CONTROLS[name])
+        try:
+            results[name] = run(name)
+        except NotAvailableError as reason:  # the same in every process
+            unavailable[name] = str(reason)
+        except MirlibError as error:  # the others are worth having; several processes end together
+            if processes.size > 1:
+                raise
+            unavailable[name] = str(error)
+    settings = {"seed": seed, "names": names, "rows_changed_at": "the input of layer 1"}
+    if "fresh" in results:
+        settings["connector"] = _name_of(model, parts.connector)
+        settings["mean_length"] = {name: lengths[name] for name in (REAL, "fresh")}
+    return Controls(results, unavailable, settings, _warnings(seen, names))
+
+
+class NotAvailableError(MirlibError):
+    """A control that cannot be made for a model."""
+
+
+def _say_cost(
+    names: Sequence[str],
+    batches: PairBatches,
+    real: MIRResult,
+    seconds: float,
+    say: Callable[[str], None] | None,
+    shown: bool,
+) -> None:
+    count = len(names)
+    passes = count * real.passes
+    minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
+    sentence = (
+        f"{count} controls take {passes} more passes over {len(batches.chosen)} pairs, about {minutes} at the speed of "
+        f"the first measurement ({seconds:.0f} seconds)"
+    )
+    if say is not None:
+        say(sentence)
+    elif shown:
+        tqdm.write(sentence, file=sys.stderr)
+
+
+def _name_of(model: nn.Module, module: nn.Module | None) -> str:
+    return next((name for name, each in unwrap(model).named_modules() if each is module), "the connector")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other pictures
+
+
+class _Pictures(Sequence):
+    """Pictures of the same sizes, under the same names, that show nothing."""
+
+    def __init__(self, images: Sequence[Any], kind: str, seed: int) -> None:
+        self.images, self.kind, self.seed = images, kind, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        source = self.images[index]
+        size = load_image(source).size
+        if self.kind == "black":
+            made = Image.new("RGB", size)
+        else:
+            noise = np.random.default_rng([self.seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+            made = Image.fromarray(noise)
+        if not isinstance(source, np.ndarray):
+            made.filename = str(getattr(source, "filename", source) or "")
+        return made
+
+
+def _with_images(batches: PairBatches, images: Sequence[Any], chosen: Any = None) -> PairBatches:
+    chosen = batches.chosen if chosen is None else chosen
+    return PairBatches(batches.processor, images, batches.texts, chosen, batches.settings)
+
+
+def _shuffled(batches: PairBatches, seed: int) -> PairBatches:
+    """Each text beside the picture of another pair: the pictures move on by one along a random cycle of all pairs."""
+    count = len(batches.chosen)
+    if count < 2:
+        raise NotAvailableError("there is one pair, and no other text to put its picture beside")
+    cycle = np.random.default_rng(seed).permutation(count)
+    chosen = list(batches.chosen)
+    for here, there in zip(cycle, np.roll(cycle, 1), strict=True):
+        chosen[here] = (batches.chosen[there][0], batches.chosen[here][1])
+    return _with_images(batches, batches.images, chosen)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other rows at the entrance of the decoder
+
+
+class _Entrance:
+    """Sees the vision rows that enter layer 1, and puts others in their place."""
+
+    def __init__(self, parts: DecoderParts, rows: VisionRows, change: Change | None) -> None:
+        self.parts, self.rows, self.change = parts, rows, change
+        self.sum, self.count = 0.0, 0
+
+    def mean_length(self, processes: Processes) -> float:
+        """Of all rows that were handed on, those of all processes and passes together."""
+        found = processes.gather((self.sum, self.count))
+        count = sum(each for _, each in found)
+        return sum(each for each, _ in found) / count if count else math.nan
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        place, mask = _place(hidden, self.rows.mask)
+        if self.change is not None:
+            samples = mask.nonzero()[:, 0]
+            changed = hidden.clone()
+            if len(place) == 1:
+                changed[place] = self.change(hidden[place], samples).to(hidden.dtype)
+            else:  # the streams stand in front: rows first
+                changed[place] = self.change(hidden[place].transpose(0, 1), samples).transpose(0, 1).to(hidden.dtype)
+            hidden = changed
+        read = hidden if self.parts.read is None else self.parts.read(hidden)
+        norms = read[mask].float().norm(dim=-1)
+        self.sum, self.count = self.sum + float(norms.sum()), self.count + len(norms)
+        return (hidden, *args[1:]), kwargs if args else {**kwargs, "hidden_states": hidden}
+
+
+def _place(hidden: Tensor, mask: Tensor | None) -> tuple[tuple[Any, ...], Tensor]:
+    """The index of the vision rows in hidden states (B, T, ..., d) or (n, B, T, d), and the mask (B, T) beside them."""
+    if mask is not None and hidden.shape[:2] == mask.shape:
+        mask = mask.to(hidden.device)
+        return (mask,), mask
+    if mask is not None and hidden.ndim == 4 and hidden.shape[1:3] == mask.shape:
+        mask = mask.to(hidden.device)
+        return (slice(None), mask), mask
+    there = None if mask is None else tuple(mask.shape)
+    raise MirlibError(
+        f"layer 1 reads {tuple(hidden.shape)} for a sequence of shape {there}; its vision rows cannot be told apart"
+    )
+
+
+@contextmanager
+def _entering(model: nn.Module, parts: DecoderParts, change: Change | None) -> Iterator[_Entrance]:
+    with ExitStack() as stack:
+        rows = VisionRows.of(model)
+        stack.callback(rows.release, model)
+        entrance = _Entrance(parts, rows, change)
+        stack.callback(parts.layers[0].register_forward_pre_hook(entrance, with_kwargs=True).remove)
+        yield entrance
+
+
+@contextmanager
+def _keys(model: nn.Module, seed: int) -> Iterator[list[int]]:
+    """A number for each sample of the batch that is running, from its tokens: the same in every pass and any batch."""
+    keys: list[int] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids, attention = kwargs["input_ids"], kwargs.get("attention_mask")
+        if isinstance(attention, Tensor) and attention.shape == ids.shape:
+            samples = [row[kept] for row, kept in zip(ids.cpu(), attention.cpu().bool(), strict=True)]
+        else:
+            samples = list(ids.cpu())
+        digests = [hashlib.sha256(f"{seed} {row.tolist()}".encode()).digest() for row in samples]
+        keys[:] = [int.from_bytes(digest[:7], "big") for digest in digests]
+
+    handle = unwrap(model).register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield keys
+    finally:
+        handle.remove()
+
+
+def _random_directions(rows: Tensor, samples: Tensor, keys: Sequence[int]) -> Tensor:
+    """(r, ..., d) rows in random directions, uniform on the sphere, each as long as the row that it replaces."""
+    made = torch.empty(rows.shape, dtype=torch.float32)
+    samples = samples.cpu()
+    for sample in samples.unique().tolist():
+        here = samples == sample
+        generator = torch.Generator().manual_seed(keys[sample])
+        made[here] = torch.randn(int(here.sum()), *rows.shape[1:], generator=generator)
+    made = made / made.norm(dim=-1, keepdim=True)
+    return made.to(rows.device) * rows.float().norm(dim=-1, keepdim=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A fresh projector
+
+
+@contextmanager
+def _fresh(model: nn.Module, parts: DecoderParts, seed: int) -> Iterator[list[bool]]:
+    """The connector with fresh weights for the time being; the list holds something once it has run.
+
+    The parameters stay the same objects, and their own storage is put back, so that nothing is copied or rounded.
+
+    Raises:
+        NotAvailableError: If there is no connector that could be initialised.
+    """
+    weights = _fresh_weights(model, parts, seed)
+    fired: list[bool] = []
+    trained = [(parameter, parameter.data) for parameter in weights]
+    with ExitStack() as stack:
+        for parameter, values in trained:
+            stack.callback(setattr, parameter, "data", values)
+        for parameter, values in weights.items():
+            parameter.data = values.to(parameter.device, parameter.dtype)
+        stack.callback(parts.connector.register_forward_hook(lambda *_: fired.append(True)).remove)
+        yield fired
+
+
+def _fresh_weights(model: nn.Module, parts: DecoderParts, seed: int) -> dict[nn.Parameter, Tensor]:
+    """What the model's own initialisation makes of each parameter of its connector; float32, drawn on the CPU."""
+    connector = parts.connector
+    if connector is None:
+        raise NotAvailableError(
+            "no module of this family goes by a usual name of a projector; an adapter (register_adapter) can name it "
+            "as connector"
+        )
+    name = _name_of(model, connector)
+    owner = _owner(unwrap(model), connector)
+    # What mirlib.align put behind the projector is no part of it.
+    own = {key: value for key, value in connector.named_parameters() if CHILD not in key.split(".")}
+    if owner is None:
+        raise NotAvailableError(f"{type(unwrap(model)).__name__} has no _init_weights that could start {name} anew")
+    if not own:
+        raise NotAvailableError(f"{name} has no weights")
+    if needs_all_processes(model) or any(each.is_meta for each in own.values()):
+        raise NotAvailableError(f"the weights of {name} are spread over processes, or kept where they are not used")
+    if not all(each.is_floating_point() and each.element_size() > 1 for each in own.values()):
+        raise NotAvailableError(f"the weights of {name} are stored in few bits")
+    if any("lora_" in key for key in own):
+        raise NotAvailableError(f"{name} carries low-rank adapters; merge them first")
+    blank = copy.deepcopy(connector).to("cpu", torch.float32)
+    made = {key: value for key, value in blank.named_parameters() if key in own}
+    for parameter in made.values():
+        parameter.__dict__.pop("_is_hf_initialized", None)  # transformers would leave it as it is
+        parameter.data.fill_(math.nan)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            _initialise(blank, owner)
+    except Exception as error:  # code of a family, or of a checkpoint
+        raise NotAvailableError(f"the model's own _init_weights fails on {name} ({said_by(error)})") from error
+    left = [key for key, value in made.items() if value.isnan().any()]
+    if left:
+        raise NotAvailableError(f"the model's own _init_weights leaves {name}.{left[0]} as it is")
+    return {own[key]: value.data for key, value in made.items()}
+
+
+def _owner(model: nn.Module, module: nn.Module) -> nn.Module | None:
+    """The innermost module around another that knows how to initialise it."""
+    around = [each for each in model.modules() if any(inner is module for inner in each.modules())]
+    return next((each for each in reversed(around) if hasattr(each, "_init_weights")), None)
+
+
+def _initialise(module: nn.Module, owner: nn.Module) -> None:
+    """As transformers does: the parts before the whole, each by the nearest model around it."""
+    owner = module if hasattr(module, "_init_weights") else owner
+    for name, child in module.named_children():
+        if name != CHILD:
+            _initialise(child, owner)
+    owner._init_weights(module)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What else a model does with its vision rows
+
+
+@dataclass
+class _Seen:
+    """What the first batch showed.
+
+    Attributes:
+        added: Layers before which something was added to vision rows alone.
+        changed: Whether vision rows were changed between connector and layer 1.
+    """
+
+    added: list[int] = field(default_factory=list)
+    changed: bool = False
+
+
+@contextmanager
+def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
+    """Watch the first forward pass inside the block."""
+    seen, last = _Seen(), {}
+    handles: list[Any] = []
+    with ExitStack() as stack:
+        rows = VisionRows.of(model)
+        stack.callback(rows.release, model)
+        stack.callback(lambda: [handle.remove() for handle in handles])
+
+        def entering(k: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                hidden = args[0] if args else kwargs.get("hidden_states")
+                before = last.pop("layer", None)
+                if not isinstance(hidden, Tensor) or before is None or before.shape != hidden.shape:
+                    return
+                mask = rows.mask.to(hidden.device) if rows.mask is not None else None
+                if mask is None or hidden.shape[:2] != mask.shape:
+                    return
+                if (hidden[mask] != before[mask]).any() and torch.equal(hidden[~mask], before[~mask]):
+                    seen.added.append(k)
+
+            return hook
+
+        def left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            last["layer"] = (output[0] if isinstance(output, (tuple, list)) else output).detach()
+
+        def connected(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            output = output[0] if isinstance(output, (tuple, list)) else output
+            if isinstance(output, Tensor):
+                last.setdefault("connector", []).append(output.detach().flatten(0, -2).float().norm(dim=-1))
+
+        def first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            made = last.pop("connector", None)
+            if made is None or rows.mask is None or hidden.shape[:2] != rows.mask.shape or hidden.ndim != 3:
+                return
+            entering = hidden[rows.mask.to(hidden.device)].float().norm(dim=-1).sort().values
+            made = torch.cat([each.to(entering.device) for each in made]).sort().values
+            # Families may put the rows in another order, and add some of their own, such as the end of a line.
+            seen.changed = len(made) == len(entering) and not torch.allclose(made, entering, rtol=CHANGED)
+
+        def done(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            while handles:
+                handles.pop().remove()
+
+        handles.append(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True))
+        for k, (before, after) in enumerate(zip(parts.layers, list(parts.layers)[1:], strict=False), start=2):
+            handles.append(before.register_forward_hook(left))
+            handles.append(after.register_forward_pre_hook(entering(k), with_kwargs=True))
+        if parts.connector is not None:
+            handles.append(parts.connector.register_forward_hook(connected))
+        handles.append(unwrap(model).register_forward_hook(done))
+        yield seen
+
+
+def _warnings(seen: _Seen, names: Sequence[str]) -> tuple[str, ...]:
+    found = []
+    entering = [CONTROLS[name] for name in ("zero", "gaussian", "fresh_rescaled") if name in names]
+    added = entering + [CONTROLS["fresh"]] * ("fresh" in names)
+    if seen.added and added:
+        found.append(
+            f"this model adds features of the picture once more before layer {_listed([str(k) for k in seen.added])}: "
+            f"these controls leave those as they are, and change only what enters layer 1: {_listed(added)}"
+        )
+    if seen.changed and entering:
+        found.append(
+            "between projector and layer 1 this model changes the vision rows (a norm, a scale or positions); these "
+            f"controls set them behind that, where they enter layer 1: {_listed(entering)}"
+        )
+    return tuple(found)

@@ -1,0 +1,421 @@
+"""The Fréchet distance between vision rows after one layer and text rows after another, for all pairs of layers.
+
+MIR compares both modalities after the same layer, the diagonal of this map. Beside it stand two controls: the same map
+with every row at norm one, for norms grow from layer to layer and may alone decide which layer is nearest; and a map of
+text against text, from two halves of the samples, which says what the distance of like from like is at each depth.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mirlib.accumulators import FiniteChecks
+from mirlib.batches import pair_batches
+from mirlib.distributed import Processes
+from mirlib.errors import MirlibError
+from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
+from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
+from mirlib.mir import MODALITIES, NormBounds, check_confidence, row_norms, text_scale
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["LayerMap", "PairsOfLayers", "layer_map", "layer_map_cost"]
+
+GROUPS = 20  # of samples, for the jackknife, where the moments of all are small
+FEW_LAYERS = 9  # of wide models: the work grows with the square of their number
+KINDS = ("given", "unit")
+
+
+class PairsOfLayers(NamedTuple):
+    """Distances of L layers from L layers.
+
+    Attributes:
+        distances: (L, L), row i for the rows after layer i, column j for the text rows after layer j.
+        within: (L, L) bool, the text layers that cannot be told from the nearest one: those whose distance exceeds the
+            smallest of the row by no more than chance may. The nearest alone where there is no interval.
+    """
+
+    distances: np.ndarray
+    within: np.ndarray
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """(L,) place of the nearest text layer of each row."""
+        return self.distances.argmin(axis=1)
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Fréchet distances between vision rows after layer i and text rows after layer j.
+
+    Attributes:
+        layers: (L,) numbers of the layers; 0 is what enters layer 1.
+        given: The rows as they are. Both sides are multiplied by α_j, the inverse of the mean norm of all text rows
+            after layer j, so the unit is the squared mean text norm of the text's layer and the diagonal is FID_k.
+        unit: Every row divided by its norm; squared distances on the unit sphere, from 0 to 4.
+        null: Text rows of one half of the samples after layer i, of the other half after layer j; in units of given.
+        scale: (L,) α_j.
+        rows: ``{"vision": r, "text": s}``, rows that came in; those that the 3σ rule of their layer catches are
+            dropped, as in MIR, from all three maps.
+        settings: How it was computed.
+    """
+
+    layers: tuple[int, ...]
+    given: PairsOfLayers
+    unit: PairsOfLayers
+    null: PairsOfLayers
+    scale: np.ndarray
+    rows: Mapping[str, int]
+    settings: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line a vision layer.
+
+        Columns for each of the maps ``given`` and ``unit``: the nearest text layer, the lowest and the highest text
+        layer that cannot be told from it (``_low``, ``_high``), its distance (``_least``) and that of the same layer
+        (``_same``).
+        """
+        import pandas as pd
+
+        numbers, columns = np.asarray(self.layers), {}
+        for kind in KINDS:
+            pairs: PairsOfLayers = getattr(self, kind)
+            columns[kind] = numbers[pairs.nearest]
+            columns[f"{kind}_low"] = numbers[pairs.within.argmax(axis=1)]
+            columns[f"{kind}_high"] = numbers[len(numbers) - 1 - pairs.within[:, ::-1].argmax(axis=1)]
+            columns[f"{kind}_least"] = pairs.distances.min(axis=1)
+            columns[f"{kind}_same"] = pairs.distances.diagonal()
+        return pd.DataFrame(columns, index=pd.Index(numbers, name="layer"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        maps = {
+            name: {
+                "distances": getattr(self, name).distances.tolist(),
+                "nearest": [self.layers[place] for place in getattr(self, name).nearest],
+                "within": getattr(self, name).within.tolist(),
+            }
+            for name in (*KINDS, "null")
+        }
+        return (
+            {"layers": list(self.layers), "scale": self.scale.tolist(), "rows": dict(self.rows)}
+            | maps
+            | {"settings": dict(self.settings)}
+        )
+
+    def plot(self) -> Figure:
+        """Both maps side by side, with the nearest text layers of each vision layer marked."""
+        import matplotlib.pyplot as plt
+
+        from mirlib.plots import figure_layer_map, style
+
+        with style():
+            figure, panels = plt.subplots(1, 2, figsize=(11.2, 5.2))
+            for ax, kind, name, unit in (
+                (panels[0], self.given, "Rows as they are", "squared mean text norms of the text's layer"),
+                (panels[1], self.unit, "Rows at norm one", "squared norms"),
+            ):
+                figure_layer_map(kind.distances, self.layers, kind.within, ax, name=name, unit=unit)
+        return figure
+
+
+class _Sums:
+    """What the passes collect, by modality and layer: norms with their groups, then moments by kind and group."""
+
+    def __init__(self, layers: Sequence[int], samples: int, groups: int) -> None:
+        self.layers, self.samples, self.groups = layers, samples, groups
+        self.checks = FiniteChecks()
+        self.norms: dict[tuple[str, int], list[Tensor]] = {(m, k): [] for m in MODALITIES for k in layers}
+        self.members: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+        self.bounds: dict[tuple[str, int], NormBounds] = {}
+        self.moments: dict[tuple[str, str, int], list[Moments | None]] = {
+            (kind, m, k): [None] * groups for kind in KINDS for m in MODALITIES for k in layers
+        }
+
+    def add_norms(self, layer: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        """The first pass."""
+        if layer not in self.layers:
+            return
+        for modality, rows, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
+            norms = row_norms(rows)
+            self.checks.add(layer, modality, norms, batch.name_row)
+            self.norms[modality, layer].append(norms.cpu())
+            if layer == self.layers[0]:
+                self.members[modality].append(samples.cpu() * self.groups // self.samples)
+
+    def add_moments(self, layer: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        """The second pass."""
+        if layer not in self.layers:
+            return
+        for modality, rows, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
+            norms = row_norms(rows)
+            kept = ~self.bounds[modality, layer].outliers(norms)
+            members = samples.to(norms.device) * self.groups // self.samples
+            wide = rows.to(float64_device(rows)).to(torch.float64)
+            unit = wide / norms.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+            for group in members.unique().tolist():
+                chosen = (members == group) & kept
+                if bool(chosen.any()):
+                    for kind, values in zip(KINDS, (wide, unit), strict=True):
+                        side = self.moments[kind, modality, layer]
+                        found = Moments.of(values[chosen])
+                        side[group] = found if side[group] is None else side[group].merge(found)
+
+    def begin_second_pass(self) -> None:
+        """The 3σ bounds of each modality and layer, from all norms."""
+        self.bounds = {key: NormBounds.three_sigma(torch.cat(norms)) for key, norms in self.norms.items()}
+
+    def text_scales(self, without: int | None = None) -> np.ndarray:
+        """(L,) α_j, of all text rows or of those that are not in a group."""
+        members = torch.cat(self.members["text"])
+        scales = []
+        for layer in self.layers:
+            norms = torch.cat(self.norms["text", layer])
+            norms = norms if without is None else norms[members != without]
+            scales.append(text_scale(float(norms.sum()), len(norms), layer))
+        return np.array(scales)
+
+    def filled(self) -> list[int]:
+        """The groups with rows of both modalities."""
+        first = self.layers[0]
+        sides = [self.moments["given", modality, first] for modality in MODALITIES]
+        return [group for group in range(self.groups) if all(side[group] is not None for side in sides)]
+
+    def total(self, kind: str, modality: str, groups: Sequence[int]) -> list[Moments]:
+        """Of some groups together, one a layer."""
+        found = []
+        for layer in self.layers:
+            side = self.moments[kind, modality, layer]
+            parts = [side[group] for group in groups if side[group] is not None]
+            if sum(part.count for part in parts) < 2:
+                raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
+            found.append(reduce(Moments.merge, parts))
+        return found
+
+
+def layer_map(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    num: int = 100,
+    batch_size: int = 4,
+    seed: int = 0,
+    paired: bool = False,
+    template: str = "chat",
+    text_rows: str = "text",
+    last: str = "normed",
+    max_text_tokens: int | None = None,
+    layers: Sequence[int] | None = None,
+    groups: int | None = None,
+    confidence: float = 0.95,
+    trace: str = "exact",
+    skip_unreadable: Callable[[str], None] | None = None,
+    progress: bool = True,
+) -> LayerMap:
+    """Fréchet distances between the vision rows after every layer and the text rows after every layer.
+
+    The pairs are those that `mirlib.score` draws for the same arguments, and the diagonal is its FID_k. It takes two
+    passes over them, and for L layers and G groups (2 G + 3) L² trace terms of d × d matrices, 3 L² with two groups;
+    `layer_map_cost` says how long that takes.
+
+    Args:
+        model: As for `mirlib.score`.
+        processor: As for `mirlib.score`.
+        images: As for `mirlib.score`.
+        texts: As for `mirlib.score`.
+        num: As for `mirlib.score`.
+        batch_size: As for `mirlib.score`.
+        seed: As for `mirlib.score`.
+        paired: As for `mirlib.score`.
+        template: As for `mirlib.score`.
+        text_rows: As for `mirlib.score`.
+        last: As for `mirlib.score`; the final norm stands between layer K and all others.
+        max_text_tokens: As for `mirlib.score`.
+        layers: Which layers, of 0..K; 0 is what enters layer 1. Left out: all of a model of up to 512 dimensions,
+            nine of a wider one.
+        groups: Groups of samples for the jackknife that says which text layers cannot be told from the nearest; with
+            two there is no interval, only the null of halves. Left out: 20, and 2 for models wider than 512 dimensions.
+        confidence: Of that.
+        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``.
+        skip_unreadable: As for `mirlib.score`.
+        progress: Whether to show bars on stderr.
+
+    Returns:
+        `LayerMap`.
+
+    Raises:
+        UndefinedMIRError: If MIR is undefined for the model.
+        MirlibError: All that `mirlib.score` raises, and for layers that the model does not have.
+
+    The nearest text layer in a row of ``given`` depends on the unit, which changes from column to column, and so would
+    that of distances without a unit: read the nearest layer off ``unit``, where norms have no part.
+
+    Source: that vision tokens at the input lie nearest to text tokens of middle layers is a claim of arXiv 2602.00462,
+    for single tokens and their nearest neighbours.
+    """
+    check_confidence(confidence)
+    if trace not in TRACE_METHODS:
+        raise MirlibError(f"unknown trace {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
+    parts = decoder_parts(model)
+    chosen, dim, groups = _size(model, num, layers, groups)
+    if Processes.current(True).size > 1:
+        raise MirlibError("a layer map is computed by one process: start it without torchrun")
+    batches = pair_batches(
+        model,
+        processor,
+        images,
+        texts,
+        num=num,
+        batch_size=batch_size,
+        seed=seed,
+        paired=paired,
+        template=template,
+        max_text_tokens=max_text_tokens,
+        skip_unreadable=skip_unreadable,
+    )
+    sums = _Sums(chosen, num, groups)
+    reader = Reader(model, batches, text_rows, last)
+    with evaluating(model):
+        for add, description in ((sums.add_norms, "pass 1 of 2: norms"), (sums.add_moments, "pass 2 of 2: moments")):
+            if add == sums.add_moments:
+                sums.begin_second_pass()
+            with from_layer_zero(parts, add) as on_every_layer:
+                reader.run(on_every_layer, description, progress, sums.checks.settle)
+    settings = {**batches.settings, "text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups}
+    with threads_for(dim), torch.no_grad():
+        return _maps(sums, confidence, trace, settings | {"confidence": confidence}, progress)
+
+
+def _size(
+    model: nn.Module, num: int, layers: Sequence[int] | None, groups: int | None
+) -> tuple[tuple[int, ...], int, int]:
+    """The numbers of the layers, d, and the number of groups."""
+    count = len(decoder_parts(model).layers)
+    dim = unwrap(model).config.get_text_config().hidden_size
+    if layers is None:
+        few = count + 1 if dim <= SMALL else min(count + 1, FEW_LAYERS)
+        layers = np.linspace(0, count, few).round().astype(int).tolist()
+    chosen = tuple(sorted(set(layers)))
+    if not chosen or not all(0 <= layer <= count for layer in chosen):
+        raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
+    groups = min(num, (GROUPS if dim <= SMALL else 2) if groups is None else groups)
+    if groups < 2:
+        raise MirlibError(f"groups and num must be at least 2, for two halves of the texts, got {groups}")
+    return chosen, dim, groups
+
+
+def layer_map_cost(
+    model: nn.Module, *, num: int = 100, layers: Sequence[int] | None = None, groups: int | None = None
+) -> str:
+    """What `layer_map` will take, in a sentence: the time of one small distance on this CPU, times d³, and memory.
+
+    Args:
+        model: As for `layer_map`, and so the others.
+        num: Number of pairs.
+        layers: Which layers.
+        groups: Groups of samples.
+    """
+    chosen, dim, groups = _size(model, num, layers, groups)
+    probe = min(dim, 256)
+    moments = Moments.of(torch.randn(2 * probe, probe, generator=torch.Generator().manual_seed(0)))
+    with threads_for(dim):
+        distance_and_trace(moments, moments)
+        start = time.perf_counter()
+        distance_and_trace(moments, moments)
+        each = (time.perf_counter() - start) * (dim / probe) ** 3
+    terms = _trace_terms(len(chosen), groups)
+    seconds, unit = next(
+        (each * terms / size, name)
+        for size, name in ((3600, "h"), (60, "min"), (1, "s"))
+        if each * terms >= 2 * size or size == 1
+    )
+    size = len(KINDS) * len(MODALITIES) * len(chosen) * groups * dim * (dim + 1) * 8
+    return (
+        f"layer map: {len(chosen)} × {len(chosen)} layers, {terms} trace terms of {dim} × {dim} matrices, about "
+        f"{max(seconds, 1):.0f} {unit} on this CPU behind two passes over the pairs, and {size / 2**30:.2g} GiB of "
+        "moments"
+    )
+
+
+def _trace_terms(layers: int, groups: int) -> int:
+    """Of both maps, of their replicates, and of the null."""
+    replicates = groups if groups > 2 else 0
+    return layers**2 * (len(KINDS) * (1 + replicates) + 1)
+
+
+def _maps(sums: _Sums, confidence: float, trace: str, settings: Mapping[str, Any], progress: bool) -> LayerMap:
+    filled = sums.filled()
+    left_out = filled if len(filled) > 2 else []
+    count = len(sums.layers)
+    bar = tqdm(
+        total=_trace_terms(count, len(filled)),
+        desc="distances",
+        unit="pair",
+        disable=not progress,
+        file=sys.stderr,
+        leave=False,
+    )
+
+    def pairs(first: Sequence[Moments], second: Sequence[Moments], scale: np.ndarray | float) -> np.ndarray:
+        found = np.empty((count, count))
+        for i, of_first in enumerate(first):
+            for j, of_second in enumerate(second):
+                found[i, j] = distance_and_trace(of_first, of_second, trace)[0].total
+                bar.update()
+        return found * np.square(scale)
+
+    def both(kind: str, without: int | None = None) -> np.ndarray:
+        groups = [group for group in filled if group != without]
+        sides = (sums.total(kind, modality, groups) for modality in MODALITIES)
+        return pairs(*sides, sums.text_scales(without) if kind == "given" else 1.0)
+
+    with bar:
+        scale = sums.text_scales()
+        maps = {}
+        for kind in KINDS:
+            distances = both(kind)
+            replicates = np.array([both(kind, group) for group in left_out])
+            maps[kind] = PairsOfLayers(distances, _within(distances, replicates, confidence))
+        halves = (sums.total("given", "text", filled[start::2]) for start in (0, 1))
+        null = pairs(*halves, scale)
+    return LayerMap(
+        layers=tuple(sums.layers),
+        **maps,
+        null=PairsOfLayers(null, _within(null, np.empty((0, *null.shape)), confidence)),
+        scale=scale,
+        rows={m: sum(map(len, sums.norms[m, sums.layers[0]])) for m in MODALITIES},
+        settings=settings,
+    )
+
+
+def _within(distances: np.ndarray, replicates: np.ndarray, confidence: float) -> np.ndarray:
+    """Which columns of each row cannot be told from the smallest, by a delete-a-group jackknife of the differences.
+
+    Args:
+        distances: (L, L).
+        replicates: (G, L, L), each without one of the groups; none for no interval.
+        confidence: For example 0.95, one-sided: by how much the smallest is smaller.
+    """
+    rows, nearest = np.arange(len(distances)), distances.argmin(axis=1)
+    excess = distances - distances[rows, nearest][:, None]
+    if not len(replicates):
+        return excess == 0
+    each = replicates - replicates[:, rows, nearest][:, :, None]
+    error = np.sqrt((len(each) - 1) * each.var(axis=0))
+    return excess <= student.ppf(confidence, len(each) - 1) * error

@@ -1,0 +1,262 @@
+"""The influence of samples against closed forms, finite differences, leave-one-out, the bootstrap and repetition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mirlib import MirlibError, ModalityIntegrationRate, frechet_distance, modality_integration_rate
+from mirlib.frechet import Moments
+from mirlib.influence import LayerInfluence, influence_interval, standard_error
+from mirlib.result import Influence
+
+LAYERS, DIM, TOKENS = 3, 5, 12
+
+
+def draw(samples, seed=0, dim=DIM, alike=0.5):
+    """(K, samples · tokens, d) of each modality, rows of one sample alike, and the sample of each row."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).normal(size=(LAYERS, 2, dim, dim))
+
+    def side(which, scale, shift):
+        common = rng.normal(size=(samples, 1, dim))
+        own = rng.normal(size=(samples, TOKENS, dim))
+        rows = (alike * common + own).reshape(-1, dim)
+        return np.stack([scale * rows @ mixing[k, which] + shift * (k + 1) for k in range(LAYERS)])
+
+    ids = np.repeat(np.arange(samples), TOKENS)
+    return side(0, 2.0, 1.0), side(1, 1.0, 0.0), (ids, ids)
+
+
+def weighted_distance(x, y, weights):
+    """The Fréchet distance where row i of x counts ``weights[i]`` (they add up to 1), by plain eigenvalues."""
+    mean = weights @ x
+    covariance = (x - mean).T @ (weights[:, None] * (x - mean)) * len(x) / (len(x) - 1)
+    other = np.cov(y.T)
+    roots = np.sqrt(np.linalg.eigvals(covariance @ other).real.clip(0))
+    return ((mean - y.mean(0)) ** 2).sum() + np.trace(covariance) + np.trace(other) - 2 * roots.sum()
+
+
+def layer_influence(x, y, **options):
+    options = {"normalized": False, "text_rows": len(y)} | options
+    moments = Moments.of(torch.tensor(x)), Moments.of(torch.tensor(y))
+    return LayerInfluence.of(*moments, frechet_distance(x, y).total, 1.0, **options)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_finite_differences(side):
+    vision, text, _ = draw(20)
+    x, y = vision[1], text[1]
+    found = layer_influence(x, y).of_rows(torch.tensor((x, y)[side]), side, torch.ones(len(x)))
+    rows, other = ((x, y), (y, x))[side]
+    even, step = np.full(len(rows), 1 / len(rows)), 1e-6
+    for row in (0, 7, 100):
+        towards = (np.arange(len(rows)) == row) - even
+        ends = [weighted_distance(rows, other, even + sign * step * towards) for sign in (1, -1)]
+        assert float(found[row]) * len(rows) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
+def test_closed_form_in_one_dimension():
+    """D = (μ_x − μ_y)² + (σ_x − σ_y)², whose derivative in σ_x² is 1 − σ_y / σ_x."""
+    rng = np.random.default_rng(1)
+    x, y = 3 * rng.normal(size=(50, 1)) + 2, rng.normal(size=(40, 1))
+    centred, spread = x[:, 0] - x.mean(), x.std(ddof=1)
+    slope = 1 - y.std(ddof=1) / spread
+    expected = slope * (centred**2 * 50 / 49 - spread**2) + 2 * (x.mean() - y.mean()) * centred
+    found = layer_influence(x, y).of_rows(torch.tensor(x), 0, torch.ones(50))
+    assert np.allclose(found * 50, expected, rtol=1e-12)
+
+
+def test_influences_add_up_to_nothing():
+    vision, text, samples = draw(30)
+    vision[1, 5] *= 40  # an outlier row, which is dropped and moves no scale; a text row that moves the scale
+    text[2, 9] *= 40
+    found = modality_integration_rate(vision, text, samples=samples, confidence=0.95)
+    for side in (found.influence.vision, found.influence.text):
+        assert side.shape == (LAYERS, 30)
+        assert np.abs(side.sum(axis=1)).max() < 1e-12 * np.abs(side).sum()
+
+
+def test_leaving_a_sample_out():
+    """The change that is predicted is the one that comes, to the order of 1 / N."""
+    vision, text, samples = draw(80)
+    whole = modality_integration_rate(vision, text, samples=samples, confidence=0.95, outliers="none")
+    influence = whole.influence.vision + whole.influence.text
+    true = np.zeros((LAYERS, 80))
+    for left_out in range(80):
+        rest = samples[0] != left_out
+        true[:, left_out] = (
+            modality_integration_rate(vision[:, rest], text[:, rest], outliers="none").per_layer - whole.per_layer
+        )
+    assert np.corrcoef(true.ravel(), -influence.ravel())[0, 1] > 0.995
+    assert np.abs(true + influence * 80 / 79).max() < 0.1 * np.abs(true).max()
+
+
+@pytest.mark.parametrize("outliers", ["none", "drop"])
+def test_the_scale_moves_with_the_text(outliers):
+    """Texts that differ in length of rows alone: without the derivative of the scale the error would be far off."""
+    vision, text, samples = draw(60, seed=3)
+    text *= np.exp(0.3 * np.random.default_rng(5).normal(size=60))[samples[0]][:, None]
+    result = modality_integration_rate(vision, text, samples=samples, confidence=0.95, outliers=outliers)
+    bootstrap = modality_integration_rate(
+        vision, text, samples=samples, confidence=0.95, outliers=outliers, interval="bootstrap", resamples=400
+    )
+    assert result.interval.method == "influence" and bootstrap.interval.method == "bootstrap"
+    assert result.interval.standard_error == pytest.approx(bootstrap.interval.standard_error, rel=0.12)
+    fixed = result.influence.text.copy()
+    lengths = np.linalg.norm(text, axis=2) / np.linalg.norm(text, axis=2).mean(axis=1, keepdims=True) - 1
+    by_sample = lengths.reshape(LAYERS, 60, TOKENS).sum(axis=2) / lengths.shape[1]
+    fixed += 2 * result.per_layer[:, None] * by_sample  # takes the part of the scale away again
+    without = standard_error(Influence(result.influence.vision, fixed, True), result.per_layer)
+    assert without > 1.5 * bootstrap.interval.standard_error or without < bootstrap.interval.standard_error / 1.5
+
+
+@pytest.mark.parametrize("samples", [50, 100])
+def test_standard_error_is_that_of_the_bootstrap(samples):
+    vision, text, ids = draw(samples, seed=samples)
+    found, bootstrap = (
+        modality_integration_rate(vision, text, samples=ids, confidence=0.95, interval=way, resamples=600, seed=1)
+        for way in ("influence", "bootstrap")
+    )
+    assert found.interval.standard_error == pytest.approx(bootstrap.interval.standard_error, rel=0.1)
+
+
+def test_coverage():
+    """Of the mean of MIR over redrawn sets of samples: between 92 and 98 of 100 intervals of 95 % hold it."""
+    drawn = [draw(40, seed=1000 + number) for number in range(300)]
+    results = [modality_integration_rate(v, t, samples=ids, confidence=0.95) for v, t, ids in drawn]
+    target = np.mean([result.value for result in results])
+    held = np.mean([result.interval.low <= target <= result.interval.high for result in results])
+    assert 0.92 <= held <= 0.98
+    spread = np.std([result.value for result in results], ddof=1)
+    assert np.mean([r.interval.standard_error for r in results]) == pytest.approx(spread, rel=0.1)
+
+
+def test_pictures_and_texts_drawn_apart():
+    vision, text, (ids, _) = draw(50)
+    apart = modality_integration_rate(vision, text, samples=(ids, ids + 1000), confidence=0.95)
+    together = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.95)
+    assert not apart.influence.paired and together.influence.paired
+    by_hand = [side.sum(axis=0) for side in (apart.influence.vision, apart.influence.text)]
+    factor = 50 / 49 / (apart.per_layer.sum() * math.log(10)) ** 2
+    assert apart.interval.standard_error**2 == pytest.approx(factor * sum((u**2).sum() for u in by_hand))
+    assert together.interval.standard_error**2 == pytest.approx(factor * ((by_hand[0] + by_hand[1]) ** 2).sum())
+
+
+def test_students_t():
+    vision, text, samples = draw(8)
+    for confidence in (0.8, 0.95):
+        found = modality_integration_rate(vision, text, samples=samples, confidence=confidence).interval
+        low, high = stats.t.interval(confidence, 7, loc=(found.low + found.high) / 2, scale=found.standard_error)
+        assert (found.low, found.high) == pytest.approx((low, high)) and found.degrees == 7
+
+
+def test_undefined():
+    zero = Influence(np.zeros((2, 1)), np.zeros((2, 1)), True)
+    assert math.isnan(influence_interval(zero, np.ones(2), 0.3, 0.95).low)
+    assert math.isnan(standard_error(Influence(np.zeros((2, 9)), np.zeros((2, 9)), True), np.zeros(2)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Streamed
+
+
+def stream(metric, vision, text, ids, batch=7):
+    """One pass in batches of so many samples; rows of a sample need not be neighbours."""
+    numbers = np.unique(ids)
+    for start in range(0, len(numbers), batch):
+        rows = np.isin(ids, numbers[start : start + batch])
+        metric.update(vision[:, rows], text[:, rows], samples=(ids[rows], ids[rows]))
+
+
+@pytest.mark.parametrize("outliers", ["drop", "none"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_streamed_influences_are_those_of_rows_in_memory(outliers, normalize):
+    vision, text, samples = draw(40, seed=2)
+    vision[0, 3] *= 50
+    text[1, 30] *= 50
+    options = {"outliers": outliers, "normalize": normalize, "confidence": 0.95}
+    expected = modality_integration_rate(vision, text, samples=samples, **options)
+    metric = ModalityIntegrationRate(LAYERS, DIM, **options)
+    stream(metric, vision, text, samples[0])
+    assert metric.needs_second_pass().startswith("interval")
+    with pytest.raises(MirlibError, match="a pass is missing .*begin_second_pass"):
+        metric.result()
+    metric.begin_second_pass()
+    stream(metric, vision, text, samples[0], batch=11)
+    assert metric.needs_second_pass() is None
+    found = metric.result()
+    assert found.value == pytest.approx(expected.value, rel=1e-12) and found.passes == 2
+    for side in ("vision", "text"):
+        ours, theirs = getattr(found.influence, side), getattr(expected.influence, side)
+        assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+    assert found.interval.standard_error == pytest.approx(expected.interval.standard_error, rel=1e-6)
+    assert tuple(found.length) == pytest.approx(tuple(expected.length), rel=1e-9)
+
+
+def test_jackknife_where_there_is_no_derivative():
+    vision, text, samples = draw(12, dim=60)  # 144 rows for 60 dimensions suffice
+    text[:, :, -1] = 0  # but a dimension in which texts do not differ
+    for few_vision, few_text, ids in (
+        (vision, text, samples),
+        (vision[:, :96], vision[:, :96] + 1, (samples[0][:96],) * 2),
+    ):
+        metric = ModalityIntegrationRate(LAYERS, 60, confidence=0.95, groups=4)
+        stream(metric, few_vision, few_text, ids[0])
+        assert "jackknife" in metric.needs_second_pass()
+        metric.begin_second_pass()
+        stream(metric, few_vision, few_text, ids[0])
+        found = metric.result()
+        assert found.influence is None and found.interval.method == "jackknife" and found.interval.degrees == 3
+        assert "do not exist: the interval is a jackknife over 4 groups" in found.warnings[0]
+        groups = ids[0] * 4 // (ids[0].max() + 1)
+        replicates = [  # outlier bounds are held at those of all rows, and here drop nothing
+            modality_integration_rate(few_vision[:, groups != g], few_text[:, groups != g], outliers="none").value
+            for g in range(4)
+        ]
+        plain = ModalityIntegrationRate(LAYERS, 60, confidence=0.95, groups=4, outliers="none")
+        for _ in range(2):
+            stream(plain, few_vision, few_text, ids[0])
+            if plain.needs_second_pass():
+                plain.begin_second_pass()
+        expected = math.sqrt(3 * np.var(replicates))
+        assert plain.result().interval.standard_error == pytest.approx(expected, rel=1e-9)
+
+
+def test_in_memory_the_bootstrap_stands_in():
+    vision, text, samples = draw(6, dim=60)
+    found = modality_integration_rate(vision, text, samples=samples, confidence=0.95, resamples=20)
+    assert found.interval.method == "bootstrap" and found.influence is None
+    assert any("the interval is a bootstrap over samples" in note for note in found.warnings)
+
+
+def test_no_interval_for_one_sample_or_beyond_memory(monkeypatch):
+    vision, text, samples = draw(10)
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
+    metric.update(vision, text)  # a batch is a sample
+    assert metric.needs_second_pass() is None
+    found = metric.result()
+    assert found.interval is None and "at least 2 samples" in found.warnings[0]
+    monkeypatch.setattr("mirlib.streaming.LARGEST_JACKKNIFE", 1)
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
+    stream(metric, vision[:, :9], text[:, :9], np.arange(9))
+    assert metric.needs_second_pass() is None
+    found = metric.result()
+    assert found.interval is None and "would take 0 GiB; use more samples" in found.warnings[0]
+
+
+def test_the_second_pass_must_see_the_same_samples():
+    vision, text, samples = draw(30)
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
+    stream(metric, vision, text, samples[0])
+    metric.begin_second_pass()
+    with pytest.raises(MirlibError, match="sample 77 was not in the first pass"):
+        metric.update(vision[:, :4], text[:, :4], samples=(np.full(4, 77), np.full(4, 77)))
+    metric.reset()
+    stream(metric, vision, text, samples[0])
+    metric.begin_second_pass()
+    stream(metric, vision[:, :120], text[:, :120], samples[0][:120])
+    with pytest.raises(MirlibError, match="120 vision rows came instead of 360"):
+        metric.result()

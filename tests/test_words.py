@@ -1,0 +1,242 @@
+"""The lens: held to transformers' own logits at the last layer, and to NumPy in between; its number, to loops."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from mirlib import MirlibError, UndefinedMIRError
+from mirlib.data import sample_images
+from mirlib.grids import PatchGrid
+from mirlib.lab import evaluate, models, world
+from mirlib.plots import figure_lens
+from mirlib.prompts import encode_batch
+from mirlib.words import _Vocabulary, lens, lens_rank
+from tests.tiny_families import Case
+from tests.tiny_processors import lvlm
+
+SCENES = evaluate.held_out_scenes(40, seed=1, digits=0.0)
+PICTURES = [world.to_image(scene) for scene in SCENES]
+CAPTIONS = [world.caption(scene) for scene in SCENES]
+COLOURS = list(world.COLOURS)
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return models.load_miniature()
+
+
+def rows_of(model, processor, image):
+    """Vision rows by transformers: (K + 1) arrays (r, d), and its logits there (r, V)."""
+    batch = encode_batch(processor, [image], ["Any text."])
+    batch.pop("text_mask")
+    vision = batch["input_ids"] == model.config.image_token_id
+    with torch.no_grad():
+        output = model(**batch, output_hidden_states=True)
+    return [state[vision].double().numpy() for state in output.hidden_states], output.logits[vision]
+
+
+def by_hand(model, states, layer):
+    """(r, V) logits of the logit lens and cosines with the input embeddings, float64."""
+    head = model.get_output_embeddings().weight.detach().double().numpy()
+    rows = states[layer]
+    normed = rows
+    if layer < len(states) - 1:  # transformers' last state is normed
+        norm = model.get_decoder().norm
+        normed = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + norm.variance_epsilon)
+        normed = normed * norm.weight.detach().double().numpy()
+    words = model.get_input_embeddings().weight.detach().double().numpy()
+    cosines = rows @ words.T / np.linalg.norm(rows, axis=1)[:, None] / np.linalg.norm(words, axis=1)
+    return normed @ head.T, cosines
+
+
+def top(scores, k):
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("family", ["miniature", "llava", "qwen2_vl", "idefics3"])
+def test_the_last_layer_says_what_the_model_itself_predicts(miniature, family):
+    model, processor = miniature if family == "miniature" else lvlm(family)
+    image = PICTURES[0] if family == "miniature" else sample_images(1)[0]
+    found = lens(model, processor, image, k=3)
+    _, logits = rows_of(model, processor, image)
+    shares, ids = logits.softmax(dim=1).topk(3, dim=1)
+    np.testing.assert_allclose(found.probabilities[-1], shares.numpy(), rtol=1e-5)
+    expected = np.array([[processor.tokenizer.decode([i]) for i in row] for row in ids.tolist()], dtype=object)
+    assert (found.words[-1] == expected).mean() > 0.99  # words as likely as each other may change places
+
+
+@pytest.mark.parametrize("layer", [0, 3, 7])
+def test_every_layer_is_read_as_by_hand(miniature, layer):
+    model, processor = miniature
+    found = lens(model, processor, PICTURES[1], k=4, layers=[layer])
+    states, _ = rows_of(model, processor, PICTURES[1])
+    logits, cosines = by_hand(model, states, layer)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.probabilities[0], np.take_along_axis(shares, top(logits, 4), 1), rtol=1e-4)
+    np.testing.assert_allclose(found.cosines[0], np.take_along_axis(cosines, top(cosines, 4), 1), atol=1e-5)
+    for words, scores in ((found.words, logits), (found.neighbours, cosines)):
+        expected = [processor.tokenizer.decode([int(row[0])]) for row in top(scores, 4)]
+        assert list(words[0, :, 0]) == expected
+
+
+def test_the_table_and_the_figure_have_every_row(miniature):
+    found = lens(*miniature, PICTURES[0], k=2, layers=[6, 0])
+    frame = found.to_frame()
+    assert found.layers == (0, 6) and len(frame) == 2 * 36 * 2 and found.grid[:2] == (6, 6)
+    line = frame[(frame.layer == 6) & (frame.row == 7) & (frame.place == 2)].iloc[0]
+    assert (line.word, line.cosine) == (found.words[1, 7, 1], found.cosines[1, 7, 1])
+    axes = found.plot(0)
+    assert [text.get_text() for text in axes.texts][:6] == [w.strip() or repr(w) for w in found.words[0, :6, 0]]
+    assert "input embedding" in found.plot(by="input").get_title()
+    with pytest.raises(MirlibError, match="choose a layer of"):
+        found.plot(3)
+
+
+def test_a_word_stands_where_its_row_does_in_the_picture():
+    words, weights = list("abcdef"), np.array([1.0, 9, 3, 4, 5, 6])
+    grid = PatchGrid(2, 2, np.array([-1, 3, 2, 1, 0, -1]))
+    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), words, weights, grid, title="Words")
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {
+        "e": (0.5, 0.5), "d": (1.5, 0.5), "c": (0.5, 1.5), "b": (1.5, 1.5)
+    }  # fmt: skip
+    many = PatchGrid(24, 24, np.arange(576))
+    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), [str(n) for n in range(576)], np.arange(576), many, title="Words")
+    assert len(axes.texts) == 144 and axes.texts[0].get_text() == "25", "the surest word of a block is its last one"
+    assert "2 × 2 patches" in axes.get_xlabel()
+
+
+def test_a_model_whose_grid_is_not_known_has_a_table_but_no_figure(miniature):
+    found = replace(lens(*miniature, PICTURES[0], k=1, layers=[1]), grid=None)
+    assert len(found.to_frame()) == 36
+    with pytest.raises(MirlibError, match="take the words from to_frame"):
+        found.plot()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The number
+
+
+def test_ranks_are_those_of_a_loop_and_the_control_is_a_derangement(miniature):
+    model, processor = miniature
+    pictures, captions = PICTURES[:5], CAPTIONS[:5]
+    found = lens_rank(model, processor, pictures, captions, words=COLOURS, layers=[0, 5], top=2, batch_size=2)
+    tokenizer = processor.tokenizer
+    for lens_number, name in enumerate(("output", "input")):
+        for place, layer in enumerate((0, 5)):
+            ranks = np.empty((5, 5))  # caption, picture
+            shares = np.empty((5, 5))
+            for p, picture in enumerate(pictures):
+                scores = by_hand(model, rows_of(model, processor, picture)[0], layer)[lens_number]
+                for c, caption in enumerate(captions):
+                    best = []
+                    for word in dict.fromkeys(w for w in caption.split() if w in COLOURS):
+                        ids = [tokenizer.convert_tokens_to_ids(f"Ġ{word}")]
+                        bare = tokenizer(word, add_special_tokens=False).input_ids
+                        ids += bare if len(bare) == 1 else []
+                        own = scores[:, ids].max(axis=1)
+                        best.append(min(1 + int((row > value).sum()) for row, value in zip(scores, own, strict=True)))
+                    ranks[c, p] = np.mean(np.log10(best))
+                    shares[c, p] = np.mean(np.array(best) <= 2)
+            np.testing.assert_allclose(found.own[name][:, place], ranks.diagonal())
+            np.testing.assert_allclose(found.own_top[name][:, place], shares.diagonal())
+            order = np.random.default_rng([0, 61]).permutation(5)
+            beside = np.empty(5, dtype=int)
+            beside[order] = np.roll(order, 1)
+            assert (beside != np.arange(5)).all() and sorted(beside) == list(range(5))
+            np.testing.assert_allclose(found.shuffled[name][:, place], ranks[np.arange(5), beside])
+            np.testing.assert_allclose(found.shuffled_top[name][:, place], shares[np.arange(5), beside])
+    line = found.to_frame(0.9).iloc[1]
+    differences = found.shuffled["output"][:, 1] - found.own["output"][:, 1]
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert (line["gain"], line["low"], line["high"]) == pytest.approx((differences.mean(), *interval))
+
+
+def test_the_miniature_reads_colours_and_pictures_that_are_all_one_read_nothing(miniature):
+    read = lens_rank(*miniature, PICTURES, CAPTIONS, words=COLOURS, layers=[0], top=1, batch_size=20).to_frame()
+    assert (read.low > 0).all() and (read.low_top > 0).all()
+    same = lens_rank(*miniature, PICTURES[:1] * 8, CAPTIONS[:8], layers=[0, 8], batch_size=8).to_frame()
+    assert not same[["gain", "low", "high", "gain_top", "low_top", "high_top"]].to_numpy().any()
+
+
+def test_words_count_where_the_tokenizer_keeps_them_whole_and_few_captions_have_them(miniature):
+    captions = ["a red Xylophone", "a blue circle", "a red circle", "a green square"]
+    found = lens_rank(*miniature, PICTURES[:4], captions, layers=[0])
+    assert found.words == (("red",), ("blue", "circle"), ("red", "circle"), ("green", "square"))
+    assert found.vocabulary == miniature[0].config.text_config.vocab_size
+    fewer = lens_rank(*miniature, PICTURES[:4], captions, words=["circle"], layers=[0])
+    assert fewer.words == (("circle",), ("circle",)) and fewer.left_out == 2
+    with pytest.raises(MirlibError, match="1 of 4 captions hold a word that counts"):
+        lens_rank(*miniature, PICTURES[:4], captions, words=["blue", "Xylophone"])
+    with pytest.raises(MirlibError, match="got 4 images and 3 captions"):
+        lens_rank(*miniature, PICTURES[:4], captions[:3])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models without a lens
+
+
+def test_a_scale_and_a_cap_of_the_logits_are_let_through_and_other_logits_refused(miniature):
+    model, processor = miniature
+
+    def with_logits(change):
+        def hook(module, args, output):
+            output.logits = change(output.logits)
+            return output
+
+        handle = model.register_forward_hook(hook)
+        try:
+            return lens(model, processor, PICTURES[0], k=1, layers=[8])
+        finally:
+            handle.remove()
+
+    before = [len(module._forward_hooks) for module in model.modules()]
+    plain = lens(model, processor, PICTURES[0], k=1, layers=[8])
+    assert (with_logits(lambda logits: 3 * torch.tanh(logits / 30)).words == plain.words).all()
+    with pytest.raises(MirlibError, match="its logits are not those of the final norm"):
+        with_logits(lambda logits: logits + torch.randn(logits.shape[-1]) * logits.std())
+    assert [len(module._forward_hooks) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("family", "refusal"),
+    [
+        ("cohere2_vision", None),  # a scale behind the output embedding
+        ("gemma3", None),
+        ("git", None),  # rows in front of input_ids, and a norm at the end of each layer
+        ("glm5_next", None),  # several residual streams
+        ("granite4_vision", None),
+        ("qwen4_exp", "its logits are not those of the final norm"),
+        ("pi0", "has no output embedding"),
+    ],
+)
+def test_families_have_a_lens_or_say_why_not(family, refusal):
+    case = Case(family)
+    with pytest.raises(MirlibError, match=refusal) if refusal else nullcontext(), torch.no_grad():
+        vocabulary = _Vocabulary(case.model)
+        case.find_tokens()
+        with vocabulary.checked(case.model):
+            logits = case.model(**case.inputs(1)).logits
+        assert vocabulary.size == logits.shape[-1]
+
+
+def test_what_has_no_words_is_refused_in_a_sentence(miniature, monkeypatch):
+    model, processor = miniature
+    for layers, k, message in (([9], 1, r"layers must be some of 0\.\.8"), ([], 1, "layers"), (None, 0, "k must lie")):
+        with pytest.raises(MirlibError, match=message):
+            lens(model, processor, PICTURES[0], layers=layers, k=k)
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+    with pytest.raises(MirlibError, match="has no output embedding, so its rows cannot be read as words"):
+        lens(model, processor, PICTURES[0])
+    alone = nn.Linear(2, 2)
+    alone.config = SimpleNamespace(model_type="of_words_alone", is_encoder_decoder=False)
+    with pytest.raises(UndefinedMIRError):
+        lens(alone, processor, PICTURES[0])
