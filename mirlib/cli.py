@@ -831,6 +831,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
+    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
@@ -846,9 +847,11 @@ def _features(options: argparse.Namespace) -> None:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
     if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
+        confidence = 0.95
         need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
-        confidence = 0.95 if need <= LARGEST_BOOTSTRAP else None
-        if confidence is None:
+        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
+        if not by_influence and need > LARGEST_BOOTSTRAP:
+            confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
@@ -1092,7 +1095,6 @@ def describe(result: MIRResult, name: str) -> str:
     interval = ""
     if result.interval is not None:
         low, high, confidence, _, method, _ = result.interval
-        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -1236,8 +1238,7 @@ def _compare(options: argparse.Namespace) -> None:
         (only,) = found.values()
         if isinstance(only, MirlibError):
             raise only
-        if options.plot:
-            _draw(options.plot, only.plot)
+        _draw(options.plot, only.plot)
 
 
 def _stored_result(path: Path) -> MIRResult:

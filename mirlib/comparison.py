@@ -33,6 +33,7 @@ COMPARABLE = (
 )
 UNLESS_RECORDED = {"paired": False, "methods": "none"}  # the library writes them where there is something to say
 SOURCES = ("images", "texts")
+NO_CHOICE = ("seed", "no_interval")  # settings of a measure of the zoo that do not change what it is
 
 
 class Difference(NamedTuple):
@@ -405,9 +406,9 @@ def _common_quantity(a: Any, b: Any) -> str:
     names = [_quantity(result) for result in (a, b)]
     if names[0] != names[1]:
         raise MirlibError(f"there is no difference between {names[0]} and {names[1]}: compare results of one measure")
-    for which, result in (("first", a), ("second", b)):
+    for result in (a, b):
         if not math.isfinite(result.value):
-            raise MirlibError(f"the {which} {names[0]} is {result.value:g}, so there is no difference to take")
+            raise MirlibError(f"one of the two is a {names[0]} of {result.value:g}, which has no difference to another")
     normalize = [result.settings.get("normalize", True) for result in (a, b)]
     if normalize[0] != normalize[1]:
         raise MirlibError(
@@ -579,7 +580,7 @@ def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
                 name
                 for result in results.values()
                 for name, value in result.settings.items()
-                if name != "seed" and not isinstance(value, float)  # floats are what was found, not what was asked for
+                if name not in NO_CHOICE and not isinstance(value, float)  # floats are what was found
             )
         )
     drawn = [sorted(sample[1:] for sample in result.samples) for result in results.values()]
