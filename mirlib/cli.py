@@ -445,7 +445,8 @@ def _score_measures(options: argparse.Namespace) -> None:
     model, processor = _load(options)
     random_weights = 1 if options.random_weights is None else options.random_weights
     if any(MEASURES[name].needs == PAIRS for name in wanted):
-        beside = f", and so do {random_weights} of random weights" if random_weights else ""
+        others = "a model" if random_weights == 1 else f"{random_weights} models"
+        beside = f", and beside it {others} of random weights" if random_weights else ""
         _say(f"mir: for measures of pairs the model reads the texts once more, without the pictures{beside}")
     found = score_measures(
         model,
