@@ -152,7 +152,7 @@ def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
     total = data.difference
     interval = "" if np.isnan(total.low) else f" [{total.low:+.3f}, {total.high:+.3f}]"
     largest = int(np.argmax(np.abs(values))) + 1
-    title = f"{data.quantity} differs by {total.value:+.3f}{interval}: most of it in layer {largest}"
+    title = f"{data.quantity} differs by {total.value:+.3f}{interval}, the largest part in layer {largest}"
     ax.set_title(title.replace("-", "−"))
     ax.set_xlabel("layer")
     units = "log10" if data.quantity == "MIR" else "difference"
