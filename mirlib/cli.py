@@ -335,7 +335,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
     planning.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-    planning.add_argument("--confidence", type=_real, metavar="LEVEL", help="of an interval; 0 or left out for none")
+    planning.add_argument(
+        "--confidence",
+        type=_real,
+        metavar="LEVEL",
+        default=0.95,
+        help="of the interval; 0 for none (default: %(default)s)",
+    )
     planning.add_argument(
         "--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
     )
