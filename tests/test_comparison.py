@@ -404,7 +404,7 @@ def test_the_figure_shows_what_each_layer_contributes(two):
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
     assert heights == pytest.approx({k: one.value for k, one in enumerate(found.contributions, start=1)})
     largest = max(heights, key=lambda layer: abs(heights[layer]))
-    assert f"{found.difference.value:+.3f}".replace("-", "−") in ax.get_title() and f"layer {largest}" in ax.get_title()
+    assert f"{found.difference.value:+.4f}".replace("-", "−") in ax.get_title() and f"layer {largest}" in ax.get_title()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
