@@ -42,8 +42,7 @@ weights (see `mirlib.gaps.reading`): they stay in the rows, and out of every ran
 RANKED = tuple(name for name in ALL if name not in LEAKED)
 
 STUDIES = ("zoo", "zoo_samples")
-"""Measures whose values in this ledger are of captions read behind their pictures, which leak into them whatever the
-weights (see `mirlib.gaps.reading`): they stay in the rows, and out of every rank until the runs are made again."""
+"""Values of `runs.Run.study`: all measures of `NUM` pairs; and beside them of `MANY`, and of `DRAWS` parts of those."""
 
 
 def repeated_key(run: runs.Run) -> str:
