@@ -574,6 +574,15 @@ def differences(results: Mapping[str, MIRResult | GapResult]) -> list[str]:
     return found
 
 
+def _was_found(value: Any) -> bool:
+    """Whether a setting of a measure is something that it found: a float, or floats by layer or by name."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(map(_was_found, value))
+    return isinstance(value, float)
+
+
 def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
     """The names of the settings that change the number; those of sources only where the samples do not say more."""
     if not all(isinstance(result, MIRResult) for result in results.values()):
@@ -582,7 +591,7 @@ def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
                 name
                 for result in results.values()
                 for name, value in result.settings.items()
-                if name not in NO_CHOICE and not isinstance(value, float)  # floats are what was found
+                if name not in NO_CHOICE and not _was_found(value)
             )
         )
     drawn = [sorted(sample[1:] for sample in result.samples) for result in results.values()]

@@ -357,6 +357,16 @@ def test_measures_of_the_zoo_are_compared_in_the_same_way():
     assert found.plot().get_ylabel() == "difference"
 
 
+def test_what_a_measure_found_beside_its_value_does_not_keep_two_apart():
+    found = [
+        {"null": x, "standard_error": [x, x], "parts": {"own": x, "layers": [x]}, "folds": [5, 5]} for x in (0.1, 0.2)
+    ]
+    a, b = (a_measure("kid", 0.4, **settings) for settings in found)
+    assert compare(a, b).incomparable == ()
+    other = a_measure("kid", 0.4, **{**found[1], "folds": [5, 6]})
+    assert compare(a, other).incomparable == ("not comparable: folds differs (5 5 in a; 5 6 in b)",)
+
+
 def test_a_difference_of_kid_is_that_of_leaving_samples_out():
     """Its own influences, matched by the samples, against the jackknife of the difference itself."""
     first, second, ids = clouds(np.random.default_rng(6), 30, 0.2)
