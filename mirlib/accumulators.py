@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,15 +52,18 @@ class RowSamples:
     Args:
         vision: (r,) integers, the number of the sample of each vision row; or one number for all rows.
         text: (s,) integers likewise. Rows of both modalities with one number belong to one sample.
+        numbers: All samples of the batch in rising order, where some of them may have no rows. Left out, they are those
+            that have some.
     """
 
-    def __init__(self, vision: Any, text: Any) -> None:
+    def __init__(self, vision: Any, text: Any, numbers: Sequence[int] | None = None) -> None:
         self._given = tuple(torch.as_tensor(side) for side in (vision, text))
         for side in self._given:
-            if side.is_floating_point() or side.is_complex() or side.ndim > 1:
+            if side.is_floating_point() or side.is_complex() or side.dtype == torch.bool or side.ndim > 1:
                 raise MirlibError("samples: expected a whole number for each row, of vision and of text")
-        self._numbers: list[int] | None = None
+        self._numbers = None if numbers is None else list(numbers)
         self._index: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._groups: dict[tuple[int, int, torch.device], list[tuple[int, Tensor | None]]] = {}
 
     def check(self, rows: tuple[int, int]) -> None:
         """Refuse numbers that do not belong to as many rows."""
@@ -85,6 +88,27 @@ class RowSamples:
             found = known[torch.searchsorted(torch.tensor(self.numbers), self._given[side].cpu().to(torch.int64))]
             self._index[key] = found.expand(rows).to(device)
         return self._index[key]
+
+    def groups(
+        self, side: int, group_of: Sequence[int], places: dict[int, int], rows: int, device: torch.device
+    ) -> list[tuple[int, Tensor | None]]:
+        """Each group of samples with the numbers of its rows, on a device; None for all rows.
+
+        Args:
+            side: 0 for vision, 1 for text.
+            group_of: The group of the sample at each place.
+            places: As for `index`.
+            rows: How many rows there are.
+            device: Where the rows are.
+        """
+        key = (side, rows, device)
+        if key not in self._groups:
+            of_rows = torch.tensor(group_of)[self.index(side, places, rows, torch.device("cpu"))]
+            found = of_rows.unique().tolist()
+            self._groups[key] = [
+                (group, None if len(found) == 1 else (of_rows == group).nonzero()[:, 0].to(device)) for group in found
+            ]
+        return self._groups[key]
 
 
 class FiniteChecks:
@@ -216,6 +240,11 @@ class Side:
     def keep_norms(self, norms: Tensor) -> None:
         """Keep them for the outlier rule."""
         _append(self.norms, norms.to(torch.float32))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the moments are."""
+        return torch.device("cpu") if self.running is None else self.running.scatter.device
 
     @property
     def all_norms(self) -> Tensor:

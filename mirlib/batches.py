@@ -22,6 +22,7 @@ from mirlib.distributed import Processes
 from mirlib.errors import MirlibError, shown
 from mirlib.hidden_states import decoder_parts, unwrap
 from mirlib.prompts import check_text, encode_batch, first_tokens, name_of, used_template
+from mirlib.result import Sample
 
 __all__ = ["ModelInputs", "PairBatches", "device_of", "pair_batches"]
 
@@ -172,6 +173,14 @@ class PairBatches:
         """The first pairs of all, ``batches`` batches of them."""
         pairs = self.chosen[: batches * self.batch_size]
         return PairBatches(self.processor, self.images, self.texts, pairs, self.settings)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """All pairs, by their names and hashes; it opens every image."""
+        found = []
+        for image, text in self.chosen:
+            pixels = np.asarray(load_image(self.images[image]))
+            found.append(Sample(_name(self.images[image], image), _hash(pixels), _hash(self.texts[text])))
+        return tuple(found)
 
     @property
     def spare(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confid
 from mirlib.result import MIRResult, json_text
 
 if TYPE_CHECKING:
+    from mirlib.gaps import Calibration
     from mirlib.gaps.model import ZooResult
     from mirlib.interventions import Controls
     from mirlib.layer_pairs import LayerMap
@@ -390,6 +391,8 @@ def _score(options: argparse.Namespace) -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # of the weights that it loads
+    if options.confidence is not None:
+        check_confidence(options.confidence)
     if options.measures is not None:
         _score_measures(options)
         return
@@ -400,8 +403,6 @@ def _score(options: argparse.Namespace) -> None:
         raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
     if options.layer_map and processes_of_launcher()[1] > 1:
         raise MirlibError("--layer-map is computed by one process: start it without torchrun")
-    if options.confidence is not None:
-        check_confidence(options.confidence)
     if options.map:
         if options.preset != "paper":
             raise MirlibError(f"--map needs --preset paper: rows that {options.preset} replaces have no costs")
@@ -413,12 +414,12 @@ def _score(options: argparse.Namespace) -> None:
 
 def _score_measures(options: argparse.Namespace) -> None:
     """``mir score --measures``: one process, many measures."""
+    from mirlib.gaps import MEASURES
+    from mirlib.gaps.base import PAIRS
     from mirlib.gaps.model import chosen_measures, score_measures
 
     for given, name in (
         (options.plot is not None, "--plot"),
-        (options.confidence is not None, "--confidence"),
-        (options.no_interval, "--no-interval"),
         (options.map is not None, "--map"),
         (options.layer_map is not None, "--layer-map"),
         (options.preset != "paper", "--preset"),
@@ -429,7 +430,9 @@ def _score_measures(options: argparse.Namespace) -> None:
             raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
     if processes_of_launcher()[1] > 1:
         raise MirlibError("--measures keeps rows in the memory of one process: start it without torchrun")
-    chosen_measures(options.measures, pairs=options.pairs is not None)  # a wrong name is said before a model is loaded
+    confidence = None if options.no_interval else options.confidence or 0.95
+    # A wrong name is said before a model is loaded.
+    wanted, _ = chosen_measures(options.measures, pairs=options.pairs is not None)
     _check_outputs(options)
     left_out: list[str] = []
 
@@ -440,6 +443,11 @@ def _score_measures(options: argparse.Namespace) -> None:
     skip = leave_out if options.skip_unreadable else None
     images, texts = _sources(options, skip)
     model, processor = _load(options)
+    random_weights = 1 if options.random_weights is None else options.random_weights
+    if any(MEASURES[name].needs == PAIRS for name in wanted):
+        others = "a model" if random_weights == 1 else f"{random_weights} models"
+        beside = f", and beside it {others} of random weights" if random_weights else ""
+        _say(f"mir: for measures of pairs the model reads the texts once more, without the pictures{beside}")
     found = score_measures(
         model,
         processor,
@@ -451,6 +459,8 @@ def _score_measures(options: argparse.Namespace) -> None:
         seed=options.seed,
         paired=options.pairs is not None,
         max_rows=options.rows,
+        random_weights=random_weights,
+        confidence=confidence,
         template=options.template,
         text_rows=options.text_rows,
         last=options.last,
@@ -822,6 +832,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
+    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
@@ -837,9 +848,11 @@ def _features(options: argparse.Namespace) -> None:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
     if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
+        confidence = 0.95
         need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
-        confidence = 0.95 if need <= LARGEST_BOOTSTRAP else None
-        if confidence is None:
+        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
+        if not by_influence and need > LARGEST_BOOTSTRAP:
+            confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
@@ -1083,7 +1096,6 @@ def describe(result: MIRResult, name: str) -> str:
     interval = ""
     if result.interval is not None:
         low, high, confidence, _, method, _ = result.interval
-        low, high, confidence, _, method = result.interval[:5]
         interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
@@ -1140,19 +1152,23 @@ def describe_measures(found: ZooResult, name: str) -> str:
     """A zoo as text: a line a measure, then what was left out, and what the columns mean."""
     from mirlib.gaps import MEASURES
 
-    lines = [
-        f"{'measure':24}  {'value':>9}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}  {'random pairs':>14}  "
-        f"{'calibrated':>10}  {'rows':>11}  {'seconds':>7}"
-    ]
+    calibrations = [result.calibration for result in found.results.values() if result.calibration is not None]
+    heading = f"{'measure':24}  {'value':>9}  {'interval':>19}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}"
+    if calibrations:
+        heading += f"  {'random pairs':>14}  {'random weights':>14}  {'calibrated':>10}"
+    lines = [f"{heading}  {'rows':>11}  {'seconds':>7}"]
     for key, result in found.results.items():
-        random, layers = result.calibration, result.per_layer
-        null = "" if random is None else f"{random.null_mean.mean():.3f} ± {random.null_std.mean():.3f}"
-        calibrated = "" if random is None else f"{random.value:.3f}"
-        lines.append(
-            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
-            f"{result.direction:>10}  {null:>14}  {calibrated:>10}  {'+'.join(map(str, result.rows.values())):>11}  "
-            f"{found.seconds[key]:>7.2f}"
+        layers, interval = result.per_layer, ""
+        if result.interval is not None:
+            interval = f"[{result.interval.low:.4g}, {result.interval.high:.4g}]"
+        line = (
+            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {interval:>19}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
+            f"{result.direction:>10}"
         )
+        if calibrations:
+            null, weights, calibrated = _nulls(result.calibration)
+            line += f"  {null:>14}  {weights:>14}  {calibrated:>10}"
+        lines.append(f"{line}  {'+'.join(map(str, result.rows.values())):>11}  {found.seconds[key]:>7.2f}")
     kept, seen = found.settings["rows_kept"], found.settings["rows_seen"]
     lines += [
         "",
@@ -1161,12 +1177,38 @@ def describe_measures(found: ZooResult, name: str) -> str:
         "  value: mean over the layers; for MIR, FD∞ and norm-only log10 of their sum",
         "  integrated: whether a lower or a higher value means that vision and text lie closer together",
     ]
-    if any(result.calibration is not None for result in found.results.values()):
-        lines.append("  calibrated: 0 for images and texts put together at random, 1 for the best that there can be")
+    intervals = [result.interval for result in found.results.values() if result.interval is not None]
+    if intervals:
+        lines.append(f"  interval: {intervals[0].confidence:.0%}, for another draw of as many samples")
+    if calibrations:
+        lines += [
+            f"  pairs: texts read {found.settings['pair_text']}, pictures {found.settings['pair_vision']}",
+            "  random pairs: images and texts put together at random; calibrated: 0 for them, 1 for the best there can "
+            "be",
+        ]
+        weights = found.settings["random_weights"]
+        if isinstance(weights, str):
+            lines.append(f"  ! random weights: {weights}")
+        elif weights:
+            lines.append("  random weights: the same architecture before it has learned anything")
     if kept != seen:
         lines.append("  ! MIR and FD∞ are those of the rows kept; for all rows, leave out --measures")
+    lines += [
+        f"  ! no interval for {MEASURES[key].title}: {result.settings['no_interval']}"
+        for key, result in found.results.items()
+        if "no_interval" in result.settings
+    ]
     lines += [f"  ! left out: {key} {why}" for key, why in found.skipped.items()]
     return "\n".join(lines)
+
+
+def _nulls(calibration: Calibration | None) -> tuple[str, str, str]:
+    """What random pairs and random weights give, and the calibrated value, as text; empty for measures without."""
+    if calibration is None:
+        return "", "", ""
+    weights = "" if calibration.random_weights is None else f"{calibration.random_value:.3f}"
+    null = f"{calibration.null_mean.mean():.3f} ± {calibration.null_std.mean():.3f}"
+    return null, weights, f"{calibration.value:.3f}"
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -1197,8 +1239,7 @@ def _compare(options: argparse.Namespace) -> None:
         (only,) = found.values()
         if isinstance(only, MirlibError):
             raise only
-        if options.plot:
-            _draw(options.plot, only.plot)
+        _draw(options.plot, only.plot)
 
 
 def _stored_result(path: Path) -> MIRResult:

@@ -33,6 +33,7 @@ COMPARABLE = (
 )
 UNLESS_RECORDED = {"paired": False, "methods": "none"}  # the library writes them where there is something to say
 SOURCES = ("images", "texts")
+NO_CHOICE = ("seed", "no_interval")  # settings of a measure of the zoo that do not change what it is
 
 
 class Difference(NamedTuple):
@@ -226,8 +227,8 @@ def _small_sample(draws: _Draws) -> float:
 def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
     """A value with the interval of independent errors: variances, each with its degrees of freedom (Welch)."""
     variance = math.fsum(part for part, _ in parts) if parts else math.nan
-    doubt = math.fsum(part**2 / max(degrees, 1) for part, degrees in parts)
-    degrees = variance**2 / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
+    doubt = math.fsum(part * part / max(degrees, 1) for part, degrees in parts)
+    degrees = variance * variance / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
     error = math.sqrt(variance)
     reach = _quantile(degrees, confidence) * error
     return Difference(value, error, value - reach, value + reach, degrees)
@@ -405,9 +406,9 @@ def _common_quantity(a: Any, b: Any) -> str:
     names = [_quantity(result) for result in (a, b)]
     if names[0] != names[1]:
         raise MirlibError(f"there is no difference between {names[0]} and {names[1]}: compare results of one measure")
-    for which, result in (("first", a), ("second", b)):
+    for result in (a, b):
         if not math.isfinite(result.value):
-            raise MirlibError(f"the {which} {names[0]} is {result.value:g}, so there is no difference to take")
+            raise MirlibError(f"one of the two is a {names[0]} of {result.value:g}, which has no difference to another")
     normalize = [result.settings.get("normalize", True) for result in (a, b)]
     if normalize[0] != normalize[1]:
         raise MirlibError(
@@ -497,7 +498,9 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
 
     if not isinstance(a, MIRResult):
         return {"per_layer": alone(per_layer)}
-    sums = [math.fsum(result.per_layer) for result in (a, b)]
+    sums = [float(result.per_layer.sum()) for result in (a, b)]
+    if not all(0 < total < math.inf for total in sums):  # of a file that was changed
+        return {"per_layer": alone(per_layer)}
     weight, *slopes = _weight(*sums)
     contributions = per_layer * weight
     if a.influence is None or b.influence is None or a.influence.paired != b.influence.paired:
@@ -534,8 +537,8 @@ def _weight(first: float, second: float) -> tuple[float, float, float]:
         g = 2 * (1 + h**2 / 3 + h**4 / 5 + h**6 / 7)
         slope = 2 * (2 * h / 3 + 4 * h**3 / 5 + 6 * h**5 / 7)
     else:
-        g = 2 * math.atanh(h) / h
-        slope = (2 / (1 - h**2) - g) / h
+        g = (math.log(first) - math.log(second)) / h
+        slope = ((total / first) * (total / second) / 2 - g) / h
     unit = total * math.log(10)
     return g / unit, (slope * (1 - h) - g) / (unit * total), (-slope * (1 + h) - g) / (unit * total)
 
@@ -579,7 +582,7 @@ def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
                 name
                 for result in results.values()
                 for name, value in result.settings.items()
-                if name != "seed" and not isinstance(value, float)  # floats are what was found, not what was asked for
+                if name not in NO_CHOICE and not isinstance(value, float)  # floats are what was found
             )
         )
     drawn = [sorted(sample[1:] for sample in result.samples) for result in results.values()]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -106,6 +106,11 @@ class LayerInfluence:
             (vision.count, text.count),
             text_rows,
         )
+
+    def to(self, device: torch.device) -> LayerInfluence:
+        """The same on another device."""
+        moved = {name: tuple(part.to(device) for part in getattr(self, name)) for name in ("gradients", "means")}
+        return replace(self, **moved)
 
     def of_rows(self, rows: Tensor, side: int, norms: Tensor, kept: Tensor | None = None) -> Tensor:
         """What each row adds to D, divided by the number of rows of its modality.

@@ -163,12 +163,12 @@ class _Sums:
             return
         for modality, rows, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
             norms = row_norms(rows)
-            kept = ~self.bounds[modality, layer].outliers(norms).to(rows.device)
-            members = samples.to(rows.device) * self.groups // self.samples
-            wide = rows.to(float64_device(rows), torch.float64)
+            kept = ~self.bounds[modality, layer].outliers(norms)
+            members = samples.to(norms.device) * self.groups // self.samples
+            wide = rows.to(float64_device(rows)).to(torch.float64)
             unit = wide / norms.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
             for group in members.unique().tolist():
-                chosen = ((members == group) & kept).to(wide.device)
+                chosen = (members == group) & kept
                 if bool(chosen.any()):
                     for kind, values in zip(KINDS, (wide, unit), strict=True):
                         side = self.moments[kind, modality, layer]
@@ -263,8 +263,11 @@ def layer_map(
         UndefinedMIRError: If MIR is undefined for the model.
         MirlibError: All that `mirlib.score` raises, and for layers that the model does not have.
 
-    Source: that vision rows lie nearest to text rows of the middle layers is a claim of arXiv 2602.00462, for single
-    tokens and cosines.
+    The nearest text layer in a row of ``given`` depends on the unit, which changes from column to column, and so would
+    that of distances without a unit: read the nearest layer off ``unit``, where norms have no part.
+
+    Source: that vision tokens at the input lie nearest to text tokens of middle layers is a claim of arXiv 2602.00462,
+    for single tokens and their nearest neighbours.
     """
     check_confidence(confidence)
     if trace not in TRACE_METHODS:

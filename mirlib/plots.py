@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mirlib.comparison import Comparison
     from mirlib.costs import TransportMap
+    from mirlib.grids import PatchGrid
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -149,9 +150,9 @@ def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color="black", linewidth=1)
     ax.grid(visible=False, axis="x")
     total = data.difference
-    interval = "" if np.isnan(total.low) else f" [{total.low:+.3f}, {total.high:+.3f}]"
+    interval = "" if np.isnan(total.low) else f" [{total.low:+.4f}, {total.high:+.4f}]"
     largest = int(np.argmax(np.abs(values))) + 1
-    title = f"{data.quantity} differs by {total.value:+.3f}{interval}: most of it in layer {largest}"
+    title = f"{data.quantity} differs by {total.value:+.4f}{interval}, the largest part in layer {largest}"
     ax.set_title(title.replace("-", "−"))
     ax.set_xlabel("layer")
     units = "log10" if data.quantity == "MIR" else "difference"
@@ -1343,7 +1344,7 @@ def figure_lens(
     picture: np.ndarray,
     words: Sequence[str],
     weights: np.ndarray,
-    grid: tuple[int, int],
+    grid: PatchGrid,
     ax: Axes | None = None,
     *,
     title: str,
@@ -1352,20 +1353,20 @@ def figure_lens(
 
     Args:
         picture: (h, w, 3) uint8.
-        words: (r,) the word of each patch, row by row.
+        words: (r,) the word of each vision row.
         weights: (r,) how sure each word is; those above the median are bold.
-        grid: Rows and columns of patches, r in all.
+        grid: Where the r rows stand in the picture; those without a place are left out.
         ax: Where to draw; a new figure if left out.
         title: Of the figure.
 
     Returns:
         The axes.
     """
-    rows, columns = grid
-    block = int(np.ceil(max(grid) / 12))
+    rows, columns = grid.rows, grid.columns
+    block = -(-max(rows, columns) // 12)
     places: dict[tuple[int, int], int] = {}
-    for number in range(rows * columns):
-        key = number // columns // block, number % columns // block
+    for number in np.flatnonzero(grid.cells >= 0):
+        key = grid.cells[number] // columns // block, grid.cells[number] % columns // block
         if key not in places or weights[number] > weights[places[key]]:
             places[key] = number
     lines, across = -(-rows // block), -(-columns // block)

@@ -130,7 +130,7 @@ def _score_streaming(
         if metric is None:
             metric = ModalityIntegrationRate(num_layers, vision.shape[1], **options)
         if k == 1:
-            samples = RowSamples(*batch.samples)
+            samples = RowSamples(*batch.samples, range(batch.first, batch.first + batch.size))
         metric.update_layer(k, vision, text, samples, batch.name_row, checks)
 
     def run(description: str) -> int:

@@ -174,13 +174,15 @@ class ModalityIntegrationRate(Metric):
         self._stage = "moments"  # then perhaps "repair", then perhaps "influence" or "jackknife"
         self._passes = 1
         self._places: dict[int, int] = {}  # of the samples, in the order in which they came
-        self._updates = 0
+        self._updates, self._samples_are_batches = 0, False
+        self._batches = 0  # of the first pass
         self._samples_before = 0
         self._forget_sum()
         self._maps: list[LayerInfluence] = []
         self._influences: list[list[Tensor | None]] = []
-        self._by_group: dict[tuple[int, int, int], Running] = {}  # by layer, modality and group of the jackknife
-        self._group_sums: Tensor | None = None  # (groups, K, modality, [count, sum of norms])
+        self._group_of: list[int] = []  # of the sample at each place, in a jackknife
+        # By layer, modality and group: moments, and (2,) how many rows came and the sum of their norms.
+        self._by_group: dict[tuple[int, int, int], tuple[Running, Tensor]] = {}
 
     def _forget_sum(self) -> None:
         self._known: _Known | None = None
@@ -202,8 +204,20 @@ class ModalityIntegrationRate(Metric):
         options = {name: getattr(self, name) for name in ("outliers", "normalize", "trace")}
         alone = ModalityIntegrationRate(self.num_layers, self.dim, sync_on_compute=False, **options)
         alone.update(*args, **kwargs)
+        self._forward_cache = alone.compute()  # where Lightning looks for it
         self.update(*args, **kwargs)
-        return alone.compute()
+        return self._forward_cache
+
+    def merge_state(self, incoming_state: Any) -> None:
+        """Refused: what waits for the outlier rule in one metric depends on the rows of the other.
+
+        Raises:
+            MirlibError: Always.
+        """
+        raise MirlibError(
+            "the states of two metrics cannot be merged: feed all batches to one, or let processes of "
+            "torch.distributed each feed their own and call compute() together"
+        )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Rows come in
@@ -225,7 +239,7 @@ class ModalityIntegrationRate(Metric):
         if len(vision_rows) != self.num_layers:
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
-        samples = self._samples_of(samples)
+        by_batch, samples = samples is None, self._samples_of(samples)
         checks = FiniteChecks()
         layers = [
             self._checked(k, pair, samples, row_of_batch, checks)
@@ -233,6 +247,7 @@ class ModalityIntegrationRate(Metric):
         ]
         checks.settle()
         self._updates += 1
+        self._samples_are_batches |= by_batch
         for k, (rows, norms) in enumerate(layers, start=1):
             self._add_layer(k, rows, norms, samples)
 
@@ -258,18 +273,24 @@ class ModalityIntegrationRate(Metric):
         """
         if not 1 <= layer <= self.num_layers:
             raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
-        samples = self._samples_of(samples)
+        by_batch, samples = samples is None, self._samples_of(samples)
         now = FiniteChecks() if checks is None else checks
         rows, norms = self._checked(layer, (vision, text), samples, name_row, now)
         if checks is None:
             now.settle()
         self._updates += layer == self.num_layers
+        self._update_count += layer == self.num_layers  # torchmetrics asks for it
+        self._samples_are_batches |= by_batch
         self._add_layer(layer, rows, norms, samples)
 
     def _samples_of(self, samples: Any) -> RowSamples:
         if isinstance(samples, RowSamples):
             return samples
-        return RowSamples(self._updates, self._updates) if samples is None else RowSamples(*samples)
+        if samples is None:
+            samples = self._updates, self._updates
+        if not isinstance(samples, (tuple, list)) or len(samples) != 2:
+            raise MirlibError("samples: expected a pair, the sample of each vision row and that of each text row")
+        return RowSamples(*samples)
 
     def _checked(
         self,
@@ -303,6 +324,10 @@ class ModalityIntegrationRate(Metric):
             self._forget_sum()
             for number in samples.numbers if layer == 1 else ():
                 self._places.setdefault(number, len(self._places))
+        elif self._stage == "repair":
+            self._summaries = []
+        elif unknown := [number for number in samples.numbers if number not in self._places]:
+            raise MirlibError(f"sample {unknown[0]} was not in the first pass; feed the same batches again")
         for side, (rows, norms) in enumerate(zip(pair, norms_of, strict=True)):
             kept = self._layers[layer - 1][side]
             kept.count(norms, again=self._stage != "moments")
@@ -318,8 +343,6 @@ class ModalityIntegrationRate(Metric):
             if self._stage == "repair":
                 if self._known.wrong[layer - 1, side]:
                     kept.add(rows, norms, inside)
-            elif unknown := [number for number in samples.numbers if number not in self._places]:
-                raise MirlibError(f"sample {unknown[0]} was not in the first pass; feed the same batches again")
             elif self._stage == "influence":
                 self._add_influence(layer, side, rows, norms, inside, samples)
             else:
@@ -338,23 +361,18 @@ class ModalityIntegrationRate(Metric):
     def _add_groups(
         self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
     ) -> None:
-        before, total = self._samples_before, sum(self._known.samples)
-        index = samples.index(side, self._places, len(rows), torch.device("cpu"))
-        groups = (index + before) * len(self._group_sums) // total
-        for group in groups.unique().tolist():
-            members = (groups == group).nonzero()[:, 0]
-            chosen = rows[members.to(rows.device)]
-            of_norms = norms[members.to(norms.device)]
+        device = float64_device(rows)
+        for group, members in samples.groups(side, self._group_of, self._places, len(rows), rows.device):
+            chosen, their_norms, weights = rows, norms, inside
+            if members is not None:
+                chosen, their_norms = rows[members], norms[members.to(norms.device)]
+                weights = None if inside is None else inside[members.to(inside.device)]
             key = (layer, side, group)
             if key not in self._by_group:
-                self._by_group[key] = Running.empty(self.dim, float64_device(rows))
-            weights = None
-            if inside is not None:
-                weights = inside[members.to(inside.device)].to(float64_device(rows), torch.float64)
-            self._by_group[key].add(chosen, weights)
-            self._group_sums[group, layer - 1, side] += torch.stack(
-                [of_norms.new_tensor(len(members)), of_norms.sum()]
-            ).cpu()
+                self._by_group[key] = Running.empty(self.dim, device), norms.new_zeros(2)
+            moments, sums = self._by_group[key]
+            moments.add(chosen, None if weights is None else weights.to(device, torch.float64))
+            sums += torch.stack([torch.full_like(their_norms[0], len(their_norms)), their_norms.sum()]).to(sums.device)
 
     def pretend(self, stage: str) -> None:
         """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
@@ -471,11 +489,14 @@ class ModalityIntegrationRate(Metric):
             self._make_maps(processes, progress)
             self._stage = "influence"
         else:
-            groups = min(self.groups, sum(self._known.samples))
-            self._group_sums = torch.zeros(groups, self.num_layers, 2, 2, dtype=torch.float64)
+            total = sum(self._known.samples)
+            groups = min(self.groups, total)
+            self._group_of = [(place + self._samples_before) * groups // total for place in range(len(self._places))]
             self._stage = "jackknife"
         for side in (side for layer in self._layers for side in layer):
             side.again = torch.zeros(2, dtype=torch.float64)
+        self._batches = self._batches if self._passes > 1 else self._updates
+        self._updates = 0
         self._passes += 1
 
     def moments(self, layer: int) -> tuple[Moments, Moments]:
@@ -558,7 +579,7 @@ class ModalityIntegrationRate(Metric):
 
     def _choose_way(self, differentiable: list[bool]) -> None:
         """Influences where they exist in all layers, else a jackknife where it fits, else no interval."""
-        self._way = "influence"
+        self._way, self._notes = "influence", []
         samples = sum(self._known.samples)
         if samples < 2:
             self._way = None
@@ -615,32 +636,44 @@ class ModalityIntegrationRate(Metric):
         for layer, bounds in zip(self._layers, self._known.bounds, strict=True):
             for side, side_bounds in zip(layer, bounds, strict=True):
                 side.settle(side_bounds)
-        self._influences = [[None, None] for _ in range(self.num_layers)]
-        self._maps = []
-        bar = tqdm(total=self.num_layers, desc="maps", **_BAR, disable=not (progress and processes.leads))
-        with bar, threads_for(self.dim):
-            made = {}
-            for layer, (vision, text, _) in self._owned(processes):
-                summary = self._summaries[layer - 1]
-                made[layer] = LayerInfluence.of(
-                    vision,
-                    text,
-                    summary.distance.total,
-                    summary.scale,
-                    normalized=self.normalize,
-                    text_rows=summary.rows[1],
-                    dtype=torch.float32,
-                )
-                bar.update(processes.size)
-                if processes.size == 1:
+        devices = [layer[0].device for layer in self._layers]
+        owned = self._owned(processes)
+        if processes.size > 1:
+            owned = list(owned)  # the processes meet here, and not in their work
+            self._forget_moments()
+        bar = {"total": self.num_layers // processes.size, "disable": not (progress and processes.leads), **_BAR}
+
+        def work() -> dict[int, LayerInfluence]:
+            with threads_for(self.dim), tqdm(desc="maps", **bar) as shown:
+                made = {}
+                for layer, (vision, text, _) in owned:
+                    summary = self._summaries[layer - 1]
+                    made[layer] = LayerInfluence.of(
+                        vision,
+                        text,
+                        summary.distance.total,
+                        summary.scale,
+                        normalized=self.normalize,
+                        text_rows=summary.rows[1],
+                        dtype=torch.float32,
+                    )
                     for side in self._layers[layer - 1]:
                         side.clear()
-            for side in (side for layer in self._layers for side in layer):
-                side.clear()
-            self._maps = [
-                processes.hand_out(made.get(layer), owner=(layer - 1) % processes.size)
-                for layer in range(1, self.num_layers + 1)
-            ]
+                    shown.update()
+                return made
+
+        made = processes.together(work)
+        self._maps, cpu = [], torch.device("cpu")
+        for layer, device in enumerate(devices, start=1):
+            mine = made.pop(layer, None)
+            if processes.size > 1:  # the device of one process is not that of another
+                mine = processes.hand_out(None if mine is None else mine.to(cpu), (layer - 1) % processes.size)
+            self._maps.append(mine.to(device))
+        self._influences = [[None, None] for _ in range(self.num_layers)]
+
+    def _forget_moments(self) -> None:
+        for side in (side for layer in self._layers for side in layer):
+            side.clear()
 
     def compute(self) -> Tensor:
         """MIR as a float64 scalar; for its parts see `result`.
@@ -721,15 +754,18 @@ class ModalityIntegrationRate(Metric):
 
     def _jackknife(self, processes: Processes, value: float) -> Interval:
         """Delete-a-group jackknife; every replicate has its own α_k, and the outlier bounds stay those of all rows."""
-        sums = processes.total(self._group_sums)
+        groups = min(self.groups, sum(self._known.samples))
+        sums = torch.zeros(groups, self.num_layers, 2, 2, dtype=torch.float64)
+        for (layer, side, group), (_, of_group) in self._by_group.items():
+            sums[group, layer - 1, side] = of_group.cpu()
+        sums = processes.total(sums)
         filled = (sums[:, 0, :, 0] > 0).all(dim=1).nonzero()[:, 0].tolist()
         mine: dict[int, list[list[Moments]]] = {}
         for layer in range(1, self.num_layers + 1):
             owner, sides = (layer - 1) % processes.size, []
             for side in range(2):
-                parts = [
-                    self._by_group.get((layer, side, g)) or Running.empty(self.dim, torch.device("cpu")) for g in filled
-                ]
+                none = Running.empty(self.dim, torch.device("cpu")), None
+                parts = [self._by_group.get((layer, side, group), none)[0] for group in filled]
                 if processes.size == 1:
                     sides.append([part.moments for part in parts])
                 else:
@@ -771,6 +807,11 @@ class ModalityIntegrationRate(Metric):
         """Refuse a later pass that did not see the rows of the first: how many, and how long in the mean."""
         if self._stage == "moments":
             return
+        if self._samples_are_batches and self._stage != "repair" and self._updates != self._batches:
+            raise MirlibError(
+                f"each batch counts as a sample, and {self._updates} came instead of {self._batches}; feed the same "
+                "batches again, or say which rows are one sample (samples=)"
+            )
         for layer, sides in enumerate(self._layers, start=1):
             for modality, side in zip(MODALITIES, sides, strict=True):
                 (first_count, first_norms), (count, norms) = side.sums.tolist(), side.again.tolist()

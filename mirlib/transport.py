@@ -137,7 +137,8 @@ def unreached_spread(own: Moments, other: Moments, map: Tensor) -> float:
     Returns:
         At least 0; 0 where the covariance of ``own`` has full rank.
     """
-    map = map.to(own.mean.device)
-    whole = float(other.covariance.trace())
-    left = whole - float(((map @ own.covariance) * map).sum())
-    return left if left > own.dim * torch.finfo(torch.float64).eps * whole else 0.0
+    covariance = own.covariance
+    if _cholesky(covariance) is not None:
+        return 0.0
+    map = map.to(covariance.device)
+    return max(float(other.covariance.trace()) - float(((map @ covariance) * map).sum()), 0.0)

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from mirlib.adapters import unwrap
 from mirlib.batches import ANY_TEXT, PairBatches, device_of
+from mirlib.costs import as_seen
 from mirlib.data import load_image
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.grids import PatchGrid
 from mirlib.hidden_states import decoder_parts, from_layer_zero, hidden_of
 from mirlib.mir import check_confidence
 from mirlib.prompts import used_template
@@ -146,8 +148,8 @@ class Lens:
             model's own.
         neighbours: (L, r, k) strings, the nearest input embeddings.
         cosines: (L, r, k) with them.
-        picture: (h, w, 3) uint8, the picture as it was given, in RGB.
-        grid: (rows, columns) of the patches, row by row, or None where they are not one square grid.
+        picture: (h, w, 3) uint8, as the model sees it.
+        grid: Where the vision rows stand in it, or None where that is not known of the model.
     """
 
     layers: tuple[int, ...]
@@ -156,7 +158,7 @@ class Lens:
     neighbours: np.ndarray
     cosines: np.ndarray
     picture: np.ndarray
-    grid: tuple[int, int] | None
+    grid: PatchGrid | None
 
     def to_frame(self) -> pd.DataFrame:
         """One line a layer, vision row and place.
@@ -184,7 +186,10 @@ class Lens:
         if layer not in self.layers or by not in LENSES:
             raise MirlibError(f"choose a layer of {list(self.layers)} and a lens of {', '.join(LENSES)}")
         if self.grid is None:
-            raise MirlibError(f"{self.words.shape[1]} vision rows are not one square grid; take them from to_frame()")
+            raise MirlibError(
+                "where the vision rows of this model stand in the picture is not known: take the words from "
+                "to_frame(), or teach register_adapter() the grid"
+            )
         words, weights = (self.words, self.probabilities) if by == "output" else (self.neighbours, self.cosines)
         place = self.layers.index(layer)
         title = f"Nearest {'word' if by == 'output' else 'input embedding'} of each patch after layer {layer}"
@@ -233,10 +238,14 @@ def lens(
         raise MirlibError(f"k must lie between 1 and the {vocabulary.size} words of the vocabulary, got {k}")
     picture = load_image(image)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in LENSES}
+    grids: list[PatchGrid | None] = []
 
     def on_layer(layer: int, vision: Tensor, _: Tensor, batch: ReadBatch) -> None:
         if layer not in chosen:
             return
+        if not grids:
+            grid = vocabulary.parts.grid
+            grids.append(None if grid is None else grid(batch.inputs, batch.positions["vision"])[0])
         for name in LENSES:
             parts = []
             for rows in vision.split(ROWS_AT_ONCE):
@@ -249,15 +258,14 @@ def lens(
     _read(model, vocabulary, batches, on_layer, progress=False)
     stacked = {name: [torch.stack(side).numpy() for side in zip(*pairs, strict=True)] for name, pairs in found.items()}
     (probabilities, word_ids), (cosines, neighbour_ids) = stacked["output"], stacked["input"]
-    side = round(word_ids.shape[1] ** 0.5)
     return Lens(
         layers=chosen,
         words=_decoded(processor.tokenizer, word_ids),
         probabilities=probabilities,
         neighbours=_decoded(processor.tokenizer, neighbour_ids),
         cosines=cosines,
-        picture=np.asarray(picture),
-        grid=(side, side) if side**2 == word_ids.shape[1] else None,
+        picture=as_seen(processor, picture),
+        grid=grids[0],
     )
 
 
@@ -364,7 +372,9 @@ def lens_rank(
 
     The captions never enter the model, so nothing can leak: a text of ours stands behind each picture. The control
     gives every caption the picture of another one (a derangement drawn by the seed); words that both captions share
-    count on both sides. Without any trace of the picture in its rows, own and shuffled are equal in expectation.
+    count on both sides. Without any trace of the picture in its rows, own and shuffled are equal in expectation. Where
+    every word that captions use ranks high in every picture, the mean of the ranks says little about a picture, and the
+    difference all there is.
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.

@@ -25,6 +25,16 @@ def hidden_states(seed=0, samples=SAMPLES, dim=DIM, dtype=torch.float64):
     return torch.tensor(vision, dtype=dtype), torch.tensor(text, dtype=dtype)
 
 
+def narrowing(seed=0, samples=40):
+    """The like, whose norms spread widely in the first samples and hardly at all later: no bounds of a part hold."""
+    vision, text = hidden_states(seed, samples)
+    for states, few in ((vision, 4), (text[:1], 6)):
+        norms = torch.linspace(0.9, 1.1, samples * TOKENS, dtype=torch.float64).view(samples, TOKENS)
+        norms[:few] = torch.linspace(0.1, 1.9, few * TOKENS, dtype=torch.float64).view(few, TOKENS)
+        states *= (norms / states.norm(dim=-1))[..., None]
+    return vision, text
+
+
 def agree(a, b, rel=1e-12):
     assert np.isclose(a.value, b.value, rtol=rel, atol=0)
     for name in ("per_layer", "mean_term", "covariance_term", "norm_ratio", "scale", "bias"):
@@ -35,22 +45,52 @@ def agree(a, b, rel=1e-12):
     assert a.rows == b.rows
 
 
-def measure(share, batch_size, groups, **options):
-    """Both passes over some samples, each in the jackknife group that its number gives it; returns the metric."""
-    vision, text = hidden_states(seed=4, samples=2 * SAMPLES)
-    metric = ModalityIntegrationRate(LAYERS, DIM, groups=groups, confidence=0.95, **options)
-    share = list(share)
-    for step in range(metric.passes):
-        if step:
-            metric.begin_second_pass()
-        for start in range(0, len(share), batch_size):
-            chosen = share[start : start + batch_size]
-            ids = torch.tensor([number * groups // (2 * SAMPLES) for number in chosen]).repeat_interleave(TOKENS)
-            metric.update(vision[:, chosen].flatten(1, 2), text[:, chosen].flatten(1, 2), groups=ids)
+def same_interval(found, expected, order=None, rel=1e-9):
+    """``order``: which sample of the expected result stands at each place of the other."""
+    assert (found.interval is None) == (expected.interval is None)
+    if expected.interval is not None:
+        assert found.interval.method == expected.interval.method
+        assert found.interval.degrees == expected.interval.degrees
+        assert np.allclose(found.interval[:4], expected.interval[:4], rtol=rel, atol=0)
+    assert (found.influence is None) == (expected.influence is None)
+    if expected.influence is not None:
+        assert found.influence.paired == expected.influence.paired
+        for side in ("vision", "text"):
+            a, b = getattr(found.influence, side), getattr(expected.influence, side)
+            b = b if order is None else b[:, order]
+            assert np.allclose(a, b, rtol=0, atol=rel * np.abs(b).max()), side
+
+
+def batch(states, chosen):
+    """(K, n, tokens, d) to K matrices of the chosen samples' rows."""
+    return states[:, list(chosen)].flatten(1, 2)
+
+
+def feed(metric, vision, text, batches):
+    for chosen in batches:
+        ids = torch.tensor(list(chosen)).repeat_interleave(TOKENS)
+        metric.update(batch(vision, chosen), batch(text, chosen), samples=(ids, ids))
+
+
+def stream(vision, text, batches, *, metric=None, **options):
+    """All passes that the metric asks for."""
+    metric = metric or ModalityIntegrationRate(LAYERS, vision.shape[-1], **options)
+    feed(metric, vision, text, batches)
+    while metric.needs_second_pass():
+        metric.begin_second_pass()
+        feed(metric, vision, text, batches)
     return metric
 
 
-def worker(rank, port, cases, groups, folder):
+def measure(share, batch_size, dim=DIM, make=None, **options):
+    """All passes over some samples; returns the metric."""
+    vision, text = narrowing() if make == "narrowing" else hidden_states(seed=4, samples=2 * SAMPLES, dim=dim)
+    share = list(share)
+    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    return stream(vision, text, batches, **options)
+
+
+def worker(rank, port, cases, folder):
     """One process: for each case ``(shares, options)`` its share, and what it found written to ``folder``."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -58,10 +98,10 @@ def worker(rank, port, cases, groups, folder):
     try:
         found = []
         for shares, options in cases:
-            metric = measure(shares[rank], rank + 1, groups, **options)  # each process has its own batch size
-            before = metric.norm_sums.clone()
+            metric = measure(shares[rank], rank + 1, **options)  # each process has its own batch size
+            before = metric._layers[0][0].sums.clone()
             computed, result = float(metric.compute()), metric.result()
-            kept = torch.equal(metric.norm_sums, before)
+            kept = torch.equal(metric._layers[0][0].sums, before)
             found.append((computed, result, metric.result(), kept))
         with open(os.path.join(folder, f"{rank}.pickle"), "wb") as file:
             pickle.dump(found, file)

@@ -2,13 +2,13 @@
 
 import io
 import json
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +25,9 @@ from tiny_processors import lvlm
 import mirlib
 from mirlib import MIRResult, cli, loading, modality_integration_rate, score
 from mirlib.__main__ import _Deaf
-from mirlib.comparison import COMPARABLE, differences
+from mirlib.comparison import COMPARABLE, compare, differences
 from mirlib.data import read_texts, sample_images, sample_texts
+from mirlib.result import LengthSplit
 
 PROGRAM = Path(sys.executable).with_name("mir")
 ROOT = Path(__file__).parents[1]
@@ -174,15 +175,15 @@ def test_quantized_weights_are_recorded(stored, flag, expected):
 
 def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, monkeypatch):
     """Three parts of six images: each measurement reads two of them, and together they read all."""
-    read, encode = [], mirlib.scoring.encode_batch
+    read, encode = [], mirlib.batches.encode_batch
 
     def spy(processor, images, texts, **options):
-        if texts != [mirlib.scoring.ANY_TEXT]:  # with which the processor is tried first
+        if texts != [mirlib.batches.ANY_TEXT]:  # with which the processor is tried first
             for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
                 kind.update(items)
         return encode(processor, images, texts, **options)
 
-    monkeypatch.setattr(mirlib.scoring, "encode_batch", spy)
+    monkeypatch.setattr(mirlib.batches, "encode_batch", spy)
     command = ["score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 2]
     found = []
     for part in ("1/3", "2/3", "3/3", "1/3"):
@@ -318,7 +319,7 @@ def test_features_with_samples_have_an_interval(capsys, tmp_path):
     none = mir(capsys, "features", tmp_path / "a.npz", "--json", "-", "--no-interval")
     assert json.loads(none.out)["interval"] is None
     table = mir(capsys, "features", tmp_path / "a.npz").out
-    assert "95% interval [" in table and "bootstrap over samples" in table
+    assert "95% interval [" in table and "influence over samples" in table
 
 
 def test_an_interval_that_nobody_asked_for_stops_no_measurement(capsys, tmp_path):
@@ -424,13 +425,93 @@ def test_settings_that_change_the_number_are_compared(setting, here, there):
     )
 
 
-def test_differences_come_with_their_interval(capsys, tmp_path):
-    for seed in (0, 1):
-        mir(capsys, "score", "--num", 8, "--seed", seed, "--json", tmp_path / f"{seed}.json", "--no-progress")
-    results = [MIRResult.from_dict(json.loads((tmp_path / f"{seed}.json").read_text())) for seed in (0, 1)]
-    outcome = mir(capsys, "compare", tmp_path / "0.json", tmp_path / "1.json")
-    error = 1.96 * math.hypot(*(result.interval.standard_error for result in results))
-    assert f"{results[1].value - results[0].value:+.4f} ± {error:.4f}" in outcome.out
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The miniature on the same 30 pairs with two templates, and on others."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, options in (("chat", []), ("plain", ["--template", "plain"]), ("other", ["--seed", "1"])):
+        command = ["score", "-n", "30", "--no-progress", "--json", str(folder / f"{name}.json"), *options]
+        with redirect_stdout(io.StringIO()):
+            assert cli.main(command) == 0
+    return folder
+
+
+def read_result(path):
+    return MIRResult.from_dict(json.loads(path.read_text()))
+
+
+def test_the_same_pairs_are_compared_pair_by_pair(three, capsys, tmp_path):
+    chat, plain = three / "chat.json", three / "plain.json"
+    outcome = mir(capsys, "compare", chat, plain, "--json", tmp_path / "d.json", "--plot", tmp_path / "d.png")
+    assert outcome.code == 0 and (tmp_path / "d.png").stat().st_size > 10_000
+    expected = compare(read_result(plain), read_result(chat))
+    total, alone = expected.difference, expected.unpaired
+    assert expected.shared == {"pairs": 30} and total.standard_error < alone.standard_error
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith(f"{plain} − {chat}: {total.value:+.4f}, 95% interval [{total.low:+.4f}, ")
+    assert lines[1] == f"  by the 30 pairs in both; independent draws would give [{alone.low:+.4f}, {alone.high:+.4f}]"
+    layer = 1 + int(np.argmax([abs(one.value) for one in expected.contributions]))
+    assert lines[2].startswith(f"  layers that carry it: {layer} ({expected.contributions[layer - 1].value:+.4f} ± ")
+    assert lines[3].startswith(f"  pictures that carry it: {expected.samples[0].sample.name} (")
+    assert f"{total.value:+.4f} ± {total.high - total.value:.4f}" in lines[-2]
+    assert lines[-1] == f"  ! not comparable: template differs (chat in {chat}; plain in {plain})"
+    (stored,) = json.loads((tmp_path / "d.json").read_text())["differences"]
+    assert (stored["result"], stored["minus"]) == (str(plain), str(chat))
+    assert stored["difference"]["low"] == total.low and len(stored["samples"]) == 30
+    assert json.loads(mir(capsys, "compare", chat, plain, "--json", "-").out)["differences"] == [stored]
+
+
+def test_more_results_are_compared_each_with_the_first(three, capsys):
+    names = [three / f"{name}.json" for name in ("chat", "plain", "other", "chat")]
+    outcome = mir(capsys, "compare", *names)
+    told = [line for line in outcome.out.splitlines() if " − " in line and ": " in line]
+    assert [line.split(":")[0] for line in told] == [
+        f"{name} − {names[0]}" for name in (*names[1:3], f"{names[3]} (again)")
+    ]
+    assert told[-1].endswith("+0.0000, 95% interval [+0.0000, +0.0000]: not told from 0")
+    chat, other = read_result(names[0]), read_result(names[2])
+    expected = compare(other, chat)
+    assert (
+        f"{expected.difference.value:+.4f} ± {expected.difference.high - expected.difference.value:.4f}" in outcome.out
+    )
+    assert "--plot draws the difference of two results; there are 4" in refused(
+        capsys, "compare", *names, "--plot", "d.png"
+    )
+
+
+def test_a_difference_of_nothing_is_refused_in_its_place(capsys, tmp_path):
+    """Two identical clouds have a MIR of −inf: the table stands, and says why there is no difference."""
+    files = [tmp_path / "a.json", tmp_path / "zero.json"]
+    mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", files[0])
+    data = json.loads(files[0].read_text()) | {"mir": None, "per_layer": [0.0] * 6}
+    files[1].write_text(json.dumps(data))
+    outcome = mir(capsys, "compare", *files)
+    assert (
+        outcome.code == 0
+        and "zero.json: one of the two is a MIR of -inf, which has no difference to another" in outcome.out
+    )
+    assert [str(files[1]), "-inf"] in [line.split()[:2] for line in outcome.out.splitlines()]
+    drawn = mir(capsys, "compare", *files, "--plot", tmp_path / "d.png")
+    assert drawn.code == 2 and drawn.out == outcome.out and "a MIR of -inf" in drawn.err.splitlines()[-1]
+    stored = json.loads(mir(capsys, "compare", *files, "--json", "-").out)["differences"]
+    assert "a MIR of -inf" in stored[0]["refused"]
+
+
+def test_a_comparison_destroys_no_result(three, capsys):
+    chat = three / "chat.json"
+    before = chat.read_bytes()
+    assert "that would destroy" in refused(capsys, "compare", chat, chat, "--json", chat)
+    assert chat.read_bytes() == before
+
+
+def test_the_report_splits_the_length_and_names_the_passes(three, capsys):
+    chat = read_result(three / "chat.json")
+    report = cli.describe(replace(chat, length=LengthSplit(0.08, 0.28, 0.64)), "it")
+    assert "of the sum, 8% is forced by norms, 28% removed by equalising them, 64% direction and shape" in report
+    assert f"{chat.passes} pass" in report and "vision rows zeroed after the model has run" in report
+    bare = cli.describe(replace(chat, length=None, interval=None), "it")
+    assert "forced by norms" not in bare and "interval" not in bare
+    assert "not allowed with argument" in refused(capsys, "score", "--confidence", 0.9, "--no-interval")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from mirlib import MirlibError, frechet_distance, gaps, modality_integration_rate
 from mirlib.gaps import MEASURES, clouds
-from mirlib.gaps.base import PAIRS, ROWS, TASK
-from mirlib.gaps.samples import MODEL
+from mirlib.gaps.base import MODEL, PAIRS, ROWS, TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -300,7 +299,7 @@ def test_measures_of_a_task_against_their_definitions():
     own, permuted = rng.integers(2, size=50), rng.integers(2, size=(3, 50))
     found = gaps.perceptual_score(own, permuted)
     assert found.value == pytest.approx(own.mean() - permuted.mean())
-    assert found.settings["standard_error"] == pytest.approx(stats.sem(own - permuted.mean(0)))
+    assert found.interval.standard_error == pytest.approx(stats.sem(own - permuted.mean(0)))
     scores, right = rng.normal(size=(20, 4)), rng.integers(4, size=20)
     scores[right < 2, 3] = -np.inf
     expected = torch.tensor(scores).softmax(1)[torch.arange(20), torch.tensor(right)].mean()

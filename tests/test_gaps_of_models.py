@@ -118,7 +118,8 @@ def test_one_pass_gives_all_measures_and_mir_is_that_of_score(tiny, pairs):
 
 def test_pairs_that_belong_together_bring_the_measures_of_pairs_from_all_their_rows(tiny, pairs, rows):
     wanted = ["cka", "rmg", "ima"]
-    found = score_measures(*tiny, *pairs, measures=wanted, num=12, paired=True, max_rows=24, **OPTIONS)
+    options = {"measures": wanted, "num": 12, "paired": True, "max_rows": 24, **OPTIONS}
+    found = score_measures(*tiny, *pairs, text="after the picture", **options)
     assert list(found.results) == wanted and not found.skipped
     for name in ("cka", "rmg"):  # the drawn order of the pairs does not matter to them
         expected = MEASURES[name].function(rows.vision, rows.text, samples=rows.samples).per_layer
@@ -212,10 +213,20 @@ def test_the_command_takes_pairs(command, capsys, tmp_path):
     options = ("score", "-n", 12, "--max-text-tokens", 20, "--no-progress", "--json", tmp_path / "out.json")
     outcome = command(capsys, *options, "--pairs", tmp_path / "pairs.jsonl", "--measures", "mutual_knn,cka")
     assert outcome.code == 0, outcome.err
-    assert "calibrated: 0 for images and texts put together at random" in outcome.out
+    assert "calibrated: 0 for them, 1 for the best" in outcome.out
+    assert "pairs: texts read alone, pictures before their own texts" in outcome.out
+    assert (
+        "the model reads the texts once more, without the pictures, and beside it a model of random weights"
+        in outcome.err
+    )
+    assert "random weights: the same architecture" in outcome.out
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["measures"]["mutual_knn"]
     assert found["calibration"]["null_mean"][0] == pytest.approx(10 / 11, abs=0.02)
     assert found["rows"] == {"pairs": 12}
+    assert np.shape(found["calibration"]["random_weights"]) == (1, 3) and len(found["influence"]) == 12
+    assert f"[{found['interval']['low']:.4g}, {found['interval']['high']:.4g}]" in outcome.out
+    without = command(capsys, *options, "--pairs", tmp_path / "pairs.jsonl", "--measures", "cka", "--random-weights", 0)
+    assert "random weights" not in without.err and "architecture" not in without.out
 
 
 @pytest.mark.parametrize(
@@ -226,6 +237,8 @@ def test_the_command_takes_pairs(command, capsys, tmp_path):
         (("--measures", "all", "--plot", "x.png"), "--plot is for MIR alone"),
         (("--measures", "all", "--preset", "authors"), "--preset is for MIR alone"),
         (("--rows", 5), "--rows means nothing without --measures"),
+        (("--random-weights", 2), "--random-weights means nothing without --measures"),
+        (("--measures", "ima", "--confidence", 1.5), "confidence must lie between 0 and 1"),
         (("--measures", "ima", "--rows", 0), "max_rows must be at least 1"),
     ],
 )
@@ -243,6 +256,7 @@ def test_a_result_without_layers_or_numbers_is_json_all_the_same():
     found = gaps.perceptual_score(np.ones(4), np.zeros(4)).to_dict()
     assert found["per_layer"] == [] and found["value"] == 1.0
     single = gaps.soft_discrimination(np.zeros((1, 2)), [0])
-    assert single.value == 0.5 and np.isnan(single.settings["standard_error"])
+    assert single.value == 0.5 and single.interval is None
+    assert single.settings["no_interval"] == "there is one sample alone"
     infinite = gaps.base.GapResult("fd_infinity", float("-inf"), np.array([np.nan]), "lower", "rows", {})
     assert infinite.to_dict()["value"] is None and infinite.to_dict()["per_layer"] == [None]

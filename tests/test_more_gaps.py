@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from tiny_processors import lvlm
 from torch.nn import functional as F
 
 from mirlib import MirlibError, gaps
+from mirlib.adapters import decoder_parts
 from mirlib.align.weighting import vision_hidden
+from mirlib.batches import pair_batches
 from mirlib.data import sample_images, sample_texts
 from mirlib.gaps import connector, hiding, sphere
-from mirlib.gaps.samples import of_samples, t_interval
+from mirlib.gaps.samples import mean_interval, of_samples
 from mirlib.prompts import encode_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,10 +46,12 @@ def pairs():
 def test_the_interval_is_that_of_students_t_test():
     values, null = np.random.default_rng(0).normal(size=(2, 12)) + [[1], [0]]
     expected = stats.ttest_1samp(values, 0).confidence_interval()
-    assert t_interval(values)[:2] == pytest.approx(tuple(expected), rel=1e-12)
+    assert mean_interval(values)[:2] == pytest.approx(tuple(expected), rel=1e-12)
     found = of_samples("picture_gain", values, {"pairs": 12}, layers=[values, 2 * values], null=null)
     assert found.value == values.mean() and found.per_layer == pytest.approx([values.mean(), 2 * values.mean()])
-    assert found.settings["interval"] == pytest.approx(list(expected))
+    assert found.interval[:2] == pytest.approx(tuple(expected)) and found.interval.degrees == 11
+    left = [np.delete(values, i).mean() for i in range(12)]
+    assert found.influence == pytest.approx(11 / 12 * (values.mean() - left), abs=1e-12)
     assert found.settings["standard_error"] == pytest.approx([stats.sem(values), 2 * stats.sem(values)])
     paired = stats.ttest_rel(values, null).confidence_interval()
     assert found.settings["above_null_interval"] == pytest.approx(list(paired))
@@ -89,6 +95,10 @@ def test_the_gain_is_that_of_a_loop_over_samples_and_words(tiny, pairs):
         list(stats.ttest_rel(own, other).confidence_interval()), abs=1e-5
     )
     assert found.rows == {"pairs": 5} and found.needs == "model"
+    assert found.interval.standard_error == pytest.approx(stats.sem(np.subtract(own, hid)), abs=1e-5)
+    batches = pair_batches(model, processor, images, texts, num=5, paired=True)
+    ids = {sample_id for batch in batches for sample_id in batch["sample_ids"]}
+    assert {(sample.picture, sample.text) for sample in found.samples} == ids
 
 
 def test_pictures_that_reach_no_word_gain_nothing_and_are_left_at_once(tiny, pairs):
@@ -99,7 +109,8 @@ def test_pictures_that_reach_no_word_gain_nothing_and_are_left_at_once(tiny, pai
     found = gaps.picture_gain(model, processor, *pairs, **OPTIONS)
     assert found.value == pytest.approx(0, abs=1e-6) and found.settings["null"] == pytest.approx(0, abs=1e-6)
     depth = gaps.exit_depth(model, processor, *pairs, **OPTIONS)
-    assert depth.value == 0 and depth.settings["interval"] == [0, 0]
+    assert depth.value == 0 and depth.interval[:2] == (0, 0)
+    json.dumps(depth.to_dict(), allow_nan=False)
     assert depth.per_layer.tolist() == [1, 1, 1] and depth.settings["null"] == depth.settings["never_seen"] == 1
 
 
@@ -253,13 +264,13 @@ def test_the_neighbours_are_those_of_scikit_learn_and_rotations_keep_all():
         return [set(near) - {i} for i, near in enumerate(model.kneighbors(rows, return_distance=False))]
 
     before = of(features)
-    for values, layer in zip(found, layers, strict=True):
+    for value, layer in zip(found.per_layer, layers, strict=True):
         expected = [len(a & b) / 7 for a, b in zip(before, of(layer), strict=True)]
-        assert values == pytest.approx(expected)
+        assert value == pytest.approx(np.mean(expected))
     turned = torch.tensor(features @ stats.ortho_group.rvs(6, random_state=0) * 3)
-    assert connector.shared_neighbours(torch.tensor(features), [turned], 7).min() == 1
+    assert connector.shared_neighbours(torch.tensor(features), [turned], 7).value == 1
     strangers = torch.tensor(rng.normal(size=(400, 6)))
-    chance = connector.shared_neighbours(strangers, [strangers[torch.randperm(400)]], 7).mean()
+    chance = connector.shared_neighbours(strangers, [strangers[rng.permutation(400)]], 7, confidence=None).value
     assert chance == pytest.approx(7 / 399, abs=0.01)
 
 
@@ -285,7 +296,7 @@ def test_held_out_errors_are_those_of_scikit_learns_ridge():
     assert shares.mean() == pytest.approx(1 - errors.sum() / spread.sum(), rel=1e-12)
     left = [1 - np.delete(errors, i).sum() / np.delete(spread, i).sum() for i in range(12)]
     jackknife = np.std(left) * 11**0.5
-    assert t_interval(shares).standard_error == pytest.approx(jackknife, rel=0.1)
+    assert mean_interval(shares).standard_error == pytest.approx(jackknife, rel=0.1)
     exact = connector.ridge_errors(torch.tensor(x), torch.tensor(x @ np.ones((7, 2))), torch.tensor(owners), ridge=0)
     assert exact[0].max() < 1e-18
 
@@ -319,11 +330,14 @@ def test_neighbours_and_probe_of_a_model_are_those_of_its_rows(tiny, pairs):
     images, texts = pairs
     rows = connector.connector_rows(model, processor, images, texts, **OPTIONS)
     kept = gaps.neighbours_kept(model, processor, images, texts, neighbours=2, **OPTIONS)
-    expected = connector.shared_neighbours(rows.features, rows.layers, 2).mean(1)
+    expected = connector.shared_neighbours(rows.features, rows.layers, 2).per_layer
     assert kept.value == expected[0] and kept.per_layer.tolist() == expected[1:].tolist()
     assert kept.settings["null"] == 0.5 and kept.settings["patches"]["null"] == 2 / 19
-    by_patch = connector.shared_neighbours(rows.patches[0], rows.patches[2], 2).mean(1)
-    assert kept.settings["patches"]["per_layer"] == pytest.approx(by_patch[1:].tolist())
+    by_patch = connector.shared_neighbours(rows.patches[0], rows.patches[2], 2).per_layer.tolist()
+    assert [kept.settings["patches"]["entering"], *kept.settings["patches"]["per_layer"]] == pytest.approx(by_patch)
+    others = [torch.arange(5) != i for i in range(5)]
+    left = [connector.shared_neighbours(rows.features[o], [rows.layers[0][o]], 2).value for o in others]
+    assert kept.interval.standard_error == pytest.approx(4**0.5 * np.std(left))
     probe = gaps.feature_probe(model, processor, images, texts, folds=5, ridge=0.1, **OPTIONS)
     features, owners, layers = rows.patches
     sums = [np.sum(connector.ridge_errors(layer, features, owners, ridge=0.1), axis=1) for layer in layers]
@@ -339,13 +353,16 @@ def test_connectors_that_join_features_are_measured_by_picture(family, pairs):
     assert gaps.feature_probe(*lvlm(family), *pairs, **OPTIONS).rows == {"pictures": 5, "rows": 5}
 
 
-def test_what_the_connector_cannot_be_asked_is_refused(tiny, pairs):
-    with pytest.raises(MirlibError, match="5 pictures have no 10 nearest others"):
+def test_what_the_connector_cannot_be_asked_is_refused(tiny, pairs, monkeypatch):
+    with pytest.raises(MirlibError, match="5 pairs; it needs at least 11"):
         gaps.neighbours_kept(*tiny, *pairs, **OPTIONS)
     with pytest.raises(MirlibError, match="expected 2 to 5 folds"):
         gaps.feature_probe(*tiny, *pairs, folds=6, **OPTIONS)
-    with pytest.raises(MirlibError, match="lm_head is not called in a forward pass"):
-        gaps.feature_probe(*tiny, *pairs, projector="lm_head", **OPTIONS)
+    parts = decoder_parts(tiny[0])
+    for module, said in ((None, "no connector found"), (torch.nn.Linear(2, 2), "Linear, the connector, is not called")):
+        with monkeypatch.context() as patched, pytest.raises(MirlibError, match=said):
+            patched.setattr(connector, "decoder_parts", lambda model, module=module: replace(parts, connector=module))
+            gaps.feature_probe(*tiny, *pairs, **OPTIONS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,7 +403,7 @@ def test_the_overlap_is_that_of_sets_of_units_sample_by_sample(tiny, pairs):
         two = [len(vision[i][k] & vision[(i + 1) % 5][k]) / 12 for i in range(5)]
         assert found.settings["two_pictures"][k] == pytest.approx(np.mean(two))
     by_sample = np.mean([[len(v[k] & t[k]) / 12 for k in range(3)] for v, t in zip(vision, text, strict=True)], axis=1)
-    assert found.settings["interval"] == pytest.approx(list(stats.ttest_1samp(by_sample, 0).confidence_interval()))
+    assert found.interval[:2] == pytest.approx(tuple(stats.ttest_1samp(by_sample, 0).confidence_interval()))
 
 
 def test_independent_choices_share_as_many_units_as_there_are_and_equal_ones_all():
@@ -405,3 +422,93 @@ def test_units_of_other_families_are_found(family, pairs):
 def test_a_layer_without_an_mlp_is_refused():
     with pytest.raises(MirlibError, match="Linear: which module maps the units of its MLP back"):
         gaps.units.last_map(torch.nn.Linear(2, 2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Answers
+
+
+def test_the_preference_for_text_is_a_mean_of_logistic_functions():
+    picture, text = np.array([0.0, 2.0, -1.0, 0.5]), np.array([1.0, -1.0, -1.0, 3.0])
+    chosen = [math.exp(t) / (math.exp(t) + math.exp(p)) for p, t in zip(picture, text, strict=True)]
+    found = gaps.text_preference(picture, text)
+    assert found.value == pytest.approx(np.mean(chosen)) and found.settings["null"] == 0.5
+    assert found.interval[:2] == pytest.approx(tuple(stats.ttest_1samp(chosen, 0).confidence_interval()))
+    assert gaps.text_preference(text, picture).value == pytest.approx(1 - found.value)
+    alone = gaps.text_preference(picture, text, without=(picture, picture - 1)).settings
+    assert alone["null"] == pytest.approx(1 / (1 + math.e))
+    paired = stats.ttest_1samp(np.array(chosen) - 1 / (1 + math.e), 0).confidence_interval()
+    assert alone["above_null_interval"] == pytest.approx(list(paired))
+
+
+def test_the_yes_bias_is_a_difference_of_rates_with_welchs_interval():
+    rng = np.random.default_rng(7)
+    absent, present = rng.random(40) < 0.4, rng.random(25) < 0.8
+    found = gaps.yes_bias(absent, present)
+    assert found.value == pytest.approx(absent.mean() - (1 - present.mean()))
+    welch = stats.ttest_ind(absent.astype(float), 1.0 - present, equal_var=False)
+    assert found.interval[:2] == pytest.approx(tuple(welch.confidence_interval()))
+    assert found.interval.degrees == pytest.approx(welch.df)
+    rates = found.settings["hallucinated"], found.settings["missed"]
+    assert rates == pytest.approx((absent.mean(), 1 - present.mean()))
+    blind = gaps.yes_bias(absent, present, permuted=(np.full(40, 0.7), np.full(25, 0.7))).settings
+    assert blind["null"] == pytest.approx(0.4) and blind["null_hallucinated"] == pytest.approx(0.7)
+    always = gaps.yes_bias(np.ones(5), np.ones(5))
+    assert always.value == 1 and always.interval[:2] == (1, 1)
+    assert gaps.yes_bias(np.ones(5), np.zeros(5)).value == 0  # wrong throughout, and not biased
+
+
+def test_a_match_is_right_where_the_nearest_row_of_the_other_picture_lies():
+    rng = np.random.default_rng(8)
+    pictures, side = 4, 3
+    samples = np.repeat(np.arange(pictures), side**2)
+    grid = np.array([(i, j) for i in range(side) for j in range(side)])
+    positions = np.tile(grid, (pictures, 1))
+    rows = rng.normal(size=(2, len(samples), 5))
+    matches = np.array([(i, 9 + j) for i, j in zip(range(9), rng.permutation(9), strict=True)] + [(20, 30), (21, 0)])
+    found = gaps.correspondence(rows, samples, positions, matches, within=1.0)
+    share, chance = {}, {}
+    for source, target in matches:
+        best, right, near = -2.0, False, []
+        for other in np.flatnonzero(samples == samples[target]):
+            cosine = rows[0, source] @ rows[0, other] / np.linalg.norm(rows[0, source]) / np.linalg.norm(rows[0, other])
+            close = math.dist(positions[other], positions[target]) <= 1
+            near.append(close)
+            best, right = (cosine, close) if cosine > best else (best, right)
+        share.setdefault(samples[source], []).append(right)
+        chance.setdefault(samples[source], []).append(np.mean(near))
+    assert found.per_layer[0] == pytest.approx(np.mean([np.mean(each) for each in share.values()]))
+    assert found.settings["null"] == pytest.approx(np.mean([np.mean(each) for each in chance.values()]))
+    assert found.rows == {"pictures": 2, "matches": 11}
+    rows[:, 9:18] = rows[:, :9]  # the second picture repeats the first, patch by patch
+    exact = np.array([(i, 9 + i) for i in range(9)] + [(9 + i, i) for i in range(9)])
+    assert gaps.correspondence(rows, samples, positions, exact, within=0.0).value == 1
+    drawn = rng.normal(size=(1, 900, 4))
+    many = np.stack([np.arange(450), 450 + rng.integers(450, size=450)], axis=1)
+    many = np.concatenate([many, many[:, ::-1]])
+    random = gaps.correspondence(drawn, np.arange(900) // 450, rng.random((900, 2)), many, within=0.3)
+    assert random.value == pytest.approx(random.settings["null"], abs=0.06)
+
+
+FOUR = np.ones((1, 4, 2))
+BAD_ANSWERS = [
+    (lambda: gaps.text_preference([0.0, 1.0], [0.0]), r"text: expected \(2,\) numbers, got an array of shape \(1,\)"),
+    (lambda: gaps.text_preference([0.0, 1.0], [0.0, np.nan]), "sample 1 gives a number that is not finite"),
+    (lambda: gaps.text_preference([0.0, 1.0], [0.0, 1.0], without=([0.0], [0.0])), r"without: expected \(2,\)"),
+    (lambda: gaps.yes_bias([0, 1], [2, 0]), "0 for no, 1 for yes, or between"),
+    (lambda: gaps.yes_bias([0], [1, 0]), "at least 2 answers of each kind"),
+    (lambda: gaps.correspondence(FOUR, [0, 0, 1], FOUR[0], [[0, 3]]), "for each of 4 rows"),
+    (lambda: gaps.correspondence(FOUR, [0, 0, 1, 1], FOUR[0], [[0, 4]]), "from 0 to 3"),
+    (lambda: gaps.correspondence(FOUR, [0, 0, 1, 1], FOUR[0], [[0, 1]]), "in different pictures"),
+    (
+        lambda: gaps.correspondence(FOUR, [0, 0, 1, 1], FOUR[0], [0, 1]),
+        r"\(m, 2\) numbers of rows",
+    ),
+    (lambda: gaps.correspondence(FOUR, [0, 0, 1, 1], FOUR[0], [[0, 3]]), "at least 2 of them"),
+]
+
+
+@pytest.mark.parametrize("call, said", BAD_ANSWERS, ids=[said[:20] for _, said in BAD_ANSWERS])
+def test_what_is_no_answer_is_refused_in_a_sentence(call, said):
+    with pytest.raises(MirlibError, match=said):
+        call()

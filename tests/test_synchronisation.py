@@ -1,7 +1,8 @@
 """Nothing makes the host wait for a GPU once a layer: counted on the CPU by the operations that would.
 
 Reading a number from a device, finding the rows of a mask, and cutting by a mask all wait until the device has caught
-up. A batch may do so a few times, however many layers the model has.
+up. A batch may do so a few times, however many layers the model has. Where rows wait for the outlier rule, it does so
+once a layer and modality besides.
 """
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from mirlib import MirlibError, ModalityIntegrationRate, score_batches
-from mirlib.streaming import FiniteChecks, RowGroups
+from mirlib.accumulators import FiniteChecks, RowSamples
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
 
@@ -31,30 +32,57 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def model_of(layers):
+DIMS = {"value": 32, "influence": 16, "jackknife": 128}  # of some 50 rows of each modality
+
+
+def model_of(layers, dim):
     config = llava_config()
     config.text_config.num_hidden_layers = layers
+    config.text_config.hidden_size = dim
     torch.manual_seed(0)
     return AutoModelForImageTextToText.from_config(config).eval()
 
 
-def waits_of(model, batches, confidence):
-    """Each batch holds a sample of either of two groups, so that the end does not grow with the batches."""
-    inputs = [FAMILIES[0].inputs(seed=seed) | {"sample_groups": torch.tensor([0, 1])} for seed in range(batches)]
+def waits_of(model, batches, **options):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        FAMILIES[0].inputs(seed=seed) | {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
+        for seed in range(batches)
+    ]
+    ends = []
+
+    class Counted(list):
+        """Waits between the first batch of a pass and its end: adding up waits in every layer, and may."""
+
+        def __iter__(self):
+            before = len(waits.found)
+            yield from super().__iter__()
+            ends.append(len(waits.found) - before)
+
     with Waits() as waits:
-        score_batches(model, inputs, progress=False, confidence=confidence, groups=2)
-    return len(waits.found)
+        result = score_batches(model, Counted(inputs), progress=False, **options)
+    return result, ends
 
 
-@pytest.mark.parametrize("confidence", [None, 0.95], ids=["no interval", "interval"])
-def test_waits_of_a_batch_do_not_grow_with_the_layers(confidence):
-    """The end waits in every layer, and may: it is there once. So look at what one more batch adds."""
+@pytest.mark.parametrize("way", ["value", "influence", "jackknife"])
+@pytest.mark.parametrize("outliers", ["none", "drop"])
+def test_waits_of_a_batch_do_not_grow_with_the_layers(way, outliers):
+    """But for the rows that are set aside: the host must know how many, once a layer and modality.
+
+    Where bounds are drawn anew, in a batch whenever a third more rows are in, it waits a few times more.
+    """
+    options = {"outliers": outliers, "confidence": None if way == "value" else 0.95, "groups": 3}
     added = {}
     for layers in (2, 5):
-        model = model_of(layers)
-        added[layers] = waits_of(model, 3, confidence) - waits_of(model, 2, confidence)
-    assert added[2] == added[5]
-    assert 0 < added[2] <= 2 * 15  # in two passes
+        model = model_of(layers, DIMS[way])
+        (few, before), (result, after) = waits_of(model, 6, **options), waits_of(model, 7, **options)
+        assert result.passes == few.passes == len(after) == (1 if way == "value" else 2)
+        assert way == "value" or result.interval.method == way
+        added[layers] = [b - a for a, b in zip(before, after, strict=True)]
+    for of_pass, (two, five) in enumerate(zip(added[2], added[5], strict=True)):
+        assert 0 < two <= 15
+        sorting = 0 if outliers == "none" or of_pass else 2 * (5 - 2)
+        assert five - two <= sorting, f"pass {of_pass + 1}"
 
 
 def test_the_counter_sees_what_waits():
@@ -68,25 +96,40 @@ def test_the_counter_sees_what_waits():
     assert waits.found.count("_local_scalar_dense") >= 2 and waits.found.count("index") == 2
 
 
-def test_update_layer_waits_for_nothing_once_groups_and_checks_are_shared():
-    rows = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-    metric = ModalityIntegrationRate(3, 4, groups=2)
-    groups = (RowGroups(torch.arange(12) % 2), RowGroups(1))
+@pytest.mark.parametrize("dim", [4, 8])  # 12 rows: influences, or a jackknife
+def test_update_layer_waits_for_nothing_once_samples_and_checks_are_shared(dim):
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(6, dim, generator=generator) for _ in "ab"]
+    metric = ModalityIntegrationRate(3, dim, outliers="none", confidence=0.95)
     for step in range(2):
         if step:
             metric.begin_second_pass()
-        checks = FiniteChecks()
-        with Waits() as waits:
-            for layer in (1, 2, 3):
-                metric.update_layer(layer, rows, 2 * rows, groups=groups, checks=checks)
-        assert waits.found == []
-        checks.settle()
-    assert metric.result().rows == {"vision": 12, "text": 12}
+        for number, rows in enumerate(batches):
+            samples = RowSamples(torch.arange(6) // 2 + 3 * number, 3 * number, range(3 * number, 3 * number + 3))
+            checks = FiniteChecks()
+            metric.update_layer(1, rows, 2 * rows, samples, checks=checks)
+            with Waits() as waits:
+                for layer in (2, 3):
+                    metric.update_layer(layer, rows, 2 * rows, samples, checks=checks)
+            assert waits.found == []
+            checks.settle()
+    result = metric.result()
+    assert result.rows == {"vision": 12, "text": 12} and result.interval.method == {4: "influence", 8: "jackknife"}[dim]
 
 
-def test_one_batch_of_all_layers_waits_once():
+def test_rows_are_set_aside_with_one_wait_a_layer_and_modality():
+    rows = torch.randn(5, 120, 4, generator=torch.Generator().manual_seed(0))
+    metric, samples = ModalityIntegrationRate(5, 4), RowSamples(0, 0)
+    metric.update(rows, rows, samples)
+    with Waits() as waits:  # too few to draw the bounds anew
+        metric.update(rows[:, :20], rows[:, :20], samples)
+    assert waits.found.count("nonzero") == 2 * 5 and len(waits.found) <= 2 * 5 + 2
+    assert all(side.aside for layer in metric._layers for side in layer), "nothing was set aside"
+
+
+def test_one_batch_of_all_layers_waits_once_without_an_outlier_rule():
     rows = torch.randn(5, 12, 4, generator=torch.Generator().manual_seed(0))
-    metric = ModalityIntegrationRate(5, 4)
+    metric = ModalityIntegrationRate(5, 4, outliers="none")
     with Waits() as waits:
         metric.update(rows, rows)
     assert len(waits.found) <= 2
@@ -104,23 +147,33 @@ def test_checks_name_the_first_layer_that_broke():
 
 
 def test_state_takes_memory_where_the_rows_are_and_when_they_come():
-    """Before its first rows a layer holds one number; they may lie on any device (here: one without numbers)."""
-    metric = ModalityIntegrationRate(2, 8, outliers="none", groups=3)
-    assert metric.moments_vision_1.untyped_storage().nbytes() == 8
+    """Before its first rows a layer holds nothing; they may lie on any device (here: one without numbers)."""
+    metric = ModalityIntegrationRate(2, 8, outliers="none")
     rows = torch.ones(5, 8, device="meta")
-    metric.update_layer(1, rows, rows, checks=FiniteChecks())
-    assert metric.moments_vision_1.device.type == "meta" and metric.norm_sums.device.type == "meta"
-    assert metric.moments_vision_1.untyped_storage().nbytes() == 3 * 10 * 8 * 8
-    assert metric.moments_vision_2.untyped_storage().nbytes() == 8
+    metric.update_layer(1, rows, rows, RowSamples(0, 0), checks=FiniteChecks())
+    (vision, text), second = metric._layers
+    assert vision.device.type == text.device.type == vision.sums.device.type == "meta"
+    assert (
+        vision.running.scatter.untyped_storage().nbytes() == vision.unit.scatter.untyped_storage().nbytes() == 8 * 8 * 8
+    )
+    assert text.unit is None and all(side.running is None for side in second)
     assert TEXT["num_hidden_layers"] == 3  # the shared configuration was not changed
 
 
-def test_groups_are_found_once_and_refused_where_they_do_not_fit():
-    groups = RowGroups(torch.tensor([2, 0, 2, 2]))
-    assert [(g, index.tolist()) for g, index in groups.parts] == [(0, [1]), (2, [0, 2, 3])]
-    assert groups.on(torch.device("cpu")) is groups.on(torch.device("cpu"))
-    assert RowGroups(torch.tensor([1, 1])).parts == [(1, None)] == RowGroups(1).parts
-    with pytest.raises(MirlibError, match=r"one number for each of 3 rows, got shape \(4,\)"):
-        groups.check(3, 5)
-    with pytest.raises(MirlibError, match=r"group 2 is outside 0\.\.1"):
-        groups.check(4, 2)
+def test_samples_are_found_once_and_refused_where_they_do_not_fit():
+    samples = RowSamples(torch.tensor([20, 7, 20, 20]), 7)
+    places, cpu = {7: 0, 20: 1}, torch.device("cpu")
+    assert samples.numbers == [7, 20]
+    assert (
+        samples.index(0, places, 4, cpu).tolist() == [1, 0, 1, 1]
+        and samples.index(1, places, 3, cpu).tolist() == [0] * 3
+    )
+    assert samples.index(0, places, 4, cpu) is samples.index(0, places, 4, cpu)
+    found = samples.groups(0, [5, 2], places, 4, cpu)
+    assert [(group, rows.tolist()) for group, rows in found] == [(2, [0, 2, 3]), (5, [1])]
+    assert samples.groups(0, [5, 2], places, 4, cpu) is found
+    assert samples.groups(1, [5, 2], places, 3, cpu) == [(5, None)], "all rows: nothing is to be cut"
+    samples.check((4, 3))
+    with pytest.raises(MirlibError, match=r"one number for each of 3 vision rows, got shape \(4,\)"):
+        samples.check((3, 3))
+    assert RowSamples(torch.tensor([2]), 5, range(1, 6)).numbers == [1, 2, 3, 4, 5], "also those without rows"

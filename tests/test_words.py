@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +14,12 @@ from torch import nn
 
 from mirlib import MirlibError, UndefinedMIRError
 from mirlib.data import sample_images
+from mirlib.grids import PatchGrid
 from mirlib.lab import evaluate, models, world
+from mirlib.plots import figure_lens
 from mirlib.prompts import encode_batch
-from mirlib.words import lens, lens_rank
+from mirlib.words import _Vocabulary, lens, lens_rank
+from tests.tiny_families import Case
 from tests.tiny_processors import lvlm
 
 SCENES = evaluate.held_out_scenes(40, seed=1, digits=0.0)
@@ -86,7 +91,7 @@ def test_every_layer_is_read_as_by_hand(miniature, layer):
 def test_the_table_and_the_figure_have_every_row(miniature):
     found = lens(*miniature, PICTURES[0], k=2, layers=[6, 0])
     frame = found.to_frame()
-    assert found.layers == (0, 6) and len(frame) == 2 * 36 * 2 and found.grid == (6, 6)
+    assert found.layers == (0, 6) and len(frame) == 2 * 36 * 2 and found.grid[:2] == (6, 6)
     line = frame[(frame.layer == 6) & (frame.row == 7) & (frame.place == 2)].iloc[0]
     assert (line.word, line.cosine) == (found.words[1, 7, 1], found.cosines[1, 7, 1])
     axes = found.plot(0)
@@ -94,6 +99,26 @@ def test_the_table_and_the_figure_have_every_row(miniature):
     assert "input embedding" in found.plot(by="input").get_title()
     with pytest.raises(MirlibError, match="choose a layer of"):
         found.plot(3)
+
+
+def test_a_word_stands_where_its_row_does_in_the_picture():
+    words, weights = list("abcdef"), np.array([1.0, 9, 3, 4, 5, 6])
+    grid = PatchGrid(2, 2, np.array([-1, 3, 2, 1, 0, -1]))
+    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), words, weights, grid, title="Words")
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {
+        "e": (0.5, 0.5), "d": (1.5, 0.5), "c": (0.5, 1.5), "b": (1.5, 1.5)
+    }  # fmt: skip
+    many = PatchGrid(24, 24, np.arange(576))
+    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), [str(n) for n in range(576)], np.arange(576), many, title="Words")
+    assert len(axes.texts) == 144 and axes.texts[0].get_text() == "25", "the surest word of a block is its last one"
+    assert "2 × 2 patches" in axes.get_xlabel()
+
+
+def test_a_model_whose_grid_is_not_known_has_a_table_but_no_figure(miniature):
+    found = replace(lens(*miniature, PICTURES[0], k=1, layers=[1]), grid=None)
+    assert len(found.to_frame()) == 36
+    with pytest.raises(MirlibError, match="take the words from to_frame"):
+        found.plot()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,6 +204,28 @@ def test_a_scale_and_a_cap_of_the_logits_are_let_through_and_other_logits_refuse
     with pytest.raises(MirlibError, match="its logits are not those of the final norm"):
         with_logits(lambda logits: logits + torch.randn(logits.shape[-1]) * logits.std())
     assert [len(module._forward_hooks) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("family", "refusal"),
+    [
+        ("cohere2_vision", None),  # a scale behind the output embedding
+        ("gemma3", None),
+        ("git", None),  # rows in front of input_ids, and a norm at the end of each layer
+        ("glm5_next", None),  # several residual streams
+        ("granite4_vision", None),
+        ("qwen4_exp", "its logits are not those of the final norm"),
+        ("pi0", "has no output embedding"),
+    ],
+)
+def test_families_have_a_lens_or_say_why_not(family, refusal):
+    case = Case(family)
+    with pytest.raises(MirlibError, match=refusal) if refusal else nullcontext(), torch.no_grad():
+        vocabulary = _Vocabulary(case.model)
+        case.find_tokens()
+        with vocabulary.checked(case.model):
+            logits = case.model(**case.inputs(1)).logits
+        assert vocabulary.size == logits.shape[-1]
 
 
 def test_what_has_no_words_is_refused_in_a_sentence(miniature, monkeypatch):

@@ -25,7 +25,7 @@ from mirlib.mir import (
 from mirlib.result import Interval, Sample, _finite, _interval_as_dict, _numbers
 
 LOWER, HIGHER = "lower", "higher"
-ROWS, PAIRS, TASK = "rows", "pairs", "task"
+ROWS, PAIRS, TASK, MODEL = "rows", "pairs", "task", "model"
 QUADRATIC_ROWS = 1000
 """Rows of a modality that measures of quadratic cost take where nobody says otherwise."""
 CONFIDENCE = 0.95
@@ -85,8 +85,8 @@ class GapResult:
             logarithm to base 10 of its sum.
         per_layer: (K,) by layer; empty for measures of a labelled task.
         direction: ``"lower"`` or ``"higher"``, which of the two means that vision and text are better integrated.
-        needs: ``"rows"`` of both modalities, ``"pairs"`` of images and texts that belong together, or a labelled
-            ``"task"``.
+        needs: ``"rows"`` of both modalities, ``"pairs"`` of images and texts that belong together, a labelled
+            ``"task"``, or the ``"model"`` itself, in passes of the measure's own.
         rows: Rows (or pairs, or questions) that went into it, by modality.
         calibration: What random pairs give, for measures of pairs.
         settings: What the value depends on beside the rows; ``no_interval`` says why there is no interval.
@@ -138,8 +138,8 @@ class Measure:
     Attributes:
         name: Its key.
         title: Its name in prose.
-        function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; for a measure of a task, what
-            its docstring says.
+        function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model,
+            ``function(model, processor, images, texts, ...)``; for a measure of a task, what its docstring says.
         asks: The question that it puts to the rows, in a line.
         source: Where it was proposed.
         needs: See `GapResult`.
@@ -242,7 +242,7 @@ def standard_error(influence: np.ndarray) -> float:
 
     Examples:
         >>> sample = np.array([1.0, 2.0, 6.0])
-        >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(sample.var(ddof=1) / 3, 6)
+        >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(float(sample.var(ddof=1)) / 3, 6)
         (2.333333, 2.333333)
     """
     count = len(influence)

@@ -231,7 +231,7 @@ def a_score(
         text = [reference] * len(vision)
         if samples is not None:  # the reference stays when a sample is left out, so its rows may have any number
             numbers = torch.as_tensor(samples[0])
-            samples = numbers, numbers[:1].expand(len(reference))
+            samples = numbers, numbers.new_full((len(reference),), int(numbers[0]))
     rows = Rows.of(vision, text, samples, max_rows=max_rows, seed=seed)
     found, influence, by = [], [], _Samples(rows, confidence)
     for v, t in rows.layers("unit"):

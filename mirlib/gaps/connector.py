@@ -7,20 +7,21 @@ measure that does not look back at the encoder. These do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, unwrap
-from mirlib.align.norms import _projector
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import HIGHER, QUADRATIC_ROWS, GapResult, register, unit
-from mirlib.gaps.paired import NEIGHBOURS
-from mirlib.gaps.samples import MODEL, in_order, of_samples, t_interval
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, QUADRATIC_ROWS, GapResult, register, result
+from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
+from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.result import Sample
 
 FOLDS = 5
 RIDGE = 1e-3
@@ -35,11 +36,13 @@ class ConnectorRows:
         layers: K + 1 tensors (N, d), the means of its vision rows where they enter layer 1 and after each layer.
         patches: Where the connector makes one row of one feature: (n, f) some features, (n,) the picture of each, and
             K + 1 tensors (n, d), their rows. Else None.
+        samples: The N samples.
     """
 
     features: Tensor
     layers: list[Tensor]
     patches: tuple[Tensor, Tensor, list[Tensor]] | None
+    samples: tuple[Sample, ...]
 
 
 def connector_rows(
@@ -49,7 +52,6 @@ def connector_rows(
     texts: Sequence[str],
     *,
     max_rows: int = QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -62,7 +64,6 @@ def connector_rows(
         images: N images, as for `mirlib.score`.
         texts: N texts.
         max_rows: Keep about so many patches, equally many of each picture, drawn at random.
-        projector: Dotted name of the module that makes vision tokens out of features; None looks for the usual names.
         seed: Of the draw of patches.
         progress: Whether to show a bar on stderr.
         options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
@@ -75,7 +76,9 @@ def connector_rows(
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
     inner = unwrap(model)
-    name = _projector(inner) if projector is None else projector
+    parts = decoder_parts(inner)
+    if parts.connector is None:
+        raise MirlibError(f"{type(inner).__name__}: no connector found; register_adapter() tells mirlib which it is")
     batches = in_order(model, processor, images, texts, batch_size=1, **options)
     heard: list[Tensor] = []  # of the picture that is being read
     entering: list[Tensor] = []
@@ -95,7 +98,7 @@ def connector_rows(
 
     def begin(count: int) -> None:
         if not heard:
-            raise MirlibError(f"{name} is not called in a forward pass; name the connector with projector=")
+            raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
         whole = torch.cat(heard)
         heard.clear()
         features.append(whole.mean(0))
@@ -117,12 +120,13 @@ def connector_rows(
         keep(vision)
 
     handles = [
-        inner.get_submodule(name).register_forward_pre_hook(hear, with_kwargs=True),
-        decoder_parts(inner).layers[0].register_forward_pre_hook(enter, with_kwargs=True),
+        parts.connector.register_forward_pre_hook(hear, with_kwargs=True),
+        parts.layers[0].register_forward_pre_hook(enter, with_kwargs=True),
     ]
     try:
         with evaluating(model):
-            Reader(model, batches).run(on_layer, "pictures", progress)
+            reader = Reader(model, batches)
+            reader.run(on_layer, "pictures", progress)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,31 +135,18 @@ def connector_rows(
     if all(chosen is not None for chosen in places):
         owners = torch.repeat_interleave(torch.arange(len(counts)), counts)
         patches = torch.cat(of_features), owners, [torch.cat(layer) for layer in zip(*of_rows, strict=True)]
-    return ConnectorRows(torch.stack(features), [torch.stack(layer) for layer in zip(*means, strict=True)], patches)
+    layers = [torch.stack(layer) for layer in zip(*means, strict=True)]
+    return ConnectorRows(torch.stack(features), layers, patches, tuple(reader.samples))
 
 
-def nearest(rows: Tensor, neighbours: int) -> Tensor:
-    """(n, n), 1 where the column is one of the row's nearest by cosine, itself left out."""
-    rows = unit(rows)
-    cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)
-    return torch.zeros_like(cosines).scatter_(1, cosines.topk(neighbours, dim=1).indices, 1.0)
+def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS, **options: Any) -> Any:
+    """`mirlib.gaps.mutual_knn` of (n, f) features and each of K arrays (n, d) of rows, without random pairings.
 
-
-def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """(L, n): the share of each row's k nearest neighbours that its row in each of L arrays has as well.
-
-    Args:
-        features: (n, f).
-        layers: L arrays (n, d).
-        neighbours: k, fewer than n.
-
-    Raises:
-        MirlibError: If there are k rows and fewer.
+    Columns of zero make both of one width; they change no cosine.
     """
-    if not 1 <= neighbours < len(features):
-        raise MirlibError(f"{len(features)} pictures have no {neighbours} nearest others; take more, or neighbours=")
-    before = nearest(features, neighbours)
-    return np.stack([(before * nearest(layer, neighbours)).sum(1).numpy() / neighbours for layer in layers])
+    width = max(features.shape[1], layers[0].shape[1])
+    features, *layers = (pad(side, (0, width - side.shape[1])) for side in (features, *layers))
+    return mutual_knn([features] * len(layers), layers, neighbours=neighbours, permutations=0, **options)
 
 
 @register(
@@ -175,14 +166,14 @@ def neighbours_kept(
     *,
     neighbours: int = NEIGHBOURS,
     max_rows: int = QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> GapResult:
     """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
 
-    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike.
+    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike. It
+    can only warn: a connector with fresh weights keeps neighbours, too, though no word comes of them.
 
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
@@ -194,15 +185,14 @@ def neighbours_kept(
         texts: N texts; with causal attention they do not matter.
         neighbours: k.
         max_rows: See `connector_rows`.
-        projector: See `connector_rows`.
         seed: See `connector_rows`.
         progress: See `connector_rows`.
         options: See `connector_rows`.
 
     Returns:
-        `GapResult` in [0, 1], the value where rows enter layer 1, ``per_layer`` after each layer; see
-        `mirlib.gaps.samples.of_samples`. Where the connector makes one row of one feature, ``settings["patches"]``
-        holds the same for single patches among those of all pictures: value, interval over pictures, per layer, null.
+        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
+        the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
+        ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
 
     Raises:
         MirlibError: For k pictures and fewer, and as `connector_rows`.
@@ -211,28 +201,31 @@ def neighbours_kept(
     Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
     itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
     """
-    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    options |= {"max_rows": max_rows, "seed": seed}
     rows = connector_rows(model, processor, images, texts, progress=progress, **options)
-    shares = shared_neighbours(rows.features, rows.layers, neighbours)
+    entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
+    after = shared_neighbours(rows.features, rows.layers[1:], neighbours, confidence=None)
     null = neighbours / (len(images) - 1)
     patches = None
     if rows.patches is not None:
-        features, owners, layers = rows.patches
-        by_picture = _by_picture(shared_neighbours(features, layers, neighbours), owners)
-        chance = neighbours / (len(features) - 1)
-        found = of_samples("neighbours_kept", by_picture[0], {}, layers=by_picture[1:], null=chance)
-        patches = {"value": found.value, "per_layer": found.per_layer.tolist(), "rows": len(features)}
-        patches |= {key: found.settings[key] for key in ("interval", "null", "standard_error")}
-    counts = {"pictures": len(images)}
-    return of_samples(
-        "neighbours_kept", shares[0], counts, layers=shares[1:], null=null, patches=patches, neighbours=neighbours
+        features, _, layers = rows.patches
+        found = shared_neighbours(features, layers, neighbours, confidence=None, seed=seed)
+        patches = {"entering": found.per_layer[0], "per_layer": found.per_layer[1:].tolist(), **found.rows}
+        patches["null"] = neighbours / (found.rows["pairs"] - 1)
+    kept = result(
+        "neighbours_kept",
+        after.per_layer,
+        {"pictures": len(images)},
+        value=entering.value,
+        influence=entering.influence,
+        no_interval=entering.settings.get("no_interval"),
+        confidence=CONFIDENCE,
+        null=null,
+        above_null=entering.value - null,
+        patches=patches,
+        neighbours=neighbours,
     )
-
-
-def _by_picture(values: np.ndarray, owners: Tensor) -> np.ndarray:
-    """(L, N) means of (L, n) values over the rows of each picture."""
-    counts = owners.bincount().numpy()
-    return np.stack([np.bincount(owners.numpy(), layer) for layer in values]) / counts
+    return replace(kept, samples=rows.samples)
 
 
 def ridge_errors(
@@ -290,7 +283,6 @@ def feature_probe(
     folds: int = FOLDS,
     ridge: float = RIDGE,
     max_rows: int = 4 * QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -298,7 +290,7 @@ def feature_probe(
     """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
 
     When to use it: to find the layer after which the model has forgotten its picture, or whether the connector let it
-    through at all.
+    through at all; as with `neighbours_kept`, random weights forget little.
 
     Of single patches where the connector makes one row of one feature, else of the means of pictures. Always in
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
@@ -312,7 +304,6 @@ def feature_probe(
         folds: Parts of the pictures, each of which is left out once.
         ridge: Penalty, see `ridge_errors`.
         max_rows: See `connector_rows`; rows should be several times as many as dimensions.
-        projector: See `connector_rows`.
         seed: Of the draws of patches and folds.
         progress: See `connector_rows`.
         options: See `connector_rows`.
@@ -328,7 +319,7 @@ def feature_probe(
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")
-    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    options |= {"max_rows": max_rows, "seed": seed}
     rows = connector_rows(model, processor, images, texts, progress=progress, **options)
     features, owners, layers = rows.features, torch.arange(len(images)), rows.layers
     if rows.patches is not None and len(rows.patches[1].bincount().unique()) == 1:
@@ -346,8 +337,9 @@ def feature_probe(
         {"pictures": len(images), "rows": len(features)},
         layers=shares[1:],
         null=null[1:].mean(0),
+        samples=rows.samples,
         entering=float(shares[0].mean()),
-        entering_interval=list(t_interval(shares[0])[:2]),
+        entering_interval=list(mean_interval(shares[0])[:2]),
         folds=folds,
         ridge=ridge,
         seed=seed,

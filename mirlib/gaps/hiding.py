@@ -6,12 +6,15 @@ picture and the right words before it. ``max_text_tokens=1`` asks for the first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,8 +24,9 @@ from mirlib.align.weighting import vision_hidden
 from mirlib.batches import ModelInputs, PairBatches
 from mirlib.errors import MirlibError
 from mirlib.forward import evaluating, forward_advice
-from mirlib.gaps.base import HIGHER, GapResult, register, result
-from mirlib.gaps.samples import CONFIDENCE, MODEL, in_order, of_samples, t_interval
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, register, result
+from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.result import Interval, Sample
 
 UNCHANGED = 0.95
 
@@ -42,6 +46,7 @@ class _Words:
         words = batch.text_mask.to(ids.device).clone()
         words[:, 0] = False  # nothing stands before it
         self.model, self.batch, self.size = model, batch, len(ids)
+        self.samples = [Sample(name, *hashes) for name, hashes in zip(batch.names, batch.ids, strict=True)]
         self.row, place = words.nonzero(as_tuple=True)
         self.ids = ids[self.row, place]
         self.kept = ids.shape[1] - int(place.min()) + 1  # positions from the one that predicts the first word on
@@ -120,7 +125,9 @@ def picture_gain(
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     found: list[list[np.ndarray]] = [[], [], []]
+    samples: list[Sample] = []
     for words in _read(model, batches, "pictures", progress):
+        samples += words.samples
         found[0].append(words.log_probability())
         with vision_hidden(model):
             found[1].append(words.log_probability())
@@ -129,7 +136,13 @@ def picture_gain(
     seen, hidden, other = map(np.concatenate, found)
     means = {"own": float(seen.mean()), "other": float(other.mean()), "hidden": float(hidden.mean())}
     return of_samples(
-        "picture_gain", seen - hidden, {"pairs": len(texts)}, null=other - hidden, log_probability=means, **options
+        "picture_gain",
+        seen - hidden,
+        {"pairs": len(texts)},
+        null=other - hidden,
+        samples=samples,
+        log_probability=means,
+        **options,
     )
 
 
@@ -206,7 +219,7 @@ def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, 
         >>> depth_of(np.array([[0.0, 0.5], [1.0, 1.0], [0.8, 0.9], [1.0, 1.0]]))
         (3, [0, 3])
     """
-    ends = [t_interval(values) for values in agreement]
+    ends = [mean_interval(values) for values in agreement]
     curves = agreement.mean(1), [end.high for end in ends], [end.low for end in ends]
     found = [max((k + 1 for k, share in enumerate(curve) if share < unchanged), default=0) for curve in curves]
     return found[0], found[1:]
@@ -256,7 +269,7 @@ def exit_depth(
     Returns:
         `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
         ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
-        one's, above which no answer depends on the picture; and ``interval``, the depths at which the upper and the
+        one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
         lower end of the agreement's interval reach ``unchanged``.
 
     Raises:
@@ -268,7 +281,7 @@ def exit_depth(
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
-    found: list[np.ndarray] = []
+    agreements: list[np.ndarray] = []
     said: list[Tensor] = []
     for words in _read(model, batches, "depths", progress):
         said.append(words.logits().argmax(-1))
@@ -276,25 +289,24 @@ def exit_depth(
         for depth in depths:
             with vision_hidden_behind(model, depth):
                 by_depth.append(words.means(words.logits().argmax(-1) == said[-1]))
-        found.append(np.stack(by_depth))
+        agreements.append(np.stack(by_depth))
     null = [
         words.means(words.logits().argmax(-1) == before)
         for words, before in zip(
             _read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True
         )
     ]
-    agreement = np.concatenate([np.concatenate(found, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
+    agreement = np.concatenate([np.concatenate(agreements, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
     depth, interval = depth_of(agreement, unchanged)
-    return result(
+    found = result(
         "exit_depth",
         agreement[1:].mean(1),
         {"pairs": len(texts)},
         value=depth,
-        interval=interval,
-        standard_error=[t_interval(values).standard_error for values in agreement[1:]],
+        standard_error=stats.sem(agreement[1:], axis=1).tolist(),
         never_seen=float(agreement[0].mean()),
         null=float(np.concatenate(null).mean()),
         unchanged=unchanged,
-        confidence=CONFIDENCE,
         **options,
     )
+    return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

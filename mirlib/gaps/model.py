@@ -19,10 +19,9 @@ from mirlib.align.saved import attached
 from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import memory_advice
-from mirlib.gaps.base import CONFIDENCE, MEASURES, PAIRS, TASK, GapResult
+from mirlib.gaps.base import CONFIDENCE, MEASURES, MODEL, PAIRS, TASK, GapResult
 from mirlib.gaps.paired import PERMUTATIONS
 from mirlib.gaps.reading import ALONE, PairMeans, PairReader, random_twin
-from mirlib.gaps.samples import MODEL
 from mirlib.hidden_states import decoder_parts
 from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
@@ -316,10 +315,13 @@ def score_measures(
         **of_pairs,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
-    samples = tuple(batches.samples())
-    results = {
-        name: found if found.influence is None else replace(found, samples=samples) for name, found in results.items()
-    }
+    samples = batches.samples()
+    for name, found in results.items():  # what mirlib.compare holds against that of another result
+        counts = ("template", "max_text_tokens", "text_rows", "last")
+        counts += ("pair_text", "pair_vision") if MEASURES[name].needs == PAIRS else ()
+        read = {setting: settings[setting] for setting in counts}
+        of_samples = samples if found.influence is not None else ()
+        results[name] = replace(found, settings={**found.settings, **read}, samples=of_samples)
     return ZooResult(results, seconds, skipped, settings, samples)
 
 

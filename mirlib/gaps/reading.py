@@ -185,7 +185,7 @@ class PairReader:
         if stream.positions["vision"].any():
             raise MirlibError(
                 f"the chat template of {type(self.processor).__name__} writes placeholders of a picture that cannot be "
-                "taken out, so its texts cannot be read alone; take template='plain' (--template plain)"
+                f"taken out, so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,9 @@ from torch import nn
 
 from mirlib.batches import PairBatches, pair_batches
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import GapResult, result
-from mirlib.result import Interval
-
-CONFIDENCE = 0.95
-MODEL = "model"
-"""What measures need that read the model in passes of their own."""
+from mirlib.gaps.base import CONFIDENCE, GapResult, result
+from mirlib.influence import t_interval
+from mirlib.result import Interval, Sample
 
 
 def in_order(
@@ -27,46 +25,41 @@ def in_order(
     return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
 
 
-def t_interval(values: Any, confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval for the mean of independent samples.
-
-    Args:
-        values: (N,) a value a sample.
-        confidence: Between 0 and 1.
-
-    Returns:
-        `Interval`; infinitely wide for a single sample.
+def mean_interval(values: Any) -> Interval:
+    """Student's t interval for the mean of two or more independent samples, at `mirlib.gaps.base.CONFIDENCE`.
 
     Examples:
-        >>> round(t_interval([1.0, 2.0, 3.0, 4.0]).low, 4)
+        >>> round(mean_interval([1.0, 2.0, 3.0, 4.0]).low, 4)
         0.4457
     """
     values = np.asarray(values, dtype=float)
-    count = len(values)
-    error = float(values.std(ddof=1) / count**0.5) if count > 1 else float("inf")
-    reach = error * float(stats.t.ppf((1 + confidence) / 2, max(count - 1, 1)))
-    return Interval(
-        float(values.mean()) - reach, float(values.mean()) + reach, confidence, error, "influence", count - 1
-    )
+    return t_interval(float(values.mean()), float(stats.sem(values)), CONFIDENCE, "influence", len(values) - 1)
 
 
 def of_samples(
-    name: str, values: Any, rows: Mapping[str, int], *, layers: Any = None, null: Any = None, **settings: Any
+    name: str,
+    values: Any,
+    rows: Mapping[str, int],
+    *,
+    layers: Any = None,
+    null: Any = None,
+    samples: Sequence[Sample] = (),
+    **settings: Any,
 ) -> GapResult:
     """The result of a measure that is a mean over samples.
 
     Args:
         name: Of a registered measure.
-        values: (N,) what each sample gives; the value is their mean.
+        values: (N,) what each sample gives; the value is their mean, its interval Student's t.
         rows: See `GapResult`.
         layers: (K, N) the same by layer; left out, the measure has no layers.
         null: (N,) what each sample gives where there is nothing to find, or one number for all.
+        samples: The N samples.
         settings: What else the value depends on, or stands beside it.
 
     Returns:
-        `GapResult`. Its ``settings`` hold ``interval``, [low, high] of Student's t over samples; by layer
-        ``standard_error``; with a null its mean, ``null``, and ``above_null`` and ``above_null_interval``, of the
-        difference sample by sample.
+        `GapResult`. Its ``settings`` hold, by layer, ``standard_error``; and with a null its mean, ``null``, and
+        ``above_null`` and ``above_null_interval``, of the difference sample by sample.
 
     Raises:
         MirlibError: For fewer than 2 samples, or a value that is not finite.
@@ -78,11 +71,22 @@ def of_samples(
     broken = ~np.isfinite(np.vstack([values[None], by_layer])).all(0)
     if broken.any():
         raise MirlibError(f"{name}: sample {int(broken.argmax())} gives a number that is not finite")
-    beside: dict[str, Any] = {"interval": list(t_interval(values)[:2])}
+    beside: dict[str, Any] = {}
     if layers is not None:
-        beside["standard_error"] = [t_interval(layer).standard_error for layer in by_layer]
+        beside["standard_error"] = stats.sem(by_layer, axis=1).tolist()
     if null is not None:
         above = values - null
         beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
-        beside["above_null_interval"] = list(t_interval(above)[:2])
-    return result(name, by_layer.mean(1), rows, value=values.mean(), **beside, **settings)
+        beside["above_null_interval"] = list(mean_interval(above)[:2])
+    mean = values.mean()
+    found = result(
+        name,
+        by_layer.mean(1),
+        rows,
+        value=mean,
+        influence=(values - mean) / len(values),
+        confidence=CONFIDENCE,
+        **beside,
+        **settings,
+    )
+    return replace(found, samples=tuple(samples))

@@ -12,7 +12,7 @@ from scipy.special import hyp0f1
 from torch import Tensor
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import LOWER, PAIRS, GapResult, Rows, register, unit
+from mirlib.gaps.base import CONFIDENCE, LOWER, PAIRS, GapResult, Rows, register, unit
 from mirlib.gaps.paired import PERMUTATIONS, Statistic, _paired, pooled
 
 SHARPNESS = 2.0
@@ -65,7 +65,13 @@ def even_spread(dim: int, sharpness: float = SHARPNESS) -> float:
     cost="n² d",
 )
 def alignment(
-    vision: Any, text: Any, *, samples: Any = None, seed: int = 0, permutations: int = PERMUTATIONS
+    vision: Any,
+    text: Any,
+    *,
+    samples: Any = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    confidence: float | None = CONFIDENCE,
 ) -> GapResult:
     """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1.
 
@@ -78,6 +84,7 @@ def alignment(
         samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
         seed: Of the random pairings.
         permutations: How many of them.
+        confidence: Of the interval over pairs; None for none.
 
     Returns:
         `GapResult`, each layer in [0, 4]; 4 times the ``d_match`` of `rmg`. ``settings`` hold the `uniformity` of the
@@ -91,10 +98,15 @@ def alignment(
 
     def of(x: Tensor, y: Tensor) -> Statistic:
         squares = 2 - 2 * unit(x) @ unit(y).T
-        places = torch.arange(len(x))
-        return lambda pairing: float(squares[places, pairing].mean())
+        places, own = torch.arange(len(x)), squares.diagonal()
 
-    found = _paired("alignment", of, vision, text, samples, seed=seed, permutations=permutations, minimum=2)
+        def without() -> np.ndarray:
+            return ((own.sum() - own) / (len(own) - 1)).numpy()
+
+        return Statistic(lambda pairing: float(squares[places, pairing].mean()), without)
+
+    options = {"seed": seed, "permutations": permutations, "confidence": confidence}
+    found = _paired("alignment", of, vision, text, samples, minimum=2, **options)
     rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
     pool, _ = pooled(rows)
     spread = np.array([[uniformity(pool(v, 0)), uniformity(pool(t, 1))] for v, t in rows.layers()])

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import HIGHER, GapResult, register
-from mirlib.gaps.samples import MODEL, in_order, of_samples
+from mirlib.gaps.base import HIGHER, MODEL, GapResult, register
+from mirlib.gaps.samples import in_order, of_samples
 
 SHARE = 0.1
 
@@ -140,7 +140,8 @@ def unit_overlap(
     handles = [last_map(layer).register_forward_pre_hook(keep(k)) for k, layer in enumerate(layers)]
     try:
         with evaluating(model):
-            Reader(model, batches).run(on_layer, "units", progress)
+            reader = Reader(model, batches)
+            reader.run(on_layer, "units", progress)
     finally:
         for handle in handles:
             handle.remove()
@@ -161,6 +162,7 @@ def unit_overlap(
         {"pairs": len(texts)},
         layers=found,
         null=round(share * units) / units,
+        samples=reader.samples,
         share=share,
         units=units,
         **beside,

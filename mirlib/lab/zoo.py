@@ -49,7 +49,8 @@ def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, run
     """Metrics of a run of the zoo, after stage 1.
 
     Measures of clouds get pictures of scenes and news, as MIR does everywhere in the ledger; those of pairs get
-    held-out scenes and their own full captions.
+    held-out scenes and their own full captions, read after the picture, which the text has seen: see
+    `mirlib.gaps.reading` for the reading without it.
 
     Returns:
         ``repeats``, the key of the run that this one does again; ``mir`` as in every row; ``gaps``, for each measure
@@ -82,7 +83,7 @@ def measured(news: TokenRows, captions: TokenRows, *, permutations: int = PERMUT
     found = {}
     for name in ON_ROWS:
         rows = captions if MEASURES[name].needs == PAIRS else news
-        results, seconds = apply_measures(rows, [name], permutations=permutations)
+        results, seconds = apply_measures(rows, [name], permutations=permutations, confidence=None)
         result = results[name]
         found[name] = {"value": _finite(result.value), "per_layer": [_finite(value) for value in result.per_layer]}
         found[name]["seconds"] = seconds[name]
