@@ -181,7 +181,7 @@ def test_rows_of_coverage_are_made_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         coverage, "pool_of", lambda model, size: made.append(model) or gaussian_pool(size, pools[model])
     )
-    configurations = coverage.configurations(pool=60, draws=5, sets=1)
+    configurations = coverage.configurations(pool=60, draws={"miniature": 5, "qwen2_vl": 4}, sets=1)
     monkeypatch.setattr(coverage, "configurations", lambda: configurations)
     coverage.draws_of.cache_clear()
     for _ in range(2):
