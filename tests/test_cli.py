@@ -512,7 +512,6 @@ def test_the_report_splits_the_length_and_names_the_passes(three, capsys):
     bare = cli.describe(replace(chat, length=None, interval=None), "it")
     assert "forced by norms" not in bare and "interval" not in bare
     assert "not allowed with argument" in refused(capsys, "score", "--confidence", 0.9, "--no-interval")
-    assert "leave out it or --measures" in refused(capsys, "score", "--measures", "ima", "--no-interval")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
