@@ -234,7 +234,10 @@ def test_layers_add_up_and_their_errors_are_those_of_leaving_samples_out():
         np.testing.assert_allclose([one.standard_error for one in part], row, rtol=0.1)
 
 
-@pytest.mark.parametrize("sums", [(3.0, 1.0), (2.0, 2.0), (2.0, 2.0 + 1e-9), (1.0, 1.03), (1.0, 1.0203), (0.5, 900.0)])
+@pytest.mark.parametrize(
+    "sums",
+    [(3.0, 1.0), (2.0, 2.0), (2.0, 2.0 + 1e-9), (1.0, 1.03), (1.0, 1.0203), (0.5, 900.0), (1e25, 1e-3)],
+)
 def test_the_weight_of_a_layer_and_its_derivatives(sums):
     weight, *slopes = _weight(*sums)
     s, t = (np.longdouble(x) for x in sums)
@@ -354,6 +357,16 @@ def test_measures_of_the_zoo_are_compared_in_the_same_way():
     assert found.plot().get_ylabel() == "difference"
 
 
+def test_what_a_measure_found_beside_its_value_does_not_keep_two_apart():
+    found = [
+        {"null": x, "standard_error": [x, x], "parts": {"own": x, "layers": [x]}, "folds": [5, 5]} for x in (0.1, 0.2)
+    ]
+    a, b = (a_measure("kid", 0.4, **settings) for settings in found)
+    assert compare(a, b).incomparable == ()
+    other = a_measure("kid", 0.4, **{**found[1], "folds": [5, 6]})
+    assert compare(a, other).incomparable == ("not comparable: folds differs (5 5 in a; 5 6 in b)",)
+
+
 def test_a_difference_of_kid_is_that_of_leaving_samples_out():
     """Its own influences, matched by the samples, against the jackknife of the difference itself."""
     first, second, ids = clouds(np.random.default_rng(6), 30, 0.2)
@@ -394,7 +407,7 @@ def test_the_figure_shows_what_each_layer_contributes(two):
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
     assert heights == pytest.approx({k: one.value for k, one in enumerate(found.contributions, start=1)})
     largest = max(heights, key=lambda layer: abs(heights[layer]))
-    assert f"{found.difference.value:+.3f}".replace("-", "−") in ax.get_title() and f"layer {largest}" in ax.get_title()
+    assert f"{found.difference.value:+.4f}".replace("-", "−") in ax.get_title() and f"layer {largest}" in ax.get_title()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
