@@ -3,12 +3,12 @@
 A pool of samples stands for the world: all rows of 1200 pairs are read once and kept. Sets of N pairs are drawn from it
 with replacement, hundreds of times, and each is measured as a user's N pairs would be, with outlier bounds and a scale
 of its own, by `mirlib.modality_integration_rate`. An interval says how far another draw of as many samples falls, so
-its target is the mean of MIR over all draws of that size. Three questions, each a few rows of results/coverage.jsonl:
+its target is the mean of MIR over all draws of that size. Three questions, a few rows of results/coverage.jsonl each:
 
 - ``coverage``: how often the interval of one draw holds the mean, on the miniature and on a tiny Qwen2-VL with random
   weights, whose pictures have different numbers of tokens; and the standard error beside the spread of the draws.
-- ``difference``: the same for the difference of two checkpoints on the same draws, the shipped miniature and one that
-  was trained on fewer pairs, with the interval of a paired difference and with that of two independent values.
+- ``difference``: the same for the difference of two checkpoints on the same draws, with the interval of a paired
+  difference and with that of two independent values: two of one training, and the shipped miniature against the later.
 - ``bootstrap``: standard errors from the influence of the samples against those of the bootstrap over the samples.
 
 Rows that are there are not made again; all together take about twenty minutes of one core.
@@ -19,10 +19,11 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,22 +33,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirlib import capture, modality_integration_rate
+from mirlib.comparison import paired_difference
 from mirlib.data import sample_images, sample_texts
 from mirlib.errors import MirlibError
-from mirlib.influence import t_interval
 from mirlib.lab import language, ledger, train
 from mirlib.lab.models import load_miniature
-from mirlib.result import MIRResult
+from mirlib.result import MIRResult, Sample
 from mirlib.rows import collect_rows
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "coverage.jsonl"
 POOL = 1200
-DRAWS = 400
+DRAWS = {"miniature": 500, "qwen2_vl": 2000}  # a draw of the small one takes a tenth of the time
 SETS = 4  # of the comparison with the bootstrap, which takes minutes
 RESAMPLES = 200
 CONFIDENCE = 0.95
-FEWER_PAIRS = 1024  # of stage 1 for the second checkpoint; the miniature that is shipped read 16,384
-MODELS = ("miniature", "miniature of 1024 pairs", "qwen2_vl")
+TRAINING = train.StageOne(pairs=1024)  # of the other checkpoints; the miniature that is shipped read 16,384 pairs
+STEPS = {"step 96": 96, "step 128": 128}  # of that training, where its checkpoints are taken
+PAIRS_OF_MODELS = (("step 128", "step 96"), ("miniature", "step 128"))
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ def pool_of(model: str, size: int) -> Pool:
     if model == "qwen2_vl":
         return _qwen2_vl_pool(size)
     network, processor = load_miniature()
-    if model != "miniature":
-        train.stage_one(network, processor.tokenizer, train.StageOne(pairs=FEWER_PAIRS), seed=0)
+    if model in STEPS:
+        train.stage_one(
+            network, processor.tokenizer, TRAINING, seed=0, after_step=lambda step, _: step == STEPS[model]
+        )  # fmt: skip
     rows = collect_rows(
         network.eval(), processor, sample_images(size), sample_texts(size), batch_size=16, progress=True
     )
@@ -225,23 +229,27 @@ def coverage_of(configuration: dict[str, Any]) -> dict[str, Any]:
 def difference_of(configuration: dict[str, Any]) -> dict[str, Any]:
     """The interval of each difference against the mean of all, paired and not."""
     first, second = (asked(configuration, model) for model in configuration["models"])
-    size, differences = configuration["samples"], first.values - second.values
-    squares = np.square(first.influences - second.influences).sum(axis=1)
-    errors = {
-        "paired": np.sqrt(size / (size - 1) * squares),
-        "unpaired": np.hypot(first.errors, second.errors),
-    }
+    differences = first.values - second.values
+    samples = [Sample("", str(number), str(number)) for number in range(configuration["samples"])]
+    found = [
+        paired_difference(*a, samples, *b, samples, confidence=CONFIDENCE)
+        for a, b in zip(
+            zip(first.values, first.influences, strict=True),
+            zip(second.values, second.influences, strict=True),
+            strict=True,
+        )
+    ]
     target = float(differences.mean())
     metrics: dict[str, Any] = {
         "target": target,
         "spread": float(differences.std(ddof=1)),
-        "means": [float(found.values.mean()) for found in (first, second)],
+        "means": [float(each.values.mean()) for each in (first, second)],
         "correlation": float(np.corrcoef(first.values, second.values)[0, 1]),
     }
-    for name, each in errors.items():
-        pairs = zip(differences, each, strict=True)
-        ends = np.array([t_interval(value, error, CONFIDENCE, name, size - 1)[:2] for value, error in pairs])
-        metrics[name] = {"standard_error": root_mean_square(each), **held(ends, target)}
+    for name, each in (("paired", [one.difference for one in found]), ("unpaired", [one.unpaired for one in found])):
+        errors = np.array([one.standard_error for one in each])
+        ends = np.array([(one.low, one.high) for one in each])
+        metrics[name] = {"standard_error": root_mean_square(errors), **held(ends, target)}
     return metrics
 
 
@@ -272,16 +280,19 @@ def bootstrap_of(configuration: dict[str, Any]) -> dict[str, Any]:
 QUESTIONS = {"coverage": coverage_of, "difference": difference_of, "bootstrap": bootstrap_of}
 
 
-def configurations(pool: int = POOL, draws: int = DRAWS, sets: int = SETS) -> list[dict[str, Any]]:
+def configurations(
+    pool: int = POOL, draws: Mapping[str, int] = MappingProxyType(DRAWS), sets: int = SETS
+) -> list[dict[str, Any]]:
     """What each row's key is made of, in the order in which they are made."""
     common = {"pool": pool, "confidence": CONFIDENCE, "seed": 0}
     found = [
-        {"question": "coverage", "model": model, "samples": samples, "draws": draws, **common}
+        {"question": "coverage", "model": model, "samples": samples, "draws": draws[model], **common}
         for model in ("miniature", "qwen2_vl")
         for samples in (50, 100)
     ]
     found += [
-        {"question": "difference", "models": list(MODELS[:2]), "samples": samples, "draws": draws, **common}
+        {"question": "difference", "models": list(models), "samples": samples, "draws": draws["miniature"], **common}
+        for models in PAIRS_OF_MODELS
         for samples in (50, 100)
     ]
     return found + [
@@ -301,7 +312,8 @@ def describe(row: dict[str, Any]) -> str:
     """A row as one line."""
     configuration, found = row["configuration"], row["metrics"]
     question = configuration["question"]
-    head = f"{question:10}  {configuration.get('model', 'two checkpoints'):15}  {configuration['samples']:>4} samples"
+    model = configuration.get("model") or " − ".join(configuration["models"])
+    head = f"{question:10}  {model:20}  {configuration['samples']:>4} samples"
     if question == "bootstrap":
         return f"{head}  standard error by influence / by bootstrap {found['mean_ratio']:.3f}"
     parts = {"interval": found} if question == "coverage" else {name: found[name] for name in ("paired", "unpaired")}

@@ -63,7 +63,7 @@ class MIRCallback(TrainerCallback):
 
     Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time. Training is
     not disturbed: modes, gradients and random states are afterwards what they were, so that a run ends with the same
-    weights as one without the callback. It takes as long as two forward passes over the pairs.
+    weights as one without the callback. It takes as long as one forward pass over the pairs, with an interval two.
 
     Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums
     over the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the
@@ -91,8 +91,10 @@ class MIRCallback(TrainerCallback):
             and the smallest of the last ``patience + 1`` differ by less. None never stops.
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
         progress: Whether to show bars on stderr.
+        confidence: Level of an interval at every measurement, for example 0.95, which takes a second pass; None for the
+            values alone.
         **score_options: What else `mirlib.score` takes: ``seed``, ``preset``, ``outliers``, ``normalize``,
-            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``confidence``, ``groups``, ``paired``,
+            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``groups``, ``trace``, ``paired``,
             ``skip_unreadable``.
 
     Attributes:
@@ -121,6 +123,7 @@ class MIRCallback(TrainerCallback):
         patience: int | None = None,
         min_delta: float = 0.01,
         progress: bool = False,
+        confidence: float | None = None,
         **score_options: Any,
     ) -> None:
         if every < 1:
@@ -129,12 +132,13 @@ class MIRCallback(TrainerCallback):
             raise MirlibError(f"patience must be at least 1 measurement, or None, got {patience}")
         if not min_delta > 0:
             raise MirlibError(f"min_delta must be above 0, got {min_delta}")
-        options = {"num": num, "batch_size": batch_size, "progress": progress, **score_options}
+        options = {"num": num, "batch_size": batch_size, "progress": progress, "confidence": confidence}
+        options |= score_options
         if "merge_processes" in options:
             raise TypeError("merge_processes is not for MIRCallback: the processes of a run always measure together")
         signature(score).bind(None, processor, images, texts, **options)  # an option that does not exist, said now
-        if options.get("confidence") is not None:
-            check_confidence(options["confidence"])
+        if confidence is not None:
+            check_confidence(confidence)
         self.processor, self.images, self.texts = processor, images, texts
         self.every, self.at_start, self.at_evaluation = every, at_start, at_evaluation
         self.patience, self.min_delta = patience, min_delta
@@ -239,9 +243,8 @@ class MIRCallback(TrainerCallback):
 
     def _try(self, model: nn.Module) -> None:
         """Send two batches through the model: what they raise, a measurement would raise an hour later."""
-        how = {name: value for name, value in self._measure.items() if name not in ("confidence", "progress")}
         with _random_state_kept(model):
-            score_pairs(model, self._pairs(model).first(2), progress=False, **how)
+            score_pairs(model, self._pairs(model).first(2), **{**self._measure, "progress": False, "confidence": None})
 
     def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
         started = time.monotonic()

@@ -31,7 +31,7 @@ from mirlib.transport import optimal_maps, row_costs, unreached_spread
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["NullLevel", "TransportMap", "as_seen", "transport_map"]
 
@@ -55,8 +55,8 @@ class NullLevel(NamedTuple):
 class TransportMap:
     """What each row of N samples costs in each of K layers, in units of (mean text norm)².
 
-    Row x of the vision rows that the outlier rule keeps pays the squared way that it goes when all are moved onto the
-    text, and in every layer the mean over these rows plus ``unreached`` is FID_k. A row that the rule drops has NaN.
+    A vision row that the outlier rule keeps pays the squared way that it goes when all of them are moved onto the text,
+    and in every layer the mean over them plus ``unreached`` is FID_k. A row that the rule drops has NaN.
 
     Attributes:
         vision: N arrays (K, P): the vision rows of each picture, P of which may differ from picture to picture.
@@ -112,9 +112,8 @@ class TransportMap:
         By the mean, for a picture of more patches would otherwise be dear for its size alone. In one layer, 1..K, or in
         all of them together.
         """
-        means = [
-            np.nansum(self.patch_costs(number, layer)) / costs.shape[1] for number, costs in enumerate(self.vision)
-        ]
+        costs = [self.patch_costs(number, layer) for number in range(len(self.vision))]
+        means = [np.nansum(values) / max((~np.isnan(values)).sum(), 1) for values in costs]
         return np.argsort(-np.array(means), kind="stable")
 
     def patch_costs(self, picture: int, layer: int | None = None) -> np.ndarray:
@@ -129,18 +128,16 @@ class TransportMap:
         """What a row of the text costs on its way onto other text: in a layer, or in all of them together.
 
         A vision row that costs no more is where text could be. The halves have half of the text's rows, and a map
-        between fewer rows costs more, so that the level is rather too high than too low. NaN with fewer than 4 samples.
+        between fewer rows costs more, so that the level is rather too high than too low. NaN for a single sample.
         """
         rows = np.concatenate(self.null, axis=1)
         if layer is None:
             found = np.nansum(rows, axis=0)[~np.isnan(rows).all(axis=0)]
         else:
             found = rows[layer - 1][~np.isnan(rows[layer - 1])]
-        return (
-            NullLevel(float(found.mean()), float(np.quantile(found, QUANTILE)))
-            if len(found)
-            else NullLevel(*2 * [np.nan])
-        )
+        if len(found) == 0:
+            return NullLevel(np.nan, np.nan)
+        return NullLevel(float(found.mean()), float(np.quantile(found, QUANTILE)))
 
     def to_frame(self) -> pd.DataFrame:
         """One line a vision row and layer: picture, name, patch, its row and column, layer, cost, share of all."""
@@ -169,7 +166,7 @@ class TransportMap:
             )
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, pictures: Mapping[int, np.ndarray], layer: int | None = None) -> Figure:
+    def plot(self, pictures: Mapping[int, np.ndarray], layer: int | None = None) -> Axes:
         """Draw the dearest and the cheapest of the pictures; see `mirlib.plots.figure_transport_map`."""
         from mirlib.plots import figure_transport_map
 
@@ -395,7 +392,8 @@ def transport_map(
 
     The pairs are those that `mirlib.score` draws with the same arguments. They go through the model twice: for the
     moments of the rows, and for the costs; once more in the rare case that a decision of the outlier rule must be
-    repaired. Up to six d × d float64 matrices a layer are kept, and one number a row and layer.
+    repaired. Up to six d × d float64 matrices a layer are kept, and one number a row and layer. In a distributed run
+    this process reads all pairs by itself.
 
     Args:
         model: As for `mirlib.score`.

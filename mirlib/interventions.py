@@ -28,11 +28,11 @@ from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.align.norms import CHILD
 from mirlib.align.vision_rows import VisionRows
 from mirlib.batches import PairBatches, pair_batches
+from mirlib.comparison import Difference, compare
 from mirlib.data import load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
-from mirlib.influence import t_interval
-from mirlib.result import Interval, MIRResult, json_text
+from mirlib.result import MIRResult, json_text
 from mirlib.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -82,27 +82,22 @@ class Controls:
         """The value itself: MIR on the real pictures."""
         return self.results[REAL]
 
-    def difference(self, name: str) -> Interval | None:
+    def difference(self, name: str) -> Difference | None:
         """How far a control lies from the real pictures, with the interval of that difference; None without intervals.
 
-        All inputs share their texts, and most of them their pictures, so that the values rise and fall together. Where
-        the influences of the samples are known, the interval is that of the paired difference; else the two values
-        count as independent, and it is too wide.
+        All inputs come from the same texts and the same pictures, so that the values rise and fall together. Where the
+        influences of the samples are known, the interval is that of the paired difference; else the two values count as
+        independent, and it is too wide.
         """
         control, real = self.results[name], self.real
         if control.interval is None or real.interval is None:
             return None
-        value, confidence = control.value - real.value, real.interval.confidence
-        theirs, ours = (result.sample_influence for result in (control, real))
-        if theirs is None or ours is None or len(theirs) < 2:
-            error = math.hypot(control.interval.standard_error, real.interval.standard_error)
-            degrees = min(interval.degrees or math.inf for interval in (control.interval, real.interval))
-            return t_interval(value, error, confidence, "independent", degrees)
-        if name == "shuffled":  # each picture counts with the text that it stands beside in the real pairs
+        influence = control.influence
+        if name == "shuffled" and influence is not None:  # each picture counts where it stands among the real pairs
             slots = {sample.picture: place for place, sample in enumerate(control.samples)}
-            theirs = control.text_influence + control.vision_influence[[slots[each.picture] for each in real.samples]]
-        error = math.sqrt(len(ours) / (len(ours) - 1) * float(np.square(theirs - ours).sum()))
-        return t_interval(value, error, confidence, "paired", len(ours) - 1)
+            influence = replace(influence, vision=influence.vision[:, [slots[each.picture] for each in real.samples]])
+        same = replace(control, influence=influence, samples=real.samples)
+        return compare(same, real, confidence=real.interval.confidence).difference
 
     def standing(self, name: str) -> str | None:
         """Where a control stands against the real pictures.

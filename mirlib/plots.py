@@ -150,9 +150,9 @@ def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color="black", linewidth=1)
     ax.grid(visible=False, axis="x")
     total = data.difference
-    interval = "" if np.isnan(total.low) else f" [{total.low:+.3f}, {total.high:+.3f}]"
+    interval = "" if np.isnan(total.low) else f" [{total.low:+.4f}, {total.high:+.4f}]"
     largest = int(np.argmax(np.abs(values))) + 1
-    title = f"{data.quantity} differs by {total.value:+.3f}{interval}: most of it in layer {largest}"
+    title = f"{data.quantity} differs by {total.value:+.4f}{interval}, the largest part in layer {largest}"
     ax.set_title(title.replace("-", "−"))
     ax.set_xlabel("layer")
     units = "log10" if data.quantity == "MIR" else "difference"

@@ -391,8 +391,8 @@ class ModalityIntegrationRate(Metric):
                     tuple(torch.zeros(self.dim, self.dim, **wide) for _ in range(2)),
                     tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in range(2)),
                     (0.0, 0.0),
-                    (1, 1),
-                    1,
+                    (2, 2),
+                    2,
                 )
                 for _ in range(self.num_layers)
             ]

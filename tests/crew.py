@@ -92,12 +92,23 @@ def whole(rank, size, folder):
     return score(*model_in_float64(), images(), texts(), confidence=0.95, **OPTIONS)
 
 
+def influences(rank, size, folder):
+    """Enough rows for the derivative; the other cases have a jackknife."""
+    return score(*model_in_float64(), images(24), texts(24), **{**OPTIONS, "num": 24})
+
+
+def value_alone(rank, size, folder):
+    return score(*model_in_float64(), images(), texts(), confidence=None, **OPTIONS)
+
+
 def fewer_pairs_than_processes(rank, size, folder):
     return score(*model_in_float64(), images(), texts(), **{**OPTIONS, "num": 3})
 
 
-def one_pass_not_normalised(rank, size, folder):
-    return score(*model_in_float64(), images(), texts(), outliers="none", normalize=False, seed=2, **OPTIONS)
+def no_outlier_rule_not_normalised(rank, size, folder):
+    return score(
+        *model_in_float64(), images(), texts(), outliers="none", normalize=False, seed=2, confidence=None, **OPTIONS
+    )
 
 
 def unreadable_left_out(rank, size, folder):
@@ -175,6 +186,21 @@ def exception_in_one(rank, size, folder):
     return error_of(lambda: score(*model_in_float64(), Flaky(images()), texts(), **OPTIONS))
 
 
+class Broken:
+    """In the place of what is made of a layer's moments between two passes."""
+
+    @staticmethod
+    def of(*args, **kwargs):
+        raise RuntimeError("the maps are gone")
+
+
+def maps_fail_in_one(rank, size, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:  # which makes those of layer 2
+            patch.setattr("mirlib.streaming.LayerInfluence", Broken)
+        return error_of(lambda: influences(rank, size, folder))
+
+
 def all_alike(rank, size, folder):
     return error_of(lambda: score(*model_in_float64(), images(), texts(), **{**OPTIONS, "num": 99}))
 
@@ -235,7 +261,7 @@ def shard(model, generation):
 def _sharded(generation):
     model, processor = model_in_float64()
     model = shard(model, generation)
-    found = score(model, processor, images(), texts(), confidence=0.95, **OPTIONS)
+    found = score(model, processor, images(24), texts(24), **{**OPTIONS, "num": 24})
     few = score(model, processor, images(), texts(), **{**OPTIONS, "num": 1})
     return found, few
 

@@ -5,15 +5,16 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import FAMILIES
 
-from mirlib import frechet_distance
+from mirlib import frechet_distance, modality_integration_rate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
 
-from benchmarks import capture_overhead, gpu, trace_term  # noqa: E402
+from benchmarks import capture_overhead, coverage, gpu, trace_term  # noqa: E402
 from benchmarks.__main__ import keep, parse, run  # noqa: E402
 from benchmarks.measuring import Measurement, Target, Timing, format_table, ratios  # noqa: E402
 
@@ -141,3 +142,54 @@ def test_command_line_runs_one_part_and_hides_nothing(capsys):
     table = run(parse(["--only", "gpu", "--quick"]))
     assert len(table) == 4 + 5 + 5
     assert "expect about" in capsys.readouterr().err
+
+
+def gaussian_pool(samples, seed=0):
+    """Rows of samples with different numbers of them, which have a mean of their own."""
+    generator = np.random.default_rng(seed)
+    layers, ids = [], []
+    for modality in range(2):
+        number = np.repeat(np.arange(samples), generator.integers(3, 9, samples))
+        means = generator.normal(size=(samples, 4))
+        layers.append([torch.from_numpy(means[number] + generator.normal(size=(len(number), 4)) + modality)] * 2)
+        ids.append(torch.from_numpy(number))
+    return coverage.Pool.of(tuple(layers), tuple(ids))
+
+
+def test_a_draw_is_measured_as_its_rows_are():
+    """A sample that is drawn twice brings its rows twice, and counts as two."""
+    pool = gaussian_pool(20)
+    chosen = np.array([3, 0, 3, 7, 19, 5, 5, 8])
+    found = pool.measure(chosen)
+    layers = []
+    for side, starts in zip(pool.layers, pool.starts, strict=True):
+        layers.append([torch.cat([rows[starts[i] : starts[i + 1]] for i in chosen.tolist()]) for rows in side])
+    assert found.value == modality_integration_rate(*layers).value
+    assert found.sample_influence.shape == (8,) and len(pool) == 20
+
+
+def test_coverage_of_known_intervals():
+    held = coverage.held(np.array([[0.0, 2.0], [0.5, 0.75], [1.5, 2.5], [1.0, 4.0]]), target=1.0)
+    assert held == {
+        "coverage": 0.5, "coverage_error": 0.25, "all_below": 0.25, "all_above": 0.25, "mean_half_width": 0.78125,
+    }  # fmt: skip
+
+
+def test_rows_of_coverage_are_made_once(tmp_path, monkeypatch, capsys):
+    made = []
+    pools = {"qwen2_vl": 0, "miniature": 0, "step 96": 1, "step 128": 2}
+    monkeypatch.setattr(
+        coverage, "pool_of", lambda model, size: made.append(model) or gaussian_pool(size, pools[model])
+    )
+    configurations = coverage.configurations(pool=60, draws={"miniature": 5, "qwen2_vl": 4}, sets=1)
+    monkeypatch.setattr(coverage, "configurations", lambda: configurations)
+    coverage.draws_of.cache_clear()
+    for _ in range(2):
+        coverage.main(["--output", str(tmp_path / "coverage.jsonl")])
+    coverage.draws_of.cache_clear()
+    rows = [json.loads(line) for line in (tmp_path / "coverage.jsonl").read_text().splitlines()]
+    assert [row["configuration"] for row in rows] == configurations and len(rows) == 11
+    assert len(made) == 4 * 2 + 3  # a model at each of two sizes, and the sets of the bootstrap
+    paired, unpaired = (rows[4]["metrics"][name] for name in ("paired", "unpaired"))
+    assert 0 <= paired["coverage"] <= 1 and paired["standard_error"] != unpaired["standard_error"]
+    assert "step 128 − step 96" in capsys.readouterr().out

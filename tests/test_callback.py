@@ -116,6 +116,27 @@ def test_the_history_as_a_table(run):
     assert MIRCallback(None, IMAGES, TEXTS).to_frame().empty
 
 
+@pytest.mark.parametrize("confidence", [None, 0.95])
+def test_an_interval_only_where_it_is_asked_for_since_it_takes_a_second_pass(confidence, tmp_path):
+    model, processor = tiny()
+    trainer = trainer_for(model, tmp_path)
+    passed = []
+    model.register_forward_pre_hook(lambda *_: passed.append(1))
+    options = {**MEASURED, "num": 8} | ({} if confidence is None else {"confidence": confidence})
+    callback = MIRCallback(processor, IMAGES, TEXTS, **options)
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
+    (record,) = callback.history
+    assert callback.latest.passes == len(passed) / 4 == (1 if confidence is None else 2)
+    assert ("low" in record) == ("high" in record) == (confidence is not None)
+    if confidence is None:
+        assert callback.latest.interval is None
+    else:
+        assert record["low"] < record["mir"] < record["high"] and callback.latest.interval.confidence == confidence
+    before = len(passed)
+    callback._try(model)
+    assert len(passed) == before + 2, "two batches, once"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The run does not notice
 
@@ -384,7 +405,7 @@ def test_the_processes_measure_together_and_stop_together(processes):
     history, steps, pairs = first
     assert [record["step"] for record in history] == [0, 1, 2] and steps == 2
     assert second[:2] == (history, 2), "both have the same numbers, seconds and all, and stop at the same step"
-    assert (pairs, second[2]) == (2 * 2 * 3, 3 * 2 * 3), "of five pairs two and three, twice, at each of three steps"
+    assert (pairs, second[2]) == (2 * 3, 3 * 3), "of five pairs two and three, once, at each of three steps"
     by_hand = score(*tiny(), IMAGES, TEXTS, progress=False, **MEASURED)
     assert history[0]["mir"] == pytest.approx(by_hand.value, rel=1e-5), "rows counted twice, or left out"
 

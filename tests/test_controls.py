@@ -358,21 +358,22 @@ def result_of(value, half):
 
 
 def test_differences_are_those_of_the_shared_samples(found):
-    """The variance is that of the leave-one-out changes of the difference, sample by sample."""
-    for name in ("gaussian", "fresh", "noise"):
-        interval = found.difference(name)
-        control, real = found.results[name], found.real
-        if control.influence is None:
-            assert interval.method == "independent"
-            continue
-        sides = [
-            (result.influence.vision + result.influence.text).sum(0) / result.per_layer.sum() / np.log(10)
-            for result in (control, real)
-        ]
-        error = np.std(sides[0] - sides[1] - (sides[0] - sides[1]).mean(), ddof=1) * np.sqrt(16)
-        assert interval.standard_error == pytest.approx(error, rel=1e-3)
-        assert interval.method == "paired"
+    """The spread of the differences of the influences, sample by sample; of shuffled pictures, each with its own."""
+    for name in ("gaussian", "fresh", "noise", "shuffled"):
+        interval, control, real = found.difference(name), found.results[name], found.real
+        moved = np.arange(16)
+        if name == "shuffled":
+            pictures = [sample.picture for sample in control.samples]
+            moved = np.array([pictures.index(sample.picture) for sample in real.samples])
+            assert (moved != np.arange(16)).all()
+        theirs = (control.influence.vision[:, moved] + control.influence.text).sum(0) / control.per_layer.sum()
+        ours = (real.influence.vision + real.influence.text).sum(0) / real.per_layer.sum()
+        error = np.sqrt(16 / 15 * np.square(theirs - ours).sum()) / np.log(10)
+        assert interval.standard_error == pytest.approx(error, rel=1e-9)
+        assert interval.degrees == pytest.approx(15)
         assert (interval.low + interval.high) / 2 == pytest.approx(control.value - real.value)
+    zero, real = found.results["zero"].interval, found.real.interval
+    assert found.difference("zero").standard_error == pytest.approx(np.hypot(zero.standard_error, real.standard_error))
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,11 @@ def test_influences_are_those_of_the_values_without_each_sample(name):
     assert found.interval.standard_error == pytest.approx(standard_error(found.influence), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mmd", "sliced_wasserstein", "symmetric_kl", "norm_only"])
-def test_influences_by_a_derivative_are_close_to_the_values_without_each_sample(name):
-    data = draw(2, 100)
+@pytest.mark.parametrize(
+    "name, count", [("mmd", 60), ("sliced_wasserstein", 60), ("symmetric_kl", 60), ("norm_only", 100)]
+)
+def test_influences_by_a_derivative_are_close_to_the_values_without_each_sample(name, count):
+    data = draw(2, count)
     found = measured(name, *data)
     expected = left_out(values_without(name, *data))
     assert np.corrcoef(found.influence, expected)[0, 1] > 0.97

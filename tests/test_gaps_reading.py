@@ -11,10 +11,10 @@ from real_processors import KITS, processor_of, token_settings, widen
 from tiny_families import FAMILIES, Family, change, tiny_model, tiny_settings
 from tiny_processors import lvlm
 
-from mirlib import MirlibError, capture, gaps
+from mirlib import MirlibError, capture, compare, gaps
 from mirlib.data import sample_images, sample_texts
 from mirlib.gaps import MEASURES
-from mirlib.gaps.base import HIGHER, PAIRS
+from mirlib.gaps.base import HIGHER, PAIRS, standard_error
 from mirlib.gaps.model import score_measures
 from mirlib.gaps.reading import PairReader, random_twin
 from mirlib.lab import evaluate, world
@@ -82,6 +82,16 @@ def test_a_trained_model_still_scores_alone_and_its_architecture_stands_beside_i
         assert result.calibration.random_weights.shape == (2, 8)
         assert result.interval.low > result.calibration.random_value
         assert result.samples == found.samples and len(result.influence) == 60
+    other = score_measures(
+        *miniature, *captioned, random_weights=0, progress=False, text=AFTER, **options | {"measures": "cka_debiased"}
+    )
+    both = [values.results["cka_debiased"] for values in (other, found)]
+    compared = compare(*both)
+    assert compared.shared == {"pairs": 60}
+    assert compared.difference.value == pytest.approx(both[0].value - both[1].value)
+    error = standard_error(both[0].influence - both[1].influence)
+    assert compared.difference.standard_error == pytest.approx(error) and error < compared.unpaired.standard_error
+    assert "pair_text differs" in compared.incomparable[0]
     # The same of a model with random weights, read by hand.
     twin = PairReader(miniature[1], *captioned).read(random_twin(miniature[0], seed=1))
     expected = gaps.cka(*twin, permutations=0, confidence=None).per_layer

@@ -366,92 +366,117 @@ def correlated(seed, samples=24, tokens=8, d=3, layers=2):
 
 
 def jackknife(vision, text, ids, groups, confidence=0.95):
+    """With a dimension in which all rows are zero, which changes no distance and leaves no influences."""
+    vision, text = (np.concatenate([rows, np.zeros((*rows.shape[:2], 1))], axis=2) for rows in (vision, text))
     metric = ModalityIntegrationRate(len(vision), vision.shape[2], groups=groups, confidence=confidence)
-    group = torch.tensor(ids % groups)
-    metric.update(vision, text, groups=(group, group))
-    metric.begin_second_pass()
-    metric.update(vision, text, groups=(group, group))
+    for step in range(2):
+        if step:
+            metric.begin_second_pass()
+        metric.update(vision, text, samples=(ids, ids))
     return metric.result()
 
 
-def test_interval_is_reproducible_by_seed():
+def test_a_bootstrap_is_reproducible_by_seed():
     vision, text, ids = correlated(0)
-    a, b, c = (
-        modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.95, resamples=50, seed=seed).interval
-        for seed in (1, 1, 2)
-    )
+    options = {"samples": (ids, ids), "confidence": 0.95, "interval": "bootstrap", "resamples": 50}
+    a, b, c = (modality_integration_rate(vision, text, seed=seed, **options).interval for seed in (1, 1, 2))
     assert a == b
     assert a != c and a.standard_error == pytest.approx(c.standard_error, rel=0.5)
 
 
-def test_interval_is_centred_and_wider_for_more_confidence():
+@pytest.mark.parametrize("method", ["influence", "bootstrap"])
+def test_interval_is_centred_and_wider_for_more_confidence(method):
     vision, text, ids = correlated(0)
-    results = [
-        modality_integration_rate(vision, text, samples=(ids, ids), confidence=level, resamples=50)
-        for level in (0.5, 0.95, 0.999)
-    ]
+    options = {"samples": (ids, ids), "resamples": 50, "interval": method}
+    results = [modality_integration_rate(vision, text, confidence=level, **options) for level in (0.5, 0.95, 0.999)]
     for result in results:
         interval = result.interval
-        assert interval.method == "bootstrap" and interval.standard_error > 0
+        assert interval.method == method and interval.standard_error > 0 and interval.degrees == 23
         assert (interval.low + interval.high) / 2 == pytest.approx(result.value, rel=1e-12)
     widths = [result.interval.high - result.interval.low for result in results]
     assert widths == sorted(widths)
-    assert widths[1] == pytest.approx(2 * 1.959964 * results[1].interval.standard_error, rel=1e-6)
-    assert results[1].settings["resamples"] == 50 and results[1].settings["bootstrap_seed"] == 0
+    # Student's t with one degree of freedom fewer than there are samples
+    assert widths[1] == pytest.approx(2 * 2.0686576 * results[1].interval.standard_error, rel=1e-6)
+    bootstrap = {"resamples": 50, "bootstrap_seed": 0}
+    assert (results[1].settings.items() >= bootstrap.items()) == (method == "bootstrap")
+    assert (results[1].influence is None) == (method == "bootstrap")
 
 
-def test_interval_does_not_change_the_value():
+@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
+def test_interval_does_not_change_the_value(interval):
     vision, text, ids = correlated(0)
-    assert (
-        modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=10).value
-        == modality_integration_rate(vision, text).value
-    )
+    options = {"samples": (ids, ids), "confidence": 0.9, "resamples": 10, "interval": interval}
+    assert modality_integration_rate(vision, text, **options).value == modality_integration_rate(vision, text).value
 
 
-def test_order_of_rows_and_names_of_samples_do_not_matter():
+@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
+def test_order_of_rows_and_names_of_samples_do_not_matter(interval):
     vision, text, ids = correlated(0)
     order = np.random.default_rng(5).permutation(len(ids))
-    a = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=40)
-    b = modality_integration_rate(
-        vision[:, order], text, samples=(ids[order] * 10 + 1000, torch.tensor(ids) * 10 + 1000), confidence=0.9,
-        resamples=40,
-    )  # fmt: skip
+    options = {"confidence": 0.9, "resamples": 40, "interval": interval}
+    a = modality_integration_rate(vision, text, samples=(ids, ids), **options)
+    renamed = ids[order] * 10 + 1000, torch.tensor(ids) * 10 + 1000
+    b = modality_integration_rate(vision[:, order], text, samples=renamed, **options)
     assert b.interval.standard_error == pytest.approx(a.interval.standard_error, rel=1e-9)
 
 
-def test_image_and_text_of_a_sample_are_drawn_together():
+def test_no_influences_of_few_rows_or_a_singular_covariance():
+    """A bootstrap takes their place, and the result says so; where outliers are replaced, too, without a word."""
+    vision, text, ids = correlated(0, samples=8, tokens=2, d=9)
+    few = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=20)
+    assert few.interval.method == "bootstrap" and few.influence is None
+    assert "in 2 of 2 layers, rows are fewer than 2 times the 9 dimensions" in few.warnings[0]
+    assert few.warnings[0].endswith("influences do not exist: the interval is a bootstrap over samples")
+    vision, text, ids = correlated(0)
+    replaced = modality_integration_rate(vision, text, preset="authors", samples=(ids, ids), confidence=0.9)
+    assert replaced.interval.method == "bootstrap" and replaced.warnings == ()
+    text[1, :, 2] = text[1, :, 0]
+    singular = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=20)
+    assert singular.interval.method == "bootstrap" and "in 1 of 2 layers" in singular.warnings[0]
+    with pytest.raises(MirlibError, match="unknown interval 'jackknife'; choose one of influence, bootstrap"):
+        modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, interval="jackknife")
+
+
+@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
+def test_image_and_text_of_a_sample_are_drawn_together(interval):
     """Loud samples are loud in both modalities: the text-centric scale cancels that, unless the two are drawn apart."""
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(20), 10)
     loudness = rng.uniform(0.2, 5, 20)[ids][:, None]
     vision, text = (loudness * (rng.normal(size=(1, 200, 3)) + shift) for shift in (9, 3))
+    options = {"confidence": 0.95, "outliers": "none", "interval": interval}
     together, apart = (
-        modality_integration_rate(vision, text, samples=(ids, other), confidence=0.95, outliers="none").interval
-        for other in (ids, ids + 1000)
+        modality_integration_rate(vision, text, samples=(ids, other), **options).interval for other in (ids, ids + 1000)
     )
     assert together.standard_error < 0.7 * apart.standard_error
 
 
 def test_standard_errors_agree_with_the_true_spread():
     """Over 60 fresh draws of 24 correlated samples: what the intervals say is what the value does."""
-    values, bootstrap, leave_out = [], [], []
+    values, errors = [], {"influence": [], "bootstrap": [], "jackknife": []}
     for seed in range(60):
         vision, text, ids = correlated(seed)
         if seed < 25:
-            result = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.95, resamples=60)
-            bootstrap.append(result.interval.standard_error)
-            leave_out.append(jackknife(vision, text, ids, groups=24).interval.standard_error)
+            options = {"samples": (ids, ids), "confidence": 0.95, "resamples": 60}
+            for method in ("influence", "bootstrap"):
+                result = modality_integration_rate(vision, text, interval=method, **options)
+                assert result.interval.method == method
+                errors[method].append(result.interval.standard_error)
+            left_out = jackknife(vision, text, ids, groups=24)
+            assert left_out.interval.method == "jackknife" and left_out.value == pytest.approx(result.value, rel=1e-9)
+            errors["jackknife"].append(left_out.interval.standard_error)
         else:
             result = modality_integration_rate(vision, text)
         values.append(result.value)
     truth = np.std(values, ddof=1)
-    assert 2 / 3 < np.mean(bootstrap) / truth < 3 / 2, f"bootstrap {np.mean(bootstrap):.4f}, true {truth:.4f}"
-    assert 2 / 3 < np.mean(leave_out) / truth < 3 / 2, f"jackknife {np.mean(leave_out):.4f}, true {truth:.4f}"
+    for method, found in errors.items():
+        assert 2 / 3 < np.mean(found) / truth < 3 / 2, f"{method} {np.mean(found):.4f}, true {truth:.4f}"
     # Resampling tokens instead of samples would have been wrong by far: the tokens of a sample stand together.
     vision, text, ids = correlated(0)
     tokens = np.arange(len(ids))
-    naive = modality_integration_rate(vision, text, samples=(tokens, tokens), confidence=0.95, resamples=60)
-    assert naive.interval.standard_error < truth / 1.5
+    for method in ("influence", "bootstrap"):
+        options = {"samples": (tokens, tokens), "confidence": 0.95, "resamples": 60, "interval": method}
+        assert modality_integration_rate(vision, text, **options).interval.standard_error < truth / 1.5
 
 
 @pytest.mark.parametrize(
@@ -489,7 +514,7 @@ def test_a_bootstrap_too_large_for_memory_names_the_way_out():
     ids = np.arange(600)
     rows_ = rng.normal(size=(1, 600, 700)).astype(np.float32)
     with pytest.raises(
-        MirlibError, match=r"GiB a layer; stream the batches through ModalityIntegrationRate\(groups=20\)"
+        MirlibError, match="GiB a layer; stream the batches through ModalityIntegrationRate, which needs no such"
     ):
         modality_integration_rate(rows_, rows_, samples=(ids, ids), confidence=0.95)
 
@@ -514,7 +539,7 @@ def test_a_sample_whose_rows_are_all_outliers():
 
 def a_result(**options):
     vision, text, ids = correlated(0)
-    return modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=10, **options)
+    return modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, **options)
 
 
 def same_result(a, b):
@@ -522,8 +547,15 @@ def same_result(a, b):
         assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True), name
     for name in ("value", "norm_only", "zeroed_rows"):
         assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True), name
-    for name in ("interval", "rows", "settings", "warnings"):
+    for name in ("interval", "rows", "settings", "warnings", "passes", "samples"):
         assert getattr(a, name) == getattr(b, name), name
+    assert (a.length is None) == (b.length is None)
+    assert a.length is None or a.length == pytest.approx(b.length, nan_ok=True)
+    assert (a.influence is None) == (b.influence is None)
+    if a.influence is not None:
+        assert a.influence.paired == b.influence.paired
+        assert np.allclose(a.influence.vision, b.influence.vision, rtol=1e-6, atol=1e-12)
+        assert np.allclose(a.influence.text, b.influence.text, rtol=1e-6, atol=1e-12)
     assert {k: v.tolist() for k, v in a.outliers.items()} == {k: v.tolist() for k, v in b.outliers.items()}
 
 
@@ -573,7 +605,7 @@ def test_an_interval_of_nothing_can_be_written():
 def test_numpy_numbers_in_the_settings_can_be_written():
     vision, text, ids = correlated(0)
     result = modality_integration_rate(
-        vision, text, samples=(ids, ids), confidence=0.9, resamples=np.int64(10), seed=np.int64(3)
+        vision, text, samples=(ids, ids), confidence=0.9, interval="bootstrap", resamples=np.int64(10), seed=np.int64(3)
     )
     assert json.loads(result.to_json())["settings"]["bootstrap_seed"] == 3
 

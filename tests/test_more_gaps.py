@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tiny_processors import lvlm
 from torch.nn import functional as F
 
 from mirlib import MirlibError, gaps
+from mirlib.adapters import decoder_parts
 from mirlib.align.weighting import vision_hidden
 from mirlib.batches import pair_batches
 from mirlib.data import sample_images, sample_texts
@@ -351,13 +353,16 @@ def test_connectors_that_join_features_are_measured_by_picture(family, pairs):
     assert gaps.feature_probe(*lvlm(family), *pairs, **OPTIONS).rows == {"pictures": 5, "rows": 5}
 
 
-def test_what_the_connector_cannot_be_asked_is_refused(tiny, pairs):
+def test_what_the_connector_cannot_be_asked_is_refused(tiny, pairs, monkeypatch):
     with pytest.raises(MirlibError, match="5 pairs; it needs at least 11"):
         gaps.neighbours_kept(*tiny, *pairs, **OPTIONS)
     with pytest.raises(MirlibError, match="expected 2 to 5 folds"):
         gaps.feature_probe(*tiny, *pairs, folds=6, **OPTIONS)
-    with pytest.raises(MirlibError, match="lm_head is not called in a forward pass"):
-        gaps.feature_probe(*tiny, *pairs, projector="lm_head", **OPTIONS)
+    parts = decoder_parts(tiny[0])
+    for module, said in ((None, "no connector found"), (torch.nn.Linear(2, 2), "Linear, the connector, is not called")):
+        with monkeypatch.context() as patched, pytest.raises(MirlibError, match=said):
+            patched.setattr(connector, "decoder_parts", lambda model, module=module: replace(parts, connector=module))
+            gaps.feature_probe(*tiny, *pairs, **OPTIONS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -160,14 +160,47 @@ def test_the_authors_preset_has_a_bootstrap_and_says_what_memory_it_takes(llava,
     assert "keeps them all: about 0.00 GiB" in capsys.readouterr().err
 
 
-def test_single_pass_without_outlier_rule(llava):
+@pytest.mark.parametrize("options", [{}, {"outliers": "none"}, {"preset": "authors"}], ids=str)
+def test_one_pass_for_the_value_and_another_for_an_interval(llava, options):
     calls = []
     handle = llava[0].register_forward_hook(lambda *_: calls.append(1))
-    score_llava(llava, outliers="none", batch_size=4)
-    assert len(calls) == 2
-    score_llava(llava, batch_size=4)
+    alone = score_llava(llava, batch_size=4, confidence=None, **options)
+    assert (len(calls), alone.passes, alone.interval, alone.influence) == (2, 1, None, None)
+    calls.clear()
+    result = score_llava(llava, batch_size=4, **options)
     handle.remove()
-    assert len(calls) == 2 + 4
+    assert len(calls) == 2 * result.passes == (2 if options.get("preset") == "authors" else 4)
+    assert result.interval.confidence == 0.95, "an interval is the rule"
+    assert result.value == alone.value and result.samples == alone.samples
+
+
+def test_an_interval_by_influences_is_that_of_the_rows_in_memory():
+    """With rows enough for the derivative, in batches and in one go; each sample by its names and hashes."""
+    from mirlib.rows import collect_rows
+
+    images, texts = list(sample_images(30)), sample_texts(30)
+    model, processor = lvlm()
+    result = score(model, processor, images, texts, num=30, batch_size=7, paired=True, **QUIET)
+    order = draw(range(30), 30, 0, "pairs")
+    rows = collect_rows(
+        model, processor, [images[i] for i in order], [texts[i] for i in order], template="chat", max_text_tokens=40
+    )
+    held = modality_integration_rate(rows.vision, rows.text, samples=rows.samples, confidence=0.95)
+    assert result.interval.method == held.interval.method == "influence" and result.warnings == ()
+    assert np.allclose(result.interval[:4], held.interval[:4], rtol=1e-4)
+    for side in ("vision", "text"):
+        a, b = getattr(result.influence, side), getattr(held.influence, side)
+        assert a.shape == (3, 30) and np.allclose(a, b, rtol=0, atol=1e-3 * np.abs(b).max())
+    assert [sample.name for sample in result.samples] == [f"image {i}" for i in order]
+    again = score(model, processor, images, texts, num=10, paired=True, **QUIET)
+    assert set(again.samples) < set(result.samples) and len({*result.samples}) == 30
+
+
+def test_one_pair_has_a_value_and_no_interval(llava):
+    result = score_llava(llava, num=1)
+    assert result.interval is None and result.passes == 1 and np.isfinite(result.value)
+    assert "there is no interval: it needs at least 2 samples" in result.warnings
+    assert score_llava(llava, num=1, preset="authors").interval is None
 
 
 def test_duplicated_and_one_pixel_images(llava):
@@ -192,8 +225,11 @@ def test_progress_goes_to_stderr_alone(llava, capsys, monkeypatch):
     monkeypatch.setitem(streaming._BAR, "delay", 0)  # else a model as small as this has no third bar
     score_llava(llava, progress=True)
     captured = capsys.readouterr()
-    assert captured.out == "" and "pass 1 of 2: norms" in captured.err and "pass 2 of 2: moments" in captured.err
+    assert captured.out == "" and "pass 1 of 2: moments" in captured.err and "pass 2: interval" in captured.err
     assert "adding up" in captured.err
+    score_llava(llava, progress=True, confidence=None)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "pass 1 of 1: moments" in captured.err and "pass 2" not in captured.err
     score_llava(llava)
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
@@ -331,7 +367,7 @@ def test_batches_that_change_between_the_passes_are_refused():
             self.left -= 1
             return iter(batches_of(self.left))
 
-    with pytest.raises(MirlibError, match="the second pass saw 6 samples, the first 8; batches must not change"):
+    with pytest.raises(MirlibError, match="a later pass saw 6 samples, the first 8; batches must not change"):
         score_batches(LLAVA.model(), Shrinking(), progress=False)
 
     class Random:
@@ -342,7 +378,7 @@ def test_batches_that_change_between_the_passes_are_refused():
                 self.seed += 1
                 yield LLAVA.inputs(seed=self.seed)
 
-    with pytest.raises(MirlibError, match="the second pass did not see the rows of the first"):
+    with pytest.raises(MirlibError, match="a later pass did not see the rows of the first"):
         score_batches(LLAVA.model(), Random(), progress=False)
 
 
@@ -395,16 +431,59 @@ def test_a_text_mask_of_ones_own():
         score_batches(LLAVA.model(), batches, progress=False)
 
 
-def test_groups_of_ones_own():
-    by_batch = score_batches(LLAVA.model(), batches_of(), confidence=0.95, groups=4, progress=False)
-    same = [{**b, "sample_groups": torch.tensor([i, i])} for i, b in enumerate(batches_of())]
-    other = [{**b, "sample_groups": torch.tensor([0, i % 2])} for i, b in enumerate(batches_of())]
-    error = by_batch.interval.standard_error
+def test_groups_of_a_jackknife():
+    """Eight samples: as many groups as were asked for, of neighbours, however they are batched; at most one each."""
     model = LLAVA.model()
-    assert score_batches(model, same, confidence=0.95, groups=4, progress=False).interval.standard_error == error
-    assert score_batches(model, other, confidence=0.95, groups=4, progress=False).interval.standard_error != error
-    with pytest.raises(MirlibError, match="at least 2 groups"):
-        score_batches(model, batches_of(1), confidence=0.95, progress=False)
+    few, one_by_one, many = (
+        score_batches(model, batches, groups=groups, progress=False)
+        for batches, groups in ((batches_of(), 4), (singles(), 4), (batches_of(), 99))
+    )
+    assert few.interval.method == "jackknife" and few.interval.degrees == 3 and many.interval.degrees == 7
+    assert one_by_one.interval.standard_error == pytest.approx(few.interval.standard_error, rel=1e-4)
+    assert many.interval.standard_error != pytest.approx(few.interval.standard_error, rel=1e-3)
+    with pytest.raises(MirlibError, match="a jackknife needs at least 2 groups"):
+        score_batches(model, batches_of(), groups=1, progress=False)
+
+
+def singles():
+    """The samples of `batches_of` one by one."""
+    return [
+        {name: value[i : i + 1] for name, value in batch.items()} for batch in batches_of() for i in range(2)
+    ]  # fmt: skip
+
+
+def test_samples_are_known_again_by_their_contents_or_by_ids_of_ones_own():
+    model, options = LLAVA.model(), {"confidence": None, "progress": False}
+    first, again = (score_batches(model, batches_of(), **options).samples for _ in "ab")
+    assert first == again and len({sample.text for sample in first}) == 8
+    assert [sample.name for sample in first] == [f"sample {i}" for i in range(8)]
+    other = batches_of()
+    other[2]["pixel_values"] = other[2]["pixel_values"] + 1
+    changed = score_batches(model, other, **options).samples
+    assert [a.picture == b.picture for a, b in zip(first, changed, strict=True)] == [True] * 4 + [False] * 2 + [
+        True
+    ] * 2
+    named = [
+        {**batch, "sample_ids": [("p", f"t{i}"), ("q", f"u{i}")], "sample_names": ["a.png", "b.png"]}
+        for i, batch in enumerate(batches_of(2))
+    ]
+    assert [tuple(sample) for sample in score_batches(model, named, **options).samples] == [
+        ("a.png", "p", "t0"), ("b.png", "q", "u0"), ("a.png", "p", "t1"), ("b.png", "q", "u1"),
+    ]  # fmt: skip
+
+
+def test_a_sample_without_rows_keeps_its_place_among_the_influences():
+    """With the authors' rows a sample of text alone has none; a sample too many or too few would shift the others."""
+    batches = []
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        batches.append({**LLAVA.inputs(seed=seed), "pixel_values": torch.randn(2, 3, 16, 16, generator=generator)})
+    batches[3]["input_ids"][1, 1:5] = 7  # no image
+    batches[3]["pixel_values"] = batches[3]["pixel_values"][:1]
+    result = score_batches(LLAVA.model(), batches, text_rows="after_image", progress=False)
+    influence = result.influence.vision + result.influence.text
+    assert influence.shape == (3, 60) and len(result.samples) == 60
+    assert (influence[:, 7] == 0).all() and (np.delete(influence, 7, axis=1) != 0).all()
 
 
 def test_video_tokens_and_samples_of_text_alone_beside_samples_with_images():

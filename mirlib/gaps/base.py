@@ -242,7 +242,7 @@ def standard_error(influence: np.ndarray) -> float:
 
     Examples:
         >>> sample = np.array([1.0, 2.0, 6.0])
-        >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(sample.var(ddof=1) / 3, 6)
+        >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(float(sample.var(ddof=1)) / 3, 6)
         (2.333333, 2.333333)
     """
     count = len(influence)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, unwrap
-from mirlib.align.norms import _projector
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, QUADRATIC_ROWS, GapResult, register, result
@@ -53,7 +52,6 @@ def connector_rows(
     texts: Sequence[str],
     *,
     max_rows: int = QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -66,7 +64,6 @@ def connector_rows(
         images: N images, as for `mirlib.score`.
         texts: N texts.
         max_rows: Keep about so many patches, equally many of each picture, drawn at random.
-        projector: Dotted name of the module that makes vision tokens out of features; None looks for the usual names.
         seed: Of the draw of patches.
         progress: Whether to show a bar on stderr.
         options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
@@ -79,7 +76,9 @@ def connector_rows(
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
     inner = unwrap(model)
-    name = _projector(inner) if projector is None else projector
+    parts = decoder_parts(inner)
+    if parts.connector is None:
+        raise MirlibError(f"{type(inner).__name__}: no connector found; register_adapter() tells mirlib which it is")
     batches = in_order(model, processor, images, texts, batch_size=1, **options)
     heard: list[Tensor] = []  # of the picture that is being read
     entering: list[Tensor] = []
@@ -99,7 +98,7 @@ def connector_rows(
 
     def begin(count: int) -> None:
         if not heard:
-            raise MirlibError(f"{name} is not called in a forward pass; name the connector with projector=")
+            raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
         whole = torch.cat(heard)
         heard.clear()
         features.append(whole.mean(0))
@@ -121,8 +120,8 @@ def connector_rows(
         keep(vision)
 
     handles = [
-        inner.get_submodule(name).register_forward_pre_hook(hear, with_kwargs=True),
-        decoder_parts(inner).layers[0].register_forward_pre_hook(enter, with_kwargs=True),
+        parts.connector.register_forward_pre_hook(hear, with_kwargs=True),
+        parts.layers[0].register_forward_pre_hook(enter, with_kwargs=True),
     ]
     try:
         with evaluating(model):
@@ -167,14 +166,14 @@ def neighbours_kept(
     *,
     neighbours: int = NEIGHBOURS,
     max_rows: int = QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> GapResult:
     """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
 
-    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike.
+    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike. It
+    can only warn: a connector with fresh weights keeps neighbours, too, though no word comes of them.
 
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
@@ -186,15 +185,14 @@ def neighbours_kept(
         texts: N texts; with causal attention they do not matter.
         neighbours: k.
         max_rows: See `connector_rows`.
-        projector: See `connector_rows`.
         seed: See `connector_rows`.
         progress: See `connector_rows`.
         options: See `connector_rows`.
 
     Returns:
-        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out, and
-        ``per_layer`` after each layer. Where the connector makes one row of one feature, ``settings["patches"]`` holds
-        the same for single patches among those of all pictures, at most 1000.
+        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
+        the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
+        ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
 
     Raises:
         MirlibError: For k pictures and fewer, and as `connector_rows`.
@@ -203,7 +201,7 @@ def neighbours_kept(
     Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
     itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
     """
-    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    options |= {"max_rows": max_rows, "seed": seed}
     rows = connector_rows(model, processor, images, texts, progress=progress, **options)
     entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
     after = shared_neighbours(rows.features, rows.layers[1:], neighbours, confidence=None)
@@ -285,7 +283,6 @@ def feature_probe(
     folds: int = FOLDS,
     ridge: float = RIDGE,
     max_rows: int = 4 * QUADRATIC_ROWS,
-    projector: str | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -293,7 +290,7 @@ def feature_probe(
     """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
 
     When to use it: to find the layer after which the model has forgotten its picture, or whether the connector let it
-    through at all.
+    through at all; as with `neighbours_kept`, random weights forget little.
 
     Of single patches where the connector makes one row of one feature, else of the means of pictures. Always in
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
@@ -307,7 +304,6 @@ def feature_probe(
         folds: Parts of the pictures, each of which is left out once.
         ridge: Penalty, see `ridge_errors`.
         max_rows: See `connector_rows`; rows should be several times as many as dimensions.
-        projector: See `connector_rows`.
         seed: Of the draws of patches and folds.
         progress: See `connector_rows`.
         options: See `connector_rows`.
@@ -323,7 +319,7 @@ def feature_probe(
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")
-    options |= {"max_rows": max_rows, "projector": projector, "seed": seed}
+    options |= {"max_rows": max_rows, "seed": seed}
     rows = connector_rows(model, processor, images, texts, progress=progress, **options)
     features, owners, layers = rows.features, torch.arange(len(images)), rows.layers
     if rows.patches is not None and len(rows.patches[1].bincount().unique()) == 1:

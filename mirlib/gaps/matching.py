@@ -26,7 +26,7 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
     """Share of matched patches whose most similar patch in the other picture lies where the match says.
 
     When to use it: with matched points at hand, to see how much of *where* and *what* single vision rows still know;
-    `mirlib.gaps.neighbours_kept` needs none.
+    `mirlib.gaps.neighbours_kept` needs none. High values need no training.
 
     Args:
         vision: K arrays (r, d) of vision rows.

@@ -316,9 +316,12 @@ def score_measures(
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
     samples = batches.samples()
-    results = {
-        name: found if found.influence is None else replace(found, samples=samples) for name, found in results.items()
-    }
+    for name, found in results.items():  # what mirlib.compare holds against that of another result
+        counts = ("template", "max_text_tokens", "text_rows", "last")
+        counts += ("pair_text", "pair_vision") if MEASURES[name].needs == PAIRS else ()
+        read = {setting: settings[setting] for setting in counts}
+        of_samples = samples if found.influence is not None else ()
+        results[name] = replace(found, settings={**found.settings, **read}, samples=of_samples)
     return ZooResult(results, seconds, skipped, settings, samples)
 
 

@@ -146,11 +146,15 @@ class _Judge:
         decide: Decide,
         *,
         complete: Callable[[int], bool] = lambda seed: True,
+        void: str = "",
     ) -> None:
-        """Judge one claim of the protocol from the seeds that have all arms; `complete` may ask for more of a seed."""
+        """Judge one claim of the protocol from the seeds that have all arms.
+
+        `complete` may ask for more of a seed; `void` says why the rows that are there measure something else.
+        """
         needed = [run for arm in arms for run in self.protocol.arms[arm]]
         here = self.table[self.table["arm"].isin(arms)] if len(self.table) else pd.DataFrame({"arm": [], "seed": []})
-        seeds = [seed for seed in complete_seeds(here, arms) if complete(seed)]
+        seeds = [seed for seed in complete_seeds(here, arms) if complete(seed) and not void]
         fixed = {
             "experiment": self.protocol.name,
             "figure": figure,
@@ -165,8 +169,9 @@ class _Judge:
             wanted = len({run.seed for run in needed})
             self.claims.append(
                 Claim(
-                    measured=f"{len(here)} of {len(needed)} runs are in the ledger; {len(seeds)} of {wanted} seeds "
-                    "have all that it needs",
+                    measured=void
+                    or f"{len(here)} of {len(needed)} runs are in the ledger; {len(seeds)} of {wanted} seeds have all "
+                    "that it needs",
                     estimate=float("nan"),
                     low=float("nan"),
                     high=float("nan"),

@@ -36,6 +36,11 @@ ALL = (
 """The measures that the experiment records; the registry has more."""
 ON_ROWS = tuple(name for name in ALL if MEASURES[name].needs != TASK)
 
+LEAKED = tuple(name for name in ALL if MEASURES[name].needs == PAIRS)
+"""Measures whose values in this ledger are of captions read behind their pictures, which leak into them whatever the
+weights (see `mirlib.gaps.reading`): they stay in the rows, and out of every rank until the runs are made again."""
+RANKED = tuple(name for name in ALL if name not in LEAKED)
+
 STUDIES = ("zoo", "zoo_samples")
 """Values of `runs.Run.study`: all measures of `NUM` pairs; and beside them of `MANY`, and of `DRAWS` parts of those."""
 

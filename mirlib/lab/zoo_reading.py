@@ -1,4 +1,7 @@
-"""What the rows of the zoo say: correlations by sweep, agreement, bias, cost, and the figures of them."""
+"""What the rows of the zoo say: correlations by sweep, agreement, bias, and the figures of them.
+
+Measures whose rows hold a text that had seen its picture, `mirlib.lab.zoo.LEAKED`, are left out.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from scipy.spatial.distance import squareform
 
 from mirlib.gaps import MEASURES
 from mirlib.gaps.base import TASK
+from mirlib.gaps.samples import mean_interval
 from mirlib.lab import zoo
 from mirlib.lab.closing.zoo import EXPECTED, PROTOCOL, SWEEPS, with_accuracy
-from mirlib.lab.estimates import Estimate, bootstrap, spearman
-from mirlib.lab.mediation import SEEDS_NEEDED
+from mirlib.lab.estimates import Estimate, spearman
 from mirlib.lab.reporting import boxed
 from mirlib.plots import ACCENT, NEUTRAL, TEXT, VISION, new_axes
 
@@ -24,6 +27,11 @@ OVER = {ALL_SETTINGS: list(PROTOCOL.arms), **SWEEPS}
 """Arms over which models are ranked, by name."""
 MATCHED_NORMS = [arm for arm in PROTOCOL.arms if arm.startswith("matched")]
 """Settings whose vision tokens start as long as words: what sees lengths cannot tell them apart by these alone."""
+
+
+def unlabelled() -> list[str]:
+    """Measures that are ranked and need no answers to a task."""
+    return [name for name in zoo.RANKED if MEASURES[name].needs != TASK]
 
 
 def seeds_with(found: pd.DataFrame, arms: Sequence[str]) -> list[int]:
@@ -45,8 +53,19 @@ def correlations(found: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
             over: with_accuracy(found, arms, name, seeds[over]) if seeds[over] else np.array([])
             for over, arms in OVER.items()
         }
-        for name in zoo.ALL
+        for name in zoo.RANKED
     }
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The mean over seeds with Student's 95 % interval.
+
+    Examples:
+        >>> str(over_seeds([0.1, 0.2, 0.3, 0.4, 0.5]))
+        '+0.30 [+0.10, +0.50]'
+    """
+    low, high, *_ = mean_interval(values)
+    return Estimate(float(np.mean(values)), low, high, len(values))
 
 
 def ranked(found: pd.DataFrame, *, over: str = ALL_SETTINGS) -> list[str]:
@@ -64,80 +83,16 @@ def bias(rows: Iterable[zoo.Row]) -> pd.DataFrame:
     """
     samples = [row["metrics"]["samples"] for row in rows if "samples" in row["metrics"]]
     lines = {}
-    for name in zoo.ON_ROWS if samples else ():
+    for name in unlabelled() if samples else ():
         few = np.array([run[name]["few"] for run in samples], dtype=float)  # (runs, draws)
         many = np.array([run[name]["many"] for run in samples], dtype=float)
         lines[name] = {
             "few": few.mean(),
             "many": many.mean(),
-            "difference": bootstrap(few.mean(axis=1) - many),
+            "difference": over_seeds(few.mean(axis=1) - many),
             "noise": float(np.sqrt(few.var(axis=1, ddof=1).mean())),
         }
     return pd.DataFrame(lines, index=["few", "many", "difference", "noise"]).T
-
-
-def spread(found: pd.DataFrame, arms: Sequence[str] | None = None) -> dict[str, float]:
-    """By measure: the standard deviation over settings within a seed, mean over seeds. NaN without a whole seed.
-
-    Args:
-        found: `mirlib.lab.zoo.table`.
-        arms: Which settings; all if left out.
-    """
-    arms = OVER[ALL_SETTINGS] if arms is None else list(arms)
-    seeds = seeds_with(found, arms)
-    if not seeds:
-        return dict.fromkeys(zoo.ALL, float("nan"))
-    return {name: float(zoo.grid(found, arms, name, seeds).std(axis=0, ddof=1).mean()) for name in zoo.ALL}
-
-
-def cost(rows: Iterable[zoo.Row]) -> dict[str, tuple[float, float]]:
-    """By measure: median seconds of processor time with 100 and with 1000 pairs; NaN where there is no row."""
-    rows = list(rows)
-
-    def median(values: list[float]) -> float:
-        return float(np.median(values)) if values else float("nan")
-
-    found = {}
-    for name in zoo.ON_ROWS:
-        many = [row["metrics"]["samples"][name]["seconds"] for row in rows if "samples" in row["metrics"]]
-        found[name] = median([row["metrics"]["gaps"][name]["seconds"] for row in rows]), median(many)
-    return found
-
-
-def summary(rows: Sequence[zoo.Row]) -> pd.DataFrame:
-    """The zoo's table: what a measure needs, its cost, its bias, and its correlation with accuracy by sweep.
-
-    Args:
-        rows: From `mirlib.lab.tables.load`.
-
-    Returns:
-        Text, a line a measure, the best over all settings first. ``off by``: value with 100 pairs minus that with
-        1000, as a share of the standard deviation between the settings of `MATCHED_NORMS`, since it was measured in
-        one of these: the lengths of the others would make any bias look small. Correlations carry intervals over
-        seeds.
-    """
-    found = zoo.table(rows)
-    by_name, between, seconds, off = correlations(found), spread(found, MATCHED_NORMS), cost(rows), bias(rows)
-
-    def share(name: str) -> str:
-        if name not in off.index or not between[name] > 0:
-            return ""
-        difference = off.loc[name, "difference"]
-        return Estimate(*(x / between[name] for x in (difference.value, difference.low, difference.high)), 0).text(2)
-
-    lines = {}
-    for name in ranked(found):
-        measure = MEASURES[name]
-        few, many = seconds.get(name, (float("nan"), float("nan")))
-        lines[measure.title] = {
-            "needs": {"rows": "rows", "pairs": "pairs", "task": "labels"}[measure.needs],
-            "integrated": measure.direction,
-            "seconds, 100 pairs": "" if np.isnan(few) else f"{few:.2f}",
-            "seconds, 1000": "" if np.isnan(many) else f"{many:.2f}",
-            "off by (sd, norms matched)": share(name),
-            **{over: str(bootstrap(values)) if len(values) else "" for over, values in by_name[name].items()},
-        }
-    return pd.DataFrame(lines).T
 
 
 def as_markdown(table: pd.DataFrame, corner: str = "") -> str:
@@ -159,7 +114,7 @@ def agreement(found: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     arms, seeds = OVER[ALL_SETTINGS], seeds_with(found, OVER[ALL_SETTINGS])
     if not seeds:
         return [], np.zeros((0, 0))
-    names = [name for name in zoo.ALL if MEASURES[name].needs != TASK] + ["soft_discrimination"]
+    names = [*unlabelled(), "soft_discrimination"]
     values = {name: zoo.integrated(name) * zoo.grid(found, arms, name, seeds) for name in names}
     values["accuracy"] = zoo.grid(found, arms, "accuracy", seeds)
     matrix = np.array(
@@ -172,20 +127,6 @@ def agreement(found: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     )
     order = [*order, len(names)]
     return [[*names, "accuracy"][i] for i in order], matrix[np.ix_(order, order)]
-
-
-def families(names: Sequence[str], matrix: np.ndarray, *, alike: float = 0.7) -> list[list[str]]:
-    """Groups of measures whose mean correlation with each other is at least ``alike`` (average linkage)."""
-    names = [name for name in names if name != "accuracy"]
-    if len(names) < 2:
-        return [list(names)] if names else []
-    apart = 1 - matrix[: len(names), : len(names)]
-    linked = hierarchy.linkage(squareform((apart + apart.T) / 2 * (1 - np.eye(len(names))), checks=False), "average")
-    labels = hierarchy.fcluster(linked, 1 - alike, criterion="distance")
-    groups: dict[int, list[str]] = {}
-    for name, label in zip(names, labels, strict=True):
-        groups.setdefault(int(label), []).append(name)
-    return list(groups.values())
 
 
 def likeness(found: pd.DataFrame, group: Sequence[str], arms: Sequence[str] | None = None) -> tuple[float, float]:
@@ -212,53 +153,6 @@ def likeness(found: pd.DataFrame, group: Sequence[str], arms: Sequence[str] | No
     return float(np.mean(pairs)), float(np.min(pairs))
 
 
-def reading(rows: Sequence[zoo.Row]) -> list[str]:
-    """What the table says, in sentences that hold for the rows that are there."""
-    found = zoo.table(rows)
-    by_name = correlations(found)
-    seeds = len(by_name["mir"][ALL_SETTINGS])
-    if seeds < SEEDS_NEEDED:
-        return [f"{seeds} of {SEEDS_NEEDED} seeds are complete; nothing is said yet."]
-    unlabelled = [name for name in zoo.ON_ROWS if name != "mir"]
-    sure = {name: _sides(by_name[name]) for name in zoo.ALL}
-
-    def listed(names: Sequence[str]) -> str:
-        return ", ".join(title_of(name) for name in names) if names else "none"
-
-    steady = [name for name in zoo.ON_ROWS if sure[name] == {1}]
-    turning = [name for name in zoo.ON_ROWS if sure[name] >= {1, -1}]
-    mir = bootstrap(by_name["mir"][ALL_SETTINGS])
-    best = max(zoo.ON_ROWS, key=lambda name: by_name[name][ALL_SETTINGS].mean())
-    higher = [
-        name for name in unlabelled if bootstrap(by_name[name][ALL_SETTINGS] - by_name["mir"][ALL_SETTINGS]).low > 0
-    ]
-    labels = bootstrap(by_name["soft_discrimination"][ALL_SETTINGS])
-    good = [name for name in zoo.ON_ROWS if by_name[name][ALL_SETTINGS].mean() >= 0.8]
-    flat = [name for name, values in spread(found).items() if values < 1e-3 * abs(found[name].mean())]
-    return [
-        f"Over all settings MIR, turned, has a correlation of {mir} with accuracy; of the measures without labels the "
-        f"highest mean is that of {title_of(best)}, {bootstrap(by_name[best][ALL_SETTINGS])}; soft discrimination, "
-        f"with labels, has {labels}.",
-        f"Positive, with an interval above 0, over all settings and in every sweep: {listed(steady)}.",
-        f"Positive in one sweep and negative in another, both with intervals that leave out 0: {listed(turning)}.",
-        f"Without regard to what was claimed in advance, and not corrected for their number, these lie above MIR over "
-        f"all settings with an interval that leaves out 0: {listed(higher)}.",
-        f"Hardly move between settings (by less than a thousandth of their mean): {listed(flat)}. What is constant "
-        "ranks nothing, and its correlation, which is not defined, counts as 0 in the table and in the figures.",
-        f"Of the {len(zoo.ON_ROWS)} measures without labels, those whose mean correlation over all settings reaches "
-        f"0.8, the size that the claim on MIR asks for: {listed(good)}.",
-    ]
-
-
-def _sides(by_sweep: Mapping[str, np.ndarray]) -> set[int]:
-    """On which sides of 0 the intervals lie: 1, −1, and 0 for one that holds it."""
-    sides = set()
-    for values in by_sweep.values():
-        estimate = bootstrap(values)
-        sides.add(1 if estimate.low > 0 else -1 if estimate.high < 0 else 0)
-    return sides
-
-
 def title_of(name: str) -> str:
     """A measure's name in prose."""
     return MEASURES[name].title if name in MEASURES else name
@@ -269,7 +163,7 @@ def title_of(name: str) -> str:
 
 
 def figure_zoo_correlations(data: Mapping[str, np.ndarray], ax: Axes | None = None, *, over: str = "") -> Axes:
-    """Correlation of each measure with accuracy: a tick a seed, the mean with its 95 % interval over seeds.
+    """Correlation of each measure with accuracy: a tick a seed, the mean with its interval, see `over_seeds`.
 
     Args:
         data: By measure, the correlations of the seeds; drawn from top to bottom.
@@ -282,7 +176,7 @@ def figure_zoo_correlations(data: Mapping[str, np.ndarray], ax: Axes | None = No
     ax = new_axes(ax, figsize=(6.4, 0.3 * max(len(data), 3) + 1.1))
     drawn = {name: values for name, values in data.items() if len(values)}
     for place, (name, values) in enumerate(drawn.items()):
-        estimate = bootstrap(values)
+        estimate = over_seeds(values)
         colour, marker = (VISION, "o") if name == "mir" else (TEXT, "s") if name in EXPECTED else (NEUTRAL, "D")
         ax.plot(values, [place] * len(values), linestyle="", marker="|", color=colour, alpha=0.6)
         ax.plot([estimate.low, estimate.high], [place, place], color=colour, linestyle="-", marker="")
@@ -290,16 +184,9 @@ def figure_zoo_correlations(data: Mapping[str, np.ndarray], ax: Axes | None = No
     ax.axvline(0, color="black", linewidth=1, linestyle=":", marker="")
     ax.set_yticks(range(len(drawn)), [title_of(name) for name in drawn])
     ax.set(xlim=(-1.05, 1.05), ylim=(len(drawn) - 0.4, -0.6))
-    seeds = min((len(values) for values in drawn.values()), default=0)
     ax.set_xlabel(f"rank correlation with accuracy{f' over {over}' if over else ''}, turned")
     if not drawn:
         ax.text(0.5, 0.5, "no whole seed in the ledger yet", ha="center", va="center", transform=ax.transAxes)
-    elif seeds < SEEDS_NEEDED:
-        ax.set_title(f"Correlation with accuracy, provisional: {seeds} seeds")
-    elif "mir" in drawn:
-        means = {name: values.mean() for name, values in drawn.items()}
-        above = sum(mean > means["mir"] for mean in means.values())
-        ax.set_title(f"{above} of {len(means) - 1} measures have a higher mean than MIR")
     return ax
 
 
@@ -331,8 +218,5 @@ def figure_agreement(names: Sequence[str], matrix: np.ndarray, ax: Axes | None =
         place = list(names).index("accuracy") - 0.5
         ax.axhline(place, color=ACCENT, linestyle="-", marker="")
         ax.axvline(place, color=ACCENT, linestyle="-", marker="")
-    groups = families(names, matrix)
-    count = f"{len(groups)} families" if len(groups) != 1 else "one family"
-    ax.set_title(f"{len(names) - ('accuracy' in names)} measures, {count} of those that rank models alike")
     ax.figure.colorbar(image, ax=ax, shrink=0.6, label="rank correlation of two measures")
     return ax
