@@ -23,7 +23,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from mirlib.lab import experiments  # noqa: F401  (what the command would import
 from mirlib.lab.ledger import Ledger
 from mirlib.mir import PRESETS
 from mirlib.readers import open_images, open_pairs, open_texts
+from mirlib.result import Sample
 
 LIMIT = 10  # seconds of processor time for one input, and four times as many on the wall
 MEMORY = 2 << 30  # bytes more than at the start
@@ -324,7 +325,9 @@ def _measure(path: Path) -> None:
 def _result() -> dict[str, Any]:
     states = _states()
     samples = (states["vision_samples"], states["text_samples"])
-    return modality_integration_rate(states["vision"], states["text"], samples=samples, confidence=0.9).to_dict()
+    result = modality_integration_rate(states["vision"], states["text"], samples=samples, confidence=0.9)
+    count = 0 if result.influence is None else result.influence.vision.shape[1]
+    return replace(result, samples=tuple(Sample(f"{i}.png", f"{i:016x}", f"{i:016x}") for i in range(count))).to_dict()
 
 
 def _stored_result(rng: Rng, folder: Path) -> Path:

@@ -227,8 +227,8 @@ def _small_sample(draws: _Draws) -> float:
 def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
     """A value with the interval of independent errors: variances, each with its degrees of freedom (Welch)."""
     variance = math.fsum(part for part, _ in parts) if parts else math.nan
-    doubt = math.fsum(part**2 / max(degrees, 1) for part, degrees in parts)
-    degrees = variance**2 / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
+    doubt = math.fsum(part * part / max(degrees, 1) for part, degrees in parts)
+    degrees = variance * variance / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
     error = math.sqrt(variance)
     reach = _quantile(degrees, confidence) * error
     return Difference(value, error, value - reach, value + reach, degrees)
@@ -498,7 +498,9 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
 
     if not isinstance(a, MIRResult):
         return {"per_layer": alone(per_layer)}
-    sums = [math.fsum(result.per_layer) for result in (a, b)]
+    sums = [float(result.per_layer.sum()) for result in (a, b)]
+    if not all(0 < total < math.inf for total in sums):  # of a file that was changed
+        return {"per_layer": alone(per_layer)}
     weight, *slopes = _weight(*sums)
     contributions = per_layer * weight
     if a.influence is None or b.influence is None or a.influence.paired != b.influence.paired:
@@ -535,8 +537,8 @@ def _weight(first: float, second: float) -> tuple[float, float, float]:
         g = 2 * (1 + h**2 / 3 + h**4 / 5 + h**6 / 7)
         slope = 2 * (2 * h / 3 + 4 * h**3 / 5 + 6 * h**5 / 7)
     else:
-        g = 2 * math.atanh(h) / h
-        slope = (2 / (1 - h**2) - g) / h
+        g = (math.log(first) - math.log(second)) / h
+        slope = ((total / first) * (total / second) / 2 - g) / h
     unit = total * math.log(10)
     return g / unit, (slope * (1 - h) - g) / (unit * total), (-slope * (1 + h) - g) / (unit * total)
 

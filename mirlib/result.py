@@ -162,8 +162,8 @@ class MIRResult:
         return self._on_mir(self.influence.vision + self.influence.text)
 
     def _on_mir(self, influence: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # of a distance of 0 there is no logarithm
-            return influence.sum(axis=0) / (math.fsum(self.per_layer) * math.log(10))
+        with np.errstate(all="ignore"):  # of a distance of 0 there is no logarithm
+            return influence.sum(axis=0) / (self.per_layer.sum() * math.log(10))
 
     def __repr__(self) -> str:
         interval = ""

@@ -541,7 +541,7 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_is_said_before_the_measurement(stored, capsys, monkeypatch):
-    monkeypatch.setattr("mirlib.cli._read_arrays", None)  # who comes so far has begun to measure
+    monkeypatch.setattr("mirlib.cli.read_arrays", None)  # who comes so far has begun to measure
     (stored / "folder").mkdir()
     (stored / "loop.json").symlink_to("loop.json")
     (stored / "hard.npz").hardlink_to("a.npz")

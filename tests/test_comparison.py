@@ -234,7 +234,10 @@ def test_layers_add_up_and_their_errors_are_those_of_leaving_samples_out():
         np.testing.assert_allclose([one.standard_error for one in part], row, rtol=0.1)
 
 
-@pytest.mark.parametrize("sums", [(3.0, 1.0), (2.0, 2.0), (2.0, 2.0 + 1e-9), (1.0, 1.03), (1.0, 1.0203), (0.5, 900.0)])
+@pytest.mark.parametrize(
+    "sums",
+    [(3.0, 1.0), (2.0, 2.0), (2.0, 2.0 + 1e-9), (1.0, 1.03), (1.0, 1.0203), (0.5, 900.0), (1e25, 1e-3)],
+)
 def test_the_weight_of_a_layer_and_its_derivatives(sums):
     weight, *slopes = _weight(*sums)
     s, t = (np.longdouble(x) for x in sums)

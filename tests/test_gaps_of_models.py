@@ -215,7 +215,10 @@ def test_the_command_takes_pairs(command, capsys, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "calibrated: 0 for them, 1 for the best" in outcome.out
     assert "pairs: texts read alone, pictures before their own texts" in outcome.out
-    assert "the model reads the texts once more, without the pictures, and so do 1 of random weights" in outcome.err
+    assert (
+        "the model reads the texts once more, without the pictures, and beside it a model of random weights"
+        in outcome.err
+    )
     assert "random weights: the same architecture" in outcome.out
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["measures"]["mutual_knn"]
     assert found["calibration"]["null_mean"][0] == pytest.approx(10 / 11, abs=0.02)

@@ -504,6 +504,8 @@ def mutual_knn(
 ) -> GapResult:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
 
+    Neighbours change in jumps where a sample is left out, so the interval is wider than other draws ask for.
+
     Args:
         vision: K arrays (r, d); each sample's rows are pooled to their mean.
         text: K arrays (s, d).

@@ -1,0 +1,225 @@
+"""What a result says, as lines of text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from mirlib.comparison import Comparison, Difference, differences
+from mirlib.errors import MirlibError, shown
+from mirlib.result import MIRResult
+
+if TYPE_CHECKING:
+    from mirlib.gaps import Calibration
+    from mirlib.gaps.model import ZooResult
+    from mirlib.interventions import Controls
+    from mirlib.layer_pairs import LayerMap
+
+__all__ = ["describe", "describe_controls", "describe_layers", "describe_measures", "side_by_side"]
+
+CARRIERS = 3  # layers and pictures that are named for a difference
+
+
+def describe(result: MIRResult, name: str) -> str:
+    """A result as text: the per-layer table, the value, its interval, and what it means."""
+    frame = result.to_frame()
+    largest = result.per_layer.max()
+    lines = [
+        f"{'layer':>5}  {'FID':>10}  {'':20}  {'mean term':>10}  {'cov. term':>10}  {'norm ratio':>10}  {'outliers':>8}"
+    ]
+    for layer, row in frame.iterrows():
+        bar = "█" * round(20 * row["fid"] / largest) if largest > 0 else ""
+        outliers = f"{row['vision_outliers']:.0f}+{row['text_outliers']:.0f}"
+        lines.append(
+            f"{layer:>5}  {row['fid']:>10.4g}  {bar:20}  {row['mean_term']:>10.4g}  {row['covariance_term']:>10.4g}  "
+            f"{row['norm_ratio']:>10.3g}  {outliers:>8}"
+        )
+    interval = ""
+    if result.interval is not None:
+        low, high, confidence, _, method, _ = result.interval
+        interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
+    lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
+    lines += [f"  ! {warning}" for warning in result.warnings]
+    return "\n".join(lines)
+
+
+def _meaning(result: MIRResult) -> list[str]:
+    total = float(result.per_layer.sum())
+    layers = result.num_layers
+    lines = [
+        f"  log10 of the summed distance {total:.4g} over {layers} layers; lower is closer.",
+        f"  {result.rows['vision']} vision and {result.rows['text']} text rows, preset {result.settings['preset']!r}"
+        + (f", {result.passes} pass{'es' * (result.passes > 1)} over the pairs" if "num" in result.settings else ""),
+    ]
+    if total > 0:
+        layer = int(result.per_layer.argmax()) + 1
+        lines.append(
+            f"  layer {layer} carries {result.per_layer.max() / total:.0%} of the sum, the means "
+            f"{result.mean_term.sum() / total:.0%}, the covariances {result.covariance_term.sum() / total:.0%}"
+        )
+    if result.length is not None:
+        forced, equalised, shape = result.length
+        lines.append(
+            f"  of the sum, {forced:.0%} is forced by norms, {equalised:.0%} removed by equalising them, {shape:.0%} "
+            "direction and shape"
+        )
+    lines += [
+        f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows zeroed after the model has "
+        f"run {result.zeroed_rows:.4f}",
+        "  compare it only with values of the same number of layers and pairs, kind of text, preset and template",
+    ]
+    return lines
+
+
+def describe_layers(found: LayerMap) -> list[str]:
+    """A layer map as lines of text: the nearest text layer of each vision layer."""
+    frame = found.to_frame()
+
+    def line(kind: str, what: str) -> str:
+        cells = (
+            f"{row[kind]:.0f}"
+            + (
+                ""
+                if row[f"{kind}_low"] == row[f"{kind}_high"]
+                else f" ({row[f'{kind}_low']:.0f}–{row[f'{kind}_high']:.0f})"
+            )
+            for _, row in frame.iterrows()
+        )
+        return f"  {what}: {', '.join(cells)}"
+
+    return [
+        f"  nearest text layer to vision after layers {', '.join(map(str, found.layers))} (0: what enters layer 1), in "
+        "brackets those that cannot be told from it",
+        line("given", "rows as they are"),
+        line("unit", "rows at norm one"),
+    ]
+
+
+def describe_controls(found: Controls) -> str:
+    """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
+    frame = found.to_frame()
+    width = max(len(title) for title in frame.index)
+    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
+    for title, row in frame.iterrows():
+        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+        difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
+        difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
+        lines.append(
+            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
+        )
+    lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
+    lines += [f"  ! {warning}" for warning in found.warnings]
+    reading = found.reading()
+    return "\n".join(lines if reading is None else [*lines, f"  {reading}"])
+
+
+def describe_measures(found: ZooResult, name: str) -> str:
+    """A zoo as text: a line a measure, then what was left out, and what the columns mean."""
+    from mirlib.gaps import MEASURES
+
+    calibrations = [result.calibration for result in found.results.values() if result.calibration is not None]
+    heading = f"{'measure':24}  {'value':>9}  {'interval':>19}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}"
+    if calibrations:
+        heading += f"  {'random pairs':>14}  {'random weights':>14}  {'calibrated':>10}"
+    lines = [f"{heading}  {'rows':>11}  {'seconds':>7}"]
+    for key, result in found.results.items():
+        layers, interval = result.per_layer, ""
+        if result.interval is not None:
+            interval = f"[{result.interval.low:.4g}, {result.interval.high:.4g}]"
+        line = (
+            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {interval:>19}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
+            f"{result.direction:>10}"
+        )
+        if calibrations:
+            null, weights, calibrated = _nulls(result.calibration)
+            line += f"  {null:>14}  {weights:>14}  {calibrated:>10}"
+        lines.append(f"{line}  {'+'.join(map(str, result.rows.values())):>11}  {found.seconds[key]:>7.2f}")
+    kept, seen = found.settings["rows_kept"], found.settings["rows_seen"]
+    lines += [
+        "",
+        f"{name}: {found.settings['num']} pairs, {found.settings['layers']} layers, seed {found.settings['seed']}; "
+        + "; ".join(f"{kept[side]} of {seen[side]} {side} rows kept" for side in kept),
+        "  value: mean over the layers; for MIR, FD∞ and norm-only log10 of their sum",
+        "  integrated: whether a lower or a higher value means that vision and text lie closer together",
+    ]
+    intervals = [result.interval for result in found.results.values() if result.interval is not None]
+    if intervals:
+        lines.append(f"  interval: {intervals[0].confidence:.0%}, for another draw of as many samples")
+    if calibrations:
+        lines += [
+            f"  pairs: texts read {found.settings['pair_text']}, pictures {found.settings['pair_vision']}",
+            "  random pairs: images and texts put together at random; calibrated: 0 for them, 1 for the best there can "
+            "be",
+        ]
+        weights = found.settings["random_weights"]
+        if isinstance(weights, str):
+            lines.append(f"  ! random weights: {weights}")
+        elif weights:
+            lines.append("  random weights: the same architecture before it has learned anything")
+    if kept != seen:
+        lines.append("  ! MIR and FD∞ are those of the rows kept; for all rows, leave out --measures")
+    lines += [
+        f"  ! no interval for {MEASURES[key].title}: {result.settings['no_interval']}"
+        for key, result in found.results.items()
+        if "no_interval" in result.settings
+    ]
+    lines += [f"  ! left out: {key} {why}" for key, why in found.skipped.items()]
+    return "\n".join(lines)
+
+
+def _nulls(calibration: Calibration | None) -> tuple[str, str, str]:
+    """What random pairs and random weights give, and the calibrated value, as text; empty for measures without."""
+    if calibration is None:
+        return "", "", ""
+    weights = "" if calibration.random_weights is None else f"{calibration.random_value:.3f}"
+    null = f"{calibration.null_mean.mean():.3f} ± {calibration.null_std.mean():.3f}"
+    return null, weights, f"{calibration.value:.3f}"
+
+
+def side_by_side(results: dict[str, MIRResult], found: dict[str, Comparison | MirlibError]) -> str:
+    """What tells the results from the first, then all in a table, then what makes them incomparable."""
+    first = next(iter(results))
+    lines = []
+    for name, one in found.items():
+        lines += [f"{name}: {one}", ""] if isinstance(one, MirlibError) else [*_difference(one, name, first), ""]
+    width = max(len(name) for name in results)
+    lines.append(
+        f"{'':{width}}  {'MIR':>8}  {'interval':>18}  {'− first':>16}  {'norm only':>9}  {'zeroed':>8}  {'layers':>6}  "
+        "rows"
+    )
+    for name, result in results.items():
+        interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
+        one = found.get(name)
+        difference = _with_reach(one.difference) if isinstance(one, Comparison) else ""
+        lines.append(
+            f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {difference:>16}  "
+            f"{result.norm_only:>9.4f}  {result.zeroed_rows:>8.4f}  {result.num_layers:>6}  "
+            f"{result.rows['vision']}+{result.rows['text']}"
+        )
+    lines += [f"  ! {sentence}" for sentence in differences(results)]
+    return "\n".join(lines)
+
+
+def _with_reach(difference: Difference) -> str:
+    reach = "" if math.isnan(difference.low) else f" ± {difference.high - difference.value:.4f}"
+    return f"{difference.value:+.4f}{reach}"
+
+
+def _difference(one: Comparison, name: str, first: str) -> list[str]:
+    """A difference in words: its interval, what pairing bought, and the layers and pictures that carry it."""
+    total, alone = one.difference, one.unpaired
+    lines = [f"{name} − {first}: {total.value:+.4f}"]
+    if not math.isnan(total.low):
+        verdict = f"{name if total.value < 0 else first} is closer" if total.distinguishable else "not told from 0"
+        lines[0] += f", {one.confidence:.0%} interval [{total.low:+.4f}, {total.high:+.4f}]: {verdict}"
+    if one.paired:
+        shared = " and ".join(f"{count} {kind}" for kind, count in one.shared.items())
+        lines.append(f"  by the {shared} in both; independent draws would give [{alone.low:+.4f}, {alone.high:+.4f}]")
+    if total.value and one.contributions:
+        layers = sorted(enumerate(one.contributions, start=1), key=lambda layer: -abs(layer[1].value))[:CARRIERS]
+        lines.append("  layers that carry it: " + ", ".join(f"{k} ({_with_reach(part)})" for k, part in layers))
+    if carriers := [carrier for carrier in one.samples[:CARRIERS] if carrier.value]:
+        lines.append(
+            "  pictures that carry it: " + ", ".join(f"{shown(c.sample.name)} ({c.value:+.4f})" for c in carriers)
+        )
+    return lines + [f"  ! {warning}" for warning in one.warnings]
