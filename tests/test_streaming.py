@@ -837,8 +837,8 @@ def test_nothing_grows_with_the_samples_but_norms_and_what_waits(options, dim):
     waiting = large.pop("aside", 0)
     assert waiting <= 0.1 * 48 * TOKENS * 2 * LAYERS * (dim + 1) * 8, "far fewer than all rows"
     small.pop("aside", 0)
-    if "confidence" in options and dim == DIM:  # (N,) influences of each layer and modality
-        assert (small.pop("_influences"), large.pop("_influences")) == (12 * 32, 48 * 32)
+    if "confidence" in options and dim == DIM:  # three numbers a sample, and two slopes, of each layer and modality
+        assert (small.pop("_influences"), large.pop("_influences")) == (12 * 96 + 64, 48 * 96 + 64)
         assert "moments" not in large, "the maps take the place of the moments"
     if "confidence" in options and dim == 150:  # 12 groups of 12 samples, 20 of 48
         assert small.pop("_by_group") / large.pop("_by_group") == 12 / 20
