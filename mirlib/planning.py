@@ -166,8 +166,7 @@ class Plan:
             "weights": "weights",
             "moments": "moments",
             "norms": "norms of all tokens",
-            "maps": "what the interval keeps"
-            + (", in place of the moments" if settings["interval"] == "influence" else ""),
+            "maps": "what the interval keeps, in place of the moments",
             "first_pass": "a batch in pass 1, with what is read of it",
             "second_pass": "a batch in pass 2, likewise",
             "distances": "adding up" + (", and making what the interval keeps" if self.bytes_of["maps"] else ""),

@@ -35,7 +35,14 @@ from mirlib.frechet import (
     is_regular,
     threads_for,
 )
-from mirlib.influence import ROWS_PER_DIMENSION, LayerInfluence, influence_interval, rows_suffice, t_interval
+from mirlib.influence import (
+    ROWS_PER_DIMENSION,
+    LayerInfluence,
+    SampleInfluence,
+    influence_interval,
+    rows_suffice,
+    t_interval,
+)
 from mirlib.mir import (
     MODALITIES,
     LayerSummary,
@@ -182,7 +189,7 @@ class ModalityIntegrationRate(Metric):
         self._samples_before = 0
         self._forget_sum()
         self._maps: list[LayerInfluence] = []
-        self._influences: list[list[Tensor | None]] = []
+        self._influences: list[list[SampleInfluence | None]] = []
         self._group_of: list[int] = []  # of the sample at each place, in a jackknife
         # By layer, modality and group: moments, and (2,) how many rows came and the sum of their norms.
         self._by_group: dict[tuple[int, int, int], tuple[Running, Tensor]] = {}
@@ -347,19 +354,17 @@ class ModalityIntegrationRate(Metric):
                 if self._known.wrong[layer - 1, side]:
                     kept.add(rows, norms, inside)
             elif self._stage == "influence":
-                self._add_influence(layer, side, rows, norms, inside, samples)
+                self._add_influence(layer, side, rows, norms, samples)
             else:
                 self._add_groups(layer, side, rows, norms, inside, samples)
 
-    def _add_influence(
-        self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
-    ) -> None:
-        found = self._maps[layer - 1].of_rows(rows, side, norms, inside)
+    def _add_influence(self, layer: int, side: int, rows: Tensor, norms: Tensor, samples: RowSamples) -> None:
         sums = self._influences[layer - 1][side]
         if sums is None:
-            sums = self._influences[layer - 1][side] = found.new_zeros(len(self._places))
-        index = samples.index(side, self._places, len(found), sums.device)
-        sums.index_add_(0, index, found.to(sums.device))
+            bounds, device = self._known.bounds[layer - 1][side], float64_device(rows)
+            sums = SampleInfluence(self._maps[layer - 1], side, bounds, len(self._places), device)
+            self._influences[layer - 1][side] = sums
+        sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
 
     def _add_groups(
         self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
@@ -751,8 +756,12 @@ class ModalityIntegrationRate(Metric):
         """The influences of all samples, those of one process behind those of another."""
         sides = []
         for side in range(2):
+            parts = [layer[side] for layer in self._influences]
+            slopes = processes.total(torch.stack([_slopes_of(part) for part in parts]))
             empty = torch.zeros(len(self._places), dtype=torch.float64)
-            mine = [layer[side].cpu() if layer[side] is not None else empty for layer in self._influences]
+            mine = [
+                empty if part is None else part.total(of_all).cpu() for part, of_all in zip(parts, slopes, strict=True)
+            ]
             sides.append(processes.concatenate(torch.stack(mine)).numpy())
         return Influence(*sides, paired=True)
 
@@ -835,6 +844,10 @@ class ModalityIntegrationRate(Metric):
         """Forget everything and start a first pass."""
         super().reset()
         self._clear()
+
+
+def _slopes_of(part: SampleInfluence | None) -> Tensor:
+    return torch.zeros(2, dtype=torch.float64) if part is None else part.slopes.cpu()
 
 
 def _never() -> bool:

@@ -180,7 +180,7 @@ def test_plan_in_the_shell(tmp_path, capsys):
     arguments = ["plan", str(tmp_path / "model"), "-n", "10", "--text-tokens", "7", "--device", "cpu"]
     assert cli.main([*arguments, "--tflops", "0.5", "--json", str(tmp_path / "plan.json")]) == 0
     out, err = capsys.readouterr()
-    assert "6 forward passes (2 over every pair)" in out and "keeps in place of the moments, by jackknife" in out
+    assert "6 forward passes (2 over every pair)" in out and "keeps, in place of the moments" in out
     assert (
         "Rows that wait for the outlier rule, on the CPU, at most: 0.00 GiB" in out
         and "At 0.5·10^12 operations a second" in out
