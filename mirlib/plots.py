@@ -798,60 +798,6 @@ def figure_extrapolation(rows: np.ndarray, distances: np.ndarray, truth: float, 
     return ax
 
 
-def figure_outlier_share(thresholds: np.ndarray, shares: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
-    """Share of rows that an outlier rule drops, against its threshold.
-
-    Args:
-        thresholds: (n,) thresholds in standard deviations of the norms.
-        shares: ``"vision"`` and ``"text"``, each (sets, n) shares between 0 and 1; the band holds all sets.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    for name, colour, marker, line in (("vision", VISION, "o", "-"), ("text", TEXT, "s", "--")):
-        values = 100 * shares[name]
-        ax.fill_between(thresholds, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-        ax.plot(thresholds, values.mean(axis=0), color=colour, marker=marker, linestyle=line, label=name)
-    ax.axvline(3, color="black", linewidth=0.8)
-    at_three = [100 * float(shares[name].mean(axis=0)[np.argmin(abs(thresholds - 3))]) for name in ("vision", "text")]
-    ax.set_title(f"3σ drops {at_three[0]:.1f} % of vision, {at_three[1]:.1f} % of text")
-    ax.set_xlabel("threshold (standard deviations)")
-    ax.set_ylabel("rows dropped (%)")
-    ax.legend()
-    return ax
-
-
-def figure_outlier_value(thresholds: np.ndarray, values: np.ndarray, ax: Axes | None = None) -> Axes:
-    """MIR against the threshold of the outlier rule.
-
-    Args:
-        thresholds: (n,) thresholds in standard deviations of the norms; the last may be infinite (no rule).
-        values: (sets, n) MIR of each set of samples; the band is their standard deviation about the mean.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    finite = np.isfinite(thresholds)
-    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-    ax.fill_between(
-        thresholds[finite], (mean - spread)[finite], (mean + spread)[finite], color=NEUTRAL, alpha=0.2, linewidth=0
-    )
-    ax.plot(thresholds[finite], mean[finite], color="black", marker="o", linestyle="-", label="MIR, mean of the sets")
-    if not finite.all():
-        ax.axhline(mean[-1], color=ACCENT, linestyle="--", label="no rule")
-    ax.axvline(3, color="black", linewidth=0.8)
-    change = f"{np.ptp(mean[finite]):.3f}"
-    ax.set_title(f"The threshold moves MIR by up to {change}")
-    ax.set_xlabel("threshold (standard deviations)")
-    ax.set_ylabel("MIR (log10)")
-    ax.legend()
-    return ax
-
-
 def figure_differences(differences: Mapping[str, np.ndarray], half_widths: np.ndarray, ax: Axes | None = None) -> Axes:
     """Paired differences to a reference, one row a variant: every set of samples, the mean, and its interval.
 
@@ -917,38 +863,6 @@ def figure_vision_scale(
     ax.set_ylabel("MIR (log10)")
     ax.set_title(f"MIR is lowest at c = {best[0]:.2f}, and follows the norms where c is large")
     ax.legend()
-    return ax
-
-
-def figure_standard_errors(
-    independent: tuple[float, float, float], estimates: Mapping[str, np.ndarray], ax: Axes | None = None
-) -> Axes:
-    """Estimated standard errors beside the spread of independent draws that they should foretell.
-
-    Args:
-        independent: Standard deviation over independent draws, and the ends of its confidence interval.
-        estimates: By name of the method, (sets,) estimated standard errors.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    value, low, high = independent
-    ax.axvspan(low, high, color=ACCENT, alpha=0.25, linewidth=0)
-    ax.axvline(value, color=ACCENT, linestyle="--", label="spread of independent draws")
-    for row, errors in enumerate(estimates.values()):
-        colour, marker = COLOURS[(row + 1) % len(COLOURS)], MARKERS[row % len(MARKERS)]
-        heights = row + np.linspace(-0.12, 0.12, len(errors))
-        ax.plot(errors, heights, color=colour, marker=marker, linestyle="none", alpha=0.7)
-        ax.plot(errors.mean(), row, color="black", marker="|", markersize=26, markeredgewidth=2, linestyle="none")
-    ax.set_yticks(range(len(estimates)), list(estimates))
-    ax.set_ylim(len(estimates) - 0.5, -0.5)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("standard error of MIR (log10)")
-    smallest = min(estimates, key=lambda name: estimates[name].mean())
-    ax.set_title(f"{smallest.capitalize()}: intervals {value / estimates[smallest].mean():.1f} times too narrow")
-    ax.legend(loc="lower right")
     return ax
 
 

@@ -164,21 +164,6 @@ def test_figure_extrapolation_meets_the_truth_of_an_exact_line():
     assert ax.get_title().startswith("The straight line turns an error of +0.100 at 400 rows into ")
 
 
-def test_figure_outlier_share_states_the_shares_at_three_sigma():
-    shares = {"vision": np.array([[0.2, 0.02], [0.4, 0.04]]), "text": np.array([[0.1, 0.01], [0.1, 0.01]])}
-    ax = plots.figure_outlier_share(np.array([2.0, 3.0]), shares)
-    np.testing.assert_allclose(lines(ax, "vision")[1], [30, 3])
-    assert "drops 3.0 % of vision, 1.0 % of text" in ax.get_title()
-
-
-def test_figure_outlier_value_draws_no_rule_as_a_level():
-    values = np.array([[1.0, 1.2, 2.0], [1.2, 1.4, 2.2]])
-    ax = plots.figure_outlier_value(np.array([2.0, 3.0, np.inf]), values)
-    np.testing.assert_allclose(lines(ax, "MIR, mean of the sets")[1], [1.1, 1.3])
-    np.testing.assert_allclose(lines(ax, "no rule")[1], 2.1)
-    assert "0.200" in ax.get_title()
-
-
 def test_figure_differences_names_the_largest_mean_change():
     ax = plots.figure_differences({"a": np.array([0.1, 0.3]), "b": np.array([-0.4, -0.6])}, np.array([0.1, 0.2]))
     assert "−0.500, b" in ax.get_title()
@@ -195,13 +180,6 @@ def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest()
     np.testing.assert_allclose(lines(ax, "MIR, measured"), (factors[:2], values[:2]))
     assert lines(ax, "lowest MIR") == ([0.9], [0.15])
     assert "c = 0.90" in ax.get_title()
-
-
-def test_figure_standard_errors_says_how_much_too_narrow_the_smaller_one_is():
-    estimates = {"by sample": np.array([0.02, 0.02]), "by token": np.array([0.004, 0.006])}
-    ax = plots.figure_standard_errors((0.02, 0.015, 0.03), estimates)
-    assert ax.get_title() == "By token: intervals 4.0 times too narrow"
-    np.testing.assert_allclose(lines(ax, "spread of independent draws")[0], 0.02)
 
 
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
