@@ -304,10 +304,6 @@ def _parser() -> argparse.ArgumentParser:
     features.set_defaults(run=_features)
 
     for command in (score, features):
-        command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-        interval = command.add_mutually_exclusive_group()
-        interval.add_argument("--confidence", type=_real, metavar="LEVEL", help="of the interval (default: 0.95)")
-        interval.add_argument("--no-interval", action="store_true", help="the value alone, which saves a pass")
         command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
         command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
 
@@ -326,20 +322,18 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights"
     )
     planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
-    planning.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-    planning.add_argument(
-        "--confidence",
-        type=_real,
-        metavar="LEVEL",
-        default=0.95,
-        help="of the interval; 0 for none (default: %(default)s)",
-    )
     planning.add_argument(
         "--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
     )
     planning.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
     planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
     planning.set_defaults(run=_plan, plot=None)
+
+    for command in (score, features, planning):
+        command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
+        interval = command.add_mutually_exclusive_group()
+        interval.add_argument("--confidence", type=_real, metavar="LEVEL", help="of the interval (default: 0.95)")
+        interval.add_argument("--no-interval", action="store_true", help="the value alone, which saves a pass")
 
     comparing = commands.add_parser(
         "compare",
@@ -801,7 +795,7 @@ def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
     if options.tflops is not None and not options.tflops > 0:
         raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
-    if options.confidence:
+    if options.confidence is not None:
         check_confidence(options.confidence)
     _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
@@ -815,7 +809,7 @@ def _plan(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         device=options.device,
         preset=options.preset,
-        confidence=options.confidence or None,
+        confidence=_confidence(options),
         trust_remote_code=options.trust_remote_code,
     )
     table = str(found)
