@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions: about a minute")
-    parser.add_argument("--small", action="store_true", help="nothing at d = 4096: about fifteen minutes less")
+    parser.add_argument("--small", action="store_true", help="nothing at d = 4096: about fifty minutes less")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="D", help="these sizes of the trace term instead")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=1, help="threads of the linear algebra (default 1)")
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> list[Measurement]:
         if "capture" in options.only:
             model, processor = load_miniature()
             for batch_size in (4, 16):
-                samples = 16 if options.quick else 64
+                samples = 48 if options.quick else 100
                 batches = capture_overhead.prepared_batches(processor, samples, batch_size)
                 size = f"{samples} samples, batch {batch_size}"
                 rounds = 3 if options.quick else 9
@@ -55,8 +55,9 @@ def run(options: argparse.Namespace) -> list[Measurement]:
             nums = (4, 8) if options.quick else (50, 100, 200, 1000)
             table += peak_memory.measure(nums, 1 if options.quick else 3, options.threads)
         if "plan" in options.only:
-            shapes = ("weights",) if options.quick else ("weights", "activations", "moments")
-            table += planned_memory.measure(shapes if options.quick or options.small else (*shapes, "7B"))
+            shapes = ("weights",) if options.quick else ("weights", "activations", "moments", "maps", "groups")
+            wide = () if options.quick or options.small else ("7B", "7B interval")
+            table += planned_memory.measure((*shapes, *wide))
         if "gpu" in options.only:
             table += gpu.measure(options.threads, options.quick)
     return table
@@ -75,7 +76,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
 def _minutes(dims: Sequence[int], options: argparse.Namespace) -> float:
     trace = trace_term.minutes(dims, options.quick) if "trace" in options.only else 0
     memory = (0.5 if options.quick else 6) * ("memory" in options.only)
-    plan = (0.5 if options.quick else 2 if options.small else 7) * ("plan" in options.only)
+    plan = (0.5 if options.quick else 3 if options.small else 40) * ("plan" in options.only)
     return max(1, trace + memory + plan)
 
 

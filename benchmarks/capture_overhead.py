@@ -1,8 +1,8 @@
-"""What each pass of `mirlib.score_batches` costs beside a plain forward pass over the same prepared batches."""
+"""What a MIR costs beside one plain forward pass over the same prepared batches: all of it, adding up and maps too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,38 +10,38 @@ from torch import nn
 
 from benchmarks.measuring import Measurement, Stopwatch, Target, Timing, medians, ratios, say
 from mirlib import score_batches
+from mirlib.batches import RESERVED
 from mirlib.data import sample_images, sample_texts
 from mirlib.prompts import encode_batch
 
-OURS = ("text_mask", "sample_groups", "sample_names")
-PASSES = ("pass 1, norms", "pass 2, moments")
-TARGET = Target("≤", 1.5)
-
-
-class TimedBatches:
-    """Batches that note how long each pass over them took."""
-
-    def __init__(self, batches: Sequence[Mapping[str, Any]]) -> None:
-        self.batches = batches
-        self.passes: list[Timing] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        watch = Stopwatch()
-        yield from self.batches
-        self.passes.append(watch.read())
+LEVEL = 0.95
+WAYS = {"MIR without an interval": None, "MIR with a 95 % interval": LEVEL}
+TARGETS = dict(zip(WAYS, (Target("≤", 1.4), Target("≤", 2.6)), strict=True))  # at batches of 16
+BATCH_OF_TARGETS = 16
 
 
 def plain_pass(model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> Timing:
     """The forward passes alone, with the two settings that spare `score_batches` memory too."""
-    inputs = [{name: value for name, value in batch.items() if name not in OURS} for batch in batches]
+    inputs = [{name: value for name, value in batch.items() if name not in RESERVED} for batch in batches]
     watch = Stopwatch()
     with torch.no_grad():
         for batch in inputs:
             model(**batch, use_cache=False, logits_to_keep=1)
     return watch.read()
+
+
+def whole_pass(model: nn.Module, batches: Sequence[Mapping[str, Any]], confidence: float | None) -> Timing:
+    """A whole measurement, in one pass or two.
+
+    Raises:
+        RuntimeError: If the interval is not one by influences: then it is another measurement that was timed.
+    """
+    watch = Stopwatch()
+    result = score_batches(model, batches, confidence=confidence, progress=False)
+    found = watch.read()
+    if (result.interval and result.interval.method) != (None if confidence is None else "influence"):
+        raise RuntimeError(f"an interval by influences was expected: {result.warnings}")
+    return found
 
 
 def prepared_batches(processor: Any, samples: int, batch_size: int) -> list[dict[str, Any]]:
@@ -54,23 +54,22 @@ def prepared_batches(processor: Any, samples: int, batch_size: int) -> list[dict
 def measure(
     model: nn.Module, batches: Sequence[Mapping[str, Any]], size: str, rounds: int, threads: int
 ) -> list[Measurement]:
-    """Two rows: each pass over a plain forward pass of the same round."""
-    timings: dict[str, list[Timing]] = {"plain": [], **{name: [] for name in PASSES}}
+    """Two rows: a MIR without and with an interval, each over a plain forward pass of the same round."""
+    timings: dict[str, list[Timing]] = {"plain": [], **{name: [] for name in WAYS}}
     plain_pass(model, batches)  # the first pass of a process also loads code
+    whole_pass(model, batches, LEVEL)
     for number in range(rounds):
         say(f"capture, {size}: round {number + 1} of {rounds}")
-        timed = TimedBatches(batches)
         timings["plain"].append(plain_pass(model, batches))
-        score_batches(model, timed, progress=False)
-        for name, timing in zip(PASSES, timed.passes, strict=True):
-            timings[name].append(timing)
+        for name, confidence in WAYS.items():
+            timings[name].append(whole_pass(model, batches, confidence))
     return [
         Measurement.of(
             f"capture: {name} / plain forward pass",
             size,
             ratios(timings[name], timings["plain"], threads),
-            target=TARGET,
+            target=TARGETS[name] if len(batches[0]["input_ids"]) == BATCH_OF_TARGETS else None,
             details={"threads": threads, "seconds": medians(timings)},
         )
-        for name in PASSES
+        for name in WAYS
     ]

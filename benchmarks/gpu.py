@@ -7,7 +7,7 @@ weights are random: times and memory are those of the real model, and no value o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaConfig
 
-from benchmarks.capture_overhead import PASSES, TimedBatches, plain_pass
+from benchmarks.capture_overhead import LEVEL, plain_pass
 from benchmarks.measuring import (
     Measurement,
     Stopwatch,
@@ -34,11 +34,14 @@ from mirlib.frechet import Moments, trace_sqrt_product, trace_term
 from mirlib.mir import NormBounds, row_norms
 from mirlib.planning import llava_shape
 
-TRACE, WHOLE = "trace term on the GPU: mirlib / one eigvalsh", "whole MIR / one plain forward pass, on the GPU"
+TRACE = "trace term on the GPU: mirlib / one eigvalsh"
+WHOLE = "MIR without an interval / one plain forward pass, on the GPU"
+WITH_INTERVAL = "MIR with a 95 % interval / one plain forward pass, on the GPU"
 ERROR = "relative error of the trace term: mirlib on the GPU"
 POLAR, POLAR_ERROR = "trace term on the GPU: polar route / mirlib", "relative error of the trace term: polar route"
-PARTS = tuple(f"{part} / plain forward pass, on the GPU" for part in (*PASSES, "distances at the end"))
-AUTHORS = "authors' distances, one layer scaled to all / whole MIR, on the GPU"
+STEPS = ("pass 1, moments", "pass 2, influences", "adding up and maps")
+PARTS = tuple(f"{step} / plain forward pass, on the GPU" for step in STEPS)
+AUTHORS = "authors' distances, one layer scaled to all / MIR without an interval, on the GPU"
 PEAK, GROWTH = "peak memory on the GPU", "peak memory on the GPU / that at num = {}"
 PLANNED = "error of the planned peak memory, on the GPU"
 WHOLE_TARGET, GROWTH_TARGET, PLANNED_TARGET = Target("≤", 2), Target("≤", 1.05), Target("≤", 0.15)
@@ -52,6 +55,22 @@ SHAPES = {
         {"batch_size": 2, "text_tokens": 8},
     ),
 }
+
+
+class TimedBatches:
+    """Batches that note how long each pass over them took."""
+
+    def __init__(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        self.batches = batches
+        self.passes: list[Timing] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        watch = Stopwatch()
+        yield from self.batches
+        self.passes.append(watch.read())
 
 
 def random_model(config: LlavaConfig, device: str, dtype: torch.dtype) -> nn.Module:
@@ -101,7 +120,7 @@ def whole_mir(
     rounds: int,
     threads: int,
 ) -> list[Measurement]:
-    """Each pass, the distances and all together, over one plain forward pass on the same inputs; the authors beside."""
+    """A MIR, with an interval and its steps too, over one plain forward pass on the same inputs; the authors beside."""
     parameter = next(model.parameters())
 
     def on_device(value: torch.Tensor) -> torch.Tensor:
@@ -109,38 +128,43 @@ def whole_mir(
 
     batches = [{name: on_device(value) for name, value in batch.items()} for batch in batches]
     plain_pass(model, batches[:1])
-    timings: dict[str, list[Timing]] = {name: [] for name in ("plain", *PASSES, "distances", "whole", "authors")}
+    timings: dict[str, list[Timing]] = {name: [] for name in ("plain", *STEPS, "value", "interval", "authors")}
     layers, dim = model.config.text_config.num_hidden_layers, model.config.text_config.hidden_size
     samples = sum(len(batch["input_ids"]) for batch in batches)
     tokens = (model.config.image_seq_length, batches[0]["input_ids"].shape[1] - model.config.image_seq_length - 1)
     rows = [torch.randn(samples * n, dim, device=parameter.device) for n in tokens]
     for number in range(rounds):
         say(f"whole MIR, {size}: round {number + 1} of {rounds}")
-        timed = TimedBatches(batches)
         timings["plain"].append(plain_pass(model, batches))
         watch = Stopwatch()
-        score_batches(model, timed, progress=False)
-        timings["whole"].append(watch.read())
-        for name, timing in zip(PASSES, timed.passes, strict=True):
+        score_batches(model, batches, confidence=None, progress=False)
+        timings["value"].append(watch.read())
+        timed = TimedBatches(batches)
+        watch = Stopwatch()
+        result = score_batches(model, timed, confidence=LEVEL, progress=False)
+        timings["interval"].append(watch.read())
+        first, *later = timed.passes  # a repair comes between them, if one is needed
+        for name, timing in zip(STEPS, (first, later[-1]), strict=False):
             timings[name].append(timing)
-        timings["distances"].append(_difference(timings["whole"][-1], *timed.passes))
+        timings[STEPS[2]].append(_difference(timings["interval"][-1], *timed.passes))
         watch = Stopwatch()
         authors_layer(rows)
         one = watch.read()
         timings["authors"].append(Timing(*(part * layers for part in one)))
     details = {"threads": threads, "device": _name(parameter.device), "seconds": medians(timings)}
-    named = dict(zip(PARTS, (*PASSES, "distances"), strict=True)) | {WHOLE: "whole"}
+    details |= {"interval": result.interval and result.interval.method, "passes": result.passes}
+    named = dict(zip(PARTS, STEPS, strict=True)) | {WHOLE: "value", WITH_INTERVAL: "interval"}
     table = [
         Measurement.of(
             what,
             size,
             ratios(timings[name], timings["plain"], threads),
-            target=WHOLE_TARGET if name == "whole" else None,
+            target=WHOLE_TARGET if name == "value" else None,
             details=details,
         )
         for what, name in named.items()
     ]
-    authors = ratios(timings["authors"], timings["whole"], threads)
+    authors = ratios(timings["authors"], timings["value"], threads)
     return [*table, Measurement.of(AUTHORS, size, authors, details=details)]
 
 
@@ -210,7 +234,7 @@ def not_measured(dims: Sequence[int], samples: int, nums: Sequence[int]) -> list
     targets = {TRACE: Target("≤", 2.2), ERROR: ACCURACY, POLAR_ERROR: ACCURACY, WHOLE: WHOLE_TARGET}
     size = f"{SHAPES['7b'][0]}, {samples} samples"
     rows = [(what, f"d = {dim}") for dim in dims for what in (TRACE, POLAR, ERROR, POLAR_ERROR)]
-    rows += [(what, size) for what in (*PARTS, WHOLE, AUTHORS)]
+    rows += [(what, size) for what in (*PARTS, WHOLE, WITH_INTERVAL, AUTHORS)]
     table = [Measurement(what, where, None, target=targets.get(what), missing=NO_GPU) for what, where in rows]
     return [*table, *peak_rows(llava_shape(), "7b", nums, "cpu", torch.bfloat16)]
 

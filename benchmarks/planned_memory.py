@@ -13,21 +13,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring import Measurement, Target, say
 from benchmarks.peak_memory import MEBI, memory, peak_memory
 
 WITHIN = 0.15
-# dim, layers, feed forward, image size, text tokens, batch size, samples: weights, activations and moments weigh
-# differently in each.
+# dim, layers, feed forward, image size, text tokens, batch size, samples: weights, activations, moments and what an
+# interval takes weigh differently in each.
 SHAPES = {
     "tiny": (256, 2, 512, 56, 16, 2, 4),
     "weights": (768, 8, 2048, 112, 64, 4, 4),
     "activations": (512, 4, 2048, 224, 500, 12, 12),
     "moments": (1280, 5, 640, 112, 32, 2, 2),
+    "maps": (1280, 5, 640, 224, 256, 1, 11),
+    "groups": (1280, 3, 640, 112, 32, 2, 4),
     "7B": (4096, 4, 11008, 336, 64, 1, 2),
+    "7B interval": (4096, 4, 11008, 336, 576, 1, 15),
 }
 """``7B`` is LLaVA-1.5-7B with 4 of its 32 layers, about 8 GiB in float32; the others have a small vision encoder."""
+INTERVALS = {"maps": "influence", "groups": "jackknife", "7B interval": "influence"}
+"""Shapes measured with an interval: influences need twice as many rows of each modality as there are dimensions."""
 
 
 def shape_of(name: str) -> dict[str, int]:
@@ -40,7 +46,7 @@ def config_of(shape: dict[str, int]):
     """The configuration of a LLaVA of that shape."""
     from mirlib.planning import llava_shape
 
-    if shape == shape_of("7B"):
+    if shape["dim"] == shape_of("7B")["dim"]:
         return llava_shape(shape["layers"])
     return llava_shape(
         shape["layers"],
@@ -54,7 +60,7 @@ def config_of(shape: dict[str, int]):
     )
 
 
-def run_once(name: str) -> dict[str, int]:
+def run_once(name: str) -> dict[str, Any]:
     """Plan, then run, in this process: bytes that were planned, and that were taken."""
     import torch
 
@@ -64,20 +70,27 @@ def run_once(name: str) -> dict[str, int]:
     torch.set_num_threads(1)
     shape = shape_of(name)
     options = {key: shape[key] for key in ("num", "batch_size", "text_tokens")}
+    confidence = 0.95 if name in INTERVALS else None
+    options["confidence"] = confidence
     planned = plan(config_of(shape), device="cpu", **options)
     small = shape_of("tiny")  # what the first run of a process loads is no memory of the model
     model = random_model(config_of(small), "cpu", torch.float32)
-    score_batches(model, random_batches(model.config, 2, 2, small["text_tokens"]), progress=False)
+    warm_up = random_batches(model.config, 2, 2, small["text_tokens"])
+    score_batches(model, warm_up, confidence=confidence, progress=False)
     del model
     config = config_of(shape)
     before = memory("VmRSS")
     model = random_model(config, "cpu", torch.float32)
     batches = random_batches(config, shape["num"], shape["batch_size"], shape["text_tokens"])
-    score_batches(model, batches, progress=False)
-    return {"planned": planned.peak, "taken": peak_memory() - before, "planned_passes": planned.forward_passes}
+    result = score_batches(model, batches, confidence=confidence, progress=False)
+    taken = peak_memory() - before
+    found = None if result.interval is None else result.interval.method
+    if not found == planned.settings["interval"] == INTERVALS.get(name):
+        raise RuntimeError(f"an interval by {INTERVALS.get(name)} was to be measured, and this was one by {found}")
+    return {"planned": planned.peak, "taken": taken, "peak_in": planned.peak_in, "passes": result.passes}
 
 
-def in_fresh_process(name: str) -> dict[str, int]:
+def in_fresh_process(name: str) -> dict[str, Any]:
     """`run_once` in a process of its own."""
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "benchmarks.planned_memory", name]

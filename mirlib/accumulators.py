@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from mirlib.frechet import Moments, add_rows, float64_device
 from mirlib.mir import MODALITIES, NormBounds, not_finite
 
 __all__ = ["FiniteChecks", "RowSamples", "Running", "Side", "early_bounds"]
+
+
+PIECE = 2048  # rows
 
 
 def _append(chunks: list[Tensor], norms: Tensor) -> None:
@@ -255,10 +258,16 @@ class Side:
         """Accept what lies far inside, set the rest aside; the bounds are drawn anew when a third more rows are in."""
         if self.bounds is None or self.seen >= 1.3 * self.refreshed:
             self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
-            waiting, self.aside = self.aside, []
-            for some, their_norms in waiting:
+            for some, their_norms in self._waiting():
                 self._sort(some, their_norms)
         self._sort(rows, norms)
+
+    def _waiting(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What waits, taken out in few pieces: each that is added to the moments goes over all of their numbers."""
+        waiting, self.aside = self.aside, []
+        if waiting:
+            rows, norms = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+            yield from zip(rows.split(PIECE), norms.split(PIECE), strict=True)
 
     def _sort(self, rows: Tensor, norms: Tensor) -> None:
         outside = self.bounds.outliers(norms)
@@ -287,8 +296,7 @@ class Side:
 
     def settle(self, bounds: NormBounds | None) -> None:
         """Decide the waiting rows for good."""
-        waiting, self.aside = self.aside, []
-        for rows, norms in waiting:
+        for rows, norms in self._waiting():
             inside = ~bounds.outliers(norms)
             if bool(inside.any()):
                 self.add(rows[inside], norms[inside])

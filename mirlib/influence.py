@@ -7,8 +7,10 @@ optimal maps T from vision to text and T' back, the distance D of a layer change
     IF_text(y)   = m / (m − 1) cᵀ(I − T')c − Tr((I − T')B) − 2 δᵀc,     c = y − μ_t
 
 and every text row, outliers included, acts on the text-centric scale: it adds ``−2 D (‖y‖ / mean ‖y‖ − 1)``. The
-influence of a sample is the sum over its rows, divided by the number of rows of their modality. The bounds of the
-outlier rule are held where they are. Two d × d matrices a layer are all that this needs, for any number of samples.
+influence of a sample is the sum over its rows, divided by the number of rows of their modality. The bounds of
+the outlier rule, median ± 3 standard deviations of all norms, move with every norm, and where they move rows come in or
+drop out: the slope of D in each bound is what the rows near it weigh. Two d × d matrices a layer are all that this
+needs, for any number of samples.
 
 Where a covariance is singular, or rows are few beside dimensions, the derivative does not exist or says little, and an
 interval comes from leaving out groups of samples instead.
@@ -21,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,7 +34,10 @@ from mirlib.frechet import Moments, float64_device
 from mirlib.result import Influence, Interval
 from mirlib.transport import optimal_maps
 
-__all__ = ["LayerInfluence", "influence_interval", "rows_suffice", "standard_error", "t_interval"]
+if TYPE_CHECKING:
+    from mirlib.mir import NormBounds
+
+__all__ = ["LayerInfluence", "SampleInfluence", "influence_interval", "rows_suffice", "standard_error", "t_interval"]
 
 ROWS_PER_DIMENSION = 2
 
@@ -112,33 +118,78 @@ class LayerInfluence:
         moved = {name: tuple(part.to(device) for part in getattr(self, name)) for name in ("gradients", "means")}
         return replace(self, **moved)
 
-    def of_rows(self, rows: Tensor, side: int, norms: Tensor, kept: Tensor | None = None) -> Tensor:
-        """What each row adds to D, divided by the number of rows of its modality.
+    def of_kept(self, rows: Tensor, side: int) -> Tensor:
+        """What each row adds to D if it is kept, divided by the number of rows of its modality.
 
         Args:
             rows: (n, d) rows of one modality.
             side: 0 for vision, 1 for text.
-            norms: (n,) their norms, float64.
-            kept: (n,) bool, false for those that the outlier rule drops; all are kept if left out.
 
         Returns:
             (n,) float64, on the device of `mirlib.frechet.float64_device`, in units of (mean text norm)².
         """
-        gradient, sign = self.gradients[side], (1, -1)[side]
+        gradient, sign, count = self.gradients[side], (1, -1)[side], self.counts[side]
         device = float64_device(rows)
         wide = torch.promote_types(rows.dtype, gradient.dtype)
         centred = rows.to(device, wide) - self.means[side].to(device, wide)
         shift = (self.means[0] - self.means[1]).to(device, wide)
         quadratic = torch.einsum("nd,nd->n", centred @ gradient.to(device, wide), centred)
-        count = self.counts[side]
         found = quadratic.mul_(count / (count - 1)).add_(centred @ shift, alpha=2 * sign)
-        found = found.to(torch.float64) - self.traces[side]
-        found *= self.scale**2 / count
-        if kept is not None:
-            found = torch.where(kept.to(device), found, 0.0)
-        if side == 1 and self.normalized:
-            found -= 2 * self.distance / self.text_rows * (norms.to(device, torch.float64) * self.scale - 1)
-        return found
+        return (found.to(torch.float64) - self.traces[side]) * (self.scale**2 / count)
+
+    def of_scale(self, norms: Tensor) -> Tensor:
+        """(n,) what text rows add to D by their part in the scale, from their (n,) norms."""
+        if not self.normalized:
+            return torch.zeros_like(norms, dtype=torch.float64)
+        return -2 * self.distance / self.text_rows * (norms.to(torch.float64) * self.scale - 1)
+
+
+class SampleInfluence:
+    """The influence of every sample's rows of one modality on the distance of a layer, summed as the rows come.
+
+    Args:
+        maps: Of the layer.
+        side: 0 for vision, 1 for text.
+        bounds: Of the outlier rule, or None where all rows are kept.
+        samples: Number of samples, N.
+        device: Where the sums are kept.
+    """
+
+    def __init__(
+        self, maps: LayerInfluence, side: int, bounds: NormBounds | None, samples: int, device: torch.device
+    ) -> None:
+        self._maps, self._side, self._bounds = maps, side, bounds
+        wide = {"dtype": torch.float64, "device": device}
+        self.of_rows = torch.zeros(samples, **wide)
+        self.of_norms = torch.zeros(2, samples, **wide)  # on the median and on the standard deviation of all norms
+        self.slopes = torch.zeros(2, **wide)  # of D, in the lower and in the upper bound
+
+    def add(self, rows: Tensor, norms: Tensor, index: Tensor) -> None:
+        """Add (n, d) rows with their (n,) norms, and the (n,) number of the sample that each belongs to."""
+        device, bounds = self.of_rows.device, self._bounds
+        found = self._maps.of_kept(rows, self._side).to(device)
+        norms, index = norms.to(device, torch.float64), index.to(device)
+        if bounds is not None and bounds.moves:
+            width = bounds.reach / 6  # half a standard deviation
+            for number, (end, sign) in enumerate(((-1, -1), (1, 1))):
+                near = (norms - (bounds.centre + end * bounds.reach)).abs() <= width
+                self.slopes[number] += torch.where(near, found, 0.0).sum() * (sign / (2 * width))
+            deviation = bounds.reach / 3
+            self.of_norms[0].index_add_(0, index, (norms - bounds.centre).sign() / (2 * bounds.density))
+            self.of_norms[1].index_add_(0, index, ((norms - bounds.mean).square() / deviation - deviation) / 2)
+        if bounds is not None:
+            found = torch.where(bounds.outliers(norms), 0.0, found)
+        if self._side == 1:
+            found = found + self._maps.of_scale(norms)
+        self.of_rows.index_add_(0, index, found)
+
+    def total(self, slopes: Tensor | None = None) -> Tensor:
+        """(N,) influences; ``slopes`` are those of the rows of all processes."""
+        if self._bounds is None or not self._bounds.moves:
+            return self.of_rows
+        lower, upper = self.slopes if slopes is None else slopes.to(self.slopes)
+        of_median, of_deviation = self.of_norms / self._bounds.count
+        return self.of_rows + (upper + lower) * of_median + 3 * (upper - lower) * of_deviation
 
 
 def standard_error(influence: Influence, per_layer: Sequence[float] | np.ndarray) -> float:

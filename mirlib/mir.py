@@ -31,7 +31,14 @@ from mirlib.frechet import (
     is_regular,
     threads_for,
 )
-from mirlib.influence import ROWS_PER_DIMENSION, LayerInfluence, influence_interval, rows_suffice, t_interval
+from mirlib.influence import (
+    ROWS_PER_DIMENSION,
+    LayerInfluence,
+    SampleInfluence,
+    influence_interval,
+    rows_suffice,
+    t_interval,
+)
 from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
@@ -94,10 +101,26 @@ def _float64_device(rows: Tensor) -> torch.device:
 
 
 class NormBounds(NamedTuple):
-    """Rows whose norm lies within ``centre ± reach`` are kept."""
+    """Rows whose norm lies within ``centre ± reach`` are kept.
+
+    Attributes:
+        centre: Median of all norms.
+        reach: Three standard deviations.
+        mean: Mean of all norms.
+        density: Share of the norms at the median, per unit of norm.
+        count: How many norms there are.
+    """
 
     centre: float
     reach: float
+    mean: float = math.nan
+    density: float = math.nan
+    count: int = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether a further row would move the bounds by an amount that is known."""
+        return 0 < self.reach < math.inf and 0 < self.density < math.inf
 
     @classmethod
     def three_sigma(cls, norms: Tensor) -> NormBounds:
@@ -108,8 +131,12 @@ class NormBounds(NamedTuple):
         """
         centre = float(norms.median())
         norms = _as_float32(norms, centre)
-        reach = 3 * float(norms.std()) if norms.numel() > 1 else math.inf
-        return cls(float(norms.median()), reach)
+        centre = float(norms.median())
+        deviation = float(norms.std()) if norms.numel() > 1 else math.inf
+        width = deviation / 10
+        near = float(((norms - centre).abs() <= width).to(torch.float64).mean())
+        density = near / (2 * width) if 0 < width < math.inf else math.inf
+        return cls(centre, 3 * deviation, float(norms.mean()), density, norms.numel())
 
     def outliers(self, norms: Tensor) -> Tensor:
         """(n,) mask of the rows outside."""
@@ -286,18 +313,21 @@ class _PreparedLayer(NamedTuple):
     kept: dict[str, Tensor]
     keep_mask: dict[str, Tensor]
     norms: dict[str, Tensor]
+    bounds: dict[str, NormBounds | None]
     scale: float
 
 
 def _prepare_layer(
     rows: dict[str, Tensor], layer: int, chosen: Preset, normalize: bool, name_row: Callable[[str, int], str]
 ) -> _PreparedLayer:
-    norms, masks, kept = {}, {}, {}
+    norms, masks, kept, bounds = {}, {}, {}, {}
     for modality, values in rows.items():
         norms[modality] = row_norms(values)
         check_norms(norms[modality], values, layer, modality, lambda row, modality=modality: name_row(modality, row))
-        bounds = NormBounds.three_sigma(norms[modality]) if chosen.outliers != "none" else NormBounds(0.0, math.inf)
-        masks[modality] = ~bounds.outliers(norms[modality]).to(values.device)
+        bounds[modality] = None if chosen.outliers == "none" else NormBounds.three_sigma(norms[modality])
+        within = torch.ones_like(norms[modality], dtype=torch.bool)
+        within = within if bounds[modality] is None else ~bounds[modality].outliers(norms[modality])
+        masks[modality] = within.to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
     for modality, values in rows.items():
         if (
@@ -308,7 +338,7 @@ def _prepare_layer(
         kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
         if len(kept[modality]) < 2:
             raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
-    return _PreparedLayer(kept, masks, norms, scale)
+    return _PreparedLayer(kept, masks, norms, bounds, scale)
 
 
 def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
@@ -545,9 +575,9 @@ def _influence_of_layer(
     )
     found = []
     for side, modality in enumerate(MODALITIES):
-        of_rows = maps.of_rows(rows[side], side, layer.norms[modality], layer.keep_mask[modality]).cpu()
-        sums = torch.zeros(int(index[modality].max()) + 1, dtype=torch.float64)
-        found.append(sums.index_add_(0, index[modality], of_rows))
+        sums = SampleInfluence(maps, side, layer.bounds[modality], int(index[modality].max()) + 1, torch.device("cpu"))
+        sums.add(rows[side], layer.norms[modality], index[modality])
+        found.append(sums.total())
     return tuple(found)
 
 

@@ -46,8 +46,9 @@ IMAGE_TOKEN = 32000
 TEXT_TOKENS = 800  # a news story
 DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 FOUR_BITS = 0.5 + 4 / 64 / 4  # bytes a weight: NF4 with a scale for each 64 weights, the scales stored in 8 bits
-MAP_MATRICES = 16
-FINAL_MATRICES = 8  # d × d float64 matrices that a distance holds at once: 7.4, measured at d = 1500 on a CPU
+# d × d float64 matrices held at once beside moments and what waits, measured at d = 1000 and 1500 on a CPU: 11.3
+# while the distances of a layer are found, 13.0 while its maps are made, and 2 for each group and 6.7 in a jackknife.
+FINAL_MATRICES, MAP_MATRICES, JACKKNIFE_MATRICES = 11, 13, 7
 
 
 def llava_shape(
@@ -118,7 +119,7 @@ class Plan:
             beside weights and state; ``aside``, the rows that wait for the outlier rule, at most, in the memory of the
             CPU; ``rows``, the hidden states that the authors' presets keep there.
         peak: The most bytes that tensors take on the device at once. Python, PyTorch and a CUDA context come on top.
-        peak_in: When that is: ``"pass 1"``, ``"pass 2"`` or ``"distances"``.
+        peak_in: When that is: ``"pass 1"``, ``"adding up"`` or ``"pass 2"``.
         operations: ``forward``, one pass over one full batch; ``forward_passes``, all of them; ``moments``;
             ``distances``.
         authors_bytes: What the authors' code keeps for the same inputs: all rows of the K + 1 hidden states.
@@ -165,8 +166,7 @@ class Plan:
             "weights": "weights",
             "moments": "moments",
             "norms": "norms of all tokens",
-            "maps": "what the interval keeps"
-            + (", in place of the moments" if settings["interval"] == "influence" else ""),
+            "maps": "what the interval keeps, in place of the moments",
             "first_pass": "a batch in pass 1, with what is read of it",
             "second_pass": "a batch in pass 2, likewise",
             "distances": "adding up" + (", and making what the interval keeps" if self.bytes_of["maps"] else ""),
@@ -290,6 +290,11 @@ def plan(
             interval, jackknifed, passes = None, 0, 1
     maps = interval_bytes(layers, dim) if interval == "influence" else moment_bytes(layers, dim, jackknifed) - moments
     maps = maps if interval else 0
+    matrices = {
+        None: FINAL_MATRICES,
+        "influence": MAP_MATRICES,
+        "jackknife": max(FINAL_MATRICES, 2 * jackknifed + JACKKNIFE_MATRICES),
+    }[interval]
     bytes_of = {
         "weights": simulation.weights,
         "first_pass": simulation.first_pass,
@@ -297,17 +302,22 @@ def plan(
         "moments": moments,
         "norms": norms,
         "maps": maps,
-        "distances": 0 if in_memory else (MAP_MATRICES if interval == "influence" else FINAL_MATRICES) * dim**2 * 8,
-        "aside": aside_bytes(rows, layers, dim, element) if drops else 0,
+        "distances": 0 if in_memory else matrices * dim**2 * 8,
+        "aside": aside_bytes(rows, num, layers, dim, element) if drops else 0,
         "rows": layers * rows * dim * element if in_memory else 0,
     }
     waiting = bytes_of["aside"] if kind == "cpu" else 0
     state = simulation.weights + norms
-    kept = maps if interval == "influence" else moments + maps  # maps take the place of the moments
+    matrix = dim**2 * 8
+    adding_up = [moments + waiting + FINAL_MATRICES * matrix]
+    if interval == "influence":
+        adding_up.append(moments + MAP_MATRICES * matrix)  # what waited is decided by then
+    elif interval == "jackknife":
+        adding_up.append(maps + (2 * jackknifed + JACKKNIFE_MATRICES) * matrix)
     peaks = {
         "pass 1": state + simulation.first_pass + moments + waiting,
-        "adding up": state + moments + waiting + bytes_of["distances"],
-        "pass 2": state + simulation.second_pass + kept if interval else 0,
+        "adding up": 0 if in_memory else state + max(adding_up),
+        "pass 2": state + simulation.second_pass + maps if interval else 0,  # in place of the moments
     }
     peak_in = max(peaks, key=peaks.get)
     forward_passes = passes * math.ceil(num / batch_size)

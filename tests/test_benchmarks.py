@@ -11,6 +11,7 @@ import torch
 from tiny_models import FAMILIES
 
 from mirlib import frechet_distance, modality_integration_rate
+from mirlib.lab.models import load_miniature
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
 
@@ -54,25 +55,32 @@ def test_reference_is_the_closed_form_for_rows_without_correlation():
     assert trace_term.by_svd(x, y) == pytest.approx(float((2 * a * b).sum()) / 5)
 
 
-def test_both_passes_of_scoring_are_measured():
-    family = FAMILIES[0]
-    rows = capture_overhead.measure(family.model(), [family.inputs()] * 2, "tiny", rounds=2, threads=1)
+def test_a_mir_is_measured_without_and_with_an_interval():
+    model, processor = load_miniature()
+    batches = capture_overhead.prepared_batches(processor, 16, 16)
+    rows = capture_overhead.measure(model, batches, "16 samples, batch 16", rounds=1, threads=1)
     assert [row.what for row in rows] == [
-        "capture: pass 1, norms / plain forward pass",
-        "capture: pass 2, moments / plain forward pass",
+        "capture: MIR without an interval / plain forward pass",
+        "capture: MIR with a 95 % interval / plain forward pass",
     ]
-    assert all(row.repetitions == 2 and row.value > 0 and str(row.target) == "≤ 1.5" for row in rows)
+    assert [str(row.target) for row in rows] == ["≤ 1.4", "≤ 2.6"] and rows[1].value > rows[0].value > 0
+    other = capture_overhead.prepared_batches(processor, 16, 8)
+    rows = capture_overhead.measure(model, other, "16 samples, batch 8", rounds=2, threads=1)
+    assert all(row.target is None and row.repetitions == 2 for row in rows)
+    with pytest.raises(RuntimeError, match="an interval by influences was expected: .*jackknife"):
+        capture_overhead.whole_pass(FAMILIES[0].model(), [FAMILIES[0].inputs()] * 2, 0.95)
 
 
 def test_whole_mir_of_the_shape_of_llava_runs_on_a_narrow_model():
     config = gpu.SHAPES["tiny"][1]()
     model = gpu.random_model(config, "cpu", torch.float32)
     rows = gpu.whole_mir(model, gpu.random_batches(config, 2, batch_size=2, text_tokens=8), "narrow", 1, threads=1)
-    assert [row.what for row in rows] == [*gpu.PARTS, gpu.WHOLE, gpu.AUTHORS]
-    whole = rows[3]
-    assert whole.value > 1  # two passes cannot cost less than one
-    assert sum(row.value for row in rows[:3]) == pytest.approx(whole.value, rel=0.2)  # what they add up to
-    assert rows[4].value > 0 and torch.get_default_dtype() == torch.float32
+    assert [row.what for row in rows] == [*gpu.PARTS, gpu.WHOLE, gpu.WITH_INTERVAL, gpu.AUTHORS]
+    value, interval = rows[3:5]
+    assert interval.value > value.value > 0 and interval.value > 1  # two passes cannot cost less than one
+    assert interval.details["passes"] == 2 and interval.details["interval"] == "jackknife"  # few rows
+    assert sum(row.value for row in rows[:3]) == pytest.approx(interval.value, rel=0.2)  # what they add up to
+    assert rows[5].value > 0 and torch.get_default_dtype() == torch.float32
 
 
 def test_the_script_for_a_gpu_runs_on_a_cpu():
@@ -140,7 +148,7 @@ def test_rows_are_kept_with_where_they_were_measured(tmp_path, trace_rows):
 
 def test_command_line_runs_one_part_and_hides_nothing(capsys):
     table = run(parse(["--only", "gpu", "--quick"]))
-    assert len(table) == 4 + 5 + 5
+    assert len(table) == 4 + 6 + 5
     assert "expect about" in capsys.readouterr().err
 
 

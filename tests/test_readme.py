@@ -24,7 +24,8 @@ def test_the_python_lines_print_a_mir(clone):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     run = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert re.search(r"MIRResult\(-?\d\.\d{4}, layers=\d+, rows=\d+ vision \+ \d+ text", run.stdout), run.stdout
+    said = r"MIRResult\(-?\d\.\d{4} \[-?\d\.\d{4}, -?\d\.\d{4}\], layers=\d+, rows=\d+ vision \+ \d+ text"
+    assert re.search(said, run.stdout), run.stdout
 
 
 def test_the_shell_lines_run_one_after_another(clone):
@@ -37,7 +38,8 @@ def test_the_shell_lines_run_one_after_another(clone):
         )
         assert run.returncode == 0, f"{command}\n{run.stderr}"
         assert "MIR" in run.stdout
-    assert (clone / "mir.json").is_file() and (clone / "mir.png").stat().st_size > 10_000
+    assert (clone / "mir.json").is_file()
+    assert all((clone / picture).stat().st_size > 10_000 for picture in ("mir.png", "map.png"))
 
 
 def test_the_two_commands_are_targets_of_the_makefile():
@@ -47,5 +49,5 @@ def test_the_two_commands_are_targets_of_the_makefile():
 
 def test_files_that_it_links_to_exist():
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
-    assert "CONTRIBUTING.md" in links and "book/_static/readme.png" in links
+    assert {"CONTRIBUTING.md", "book/_static/readme.png", "book/_static/readme_map.png"} <= set(links)
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,6 +1,6 @@
 """Draw the pictures of README.md: tokens of the miniature and FID after every layer, and what patches cost.
 
-``python tools/readme_picture.py`` writes book/_static/readme.png and book/_static/readme_map.png. The pairs are those of
+``python tools/readme_picture.py`` writes readme.png and readme_map.png into book/_static. The pairs are those of
 ``mir score``.
 """
 
@@ -73,7 +73,7 @@ def main() -> None:
         clouds().savefig(FOLDER / "readme.png", dpi=110, metadata={"Software": None})
         stream = io.BytesIO()
         costs().savefig(stream, dpi=110)
-        Image.open(stream).convert("RGB").quantize(128).save(FOLDER / "readme_map.png", optimize=True)
+        Image.open(stream).convert("RGB").quantize(256).save(FOLDER / "readme_map.png", optimize=True)
 
 
 if __name__ == "__main__":

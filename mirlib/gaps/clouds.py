@@ -883,7 +883,7 @@ def _fid_influence(sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples
     if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
         return None
     layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
-    of_rows = [layer.of_rows(rows, i, row_norms(rows), kept[i]) for i, rows in enumerate(sides)]
+    of_rows = [torch.where(kept[i], layer.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)]
     return sum(by.sums(values, side) for side, values in enumerate(of_rows))
 
 

@@ -95,11 +95,11 @@ def bias(rows: Iterable[zoo.Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, index=["few", "many", "difference", "noise"]).T
 
 
-def as_markdown(table: pd.DataFrame, corner: str = "") -> str:
+def as_markdown(table: pd.DataFrame, corner: str = "", *classes: str) -> str:
     """A table of texts as Markdown in a box that scrolls by itself where it is wide."""
     lines = [[corner, *map(str, table.columns)], *([str(name), *map(str, line)] for name, line in table.iterrows())]
     marked = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines]
-    return boxed("\n".join([marked[0], "|" + "---|" * len(lines[0]), *marked[1:]]))
+    return boxed("\n".join([marked[0], "|" + "---|" * len(lines[0]), *marked[1:]]), *classes)
 
 
 def agreement(found: pd.DataFrame) -> tuple[list[str], np.ndarray]:
