@@ -60,10 +60,14 @@ class RowSamples:
     """
 
     def __init__(self, vision: Any, text: Any, numbers: Sequence[int] | None = None) -> None:
-        self._given = tuple(torch.as_tensor(side) for side in (vision, text))
+        refusal = MirlibError("samples: expected a whole number for each row, of vision and of text")
+        try:
+            self._given = tuple(torch.as_tensor(side) for side in (vision, text))
+        except (TypeError, ValueError, RuntimeError) as error:  # words, None, numbers that 64 bits do not hold
+            raise refusal from error
         for side in self._given:
             if side.is_floating_point() or side.is_complex() or side.dtype == torch.bool or side.ndim > 1:
-                raise MirlibError("samples: expected a whole number for each row, of vision and of text")
+                raise refusal
         self._numbers = None if numbers is None else list(numbers)
         self._index: dict[tuple[int, int, torch.device], Tensor] = {}
         self._groups: dict[tuple[int, int, torch.device], list[tuple[int, Tensor | None]]] = {}

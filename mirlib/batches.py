@@ -95,8 +95,29 @@ class ModelInputs:
             inputs.setdefault("logits_to_keep", 1)
         if "use_cache" not in accepted and not any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
             inputs.pop("use_cache")
-        ids = batch.get("sample_ids") or _ids_of_tensors(batch)
-        return cls(inputs, batch.get("text_mask"), batch.get("sample_names"), ids)
+        if not isinstance(mask := batch.get("text_mask"), Tensor | None):
+            raise MirlibError(f"text_mask must be a (B, T) bool tensor, got {type(mask).__name__}")
+        names = _of_samples(batch, "sample_names", "a string", _is_text)
+        found = _of_samples(batch, "sample_ids", "a pair of strings", _is_pair)
+        return cls(inputs, mask, names, found or _ids_of_tensors(batch))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
+
+
+def _of_samples(batch: Mapping[str, Any], key: str, kind: str, fits: Callable[[Any], bool]) -> Sequence[Any] | None:
+    """What a batch says of each of its samples under a key of ours; None if nothing."""
+    given, count = batch.get(key), len(batch["input_ids"])
+    if given is None or (isinstance(given, (tuple, list)) and not given):
+        return None
+    if not isinstance(given, (tuple, list)) or len(given) != count or not all(map(fits, given)):
+        raise MirlibError(f"{key} must be a list with {kind} for each of the {count} samples of the batch")
+    return given
 
 
 def _hash(*values: Any) -> str:

@@ -338,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser(
         "compare",
         help="is one model closer than another: results side by side, with the interval of their difference",
-        description="Each result minus the first, with the 95 %% interval of the difference. Results of the same "
+        description="Each result minus the first, with the 95 % interval of the difference. Results of the same "
         "samples are compared sample by sample, which tells smaller differences from none, and the layers and pictures "
         "that carry it are named.",
     )
@@ -528,7 +528,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     if options.layer_map:
         from mirlib.layer_pairs import layer_map_cost
 
-        say(layer_map_cost(model, num=options.num))
+        say(layer_map_cost(model, num=options.num, trace=options.trace))
     extras: list[_Extra] = []
     recorded = _recorded(options, model)
     if wanted is None:
@@ -840,10 +840,11 @@ def _features(options: argparse.Namespace) -> None:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
     if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
-        confidence = 0.95
-        need = max(bootstrap_bytes(len(set(ids.ravel().tolist())), dim) for ids in samples)
+        counts = [len(set(ids.ravel().tolist())) for ids in samples]
+        confidence = 0.95 if min(counts) > 1 else None
+        need = max(bootstrap_bytes(count, dim) for count in counts)
         by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
-        if not by_influence and need > LARGEST_BOOTSTRAP:
+        if confidence is not None and not by_influence and need > LARGEST_BOOTSTRAP:
             confidence = None
             _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
     result = modality_integration_rate(
@@ -880,7 +881,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 def _outputs(options: argparse.Namespace) -> dict[str, Path]:
     """The files that a command writes, by the option that names them."""
     given = {f"--{name}": vars(options).get(name.replace("-", "_")) for name in ("json", "plot", "map", "layer-map")}
-    return {flag: Path(name) for flag, name in given.items() if name and name != "-"}
+    return {flag: Path(name) for flag, name in given.items() if name and (name != "-" or flag != "--json")}
 
 
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:

@@ -226,8 +226,8 @@ def _small_sample(draws: _Draws) -> float:
 
 def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
     """A value with the interval of independent errors: variances, each with its degrees of freedom (Welch)."""
-    variance = math.fsum(part for part, _ in parts) if parts else math.nan
-    doubt = math.fsum(part * part / max(degrees, 1) for part, degrees in parts)
+    variance = sum(part for part, _ in parts) if parts else math.nan
+    doubt = sum(part * part / max(degrees, 1) for part, degrees in parts)
     degrees = variance * variance / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
     error = math.sqrt(variance)
     reach = _quantile(degrees, confidence) * error
@@ -469,7 +469,9 @@ def _own_errors(result: Any, draws: list[_Draws] | None) -> list[tuple[float, fl
     interval = getattr(result, "interval", None)
     if interval is None:
         return []
-    return [(interval.standard_error**2, math.inf if interval.degrees is None else interval.degrees)]
+    return [
+        (interval.standard_error * interval.standard_error, math.inf if interval.degrees is None else interval.degrees)
+    ]
 
 
 def _samples_that_carry(a: Any, first: list[_Draws], second: list[_Draws]) -> tuple[SampleDifference, ...]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples, Side
 from mirlib.batches import pair_batches
+from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import Moments, threads_for
 from mirlib.grids import PatchGrid
@@ -122,7 +123,12 @@ class TransportMap:
         In a layer NaN stands for a row that the outlier rule dropped; in the sum it pays nothing for that layer.
         """
         costs = self.vision[picture]
-        return np.nansum(costs, axis=0) if layer is None else costs[layer - 1]
+        return np.nansum(costs, axis=0) if layer is None else costs[self._row(layer)]
+
+    def _row(self, layer: int) -> int:
+        if not 1 <= layer <= self.num_layers:
+            raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
+        return layer - 1
 
     def null_level(self, layer: int | None = None) -> NullLevel:
         """What a row of the text costs on its way onto other text: in a layer, or in all of them together.
@@ -134,7 +140,8 @@ class TransportMap:
         if layer is None:
             found = np.nansum(rows, axis=0)[~np.isnan(rows).all(axis=0)]
         else:
-            found = rows[layer - 1][~np.isnan(rows[layer - 1])]
+            of_layer = rows[self._row(layer)]
+            found = of_layer[~np.isnan(of_layer)]
         if len(found) == 0:
             return NullLevel(np.nan, np.nan)
         return NullLevel(float(found.mean()), float(np.quantile(found, QUANTILE)))

@@ -131,11 +131,12 @@ class LayerInfluence:
         gradient, sign, count = self.gradients[side], (1, -1)[side], self.counts[side]
         device = float64_device(rows)
         wide = torch.promote_types(rows.dtype, gradient.dtype)
-        centred = rows.to(device, wide) - self.means[side].to(device, wide)
-        shift = (self.means[0] - self.means[1]).to(device, wide)
+        # Scaled before anything is squared: float32 holds no square of what is shorter than 1e-22 or longer than 1e19.
+        centred = (rows.to(device, wide) - self.means[side].to(device, wide)).mul_(self.scale)
+        shift = ((self.means[0] - self.means[1]) * self.scale).to(device, wide)
         quadratic = torch.einsum("nd,nd->n", centred @ gradient.to(device, wide), centred)
         found = quadratic.mul_(count / (count - 1)).add_(centred @ shift, alpha=2 * sign)
-        return (found.to(torch.float64) - self.traces[side]) * (self.scale**2 / count)
+        return (found.to(torch.float64) - self.traces[side] * self.scale**2) / count
 
     def of_scale(self, norms: Tensor) -> Tensor:
         """(n,) what text rows add to D by their part in the scale, from their (n,) norms."""

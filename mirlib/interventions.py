@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,8 +95,11 @@ class Controls:
             return None
         influence = control.influence
         if name == "shuffled" and influence is not None:  # each picture counts where it stands among the real pairs
-            slots = {sample.picture: place for place, sample in enumerate(control.samples)}
-            influence = replace(influence, vision=influence.vision[:, [slots[each.picture] for each in real.samples]])
+            slots: dict[str, list[int]] = {}  # of a picture that is there twice, each counts once
+            for place, sample in reversed(list(enumerate(control.samples))):
+                slots.setdefault(sample.picture, []).append(place)
+            moved = [slots[sample.picture].pop() for sample in real.samples]
+            influence = replace(influence, vision=influence.vision[:, moved])
         same = replace(control, influence=influence, samples=real.samples)
         return compare(same, real, confidence=real.interval.confidence).difference
 
@@ -341,7 +345,8 @@ def _say_cost(
     passes = count * real.passes
     minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
     sentence = (
-        f"{count} controls take {passes} more passes over {len(batches.chosen)} pairs, about {minutes} at the speed of "
+        f"{count} {'control takes' if count == 1 else 'controls take'} {passes} more "
+        f"pass{'' if passes == 1 else 'es'} over {len(batches.chosen)} pairs, about {minutes} at the speed of "
         f"the first measurement ({seconds:.0f} seconds)"
     )
     if say is not None:
@@ -376,7 +381,7 @@ class _Pictures(Sequence):
             noise = np.random.default_rng([self.seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             made = Image.fromarray(noise)
         if not isinstance(source, np.ndarray):
-            made.filename = str(getattr(source, "filename", source) or "")
+            made.filename = str(source) if isinstance(source, (str, Path)) else getattr(source, "filename", "")
         return made
 
 

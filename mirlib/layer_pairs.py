@@ -316,12 +316,17 @@ def _size(
         raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
     groups = min(num, (GROUPS if dim <= SMALL else 2) if groups is None else groups)
     if groups < 2:
-        raise MirlibError(f"groups and num must be at least 2, for two halves of the texts, got {groups}")
+        raise MirlibError(f"a layer map needs at least 2 pairs (--num) and 2 groups, for its null, got {groups}")
     return chosen, dim, groups
 
 
 def layer_map_cost(
-    model: nn.Module, *, num: int = 100, layers: Sequence[int] | None = None, groups: int | None = None
+    model: nn.Module,
+    *,
+    num: int = 100,
+    layers: Sequence[int] | None = None,
+    groups: int | None = None,
+    trace: str = "exact",
 ) -> str:
     """What `layer_map` will take, in a sentence: the time of one small distance on this CPU, times d³, and memory.
 
@@ -330,14 +335,15 @@ def layer_map_cost(
         num: Number of pairs.
         layers: Which layers.
         groups: Groups of samples.
+        trace: Route to the trace term.
     """
     chosen, dim, groups = _size(model, num, layers, groups)
     probe = min(dim, 256)
     moments = Moments.of(torch.randn(2 * probe, probe, generator=torch.Generator().manual_seed(0)))
     with threads_for(dim):
-        distance_and_trace(moments, moments)
+        distance_and_trace(moments, moments, trace)
         start = time.perf_counter()
-        distance_and_trace(moments, moments)
+        distance_and_trace(moments, moments, trace)
         each = (time.perf_counter() - start) * (dim / probe) ** 3
     terms = _trace_terms(len(chosen), groups)
     seconds, unit = next(

@@ -550,8 +550,12 @@ def modality_integration_rate(
 
 def check_confidence(confidence: float) -> None:
     """Refuse a confidence level outside (0, 1)."""
-    if not 0 < confidence < 1:
-        raise MirlibError(f"confidence must lie between 0 and 1, got {confidence}")
+    try:
+        inside = 0 < confidence < 1
+    except TypeError:
+        inside = False
+    if not inside:
+        raise MirlibError(f"confidence must lie between 0 and 1, got {confidence!r}")
 
 
 def spread(values: Sequence[float], ddof: int = 0) -> float:

@@ -259,7 +259,7 @@ def plan(
     name, config = _config(model, trust_remote_code)
     dtype = _dtype(dtype, config, kind)
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    streamed_interval = confidence is not None and not in_memory
+    streamed_interval = confidence is not None and not in_memory and num > 1
     batch = min(batch_size, num)
     simulation = _simulate(
         config,
@@ -280,14 +280,20 @@ def plan(
     drops = chosen.outliers == "drop"
     norms = 4 * layers * rows if drops else 0
     interval, jackknifed, notes = "influence" if streamed_interval else None, 0, list(simulation.notes)
+    if confidence is not None and num == 1:
+        notes.append("there is no interval: it needs at least 2 samples")
     if streamed_interval and not rows_suffice(num * min(simulation.vision_tokens, text_tokens), dim):
         interval, jackknifed = "jackknife", min(groups, num)
-        notes.append(
-            f"fewer than {ROWS_PER_DIMENSION} rows a dimension: the interval is a jackknife over {jackknifed} groups "
-            f"of samples, or is left out where that takes more than {LARGEST_JACKKNIFE / GIB:.0f} GiB"
-        )
-        if moment_bytes(layers, dim, jackknifed) - moments > LARGEST_JACKKNIFE:
+        why = f"fewer than {ROWS_PER_DIMENSION} rows a dimension"
+        need = moment_bytes(layers, dim, jackknifed) - moments
+        if need > LARGEST_JACKKNIFE:
+            notes.append(
+                f"there is no interval: {why}, and a jackknife over {jackknifed} groups of samples would take "
+                f"{need / GIB:.0f} GiB; use more samples"
+            )
             interval, jackknifed, passes = None, 0, 1
+        else:
+            notes.append(f"{why}: the interval is a jackknife over {jackknifed} groups of samples")
     maps = interval_bytes(layers, dim) if interval == "influence" else moment_bytes(layers, dim, jackknifed) - moments
     maps = maps if interval else 0
     matrices = {

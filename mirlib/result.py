@@ -219,7 +219,10 @@ class MIRResult:
         """
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
-            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {_said(schema)})")
+            if isinstance(data, Mapping) and "measures" in data:
+                raise MirlibError("it holds other measures of the gap and no MIR: run `mir score` without --measures")
+            way = f"; schema {SCHEMA} is read here: measure again" if isinstance(schema, int) else ""
+            raise MirlibError(f"not a result of `mir score` or `mir features` (schema {_said(schema)}){way}")
         arrays = {name: _list(data, name, _or_nan) for name in ARRAYS}
         counts = {name: _of_modalities(data, name) for name in ("outliers", "rows")}
         outliers = {name: _list(counts["outliers"], name, _count) for name in counts["outliers"]}

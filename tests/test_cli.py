@@ -305,6 +305,15 @@ def test_features_of_the_golden_files(name, capsys):
         assert {"mir", "per_layer", "mean_term", "covariance_term", "norm_ratio", "settings"} <= set(result)
 
 
+def test_features_of_one_sample_have_a_value_alone(capsys, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(2, 30, 4))
+    numbers = np.zeros(30, dtype=int)
+    np.savez(tmp_path / "a.npz", vision=rows, text=rows + 1, vision_samples=numbers, text_samples=numbers)
+    outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", "-")
+    assert outcome.code == 0 and json.loads(outcome.out)["interval"] is None
+    assert "at least 2 samples" in refused(capsys, "features", tmp_path / "a.npz", "--confidence", 0.9)
+
+
 def test_features_with_samples_have_an_interval(capsys, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"vision": rng.normal(size=(2, 60, 4)), "text": rng.normal(size=(2, 40, 4))}
@@ -370,6 +379,31 @@ def test_results_side_by_side(capsys, tmp_path):
     assert f"  ! not comparable: layers differs (6 in {a}, {b}; 4 in {c})" in notes
     same = mir(capsys, "compare", tmp_path / "a.json", tmp_path / "a.json").out
     assert "not comparable" not in same and same.count("3.0259") == 2, "one of two like names was swallowed"
+
+
+def test_results_that_are_no_mir_are_named_for_what_they_are(capsys, tmp_path):
+    measures, old = tmp_path / "measures.json", tmp_path / "old.json"
+    mir(capsys, "score", "--num", 4, "--no-progress", "--measures", "modality_gap", "--json", measures)
+    assert "other measures of the gap and no MIR" in refused(capsys, "compare", measures, measures)
+    old.write_text('{"schema": 1}')
+    assert "(schema 1); schema 2 is read here: measure again" in refused(capsys, "compare", old)
+
+
+def test_a_standard_error_without_a_square_is_compared(capsys, tmp_path):
+    mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", tmp_path / "a.json")
+    data = json.loads((tmp_path / "a.json").read_text())
+    data["interval"] = {
+        **{"low": 0.0, "high": 1.0, "confidence": 0.95, "standard_error": 1e200, "method": "jackknife"},
+        "degrees": 3,
+    }
+    (tmp_path / "b.json").write_text(json.dumps(data))
+    outcome = mir(capsys, "compare", tmp_path / "b.json", tmp_path / "b.json")
+    assert outcome.code == 0 and "not told from 0" in outcome.out
+
+
+def test_no_help_shows_the_signs_of_its_format(capsys):
+    for command in ("score", "features", "plan", "compare"):
+        assert "%%" not in mir(capsys, command, "--help").out
 
 
 def test_what_a_file_of_features_does_not_record_is_said_and_compared_anyway(capsys, tmp_path):

@@ -348,6 +348,24 @@ def test_one_pair_cannot_be_shuffled(miniature, data):
     assert "one pair" in found.unavailable["shuffled"]
 
 
+def test_a_picture_that_is_there_often_counts_as_often_when_it_is_shuffled(miniature, data):
+    """The same picture in every pair: shuffled, the inputs stay what they were, and so must every influence."""
+    images, texts = data
+    found = mirlib.controls(*miniature, images[:1] * 8, texts[:8], num=8, only="shuffled", progress=False)
+    assert found.real.interval.method == "influence" and found.results["shuffled"].value == found.real.value
+    assert found.difference("shuffled")[:4] == pytest.approx((0, 0, 0, 0), abs=1e-9)
+
+
+def test_changed_pictures_keep_their_names(miniature, data, tmp_path):
+    images, texts = data
+    images[1].save(tmp_path / "b.png")
+    found = mirlib.controls(
+        *miniature, [images[0], tmp_path / "b.png"], texts[:2], num=2, only="black", confidence=None, progress=False
+    )
+    names = [[sample.name for sample in result.samples] for result in found.results.values()]
+    assert names[0] == names[1] and set(names[0]) == {"image 0", str(tmp_path / "b.png")}
+
+
 def result_of(value, half):
     interval = None if half is None else Interval(value - half, value + half, 0.95, half / 2, "jackknife")
     numbers = np.array([10.0**value])

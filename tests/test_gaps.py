@@ -232,6 +232,15 @@ def test_svcca_counts_the_components_that_hold_the_variance():
     assert gaps.svcca([x], [y], permutations=0, variance=1.0).value < 0.5
 
 
+def test_mutual_knn_has_no_interval_where_all_that_are_left_are_neighbours_of_all():
+    vision, text = rows(n=7)
+    options = {"permutations": 0, "confidence": 0.95, "neighbours": 5}
+    found = gaps.mutual_knn(vision, text, **options)
+    assert found.interval is None and found.settings["no_interval"] == "7 pairs are too few to leave one out"
+    vision, text = rows(n=8)
+    assert gaps.mutual_knn(vision, text, **options).interval.standard_error > 0
+
+
 def test_mutual_knn_against_scikit_learn():
     vision, text = rows(n=30)
     found = gaps.mutual_knn(vision, text, permutations=0, neighbours=4).per_layer

@@ -117,6 +117,23 @@ def test_the_scale_moves_with_the_text(outliers):
     assert without > 1.5 * bootstrap.interval.standard_error or without < bootstrap.interval.standard_error / 1.5
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e22])
+def test_the_unit_of_float32_rows_does_not_change_an_influence(unit):
+    """Their squares lie outside of float32, which the maps are kept in."""
+    vision, text, samples = draw(20, seed=3)
+    found = []
+    for factor in (1, unit):
+        metric = ModalityIntegrationRate(LAYERS, vision.shape[2], confidence=0.95)
+        rows = [[torch.tensor(factor * layer, dtype=torch.float32) for layer in side] for side in (vision, text)]
+        metric.update(*rows, samples=tuple(map(torch.as_tensor, samples)))
+        metric.begin_second_pass()
+        metric.update(*rows, samples=tuple(map(torch.as_tensor, samples)))
+        found.append(metric.result())
+    for side in ("vision", "text"):
+        same, other = (getattr(result.influence, side) for result in found)
+        assert other == pytest.approx(same, abs=1e-3 * np.abs(same).max())
+
+
 def bootstrap(vision, text, ids, draws=150, **options):
     """Standard error of MIR over samples drawn with replacement, everything computed anew: scale, bounds, distances."""
     rng, places = np.random.default_rng(1), [np.flatnonzero(ids == i) for i in np.unique(ids)]

@@ -133,7 +133,9 @@ def test_what_grows_and_what_does_not():
         llava_shape(8, 4096, 64, 32, vision_layers=1, heads=8, vocabulary=100, image_size=28), num=20, text_tokens=5
     )
     assert (none.settings["interval"], none.passes, none.bytes_of["maps"]) == (None, 1, 0)
-    assert "left out where that takes more than 8 GiB" in str(none)
+    assert "there is no interval: fewer than 2 rows a dimension, and a jackknife over 20 groups" in str(none)
+    one = tiny(num=1)
+    assert one.settings["interval"] is None and "it needs at least 2 samples" in str(one)
     authors = tiny(preset="authors")
     assert authors.bytes_of["rows"] == 10 * (4 + 7) * TEXT["num_hidden_layers"] * TEXT["hidden_size"] * 4
     assert authors.bytes_of["moments"] == authors.bytes_of["norms"] == 0

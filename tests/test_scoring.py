@@ -431,6 +431,26 @@ def test_a_text_mask_of_ones_own():
         score_batches(LLAVA.model(), batches, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("key", "wrong", "message"),
+    [
+        ("sample_ids", [("p", "t")], "sample_ids must be a list with a pair of strings for each of the 2 samples"),
+        ("sample_ids", ["abc", "abd"], "sample_ids must be a list with a pair of strings"),
+        ("sample_ids", [("p", 1), ("q", 2)], "sample_ids must be a list with a pair of strings"),
+        ("sample_ids", torch.arange(4).reshape(2, 2), "sample_ids must be a list"),
+        ("sample_ids", 7, "sample_ids must be a list"),
+        ("sample_names", ["a.png"], "sample_names must be a list with a string for each of the 2 samples"),
+        ("sample_names", "ab", "sample_names must be a list"),
+        ("sample_names", [1, 2], "sample_names must be a list"),
+        ("text_mask", np.ones((2, 8), dtype=bool), "text_mask must be a .B, T. bool tensor, got ndarray"),
+    ],
+    ids=str,
+)
+def test_what_a_batch_says_of_its_samples_must_fit_them(key, wrong, message):
+    with pytest.raises(MirlibError, match=message):
+        score_batches(LLAVA.model(), [{**batches_of()[0], key: wrong}], progress=False)
+
+
 def test_groups_of_a_jackknife():
     """Eight samples: as many groups as were asked for, of neighbours, however they are batched; at most one each."""
     model = LLAVA.model()

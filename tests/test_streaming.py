@@ -393,7 +393,8 @@ def test_samples_that_cannot_be():
     metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     with pytest.raises(MirlibError, match=r"one number for each of 6 vision rows, got shape \(2,\)"):
         metric.update(batch(vision, [0]), batch(text, [0]), samples=(torch.zeros(2).int(), torch.zeros(6).int()))
-    for bad in ((0.5, 1), (torch.ones(6), 1), (torch.ones(2, 3).int(), 1), (True, 0)):
+    words = ["a.png"] * 6, ["a.txt"] * 6
+    for bad in ((0.5, 1), (torch.ones(6), 1), (torch.ones(2, 3).int(), 1), (True, 0), words, (None, 1), (2**64, 1)):
         with pytest.raises(MirlibError, match="expected a whole number for each row"):
             metric.update(batch(vision, [0]), batch(text, [0]), samples=bad)
     for bad in (3, "ab", (1, 2, 3), {"vision": 1, "text": 2}):

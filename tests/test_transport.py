@@ -259,6 +259,14 @@ def test_one_pair_has_no_null_map(tiny):
     assert np.isfinite(found.vision[0]).any()
 
 
+@pytest.mark.parametrize("layer", [0, -1, 99])
+def test_layers_are_numbered_from_one(tiny, layer):
+    found = transport_map(*tiny, num=1, batch_size=1, progress=False)
+    for ask in (found.ranking, found.null_level, lambda layer: found.patch_costs(0, layer)):
+        with pytest.raises(MirlibError, match=rf"layer {layer}: layers are numbered 1\.\."):
+            ask(layer)
+
+
 def test_presets_that_replace_rows_are_refused(tiny):
     with pytest.raises(MirlibError, match="needs all rows in memory"):
         transport_map(*tiny, preset="authors", progress=False)
@@ -319,6 +327,9 @@ def test_the_command_draws_a_map_after_the_result(capsys, tmp_path):
         (["--map", "map.png", "--preset", "authors"], "--map needs --preset paper"),
         (["--map", "map.png", "--measures", "all"], "--map is for MIR alone"),
         (["--map", "nowhere/map.png"], "nowhere"),
+        (["--map", "-"], "cannot draw -: the name must end in .png"),
+        (["--layer-map", "-"], "cannot draw -: the name must end in .png"),
+        (["--plot", "-"], "cannot draw -: the name must end in .png"),
     ],
 )
 def test_maps_that_cannot_be_are_refused_before_the_work(capsys, tmp_path, monkeypatch, arguments, sentence):

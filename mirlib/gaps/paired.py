@@ -96,6 +96,7 @@ def _paired(
     permutations: int,
     confidence: float | None,
     minimum: int,
+    spare: int = 1,
     max_pairs: int | None = QUADRATIC_ROWS,
     **settings: Any,
 ) -> GapResult:
@@ -109,8 +110,8 @@ def _paired(
     if count < minimum:
         raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {minimum}")
     pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
-    # Without one of them there must be as many left as the measure needs.
-    no_interval = None if count > minimum else f"{count} pairs are too few to leave one out"
+    # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
+    no_interval = None if count >= minimum + spare else f"{count} pairs are too few to leave one out"
     values, nulls, without = [], [], []
     for v, t in rows.layers():
         statistic = statistic_of(pool(v, 0)[kept], pool(t, 1)[kept])
@@ -562,5 +563,6 @@ def mutual_knn(
         permutations=permutations,
         confidence=confidence,
         minimum=neighbours + 1,
+        spare=2,  # with one more than k pairs, all are neighbours of all
         neighbours=neighbours,
     )
