@@ -210,7 +210,7 @@ def figure_agreement(names: Sequence[str], matrix: np.ndarray, ax: Axes | None =
     for i, line in enumerate(matrix):
         for j, value in enumerate(line):
             text = f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") if i != j else ""
-            ax.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if abs(value) > 0.75 else "black")
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.75 else "black")
     titles = [title_of(name) for name in names]
     ax.set_xticks(range(len(names)), titles, rotation=90)
     ax.set_yticks(range(len(names)), titles)
