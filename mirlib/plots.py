@@ -798,34 +798,6 @@ def figure_extrapolation(rows: np.ndarray, distances: np.ndarray, truth: float, 
     return ax
 
 
-def figure_differences(differences: Mapping[str, np.ndarray], half_widths: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Paired differences to a reference, one row a variant: every set of samples, the mean, and its interval.
-
-    Args:
-        differences: By name of the variant, (sets,) differences of MIR.
-        half_widths: (variants,) half the width of the 95 % interval of the mean.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    names = list(differences)
-    for row, (name, half) in enumerate(zip(names, half_widths, strict=True)):
-        values = differences[name]
-        ax.plot(values, np.full(len(values), row - 0.18), color=NEUTRAL, marker="|", linestyle="none", markersize=7)
-        ax.errorbar(values.mean(), row, xerr=half, color="black", marker="o", capsize=4, linestyle="none")
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    ax.set_xlabel("change of MIR (log10)")
-    means = [float(differences[name].mean()) for name in names]
-    largest = int(np.argmax(np.abs(means)))
-    ax.set_title(f"Largest change: {means[largest]:+.3f}, {names[largest]}".replace("-", "−"))
-    return ax
-
-
 def figure_vision_scale(
     factors: np.ndarray,
     values: np.ndarray,

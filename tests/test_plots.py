@@ -164,13 +164,6 @@ def test_figure_extrapolation_meets_the_truth_of_an_exact_line():
     assert ax.get_title().startswith("The straight line turns an error of +0.100 at 400 rows into ")
 
 
-def test_figure_differences_names_the_largest_mean_change():
-    ax = plots.figure_differences({"a": np.array([0.1, 0.3]), "b": np.array([-0.4, -0.6])}, np.array([0.1, 0.2]))
-    assert "−0.500, b" in ax.get_title()
-    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
-    np.testing.assert_allclose(means, [0.2, -0.5])
-
-
 def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest():
     factors, values = np.array([0.5, 1.0, 2.0]), np.array([0.3, 0.2, 0.6])
     baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "zeroed_rows": 0.5}
