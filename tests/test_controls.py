@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -348,12 +349,20 @@ def test_one_pair_cannot_be_shuffled(miniature, data):
     assert "one pair" in found.unavailable["shuffled"]
 
 
-def test_a_picture_that_is_there_often_counts_as_often_when_it_is_shuffled(miniature, data):
-    """The same picture in every pair: shuffled, the inputs stay what they were, and so must every influence."""
-    images, texts = data
-    found = mirlib.controls(*miniature, images[:1] * 8, texts[:8], num=8, only="shuffled", progress=False)
-    assert found.real.interval.method == "influence" and found.results["shuffled"].value == found.real.value
-    assert found.difference("shuffled")[:4] == pytest.approx((0, 0, 0, 0), abs=1e-9)
+def test_a_picture_that_is_there_twice_counts_twice_when_it_is_shuffled(found):
+    """Pictures p, p, q, q become q, p, q, p: each of the four influences of the control counts once."""
+    rng = np.random.default_rng(0)
+
+    def result(pictures):
+        samples = tuple(mirlib.result.Sample("", picture, f"t{place}") for place, picture in enumerate(pictures))
+        influence = mirlib.result.Influence(*rng.normal(size=(2, found.real.num_layers, 4)), paired=True)
+        return replace(found.real, samples=samples, influence=influence)
+
+    real, control = result("ppqq"), result("qpqp")
+    error = Controls({"real": real, "shuffled": control}).difference("shuffled").standard_error
+    moved = control.vision_influence[[1, 3, 0, 2]] + control.text_influence
+    by_hand = np.sqrt(4 / 3 * np.square(moved - real.vision_influence - real.text_influence).sum())
+    assert error == pytest.approx(by_hand, rel=1e-12)
 
 
 def test_changed_pictures_keep_their_names(miniature, data, tmp_path):

@@ -233,11 +233,11 @@ def test_svcca_counts_the_components_that_hold_the_variance():
 
 
 def test_mutual_knn_has_no_interval_where_all_that_are_left_are_neighbours_of_all():
-    vision, text = rows(n=7)
+    vision, text = ([layer[:7] for layer in side] for side in rows(n=30))
     options = {"permutations": 0, "confidence": 0.95, "neighbours": 5}
     found = gaps.mutual_knn(vision, text, **options)
     assert found.interval is None and found.settings["no_interval"] == "7 pairs are too few to leave one out"
-    vision, text = rows(n=8)
+    vision, text = ([layer[:8] for layer in side] for side in rows(n=30))
     assert gaps.mutual_knn(vision, text, **options).interval.standard_error > 0
 
 
