@@ -84,7 +84,7 @@ def test_influences_on_mir_are_those_of_mir():
     expected = modality_integration_rate(vision, text, samples=samples, confidence=0.9)
     found = gaps.mir(vision, text, samples=samples, confidence=0.9)
     assert found.value == expected.value
-    assert found.influence == pytest.approx(expected.sample_influence, rel=1e-9)
+    assert found.influence == pytest.approx(expected.sample_influence, rel=1e-6)  # norms are float32 in the bounds
     assert found.interval == pytest.approx(expected.interval)
 
 
