@@ -351,7 +351,7 @@ def test_one_pair_cannot_be_shuffled(miniature, data):
 def test_a_picture_that_is_there_often_counts_as_often_when_it_is_shuffled(miniature, data):
     """The same picture in every pair: shuffled, the inputs stay what they were, and so must every influence."""
     images, texts = data
-    found = mirlib.controls(*miniature, images[:1] * 8, texts[:8], num=8, only="shuffled", progress=False)
+    found = mirlib.controls(*miniature, [images[0]] * 8, texts[:8], num=8, only="shuffled", progress=False)
     assert found.real.interval.method == "influence" and found.results["shuffled"].value == found.real.value
     assert found.difference("shuffled")[:4] == pytest.approx((0, 0, 0, 0), abs=1e-9)
 
