@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 
 import numpy as np
@@ -348,12 +349,21 @@ def test_one_pair_cannot_be_shuffled(miniature, data):
     assert "one pair" in found.unavailable["shuffled"]
 
 
-def test_a_picture_that_is_there_often_counts_as_often_when_it_is_shuffled(miniature, data):
-    """The same picture in every pair: shuffled, the inputs stay what they were, and so must every influence."""
+def test_a_picture_that_is_there_twice_counts_twice_when_it_is_shuffled(miniature, data):
+    """Eight pictures, each in two pairs: each influence of the shuffled pairs counts once, where its picture stands."""
     images, texts = data
-    found = mirlib.controls(*miniature, [images[0]] * 8, texts[:8], num=8, only="shuffled", progress=False)
-    assert found.real.interval.method == "influence" and found.results["shuffled"].value == found.real.value
-    assert found.difference("shuffled")[:4] == pytest.approx((0, 0, 0, 0), abs=1e-9)
+    twice = [images[i] for i in range(8)] * 2
+    found = mirlib.controls(*miniature, twice, texts[:16], num=16, only="shuffled", progress=False)
+    shuffled, real = found.results["shuffled"], found.real
+    assert shuffled.interval.method == real.interval.method == "influence"
+    by_picture = {}
+    for sample, influence in zip(shuffled.samples, shuffled.vision_influence, strict=True):
+        by_picture.setdefault(sample.picture, []).append(influence)
+    vision = [by_picture[sample.picture].pop(0) for sample in real.samples]
+    difference = np.array(vision) + shuffled.text_influence - real.sample_influence
+    expected = math.sqrt(16 / 15 * (difference**2).sum())
+    assert found.difference("shuffled").standard_error == pytest.approx(expected, rel=1e-9)
+    assert not any(by_picture.values())
 
 
 def test_changed_pictures_keep_their_names(miniature, data, tmp_path):
