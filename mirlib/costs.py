@@ -146,6 +146,11 @@ class TransportMap:
             return NullLevel(np.nan, np.nan)
         return NullLevel(float(found.mean()), float(np.quantile(found, QUANTILE)))
 
+    def __repr__(self) -> str:
+        return (
+            f"TransportMap({len(self.vision)} pictures, {len(self.per_layer)} layers, ΣFID {self.per_layer.sum():.4g})"
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One line a vision row and layer: picture, name, patch, its row and column, layer, cost, share of all."""
         import pandas as pd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -349,20 +349,21 @@ def test_one_pair_cannot_be_shuffled(miniature, data):
     assert "one pair" in found.unavailable["shuffled"]
 
 
-def test_a_picture_that_is_there_twice_counts_twice_when_it_is_shuffled(found):
-    """Pictures p, p, q, q become q, p, q, p: each of the four influences of the control counts once."""
-    rng = np.random.default_rng(0)
-
-    def result(pictures):
-        samples = tuple(mirlib.result.Sample("", picture, f"t{place}") for place, picture in enumerate(pictures))
-        influence = mirlib.result.Influence(*rng.normal(size=(2, found.real.num_layers, 4)), paired=True)
-        return replace(found.real, samples=samples, influence=influence)
-
-    real, control = result("ppqq"), result("qpqp")
-    error = Controls({"real": real, "shuffled": control}).difference("shuffled").standard_error
-    moved = control.vision_influence[[1, 3, 0, 2]] + control.text_influence
-    by_hand = np.sqrt(4 / 3 * np.square(moved - real.vision_influence - real.text_influence).sum())
-    assert error == pytest.approx(by_hand, rel=1e-12)
+def test_a_picture_that_is_there_twice_counts_twice_when_it_is_shuffled(miniature, data):
+    """Eight pictures, each in two pairs: each influence of the shuffled pairs counts once, where its picture stands."""
+    images, texts = data
+    twice = [images[i] for i in range(8)] * 2
+    found = mirlib.controls(*miniature, twice, texts[:16], num=16, only="shuffled", progress=False)
+    shuffled, real = found.results["shuffled"], found.real
+    assert shuffled.interval.method == real.interval.method == "influence"
+    by_picture = {}
+    for sample, influence in zip(shuffled.samples, shuffled.vision_influence, strict=True):
+        by_picture.setdefault(sample.picture, []).append(influence)
+    vision = [by_picture[sample.picture].pop(0) for sample in real.samples]
+    difference = np.array(vision) + shuffled.text_influence - real.sample_influence
+    expected = math.sqrt(16 / 15 * (difference**2).sum())
+    assert found.difference("shuffled").standard_error == pytest.approx(expected, rel=1e-9)
+    assert not any(by_picture.values())
 
 
 def test_changed_pictures_keep_their_names(miniature, data, tmp_path):

@@ -33,7 +33,7 @@ from mirlib.gaps.base import (
     result,
     unit,
 )
-from mirlib.influence import LayerInfluence, rows_suffice
+from mirlib.influence import LayerInfluence, SampleInfluence, rows_suffice
 from mirlib.mir import NormBounds, modality_integration_rate, row_norms
 
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
@@ -826,7 +826,8 @@ def mir(
     influence, by = [], _Samples(rows, confidence)
     if by.wanted and preset == "paper":
         for sides, distance in zip(rows.layers("text"), found.per_layer, strict=True):
-            of_samples = _fid_influence(sides, _inside(sides), by)
+            bounds = [NormBounds.three_sigma(row_norms(side)) for side in sides]
+            of_samples = _fid_influence(sides, _inside(sides), by, bounds)
             if of_samples is not None:
                 influence.append((of_samples + _of_unit(2 * distance, sides[1], by)).numpy())
     why = NO_DERIVATIVE if preset == "paper" else "the derivative is that of the preset 'paper'"
@@ -877,14 +878,26 @@ def norm_only(
 NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions or in a subspace: the distance has no derivative"
 
 
-def _fid_influence(sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples) -> Tensor | None:
-    """(N,) influences on the Fréchet distance of the rows that are kept; None where it has no derivative."""
+def _fid_influence(
+    sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples, bounds: Sequence[NormBounds] | None = None
+) -> Tensor | None:
+    """(N,) influences on the Fréchet distance of the rows that are kept; None where it has no derivative.
+
+    With ``bounds`` those of the outlier rule, by which the rows were kept, move with the samples.
+    """
     moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
     if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
         return None
     layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
-    of_rows = [torch.where(kept[i], layer.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)]
-    return sum(by.sums(values, side) for side, values in enumerate(of_rows))
+    if bounds is None:
+        of_rows = [torch.where(kept[i], layer.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)]
+        return sum(by.sums(values, side) for side, values in enumerate(of_rows))
+    total = torch.zeros(by.size, dtype=torch.float64)
+    for side, rows in enumerate(sides):
+        found = SampleInfluence(layer, side, bounds[side], by.size, torch.device("cpu"))
+        found.add(rows, row_norms(rows), by.places[side])
+        total += found.total()
+    return total
 
 
 def _inside(sides: Sequence[Tensor]) -> list[Tensor]:
