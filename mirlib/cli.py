@@ -887,11 +887,16 @@ def _outputs(options: argparse.Namespace) -> dict[str, Path]:
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
     there = [path for path in _outputs(options).values() if path.is_file()]
-    if not there or not len(images) or not isinstance(images[0], Path):
+    if not there or not len(images):
         return
-    for image in images:
+    for index in range(len(images)):
+        image = None
+        with suppress(MirlibError):  # what cannot be found, cannot be destroyed
+            image = images[index]
+        if image is not None and not isinstance(image, Path):
+            return
         for path in there:
-            if isinstance(image, Path) and image.name == path.name and image.exists() and path.samefile(image):
+            if image is not None and image.name == path.name and image.exists() and path.samefile(image):
                 raise MirlibError(
                     f"cannot write {shown(path)}: that would destroy a picture that is to be measured; choose another "
                     "name"

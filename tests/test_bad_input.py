@@ -591,6 +591,17 @@ def test_no_picture_that_records_name_is_overwritten(saved, capsys, tmp_path):
         assert picture.read_bytes() == before
 
 
+def test_a_picture_that_is_not_there_is_left_out_in_a_second_run_too(saved, capsys, tmp_path):
+    """Its first run left a file to write over, for whose sake all pictures that records name are looked at."""
+    shutil.copy(saved / "images" / "0.png", tmp_path / "a.png")
+    lines = [f'{{"image": "{name}.png", "text": "A dog."}}' for name in ("nowhere", "a", "elsewhere")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    command = ["score", saved / "model", "--pairs", tmp_path / "pairs.jsonl", "-n", 1, "--no-progress"]
+    for _ in range(2):
+        outcome = mir(capsys, *command, "--skip-unreadable", "--json", tmp_path / "r.json")
+        assert outcome.code == 0 and (tmp_path / "r.json").exists(), outcome.err
+
+
 def test_a_result_takes_the_place_of_an_older_one(stored, capsys):
     (stored / "elsewhere.json").write_text("older, and longer than what comes" * 200)
     (stored / "elsewhere.json").chmod(0o640)

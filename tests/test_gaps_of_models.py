@@ -252,6 +252,17 @@ def test_many_processes_are_refused(capsys, monkeypatch):
     assert "keeps rows in the memory of one process" in refused(capsys, *SCORE, "--measures", "all")
 
 
+def test_of_all_measures_those_that_need_more_samples_are_left_out(tiny, pairs):
+    found = score_measures(*tiny, *pairs, num=2, paired=True, measures="all", progress=False)
+    assert {"modality_gap", "mir"} <= set(found.results)
+    assert found.skipped["probe_auc"] == (
+        "cannot be had: 2 samples are too few for 5 folds with both modalities in each"
+    )
+    assert "2 pairs; it needs at least 11" in found.skipped["mutual_knn"]
+    with pytest.raises(MirlibError, match="2 samples are too few"):
+        score_measures(*tiny, *pairs, num=2, paired=True, measures="probe_auc", progress=False)
+
+
 def test_a_result_without_layers_or_numbers_is_json_all_the_same():
     found = gaps.perceptual_score(np.ones(4), np.zeros(4)).to_dict()
     assert found["per_layer"] == [] and found["value"] == 1.0

@@ -300,9 +300,18 @@ def score_measures(
             bar.set_postfix_str(name)
             bar.update()
 
-        results, seconds = apply_measures(
-            rows, wanted, seed=seed, confidence=confidence, pairs=pairs, random=random, on_measure=show
-        )
+        results, seconds = {}, {}
+        for name in wanted:
+            try:
+                found = apply_measures(
+                    rows, [name], seed=seed, confidence=confidence, pairs=pairs, random=random, on_measure=show
+                )
+            except MirlibError as error:  # too few samples for one of them; the others are worth having
+                if measures != "all" or (name == wanted[-1] and not results):
+                    raise
+                skipped[name] = f"cannot be had: {error}"
+            else:
+                results, seconds = results | found[0], seconds | found[1]
     kept = {"vision": len(rows.vision_samples), "text": len(rows.text_samples)}
     settings = {
         **batches.settings,
