@@ -206,11 +206,11 @@ def test_the_command_writes_json_alone_to_stdout(command, capsys, tiny):
 
 
 def test_the_command_takes_pairs(command, capsys, tmp_path):
-    for i, image in enumerate(sample_images(12)):
+    for i, image in enumerate(sample_images(14)):
         image.convert("RGB").save(tmp_path / f"{i}.png")
-    lines = [json.dumps({"image": f"{i}.png", "text": text}) for i, text in enumerate(sample_texts(12))]
+    lines = [json.dumps({"image": f"{i}.png", "text": text}) for i, text in enumerate(sample_texts(14))]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    options = ("score", "-n", 12, "--max-text-tokens", 20, "--no-progress", "--json", tmp_path / "out.json")
+    options = ("score", "-n", 14, "--max-text-tokens", 20, "--no-progress", "--json", tmp_path / "out.json")
     outcome = command(capsys, *options, "--pairs", tmp_path / "pairs.jsonl", "--measures", "mutual_knn,cka")
     assert outcome.code == 0, outcome.err
     assert "calibrated: 0 for them, 1 for the best" in outcome.out
@@ -221,9 +221,9 @@ def test_the_command_takes_pairs(command, capsys, tmp_path):
     )
     assert "random weights: the same architecture" in outcome.out
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["measures"]["mutual_knn"]
-    assert found["calibration"]["null_mean"][0] == pytest.approx(10 / 11, abs=0.02)
-    assert found["rows"] == {"pairs": 12}
-    assert np.shape(found["calibration"]["random_weights"]) == (1, 3) and len(found["influence"]) == 12
+    assert found["calibration"]["null_mean"][0] == pytest.approx(10 / 13, abs=0.03)
+    assert found["rows"] == {"pairs": 14}
+    assert np.shape(found["calibration"]["random_weights"]) == (1, 3) and len(found["influence"]) == 14
     assert f"[{found['interval']['low']:.4g}, {found['interval']['high']:.4g}]" in outcome.out
     without = command(capsys, *options, "--pairs", tmp_path / "pairs.jsonl", "--measures", "cka", "--random-weights", 0)
     assert "random weights" not in without.err and "architecture" not in without.out
