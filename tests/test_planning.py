@@ -44,7 +44,7 @@ def test_the_shape_of_llava_15_7b_is_the_published_one(seven_billion):
     assert found.peak == max(
         sum(found.bytes_of[name] for name in ("weights", "norms", state, work)) for state, work in peaks
     )
-    assert found.bytes_of["aside"] == pytest.approx(0.08 * 100 * (576 + 800) * 32 * 4096 * 2, rel=1e-4)  # on the CPU
+    assert found.bytes_of["aside"] == pytest.approx(0.09 * 100 * (576 + 800) * 32 * 4096 * 2, rel=1e-4)  # on the CPU
     value = plan("llava-1.5-7b", confidence=None)
     assert (value.passes, value.forward_passes, value.bytes_of["maps"]) == (1, 25, 0)
     assert found.peak - value.peak <= 8 * 2**30, "an interval is to take no more than 8 GiB beyond the value"
