@@ -16,8 +16,7 @@ from mirlib.mir import MODALITIES, NormBounds, not_finite
 
 __all__ = ["FiniteChecks", "RowSamples", "Running", "Side", "early_bounds"]
 
-
-PIECE = 2048  # rows
+PIECE = 2048  # rows that wait, added at a time
 
 
 def _append(chunks: list[Tensor], norms: Tensor) -> None:

@@ -516,7 +516,7 @@ class ModalityIntegrationRate(Metric):
         Raises:
             MirlibError: If they are not known, or a repair is needed first.
         """
-        if self._stage not in ("moments", "repair") or self.needs_second_pass_of_value():
+        if self._stage not in ("moments", "repair") or self._needs_repair(self._meet(None)):
             raise MirlibError("the moments are known after the first pass, and a repair if it needs one")
         return tuple(part.moments for part in self._settled(layer)[:2])
 
@@ -528,9 +528,9 @@ class ModalityIntegrationRate(Metric):
         """
         return self._learn(self._meet(None)).bounds[layer - 1]
 
-    def needs_second_pass_of_value(self) -> bool:
+    def _needs_repair(self, processes: Processes) -> bool:
         """Whether the value itself is not known yet."""
-        return self._stage == "moments" and bool(self._learn(self._meet(None)).wrong.any())
+        return self._stage == "moments" and bool(self._learn(processes).wrong.any())
 
     # -----------------------------------------------------------------------------------------------------------------
     # Adding up
@@ -746,7 +746,7 @@ class ModalityIntegrationRate(Metric):
         return replace(found, influence=influence, passes=self._passes)
 
     def _check_value(self, processes: Processes) -> None:
-        if self._stage == "moments" and self._learn(processes).wrong.any():
+        if self._needs_repair(processes):
             raise MirlibError(
                 f"the value needs another pass ({self.needs_second_pass(processes)}): call begin_second_pass() and "
                 "feed the same batches again"
