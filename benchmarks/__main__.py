@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import capture_overhead, gpu, peak_memory, planned_memory, trace_term
 from benchmarks.measuring import Measurement, format_table, say
-from mirlib.lab.ledger import Ledger, key_of, provenance
-from mirlib.lab.models import load_miniature
+from mirlab.ledger import Ledger, key_of, provenance
+from mirlib.loading import load_miniature
 
 PARTS = ("trace", "capture", "memory", "plan", "gpu")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks.jsonl"

@@ -32,12 +32,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from mirlab import ledger
+from mirlab.model import train
+from mirlab.world import language
 from mirlib import capture, modality_integration_rate
 from mirlib.comparison import paired_difference
 from mirlib.data import sample_images, sample_texts
 from mirlib.errors import MirlibError
-from mirlib.lab import language, ledger, train
-from mirlib.lab.models import load_miniature
+from mirlib.loading import load_miniature
 from mirlib.result import MIRResult, Sample
 from mirlib.rows import collect_rows
 

@@ -33,10 +33,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from mirlab import commands  # noqa: F401  (what the command would import in the time of the first input)
+from mirlab.ledger import Ledger
 from mirlib import MirlibError, cli, modality_integration_rate
 from mirlib.data import load_image
-from mirlib.lab import experiments  # noqa: F401  (what the command would import in the time of the first input)
-from mirlib.lab.ledger import Ledger
 from mirlib.mir import PRESETS
 from mirlib.readers import open_images, open_pairs, open_texts
 from mirlib.result import Sample

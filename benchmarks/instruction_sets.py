@@ -18,8 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mirlib.lab import ledger, parts, runs
-from mirlib.lab.protocols import PROTOCOLS
+from mirlab import ledger, runs
+from mirlab.first.protocols import PROTOCOLS
+from mirlab.model import parts
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "instruction_sets.jsonl"
 EXPERIMENTS = ("data_scale", "moca", "stages")

@@ -45,7 +45,7 @@ def score_once(num: int, images: Path, threads: int) -> dict[str, int]:
 
     from mirlib import score
     from mirlib.data import find_images, sample_texts
-    from mirlib.lab.models import load_miniature
+    from mirlib.loading import load_miniature
 
     torch.set_num_threads(threads)
     model, processor = load_miniature()

@@ -746,7 +746,7 @@ def _load(options: argparse.Namespace, processes: Processes | None = None) -> tu
     if options.model is None and (options.device_map or options.load_in_4bit):
         raise MirlibError("--device-map and --load-in-4bit are for a MODEL; the miniature fits anywhere")
     if options.model is None:
-        from mirlib.lab.models import load_miniature
+        from mirlib.loading import load_miniature
 
         dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
         try:
@@ -987,7 +987,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _lab_list(options: argparse.Namespace) -> None:
-    from mirlib.lab.experiments import EXPERIMENTS
+    from mirlab.commands import EXPERIMENTS
 
     _print(
         "\n".join(
@@ -997,7 +997,8 @@ def _lab_list(options: argparse.Namespace) -> None:
 
 
 def _lab_run(options: argparse.Namespace) -> None:
-    from mirlib.lab import experiments, precision
+    from mirlab import commands
+    from mirlab.model import precision
 
     _known(options.experiment)
     given = {
@@ -1013,18 +1014,18 @@ def _lab_run(options: argparse.Namespace) -> None:
     ledger = Path(options.results) / f"{options.experiment}.jsonl"
     check_writable(ledger, make_folder=True)  # before the first run is trained
     with _reading(ledger), _workers_end(), precision.use(options.precision):
-        experiments.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
-        found = experiments.show(options.experiment, ledger.parent)
+        commands.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
+        found = commands.show(options.experiment, ledger.parent)
     _print(found)
 
 
 def _lab_show(options: argparse.Namespace) -> None:
-    from mirlib.lab import experiments
+    from mirlab import commands
 
     _known(options.experiment)
     ledger = Path(options.results) / f"{options.experiment}.jsonl"
     with _reading(ledger):
-        found = experiments.show(options.experiment, ledger.parent)
+        found = commands.show(options.experiment, ledger.parent)
     _print(found)
 
 
@@ -1078,7 +1079,7 @@ def _workers_end() -> Iterator[None]:
 
 
 def _known(name: str) -> None:
-    from mirlib.lab.experiments import EXPERIMENTS
+    from mirlab.commands import EXPERIMENTS
 
     if name not in EXPERIMENTS:
         raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(EXPERIMENTS)}")

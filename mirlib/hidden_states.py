@@ -198,7 +198,7 @@ def capture(
             input, or hooks did not fire (a compiled model runs past hooks that were added later).
 
     Examples:
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, processor = load_miniature()
         >>> with capture(model) as stream:
         ...     stream.num_layers == len(model.get_decoder().layers)

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirlib.errors import MirlibError, boundary, said_by, shown
 
-__all__ = ["load_model"]
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+__all__ = ["MINIATURE", "load_miniature", "load_model"]
+
+MINIATURE = Path(__file__).resolve().parent / "miniature"
+"""Folder of the shipped miniature."""
 
 # Packages that processors and models of some families need, and that come with the extra [families].
 FAMILY_PACKAGES = ("num2words", "protobuf", "sentencepiece", "tiktoken", "timm", "torchvision")
@@ -369,3 +376,28 @@ def loading_advice(name: str, error: Exception) -> str:
     if "Unrecognized configuration class" in str(error):
         return f"{name}: transformers knows no image-text-to-text model of this type, so MIR cannot be measured"
     return f"{name}: cannot load the model or its processor ({said})"
+
+
+def load_miniature(
+    folder: str | Path | None = None, *, dtype: torch.dtype | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Load the miniature LLaVA, without any network.
+
+    Args:
+        folder: Where it was saved; the shipped one if left out.
+        dtype: Type of the weights in memory; float32 if left out (they are stored in float16).
+
+    Returns:
+        The model in evaluation mode, and its processor.
+
+    Raises:
+        FileNotFoundError: The folder holds no model.
+    """
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    folder = MINIATURE if folder is None else Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"no miniature in {folder}: model.safetensors is missing; 'mir lab run base' makes one")
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True)
+    return model.eval(), LlavaProcessor.from_pretrained(folder, local_files_only=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mirlib.lab import precision
+from mirlab.model import precision
 
 pytest.register_assert_rewrite("streams")
 

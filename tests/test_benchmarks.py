@@ -11,7 +11,7 @@ import torch
 from tiny_models import FAMILIES
 
 from mirlib import frechet_distance, modality_integration_rate
-from mirlib.lab.models import load_miniature
+from mirlib.loading import load_miniature
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
 

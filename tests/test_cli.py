@@ -602,7 +602,7 @@ def test_an_interrupted_experiment_ends_its_workers_first(capsys, monkeypatch, t
             finally:
                 ended.append("workers")
 
-        monkeypatch.setattr("mirlib.lab.experiments.run", interrupted)
+        monkeypatch.setattr("mirlab.commands.run", interrupted)
         outcome = mir(capsys, "lab", "run", "sizes", "--results", tmp_path)
         assert (outcome.code, outcome.out, outcome.err) == (128 + number, "", "mir: interrupted\n")
         assert ended == ["workers"]
@@ -628,7 +628,7 @@ def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
         book.write_text("".join([json.dumps(damaged) + "\n", *whole[1:]]))
         sentence = refused(capsys, "lab", "show", "sizes", "--results", tmp_path)
         assert sentence.startswith(str(book)) and message in sentence
-    monkeypatch.setattr("mirlib.lab.experiments.run", None)  # who comes so far would train
+    monkeypatch.setattr("mirlab.commands.run", None)  # who comes so far would train
     for results in ("/proc/results", book, tmp_path / ("x" * 300)):
         assert refused(capsys, "lab", "run", "sizes", "--results", results).startswith("cannot write ")
     book.unlink()

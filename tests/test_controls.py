@@ -16,6 +16,7 @@ from tiny_processors import lvlm
 from torch import nn
 
 import mirlib
+from mirlab.model import connectors
 from mirlib import MirlibError, MIRResult, capture
 from mirlib.adapters import decoder_parts
 from mirlib.cli import describe_controls, main
@@ -33,8 +34,7 @@ from mirlib.interventions import (
     _watching,
     check_names,
 )
-from mirlib.lab import connectors
-from mirlib.lab.models import load_miniature
+from mirlib.loading import load_miniature
 from mirlib.prompts import encode_batch
 from mirlib.result import Interval
 

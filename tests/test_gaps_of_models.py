@@ -178,7 +178,7 @@ SCORE = ("score", "-n", 6, "--max-text-tokens", 20, "--no-progress")
 @pytest.fixture
 def command(tiny, monkeypatch):
     """`mir` with the tiny model in place of the miniature."""
-    monkeypatch.setattr("mirlib.lab.models.load_miniature", lambda dtype: tiny)
+    monkeypatch.setattr("mirlib.loading.load_miniature", lambda dtype: tiny)
     return mir
 
 

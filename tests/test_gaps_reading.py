@@ -11,14 +11,15 @@ from real_processors import KITS, processor_of, token_settings, widen
 from tiny_families import FAMILIES, Family, change, tiny_model, tiny_settings
 from tiny_processors import lvlm
 
+from mirlab import world
+from mirlab.model import evaluation
 from mirlib import MirlibError, capture, compare, gaps
 from mirlib.data import sample_images, sample_texts
 from mirlib.gaps import MEASURES
 from mirlib.gaps.base import HIGHER, PAIRS, standard_error
 from mirlib.gaps.model import score_measures
 from mirlib.gaps.reading import PairReader, random_twin
-from mirlib.lab import evaluate, world
-from mirlib.lab.models import load_miniature
+from mirlib.loading import load_miniature
 from mirlib.prompts import encode_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,7 +30,7 @@ AFTER = "after the picture"
 
 @pytest.fixture(scope="module")
 def captioned():
-    scenes = evaluate.held_out_scenes(60, seed=1000)
+    scenes = evaluation.held_out_scenes(60, seed=1000)
     return list(map(world.to_image, scenes)), list(map(world.caption, scenes))
 
 

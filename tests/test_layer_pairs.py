@@ -12,8 +12,8 @@ from scipy import linalg, stats
 
 from mirlib import MirlibError, score
 from mirlib.data import sample_images, sample_texts
-from mirlib.lab import models
 from mirlib.layer_pairs import LayerMap, _maps, _Sums, layer_map, layer_map_cost
+from mirlib.loading import load_miniature
 from mirlib.plots import figure_layer_map
 from tests.command import mir, refused
 from tests.tiny_processors import lvlm
@@ -23,7 +23,7 @@ NUM, GROUPS, DIM = 9, 5, 3
 
 @pytest.fixture(scope="module")
 def miniature():
-    return models.load_miniature()
+    return load_miniature()
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mirlab.model import miniature
+from mirlab.world import language
 from mirlib import MirlibError, modality_integration_rate, score
 from mirlib.data import draw, sample_images, sample_texts
-from mirlib.lab import language, models
 from mirlib.prompts import encode_batch
 from mirlib.rows import collect_rows
 
 
 @pytest.fixture(scope="module")
 def lvlm(tmp_path_factory):
-    model = models.assemble(models.new_encoder(layers=2), models.new_language_model(layers=2))
-    return model, models.new_processor(language.train_tokenizer())
+    model = miniature.assemble(miniature.new_encoder(layers=2), miniature.new_language_model(layers=2))
+    return model, miniature.new_processor(language.train_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_mir_of_the_rows_equals_the_streamed_score(lvlm, pairs, rows):
 def test_rows_are_sorted_by_sample_and_whole(rows):
     assert rows.num_layers == 2 and rows.num_samples == 5
     assert rows.vision_samples.tolist() == sorted(rows.vision_samples.tolist())
-    assert rows.vision_samples.bincount().tolist() == [models.VISION_TOKENS] * 5
+    assert rows.vision_samples.bincount().tolist() == [miniature.VISION_TOKENS] * 5
     assert rows.text_samples.bincount().max() in (40, 41)  # a first word may be another token behind a line break
     assert rows.vision_embeddings.shape == rows.vision[0].shape
     assert len(rows.text_embeddings) == len(rows.text[1]) == len(rows.samples[1])

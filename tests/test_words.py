@@ -12,17 +12,19 @@ import torch
 from scipy import stats
 from torch import nn
 
+from mirlab import world
+from mirlab.model import evaluation
 from mirlib import MirlibError, UndefinedMIRError
 from mirlib.data import sample_images
 from mirlib.grids import PatchGrid
-from mirlib.lab import evaluate, models, world
+from mirlib.loading import load_miniature
 from mirlib.plots import figure_lens
 from mirlib.prompts import encode_batch
 from mirlib.words import _Vocabulary, lens, lens_rank
 from tests.tiny_families import Case
 from tests.tiny_processors import lvlm
 
-SCENES = evaluate.held_out_scenes(40, seed=1, digits=0.0)
+SCENES = evaluation.held_out_scenes(40, seed=1, digits=0.0)
 PICTURES = [world.to_image(scene) for scene in SCENES]
 CAPTIONS = [world.caption(scene) for scene in SCENES]
 COLOURS = list(world.COLOURS)
@@ -30,7 +32,7 @@ COLOURS = list(world.COLOURS)
 
 @pytest.fixture(scope="module")
 def miniature():
-    return models.load_miniature()
+    return load_miniature()
 
 
 def rows_of(model, processor, image):

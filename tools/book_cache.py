@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-SOURCES = ("mirlib", "results")
+SOURCES = ("mirlib", "mirlab", "results")
 LOOKS = ("book/_static", "tools")
 STAMP = "source-stamp"
 LOOKS_STAMP = "looks-stamp"

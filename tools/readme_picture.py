@@ -21,7 +21,7 @@ from torch import cat  # noqa: E402
 from mirlib import modality_integration_rate, transport_map  # noqa: E402
 from mirlib.costs import as_seen  # noqa: E402
 from mirlib.data import draw, sample_images, sample_texts  # noqa: E402
-from mirlib.lab.models import load_miniature  # noqa: E402
+from mirlib.loading import load_miniature  # noqa: E402
 from mirlib.plots import figure_per_layer, figure_token_map, figure_transport_map, style  # noqa: E402
 from mirlib.rows import collect_rows  # noqa: E402
 

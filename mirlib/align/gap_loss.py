@@ -344,7 +344,7 @@ class GapLoss:
 
     Examples:
         >>> import torch
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, processor = load_miniature()
         >>> gap = GapLoss(model, layers=(1, 4))
         >>> ids = torch.tensor([[1, *[model.config.image_token_id] * 36, 40, 41, 42]])

@@ -129,7 +129,7 @@ def attach(model: nn.Module, variant: str) -> None:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
 
     Examples:
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, _ = load_miniature()
         >>> attach(model, "vision_bidirectional")
         >>> detach(model)

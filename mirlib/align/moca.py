@@ -171,7 +171,7 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
             streams, or if its decoder is not recognised.
 
     Examples:
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, _ = load_miniature()
         >>> calibration = attach(model)
         >>> calibration.u.shape == calibration.v.shape == (len(model.get_decoder().layers), 128)

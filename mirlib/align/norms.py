@@ -131,7 +131,7 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
             model is compiled.
 
     Examples:
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, _ = load_miniature()
         >>> attach(model).weight.shape
         torch.Size([128])

@@ -104,7 +104,7 @@ def vision_rows_are(model: nn.Module, mask: Tensor) -> Iterator[None]:
 
     Examples:
         >>> import torch
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, _ = load_miniature()
         >>> embeddings = torch.zeros(1, 5, model.config.text_config.hidden_size)
         >>> with vision_rows_are(model, torch.tensor([[False, True, True, False, False]])):

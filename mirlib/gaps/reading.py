@@ -67,7 +67,7 @@ class PairReader:
     Examples:
         >>> from mirlib import gaps
         >>> from mirlib.data import sample_images, sample_texts
-        >>> from mirlib.lab.models import load_miniature
+        >>> from mirlib.loading import load_miniature
         >>> model, processor = load_miniature()
         >>> pairs = PairReader(processor, sample_images(6), sample_texts(6), max_text_tokens=8).read(model)
         >>> 0 <= gaps.cka(*pairs, permutations=0).value <= 1

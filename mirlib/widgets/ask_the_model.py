@@ -19,7 +19,7 @@ class AskTheModel(StaticWidget):
     Every scene comes as a *card*: a dictionary with ``things``, ``background``, ``picture`` (an image address),
     ``caption`` (the true one), ``questions`` (each with ``kind``, ``text``, ``answer`` and the possible ``words``) and
     ``models`` (by name: ``caption``, and for every question the word ``said`` and the ``probabilities`` of the words).
-    `mirlib.lab.live.answer_cards` makes them.
+    `mirlab.live.answer_cards` makes them.
 
     A page without a kernel shows the cards of the gallery. With a kernel the reader also draws scenes of her own and
     types questions: the page raises `request`, Python answers with `reply`.

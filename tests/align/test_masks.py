@@ -13,7 +13,7 @@ from mirlib import MirlibError, UndefinedMIRError
 from mirlib.adapters import decoder_parts
 from mirlib.align import masks
 from mirlib.align.vision_rows import vision_rows_are
-from mirlib.lab.models import load_miniature
+from mirlib.loading import load_miniature
 
 LLAVA = FAMILIES[0]
 PADDING, TEXT, VISION = 0, 1, 2

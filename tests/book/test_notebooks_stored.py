@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mirlib.lab.tables import counted
+from mirlab.first.tables import counted
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,161 @@
+"""The places where a method may step in, and the methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from mirlab import world
+    from mirlab.model.train import StageOne, StageTwo
+
+METHODS: dict[str, type[Method]] = {}
+"""All methods by name."""
+
+
+@dataclass
+class Training:
+    """What a method may need to know of the stage that it steps into.
+
+    Attributes:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        recipe: Of the stage.
+        seed: Of the run.
+        scenes: The scenes that batches are drawn from.
+        features: Their vision features (n, 36, 96), or None if the encoder learns.
+        chosen: Numbers of the scenes that the run trains on.
+        progress: Draw progress bars on stderr.
+        memory: Whatever the method wants to keep from one step to the next.
+    """
+
+    model: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    recipe: StageOne | StageTwo
+    seed: int
+    scenes: list[world.Scene]
+    features: torch.Tensor | None
+    chosen: np.ndarray
+    progress: bool = False
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's pictures and texts.
+
+    Attributes:
+        numbers: (n,) which of `Training.scenes` they are.
+        ids: (n, length) the texts after the image, padded.
+        targets: (n, length) bool, the tokens that are learnt; each is predicted from what stands before it.
+        features: (n, 36, 96) vision features.
+    """
+
+    numbers: np.ndarray
+    ids: torch.Tensor
+    targets: torch.Tensor
+    features: torch.Tensor
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(m,) the ids that are learnt, row by row."""
+        return self.ids[:, 1:][self.targets[:, 1:]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The plain recipe. A method is a subclass with a ``name``, its settings as fields, and what it does instead."""
+
+    name: ClassVar[str] = "plain"
+
+    def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
+        """Change a model that has just got a fresh connector, in place.
+
+        Returns:
+            Parameters that learn at the connector's rate in stage 1. In stage 2 whatever hangs on the language model
+            or on the connector learns with them.
+        """
+        return []
+
+    def choose(self, scenes: list[world.Scene], order: np.ndarray, pairs: int) -> np.ndarray:
+        """Numbers of the scenes that stage 1 trains on.
+
+        Args:
+            scenes: All that are there.
+            order: Their numbers in the order of the run's seed.
+            pairs: How many are wanted.
+        """
+        return order[:pairs]
+
+    def features(
+        self, model: LlavaForConditionalGeneration, scenes: list[world.Scene], chosen: np.ndarray
+    ) -> torch.Tensor | None:
+        """Vision features for stage 1; None for those of the plain recipe. Not asked where the encoder learns.
+
+        Args:
+            model: With what `attach` has changed.
+            scenes: All that are there.
+            chosen: Numbers of those that stage 1 trains on.
+
+        Returns:
+            (n, 36, 96) for all scenes, right for the chosen ones.
+        """
+        return None
+
+    def told(self, training: Training) -> Sequence[world.Scene]:
+        """The scenes that the captions of stage 1 tell of, by number; the pictures are those of `Training.scenes`."""
+        return training.scenes
+
+    def before_stage_one(self, training: Training) -> dict[str, Any]:
+        """Train something before stage 1. What learns in stage 1 is settled afterwards.
+
+        Returns:
+            What the ledger should keep of it, as JSON.
+        """
+        return {}
+
+    def after_stage_one(self, training: Training) -> dict[str, Any]:
+        """Say what stage 1 made of it.
+
+        Returns:
+            What the ledger should keep of it, as JSON.
+        """
+        return {}
+
+    def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """The loss of a step of stage 1, from the logits (m, vocabulary) of its targets: their mean cross-entropy."""
+        return F.cross_entropy(logits, batch.labels, reduction="none").mean()
+
+    def before_stage_two(self, training: Training) -> bool:
+        """Get ready for stage 2. The encoder is frozen, language model and connector learn; a method may change that.
+
+        Returns:
+            Whether the encoder learns, so that the pictures have to be encoded anew at each step.
+        """
+        return False
+
+    def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """The loss of a step of stage 2, likewise."""
+        return F.cross_entropy(logits, batch.labels)
+
+
+PLAIN = Method()
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: make a method known by its name."""
+    METHODS[method.name] = method
+    return method
+
+
+def configuration_of(method: Method) -> dict[str, Any]:
+    """A method as JSON: its name and its settings."""
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(method).items()}
+    return {"name": method.name, **settings}

@@ -1,0 +1,267 @@
+"""EIM in the laboratory: contrastive losses in segments before stage 1, or beside the loss of stage 2.
+
+The paper's order for a model with an adapter is ST, LM, adapter (base loss only), final (base loss and IE). Here stage
+1 is the adapter's stage and stage 2 the final one. What the paper leaves open is chosen so:
+
+- Texts. ST and LM take instruction and response. A caption of stage 1 has no instruction, as COCO has none, so the text
+  is the caption; in stage 2 too, where the caption is that of the picture that is asked about.
+- LM's query. The language model that learns reads the picture and then the caption, as it does in stage 1; the original
+  one, which makes the key, reads the caption alone.
+- IE's keys. The package ships the vision tower without CLIP's output layer and without the text tower. A small text
+  tower is therefore trained first, by the same loss with the sides changed: captions find the [CLS] tokens of the
+  frozen vision tower. It gives keys of the vision tower's own width, so that no output layer is needed. It is the same
+  whether the laboratory's cache is there or not.
+- Lengths. A segment is one pass over the pairs of the run, at the batch of stage 1.
+- Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2.
+- Gradient truncation. In a segment only its own part learns: ST the connector, LM the language model. In one stage with
+  all losses nothing is cut: each reaches all that learns there.
+- Weights. 1 for each loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import CLIPTextModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlab import world
+from mirlab.methods.base import Batch, Method, Training, register
+from mirlab.model import miniature, precision, pretraining, sequence, train
+from mirlab.world import language
+from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
+
+SEGMENTS = ("st", "lm")
+FINAL = ("none", "encoder", "ie", "all")
+
+TEACHER_SCENES = 4096
+TEACHER = train.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
+_TEACHER_BATCH = 64
+
+
+@register
+@dataclass(frozen=True)
+class EIM(Method):
+    """EIM's losses, each where it is switched on.
+
+    Attributes:
+        segments: What is trained before stage 1, in this order: ``st``, ``lm``, both or none.
+        final: What stage 2 trains beside language model and connector, and by which losses beside the base loss:
+            ``none``; ``encoder``, the vision encoder by the base loss alone, the control for IE; ``ie``, the encoder by
+            IE too; ``all``, by ST, LM and IE together.
+        lm_rate: Highest learning rate of the segment LM.
+    """
+
+    name: ClassVar[str] = "eim"
+
+    segments: tuple[str, ...] = ()
+    final: str = "none"
+    lm_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if not set(self.segments) <= set(SEGMENTS) or len(set(self.segments)) != len(self.segments):
+            raise ValueError(f"segments must be some of {', '.join(SEGMENTS)}, each once, not {self.segments!r}")
+        if self.final not in FINAL:
+            raise ValueError(f"final must be one of {', '.join(FINAL)}, not {self.final!r}")
+
+    def before_stage_one(self, training: Training) -> dict[str, Any]:
+        """The segments, one after the other."""
+        return {name: {"st": self._train_st, "lm": self._train_lm}[name](training) for name in self.segments}
+
+    def before_stage_two(self, training: Training) -> bool:
+        """Build the keys of what stage 2 will use; whether the encoder learns in it."""
+        if self.final == "none":
+            return False
+        vision_tower(training.model).requires_grad_(True)
+        texts = captions_of(training)
+        if self.final in ("ie", "all"):
+            teacher = text_tower(training.model, training.tokenizer)
+            encode = language.segment_encoder(training.tokenizer)
+            ids = pretraining.caption_ids(training.scenes, encode)
+            training.memory["ie"] = KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
+        if self.final == "all":
+            training.memory["st"] = _st_keys(training.model, texts)
+            training.memory["lm"] = _lm_keys(training.model, texts)
+            training.memory["texts"] = texts
+        return True
+
+    def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """The base loss and what `final` adds to it, each with weight 1."""
+        loss = super().answer_loss(training, batch, logits)
+        model, positives = training.model, torch.from_numpy(batch.numbers)
+        with precision.multiplying():
+            if "ie" in training.memory:
+                shown = miniature.pixel_values([training.scenes[i] for i in batch.numbers])
+                loss = loss + training.memory["ie"].loss(image_vectors(model, shown).float(), positives)
+            if "st" in training.memory:
+                loss = loss + training.memory["st"].loss(_st_queries(model, batch.features), positives)
+            if "lm" in training.memory:
+                ids = _trimmed(training.memory["texts"][positives])
+                loss = loss + training.memory["lm"].loss(_lm_vectors(model, ids, batch.features), positives)
+        return loss
+
+    def _train_st(self, training: Training) -> dict[str, Any]:
+        """The connector alone learns to put the mean of its tokens near the mean embedding of the caption."""
+        model = training.model
+        queue = _st_keys(model, captions_of(training))
+
+        def vectors(numbers: np.ndarray) -> torch.Tensor:
+            return _st_queries(model, training.features[training.chosen[numbers]].float())
+
+        learns = list(model.model.multi_modal_projector.parameters())
+        return _segment(training, vectors, queue, learns, training.recipe.learning_rate, number=34, name="ST")
+
+    def _train_lm(self, training: Training) -> dict[str, Any]:
+        """The language model alone learns to end a caption, after its picture, as the original one ends it without."""
+        model, texts = training.model, captions_of(training)
+        queue = _lm_keys(model, texts)
+
+        def vectors(numbers: np.ndarray) -> torch.Tensor:
+            features = training.features[training.chosen[numbers]].float()
+            return _lm_vectors(model, _trimmed(texts[numbers]), features)
+
+        learns = list(model.model.language_model.parameters())
+        return _segment(training, vectors, queue, learns, self.lm_rate, number=35, name="LM")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Queries and keys of ST and LM, from features that are known and from rows of words
+
+
+def captions_of(training: Training) -> torch.Tensor:
+    """Captions of the pairs of a stage, in the order of `Training.chosen`, as `train.caption_rows` makes them."""
+    encode = language.segment_encoder(training.tokenizer)
+    detail = getattr(training.recipe, "detail", "full")  # stage 2 has no captions of its own
+    return train.caption_rows([training.scenes[i] for i in training.chosen], encode, detail=detail)
+
+
+def _trimmed(ids: torch.Tensor) -> torch.Tensor:
+    """Without the columns that are padding in every row."""
+    return ids[:, : int((ids != language.PAD).sum(dim=1).max())]
+
+
+def _st_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
+    """Means of the embedded words of captions; without the line break before them and the ``</s>`` behind."""
+    embed = model.get_input_embeddings()
+
+    def means(ids: torch.Tensor) -> torch.Tensor:
+        words = (ids != language.PAD) & (ids != language.EOS)
+        words[:, 0] = False  # the line break
+        return (embed(ids) * words[..., None]).sum(dim=1) / words.sum(dim=1, keepdim=True)
+
+    return KeyQueue.build(means, texts.split(256))
+
+
+def _st_queries(model: LlavaForConditionalGeneration, features: torch.Tensor) -> torch.Tensor:
+    """Means of the connector's tokens, (n, d), from vision features (n, 36, 96)."""
+    return model.model.multi_modal_projector(features).float().mean(dim=1)
+
+
+def _lm_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
+    """Where captions end in the language model as it is now, without their pictures."""
+    return KeyQueue.build(lambda ids: _lm_vectors(model, _trimmed(ids), None), texts.split(256))
+
+
+def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+    """What the language model makes of the last token of captions (n, length) after ``<s>`` and the image, (n, d)."""
+    embed = model.get_input_embeddings()
+    start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
+    image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
+    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)))[:, -ids.shape[1] :]
+    last = (ids != language.PAD).sum(dim=1) - 1
+    return hidden[torch.arange(len(ids)), last].float()
+
+
+def _segment(
+    training: Training,
+    vectors: Callable[[np.ndarray], torch.Tensor],
+    queue: KeyQueue,
+    learns: list[nn.Parameter],
+    rate: float,
+    *,
+    number: int,
+    name: str,
+) -> dict[str, Any]:
+    """One pass over the pairs of a run, in which some parameters learn to bring queries to their keys.
+
+    Args:
+        training: Of stage 1, of which this stands before.
+        vectors: From positions in `Training.chosen` to the queries.
+        queue: The keys of all of them.
+        learns: What learns; everything else is frozen.
+        rate: Highest learning rate.
+        number: Of the stream of random numbers that gives the order of the pairs.
+        name: Label of the progress bar.
+
+    Returns:
+        The history as JSON, with the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs
+        whose nearest key is their own, before and after: ``found_before`` and ``found``.
+    """
+    model, batch = training.model, training.recipe.batch
+    count = len(training.chosen)
+    order = np.random.default_rng([training.seed, number]).permutation(count)
+    model.requires_grad_(False)
+    for parameter in learns:
+        parameter.requires_grad_(True)
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        numbers = order[step * batch : (step + 1) * batch]
+        with precision.multiplying():
+            return queue.loss(vectors(numbers), torch.from_numpy(numbers))
+
+    @torch.no_grad()
+    def found() -> float:
+        some = np.arange(min(256, count))
+        with precision.multiplying():
+            return queue.accuracy(vectors(some), torch.from_numpy(some))
+
+    schedule = train.Schedule(count // batch, rate, weight_decay=0.0)
+    before = found()
+    with train.fast_attention(model):
+        history = train.fit(model, loss_of_step, schedule, progress=training.progress, name=name)
+    return {**train.state_of(history), "chance": math.log(count), "found_before": before, "found": found()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The text tower that gives the keys of IE
+
+_teachers: dict[str, CLIPTextModel] = {}
+
+
+def text_tower(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    """A text tower for the vision tower that a model has: captions find the [CLS] tokens of their pictures.
+
+    The vision tower is frozen here; the same tower always gets the same text tower. Those of two vision towers are
+    remembered.
+    """
+    name = miniature.fingerprint(vision_tower(model))
+    if name not in _teachers:
+        while len(_teachers) >= 2:
+            del _teachers[next(iter(_teachers))]  # the oldest
+        _teachers[name] = _new_text_tower(model, tokenizer)
+    return _teachers[name]
+
+
+def _new_text_tower(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    config = miniature.new_encoder(dim=model.config.vision_config.hidden_size).config.text_config
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = CLIPTextModel(config)
+    tower.set_attn_implementation(miniature.ATTENTION)
+    scenes = [world.sample_scene(np.random.default_rng([0, 36, i])) for i in range(TEACHER_SCENES)]
+    shown = (miniature.pixel_values(scenes[start : start + 256]) for start in range(0, len(scenes), 256))
+    queue = KeyQueue.build(lambda pixels: image_vectors(model, pixels), shown)
+    ids = pretraining.caption_ids(scenes, language.segment_encoder(tokenizer))
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        numbers = torch.from_numpy(np.random.default_rng([0, 37, step]).choice(len(scenes), _TEACHER_BATCH, False))
+        with precision.multiplying():
+            return queue.loss(caption_vectors(tower, ids[numbers]).float(), numbers)
+
+    train.fit(tower, loss_of_step, TEACHER, progress=False)
+    return tower.eval().requires_grad_(False)

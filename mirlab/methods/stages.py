@@ -1,0 +1,181 @@
+"""Stages and data in the laboratory: captions with wrong words, alignment in several stages, a new domain.
+
+Inspired by "Improved Alignment of Modalities in Large Vision Language Models" (arXiv 2503.19508), of which only the
+abstract is public to us: four training stages, from aligning with the language model frozen to unfreezing it. What each
+stage trains, and on what, is our choice.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mirlab import world
+from mirlab.methods.base import Method, Training, register
+
+
+def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.Scene:
+    """A scene told wrongly: each word of each thing is replaced by another of its kind with a probability.
+
+    Args:
+        scene: What is there.
+        rate: Probability that a word (position, shape, size, colour) is wrong, 0 to 1.
+        rng: Source of randomness.
+
+    Returns:
+        A scene to be described, not to be painted: two things may claim one cell.
+    """
+    family = world.DIGITS if scene.things[0].shape in world.DIGITS else world.SHAPES
+    values = {"cell": world.CELLS, "shape": family, "size": tuple(world.SIZES), "colour": tuple(world.COLOURS)}
+    things = []
+    for thing in scene.things:
+        wrong = {}
+        for name, words in values.items():
+            others = [word for word in words if word != getattr(thing, name)]
+            drawn, other = rng.random(), others[int(rng.integers(len(others)))]
+            if drawn < rate:
+                wrong[name] = other
+        things.append(replace(thing, **wrong))
+    return replace(scene, things=tuple(things))
+
+
+@register
+@dataclass(frozen=True)
+class NoisyCaptions(Method):
+    """Captions of stage 1 with wrong words; the pictures, stage 2 and all that is measured stay right.
+
+    Attributes:
+        rate: Probability that a word is wrong.
+    """
+
+    name: ClassVar[str] = "noisy_captions"
+    rate: float = 0.3
+
+    def told(self, training: Training) -> list[world.Scene]:
+        """The chosen scenes with wrong words; a picture has the same wrong caption whenever it comes."""
+        told = list(training.scenes)
+        for number in training.chosen:
+            rng = np.random.default_rng([training.seed, 61, int(number)])
+            told[number] = garbled(told[number], self.rate, rng)
+        return told
+
+
+STAGES: tuple[dict[str, Any], ...] = (
+    {"unlock": "none", "unlock_encoder": False},
+    {"unlock": "none", "unlock_encoder": True},
+    {"unlock": "half", "unlock_encoder": True},
+    {"unlock": "all", "unlock_encoder": True},
+)
+"""What learns beside the connector in each of four stages of alignment: nothing; half of the encoder; half of the
+language model too; all of it."""
+
+
+@register
+@dataclass(frozen=True)
+class FourStages(Method):
+    """Alignment in four stages, each with a warm-up and a schedule of its own, on pairs of its own.
+
+    The recipe of the run is that of the last stage, which must unlock what the last of `STAGES` does. The three before
+    it see as many pairs each. Together they see the pairs that one long stage of the same seed would see.
+    """
+
+    name: ClassVar[str] = "four_stages"
+
+    def before_stage_one(self, training: Training) -> dict[str, Any]:
+        """The first three stages.
+
+        Returns:
+            ``losses``: the mean loss of the last 50 steps of each.
+        """
+        from mirlab.model import train  # which knows the methods
+
+        last, pairs, there = training.recipe, training.recipe.pairs, len(training.scenes)
+        if any(getattr(last, name) != value for name, value in STAGES[-1].items()):
+            raise ValueError(f"the recipe of the last stage must have {STAGES[-1]}")
+        numbers = train.chosen_pairs(there, len(STAGES) * pairs, seed=training.seed)
+        losses = []
+        for number, unlocked in enumerate(STAGES[:-1], start=1):
+            scenes = [training.scenes[i] for i in numbers[number * pairs : (number + 1) * pairs]]
+            features = None if unlocked["unlock_encoder"] else train.vision_features(training.model, scenes)
+            stage = replace(
+                training,
+                recipe=replace(last, **unlocked),
+                scenes=scenes,
+                features=features,
+                chosen=np.arange(pairs),
+                memory={},
+            )
+            losses.append(train.caption_stage(stage, name=f"stage 1.{number}").final_loss)
+        return {"losses": losses}
+
+
+@register
+@dataclass(frozen=True)
+class NewDomain(Method):
+    """Keep handwritten digits out of stage 1 and stage 2, then adapt to questions about them.
+
+    The encoder and the language model have met digits in their own training, as those of a large model have met
+    medical pictures and words; no digit has passed through the connector, and none was asked about.
+
+    Attributes:
+        images: Pictures of stage 2.
+        short: Pictures of a short adaptation.
+        long: Pictures of a long one.
+        scenes: Held-out scenes of each evaluation.
+    """
+
+    name: ClassVar[str] = "new_domain"
+    images: int = 1024
+    short: int = 256
+    long: int = 1024
+    scenes: int = 240
+
+    def choose(self, scenes: list[world.Scene], order: np.ndarray, pairs: int) -> np.ndarray:
+        """The first scenes without digits.
+
+        Raises:
+            ValueError: There are too few of them.
+        """
+        shapes = np.array([i for i in order if scenes[i].things[0].shape not in world.DIGITS])
+        if len(shapes) < pairs:
+            raise ValueError(f"{pairs} scenes without digits were asked for, but there are {len(shapes)}")
+        return shapes[:pairs]
+
+    def after_stage_one(self, training: Training) -> dict[str, Any]:
+        """Stage 2 on shapes, then adaptation to digits, and the accuracy in both domains.
+
+        Returns:
+            By name: ``before`` (after stage 2 on shapes), ``short`` and ``long`` (after that and an adaptation), and
+            ``direct`` (stage 2 on digits straight after stage 1, as many pictures as ``long``), each with the mean
+            accuracy on ``shapes`` and on ``digits``.
+        """
+        from mirlab.model import evaluation, train  # which know the methods
+
+        def tuned(model: Any, images: int, digits: float) -> Any:
+            model = deepcopy(model)
+            # Another seed for the second tuning: other scenes than those of stage 2.
+            seed = training.seed + (1000 if digits else 0)
+            recipe = train.StageTwo(images=images)
+            train.stage_two(model, training.tokenizer, recipe, seed=seed, digits=digits, progress=False)
+            return model
+
+        def accuracy(model: Any) -> dict[str, float]:
+            asked = {"shapes": 0.0, "digits": 1.0}
+            return {
+                name: evaluation.image_answers(
+                    model, training.tokenizer, scenes=self.scenes, digits=share
+                ).mean_accuracy
+                for name, share in asked.items()
+            }
+
+        before = tuned(training.model, self.images, 0.0)
+        models = {
+            "before": before,
+            "short": tuned(before, self.short, 1.0),
+            "long": tuned(before, self.long, 1.0),
+            "direct": tuned(training.model, self.long, 1.0),
+        }
+        return {name: accuracy(model) for name, model in models.items()}

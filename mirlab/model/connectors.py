@@ -1,0 +1,145 @@
+"""What stands between encoder and language model (Table 4 of the MIR paper), and LoRA for the language model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from mirlab.model import miniature
+from mirlib.align import norms
+from mirlib.errors import MirlibError
+
+CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
+"""One linear layer; LLaVA-1.5's two-layer MLP; four layers; a Q-Former with as many queries as patches."""
+
+LORA_RANK = 8
+_LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class QFormerConnector(nn.Module):
+    """Learned queries that read the patches through two layers of a BLIP-2 Q-Former, then a linear layer."""
+
+    def __init__(self, vision_dim: int, text_dim: int, queries: int) -> None:
+        super().__init__()
+        config = Blip2QFormerConfig(
+            hidden_size=vision_dim,
+            encoder_hidden_size=vision_dim,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=4 * vision_dim,
+            cross_attention_frequency=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        config._attn_implementation = miniature.ATTENTION
+        self.queries = nn.Parameter(0.02 * torch.randn(1, queries, vision_dim))
+        self.qformer = Blip2QFormerModel(config)
+        self.linear = nn.Linear(vision_dim, text_dim)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, patches, d_vision) to (n, queries, d)."""
+        queries = self.queries.expand(len(features), -1, -1)
+        return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
+
+
+class PrefixConnector(nn.Module):
+    """One vector to many tokens by an MLP, as ClipCap's mapping network makes a prefix: each place has its own weights.
+
+    The vector comes as features that are the same at every place, which is how a model of many features carries one.
+
+    Args:
+        vision_dim: Width of the vector.
+        text_dim: Width of a token.
+        places: Number of tokens.
+        hidden: Width of the hidden layer.
+    """
+
+    def __init__(self, vision_dim: int, text_dim: int, places: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_dim, hidden)
+        self.act = nn.GELU()
+        self.linear_2 = nn.Linear(hidden, places * text_dim)
+        self.places = places
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, any, d_vision), the same at every place, to (n, places, d).
+
+        Raises:
+            MirlibError: The features differ: all but the first would go unread.
+        """
+        if not torch.equal(features, features[:, :1].expand_as(features)):
+            raise MirlibError("a prefix connector reads one vector, and these features differ from place to place")
+        return self.linear_2(self.act(self.linear_1(features[:, 0]))).unflatten(-1, (self.places, -1))
+
+
+def prefix(model: LlavaForConditionalGeneration, *, hidden: int, seed: int = 0) -> PrefixConnector:
+    """A fresh connector from one vector to as many tokens as a picture has patches, not yet put into the model."""
+    vision_dim, text_dim = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PrefixConnector(vision_dim, text_dim, miniature.VISION_TOKENS, hidden)
+
+
+def replace(
+    model: LlavaForConditionalGeneration, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0
+) -> nn.Module:
+    """Give a model a fresh connector.
+
+    Args:
+        model: The model, changed in place.
+        connector: One of `CONNECTORS`.
+        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
+        seed: Of its first weights.
+
+    Returns:
+        The connector.
+
+    Raises:
+        ValueError: Unknown `connector`.
+    """
+    vision_dim = model.config.vision_config.hidden_size
+    text_dim = model.config.text_config.hidden_size
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if connector == "mlp2":
+            fresh: nn.Module = LlavaMultiModalProjector(model.config)
+        elif connector in ("mlp1", "mlp4"):
+            widths = [vision_dim] + [text_dim] * int(connector[-1])
+            layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+            fresh = nn.Sequential(*[part for layer in layers for part in (layer, nn.GELU())][:-1])
+        elif connector == "qformer":
+            fresh = QFormerConnector(vision_dim, text_dim, miniature.VISION_TOKENS)
+        else:
+            raise ValueError(f"connector must be one of {', '.join(CONNECTORS)}, not {connector!r}")
+    model.model.multi_modal_projector = fresh
+    if norm_matched:
+        norms.attach(model, "matched", projector="model.multi_modal_projector")
+    return fresh
+
+
+def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.Parameter]:
+    """Put low-rank adapters beside every projection matrix of the language model, in place.
+
+    Returns:
+        The adapters' parameters.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=_LORA_TARGETS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model.model.language_model)
+    return [p for name, p in model.model.language_model.named_parameters() if ".lora_" in name]
+
+
+def merge_lora(model: LlavaForConditionalGeneration) -> None:
+    """Add the adapters to the weights that they stand beside, and take them away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in list(model.model.language_model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(module, name, child.get_base_layer())

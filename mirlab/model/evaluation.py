@@ -1,0 +1,378 @@
+"""How well the miniature reads, sees and describes, always beside what a blind model reaches.
+
+A number alone says little: half of all yes-no questions are answered rightly by a coin. So every measure of the whole
+model comes three times: with the picture, with another scene's picture (*permuted*), and, where that makes sense,
+with no picture at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlab import world
+from mirlab.model import cells, precision, sequence, train
+from mirlab.world import language
+
+_BATCH = 128
+
+
+def held_out_scenes(count: int, *, seed: int = 0, digits: float = world.DIGIT_SHARE) -> list[world.Scene]:
+    """Scenes of a stream of random numbers that no training draws from, with digits in hands that none has seen."""
+    rng = np.random.default_rng([seed, 99])
+    return [world.sample_scene(rng, digits=digits, held_out=True) for _ in range(count)]
+
+
+def questions_about(scenes: Sequence[world.Scene], kind: str, *, seed: int = 0) -> list[tuple[int, world.Question]]:
+    """One question of a kind for each scene that allows one, with the scene's number."""
+    rng = np.random.default_rng([seed, 98, world.QUESTION_KINDS.index(kind)])
+    asked = ((i, world.ask(scene, kind, rng)) for i, scene in enumerate(scenes))
+    return [(i, question) for i, question in asked if question is not None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions
+
+
+@torch.no_grad()
+def text_accuracy(
+    llm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    form: str = "chat",
+    scenes: int = 600,
+    permuted: bool = False,
+    seed: int = 0,
+) -> dict[str, float]:
+    r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
+
+    Args:
+        llm: The language model alone.
+        tokenizer: Its tokenizer.
+        form: ``chat`` (``USER: scene \\n question ASSISTANT:``) or ``facts`` (``scene \\n facts : short question``).
+        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
+        permuted: Show another scene than the one asked about: the blind baseline.
+        seed: Seed of the scenes and questions.
+    """
+    drawn = held_out_scenes(scenes, seed=seed)
+    encode = language.segment_encoder(tokenizer)
+    rng = np.random.default_rng([seed, 97])
+    accuracy = {}
+    for kind in world.QUESTION_KINDS:
+        asked = questions_about(drawn, kind, seed=seed)
+        prompts, answers = [], []
+        for position, (index, question) in enumerate(asked):
+            shown = drawn[asked[position - 1][0]] if permuted else drawn[index]
+            parts = [text for text, _ in language.textual_scene(shown, rng)]
+            if form == "chat":
+                parts = ["USER:", *parts, "\n", f" {question.text}", " ASSISTANT:"]
+            else:
+                parts = [*parts, "\n facts :", f" {question.short}"]
+            prompts.append([language.BOS, *(i for part in parts for i in encode(part))])
+            answers.append(encode(f" {question.answer}")[0])
+        right = 0
+        for start in range(0, len(prompts), _BATCH):
+            ids, last = _padded(prompts[start : start + _BATCH])
+            hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(ids)), last]
+            right += (llm.lm_head(hidden).argmax(-1) == torch.tensor(answers[start : start + _BATCH])).sum().item()
+        accuracy[kind] = right / len(prompts)
+    return accuracy
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to questions of each kind.
+
+    Attributes:
+        accuracy: Share of right answers by kind (exact match of the one word, greedy).
+        discrimination: Soft discrimination by kind: the mean probability of the right answer among the answers that
+            the kind allows (softmax over their logits). It needs no fine-tuning (RADAR, arXiv 2602.12892).
+        count: Number of questions by kind.
+    """
+
+    accuracy: dict[str, float]
+    discrimination: dict[str, float]
+    count: dict[str, int]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.accuracy.values())))
+
+    @property
+    def mean_discrimination(self) -> float:
+        """Mean over the kinds."""
+        return float(np.mean(list(self.discrimination.values())))
+
+
+def candidates(question: world.Question) -> tuple[str, ...]:
+    """The answers that a kind of question allows; shapes and digits do not mix."""
+    if question.kind in ("exist", "relation"):
+        return ("yes", "no")
+    if question.kind == "shape_at":
+        return world.DIGITS if question.answer in world.DIGITS else world.SHAPES
+    return {
+        "count": world.NUMBERS,
+        "colour": tuple(world.COLOURS),
+        "colour_at": tuple(world.COLOURS),
+        "size": tuple(world.SIZES),
+        "where": world.CELLS,
+    }[question.kind]
+
+
+@torch.no_grad()
+def image_answers(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    scenes: int = 600,
+    permuted: bool = False,
+    shots: str = "none",
+    seed: int = 0,
+    digits: float = world.DIGIT_SHARE,
+) -> Answers:
+    """Ask questions about pictures, in the form of the chat template.
+
+    After stage 1 alone this is zero-shot: the model has answered questions about words only.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
+        permuted: Show another scene's picture: the blind baseline.
+        shots: ``none``; ``text``: two fixed solved examples in words before the question, as the authors' in-context
+            score has them; ``image``: the same two examples with their pictures.
+        seed: Seed of the scenes and questions.
+        digits: Share of scenes whose things are handwritten digits.
+    """
+    if shots not in ("none", "text", "image"):
+        raise ValueError(f"shots must be none, text or image, not {shots!r}")
+    drawn = held_out_scenes(scenes, seed=seed, digits=digits)
+    encode = language.segment_encoder(tokenizer)
+    embed = model.get_input_embeddings()
+
+    def embedded(*parts: str, start: bool = False) -> sequence.Embedded:
+        ids = [language.BOS] * start + [i for part in parts for i in encode(part)]
+        return sequence.words(embed(torch.tensor(ids)))
+
+    image = model.model.multi_modal_projector(train.vision_features(model, drawn).float())  # (n, 36, d)
+    accuracy, discrimination, counts = {}, {}, {}
+    for kind in world.QUESTION_KINDS:
+        asked = questions_about(drawn, kind, seed=seed)
+        shown = torch.tensor([index for index, _ in asked])
+        shown = shown.roll(1) if permuted else shown
+        opening = embedded("USER:", start=True)
+        if shots != "none":
+            opening = sequence.join(_shots(model, embedded, kind, shots), embedded("</s>USER:"))
+        prompts = [
+            [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
+        ]
+        answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
+        right = 0
+        probability = 0.0
+        for start in range(0, len(asked), _BATCH):
+            batch = slice(start, start + _BATCH)
+            ids, last = _padded(prompts[batch])
+            with precision.multiplying():
+                seen = sequence.image(image[shown[batch]])
+                hidden = sequence.read(model, opening, seen, sequence.words(embed(ids)), answers_from=last + 1)
+            hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
+            logits = model.lm_head(hidden).float()
+            right += (logits.argmax(-1) == answers[batch]).sum().item()
+            for row, (_, question) in zip(logits, asked[batch], strict=True):
+                words = candidates(question)
+                among = row[[encode(f" {word}")[0] for word in words]].softmax(0)
+                probability += among[words.index(question.answer)].item()
+        accuracy[kind] = right / len(asked)
+        discrimination[kind] = probability / len(asked)
+        counts[kind] = len(asked)
+    return Answers(accuracy, discrimination, counts)
+
+
+def _shots(
+    model: LlavaForConditionalGeneration, embedded: Callable[..., sequence.Embedded], kind: str, shots: str
+) -> sequence.Embedded:
+    """Two solved examples of a kind, the same for every model and question."""
+    rng = np.random.default_rng([world.QUESTION_KINDS.index(kind), 96])
+    parts: list[sequence.Embedded] = []
+    while len(parts) < 6:
+        scene = world.sample_scene(rng, digits=0.0)
+        question = world.ask(scene, kind, rng)
+        if question is None:
+            continue
+        parts.append(embedded("</s>USER:") if parts else embedded("USER:", start=True))
+        if shots == "text":
+            parts.append(embedded(*(text for text, _ in language.textual_scene(scene, rng))))
+        else:
+            shown = model.model.multi_modal_projector(train.vision_features(model, [scene]).float())
+            parts.append(sequence.image(shown[0]))
+        parts.append(embedded("\n", f" {question.text}", " ASSISTANT:", f" {question.answer}"))
+    return sequence.join(*parts)
+
+
+def _padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as a rectangle (n, length), padded on the right, and the index of each one's last token (n,)."""
+    return train.padded(prompts), torch.tensor([len(prompt) - 1 for prompt in prompts])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions
+
+
+@torch.no_grad()
+def caption_scores(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    image: str = "own",
+    scenes: int = 1000,
+    detail: str = "full",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        image: ``own``, ``permuted`` (the next scene's picture) or ``none``.
+        scenes: Number of held-out scenes.
+        detail: Kind of caption; slots exist in full captions only.
+        seed: Seed of the scenes.
+
+    Returns:
+        ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``
+        and ``position`` words predicted rightly.
+    """
+    if image not in ("own", "permuted", "none"):
+        raise ValueError(f"image must be own, permuted or none, not {image!r}")
+    drawn = held_out_scenes(scenes, seed=seed)
+    features = None if image == "none" else train.vision_features(model, drawn)
+    if image == "permuted":
+        features = features.roll(1, dims=0)
+    ids = train.caption_rows(drawn, language.segment_encoder(tokenizer), detail=detail)
+    losses, predicted = [], []
+    for start in range(0, scenes, _BATCH):
+        shown = None if features is None else features[start : start + _BATCH].float()
+        with precision.multiplying():
+            loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
+        losses.append(loss)
+        predicted.append(guess)
+    loss = torch.cat(losses).mean().item()
+    scores = {"loss": loss, "perplexity": float(np.exp(loss))}
+    if detail == "full":
+        hit, targets = torch.cat(predicted) == ids[:, 1:], ids[:, 1:]
+        for slot, name in enumerate(world.CAPTION_SLOTS):
+            places = torch.arange(slot, targets.shape[1] - 1, 5)  # a sentence has five tokens, the dot being the last
+            there = (targets[:, places] != language.PAD) & (targets[:, places] != language.EOS)
+            scores[name] = hit[:, places][there].float().mean().item()
+    return scores
+
+
+@torch.no_grad()
+def write_captions(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor, *, words: int = 24
+) -> list[str]:
+    """Captions that the model writes by itself, word by word, for vision features (n, 36, 96)."""
+    embed = model.get_input_embeddings()
+    prompt = sequence.join(
+        sequence.words(embed(torch.tensor([language.BOS]))),
+        sequence.image(model.model.multi_modal_projector(features.float())),
+        sequence.words(embed(torch.tensor(tokenizer.encode("\n", add_special_tokens=False)))),
+    )
+    with sequence.announced(model, prompt):
+        output = model.generate(
+            inputs_embeds=prompt.embeddings,
+            attention_mask=torch.ones(prompt.embeddings.shape[:2], dtype=torch.long),
+            max_new_tokens=words,
+            do_sample=False,
+            pad_token_id=language.PAD,
+        )
+    return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
+
+
+def written_scores(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    permuted: bool = False,
+    scenes: int = 300,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How right the captions are that the model writes by itself.
+
+    Returns:
+        ``exact``: share of captions right to the last word; ``f1``: F1 of the things named (position, size, colour
+        and shape all right) against the things there.
+    """
+    drawn = held_out_scenes(scenes, seed=seed)
+    features = train.vision_features(model, drawn)
+    captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
+    right = named = there = exact = 0
+    for scene, text in zip(drawn, captions, strict=True):
+        truth = {(t.cell, t.shape, t.size, t.colour) for t in scene.things}
+        claims = set(world.parse_caption(text))
+        right, named, there = right + len(truth & claims), named + len(claims), there + len(truth)
+        exact += text == world.caption(scene)
+    return {"exact": exact / len(drawn), "f1": 2 * right / (named + there)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real English, and the encoder
+
+
+@torch.no_grad()
+def english_loss(
+    llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str = "topics", length: int = 128
+) -> dict[str, float]:
+    """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character.
+
+    Windows of held-out texts that repeat what stands in texts that were read are left out, see `language.unread`.
+    """
+    losses, tokens, characters = 0.0, 0, 0
+    for topic in language.english_texts(kind, held_out=True):
+        ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
+        windows = ids[: len(ids) // length * length].reshape(-1, length)
+        unread = [language.unread(tokenizer.decode(window)) for window in windows]
+        windows = windows[torch.tensor(unread, dtype=torch.bool)][:32]
+        if not len(windows):  # a short text, or one that repeats what was read
+            continue
+        inputs = torch.cat([torch.full((len(windows), 1), language.BOS), windows], dim=1)
+        logits = llm(input_ids=inputs, use_cache=False).logits[:, :-1]
+        losses += F.cross_entropy(logits.flatten(0, 1), windows.flatten(), reduction="sum").item()
+        tokens += windows.numel()
+        characters += sum(map(len, tokenizer.batch_decode(windows)))
+    return {"loss": losses / tokens, "bits_per_character": float(losses / np.log(2) / characters)}
+
+
+@torch.no_grad()
+def probe_accuracy(
+    model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600, seed: int = 0
+) -> dict[str, float]:
+    """What the frozen vision features hold: a ridge regression reads each cell's labels from all 36 tokens.
+
+    Returns:
+        Share of things whose ``size``, ``colour`` or ``shape`` the probe names rightly, given that something is there,
+        and the same of the ``digit`` alone, in hands that the encoder never saw.
+    """
+    rng = np.random.default_rng([seed, 95])
+    drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
+    features = train.vision_features(model, drawn).float().flatten(1)  # (n, 36 * 96)
+    features = (features - features[:scenes].mean(0)) / features[:scenes].std(0).clamp(min=1e-3)
+    labels = cells.cell_labels(drawn)  # (n, 4, 3)
+    x = features[:scenes]
+    solve = torch.linalg.solve(x.T @ x + scenes * torch.eye(x.shape[1]), x.T)
+    accuracy = {}
+    for (name, words), truth in zip(cells.LABELS.items(), labels.unbind(-1), strict=True):
+        y = F.one_hot(truth[:scenes], len(words)).float().flatten(1)
+        guess = (features[scenes:] @ (solve @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (len(world.CELLS), -1))
+        there = truth[scenes:] != len(words) - 1
+        hit = guess[..., :-1].argmax(-1) == truth[scenes:]
+        digit = there & torch.tensor([[scene.things[0].shape in world.DIGITS] for scene in drawn[scenes:]])
+        accuracy[name] = hit[there].float().mean().item()
+    accuracy["digit"] = hit[digit].float().mean().item()  # of the last label, the shape
+    return accuracy

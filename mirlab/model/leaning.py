@@ -1,0 +1,143 @@
+"""Which way the miniature leans: pictures contradicted by words, and questions about what is not there.
+
+They make the arrays that `mirlib.gaps.text_preference`, `mirlib.gaps.yes_bias` and `mirlib.gaps.correspondence` take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlab import world
+from mirlab.model import evaluation, precision, sequence, train
+from mirlab.model.miniature import PATCH_SIZE
+from mirlab.world import language
+
+_BATCH = 128
+
+
+@torch.no_grad()
+def _answers(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    scenes: Sequence[world.Scene],
+    prompts: Sequence[Sequence[str]],
+    words: Sequence[Sequence[str]],
+) -> np.ndarray:
+    """(n, c) log-probabilities of c words each, right behind the picture of a scene and the segments of a prompt."""
+    encode = language.segment_encoder(tokenizer)
+    embed = model.get_input_embeddings()
+    opening = sequence.words(embed(torch.tensor([language.BOS, *encode("USER:")])))
+    image = model.model.multi_modal_projector(train.vision_features(model, list(scenes)).float())
+    rows = [[i for part in prompt for i in encode(part)] for prompt in prompts]
+    wanted = torch.tensor([[encode(f" {word}")[0] for word in each] for each in words])
+    found = []
+    for start in range(0, len(rows), _BATCH):
+        batch = slice(start, start + _BATCH)
+        ids, last = train.padded(rows[batch]), torch.tensor([len(row) - 1 for row in rows[batch]])
+        with precision.multiplying():
+            hidden = sequence.read(
+                model, opening, sequence.image(image[batch]), sequence.words(embed(ids)), answers_from=last + 1
+            )
+        hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
+        found.append(model.lm_head(hidden).float().log_softmax(-1).gather(1, wanted[batch]))
+    return torch.cat(found).double().numpy()
+
+
+def conflicts(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600, seed: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Questions about the colour of a thing, with words beside the picture that give it another colour.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        scenes: Number of held-out scenes; each is asked one question if it allows one.
+        seed: Of scenes, questions and the other colours.
+
+    Returns:
+        Pairs (picture, text) of (n,) log-probabilities of the colour in the picture and of the one in the words:
+        ``"with"`` the words, and ``"without"`` them.
+    """
+    drawn = evaluation.held_out_scenes(scenes, seed=seed)
+    rng = np.random.default_rng([seed, 94])
+    shown, asked, told, words = [], [], [], []
+    for index, question in evaluation.questions_about(drawn, "colour", seed=seed):
+        scene = drawn[index]
+        shape = question.text.split()[-2]
+        other = str(rng.choice([colour for colour in world.COLOURS if colour != question.answer]))
+        things = tuple(replace(t, colour=other) if t.shape == shape else t for t in scene.things)
+        shown.append(scene)
+        asked.append(("\n", f" {question.text}", " ASSISTANT:"))
+        told.append(("\n", *(text for text, _ in language.textual_scene(replace(scene, things=things), rng))))
+        words.append((question.answer, other))
+    both = {
+        "with": [(*text, *question) for text, question in zip(told, asked, strict=True)],
+        "without": asked,
+    }
+    found = {name: _answers(model, tokenizer, shown, prompts, words) for name, prompts in both.items()}
+    return {name: (scores[:, 0], scores[:, 1]) for name, scores in found.items()}
+
+
+def existence(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    scenes: int = 600,
+    permuted: bool = False,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How probable yes is against no, for things that are not in the picture and for things that are.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        scenes: Number of held-out scenes, each with one question.
+        permuted: Show the picture of the next question's scene.
+        seed: Of scenes and questions.
+
+    Returns:
+        (n,) of absent and (m,) of present things.
+    """
+    drawn = evaluation.held_out_scenes(scenes, seed=seed)
+    asked = evaluation.questions_about(drawn, "exist", seed=seed)
+    shown = [drawn[index] for index, _ in asked]
+    shown = shown[1:] + shown[:1] if permuted else shown
+    prompts = [("\n", f" {question.text}", " ASSISTANT:") for _, question in asked]
+    scores = _answers(model, tokenizer, shown, prompts, [("yes", "no")] * len(asked))
+    yes = 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
+    there = np.array([question.answer == "yes" for _, question in asked])
+    return yes[~there], yes[there]
+
+
+def same_things(count: int = 100, *, seed: int = 0) -> tuple[list[world.Scene], np.ndarray]:
+    """Pairs of scenes that share one thing, in different cells, among things that differ from it.
+
+    Returns:
+        2 ``count`` scenes, a pair after the other, and (2 ``count``, 2) the row and the column of the patch that shows
+        the thing's middle.
+    """
+    rng = np.random.default_rng([seed, 93])
+    scenes: list[world.Scene] = []
+    middles: list[list[int]] = []
+    while len(scenes) < 2 * count:
+        first, second = (world.sample_scene(rng, count=3, digits=0.0, held_out=True) for _ in range(2))
+        thing = first.things[int(rng.integers(3))]
+        replaced = next(other for other in second.things if other.cell != thing.cell)
+        moved = replace(thing, cell=replaced.cell)
+        second = replace(second, things=tuple(moved if t is replaced else t for t in second.things))
+        alike = [t for t in (*first.things, *second.things) if (t.shape, t.colour) == (thing.shape, thing.colour)]
+        if len(alike) == 2:
+            scenes += [first, second]
+            middles += [_patch_of(thing), _patch_of(moved)]
+    return scenes, np.array(middles)
+
+
+def _patch_of(thing: world.Thing) -> list[int]:
+    cell = world.IMAGE_SIZE // 2
+    places = (thing.row, thing.offset[1]), (thing.column, thing.offset[0])
+    return [(place * cell + cell // 2 + offset) // PATCH_SIZE for place, offset in places]

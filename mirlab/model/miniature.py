@@ -1,0 +1,207 @@
+"""The parts of the miniature LLaVA: a CLIP-style encoder, a Llama-style language model, and the two joined.
+
+All of them are ordinary `transformers` classes with small configurations, so whatever reads a LLaVA reads this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from mirlab import world
+from mirlab.world import language
+
+PATCH_SIZE = 8
+VISION_TOKENS = (world.IMAGE_SIZE // PATCH_SIZE) ** 2
+VISION_DIM = 96
+VISION_FEATURE_LAYER = -2
+"""The encoder's hidden state that the projector reads, as in LLaVA: the last layer but one, without its CLS token."""
+
+ATTENTION = "eager"
+"""How attention is computed in training. On a CPU the backward pass of PyTorch's fused attention is slow: with it, a
+step of stage 1 takes more than twice as long."""
+
+CAPTION_TOKENS = 5 * len(world.CELLS) + 2
+"""Longest full caption in tokens, with ``<s>`` and ``</s>``."""
+
+
+def image_processor():
+    """Scale to 48 x 48 by the shorter side, crop the middle, and map pixels to [-1, 1]."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    side = world.IMAGE_SIZE
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+def pixel_values(scenes: list[world.Scene]) -> torch.Tensor:
+    """Scenes as the encoder reads them: float32 (n, 3, 48, 48) in [-1, 1], what `image_processor` gives for them."""
+    pixels = torch.from_numpy(world.render_batch(scenes))  # (n, 48, 48, 3)
+    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+def new_encoder(*, dim: int = VISION_DIM, layers: int = 4, seed: int = 0) -> CLIPModel:
+    """A small CLIP with random weights; its vision tower becomes the encoder, its text tower is only a teacher."""
+    config = CLIPConfig(
+        vision_config={
+            "hidden_size": dim,
+            "intermediate_size": 4 * dim,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "image_size": world.IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+            "hidden_act": "gelu",
+        },
+        text_config={
+            "vocab_size": language.VOCABULARY_SIZE,
+            "hidden_size": dim,
+            "intermediate_size": 4 * dim,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CAPTION_TOKENS,
+            "hidden_act": "gelu",
+            "bos_token_id": language.BOS,
+            "eos_token_id": language.EOS,
+            "pad_token_id": language.PAD,
+        },
+        projection_dim=dim,
+    )
+    config._attn_implementation = ATTENTION
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return CLIPModel(config)
+
+
+def new_language_model(*, dim: int = 128, layers: int = 5, heads: int = 4, seed: int = 0) -> LlamaForCausalLM:
+    """A small Llama with random weights and tied embeddings."""
+    config = LlamaConfig(
+        vocab_size=language.VOCABULARY_SIZE,
+        hidden_size=dim,
+        intermediate_size=3 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=language.BOS,
+        eos_token_id=language.EOS,
+        pad_token_id=language.PAD,
+    )
+    config._attn_implementation = ATTENTION
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def insert_identity_layers(model: LlamaForCausalLM, count: int, *, seed: int = 0) -> LlamaForCausalLM:
+    """A deeper model with the same logits: `count` new layers, spread evenly, whose output projections are zero.
+
+    A layer of a Llama adds something to the residual stream; with `o_proj` and `down_proj` at zero it adds nothing,
+    yet the gradient of those two is not zero, so the layer wakes up as soon as training goes on.
+    """
+    old = model.config.num_hidden_layers
+    deeper = new_language_model(
+        dim=model.config.hidden_size, layers=old + count, heads=model.config.num_attention_heads, seed=seed
+    )
+    weights = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
+    deeper.load_state_dict(weights, strict=False)  # the layers follow, one by one
+    new_after = {max(1, round((i + 1) * old / (count + 1))) for i in range(count)}
+    if len(new_after) != count:
+        raise ValueError(f"at most {old} layers can be inserted into a model of {old}, not {count}")
+    position = 0
+    for index, layer in enumerate(model.model.layers, start=1):
+        deeper.model.layers[position].load_state_dict(layer.state_dict())
+        position += 1
+        if index in new_after:
+            nn.init.zeros_(deeper.model.layers[position].self_attn.o_proj.weight)
+            nn.init.zeros_(deeper.model.layers[position].mlp.down_proj.weight)
+            position += 1
+    return deeper
+
+
+def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> LlavaForConditionalGeneration:
+    """Join a trained encoder and a trained language model by a fresh two-layer MLP projector.
+
+    Everything but the projector is copied; all is float32.
+    """
+    config = LlavaConfig(
+        vision_config=encoder.vision_model.config.to_dict(),
+        text_config=llm.config.to_dict(),
+        image_token_id=language.IMAGE,
+        vision_feature_layer=VISION_FEATURE_LAYER,
+        vision_feature_select_strategy="default",
+        image_seq_length=VISION_TOKENS,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    tower = model.model.vision_tower
+    getattr(tower, "vision_model", tower).load_state_dict(encoder.vision_model.state_dict())
+    model.model.language_model.load_state_dict(llm.model.state_dict())
+    model.tie_weights()
+    return model.eval()
+
+
+def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
+    """The language model inside a LLaVA as a model of its own (a copy, float32)."""
+    with torch.random.fork_rng():
+        llm = LlamaForCausalLM(model.config.text_config)
+    llm.model.load_state_dict(model.model.language_model.state_dict())
+    llm.lm_head.load_state_dict(model.lm_head.state_dict())
+    return llm.eval()
+
+
+def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
+    """Of all weights, rounded to float16, 16 hexadecimal digits.
+
+    Args:
+        module: Whose weights.
+        without: Leave out the weights with this in their name.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        if without is None or without not in name:
+            digest.update(name.encode())
+            digest.update(weight.half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The processor of the miniature: pictures to pixels, ``<image>`` to 36 image tokens, messages to a prompt."""
+    return LlavaProcessor(
+        image_processor=image_processor(),
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        chat_template=language.CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+
+
+def save_miniature(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | Path) -> Path:
+    """Save model (float16 safetensors) and processor as any LLaVA is saved; the model in memory stays float32."""
+    folder = Path(folder)
+    dtype = model.dtype
+    try:
+        model.half().save_pretrained(folder)
+    finally:
+        model.to(dtype)
+    processor.save_pretrained(folder)
+    return folder

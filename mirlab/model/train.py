@@ -1,0 +1,587 @@
+"""Training a miniature LLaVA: stage 1 teaches it to see, stage 2 to answer.
+
+1. `stage_one`: captions. Encoder and language model stay frozen (or are unlocked in part); the projector learns to put
+   vision tokens where the language model expects a scene in words.
+2. `stage_two`: questions about pictures (supervised fine-tuning, SFT) with the language model unlocked; the same for
+   every model, so that what comes out tells what stage 1 was worth.
+
+Both share one loop, `fit`. What a step sees depends only on the seed and the step's number, so a run that is killed
+and started again goes on exactly where its last checkpoint stood.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mirlab import world
+from mirlab.methods import PLAIN, Batch, Method, Training
+from mirlab.model import connectors, miniature, precision, sequence
+from mirlab.world import language
+
+SCHEDULERS = ("cosine", "linear")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: AdamW, linear warm-up, then a decay to a hundredth of the rate.
+
+    Attributes:
+        steps: Number of steps.
+        learning_rate: The highest rate.
+        warmup: Share of the steps over which the rate rises.
+        weight_decay: AdamW's.
+        clip: Largest norm of the gradient.
+        warmup_steps: Number of warm-up steps; overrides ``warmup``.
+        scheduler: How the rate falls, ``cosine`` or ``linear``.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    warmup_steps: int | None = None
+    scheduler: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {self.scheduler!r}")
+
+    def factor(self, step: int) -> float:
+        """The learning rate of a step (the first is 0) as a share of the highest."""
+        rise = round(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps
+        rise = max(1, rise)
+        if step < rise:
+            return (step + 1) / rise
+        progress = (step - rise) / max(1, self.steps - rise)
+        fall = 0.5 * (1 + math.cos(math.pi * progress)) if self.scheduler == "cosine" else 1 - progress
+        return 0.01 + 0.99 * fall
+
+
+@dataclass
+class History:
+    """What a training left behind.
+
+    Attributes:
+        losses: Of every step.
+        seconds: That it took, over all its restarts.
+        before: What a method trained before it, see `mirlab.methods`.
+        after: What a method says of itself after it.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last 50 steps."""
+        return float(np.mean(self.losses[-50:]))
+
+
+def fit(
+    module: nn.Module,
+    loss_of_step: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    *,
+    rates: Sequence[tuple[float, list[nn.Parameter]]] | None = None,
+    after_step: Callable[[int, float], bool | None] | None = None,
+    checkpoint: Path | None = None,
+    every: int = 250,
+    progress: bool = True,
+    name: str = "",
+) -> History:
+    """Minimise a loss, and survive being killed.
+
+    Args:
+        module: What is trained: its parameters that require a gradient.
+        loss_of_step: From the step's number to its loss. It must draw its batch from that number alone.
+        schedule: Steps and learning rates.
+        rates: Highest learning rates with their parameters, where not all have that of the schedule.
+        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
+        checkpoint: File that keeps the state; a run that finds one goes on from there.
+        every: Steps between checkpoints.
+        progress: Draw a progress bar on stderr.
+        name: Label of the bar.
+
+    Returns:
+        The loss of every step and the time taken.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    rates = [(schedule.learning_rate, parameters)] if rates is None else rates
+    groups = [{"params": members, "lr": rate, "highest": rate} for rate, members in rates if members]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
+    history = History()
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = History(state["losses"], state["seconds"])
+    done = len(history.losses)
+    started = time.monotonic() - history.seconds
+    bar = tqdm(range(done, schedule.steps), desc=name, initial=done, total=schedule.steps, disable=not progress)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = group["highest"] * schedule.factor(step)
+        loss = loss_of_step(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, schedule.clip)
+        optimizer.step()
+        history.losses.append(loss.item())
+        history.seconds = time.monotonic() - started
+        bar.set_postfix(loss=f"{history.final_loss:.3f}", refresh=False)
+        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), **asdict(history)}
+            _save_atomically(state, checkpoint)
+        if after_step is not None and after_step(step + 1, history.losses[-1]):
+            break
+    return history
+
+
+def _save_atomically(state: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
+@contextmanager
+def fast_attention(model: nn.Module) -> Iterator[None]:
+    """Compute attention the way whose backward pass is quick on a CPU, see `miniature.ATTENTION`; then as before."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(miniature.ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 1: captions
+
+UNLOCKS = ("none", "lora", "lora_merged", "half", "all")
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """Stage 1 of LLaVA: one pass over picture-caption pairs.
+
+    Attributes:
+        pairs: Number of picture-caption pairs.
+        epochs: Times each is seen.
+        batch: Pairs a step.
+        learning_rate: The connector's highest rate.
+        warmup: Share of the steps over which the rate rises.
+        warmup_steps: Number of warm-up steps; overrides ``warmup``.
+        scheduler: ``cosine`` or ``linear``.
+        detail: Kind of caption, see `mirlab.world.caption`.
+        connector: One of `connectors.CONNECTORS`.
+        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
+        unlock: What of the language model learns too: ``none``, ``lora`` (rank 8 beside every projection matrix),
+            ``lora_merged`` (the same, added to the weights before stage 2), ``half`` (the first half of its layers,
+            the "former half" of the paper) or ``all``.
+        unlock_encoder: Whether the last half of the encoder's layers learns too.
+        unlocked_rate: Highest learning rate of all that is not the connector.
+    """
+
+    pairs: int = 16_384
+    epochs: int = 1
+    batch: int = 8
+    learning_rate: float = 2e-3
+    warmup: float = 0.03
+    warmup_steps: int | None = None
+    scheduler: str = "cosine"
+    detail: str = "full"
+    connector: str = "mlp2"
+    norm_matched: bool = False
+    unlock: str = "none"
+    unlock_encoder: bool = False
+    unlocked_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        choices = {
+            "unlock": UNLOCKS,
+            "connector": connectors.CONNECTORS,
+            "detail": world.CAPTION_DETAILS,
+            "scheduler": SCHEDULERS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.pairs < self.batch:
+            raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
+
+    @property
+    def schedule(self) -> Schedule:
+        """Without weight decay, as LLaVA does it."""
+        return Schedule(
+            steps=self.epochs * (self.pairs // self.batch),
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            warmup_steps=self.warmup_steps,
+            scheduler=self.scheduler,
+            weight_decay=0.0,
+        )
+
+
+def stage_one_scenes(pairs: int, *, seed: int = 0) -> list[world.Scene]:
+    """The scenes of stage 1; the first n of a larger set are the smaller set."""
+    return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(pairs)]
+
+
+def chosen_pairs(there: int, wanted: int, *, seed: int = 0) -> np.ndarray:
+    """Which of the scenes that are there a seed trains on; the first n of a larger choice are the smaller choice."""
+    return np.random.default_rng([seed, 33]).permutation(there)[:wanted]
+
+
+def stage_one(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: StageOne = StageOne(),
+    *,
+    seed: int = 0,
+    scenes: list[world.Scene] | None = None,
+    features: torch.Tensor | None = None,
+    method: Method = PLAIN,
+    after_step: Callable[[int, float], bool | None] | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a fresh connector, and what the recipe unlocks, in place.
+
+    Args:
+        model: The whole model; its connector is replaced by a new one.
+        tokenizer: Its tokenizer.
+        recipe: What to train, on how much.
+        seed: Of the connector's first weights, of the order of the pairs and, without ``scenes``, of the scenes.
+        scenes: At least ``recipe.pairs`` scenes, of which the seed draws a subset.
+        features: Their vision features (n, 36, 96), if they are known already; see `vision_features`.
+        method: What to do beside the plain recipe, see `mirlab.methods`.
+        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
+        checkpoint: File that keeps the state.
+        progress: Draw progress bars on stderr.
+
+    Returns:
+        The loss of every step, the time taken, and what the method did before.
+    """
+    scenes = stage_one_scenes(recipe.pairs, seed=seed) if scenes is None else scenes
+    if len(scenes) < recipe.pairs:
+        raise ValueError(f"{recipe.pairs} pairs were asked for, but there are {len(scenes)} scenes")
+    connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
+    attached = method.attach(model, seed=seed)
+    order = chosen_pairs(len(scenes), len(scenes), seed=seed)
+    subset = method.choose(scenes, order, recipe.pairs)
+    if not recipe.unlock_encoder:  # a frozen encoder sees each picture once
+        own = method.features(model, scenes, subset)
+        features = own if own is not None else features
+        if features is None:
+            features = vision_features(model, scenes, progress=progress)
+    training = Training(model, tokenizer, recipe, seed, scenes, features, subset, progress)
+    before = method.before_stage_one(training)
+    history = caption_stage(training, method, attached=attached, after_step=after_step, checkpoint=checkpoint)
+    history.before = before
+    if recipe.unlock == "lora_merged":
+        connectors.merge_lora(model)
+    history.after = method.after_stage_one(training)
+    return history
+
+
+def caption_stage(
+    training: Training,
+    method: Method = PLAIN,
+    *,
+    attached: Sequence[nn.Parameter] = (),
+    after_step: Callable[[int, float], bool | None] | None = None,
+    checkpoint: Path | None = None,
+    name: str = "stage 1",
+) -> History:
+    """Train the connector that is there, and what the recipe unlocks, on captions of the chosen scenes.
+
+    Args:
+        training: Model, recipe and data.
+        method: What to do beside the plain recipe.
+        attached: Parameters of the method that learn at the connector's rate.
+        after_step: As for `stage_one`.
+        checkpoint: As for `stage_one`.
+        name: Label of the progress bar.
+    """
+    model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
+    unlocked = unlock(model, recipe, seed=seed)
+    connector = list(model.model.multi_modal_projector.parameters())
+    connector += [p for p in attached if all(p is not other for other in connector)]
+    for parameter in connector:
+        parameter.requires_grad_(True)
+    encode = language.segment_encoder(training.tokenizer)
+    batches = recipe.pairs // recipe.batch
+    told = method.told(training)
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        epoch, position = divmod(step, batches)
+        order = np.random.default_rng([seed, 32, epoch]).permutation(training.chosen)
+        chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
+        with precision.multiplying():
+            if recipe.unlock_encoder:
+                seen = encoded(model, [scenes[i] for i in chosen])
+            else:
+                seen = training.features[torch.from_numpy(chosen)].float()
+            ids = caption_rows([told[i] for i in chosen], encode, detail=recipe.detail)
+            batch = Batch(chosen, ids, ids != language.PAD, seen)
+            return method.caption_loss(training, batch, caption_logits(model, ids, seen)[batch.targets[:, 1:]])
+
+    rates = [(recipe.learning_rate, connector), (recipe.unlocked_rate, unlocked)]
+    with fast_attention(model):
+        return fit(
+            model,
+            loss_of_step,
+            recipe.schedule,
+            rates=rates,
+            after_step=after_step,
+            checkpoint=checkpoint,
+            progress=training.progress,
+            name=name,
+        )
+
+
+def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
+    """Freeze all but the connector and what the recipe unlocks.
+
+    Returns:
+        The parameters beside the connector that learn.
+    """
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    decoder = model.model.language_model
+    opened: list[nn.Parameter] = []
+    if recipe.unlock.startswith("lora"):
+        opened += connectors.add_lora(model, seed=seed)
+    elif recipe.unlock == "half":
+        opened += [p for layer in decoder.layers[: len(decoder.layers) // 2] for p in layer.parameters()]
+    elif recipe.unlock == "all":
+        opened += list(decoder.parameters())
+    if recipe.unlock_encoder:
+        # The hidden state that the connector reads is the last but one: the last layer never gets a gradient.
+        layers = _tower(model).encoder.layers
+        opened += [p for layer in layers[len(layers) // 2 : -1] for p in layer.parameters()]
+    for parameter in opened:
+        parameter.requires_grad_(True)
+    return opened
+
+
+def _tower(model: LlavaForConditionalGeneration) -> nn.Module:
+    return getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+
+
+def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> torch.Tensor:
+    """What the connector reads for each scene: (n, 36, 96)."""
+    hidden_states = model.model.vision_tower(miniature.pixel_values(scenes), output_hidden_states=True).hidden_states
+    return hidden_states[miniature.VISION_FEATURE_LAYER][:, 1:]  # without CLS
+
+
+def vision_features(
+    model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, batch: int = 256, progress: bool = False
+) -> torch.Tensor:
+    """What the connector reads for each scene, kept small: float16 (n, 36, 96).
+
+    An evaluation asks for the same scenes again and again: small sets are remembered by encoder and scenes.
+    """
+    if len(scenes) > _REMEMBERED_SCENES:
+        return _vision_features(model, scenes, batch, progress)
+    # Two ways to compute attention differ in the last digit, and nothing may depend on which one was asked first.
+    attention = model.model.vision_tower.config._attn_implementation
+    key = (miniature.fingerprint(_tower(model)), attention, tuple(scenes))
+    if key not in _remembered:
+        while len(_remembered) >= _REMEMBERED_SETS:
+            del _remembered[next(iter(_remembered))]  # the oldest
+        _remembered[key] = _vision_features(model, scenes, batch, progress)
+    return _remembered[key].clone()
+
+
+_REMEMBERED_SCENES, _REMEMBERED_SETS = 2048, 16
+_remembered: dict[tuple[str, str, tuple[world.Scene, ...]], torch.Tensor] = {}
+
+
+@torch.no_grad()
+def _vision_features(
+    model: LlavaForConditionalGeneration, scenes: list[world.Scene], batch: int, progress: bool
+) -> torch.Tensor:
+    starts = tqdm(range(0, len(scenes), batch), desc="vision features", disable=not progress)
+    return torch.cat([encoded(model, scenes[start : start + batch]).half() for start in starts])
+
+
+def caption_rows(
+    scenes: list[world.Scene], encode: Callable[[str], tuple[int, ...]], *, detail: str = "full"
+) -> torch.Tensor:
+    """Captions as the language model reads them after the image: line break, caption, ``</s>``; int64, padded."""
+    return padded([[*encode("\n"), *encode(f" {world.caption(s, detail)}"), language.EOS] for s in scenes])
+
+
+def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
+    """Rows of ids as a rectangle (n, longest), filled up on the right."""
+    ids = torch.full((len(rows), max(map(len, rows))), fill)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+def caption_losses(
+    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Teacher-forced reading of captions after ``<s>`` and the image.
+
+    Args:
+        model: The whole model; its connector is applied here.
+        ids: Captions from `caption_rows`, (n, length).
+        features: Vision features (n, 36, 96); None leaves the image out.
+
+    Returns:
+        The loss of every caption token, flat, without the line break and the padding; and the predicted ids
+        (n, length - 1), of which entry (i, j) predicts ``ids[i, j + 1]``.
+    """
+    logits, targets = caption_logits(model, ids, features), ids[:, 1:]
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses[targets.flatten() != language.PAD], logits.argmax(dim=-1)
+
+
+def caption_logits(
+    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
+) -> torch.Tensor:
+    """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
+    embed = model.get_input_embeddings()
+    start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
+    image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
+    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)), answers_from=1)  # (n, 37 + length, d)
+    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 2: questions
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Stage 2 of LLaVA, short: a few questions about each picture, in the form of the chat template.
+
+    Attributes:
+        images: Number of pictures, each seen once.
+        questions: Questions about each.
+        batch: Pictures a step.
+        learning_rate: Highest rate of language model and connector.
+        warmup: Share of the steps over which the rate rises.
+    """
+
+    images: int = 2048
+    questions: int = 3
+    batch: int = 32
+    learning_rate: float = 3e-4
+    warmup: float = 0.03
+
+    @property
+    def schedule(self) -> Schedule:
+        """Without weight decay, cosine."""
+        return Schedule(self.images // self.batch, self.learning_rate, self.warmup, weight_decay=0.0)
+
+
+def stage_two(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: StageTwo = StageTwo(),
+    *,
+    seed: int = 0,
+    method: Method = PLAIN,
+    digits: float = world.DIGIT_SHARE,
+    progress: bool = True,
+) -> History:
+    """Train language model and connector in place to answer questions about pictures; the encoder stays frozen.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        recipe: How much.
+        seed: Of the scenes and questions.
+        method: What to do beside the plain recipe.
+        digits: Share of scenes whose things are handwritten digits.
+        progress: Draw a progress bar on stderr.
+
+    Returns:
+        The loss of every step, and the time taken.
+    """
+    rng = np.random.default_rng([seed, 41])
+    scenes = [world.sample_scene(rng, digits=digits) for _ in range(recipe.images)]
+    dialogues = [[world.sample_question(scene, rng) for _ in range(recipe.questions)] for scene in scenes]
+    features = vision_features(model, scenes)
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    model.model.language_model.requires_grad_(True)
+    encode = language.segment_encoder(tokenizer)
+    embed = model.get_input_embeddings()
+    before = torch.tensor([language.BOS, *encode("USER:")])
+    every = np.arange(recipe.images)
+    training = Training(model, tokenizer, recipe, seed, scenes, features, every, progress)
+    encodes = method.before_stage_two(training)
+    if encodes:
+        training.features = None
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        chosen = slice(step * recipe.batch, (step + 1) * recipe.batch)
+        ids, targets = dialogue_rows(dialogues[chosen], encode)
+        with precision.multiplying():
+            seen = encoded(model, scenes[chosen]) if encodes else features[chosen].float()
+            batch = Batch(every[chosen], ids, targets, seen)
+            image = sequence.image(model.model.multi_modal_projector(batch.features))
+            opening, asked = sequence.words(embed(before)), sequence.words(embed(ids))
+            hidden = sequence.read(model, opening, image, asked, answers_from=targets.int().argmax(dim=1))
+            logits = model.lm_head(hidden[:, -ids.shape[1] : -1][targets[:, 1:]])  # (answers, vocabulary)
+        return method.answer_loss(training, batch, logits.float())
+
+    with fast_attention(model):
+        return fit(model, loss_of_step, recipe.schedule, progress=progress, name="stage 2")
+
+
+def dialogue_rows(
+    dialogues: list[list[world.Question]], encode: Callable[[str], tuple[int, ...]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Questions and answers as the language model reads them after the image.
+
+    Returns:
+        ids (n, length), padded, and a mask (n, length) that is true on the answers.
+    """
+    rows: list[list[int]] = []
+    masks: list[list[int]] = []
+    for dialogue in dialogues:
+        ids, mask = list(encode("\n")), [0] * len(encode("\n"))
+        for i, question in enumerate(dialogue):
+            before = (*((language.EOS, *encode("USER:")) if i else ()), *encode(f" {question.text}"))
+            before = (*before, *encode(" ASSISTANT:"))
+            answer = encode(f" {question.answer}")
+            ids += [*before, *answer]
+            mask += [0] * len(before) + [1] * len(answer)
+        rows.append(ids)
+        masks.append(mask)
+    return padded(rows), padded(masks, fill=0).bool()
+
+
+def state_of(history: History) -> dict[str, Any]:
+    """A history as JSON: the mean loss of the last 50 steps, a thinned curve, and the seconds."""
+    width = max(1, len(history.losses) // 100)
+    chunks = [(i + width, history.losses[i : i + width]) for i in range(0, len(history.losses) - width + 1, width)]
+    return {
+        "loss": history.final_loss,
+        "curve": [[step, round(sum(chunk) / width, 4)] for step, chunk in chunks],
+        "seconds": round(history.seconds, 1),
+    }

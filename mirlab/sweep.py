@@ -1,0 +1,181 @@
+"""Many runs, over all cores or many machines: resumable, without a row lost or written twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed, parallel
+from tqdm.auto import tqdm
+
+from mirlab import ledger, runs
+from mirlab.model import precision
+from mirlib.errors import MirlibError
+
+Execute = Callable[[runs.Run, Path], dict[str, Any]]
+
+
+def sweep(
+    experiment: str,
+    settings: Sequence[runs.Run],
+    results_dir: str | Path,
+    cache: str | Path,
+    *,
+    jobs: int | None = None,
+    backend: str | None = None,
+    progress: bool = True,
+    execute: Execute = runs.execute,
+) -> list[dict[str, Any]]:
+    """Do every run that the ledger does not hold yet.
+
+    A row is written by the process that made it as soon as it is done, and once more offered by this one, which
+    changes nothing where they share a disk and keeps the row where they do not. A run that another process is at is
+    left to it, and looked at again in the end. A run that another experiment has done already is copied. All multiply
+    in the precision that is in use here (`mirlab.model.precision`), and their rows name it; a row that is there stays,
+    whatever it was made with.
+
+    Args:
+        experiment: Name of the ledger's file.
+        settings: The runs.
+        results_dir: Folder of the ledger.
+        cache: Folder of trained parts and features.
+        jobs: Processes at once; as many as there are cores if left out.
+        backend: A joblib backend, ``loky`` if left out. With ``dask`` or ``ray`` the runs spread over a cluster, see
+            `cluster`; it then decides how many are done at once.
+        progress: Draw a progress bar with the time left on stderr.
+        execute: What does a run; for tests.
+
+    Returns:
+        The experiment's rows, in the order of `settings`.
+
+    Raises:
+        MirlibError: The backend is unknown, or its package is not installed.
+    """
+    results_dir, cache = Path(results_dir), Path(cache)
+    book = ledger.Ledger(results_dir / f"{experiment}.jsonl")
+    wanted = {ledger.key_of(run.configuration): run for run in settings}
+    _copy_from_others(experiment, wanted, book, results_dir)
+    done = {row["key"] for row in book.rows()}
+    pending = sorted((run for key, run in wanted.items() if key not in done), key=lambda run: -run.cost)
+    bar = tqdm(
+        total=sum(round(run.cost) for run in pending),
+        desc=f"{experiment}: {len(pending)} of {len(wanted)} runs to do",
+        unit="s",
+        disable=not progress or not pending,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+    left_to_others = []
+    task, in_use = delayed(_do), precision.current()
+    with cluster(backend if pending else None, jobs=jobs) as as_they_come:
+        workers = Parallel(
+            n_jobs=min(jobs or os.cpu_count() or 1, max(1, len(pending))),
+            return_as="generator_unordered" if as_they_come else "list",
+            batch_size=1,
+            pre_dispatch="n_jobs",
+        )
+        for run, row in workers(task(experiment, run, book.path, cache, execute, in_use, False) for run in pending):
+            if row is None:
+                left_to_others.append(run)
+            else:
+                book.append(row)
+            bar.update(round(run.cost))
+            bar.set_postfix_str(f"{len(book.rows())} rows")
+    for run in left_to_others:  # wait for the other process, and do the run if that one died
+        _do(experiment, run, book.path, cache, execute, in_use, True)
+    bar.close()
+    rows = {row["key"]: row for row in book.rows()}
+    return [rows[key] for key in wanted]
+
+
+@contextmanager
+def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
+    """Let joblib use a backend, and connect to the cluster where it is one.
+
+    - ``dask``: the cluster whose scheduler ``DASK_SCHEDULER_ADDRESS`` names; without it, `jobs` workers on this
+      machine.
+    - ``ray``: the cluster that ``RAY_ADDRESS`` names; without it, this machine.
+
+    Every worker needs this package; a relative folder of results or parts is looked for where the worker was started.
+
+    Args:
+        backend: A name that joblib knows, ``dask`` or ``ray``; None changes nothing.
+        jobs: Workers of a cluster that is started here.
+
+    Yields:
+        Whether the backend hands over each result when it is there; if not, all come in the end.
+
+    Raises:
+        MirlibError: The backend is unknown, or its package is not installed.
+    """
+    if backend is None:
+        yield True
+        return
+    if backend == "dask":
+        try:
+            from dask import config
+            from distributed import Client
+        except ImportError as error:
+            raise MirlibError("the backend dask needs a package more: pip install distributed") from error
+        address = config.get("scheduler-address", None)
+        with Client(address) if address else Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None):
+            with parallel.parallel_config(backend="dask"):
+                yield True
+        return
+    if backend == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError as error:
+            raise MirlibError("the backend ray needs a package more: pip install ray") from error
+        register_ray()
+    if backend not in parallel.BACKENDS:
+        known = ", ".join(sorted({*parallel.BACKENDS, "dask", "ray"}))
+        raise MirlibError(f"no backend is called {backend!r}; there is {known}")
+    with parallel.parallel_config(backend=backend):
+        yield parallel.get_active_backend()[0].supports_return_generator
+
+
+def _do(
+    experiment: str, run: runs.Run, path: Path, cache: Path, execute: Execute, in_use: str, wait: bool
+) -> tuple[runs.Run, dict[str, Any] | None]:
+    """A run and its row; None where another process is at it."""
+    torch.set_num_threads(1)  # so small a model is not faster with more, and the sums come out the same everywhere
+    key = ledger.key_of(run.configuration)
+    book = ledger.Ledger(path)
+    with ledger.FileLock(cache / "claims" / key, wait=wait) as claim:
+        if not claim.held:
+            return run, None
+        row = book.find(key)
+        if row is None:
+            with precision.use(in_use):
+                done = execute(run, cache)
+            row = {
+                "key": key,
+                "experiment": experiment,
+                "configuration": run.configuration,
+                **done,
+                "provenance": {**ledger.provenance(), "precision": in_use},
+            }
+            book.append(row)
+    return run, row
+
+
+def _copy_from_others(experiment: str, wanted: dict[str, runs.Run], book: ledger.Ledger, results_dir: Path) -> None:
+    done = {row["key"] for row in book.rows()}
+    for path in sorted(results_dir.glob("*.jsonl")):
+        if path == book.path or path.stem not in runs_of_sweeps():
+            continue
+        for row in ledger.Ledger(path).rows():
+            if row["key"] in wanted and row["key"] not in done:
+                book.append({**row, "experiment": experiment, "copied_from": path.stem})
+                done.add(row["key"])
+
+
+def runs_of_sweeps() -> tuple[str, ...]:
+    """Names of the experiments that are sweeps, whose rows may stand for one another."""
+    from mirlab.first.protocols import PROTOCOLS
+
+    return tuple(PROTOCOLS)

@@ -1,0 +1,114 @@
+"""The laboratory multiplies in float32 unless it is asked for another precision that the CPU has, and rows name it."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirlab import commands, ledger, sweep
+from mirlab.first.protocols import PROTOCOLS
+from mirlab.model import evaluation, precision, train
+from mirlib import MirlibError
+from mirlib.loading import load_miniature
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES_WITH_CODE = (".py", ".ipynb", ".md")
+
+
+def dtypes_in(work):
+    """What the layers of a miniature give while `work(model, tokenizer)` runs."""
+    model, processor = load_miniature()
+    seen = set()
+    for layer in model.model.language_model.layers:
+        layer.mlp.down_proj.register_forward_hook(lambda module, given, output: seen.add(output.dtype))
+    work(model, processor.tokenizer)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda model, tokenizer: train.stage_one(model, tokenizer, train.StageOne(pairs=8), progress=False),
+        lambda model, tokenizer: train.stage_two(model, tokenizer, train.StageTwo(images=32), progress=False),
+        lambda model, tokenizer: evaluation.image_answers(model, tokenizer, scenes=24),
+        lambda model, tokenizer: evaluation.caption_scores(model, tokenizer, scenes=4),
+    ],
+    ids=["stage 1", "stage 2", "answers", "captions"],
+)
+def test_everything_is_multiplied_in_float32_unless_it_is_asked_for(work, monkeypatch):
+    assert dtypes_in(work) == {torch.float32}
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    with precision.use("bfloat16"):
+        assert dtypes_in(work) == {torch.bfloat16}
+    assert precision.current() == "float32"
+
+
+def test_no_other_file_multiplies_in_bfloat16_on_a_cpu():
+    folders = ("mirlib", "tests", "tools", "benchmarks", "notebooks", "book")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in FILES_WITH_CODE]
+    call = re.compile(r"autocast\(\s*[\"'][^)]*bfloat16")
+    found = {path.name for path in sources if call.search(path.read_text(encoding="utf-8"))}
+    assert found == {"precision.py"}
+
+
+def test_a_precision_that_the_cpu_has_not_is_refused(monkeypatch):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    with pytest.raises(MirlibError, match="no instructions for bfloat16"), precision.use("bfloat16"):
+        pass
+    with pytest.raises(MirlibError, match="'float8'; choose one of float32, bfloat16"), precision.use("float8"):
+        pass
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variables are for processors of x86")
+def test_a_cpu_without_bfloat16_is_told_by_measuring_it():
+    small = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    code = "from mirlab import precision; print(precision.native_bfloat16())"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | small, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_a_row_names_the_precision_that_it_was_made_with(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    used = []
+
+    def execute(run, cache):
+        used.append(precision.current())
+        return {"metrics": {}}
+
+    with precision.use(name):
+        (row,) = sweep.sweep(
+            "sizes", PROTOCOLS["sizes"].runs[:1], tmp_path, tmp_path, jobs=1, progress=False, execute=execute
+        )
+    assert used == [name] and row["provenance"]["precision"] == name
+
+
+def test_every_row_of_the_shipped_ledger_names_its_precision_and_has_the_key_of_its_configuration():
+    for name in ("base", *PROTOCOLS):
+        for line in (ROOT / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            assert row["provenance"]["precision"] in precision.PRECISIONS
+            assert row["key"] == ledger.key_of(row["configuration"])
+    (base,) = ledger.Ledger(ROOT / "results" / "base.jsonl").rows()
+    assert base["key"] == ledger.key_of(asdict(commands.BaseRecipe()))  # which `mir lab run base` looks for
+
+
+def test_who_has_no_home_is_asked_for_a_folder(monkeypatch):
+    monkeypatch.delenv("MIRLIB_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(commands.Path, "home", no_home)
+    with pytest.raises(MirlibError, match="set MIRLIB_CACHE"):
+        commands.default_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert commands.default_cache() == Path("/somewhere/mirlib/lab")
