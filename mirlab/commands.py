@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlab import ledger, sweep, world
+from mirlab import ledger, recipes, sweep, world
 from mirlab.first import verdicts
 from mirlab.first.protocols import PROTOCOLS, Protocol
 from mirlab.model import evaluation, miniature, parts, precision, train
@@ -115,7 +115,7 @@ class BaseRecipe:
 
     parts: PartsRecipe = PartsRecipe(seed=parts.SHIPPED)
     scenes: int = 600
-    stage_one: train.StageOne = train.StageOne()
+    stage_one: recipes.StageOne = recipes.StageOne(pairs=16_384, batch=8, learning_rate=2e-3)
 
 
 def run_base(
@@ -362,7 +362,7 @@ def _of(protocol: Protocol) -> Experiment:
         backend: str | None = None,
     ) -> list[dict[str, Any]]:
         return sweep.sweep(
-            protocol.name, protocol.runs, book.path.parent, cache, jobs=jobs, backend=backend, progress=progress
+            protocol.name, protocol.arms, book.path.parent, cache, jobs=jobs, backend=backend, progress=progress
         )
 
     return Experiment(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ import torch
 from joblib import Parallel, delayed, parallel
 from tqdm.auto import tqdm
 
-from mirlab import ledger, runs
+from mirlab import ledger, methods, runs
 from mirlab.model import precision
+from mirlab.recipes import Run
 from mirlib.errors import MirlibError
 
-Execute = Callable[[runs.Run, Path], dict[str, Any]]
+Execute = Callable[[Run, Path], dict[str, Any]]
 
 
 def sweep(
     experiment: str,
-    settings: Sequence[runs.Run],
+    arms: Mapping[str, Sequence[Run]],
     results_dir: str | Path,
     cache: str | Path,
     *,
@@ -30,17 +32,17 @@ def sweep(
     progress: bool = True,
     execute: Execute = runs.execute,
 ) -> list[dict[str, Any]]:
-    """Do every run that the ledger does not hold yet.
+    """Do every run of an experiment that the ledger does not hold yet.
 
     A row is written by the process that made it as soon as it is done, and once more offered by this one, which
     changes nothing where they share a disk and keeps the row where they do not. A run that another process is at is
-    left to it, and looked at again in the end. A run that another experiment has done already is copied. All multiply
-    in the precision that is in use here (`mirlab.model.precision`), and their rows name it; a row that is there stays,
-    whatever it was made with.
+    left to it, and looked at again in the end. A run that another experiment has done already is copied, with the name
+    of the arm that it has here. All multiply in the precision that is in use here (`mirlab.model.precision`), and their
+    rows name it; a row that is there stays, whatever it was made with.
 
     Args:
         experiment: Name of the ledger's file.
-        settings: The runs.
+        arms: The runs by the name of their arm.
         results_dir: Folder of the ledger.
         cache: Folder of trained parts and features.
         jobs: Processes at once; as many as there are cores if left out.
@@ -50,19 +52,24 @@ def sweep(
         execute: What does a run; for tests.
 
     Returns:
-        The experiment's rows, in the order of `settings`.
+        The experiment's rows, in the order of the arms and their runs.
 
     Raises:
-        MirlibError: The backend is unknown, or its package is not installed.
+        MirlibError: A run stands in two arms, or has a method that there is not; the backend is unknown, or its
+            package is not installed.
     """
     results_dir, cache = Path(results_dir), Path(cache)
     book = ledger.Ledger(results_dir / f"{experiment}.jsonl")
-    wanted = {ledger.key_of(run.configuration): run for run in settings}
-    _copy_from_others(experiment, wanted, book, results_dir)
+    wanted = _planned(experiment, arms)
     done = {row["key"] for row in book.rows()}
-    pending = sorted((run for key, run in wanted.items() if key not in done), key=lambda run: -run.cost)
+    others = _rows_of_others(book) if wanted.keys() - done else {}
+    for key, (arm, _) in wanted.items():
+        if key in others and key not in done:
+            book.append(_copied(others[key], experiment, arm))
+    done = {row["key"] for row in book.rows()}
+    pending = sorted((planned for key, planned in wanted.items() if key not in done), key=lambda p: -p[1].cost)
     bar = tqdm(
-        total=sum(round(run.cost) for run in pending),
+        total=sum(round(run.cost) for _, run in pending),
         desc=f"{experiment}: {len(pending)} of {len(wanted)} runs to do",
         unit="s",
         disable=not progress or not pending,
@@ -77,15 +84,16 @@ def sweep(
             batch_size=1,
             pre_dispatch="n_jobs",
         )
-        for run, row in workers(task(experiment, run, book.path, cache, execute, in_use, False) for run in pending):
+        tasks = (task(experiment, arm, run, book.path, cache, execute, in_use, False) for arm, run in pending)
+        for arm, run, row in workers(tasks):
             if row is None:
-                left_to_others.append(run)
+                left_to_others.append((arm, run))
             else:
                 book.append(row)
             bar.update(round(run.cost))
             bar.set_postfix_str(f"{len(book.rows())} rows")
-    for run in left_to_others:  # wait for the other process, and do the run if that one died
-        _do(experiment, run, book.path, cache, execute, in_use, True)
+    for arm, run in left_to_others:  # wait for the other process, and do the run if that one died
+        _do(experiment, arm, run, book.path, cache, execute, in_use, True)
     bar.close()
     rows = {row["key"]: row for row in book.rows()}
     return [rows[key] for key in wanted]
@@ -139,43 +147,57 @@ def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
 
 
 def _do(
-    experiment: str, run: runs.Run, path: Path, cache: Path, execute: Execute, in_use: str, wait: bool
-) -> tuple[runs.Run, dict[str, Any] | None]:
-    """A run and its row; None where another process is at it."""
+    experiment: str, arm: str, run: Run, path: Path, cache: Path, execute: Execute, in_use: str, wait: bool
+) -> tuple[str, Run, dict[str, Any] | None]:
+    """A run, its arm, and its row; None where another process is at it."""
     torch.set_num_threads(1)  # so small a model is not faster with more, and the sums come out the same everywhere
     key = ledger.key_of(run.configuration)
     book = ledger.Ledger(path)
     with ledger.FileLock(cache / "claims" / key, wait=wait) as claim:
         if not claim.held:
-            return run, None
+            return arm, run, None
         row = book.find(key)
+        if row is None and (other := _rows_of_others(book).get(key)):  # done since this sweep began
+            book.append(row := _copied(other, experiment, arm))
         if row is None:
             with precision.use(in_use):
                 done = execute(run, cache)
             row = {
                 "key": key,
                 "experiment": experiment,
+                "arm": arm,
                 "configuration": run.configuration,
                 **done,
                 "provenance": {**ledger.provenance(), "precision": in_use},
             }
             book.append(row)
-    return run, row
+    return arm, run, row
 
 
-def _copy_from_others(experiment: str, wanted: dict[str, runs.Run], book: ledger.Ledger, results_dir: Path) -> None:
-    done = {row["key"] for row in book.rows()}
-    for path in sorted(results_dir.glob("*.jsonl")):
-        if path == book.path or path.stem not in runs_of_sweeps():
+def _planned(experiment: str, arms: Mapping[str, Sequence[Run]]) -> dict[str, tuple[str, Run]]:
+    """Arm and run of each key. A file holds a row a key, so a run may stand in one arm only."""
+    named = [(ledger.key_of(run.configuration), arm, run) for arm, members in arms.items() for run in members]
+    (key, times), *_ = Counter(key for key, _, _ in named).most_common(1) or [("", 0)]
+    if times > 1:
+        where = " and ".join(repr(arm) for other, arm, _ in named if other == key)
+        raise MirlibError(f"the experiment {experiment} has one run twice, in {where}: an arm must not repeat another")
+    for method in {run.method for _, _, run in named}:
+        methods.technique(method)  # hours before its turn comes
+    return {key: (arm, run) for key, arm, run in named}
+
+
+def _copied(row: dict[str, Any], experiment: str, arm: str) -> dict[str, Any]:
+    return {"copied_from": row["experiment"]} | row | {"experiment": experiment, "arm": arm}
+
+
+def _rows_of_others(book: ledger.Ledger) -> dict[str, dict[str, Any]]:
+    """Rows of all other sweeps in the folder of a book, by key. Other ledgers, whose rows have no arm, are passed by."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(book.path.parent.glob("*.jsonl")):
+        if path == book.path:
             continue
-        for row in ledger.Ledger(path).rows():
-            if row["key"] in wanted and row["key"] not in done:
-                book.append({**row, "experiment": experiment, "copied_from": path.stem})
-                done.add(row["key"])
-
-
-def runs_of_sweeps() -> tuple[str, ...]:
-    """Names of the experiments that are sweeps, whose rows may stand for one another."""
-    from mirlab.first.protocols import PROTOCOLS
-
-    return tuple(PROTOCOLS)
+        with path.open("rb") as file:
+            if b'"arm": ' not in file.readline():
+                continue
+        found = {row["key"]: row for row in ledger.Ledger(path).rows() if "arm" in row} | found
+    return found

@@ -16,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from mirlab.first.recipe import Run, StageOne
 from mirlab.ledger import key_of
-from mirlab.model.train import StageOne
-from mirlab.runs import Run
 
 SEEDS = (0, 1, 2, 3, 4)
 PARTS = (0, 1)

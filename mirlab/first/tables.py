@@ -48,7 +48,7 @@ def load(name: str, results_dir: str | Path) -> list[Row]:
     if rows and name == "robustness":
         rows = rows + _own("data_scale", results_dir)
     if name == "zoo":
-        from mirlab import zoo  # which reads these tables
+        from mirlab.first import zoo_table as zoo  # which reads these tables
 
         rows = zoo.with_repeated(rows, results_dir)
     return rows

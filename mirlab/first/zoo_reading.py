@@ -1,6 +1,6 @@
 """What the rows of the zoo say: correlations by sweep, agreement, bias, and the figures of them.
 
-Measures whose rows hold a text that had seen its picture, `mirlab.zoo.LEAKED`, are left out.
+Measures whose rows hold a text that had seen its picture, `mirlab.first.zoo_table.LEAKED`, are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from mirlab import zoo
+from mirlab.first import zoo_table as zoo
 from mirlab.first.closing.zoo import EXPECTED, PROTOCOL, SWEEPS, with_accuracy
 from mirlab.first.estimates import Estimate, spearman
 from mirlab.first.reporting import boxed
@@ -133,7 +133,7 @@ def likeness(found: pd.DataFrame, group: Sequence[str], arms: Sequence[str] | No
     """Mean and lowest rank correlation of two measures of a group over settings, within a seed, mean over seeds.
 
     Args:
-        found: `mirlab.zoo.table`.
+        found: `mirlab.first.zoo_table.table`.
         group: Names of two measures or more.
         arms: Over which settings; all if left out.
 

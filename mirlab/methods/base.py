@@ -1,4 +1,4 @@
-"""The places where a method may step in, and the methods by name."""
+"""The places where a method may step in, and the techniques by name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from mirlab import world
-    from mirlab.model.train import StageOne, StageTwo
+    from mirlab.recipes import StageOne, StageTwo
 
-METHODS: dict[str, type[Method]] = {}
-"""All methods by name."""
+TECHNIQUES: dict[str, type[Technique]] = {}
+"""All techniques by the names of their methods."""
 
 
 @dataclass
@@ -70,29 +70,47 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Method:
-    """The plain recipe. A method is a subclass with a ``name``, its settings as fields, and what it does instead."""
+class Technique:
+    """A method at work; this one is the plain recipe.
+
+    Another is a subclass with a ``name``, its options as fields, and what it does instead. What stands in a run is a
+    `mirlab.recipes.Method` of that name; `mirlab.methods.technique` makes the one out of the other.
+    """
 
     name: ClassVar[str] = "plain"
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """As JSON: the name and all options, those at their defaults included."""
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"name": self.name, **options}
+
+    @property
+    def rate_of_attached(self) -> float | None:
+        """Highest learning rate of what `attach` returns in stage 1; None for the connector's."""
+        return None
 
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
         """Change a model that has just got a fresh connector, in place.
 
         Returns:
-            Parameters that learn at the connector's rate in stage 1. In stage 2 whatever hangs on the language model
+            Parameters that learn in stage 1, at `rate_of_attached`. In stage 2 whatever hangs on the language model
             or on the connector learns with them.
         """
         return []
 
-    def choose(self, scenes: list[world.Scene], order: np.ndarray, pairs: int) -> np.ndarray:
+    def wanted(self, pairs: int) -> int:
+        """How many scenes there must be for stage 1 to train on so many."""
+        return pairs
+
+    def choose(self, scenes: Sequence[world.Scene], pairs: int) -> np.ndarray:
         """Numbers of the scenes that stage 1 trains on.
 
         Args:
             scenes: All that are there.
-            order: Their numbers in the order of the run's seed.
             pairs: How many are wanted.
         """
-        return order[:pairs]
+        return np.arange(pairs)
 
     def features(
         self, model: LlavaForConditionalGeneration, scenes: list[world.Scene], chosen: np.ndarray
@@ -146,16 +164,13 @@ class Method:
         return F.cross_entropy(logits, batch.labels)
 
 
-PLAIN = Method()
+PLAIN = Technique()
 
 
-def register(method: type[Method]) -> type[Method]:
-    """Class decorator: make a method known by its name."""
-    METHODS[method.name] = method
-    return method
+def register(technique: type[Technique]) -> type[Technique]:
+    """Class decorator: make a technique known by its name."""
+    TECHNIQUES[technique.name] = technique
+    return technique
 
 
-def configuration_of(method: Method) -> dict[str, Any]:
-    """A method as JSON: its name and its settings."""
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(method).items()}
-    return {"name": method.name, **settings}
+register(Technique)

@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlab import world
-from mirlab.methods.base import Batch, Method, Training, register
+from mirlab import recipes, world
+from mirlab.methods.base import Batch, Technique, Training, register
 from mirlab.model import miniature, precision, pretraining, sequence, train
 from mirlab.world import language
 from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
@@ -40,13 +40,13 @@ SEGMENTS = ("st", "lm")
 FINAL = ("none", "encoder", "ie", "all")
 
 TEACHER_SCENES = 4096
-TEACHER = train.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
+TEACHER = recipes.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
 _TEACHER_BATCH = 64
 
 
 @register
 @dataclass(frozen=True)
-class EIM(Method):
+class EIM(Technique):
     """EIM's losses, each where it is switched on.
 
     Attributes:
@@ -220,7 +220,7 @@ def _segment(
         with precision.multiplying():
             return queue.accuracy(vectors(some), torch.from_numpy(some))
 
-    schedule = train.Schedule(count // batch, rate, weight_decay=0.0)
+    schedule = recipes.Schedule(count // batch, rate, weight_decay=0.0)
     before = found()
     with train.fast_attention(model):
         history = train.fit(model, loss_of_step, schedule, progress=training.progress, name=name)

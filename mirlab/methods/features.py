@@ -30,7 +30,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mirlab import world
-from mirlab.methods.base import Method, register
+from mirlab.methods.base import Technique, register
 from mirlab.model import connectors, miniature, train
 from mirlib.align import norms
 from mirlib.errors import MirlibError
@@ -73,7 +73,7 @@ class FeatureChoice(nn.Module):
 
 @register
 @dataclass(frozen=True)
-class Features(Method):
+class Features(Technique):
     """Other features for the connector. ``all`` before the output layer is the plain recipe.
 
     Attributes:

@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from mirlab.methods.base import Method, register
+from mirlab.methods.base import Technique, register
 from mirlib.align import masks
 
 
 @register
 @dataclass(frozen=True)
-class AttentionMask(Method):
+class AttentionMask(Technique):
     """Train and ask a model under an attention mask.
 
     The prompt of ``prefix`` is all that stands before the first learnt token: in stage 1 the image and the line break,

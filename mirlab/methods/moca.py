@@ -1,8 +1,8 @@
 """MoCa, and one LayerNorm behind the projector, as methods of a run.
 
-Both learn at the connector's rate in stage 1, as in the authors' code, where one optimizer holds all, and at that of
-stage 2 after it. A connector whose tokens are rescaled to the norm of words needs no method: it is an option of
-`mirlab.model.train.StageOne`.
+Both learn at the connector's rate in stage 1, as in the authors' code, where one optimizer holds all, unless MoCa is
+given a rate of its own; in stage 2 they learn at that of all. A connector whose tokens are rescaled to the norm of words needs no method: it is an option of
+`mirlab.recipes.StageOne`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from mirlab.methods.base import Method, Training, register
+from mirlab.methods.base import Technique, Training, register
 from mirlib.align import moca, norms
 
 
 @register
 @dataclass(frozen=True)
-class MoCa(Method):
+class MoCa(Technique):
     """A scale and a shift for vision rows behind every layer, see `mirlib.align.moca`.
 
     Attributes:
         std: Of the first weights around u = 1 and v = 0.
+        rate: Highest learning rate of scales and shifts in stage 1; the connector's if left out.
     """
 
     name: ClassVar[str] = "moca"
     std: float = 0.0
+    rate: float | None = None
+
+    @property
+    def rate_of_attached(self) -> float | None:
+        """The rate of its own."""
+        return self.rate
 
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
         """The parameters are those of `mirlib.align.moca.attach`."""
@@ -48,7 +55,7 @@ class MoCa(Method):
 
 @register
 @dataclass(frozen=True)
-class LayerNorm(Method):
+class LayerNorm(Technique):
     """One LayerNorm behind the projector, see `mirlib.align.norms`."""
 
     name: ClassVar[str] = "layer_norm"

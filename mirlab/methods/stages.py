@@ -7,14 +7,15 @@ stage trains, and on what, is our choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mirlab import world
-from mirlab.methods.base import Method, Training, register
+from mirlab import recipes, world
+from mirlab.methods.base import Technique, Training, register
 
 
 def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.Scene:
@@ -44,7 +45,7 @@ def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.
 
 @register
 @dataclass(frozen=True)
-class NoisyCaptions(Method):
+class NoisyCaptions(Technique):
     """Captions of stage 1 with wrong words; the pictures, stage 2 and all that is measured stay right.
 
     Attributes:
@@ -75,7 +76,7 @@ language model too; all of it."""
 
 @register
 @dataclass(frozen=True)
-class FourStages(Method):
+class FourStages(Technique):
     """Alignment in four stages, each with a warm-up and a schedule of its own, on pairs of its own.
 
     The recipe of the run is that of the last stage, which must unlock what the last of `STAGES` does. The three before
@@ -83,6 +84,10 @@ class FourStages(Method):
     """
 
     name: ClassVar[str] = "four_stages"
+
+    def wanted(self, pairs: int) -> int:
+        """Pairs for each of the stages; the last one reads the first of them."""
+        return len(STAGES) * pairs
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
         """The first three stages.
@@ -92,13 +97,12 @@ class FourStages(Method):
         """
         from mirlab.model import train  # which knows the methods
 
-        last, pairs, there = training.recipe, training.recipe.pairs, len(training.scenes)
+        last, pairs = training.recipe, training.recipe.pairs
         if any(getattr(last, name) != value for name, value in STAGES[-1].items()):
             raise ValueError(f"the recipe of the last stage must have {STAGES[-1]}")
-        numbers = train.chosen_pairs(there, len(STAGES) * pairs, seed=training.seed)
         losses = []
         for number, unlocked in enumerate(STAGES[:-1], start=1):
-            scenes = [training.scenes[i] for i in numbers[number * pairs : (number + 1) * pairs]]
+            scenes = training.scenes[number * pairs : (number + 1) * pairs]
             features = None if unlocked["unlock_encoder"] else train.vision_features(training.model, scenes)
             stage = replace(
                 training,
@@ -114,7 +118,7 @@ class FourStages(Method):
 
 @register
 @dataclass(frozen=True)
-class NewDomain(Method):
+class NewDomain(Technique):
     """Keep handwritten digits out of stage 1 and stage 2, then adapt to questions about them.
 
     The encoder and the language model have met digits in their own training, as those of a large model have met
@@ -133,13 +137,17 @@ class NewDomain(Method):
     long: int = 1024
     scenes: int = 240
 
-    def choose(self, scenes: list[world.Scene], order: np.ndarray, pairs: int) -> np.ndarray:
+    def wanted(self, pairs: int) -> int:
+        """Twice as many, since some hold digits."""
+        return 2 * pairs
+
+    def choose(self, scenes: Sequence[world.Scene], pairs: int) -> np.ndarray:
         """The first scenes without digits.
 
         Raises:
             ValueError: There are too few of them.
         """
-        shapes = np.array([i for i in order if scenes[i].things[0].shape not in world.DIGITS])
+        shapes = np.array([i for i, scene in enumerate(scenes) if scene.things[0].shape not in world.DIGITS])
         if len(shapes) < pairs:
             raise ValueError(f"{pairs} scenes without digits were asked for, but there are {len(shapes)}")
         return shapes[:pairs]
@@ -158,7 +166,7 @@ class NewDomain(Method):
             model = deepcopy(model)
             # Another seed for the second tuning: other scenes than those of stage 2.
             seed = training.seed + (1000 if digits else 0)
-            recipe = train.StageTwo(images=images)
+            recipe = recipes.StageTwo(images=images)
             train.stage_two(model, training.tokenizer, recipe, seed=seed, digits=digits, progress=False)
             return model
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
-from mirlab.methods.base import Batch, Method, Training, register
+from mirlab import recipes
+from mirlab.methods.base import Batch, Technique, Training, register
 from mirlab.model import precision, sequence, train
 from mirlab.world import language
 from mirlib.align import gap_loss, weighting
@@ -32,7 +33,7 @@ def _rectangle(batch: Batch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 @register
 @dataclass(frozen=True)
-class ContrastiveAlignment(Method):
+class ContrastiveAlignment(Technique):
     """CAL: words that the picture helps to predict count for more, see `mirlib.align.weighting.cal_weights`.
 
     Attributes:
@@ -68,7 +69,7 @@ def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.T
 
 @register
 @dataclass(frozen=True)
-class ImprobableWords(Method):
+class ImprobableWords(Technique):
     """PRIOR: words that a language model without picture finds improbable count for more.
 
     The reference is the run's own language model, trained first on the captions of the run without their pictures.
@@ -105,7 +106,7 @@ class ImprobableWords(Method):
                 logits = train.caption_logits(reference, ids, None)
             return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=language.PAD)
 
-        schedule = train.Schedule(steps, self.reference_rate, weight_decay=0.0)
+        schedule = recipes.Schedule(steps, self.reference_rate, weight_decay=0.0)
         with train.fast_attention(reference):
             history = train.fit(reference, loss_of_step, schedule, progress=training.progress, name="reference")
         training.memory["reference"] = reference.requires_grad_(False)
@@ -125,7 +126,7 @@ class ImprobableWords(Method):
 
 @register
 @dataclass(frozen=True)
-class ForcedGap(Method):
+class ForcedGap(Technique):
     """MIR itself, over some layers, added to the loss of stage 1: see `mirlib.align.gap_loss.GapLoss`.
 
     The text is that of the captions in the batch; what is measured afterwards is MIR against news.
@@ -165,7 +166,7 @@ class ForcedGap(Method):
 
 @register
 @dataclass(frozen=True)
-class TokenDistance(Method):
+class TokenDistance(Technique):
     """A ReGap-style regulariser: the distance of image tokens to the caption's tokens at the connector's output.
 
     Attributes:

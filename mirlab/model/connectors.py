@@ -8,11 +8,9 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditio
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mirlab.model import miniature
+from mirlab.recipes import CONNECTORS
 from mirlib.align import norms
 from mirlib.errors import MirlibError
-
-CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
-"""One linear layer; LLaVA-1.5's two-layer MLP; four layers; a Q-Former with as many queries as patches."""
 
 LORA_RANK = 8
 _LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -20,7 +20,8 @@ from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mirlab import world
 from mirlab.model import cells, miniature, precision
-from mirlab.model.train import History, Schedule, fit
+from mirlab.model.train import History, fit
+from mirlab.recipes import Schedule
 from mirlab.world import language
 
 # ---------------------------------------------------------------------------------------------------------------------

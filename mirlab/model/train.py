@@ -11,7 +11,6 @@ and started again goes on exactly where its last checkpoint stood.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,49 +27,10 @@ from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
-from mirlab.methods import PLAIN, Batch, Method, Training
+from mirlab.methods import PLAIN, Batch, Technique, Training
 from mirlab.model import connectors, miniature, precision, sequence
+from mirlab.recipes import Schedule, StageOne, StageTwo
 from mirlab.world import language
-
-SCHEDULERS = ("cosine", "linear")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: AdamW, linear warm-up, then a decay to a hundredth of the rate.
-
-    Attributes:
-        steps: Number of steps.
-        learning_rate: The highest rate.
-        warmup: Share of the steps over which the rate rises.
-        weight_decay: AdamW's.
-        clip: Largest norm of the gradient.
-        warmup_steps: Number of warm-up steps; overrides ``warmup``.
-        scheduler: How the rate falls, ``cosine`` or ``linear``.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    warmup_steps: int | None = None
-    scheduler: str = "cosine"
-
-    def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {self.scheduler!r}")
-
-    def factor(self, step: int) -> float:
-        """The learning rate of a step (the first is 0) as a share of the highest."""
-        rise = round(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps
-        rise = max(1, rise)
-        if step < rise:
-            return (step + 1) / rise
-        progress = (step - rise) / max(1, self.steps - rise)
-        fall = 0.5 * (1 + math.cos(math.pi * progress)) if self.scheduler == "cosine" else 1 - progress
-        return 0.01 + 0.99 * fall
-
 
 @dataclass
 class History:
@@ -175,79 +135,9 @@ def fast_attention(model: nn.Module) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Stage 1: captions
 
-UNLOCKS = ("none", "lora", "lora_merged", "half", "all")
-
-
-@dataclass(frozen=True)
-class StageOne:
-    """Stage 1 of LLaVA: one pass over picture-caption pairs.
-
-    Attributes:
-        pairs: Number of picture-caption pairs.
-        epochs: Times each is seen.
-        batch: Pairs a step.
-        learning_rate: The connector's highest rate.
-        warmup: Share of the steps over which the rate rises.
-        warmup_steps: Number of warm-up steps; overrides ``warmup``.
-        scheduler: ``cosine`` or ``linear``.
-        detail: Kind of caption, see `mirlab.world.caption`.
-        connector: One of `connectors.CONNECTORS`.
-        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
-        unlock: What of the language model learns too: ``none``, ``lora`` (rank 8 beside every projection matrix),
-            ``lora_merged`` (the same, added to the weights before stage 2), ``half`` (the first half of its layers,
-            the "former half" of the paper) or ``all``.
-        unlock_encoder: Whether the last half of the encoder's layers learns too.
-        unlocked_rate: Highest learning rate of all that is not the connector.
-    """
-
-    pairs: int = 16_384
-    epochs: int = 1
-    batch: int = 8
-    learning_rate: float = 2e-3
-    warmup: float = 0.03
-    warmup_steps: int | None = None
-    scheduler: str = "cosine"
-    detail: str = "full"
-    connector: str = "mlp2"
-    norm_matched: bool = False
-    unlock: str = "none"
-    unlock_encoder: bool = False
-    unlocked_rate: float = 3e-4
-
-    def __post_init__(self) -> None:
-        choices = {
-            "unlock": UNLOCKS,
-            "connector": connectors.CONNECTORS,
-            "detail": world.CAPTION_DETAILS,
-            "scheduler": SCHEDULERS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        if self.pairs < self.batch:
-            raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
-
-    @property
-    def schedule(self) -> Schedule:
-        """Without weight decay, as LLaVA does it."""
-        return Schedule(
-            steps=self.epochs * (self.pairs // self.batch),
-            learning_rate=self.learning_rate,
-            warmup=self.warmup,
-            warmup_steps=self.warmup_steps,
-            scheduler=self.scheduler,
-            weight_decay=0.0,
-        )
-
-
-def stage_one_scenes(pairs: int, *, seed: int = 0) -> list[world.Scene]:
-    """The scenes of stage 1; the first n of a larger set are the smaller set."""
-    return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(pairs)]
-
-
-def chosen_pairs(there: int, wanted: int, *, seed: int = 0) -> np.ndarray:
-    """Which of the scenes that are there a seed trains on; the first n of a larger choice are the smaller choice."""
-    return np.random.default_rng([seed, 33]).permutation(there)[:wanted]
+def stage_one_scenes(pairs: int, *, seed: int = 0, first: int = 0) -> list[world.Scene]:
+    """The scenes of stage 1 from number `first` on; the first n of a larger set are the smaller set."""
+    return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(first, pairs)]
 
 
 def stage_one(
@@ -258,7 +148,7 @@ def stage_one(
     seed: int = 0,
     scenes: list[world.Scene] | None = None,
     features: torch.Tensor | None = None,
-    method: Method = PLAIN,
+    method: Technique = PLAIN,
     after_step: Callable[[int, float], bool | None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -270,7 +160,7 @@ def stage_one(
         tokenizer: Its tokenizer.
         recipe: What to train, on how much.
         seed: Of the connector's first weights, of the order of the pairs and, without ``scenes``, of the scenes.
-        scenes: At least ``recipe.pairs`` scenes, of which the seed draws a subset.
+        scenes: At least ``recipe.pairs`` scenes, of which the first are read.
         features: Their vision features (n, 36, 96), if they are known already; see `vision_features`.
         method: What to do beside the plain recipe, see `mirlab.methods`.
         after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
@@ -280,13 +170,12 @@ def stage_one(
     Returns:
         The loss of every step, the time taken, and what the method did before.
     """
-    scenes = stage_one_scenes(recipe.pairs, seed=seed) if scenes is None else scenes
+    scenes = stage_one_scenes(method.wanted(recipe.pairs), seed=seed) if scenes is None else scenes
     if len(scenes) < recipe.pairs:
         raise ValueError(f"{recipe.pairs} pairs were asked for, but there are {len(scenes)} scenes")
     connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
     attached = method.attach(model, seed=seed)
-    order = chosen_pairs(len(scenes), len(scenes), seed=seed)
-    subset = method.choose(scenes, order, recipe.pairs)
+    subset = method.choose(scenes, recipe.pairs)
     if not recipe.unlock_encoder:  # a frozen encoder sees each picture once
         own = method.features(model, scenes, subset)
         features = own if own is not None else features
@@ -304,7 +193,7 @@ def stage_one(
 
 def caption_stage(
     training: Training,
-    method: Method = PLAIN,
+    method: Technique = PLAIN,
     *,
     attached: Sequence[nn.Parameter] = (),
     after_step: Callable[[int, float], bool | None] | None = None,
@@ -316,7 +205,7 @@ def caption_stage(
     Args:
         training: Model, recipe and data.
         method: What to do beside the plain recipe.
-        attached: Parameters of the method that learn at the connector's rate.
+        attached: Parameters of the method, which learn at its own rate or at the connector's.
         after_step: As for `stage_one`.
         checkpoint: As for `stage_one`.
         name: Label of the progress bar.
@@ -324,8 +213,9 @@ def caption_stage(
     model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
     connector = list(model.model.multi_modal_projector.parameters())
-    connector += [p for p in attached if all(p is not other for other in connector)]
-    for parameter in connector:
+    attached = _without(attached, connector)
+    unlocked = _without(unlocked, attached)  # what hangs on the language model is among its parameters
+    for parameter in [*connector, *attached]:
         parameter.requires_grad_(True)
     encode = language.segment_encoder(training.tokenizer)
     batches = recipe.pairs // recipe.batch
@@ -344,7 +234,8 @@ def caption_stage(
             batch = Batch(chosen, ids, ids != language.PAD, seen)
             return method.caption_loss(training, batch, caption_logits(model, ids, seen)[batch.targets[:, 1:]])
 
-    rates = [(recipe.learning_rate, connector), (recipe.unlocked_rate, unlocked)]
+    rates = [(recipe.learning_rate, connector), (method.rate_of_attached or recipe.learning_rate, attached)]
+    rates.append((recipe.unlocked_rate, unlocked))
     with fast_attention(model):
         return fit(
             model,
@@ -356,6 +247,11 @@ def caption_stage(
             progress=training.progress,
             name=name,
         )
+
+
+def _without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    there = set(map(id, others))
+    return [p for p in parameters if id(p) not in there]
 
 
 def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
@@ -473,37 +369,13 @@ def caption_logits(
 # Stage 2: questions
 
 
-@dataclass(frozen=True)
-class StageTwo:
-    """Stage 2 of LLaVA, short: a few questions about each picture, in the form of the chat template.
-
-    Attributes:
-        images: Number of pictures, each seen once.
-        questions: Questions about each.
-        batch: Pictures a step.
-        learning_rate: Highest rate of language model and connector.
-        warmup: Share of the steps over which the rate rises.
-    """
-
-    images: int = 2048
-    questions: int = 3
-    batch: int = 32
-    learning_rate: float = 3e-4
-    warmup: float = 0.03
-
-    @property
-    def schedule(self) -> Schedule:
-        """Without weight decay, cosine."""
-        return Schedule(self.images // self.batch, self.learning_rate, self.warmup, weight_decay=0.0)
-
-
 def stage_two(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     recipe: StageTwo = StageTwo(),
     *,
     seed: int = 0,
-    method: Method = PLAIN,
+    method: Technique = PLAIN,
     digits: float = world.DIGIT_SHARE,
     progress: bool = True,
 ) -> History:

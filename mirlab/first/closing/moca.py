@@ -19,7 +19,8 @@ import numpy as np
 from mirlab.first.estimates import bootstrap, correlations
 from mirlab.first.outcomes import ABOVE, BELOW, Part, above, below, follows, shown
 from mirlab.first.protocol import HIGH_RATE, REGIMES, Protocol, arm
-from mirlab.methods.moca import LayerNorm, MoCa
+from mirlab.methods.moca import LayerNorm
+from mirlab.recipes import Method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,9 +91,9 @@ PROTOCOL = Protocol(
     arms={
         **{f"{regime}, plain": arm(pairs=PAIRS, regime=regime) for regime in REGIMES},
         "matched high": arm(pairs=PAIRS, regime="matched", learning_rate=HIGH_RATE),
-        **{f"{regime}, MoCa": arm(pairs=PAIRS, regime=regime, method=MoCa()) for regime in REGIMES},
+        **{f"{regime}, MoCa": arm(pairs=PAIRS, regime=regime, method=Method("moca", std=0.0)) for regime in REGIMES},
         **{f"{rate}, LayerNorm": arm(pairs=PAIRS, regime=rate, method=LayerNorm()) for rate in RATES},
-        "low, MoCa 0.02": arm(pairs=PAIRS, regime="low", method=MoCa(std=0.02)),
+        "low, MoCa 0.02": arm(pairs=PAIRS, regime="low", method=Method("moca", std=0.02)),
     },
 )
 

@@ -25,7 +25,7 @@ import numpy as np
 from mirlab.first.outcomes import Part, above, below, shown
 from mirlab.first.protocol import Protocol, arm
 from mirlab.methods.stages import FourStages, NewDomain, NoisyCaptions
-from mirlab.model.train import StageTwo
+from mirlab.recipes import StageTwo
 
 if TYPE_CHECKING:
     import pandas as pd

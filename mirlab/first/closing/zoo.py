@@ -107,7 +107,7 @@ def with_accuracy(found: pd.DataFrame, arms: list[str], name: str, seeds: list[i
         name: The measure.
         seeds: Which seeds.
     """
-    from mirlab import zoo
+    from mirlab.first import zoo_table as zoo
 
     values, accuracy = (zoo.grid(found, arms, column, seeds) for column in (name, "accuracy"))
     return correlations(zoo.integrated(name) * values, accuracy)
@@ -116,7 +116,7 @@ def with_accuracy(found: pd.DataFrame, arms: list[str], name: str, seeds: list[i
 def judge(at: Any) -> None:
     """Decide the claims of `PROTOCOL`; see `mirlab.first.verdicts`."""
     # Not at the top: the tables know all protocols, and this one is among them.
-    from mirlab import zoo
+    from mirlab.first import zoo_table as zoo
 
     found = zoo.table(at.rows)
     arms = list(at.protocol.arms)

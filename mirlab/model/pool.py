@@ -1,0 +1,64 @@
+"""The scenes that the runs of a set of parts read, and what its encoder makes of them, computed once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from mirlab import recipes, world
+from mirlab.model import miniature, parts, train
+
+BLOCK = 8192
+"""Scenes that are encoded together, when the first of them is asked for."""
+
+
+class Pool:
+    """A stream of scenes, of which each run reads the first ones: a smaller run reads a prefix of a larger one's.
+
+    Features lie in one file that all processes map, in float16; what no run has asked for yet is a hole in it.
+
+    Args:
+        model: A model with the encoder.
+        seed: Of the stream.
+        folder: Where the features of all pools are kept.
+    """
+
+    def __init__(self, model: LlavaForConditionalGeneration, seed: int, folder: Path) -> None:
+        self.model, self.seed, self.size = model, seed, recipes.POOL
+        self.folder = folder / f"{miniature.fingerprint(model.model.vision_tower)}-{seed}-{self.size}"
+        self._scenes: list[world.Scene] = []
+
+    def scenes(self, count: int) -> list[world.Scene]:
+        """The first scenes.
+
+        Raises:
+            ValueError: The pool does not have so many.
+        """
+        if count > self.size:
+            raise ValueError(f"{count} scenes were asked for, but the pool has {self.size}")
+        if count > len(self._scenes):
+            self._scenes += train.stage_one_scenes(count, first=len(self._scenes), seed=self.seed)
+        return self._scenes[:count]
+
+    def features(self, count: int) -> torch.Tensor:
+        """What the connector reads for the first scenes: float16 (count, 36, 96), mapped from the file."""
+        path = self.folder / "features.npy"
+        with parts.only_process(self.folder):
+            for block in range(-(-count // BLOCK)):
+                if not (self.folder / f"block-{block}").exists():
+                    self._write(path, block)
+        return torch.from_numpy(np.load(path, mmap_mode="c")[:count])
+
+    def _write(self, path: Path, block: int) -> None:
+        first, last = block * BLOCK, min((block + 1) * BLOCK, self.size)
+        found = train.vision_features(self.model, self.scenes(last)[first:]).numpy()
+        if not path.exists():
+            whole = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=(self.size, *found.shape[1:]))
+        else:
+            whole = np.load(path, mmap_mode="r+")
+        whole[first:last] = found
+        whole.flush()
+        (self.folder / f"block-{block}").touch()  # only now is it there
