@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mirlab import ledger
+from mirlab import ledger, recipes
 from mirlab.model import train
 from mirlab.world import language
 from mirlib import capture, modality_integration_rate
@@ -49,7 +49,8 @@ DRAWS = {"miniature": 500, "qwen2_vl": 2000}  # a draw of the small one takes a 
 SETS = 4  # of the comparison with the bootstrap, which takes minutes
 RESAMPLES = 200
 CONFIDENCE = 0.95
-TRAINING = train.StageOne(pairs=1024)  # of the other checkpoints; the miniature that is shipped read 16,384 pairs
+# Of the other checkpoints; the miniature that is shipped read 16,384 pairs.
+TRAINING = recipes.StageOne(pairs=1024, batch=8, learning_rate=2e-3)
 STEPS = {"step 96": 96, "step 128": 128}  # of that training, where its checkpoints are taken
 PAIRS_OF_MODELS = (("step 128", "step 96"), ("miniature", "step 128"))
 

@@ -159,7 +159,7 @@ def run_base(
             model, processor = load_miniature(output)
             measured = measure(model, processor.tokenizer, scenes=recipe.scenes, progress=progress)
             _say("base: stage 2, to know what the miniature answers after fine-tuning", progress)
-            histories["stage_two"] = train.stage_two(model, processor.tokenizer, progress=progress)
+            histories["stage_two"] = train.stage_two(model, processor.tokenizer, recipes.StageTwo(), progress=progress)
             measured["image_accuracy"]["tuned"], measured["image_accuracy"]["tuned, permuted"] = (
                 evaluation.image_answers(model, processor.tokenizer, scenes=recipe.scenes, permuted=permuted).accuracy
                 for permuted in (False, True)

@@ -40,7 +40,7 @@ class LiveCurve:
 
     Args:
         measure: Measures the model as it is and returns a mapping with ``value`` (MIR) and, if it likes, ``null`` (the
-            zeroed-rows baseline), such as `mirlab.runs.mir_of`. Without it only the loss is shown.
+            zeroed-rows baseline), such as `mirlab.measuring.mir_of`. Without it only the loss is shown.
         every: Steps from one measurement to the next; the first follows step 1.
         seconds: Least time from one drawing to the next; 0 draws every step. On a busy machine the pause grows, so that
             drawing takes no more than a tenth of the time.

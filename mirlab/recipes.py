@@ -24,7 +24,7 @@ POOL = 65_536
 """Scenes that belong to a set of parts: its stream, of which a run reads the first ones."""
 
 SEEDS = (0, 1, 2, 3, 4, 5)
-PARTS = (0, 1, 2, 3, 4, 5)
+PARTS = (10, 11, 12, 13, 14, 15)
 """Seeds of the healthy sets of encoder and language model, one for each of `SEEDS`, in their order."""
 
 
@@ -211,7 +211,6 @@ class Run:
     Attributes:
         seed: Of the connector's first weights, the order of the pairs, and stage 2.
         parts: Seed of the encoder, of the language model and of the pool of scenes, see `mirlab.model.parts`.
-        size: Size of the language model, a key of `mirlab.model.parts.SIZES`.
         stage_one: Recipe of stage 1.
         stage_two: Recipe of stage 2, the same for all runs of an experiment.
         scenes: Held-out scenes of each evaluation.
@@ -224,7 +223,6 @@ class Run:
 
     seed: int = 0
     parts: int = PARTS[0]
-    size: str = "base"
     stage_one: StageOne = StageOne()
     stage_two: StageTwo = StageTwo(images=1024)
     scenes: int = 240

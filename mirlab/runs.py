@@ -38,7 +38,7 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     """
     started = time.monotonic()
     technique = methods.technique(run.method)
-    shared = _shared(run.parts, run.size, str(cache))
+    shared = _shared(run.parts, str(cache))
     model, processor = deepcopy(shared.model), shared.processor
     wanted = technique.wanted(run.stage_one.pairs)
     probes: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ class _Shared:
 
 
 @lru_cache(maxsize=2)
-def _shared(seed: int, size: str, cache: str) -> _Shared:
+def _shared(seed: int, cache: str) -> _Shared:
     """What the runs of a process have in common."""
-    model, processor, fingerprint = parts.load(seed, size, Path(cache))
+    model, processor, fingerprint = parts.load(seed, Path(cache))
     return _Shared(model, processor, fingerprint, Pool(model, seed, Path(cache) / "features"))

@@ -191,7 +191,7 @@ def _copied(row: dict[str, Any], experiment: str, arm: str) -> dict[str, Any]:
 
 
 def _rows_of_others(book: ledger.Ledger) -> dict[str, dict[str, Any]]:
-    """Rows of all other sweeps in the folder of a book, by key. Other ledgers, whose rows have no arm, are passed by."""
+    """Rows of all other sweeps in the folder of a book, by key; ledgers whose rows have no arm are passed by."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(book.path.parent.glob("*.jsonl")):
         if path == book.path:

@@ -12,11 +12,14 @@ import pandas as pd
 
 from mirlab import ledger
 from mirlab.first.recipe import Run
-from mirlab.zoo import ALL, CALIBRATED, ON_ROWS, value_of
+from mirlab.zoo import ALL, ON_ROWS, value_of
 from mirlib.gaps import MEASURES
 from mirlib.gaps.base import HIGHER, PAIRS
 
-__all__ = ["ALL", "CALIBRATED", "LEAKED", "ON_ROWS", "RANKED", "grid", "integrated", "table", "value_of", "with_repeated"]
+__all__ = [
+    *("ALL", "CALIBRATED", "LEAKED", "ON_ROWS", "RANKED"),
+    *("grid", "integrated", "table", "value_of", "with_repeated"),
+]
 
 Row = dict[str, Any]
 

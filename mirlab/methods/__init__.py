@@ -1,8 +1,8 @@
 """What a run of the laboratory does beside the plain recipe: the methods of `mirlib.align`, put to the test.
 
-A run holds a `mirlab.recipes.Method`, which is data. What it does is a `Technique`, a frozen dataclass in a file of this
-folder with places where it may step in, from the choice of the data to the loss; what it leaves alone stays as in the
-plain recipe. `mirlab.model.train` calls the places, and no method is named there.
+A run holds a `mirlab.recipes.Method`, which is data. What it does is a `Technique`, a frozen dataclass in a file of
+this folder with places where it may step in, from the choice of the data to the loss; what it leaves alone stays as in
+the plain recipe. `mirlab.model.train` calls the places, and no method is named there.
 """
 
 import pkgutil

@@ -1,8 +1,8 @@
 """MoCa, and one LayerNorm behind the projector, as methods of a run.
 
 Both learn at the connector's rate in stage 1, as in the authors' code, where one optimizer holds all, unless MoCa is
-given a rate of its own; in stage 2 they learn at that of all. A connector whose tokens are rescaled to the norm of words needs no method: it is an option of
-`mirlab.recipes.StageOne`.
+given a rate of its own; in stage 2 they learn at that of all. A connector whose tokens are rescaled to the norm of
+words needs no method: it is an option of `mirlab.recipes.StageOne`.
 """
 
 from __future__ import annotations

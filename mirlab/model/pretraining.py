@@ -39,7 +39,7 @@ class EncoderRecipe:
         digits: Share of scenes with digits; handwriting takes longer to learn than shapes.
     """
 
-    schedule: Schedule = Schedule(steps=4000, learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
+    schedule: Schedule = Schedule(steps=3000, learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
     groups: int = 32
     group_size: int = 4
     label_weight: float = 1.0

@@ -32,6 +32,7 @@ from mirlab.model import connectors, miniature, precision, sequence
 from mirlab.recipes import Schedule, StageOne, StageTwo
 from mirlab.world import language
 
+
 @dataclass
 class History:
     """What a training left behind.
@@ -135,6 +136,7 @@ def fast_attention(model: nn.Module) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Stage 1: captions
 
+
 def stage_one_scenes(pairs: int, *, seed: int = 0, first: int = 0) -> list[world.Scene]:
     """The scenes of stage 1 from number `first` on; the first n of a larger set are the smaller set."""
     return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(first, pairs)]
@@ -143,7 +145,7 @@ def stage_one_scenes(pairs: int, *, seed: int = 0, first: int = 0) -> list[world
 def stage_one(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    recipe: StageOne = StageOne(),
+    recipe: StageOne,
     *,
     seed: int = 0,
     scenes: list[world.Scene] | None = None,
@@ -372,7 +374,7 @@ def caption_logits(
 def stage_two(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    recipe: StageTwo = StageTwo(),
+    recipe: StageTwo,
     *,
     seed: int = 0,
     method: Technique = PLAIN,

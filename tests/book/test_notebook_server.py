@@ -28,7 +28,7 @@ STORY = (
     "live.ask_the_model(",
 )
 # The way is tested here, not how far it leads.
-SHORTER = {"StageOne(pairs=2048)": "StageOne(pairs=512)", "gallery_scenes(each=2)": "gallery_scenes(each=1)"}
+SHORTER = {"StageOne(pairs=2048": "StageOne(pairs=512", "gallery_scenes(each=2)": "gallery_scenes(each=1)"}
 PATIENCE = 300_000  # milliseconds, for what a kernel does on a busy machine
 
 

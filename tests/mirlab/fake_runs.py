@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from mirlab import runs, sweep
-from mirlab.model import train
+from mirlab import recipes, runs, sweep
 
 EXPERIMENT = "sizes"
 """Rows are shared between experiments that have a protocol, so the tests use the name of one."""
@@ -18,7 +17,7 @@ EXPERIMENT = "sizes"
 
 def settings(count):
     """Runs of equal cost, which are done in this order."""
-    return [runs.Run(seed=seed, stage_one=train.StageOne(pairs=32)) for seed in range(count)]
+    return [runs.Run(seed=seed, stage_one=recipes.StageOne(pairs=32)) for seed in range(count)]
 
 
 def metrics(run):

@@ -7,12 +7,13 @@ import pytest
 import torch
 from made_rows import measured, rows_of
 
+from mirlab import recipes
 from mirlab.first import verdicts
 from mirlab.first.closing import eim as experiment
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.ledger import key_of
-from mirlab.methods import METHODS, PLAIN
+from mirlab.methods import PLAIN, TECHNIQUES
 from mirlab.methods import eim as method
 from mirlab.methods.eim import EIM
 from mirlab.model import train
@@ -21,8 +22,8 @@ from mirlab.world import language
 from mirlib.loading import MINIATURE, load_miniature
 
 PROTOCOL = experiment.PROTOCOL
-RECIPE = train.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
-TUNE = train.StageTwo(images=8, batch=4)
+RECIPE = recipes.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
+TUNE = recipes.StageTwo(images=8, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def model():
 @pytest.fixture(autouse=True)
 def small_teacher(monkeypatch):
     monkeypatch.setattr(method, "TEACHER_SCENES", 64)
-    monkeypatch.setattr(method, "TEACHER", train.Schedule(steps=3, learning_rate=1e-3))
+    monkeypatch.setattr(method, "TEACHER", recipes.Schedule(steps=3, learning_rate=1e-3))
     monkeypatch.setattr(method, "_TEACHER_BATCH", 16)
     monkeypatch.setattr(method, "_teachers", {})
 
@@ -117,7 +118,7 @@ def test_the_order_of_segments_matters(model, tokenizer):
 @pytest.mark.parametrize(("segment", "pairs"), [("st", 512), ("lm", 64)])
 def test_a_segment_brings_queries_to_their_keys(tokenizer, segment, pairs):
     miniature, _ = load_miniature()
-    recipe = train.StageOne(pairs=pairs, batch=8, learning_rate=2e-3)
+    recipe = recipes.StageOne(pairs=pairs, batch=8, learning_rate=2e-3)
     _, _, said = before_stage_one(miniature, tokenizer, EIM(segments=(segment,)), recipe)
     losses = [loss for _, loss in said[segment]["curve"]]
     assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.3
@@ -174,7 +175,7 @@ def test_each_final_loss_is_there_and_the_encoder_learns(model, tokenizer):
 def test_the_text_tower_finds_the_pictures_of_its_captions_and_leaves_the_model_alone(tokenizer, monkeypatch):
     miniature, _ = load_miniature()
     before = weights(miniature)
-    monkeypatch.setattr(method, "TEACHER", train.Schedule(steps=40, learning_rate=3e-3))
+    monkeypatch.setattr(method, "TEACHER", recipes.Schedule(steps=40, learning_rate=3e-3))
     tower = method.text_tower(miniature, tokenizer)
     assert method.text_tower(copy.deepcopy(miniature), tokenizer) is tower  # the same vision tower
     assert moved(before, miniature) == set()
@@ -197,7 +198,7 @@ def test_what_there_is_not_is_refused(wrong):
 
 
 def test_the_arms_differ_from_the_plain_one_in_what_their_names_say():
-    assert METHODS["eim"] is EIM
+    assert TECHNIQUES["eim"] is EIM
     keys = [key_of(run.configuration) for run in PROTOCOL.runs]
     assert len(set(keys)) == len(keys) == 50
     for name, runs in PROTOCOL.arms.items():

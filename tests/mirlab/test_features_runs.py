@@ -6,23 +6,24 @@ import pytest
 import torch
 from made_rows import measured, rows_of
 
+from mirlab import recipes
 from mirlab.first import verdicts
 from mirlab.first.closing import features as experiment
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.ledger import key_of
-from mirlab.methods import METHODS, PLAIN
+from mirlab.measuring import mir_of
+from mirlab.methods import PLAIN, TECHNIQUES
 from mirlab.methods.features import Features
 from mirlab.model import connectors, evaluation, miniature, train
-from mirlab.runs import mir_of
 from mirlab.world import language
 from mirlib.align.eim import image_vectors
 from mirlib.errors import MirlibError
 from mirlib.loading import MINIATURE, load_miniature
 
 PROTOCOL = experiment.PROTOCOL
-RECIPE = train.StageOne(pairs=16, batch=8, warmup_steps=1, learning_rate=1e-2)
-TUNE = train.StageTwo(images=8, batch=4)
+RECIPE = recipes.StageOne(pairs=16, batch=8, warmup_steps=1, learning_rate=1e-2)
+TUNE = recipes.StageTwo(images=8, batch=4)
 CHOICES = [Features(tokens, layer) for tokens in ("all", "one") for layer in (False, True)]
 SCENES = train.stage_one_scenes(6)
 
@@ -216,7 +217,7 @@ def test_evaluation_and_mir_read_the_features_that_were_chosen(model):
 
 
 def test_the_arms_cross_features_with_the_output_layer_and_differ_in_nothing_else():
-    assert METHODS["features"] is Features
+    assert TECHNIQUES["features"] is Features
     keys = [key_of(run.configuration) for run in PROTOCOL.runs]
     assert len(set(keys)) == len(keys) == 20
     others = {key_of(run.configuration) for run in PROTOCOLS["data_scale"].runs}

@@ -7,22 +7,22 @@ import pytest
 import torch
 from made_rows import measured, rows_of
 
-from mirlab import world
+from mirlab import recipes, world
 from mirlab.first import verdicts
 from mirlab.first.closing import masks as masks_experiment
 from mirlab.first.closing import stages as stages_experiment
 from mirlab.first.outcomes import OPPOSITE, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.ledger import key_of
-from mirlab.methods import METHODS, PLAIN
+from mirlab.methods import PLAIN, TECHNIQUES
 from mirlab.methods.masks import AttentionMask
 from mirlab.methods.stages import STAGES, FourStages, NewDomain, NoisyCaptions, garbled
 from mirlab.model import evaluation, sequence, train
 from mirlab.world import language
 from mirlib.align import masks
 
-RECIPE = train.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
-EVERYTHING = train.StageOne(pairs=8, batch=4, warmup_steps=1, learning_rate=1e-2, unlock="all", unlock_encoder=True)
+RECIPE = recipes.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
+EVERYTHING = recipes.StageOne(pairs=8, batch=4, warmup_steps=1, learning_rate=1e-2, unlock="all", unlock_encoder=True)
 
 
 def trained(model, tokenizer, method, recipe=RECIPE, **options):
@@ -62,7 +62,7 @@ def test_a_mask_is_there_in_both_stages_and_when_the_model_is_asked(tiny, tokeni
     assert history.losses[0] != plain.losses[0]
     bare = copy.deepcopy(model)
     masks.detach(bare)
-    recipe, losses = train.StageTwo(images=4, batch=4), []
+    recipe, losses = recipes.StageTwo(images=4, batch=4), []
     for each in (model, bare):
         losses += train.stage_two(copy.deepcopy(each), tokenizer, recipe, seed=3, progress=False).losses
     assert losses[0] != losses[1]
@@ -77,7 +77,7 @@ def test_the_prompt_is_all_that_stands_before_the_first_learnt_token(tiny, token
     train.caption_logits(tiny, ids, train.vision_features(tiny, scenes).float())
     assert steps.pop().tolist() == [[True] * (1 + 36 + 1) + [False] * (ids.shape[1] - 1)] * 3
 
-    train.stage_two(copy.deepcopy(tiny), tokenizer, train.StageTwo(images=2, batch=2), seed=3, progress=False)
+    train.stage_two(copy.deepcopy(tiny), tokenizer, recipes.StageTwo(images=2, batch=2), seed=3, progress=False)
     rng = np.random.default_rng([3, 41])
     drawn = [world.sample_scene(rng) for _ in range(2)]
     asked = [[world.sample_question(scene, rng) for _ in range(3)] for scene in drawn]
@@ -140,7 +140,7 @@ def test_noise_changes_what_is_told_and_nothing_else(tiny, tokenizer, monkeypatc
             return caption_logits(model, ids, features)
 
         monkeypatch.setattr(train, "caption_logits", listening)
-        trained(tiny, tokenizer, method, train.StageOne(pairs=24, epochs=2), scenes=scenes)
+        trained(tiny, tokenizer, method, recipes.StageOne(pairs=24, epochs=2), scenes=scenes)
     ids = {name: [[tuple(row.tolist()) for row in rows] for rows, _ in seen] for name, seen in batches.items()}
     assert ids["none"] == ids["plain"]
     first, second = ids["noisy"][:3], ids["noisy"][3:]
@@ -231,7 +231,7 @@ def test_questions_are_asked_in_one_domain(digits, forms):
 
 def test_the_runs_of_masks_differ_in_the_mask_and_in_nothing_else():
     protocol = PROTOCOLS["masks"]
-    assert METHODS["masks"] is AttentionMask
+    assert TECHNIQUES["masks"] is AttentionMask
     assert len({key_of(run.configuration) for run in protocol.runs}) == len(protocol.runs) == 30
     for arm, runs in protocol.arms.items():
         pairs, variant = arm.split(" pairs, ")

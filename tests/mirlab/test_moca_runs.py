@@ -7,19 +7,20 @@ import pytest
 import torch
 from made_rows import measured, rows_of
 
+from mirlab import recipes
 from mirlab.first import verdicts
 from mirlab.first.closing import moca as experiment
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.ledger import key_of
-from mirlab.methods import METHODS, PLAIN
+from mirlab.methods import PLAIN, TECHNIQUES
 from mirlab.methods.moca import LayerNorm, MoCa
 from mirlab.model import train
 from mirlib.align import moca, norms
 
 PROTOCOL = experiment.PROTOCOL
-RECIPE = train.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
-TUNE = train.StageTwo(images=8, batch=4)
+RECIPE = recipes.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
+TUNE = recipes.StageTwo(images=8, batch=4)
 
 
 def trained(model, tokenizer, method):
@@ -85,7 +86,7 @@ def test_the_layer_norm_learns_in_both_stages(tiny, tokenizer):
 
 
 def test_the_runs_differ_in_what_is_asked_and_in_nothing_else():
-    assert METHODS["moca"] is MoCa and METHODS["layer_norm"] is LayerNorm
+    assert TECHNIQUES["moca"] is MoCa and TECHNIQUES["layer_norm"] is LayerNorm
     keys = [key_of(run.configuration) for run in PROTOCOL.runs]
     assert len(set(keys)) == len(keys) == 50
     for rate, ways in experiment.RATES.items():

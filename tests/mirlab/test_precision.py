@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirlab import commands, ledger, sweep
+from mirlab import commands, ledger, recipes, sweep
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.model import evaluation, precision, train
 from mirlib import MirlibError
@@ -35,8 +35,8 @@ def dtypes_in(work):
 @pytest.mark.parametrize(
     "work",
     [
-        lambda model, tokenizer: train.stage_one(model, tokenizer, train.StageOne(pairs=8), progress=False),
-        lambda model, tokenizer: train.stage_two(model, tokenizer, train.StageTwo(images=32), progress=False),
+        lambda model, tokenizer: train.stage_one(model, tokenizer, recipes.StageOne(pairs=8), progress=False),
+        lambda model, tokenizer: train.stage_two(model, tokenizer, recipes.StageTwo(images=32), progress=False),
         lambda model, tokenizer: evaluation.image_answers(model, tokenizer, scenes=24),
         lambda model, tokenizer: evaluation.caption_scores(model, tokenizer, scenes=4),
     ],

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from mirlab import commands, runs, world
+from mirlab import commands, recipes, runs, world
 from mirlab.first.protocols import HIGH_RATE, LOW_RATE, PROTOCOLS, SEEDS
 from mirlab.ledger import key_of
-from mirlab.model import parts, train
-from mirlab.model.connectors import CONNECTORS
+from mirlab.model import parts
+from mirlab.recipes import CONNECTORS
 
 ARMS = [(name, arm) for name, protocol in PROTOCOLS.items() for arm in protocol.arms]
 
@@ -96,7 +96,7 @@ def test_every_run_can_be_done(name):
         recipe = run.stage_one
         assert recipe.detail in world.CAPTION_DETAILS
         assert recipe.connector in CONNECTORS
-        assert recipe.scheduler in train.SCHEDULERS
+        assert recipe.scheduler in recipes.SCHEDULERS
         assert run.size in parts.SIZES
         assert 1 <= recipe.warmup_steps < recipe.schedule.steps
         assert all(0 < step < recipe.schedule.steps for step in run.probes)
@@ -113,7 +113,7 @@ def test_stage_two_and_the_evaluation_are_the_same_for_all():
         if not arm.startswith(shares)
         for run in settings
     }
-    assert found == {(train.StageTwo(images=1024), 120)}
+    assert found == {(recipes.StageTwo(images=1024), 120)}
     assert [name for name, arm in ARMS if arm.startswith(shares)] == ["stages", "stages"]
 
 

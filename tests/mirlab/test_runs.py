@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mirlab import runs, world
-from mirlab.model import connectors, evaluation, miniature, train
+from mirlab import recipes, runs, world
+from mirlab.model import evaluation, miniature, train
 from mirlab.world import language
 
 NUM = 100
@@ -106,15 +106,15 @@ def test_a_run_says_what_is_wrong_with_it():
     with pytest.raises(ValueError, match="study must be one of final, during, robustness, zoo, zoo_samples, not 'x'"):
         runs.Run(study="x")
     with pytest.raises(ValueError, match="at most 16384 pairs, not 20000"):
-        runs.Run(stage_one=train.StageOne(pairs=20_000))
+        runs.Run(stage_one=recipes.StageOne(pairs=20_000))
 
 
 def test_what_a_run_costs_grows_with_what_it_does():
     base = runs.Run()
-    assert runs.Run(stage_one=train.StageOne(pairs=512)).cost < base.cost
+    assert runs.Run(stage_one=recipes.StageOne(pairs=512)).cost < base.cost
     assert runs.Run(study="during", probes=(4, 8)).cost > base.cost
     assert runs.Run(study="robustness").cost > base.cost
-    assert runs.Run(stage_one=train.StageOne(unlock="all")).cost > base.cost
+    assert runs.Run(stage_one=recipes.StageOne(unlock="all")).cost > base.cost
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ def laboratory(tokenizer, tmp_path_factory):
         yield lambda run, name: runs.execute(run, tmp_path_factory.mktemp(name))
 
 
-RECIPE = train.StageOne(pairs=64, batch=32, warmup_steps=1)
-FINAL = runs.Run(seed=4, parts=1, stage_one=RECIPE, stage_two=train.StageTwo(images=32, batch=16), scenes=16)
+RECIPE = recipes.StageOne(pairs=64, batch=32, warmup_steps=1)
+FINAL = runs.Run(seed=4, parts=1, stage_one=RECIPE, stage_two=recipes.StageTwo(images=32, batch=16), scenes=16)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_the_scenes_called_seen_are_those_that_the_run_was_trained_on(laboratory
 
 def test_the_encoder_learns_where_it_is_unlocked_and_its_pictures_are_seen_anew(laboratory):
     """With an unlocked encoder the features in the cache are of no use; the run must not read them."""
-    recipe = train.StageOne(pairs=32, batch=32, unlock_encoder=True, unlock="half", connector="mlp1")
+    recipe = recipes.StageOne(pairs=32, batch=32, unlock_encoder=True, unlock="half", connector="mlp1")
     row = laboratory(runs.Run(**{**vars(FINAL), "stage_one": recipe}), "fourth")
     assert set(row["metrics"]) == {"stage_one", *MEASURED}
-    assert recipe.connector in connectors.CONNECTORS
+    assert recipe.connector in recipes.CONNECTORS

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mirlab import commands, world
+from mirlab import commands, recipes, world
 from mirlab.model import cells, connectors, miniature, parts, pretraining, train
 from mirlab.world import language
 from mirlib.loading import MINIATURE, load_miniature
@@ -30,7 +30,7 @@ def small_run(checkpoint, steps=12, kill_at=None):
         x = torch.from_numpy(np.random.default_rng([1, step]).normal(size=(16, 4)).astype(np.float32))
         return ((module(x) - x.sum(1, keepdim=True)) ** 2).mean()
 
-    schedule = train.Schedule(steps=steps, learning_rate=1e-2)
+    schedule = recipes.Schedule(steps=steps, learning_rate=1e-2)
     history = train.fit(module, loss_of_step, schedule, checkpoint=checkpoint, every=5, progress=False)
     return module.state_dict(), history
 
@@ -48,7 +48,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls():
-    schedule = train.Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    schedule = recipes.Schedule(steps=100, learning_rate=1.0, warmup=0.1)
     rates = [schedule.factor(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
@@ -105,7 +105,7 @@ def test_cell_labels_say_what_is_there_and_where_nothing_is():
 def test_stage_one_changes_the_connector_and_what_is_unlocked_alone(unlock, opened):
     model = miniature.assemble(miniature.new_encoder(), miniature.new_language_model(layers=2))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    recipe = train.StageOne(pairs=64, batch=16, unlock=unlock, learning_rate=1e-2, unlocked_rate=1e-2)
+    recipe = recipes.StageOne(pairs=64, batch=16, unlock=unlock, learning_rate=1e-2, unlocked_rate=1e-2)
     history = train.stage_one(model, TOKENIZER, recipe, progress=False)
     assert len(history.losses) == 4
     changed = {
@@ -122,7 +122,7 @@ def test_stage_one_changes_the_connector_and_what_is_unlocked_alone(unlock, open
 
 def test_merging_lora_leaves_the_logits_unchanged():
     model = miniature.assemble(miniature.new_encoder(), miniature.new_language_model(layers=2))
-    train.stage_one(model, TOKENIZER, train.StageOne(pairs=64, batch=16, unlock="lora"), progress=False)
+    train.stage_one(model, TOKENIZER, recipes.StageOne(pairs=64, batch=16, unlock="lora"), progress=False)
     ids = torch.arange(10, 30)[None]
     with torch.no_grad():
         apart = model.model.language_model(input_ids=ids).last_hidden_state
@@ -132,7 +132,7 @@ def test_merging_lora_leaves_the_logits_unchanged():
     assert torch.allclose(apart, merged, atol=1e-4)
 
 
-@pytest.mark.parametrize("connector", connectors.CONNECTORS)
+@pytest.mark.parametrize("connector", recipes.CONNECTORS)
 def test_a_norm_matched_connector_gives_every_token_the_norm_of_text(connector):
     model = miniature.assemble(miniature.new_encoder(), miniature.new_language_model(layers=1))
     fresh = connectors.replace(model, connector, norm_matched=True)
@@ -164,8 +164,8 @@ def test_caption_losses_agree_with_the_model_itself():
 def test_both_stages_leave_a_frozen_encoder_alone():
     model = miniature.assemble(miniature.new_encoder(), miniature.new_language_model(layers=1))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    train.stage_one(model, TOKENIZER, train.StageOne(pairs=64, batch=16), progress=False)
-    train.stage_two(model, TOKENIZER, train.StageTwo(images=32, batch=16), progress=False)
+    train.stage_one(model, TOKENIZER, recipes.StageOne(pairs=64, batch=16), progress=False)
+    train.stage_two(model, TOKENIZER, recipes.StageTwo(images=32, batch=16), progress=False)
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert changed and not any("vision_tower" in name for name in changed)
 
@@ -181,14 +181,14 @@ def test_both_stages_leave_a_frozen_encoder_alone():
 )
 def test_a_recipe_that_cannot_be_done_is_refused_when_it_is_written(name, choices):
     with pytest.raises(ValueError, match=f"{name} must be one of {choices}, not 'x'"):
-        train.StageOne(**{name: "x"})
+        recipes.StageOne(**{name: "x"})
     for choice in choices.split(", "):
-        assert getattr(train.StageOne(**{name: choice}), name) == choice
+        assert getattr(recipes.StageOne(**{name: choice}), name) == choice
 
 
 def test_a_recipe_has_at_least_one_batch():
     with pytest.raises(ValueError, match=r"pairs \(4\) must be at least one batch \(8\)"):
-        train.StageOne(pairs=4)
+        recipes.StageOne(pairs=4)
 
 
 def test_stage_one_sets_are_nested():
@@ -196,7 +196,7 @@ def test_stage_one_sets_are_nested():
 
 
 def tiny_recipe():
-    short = train.Schedule(steps=3, learning_rate=1e-3)
+    short = recipes.Schedule(steps=3, learning_rate=1e-3)
     return commands.BaseRecipe(
         scenes=20,
         parts=parts.PartsRecipe(
@@ -210,7 +210,7 @@ def tiny_recipe():
                 second_rows=(2, 48),
             ),
         ),
-        stage_one=train.StageOne(pairs=32, batch=16),
+        stage_one=recipes.StageOne(pairs=32, batch=16),
     )
 
 

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from made_rows import measured, rows_of
 
+from mirlab import recipes
 from mirlab.first import forcing, tables, verdicts
 from mirlab.first.closing import weighting as experiment
 from mirlab.first.outcomes import NOT_MEASURED, NOT_TESTABLE, OPPOSITE, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
 from mirlab.ledger import key_of
-from mirlab.methods import METHODS, PLAIN, Batch, Training
+from mirlab.methods import PLAIN, TECHNIQUES, Batch, Training
 from mirlab.methods.weighting import (
     ContrastiveAlignment,
     ForcedGap,
@@ -30,8 +31,8 @@ from mirlib.align.gap_loss import token_distance
 from mirlib.align.weighting import IGNORED, cal_weights, prior_weights, weighted_cross_entropy
 
 PROTOCOL = experiment.PROTOCOL
-RECIPE = train.StageOne(pairs=32, batch=8, warmup_steps=1, learning_rate=1e-2)
-TUNE = train.StageTwo(images=8, batch=4)
+RECIPE = recipes.StageOne(pairs=32, batch=8, warmup_steps=1, learning_rate=1e-2)
+TUNE = recipes.StageTwo(images=8, batch=4)
 FORCED = ForcedGap(layers=(1, 2))
 CAL = ContrastiveAlignment(low=0.001, high=0.1)  # a random model hardly looks at the picture
 ALL = (CAL, ImprobableWords(reference_batch=16), FORCED, TokenDistance())
@@ -168,7 +169,7 @@ def test_the_distance_of_tokens_is_that_of_the_connector_and_the_words(tiny, tok
 
 
 def test_the_runs_differ_in_the_method_and_in_nothing_else():
-    assert {METHODS[name] for name in ("cal", "prior", "gap", "regap")} == {type(method) for method in ALL}
+    assert {TECHNIQUES[name] for name in ("cal", "prior", "gap", "regap")} == {type(method) for method in ALL}
     keys = [key_of(run.configuration) for run in PROTOCOL.runs]
     assert len(set(keys)) == len(keys)
     methods = {}

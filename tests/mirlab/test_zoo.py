@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_rows import measured
 
-from mirlab import ledger, runs, world, zoo
+from mirlab import ledger, recipes, runs, world, zoo
 from mirlab.first import closing, tables, verdicts
 from mirlab.first.closing.zoo import EXPECTED, MIR_FOLLOWS, PROTOCOL, SWEEPS
 from mirlab.first.outcomes import NOT_MEASURED, REPRODUCED, UNDECIDED
@@ -71,7 +71,7 @@ def test_a_run_is_trained_and_measured_and_never_tuned(tiny, tokenizer, monkeypa
     monkeypatch.setattr(zoo, "MANY", 48)
     monkeypatch.setattr(zoo.by_samples, "__kwdefaults__", {"num": 12, "draws": 3})
     monkeypatch.setattr(train, "stage_two", None)
-    run = runs.Run(study="zoo_samples", stage_one=train.StageOne(pairs=16, batch=8, warmup_steps=1))
+    run = runs.Run(study="zoo_samples", stage_one=recipes.StageOne(pairs=16, batch=8, warmup_steps=1))
     row = runs.execute(run, None)
     metrics = row["metrics"]
     json.dumps(row, allow_nan=False)
