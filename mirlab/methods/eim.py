@@ -12,9 +12,10 @@ The paper's order for a model with an adapter is ST, LM, adapter (base loss only
   frozen vision tower. It gives keys of the vision tower's own width, so that no output layer is needed. It is the same
   whether the laboratory's cache is there or not.
 - Lengths. A segment is one pass over the pairs of the run, at the batch of stage 1.
-- Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2.
-- Gradient truncation. In a segment only its own part learns: ST the connector, LM the language model. In one stage with
-  all losses nothing is cut: each reaches all that learns there.
+- Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2, and in a segment `EIM.ie_rate`.
+- Gradient truncation. In a segment only its own part learns: IE the encoder, ST the connector, LM the language model. ST
+  and LM in one segment (the paper's Table 6) both, and nothing is cut between them. Nor is it in one stage with all
+  losses: each reaches all that learns there.
 - Weights. 1 for each loss.
 """
 
@@ -36,7 +37,7 @@ from mirlab.model import miniature, precision, pretraining, sequence, train
 from mirlab.world import language
 from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
 
-SEGMENTS = ("st", "lm")
+SEGMENTS = ("ie", "st", "lm", "st+lm")
 FINAL = ("none", "encoder", "ie", "all")
 
 TEACHER_SCENES = 4096
@@ -50,11 +51,12 @@ class EIM(Technique):
     """EIM's losses, each where it is switched on.
 
     Attributes:
-        segments: What is trained before stage 1, in this order: ``st``, ``lm``, both or none.
+        segments: What is trained before stage 1, in this order: ``ie``, ``st``, ``lm``, or ``st+lm``, both in one.
         final: What stage 2 trains beside language model and connector, and by which losses beside the base loss:
             ``none``; ``encoder``, the vision encoder by the base loss alone, the control for IE; ``ie``, the encoder by
             IE too; ``all``, by ST, LM and IE together.
-        lm_rate: Highest learning rate of the segment LM.
+        lm_rate: Highest learning rate of the language model in a segment.
+        ie_rate: Highest learning rate of the encoder in a segment.
     """
 
     name: ClassVar[str] = "eim"
@@ -62,6 +64,7 @@ class EIM(Technique):
     segments: tuple[str, ...] = ()
     final: str = "none"
     lm_rate: float = 3e-4
+    ie_rate: float = 3e-4
 
     def __post_init__(self) -> None:
         if not set(self.segments) <= set(SEGMENTS) or len(set(self.segments)) != len(self.segments):
@@ -71,7 +74,7 @@ class EIM(Technique):
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
         """The segments, one after the other."""
-        return {name: {"st": self._train_st, "lm": self._train_lm}[name](training) for name in self.segments}
+        return {name: self._train_segment(training, name) for name in self.segments}
 
     def before_stage_two(self, training: Training) -> bool:
         """Build the keys of what stage 2 will use; whether the encoder learns in it."""
@@ -105,28 +108,60 @@ class EIM(Technique):
                 loss = loss + training.memory["lm"].loss(_lm_vectors(model, ids, batch.features), positives)
         return loss
 
-    def _train_st(self, training: Training) -> dict[str, Any]:
-        """The connector alone learns to put the mean of its tokens near the mean embedding of the caption."""
+    def _train_segment(self, training: Training, name: str) -> dict[str, Any]:
+        """One segment; what each of its losses asks for, and what learns in it, at which rate."""
         model = training.model
-        queue = _st_keys(model, captions_of(training))
+        asked, rates = [], []
+        if "ie" in name:
+            asked.append(_ie(training))
+            rates.append((self.ie_rate, list(vision_tower(model).parameters())))
+        if "st" in name:
+            asked.append(_st(training))
+            rates.append((training.recipe.learning_rate, list(model.model.multi_modal_projector.parameters())))
+        if "lm" in name:
+            asked.append(_lm(training))
+            rates.append((self.lm_rate, list(model.model.language_model.parameters())))
+        found = _segment(training, asked, rates, number=34 + SEGMENTS.index(name), name=name)
+        if "ie" in name:  # the encoder has changed, and with it what all that follows reads
+            seen = [training.scenes[i] for i in training.chosen]
+            changed = train.vision_features(model, seen)
+            features = torch.zeros(len(training.scenes), *changed.shape[1:], dtype=changed.dtype)
+            features[training.chosen] = changed
+            training.features = features
+        return found
 
-        def vectors(numbers: np.ndarray) -> torch.Tensor:
-            return _st_queries(model, training.features[training.chosen[numbers]].float())
 
-        learns = list(model.model.multi_modal_projector.parameters())
-        return _segment(training, vectors, queue, learns, training.recipe.learning_rate, number=34, name="ST")
+Asked = tuple[Callable[[np.ndarray], torch.Tensor], KeyQueue]
+"""What a loss compares: from positions in `Training.chosen` to queries, and the keys of all of them."""
 
-    def _train_lm(self, training: Training) -> dict[str, Any]:
-        """The language model alone learns to end a caption, after its picture, as the original one ends it without."""
-        model, texts = training.model, captions_of(training)
-        queue = _lm_keys(model, texts)
 
-        def vectors(numbers: np.ndarray) -> torch.Tensor:
-            features = training.features[training.chosen[numbers]].float()
-            return _lm_vectors(model, _trimmed(texts[numbers]), features)
+def _ie(training: Training) -> Asked:
+    """The encoder's [CLS] token shall find the caption."""
+    model = training.model
+    teacher = text_tower(model, training.tokenizer)
+    scenes = [training.scenes[i] for i in training.chosen]
+    ids = pretraining.caption_ids(scenes, language.segment_encoder(training.tokenizer))
+    queue = KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
+    return lambda numbers: image_vectors(model, miniature.pixel_values([scenes[i] for i in numbers])).float(), queue
 
-        learns = list(model.model.language_model.parameters())
-        return _segment(training, vectors, queue, learns, self.lm_rate, number=35, name="LM")
+
+def _st(training: Training) -> Asked:
+    """The mean of the connector's tokens shall be near the mean embedding of the caption."""
+    model = training.model
+    queue = _st_keys(model, captions_of(training))
+    return lambda numbers: _st_queries(model, training.features[training.chosen[numbers]].float()), queue
+
+
+def _lm(training: Training) -> Asked:
+    """The language model shall end a caption, after its picture, as the original one ends it without."""
+    model, texts = training.model, captions_of(training)
+    queue = _lm_keys(model, texts)
+
+    def vectors(numbers: np.ndarray) -> torch.Tensor:
+        features = training.features[training.chosen[numbers]].float()
+        return _lm_vectors(model, _trimmed(texts[numbers]), features)
+
+    return vectors, queue
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,10 +214,8 @@ def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, feature
 
 def _segment(
     training: Training,
-    vectors: Callable[[np.ndarray], torch.Tensor],
-    queue: KeyQueue,
-    learns: list[nn.Parameter],
-    rate: float,
+    asked: list[Asked],
+    rates: list[tuple[float, list[nn.Parameter]]],
     *,
     number: int,
     name: str,
@@ -191,40 +224,41 @@ def _segment(
 
     Args:
         training: Of stage 1, of which this stands before.
-        vectors: From positions in `Training.chosen` to the queries.
-        queue: The keys of all of them.
-        learns: What learns; everything else is frozen.
-        rate: Highest learning rate.
+        asked: Of each loss; they are added.
+        rates: Highest learning rates with what learns; everything else is frozen.
         number: Of the stream of random numbers that gives the order of the pairs.
         name: Label of the progress bar.
 
     Returns:
         The history as JSON, with the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs
-        whose nearest key is their own, before and after: ``found_before`` and ``found``.
+        whose nearest key is their own, mean over the losses, before and after: ``found_before`` and ``found``.
     """
     model, batch = training.model, training.recipe.batch
     count = len(training.chosen)
     order = np.random.default_rng([training.seed, number]).permutation(count)
     model.requires_grad_(False)
-    for parameter in learns:
-        parameter.requires_grad_(True)
+    for _, learns in rates:
+        for parameter in learns:
+            parameter.requires_grad_(True)
 
     def loss_of_step(step: int) -> torch.Tensor:
         numbers = order[step * batch : (step + 1) * batch]
         with precision.multiplying():
-            return queue.loss(vectors(numbers), torch.from_numpy(numbers))
+            return sum(queue.loss(vectors(numbers), torch.from_numpy(numbers)) for vectors, queue in asked)
 
     @torch.no_grad()
     def found() -> float:
         some = np.arange(min(256, count))
         with precision.multiplying():
-            return queue.accuracy(vectors(some), torch.from_numpy(some))
+            shares = [queue.accuracy(vectors(some), torch.from_numpy(some)) for vectors, queue in asked]
+        return float(np.mean(shares))
 
-    schedule = recipes.Schedule(count // batch, rate, weight_decay=0.0)
+    schedule = recipes.Schedule(count // batch, rates[0][0], weight_decay=0.0)
     before = found()
     with train.fast_attention(model):
-        history = train.fit(model, loss_of_step, schedule, progress=training.progress, name=name)
-    return {**train.state_of(history), "chance": math.log(count), "found_before": before, "found": found()}
+        history = train.fit(model, loss_of_step, schedule, rates=rates, progress=training.progress, name=name.upper())
+    chance = len(asked) * math.log(count)
+    return {**train.state_of(history), "chance": chance, "found_before": before, "found": found()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
