@@ -94,7 +94,7 @@ class StageOne:
         unlocked_rate: Highest learning rate of all that is not the connector.
     """
 
-    pairs: int = 8192
+    pairs: int = 16_384
     epochs: int = 1
     batch: int = 32
     learning_rate: float = 8e-3
@@ -299,3 +299,12 @@ def arm(*, seeds: Iterable[int] = SEEDS, **options: Any) -> tuple[Run, ...]:
     rest = {key: value for key, value in options.items() if key not in of_stage_one}
     run = Run(stage_one=recipe, **rest)
     return tuple(replace(run, seed=seed, parts=PARTS[seed % len(PARTS)]) for seed in seeds)
+
+
+PROBES = (64, 128, 256, 384)
+"""Steps of the 512 of the plain recipe after which its runs are measured, beside the end."""
+
+
+def plain() -> tuple[Run, ...]:
+    """The plain recipe, measured with everything, once a seed: experiments share it."""
+    return arm(probes=PROBES, robustness=True, zoo=True)

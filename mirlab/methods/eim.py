@@ -13,9 +13,9 @@ The paper's order for a model with an adapter is ST, LM, adapter (base loss only
   whether the laboratory's cache is there or not.
 - Lengths. A segment is one pass over the pairs of the run, at the batch of stage 1.
 - Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2, and in a segment `EIM.ie_rate`.
-- Gradient truncation. In a segment only its own part learns: IE the encoder, ST the connector, LM the language model. ST
-  and LM in one segment (the paper's Table 6) both, and nothing is cut between them. Nor is it in one stage with all
-  losses: each reaches all that learns there.
+- Gradient truncation. In a segment only its own part learns: IE the encoder, ST the connector, LM the language model.
+  ST and LM in one segment (the paper's Table 6) train both, and nothing is cut between them. Nor is it in one stage
+  with all losses: each reaches all that learns there.
 - Weights. 1 for each loss.
 """
 

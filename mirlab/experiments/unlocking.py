@@ -1,0 +1,31 @@
+"""How much of the language model learns in stage 1 (Table 3)?"""
+
+from mirlab.claims import ABOVE, BELOW, Contrast, Follows
+from mirlab.experiments import Experiment
+from mirlab.recipes import arm, plain
+
+ARMS = {"plain": "none", "lora": "lora", "lora merged": "lora_merged", "half": "half", "all": "all"}
+OPENED = ("lora", "half", "all")
+
+EXPERIMENT = Experiment(
+    name="unlocking",
+    figure="Table 3",
+    summary="How much of the language model learns in stage 1 (Table 3).",
+    question="Does unlocking the language model in stage 1 lower MIR and raise accuracy?",
+    paper="None 3.001, LoRA 2.735 (not merged) and 2.734 (merged), former half 2.705, all 2.656; averages 64.0 to "
+    "65.9.",
+    arms={name: plain() if unlock == "none" else arm(unlock=unlock) for name, unlock in ARMS.items()},
+    claims=(
+        *(
+            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect=-0.1)
+            for name in OPENED
+        ),
+        *(
+            Contrast(
+                f"Unlocking raises accuracy: {name}", "paper, Table 3", name, "plain", "accuracy", ABOVE, effect=0.05
+            )
+            for name in OPENED
+        ),
+        Follows("MIR ranks them as accuracy does", "paper, Table 3", tuple(ARMS), "mir", "accuracy"),
+    ),
+)
