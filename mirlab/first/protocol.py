@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from mirlab.ledger import key_of
 from mirlab.model.train import StageOne
 from mirlab.runs import Run
 
@@ -72,18 +71,6 @@ class Protocol:
     def runs(self) -> tuple[Run, ...]:
         """All runs."""
         return tuple(run for arm in self.arms.values() for run in arm)
-
-    def arm_of(self, configuration: dict) -> str:
-        """The arm that a row's configuration belongs to.
-
-        Raises:
-            KeyError: It belongs to none.
-        """
-        key = key_of(configuration)  # a row came out of JSON, where a tuple is a list
-        for name, runs in self.arms.items():
-            if any(key_of(run.configuration) == key for run in runs):
-                return name
-        raise KeyError(f"{self.name} has no arm with this configuration")
 
 
 def arm(*, seeds: Iterable[int] = SEEDS, pairs: int, regime: str = "matched", **options: object) -> tuple[Run, ...]:

@@ -11,8 +11,8 @@ these here:
   encoder's own ``post_layernorm``, and "before" the last layer but one without it: depth and LayerNorm change together.
 - All features. The 36 patches. [CLS] is not added to them, which is LLaVA's habit too, so that a picture takes 36
   places in the sequence whatever is read.
-- One feature. The [CLS], from which a `mirlab.model.connectors.PrefixConnector` makes 36 tokens that differ, as ClipCap's
-  mapping network makes a prefix. The vector itself, 36 times, would be 36 equal tokens.
+- One feature. The [CLS], from which a `mirlab.model.connectors.PrefixConnector` makes 36 tokens that differ, as
+  ClipCap's mapping network makes a prefix. The vector itself, 36 times, would be 36 equal tokens.
 
 The change hangs on the vision tower, so that all who ask it for hidden states see the same: training and evaluation
 through `mirlab.model.train.encoded`, and transformers' own code through ``get_image_features``.
@@ -42,8 +42,8 @@ class FeatureChoice(nn.Module):
     """Writes what the connector shall read over the hidden state that it does read.
 
     It hangs on the vision tower as a module, and its hook is a method of it: a `copy.deepcopy` of the model has its
-    own. The buffer ``choice`` tells `miniature.fingerprint` that these are other features; saved with a model it does not
-    bring the hook back.
+    own. The buffer ``choice`` tells `miniature.fingerprint` that these are other features; saved with a model it does
+    not bring the hook back.
     """
 
     choice: Tensor

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
 from mirlab.methods.base import Batch, Method, Training, register
-from mirlab.model import precision, sequence, train
+from mirlab.model import miniature, precision, sequence, train
 from mirlab.world import language
 from mirlib.align import gap_loss, weighting
 
@@ -109,7 +109,7 @@ class ImprobableWords(Method):
         with train.fast_attention(reference):
             history = train.fit(reference, loss_of_step, schedule, progress=training.progress, name="reference")
         training.memory["reference"] = reference.requires_grad_(False)
-        reference.set_attn_implementation(training.models.ATTENTION)
+        reference.set_attn_implementation(miniature.ATTENTION)
         return {
             "reference_first_loss": float(np.mean(history.losses[:8])),
             "reference_last_loss": float(np.mean(history.losses[-8:])),

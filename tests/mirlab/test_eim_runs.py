@@ -180,7 +180,7 @@ def test_the_text_tower_finds_the_pictures_of_its_captions_and_leaves_the_model_
     assert moved(before, miniature) == set()
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     scenes = [method.world.sample_scene(method.np.random.default_rng([0, 36, i])) for i in range(64)]
-    ids = method.pretrain.caption_ids(scenes, language.segment_encoder(tokenizer))
+    ids = method.pretraining.caption_ids(scenes, language.segment_encoder(tokenizer))
     with torch.no_grad():
         queue = method.KeyQueue(method.caption_vectors(tower, ids))
         pictures = method.image_vectors(miniature, pixel_values(scenes))
