@@ -9,15 +9,15 @@ import math
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -31,11 +31,11 @@ from mirlib.reports import describe, describe_controls, describe_layers, describ
 from mirlib.result import MIRResult, json_text
 from mirlib.stored import check_memory, read_arrays, stored_result
 
-if TYPE_CHECKING:
-    pass
-
 BAD_INPUT = 2
 PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
+COMMANDS = "mirlib.commands"
+"""The group of entry points under which another package adds a command: a function that takes the sub-parsers."""
+
 PICTURES = 3  # dearest and cheapest ones each, on a map
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
@@ -92,8 +92,12 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
     return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
-def _print(text: str) -> None:
-    """Print a result. Where stdout does not take it, it goes to stderr before that is said, so that it is not lost."""
+def print_result(text: str) -> None:
+    """Print a result. Where stdout does not take it, it goes to stderr before that is said, so that it is not lost.
+
+    Raises:
+        MirlibError: If it cannot be written to stdout.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -171,11 +175,15 @@ class _Parser(argparse.ArgumentParser):
         raise MirlibError(f"{shown(message, 300)}; {self.prog} --help lists the options")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        _print(message.rstrip("\n"))
+        print_result(message.rstrip("\n"))
 
 
-def _whole(text: str) -> int:
-    """A whole number that 64 bits hold."""
+def integer(text: str) -> int:
+    """A whole number that 64 bits hold, as the type of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
     try:
         number = int(text)
     except ValueError:  # also one of thousands of digits
@@ -223,8 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--text-field", metavar="NAME", help="likewise, of the texts")
     score.add_argument("--image-root", metavar="DIR", help="folder of the image paths in files (default: the file's)")
     # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
-    score.add_argument("--num", "-n", type=_whole, default=100, help="number of pairs (default: %(default)s)")
-    score.add_argument("--batch-size", type=_whole, default=4, help="pairs a forward pass (default: %(default)s)")
+    score.add_argument("--num", "-n", type=integer, default=100, help="number of pairs (default: %(default)s)")
+    score.add_argument("--batch-size", type=integer, default=4, help="pairs a forward pass (default: %(default)s)")
     score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     score.add_argument(
         "--dtype",
@@ -236,7 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device-map", metavar="MAP", help="auto: spread the model over all GPUs, then the CPU (needs accelerate)"
     )
     score.add_argument("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
-    score.add_argument("--seed", type=_whole, default=0, help="which images and texts are drawn (default: %(default)s)")
+    score.add_argument(
+        "--seed", type=integer, default=0, help="which images and texts are drawn (default: %(default)s)"
+    )
     score.add_argument(
         "--part",
         metavar="I/N",
@@ -249,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm"
     )
-    score.add_argument("--max-text-tokens", type=_whole, help="cut each text after so many tokens")
+    score.add_argument("--max-text-tokens", type=integer, help="cut each text after so many tokens")
     score.add_argument(
         "--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs"
     )
@@ -261,14 +271,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument(
         "--random-weights",
-        type=_whole,
+        type=integer,
         metavar="N",
         help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
         "(default: 1; 0 for none)",
     )
     score.add_argument(
         "--rows",
-        type=_whole,
+        type=integer,
         metavar="R",
         help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
     )
@@ -314,10 +324,10 @@ def _parser() -> argparse.ArgumentParser:
         "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
     )
     planning.add_argument("model", metavar="MODEL")
-    planning.add_argument("--num", "-n", type=_whole, default=100, help="number of pairs (default: %(default)s)")
-    planning.add_argument("--batch-size", type=_whole, default=4, help="pairs a forward pass (default: %(default)s)")
-    planning.add_argument("--text-tokens", type=_whole, default=800, help="of the longest text (default: %(default)s)")
-    planning.add_argument("--vision-tokens", type=_whole, help="of an image, where the configuration does not say")
+    planning.add_argument("--num", "-n", type=integer, default=100, help="number of pairs (default: %(default)s)")
+    planning.add_argument("--batch-size", type=integer, default=4, help="pairs a forward pass (default: %(default)s)")
+    planning.add_argument("--text-tokens", type=integer, default=800, help="of the longest text (default: %(default)s)")
+    planning.add_argument("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
     planning.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights"
     )
@@ -347,31 +357,29 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--plot", metavar="OUT.png", help="draw what each layer contributes, of two results")
     comparing.set_defaults(run=_compare)
 
-    laboratory = commands.add_parser("lab", help="the laboratory: list, run and show experiments")
-    actions = laboratory.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="the experiments").set_defaults(run=_lab_list)
-    for name, run, text in (
-        ("run", _lab_run, "run an experiment, or finish one that was stopped"),
-        ("show", _lab_show, "what its ledger says"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("experiment", metavar="EXPERIMENT")
-        action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
-        action.set_defaults(run=run)
-        if name == "run":
-            action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
-            action.add_argument(
-                "--jobs", type=_whole, metavar="N", help="sweeps: processes at once (default: the cores)"
-            )
-            action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
-            action.add_argument(
-                "--precision",
-                default="float32",
-                metavar="NAME",
-                help="float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)",
-            )
-            action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    _add_commands_of_others(commands)
     return parser
+
+
+def _add_commands_of_others(commands: Any) -> None:
+    """Add the commands of other packages; where one is not there, its name says so, and all others work."""
+    found = {entry.name: entry for entry in entry_points(group=COMMANDS)}
+    for name in sorted({"lab", *found}):
+        try:
+            found[name].load()(commands)
+        except (KeyError, ImportError, AttributeError) as error:
+            missing = commands.add_parser(name, help="not installed", add_help=False)
+            missing.add_argument("arguments", nargs=argparse.REMAINDER)
+            missing.set_defaults(run=_not_installed, name=name, reason=error)
+
+
+def _not_installed(options: argparse.Namespace) -> None:
+    what = "the laboratory, package mirlab" if options.name == "lab" else "the package that brings it"
+    reason = "" if isinstance(options.reason, KeyError) else f" ({shown(first_line(options.reason), 300)})"
+    raise MirlibError(
+        f"mir {options.name} is not installed: {what}, is missing{reason}; `pip install -e .` in the folder of "
+        "the repository installs it"
+    ) from options.reason
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -919,19 +927,19 @@ def files_of(sources: Sequence[str]) -> Iterator[Path]:
 def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     """Write the result, then print it; where the file fails in the end, the JSON goes to stderr."""
     if out == "-":
-        _print(as_json)
+        print_result(as_json)
         return
     if out:
         try:
             write_whole(Path(out), lambda path: path.write_text(as_json + "\n", encoding="utf-8"))
         except MirlibError:
-            _print(as_text())
+            print_result(as_text())
             _say("mir: this was to be written:")
             with suppress(OSError, ValueError):
                 print(as_json, file=sys.stderr)
             raise
         _say(f"mir: wrote {shown(Path(out))}")
-    _print(as_text())
+    print_result(as_text())
 
 
 def _report(result: MIRResult, options: argparse.Namespace, name: str, extras: Sequence[_Extra] = ()) -> None:
@@ -980,106 +988,3 @@ def _compare(options: argparse.Namespace) -> None:
         if isinstance(only, MirlibError):
             raise only
         _draw(options.plot, only.plot)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# mir lab
-
-
-def _lab_list(options: argparse.Namespace) -> None:
-    from mirlab.commands import EXPERIMENTS
-
-    _print(
-        "\n".join(
-            f"{name:16} {experiment.minutes:4} min  {experiment.summary}" for name, experiment in EXPERIMENTS.items()
-        )
-    )
-
-
-def _lab_run(options: argparse.Namespace) -> None:
-    from mirlab import commands
-    from mirlab.model import precision
-
-    _known(options.experiment)
-    given = {
-        name: value
-        for name, value in (("output", options.output), ("jobs", options.jobs), ("backend", options.backend))
-        if value is not None
-    }
-    accepted = {"output"} if options.experiment == "base" else {"jobs", "backend"}
-    if unknown := given.keys() - accepted:
-        raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
-    if options.jobs is not None and options.jobs < 1:
-        raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
-    ledger = Path(options.results) / f"{options.experiment}.jsonl"
-    check_writable(ledger, make_folder=True)  # before the first run is trained
-    with _reading(ledger), _workers_end(), precision.use(options.precision):
-        commands.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
-        found = commands.show(options.experiment, ledger.parent)
-    _print(found)
-
-
-def _lab_show(options: argparse.Namespace) -> None:
-    from mirlab import commands
-
-    _known(options.experiment)
-    ledger = Path(options.results) / f"{options.experiment}.jsonl"
-    with _reading(ledger):
-        found = commands.show(options.experiment, ledger.parent)
-    _print(found)
-
-
-@contextmanager
-def _reading(ledger: Path) -> Iterator[None]:
-    """Turn what rows that no run has written do to their readers into a sentence."""
-    try:
-        yield
-    except MirlibError:
-        raise
-    except OSError as error:
-        raise MirlibError(f"{shown(Path(error.filename or ledger))}: {error.strerror or first_line(error)}") from error
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {shown(first_line(error), 300)}"
-        raise MirlibError(
-            f"{shown(ledger)}: its rows are not those that this experiment writes ({reason}); take the rows that were "
-            "changed out, and `mir lab run` makes them again"
-        ) from error
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that asks the command to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = number
-
-
-@contextmanager
-def _workers_end() -> Iterator[None]:
-    """Let an interrupt unwind, so that the processes of a sweep are ended; a second one ends this one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def unwind(number: int, _: object) -> NoReturn:
-        restore()
-        raise Interrupted(number)
-
-    for number in before:
-        signal.signal(number, unwind)
-    try:
-        yield
-    finally:
-        restore()
-
-
-def _known(name: str) -> None:
-    from mirlab.commands import EXPERIMENTS
-
-    if name not in EXPERIMENTS:
-        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(EXPERIMENTS)}")

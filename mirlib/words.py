@@ -227,10 +227,9 @@ def lens(
     Source: the logit lens is nostalgebraist (2020); on vision rows Neo et al. (arXiv 2410.07149).
 
     Examples:
-        >>> from mirlab import world
+        >>> from mirlib.data import sample_images
         >>> from mirlib.loading import load_miniature
-        >>> from mirlab.model import miniature
-        >>> picture = world.to_image(world.Scene((world.Thing("circle", "red", "large", "topleft"),)))
+        >>> (picture,) = sample_images(1)
         >>> lens(*load_miniature(), picture, k=1, layers=[0, 8]).words.shape
         (2, 36, 1)
     """

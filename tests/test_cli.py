@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -589,6 +590,18 @@ def test_the_laboratory_lists_its_experiments(capsys, tmp_path):
     refused(capsys, "lab", "show", "base", "--results", tmp_path)
 
 
+def test_a_command_that_is_not_installed_says_so(capsys, monkeypatch):
+    """As where the package was installed before it had this entry point; all other commands work."""
+    monkeypatch.setattr("mirlib.cli.entry_points", lambda group: [])
+    for arguments in (["lab"], ["lab", "list"], ["lab", "run", "sizes", "--jobs", "2"], ["lab", "--help"]):
+        assert refused(capsys, *arguments).startswith("mir lab is not installed: the laboratory, package mirlab, ")
+    assert "lab " in mir(capsys, "--help").out
+    found = metadata.EntryPoint("shop", "mirlab_shop.command:add", "mirlib.commands")
+    monkeypatch.setattr("mirlib.cli.entry_points", lambda group: [found])
+    sentence = refused(capsys, "shop", "sell", "--all")
+    assert sentence.startswith("mir shop is not installed: ") and "(No module named 'mirlab_shop')" in sentence
+
+
 def test_an_interrupted_experiment_ends_its_workers_first(capsys, monkeypatch, tmp_path):
     """The signal unwinds, so that a sweep can end its processes; afterwards the handlers are those of before."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -610,11 +623,16 @@ def test_an_interrupted_experiment_ends_its_workers_first(capsys, monkeypatch, t
 
 
 def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
-    whole = (ROOT / "results" / "sizes.jsonl").read_text().splitlines(keepends=True)
+    whole = (ROOT / "results" / "0.1" / "sizes.jsonl").read_text().splitlines(keepends=True)
     book = tmp_path / "sizes.jsonl"
     book.write_text("".join(whole))
+    assert "0 of 15 runs; 15 rows that are no run" in mir(capsys, "lab", "show", "sizes", "--results", tmp_path).out
+    index = tmp_path / "arms.json"
+    index.write_text("[")
+    assert refused(capsys, "lab", "show", "sizes", "--results", tmp_path).startswith(f"{index}: not an index of arms (")
+    index.write_bytes((ROOT / "results" / "0.1" / "arms.json").read_bytes())
     shown = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
-    assert shown.code == 0
+    assert shown.code == 0 and "sizes (Table 7): 15 of 15 runs\n" in shown.out
     book.write_text("".join([*whole, whole[3]]))
     again = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
     assert again.out == shown.out, "a row that stands there twice was counted twice"

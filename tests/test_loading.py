@@ -16,9 +16,9 @@ from tiny_models import FAMILIES, IMAGE, TEXT, VISION
 from tiny_processors import lvlm
 from transformers import AutoProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mirlab.model.miniature import MINIATURE
 from mirlib import MirlibError, cli, loading, plan, score, score_batches
 from mirlib.data import sample_images, sample_texts
+from mirlib.loading import MINIATURE
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):

@@ -1,7 +1,7 @@
 """What the ledger's runs of ``moca`` say: levels, differences within a seed, layers, and what scales and shifts became.
 
-All from the rows that are there; whether a claim holds is judged in `mirlab.first.closing.moca`. No sentence and no title
-reads anything off fewer seeds than `mirlab.first.mediation.SEEDS_NEEDED`.
+All from the rows that are there; whether a claim holds is judged in `mirlab.first.closing.moca`. No sentence and no
+title reads anything off fewer seeds than `mirlab.first.mediation.SEEDS_NEEDED`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mirlab.first.closing.moca import PROTOCOL, RATES, SAME, layers
+from mirlab.first.closing.moca import RATES, SAME, layers
 from mirlab.first.estimates import Estimate, bootstrap
 from mirlab.first.figures import figure_seed_values, headline, say_missing
 from mirlab.first.mediation import SEEDS_NEEDED
@@ -123,7 +123,7 @@ def learned(rows: Iterable[Row]) -> dict[str, dict[str, np.ndarray]]:
     kept: dict[str, list[Mapping[str, Any]]] = {panel: [] for panel in PANELS}
     for row in rows:
         if "after_stage_one" in row["metrics"]:
-            panel = arm_of.get(PROTOCOL.arm_of(row["configuration"]))
+            panel = arm_of.get(row["arm"])
             if panel is not None:
                 kept[panel].append(row["metrics"]["after_stage_one"])
     return {

@@ -26,7 +26,7 @@ from mirlab.first.mediation import SEEDS_NEEDED
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, Claim
 from mirlab.first.reporting import listed
 from mirlab.first.tables import Row, frame
-from mirlab.model import labels as picture_cells
+from mirlab.model import cells as picture_cells
 from mirlab.model import miniature
 from mirlib.align.eim import vision_tower
 from mirlib.plots import COLOURS, LINES
@@ -137,7 +137,7 @@ SEGMENTS = {"ST": {"ST alone": "ST", "ST after LM": "LM, ST"}, "LM": {"LM alone"
 
 def segment(rows: Iterable[Row], loss: str, arm: str) -> list[dict]:
     """What the runs of an arm kept of a segment, seed by seed: ``curve``, ``loss``, ``chance``, ``found``..."""
-    rows = [row for row in rows if PROTOCOL.arm_of(row["configuration"]) == arm]
+    rows = [row for row in rows if row["arm"] == arm]
     rows.sort(key=lambda row: row["configuration"]["seed"])
     return [row["metrics"]["before_stage_one"][loss.lower()] for row in rows]
 

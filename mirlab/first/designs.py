@@ -214,8 +214,8 @@ def with_accuracy(name: str, rows: Iterable[Row], columns: Iterable[str]) -> dic
     """Rank correlation of metrics with accuracy over the arms of a regime, one for each seed that has them all.
 
     Returns:
-        By regime, then by column of `mirlab.first.tables.frame`: (seeds,). Regimes without such a seed are left out, and
-        so are columns that are void.
+        By regime, then by column of `mirlab.first.tables.frame`: (seeds,). Regimes without such a seed are left out,
+        and so are columns that are void.
     """
     table = frame(rows)
     columns = [column for column in columns if column not in DESIGNS[name].void]

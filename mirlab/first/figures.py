@@ -477,7 +477,7 @@ def figure_counts(
 
 
 def by_level(table: pd.DataFrame, arms: Sequence[str], column: str, key: str = "pairs") -> dict[Any, np.ndarray]:
-    """Values over seeds of a column of `mirlab.first.tables.frame`, by another column; arms without runs are left out."""
+    """Values over seeds of a column of `mirlab.first.tables.frame`, by another one; arms without runs are left out."""
     if not len(table):
         return {}
     here = table[table["arm"].isin(arms)]

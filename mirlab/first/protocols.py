@@ -1,8 +1,8 @@
 """What each experiment asks, what it runs, and what would count as an answer: written down before anything was run.
 
 A `Protocol` is a small declarative configuration. Its runs follow from it alone; its claims are judged by
-`mirlab.first.verdicts` from the ledger's rows, and by nothing else. Here stand the experiments of the MIR paper; those on
-ways to close the gap are in `mirlab.first.closing`.
+`mirlab.first.verdicts` from the ledger's rows, and by nothing else. Here stand the experiments of the MIR paper; those
+on ways to close the gap are in `mirlab.first.closing`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from mirlab.first.outcomes import (
     standing,
 )
 from mirlab.first.protocols import Protocol
-from mirlab.first.tables import Row, arms_by_key, summary
+from mirlab.first.tables import Row, is_run, summary
 
 
 def listed(words: Sequence[str]) -> str:
@@ -182,7 +182,7 @@ def report(protocol: Protocol, rows: Sequence[Row], claims: Sequence[Claim]) -> 
         claims: What `mirlab.first.verdicts.judge` says of them.
     """
     own = [row for row in rows if row["experiment"] == protocol.name]
-    known = sum(row["key"] in arms_by_key(protocol.name) for row in own)
+    known = sum(map(is_run, own))
     count = f"{protocol.name} ({protocol.figure}): {known} of {len(protocol.runs)} runs"
     if known < len(own):
         count += f"; {len(own) - known} rows that are no run of the protocol are left out"

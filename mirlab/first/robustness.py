@@ -16,7 +16,7 @@ from mirlab.first.mediation import SEEDS_NEEDED
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED, Claim
 from mirlab.first.protocols import MOVED, PROTOCOLS
 from mirlab.first.reporting import listed
-from mirlab.first.tables import Row, arms_by_key, arms_of, cells, complete_seeds, frame
+from mirlab.first.tables import Row, arms_of, cells, complete_seeds, frame, is_run
 from mirlab.first.verdicts import is_enough
 
 LIMIT = 0.25
@@ -28,11 +28,10 @@ DIFFERENCES = {"template": ("plain", "chat"), "relevance": ("other", "own"), "se
 
 def by_regime(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Runs of the protocol `robustness` by regime, in the order of the seeds; a regime without runs is left out."""
-    arms = arms_by_key("robustness")
     found: dict[str, list[Row]] = {regime: [] for regime in PROTOCOLS["robustness"].arms}
     for row in rows:
-        if row["experiment"] == "robustness" and row["key"] in arms:
-            found[arms[row["key"]]].append(row)
+        if row["experiment"] == "robustness" and is_run(row):
+            found[row["arm"]].append(row)
     return {regime: sorted(own, key=_seed) for regime, own in found.items() if own}
 
 

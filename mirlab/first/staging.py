@@ -21,7 +21,7 @@ from mirlab.first.figures import figure_seed_values, headline, interval, loss_cu
 from mirlab.first.mediation import SEEDS_NEEDED
 from mirlab.first.outcomes import IN_PART, OPPOSITE, REPRODUCED, Claim, grouped, standing
 from mirlab.first.protocols import PROTOCOLS
-from mirlab.first.tables import Row, arms_by_key, difference, frame
+from mirlab.first.tables import Row, difference, frame
 from mirlib.plots import COLOURS, LINES, MARKERS, TEXT, VISION, new_axes
 
 COMPARED: dict[str, dict[str, tuple[str, str]]] = {
@@ -168,10 +168,9 @@ def _count(drawn: Sequence[np.ndarray]) -> str:
 
 def curves(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Loss curves of stage 1 by kind of caption, clean or noisy: steps (n,), and losses (seeds, n)."""
-    arms = arms_by_key("stages")
     found = {}
     for arm in ("full, clean", "full, noisy", "mid, clean", "mid, noisy"):
-        of_arm = [row for row in rows if arms.get(row["key"]) == arm]
+        of_arm = [row for row in rows if row.get("arm") == arm]
         if of_arm:
             found[arm] = loss_curves(of_arm)
     return found

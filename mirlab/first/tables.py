@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pandas as pd
 from mirlab import ledger
 from mirlab.first.estimates import Estimate, bootstrap
 from mirlab.first.protocols import PROTOCOLS, Protocol
+from mirlib.errors import MirlibError, first_line, shown
 
 Row = dict[str, Any]
 
@@ -32,6 +33,9 @@ METRICS = {
 MORE_IS_BETTER = frozenset(("in_context_text", "in_context_image", "discrimination", "accuracy", "pairs"))
 """Columns of `frame` of which more is better; of all other metrics less is."""
 
+INDEX = "arms.json"
+"""Beside the rows: the arms of every experiment, and the keys of their runs."""
+
 LOSS_WINDOW = 20
 """Steps before a probe over which `probes` takes the mean of the loss."""
 
@@ -39,9 +43,12 @@ LOSS_WINDOW = 20
 def load(name: str, results_dir: str | Path) -> list[Row]:
     """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness).
 
-    Rows of the zoo bring what the runs that they repeat have come to.
+    A row that is a run of its protocol has an ``arm``: that of the index beside the rows (`INDEX`), or its own. Rows of
+    the zoo bring what the runs that they repeat have come to. Runs of the sweep that only another one has done so far
+    are among them, as in `load_runs`.
 
-    Runs of the sweep that only another one has done so far are among them, as in `load_runs`.
+    Raises:
+        MirlibError: If a file of rows or the index is damaged.
     """
     rows = _own(name, results_dir)
     rows += _borrowed(name, results_dir, rows)
@@ -61,7 +68,7 @@ def load_runs(name: str, results_dir: str | Path) -> list[Row]:
     the sweep will copy it: with ``copied_from``, the name of the sweep that it was found in.
     """
     own = _own(name, results_dir)
-    return [row for row in own if row["key"] in arms_by_key(name)] + _borrowed(name, results_dir, own)
+    return [row for row in own if is_run(row)] + _borrowed(name, results_dir, own)
 
 
 class Counted(NamedTuple):
@@ -82,31 +89,45 @@ def counted(name: str, results_dir: str | Path) -> Counted:
     """How many runs of an experiment the ledger holds, of how many, and the minutes of one core that its own took."""
     rows = load_runs(name, results_dir)
     made = sum(row["seconds"]["all"] for row in rows if "copied_from" not in row)
-    return Counted(len({row["key"] for row in rows}), len(arms_by_key(name)), made / 60)
+    return Counted(len({row["key"] for row in rows}), len(PROTOCOLS[name].runs), made / 60)
+
+
+def is_run(row: Row) -> bool:
+    """Whether a row that was loaded is a run of its protocol as it stands."""
+    return row.get("arm") in PROTOCOLS[row["experiment"]].arms
 
 
 def _own(name: str, results_dir: str | Path) -> list[Row]:
-    return ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
+    arms = _arms_by_key(name, results_dir)
+    rows = ledger.Ledger(Path(results_dir) / f"{name}.jsonl").rows()
+    return [row | {"arm": arms[row["key"]]} if row["key"] in arms else row for row in rows]
 
 
 def _borrowed(name: str, results_dir: str | Path, own: Iterable[Row]) -> list[Row]:
     """Runs of a sweep that are not among its own rows, from the files of the others, in their order."""
-    missing = set(arms_by_key(name)) - {row["key"] for row in own}
+    arms = _arms_by_key(name, results_dir)
+    missing = set(arms) - {row["key"] for row in own}
     found = []
     for other in PROTOCOLS:
-        if other == name or not missing & set(arms_by_key(other)):
+        if other == name or not missing & set(_arms_by_key(other, results_dir)):
             continue
         for row in _own(other, results_dir):
             if row["key"] in missing:
-                found.append({"copied_from": other} | row | {"experiment": name})
+                found.append({"copied_from": other} | row | {"experiment": name, "arm": arms[row["key"]]})
                 missing.remove(row["key"])
     return found
 
 
-@lru_cache(maxsize=32)
-def arms_by_key(name: str) -> dict[str, str]:
-    """Arms of a protocol by the keys of their runs."""
-    return {ledger.key_of(run.configuration): arm for arm, runs in PROTOCOLS[name].arms.items() for run in runs}
+def _arms_by_key(name: str, results_dir: str | Path) -> dict[str, str]:
+    """Arms of an experiment by the keys of their runs, from the index; none where there is no index."""
+    path = Path(results_dir) / INDEX
+    if not path.exists():
+        return {}
+    try:
+        arms = json.loads(path.read_text(encoding="utf-8")).get(name, {})
+        return {key: arm for arm, keys in arms.items() for key in keys}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise MirlibError(f"{shown(path)}: not an index of arms ({shown(first_line(error), 300)})") from error
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -121,9 +142,9 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     """
     lines = []
     for row in rows:
-        arm = arms_by_key(row["experiment"]).get(row["key"])
-        if arm is None:
+        if not is_run(row):
             continue
+        arm = row["arm"]
         run, metrics = row["configuration"], row["metrics"]
         recipe = run["stage_one"]
         series, _, level = arm.partition(", ")
@@ -172,13 +193,12 @@ def probes(rows: Iterable[Row]) -> pd.DataFrame:
     """
     lines = []
     for row in rows:
-        arm = arms_by_key(row["experiment"]).get(row["key"])
-        if arm is None or "probes" not in row["metrics"]:
+        if not is_run(row) or "probes" not in row["metrics"]:
             continue
         curve = loss_curve(row)
         steps = steps_of(row)
         for probe in [*row["metrics"]["probes"], {"step": steps, **row["metrics"]}]:
-            start = {"arm": arm, "seed": row["configuration"]["seed"], "parts": row["configuration"]["parts"]}
+            start = {"arm": row["arm"], "seed": row["configuration"]["seed"], "parts": row["configuration"]["parts"]}
             loss = loss_before(curve, probe["step"])
             lines.append(start | {"step": probe["step"], "loss": loss} | _measured(probe))
     return pd.DataFrame(lines)

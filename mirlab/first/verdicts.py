@@ -36,7 +36,6 @@ from mirlab.first.tables import (
     METRICS,
     MORE_IS_BETTER,
     Row,
-    arms_by_key,
     arms_of,
     cells,
     complete_seeds,
@@ -366,7 +365,7 @@ def _data_scale(at: _Judge) -> None:
             worse(arms),
         )
 
-    curves = {(arms_by_key(protocol.name).get(row["key"]), row["configuration"]["seed"]): row for row in at.rows}
+    curves = {(row.get("arm"), row["configuration"]["seed"]): row for row in at.rows}
     for name, arms in series.items():
 
         def flattens(_: pd.DataFrame, seeds: list[int], arm: str = arms[-1]) -> list[Part]:
@@ -583,7 +582,7 @@ _VARIED = {
 def _robustness(at: _Judge, scale_rows: list[Row]) -> None:
     at.command = "mir lab run data_scale && mir lab run robustness"
     units = spans(scale_rows)
-    by_seed = {(arms_by_key("robustness").get(row["key"]), row["configuration"]["seed"]): row for row in at.rows}
+    by_seed = {(row.get("arm"), row["configuration"]["seed"]): row for row in at.rows}
 
     def unit(name: str, seeds: Iterable[int]) -> np.ndarray:
         return units.loc[list(seeds), name].to_numpy()

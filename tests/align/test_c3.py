@@ -9,14 +9,13 @@ from tiny_models import FAMILIES
 from tiny_processors import lvlm
 from transformers import AutoProcessor
 
-from mirlab.model.miniature import MINIATURE
 from mirlib import MirlibError
 from mirlib.adapters import decoder_parts
 from mirlib.align import c3
 from mirlib.align.saved import attached
 from mirlib.data import sample_images, sample_texts
 from mirlib.hidden_states import token_masks
-from mirlib.loading import load_model
+from mirlib.loading import MINIATURE, load_model
 from mirlib.rows import collect_rows
 
 OPTIONS = {"max_text_tokens": 8}

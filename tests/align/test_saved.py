@@ -12,12 +12,11 @@ from tiny_models import FAMILIES
 from tiny_processors import lvlm
 from transformers import AutoProcessor
 
-from mirlab.model.miniature import MINIATURE
 from mirlib import MirlibError, score
 from mirlib.align import masks, moca, norms
 from mirlib.align.saved import attached
 from mirlib.data import sample_images, sample_texts
-from mirlib.loading import load_model
+from mirlib.loading import MINIATURE, load_model
 
 LLAVA = FAMILIES[0]
 PAIRS = ("-n", "6", "--batch-size", "6", "--no-progress")

@@ -51,8 +51,8 @@ def server(tmp_path):
     """A fresh JupyterLab over the chapter and its ledger; its address."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / CHAPTER).write_text(json.dumps(story()), encoding="utf-8")
-    (tmp_path / "results").mkdir()
-    shutil.copy(ROOT / "results" / "base.jsonl", tmp_path / "results")
+    (tmp_path / "results" / "0.1").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "0.1" / "base.jsonl", tmp_path / "results" / "0.1")
     settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     # A cell that is scrolled out of sight would be taken off the page, and the test could not read it.

@@ -101,9 +101,9 @@ def test_sentences_name_what_the_rows_hold(rows):
 
 def test_a_fall_of_mir_that_is_small_is_called_so(rows):
     small = copy.deepcopy(rows)
-    plain = {r["configuration"]["seed"]: r for r in small if PROTOCOL.arm_of(r["configuration"]) == "high, plain"}
+    plain = {r["configuration"]["seed"]: r for r in small if r["arm"] == "high, plain"}
     for row in small:
-        if PROTOCOL.arm_of(row["configuration"]) == "high, MoCa":
+        if row["arm"] == "high, MoCa":
             row["metrics"]["mir"]["value"] = plain[row["configuration"]["seed"]]["metrics"]["mir"]["value"] - 0.01
     said = calibration.lessons(small)
     assert "smaller than the 0.05" in said[0] and not any("smaller than" in sentence for sentence in said[1:])

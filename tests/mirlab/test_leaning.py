@@ -6,8 +6,9 @@ import torch
 
 from mirlab import world
 from mirlab.model import evaluation, leaning
-from mirlab.model.miniature import PATCH_SIZE, load_miniature
+from mirlab.model.miniature import PATCH_SIZE
 from mirlib import gaps
+from mirlib.loading import load_miniature
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from made_rows import measured, rows_of
 
-from mirlab import ledger
 from mirlab.first import tables
 from mirlab.model import train
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[2] / "results" / "0.1"
 
 
 def made(losses):
@@ -54,10 +53,7 @@ def test_a_probe_before_the_first_point_takes_the_point_that_holds_its_step():
 
 @pytest.mark.parametrize("name", ["convergence", "overfitting"])
 def test_no_loss_of_the_ledger_is_missing(name):
-    rows = ledger.Ledger(RESULTS / f"{name}.jsonl").rows()
-    if not rows:
-        pytest.skip(f"the ledger has no row of {name}")
-    table = tables.probes(rows)
+    table = tables.probes(tables.load_runs(name, RESULTS))
     assert len(table) and table.notna().all(axis=None)
 
 

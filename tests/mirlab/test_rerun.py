@@ -12,7 +12,7 @@ from mirlab.model import miniature, parts
 from mirlib.loading import load_miniature
 
 EXPERIMENT = "data_scale"
-LEDGER = Path(__file__).parents[2] / "results" / f"{EXPERIMENT}.jsonl"
+LEDGER = Path(__file__).parents[2] / "results" / "0.1" / f"{EXPERIMENT}.jsonl"
 
 
 def cheapest():
@@ -27,7 +27,7 @@ def cheapest():
 
 
 def test_the_shipped_parts_are_loaded_without_a_cache(tmp_path):
-    model, _, fingerprint = parts.load(parts.SHIPPED, "base", tmp_path / "cache")
+    model, _, fingerprint = parts.load(parts.SHIPPED, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     shipped, _ = load_miniature()
     assert fingerprint == miniature.fingerprint(shipped, without="multi_modal_projector")

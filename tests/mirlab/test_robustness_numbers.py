@@ -17,7 +17,7 @@ def rows_of(name, arm, metrics):
     """Rows of an arm, the highest seed first."""
     runs = sorted(PROTOCOLS[name].arms[arm], key=lambda run: -run.seed)
     return [
-        {"experiment": name, "key": ledger.key_of(run.configuration), "configuration": run.configuration}
+        {"experiment": name, "arm": arm, "key": ledger.key_of(run.configuration), "configuration": run.configuration}
         | {"metrics": metrics(run), "seconds": {"all": 1.0}}
         for run in runs
     ]
@@ -25,7 +25,7 @@ def rows_of(name, arm, metrics):
 
 def test_runs_come_by_regime_in_the_order_of_the_seeds_and_know_their_parts():
     rows = rows_of("robustness", "matched", lambda run: {})
-    rows += [{**rows[0], "key": "of an older protocol"}]
+    rows += [{**rows[0], "arm": "of an older protocol"}]
     (found,) = robustness.by_regime(rows).values()
     assert [row["configuration"]["seed"] for row in found] == [0, 1, 2, 3, 4]
     assert robustness.by_parts(found) == {0: [0, 2, 4], 1: [1, 3]}

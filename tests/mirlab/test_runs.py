@@ -121,7 +121,7 @@ def test_what_a_run_costs_grows_with_what_it_does():
 def laboratory(tokenizer, tmp_path_factory):
     """`execute` with small parts and few scenes; each call names a cache of its own, so nothing is shared."""
 
-    def load(seed, size, cache):
+    def load(seed, cache):
         model = miniature.assemble(miniature.new_encoder(seed=seed), miniature.new_language_model(layers=2, seed=seed))
         return model, miniature.new_processor(tokenizer), miniature.fingerprint(model, without="multi_modal_projector")
 

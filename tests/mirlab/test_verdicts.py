@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_rows import measured, rows_of
+from made_rows import index_in, measured, rows_of
 from scipy import stats
 
 from mirlab import ledger
@@ -66,13 +66,14 @@ def test_a_ratio_resamples_both_of_a_seed_together():
 
 def test_a_frame_has_one_line_a_run_and_leaves_out_what_is_no_run_of_the_protocol():
     rows = rows_of("data_scale", lambda arm, run: measured(mir=run.seed + ORDER[run.stage_one.pairs]))
-    rows.append({**rows[0], "key": "of an older protocol"})
+    older = {**rows[0], "key": "of an older protocol"}
+    rows += [older | {"arm": "high, 77 pairs"}, {name: value for name, value in older.items() if name != "arm"}]
     table = verdicts.frame(reversed(rows))
     assert len(table) == 75
     assert list(table["arm"].unique()) == list(PROTOCOLS["data_scale"].arms)
     one = table[(table["arm"] == "matched, 8192 pairs") & (table["seed"] == 3)].iloc[0]
     assert (one["mir"], one["parts"], one["pairs"], one["matched"], one["level"]) == (5.0, 1, 8192, True, "8192 pairs")
-    assert "1 rows that are no run" in verdicts.report(PROTOCOLS["data_scale"], rows)
+    assert "2 rows that are no run" in verdicts.report(PROTOCOLS["data_scale"], rows)
 
 
 def test_a_summary_holds_each_arms_mean_and_says_where_there_is_none():
@@ -101,7 +102,9 @@ def keep(folder, rows):
 def test_a_run_that_another_experiment_made_counts_as_found_and_its_minutes_where_it_was_made(tmp_path):
     keep(tmp_path, rows_of("sizes", lambda arm, run: measured(mir=3.0) if arm in ("small", "base") else None))
     row = rows_of("sizes", lambda arm, run: measured())[0]
+    del row["arm"]
     of_an_older_protocol = {**row["configuration"], "scenes": 1}
+    index_in(tmp_path)
     keep(tmp_path, [{**row, "configuration": of_an_older_protocol, "key": ledger.key_of(of_an_older_protocol)}])
     assert tables.counted("sizes", tmp_path) == (10, 15, 10 * 2.0 / 60)
     assert tables.counted("captions", tmp_path) == (5, 30, 0.0), "full captions, norms matched: base of sizes"
@@ -734,6 +737,6 @@ def test_the_count_adds_up(claims):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_page_shows_the_experiments_that_have_been_run_and_no_others(name):
     root = Path(__file__).resolve().parents[2]
-    found = tables.counted(name, root / "results")
+    found = tables.counted(name, root / "results" / "0.1")
     page = (root / "book" / "verdicts.md").read_text(encoding="utf-8")
     assert (f'shown("{name}")' in page) == (found.runs_found == found.runs_wanted)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_rows import measured
+from made_rows import index_in, measured
 
 from mirlab import ledger, recipes, runs, world, zoo
 from mirlab.first import closing, tables, verdicts
@@ -123,6 +123,7 @@ def test_parts_of_the_samples_are_disjoint_and_numbered_from_zero():
 def ledger_of(folder, value_of, *, missing=None):
     """A results folder where accuracy is the arm's place, and each measure is `value_of(name, place, seed)`."""
     others = {}
+    index_in(folder)
     for place, settings in enumerate(PROTOCOL.arms.values()):
         for run in settings:
             accuracy = (place + 1) / 20
@@ -223,6 +224,6 @@ def test_captions_stand_beside_their_own_scenes(tiny, tokenizer, monkeypatch):
     monkeypatch.setattr(zoo, "_collect", lambda model, processor, pictures, texts: seen.append((pictures, texts)))
     zoo._captioned(tiny, None, 5)
     ((pictures, texts),) = seen
-    for scene, picture, text in zip(zoo.evaluate.held_out_scenes(5, seed=1000), pictures, texts, strict=True):
+    for scene, picture, text in zip(zoo.evaluation.held_out_scenes(5, seed=1000), pictures, texts, strict=True):
         assert np.array_equal(np.asarray(world.to_image(scene)), np.asarray(picture))
         assert text == world.caption(scene)

@@ -1,8 +1,8 @@
 """Experiments on ways to close the gap: one module each, with its ``PROTOCOL`` and its ``judge``.
 
-``PROTOCOL`` is the declaration, see `mirlab.first.protocol`. ``judge(at)`` decides the claims of that protocol; ``at`` is
-that of `mirlab.first.verdicts`, with ``at.protocol``, ``at.rows``, ``at.table`` and ``at.claim(...)``. A module may name
-claims that are no paper's in ``OURS``.
+``PROTOCOL`` is the declaration, see `mirlab.first.protocol`. ``judge(at)`` decides the claims of that protocol; ``at``
+is that of `mirlab.first.verdicts`, with ``at.protocol``, ``at.rows``, ``at.table`` and ``at.claim(...)``. A module may
+name claims that are no paper's in ``OURS``.
 """
 
 from mirlab.first.closing import eim, features, masks, moca, stages, weighting, zoo

@@ -13,8 +13,8 @@ opens it without IE. Segments cost steps, so ``two epochs`` spends as many steps
 segment takes.
 
 What is not measured: BLEU-4. Captions are judged by perplexity on held-out captions after stage 1, which the claims do
-not hang on. The use of CLIP's features (Table 9) has an experiment of its own, `mirlab.first.closing.features`; here all
-arms read all patches before the output layer, which is what EIM changes ClipCap to.
+not hang on. The use of CLIP's features (Table 9) has an experiment of its own, `mirlab.first.closing.features`; here
+all arms read all patches before the output layer, which is what EIM changes ClipCap to.
 """
 
 from __future__ import annotations

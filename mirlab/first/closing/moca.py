@@ -166,8 +166,5 @@ def judge(at: Any) -> None:
 
 def layers(rows: list[dict[str, Any]], arm: str, seeds: list[int]) -> np.ndarray:
     """log10 of the distance of every layer of the runs of an arm, (seeds, K), from rows of the ledger."""
-    from mirlab.first.tables import arms_by_key
-
-    named = arms_by_key(PROTOCOL.name)
-    found = {row["configuration"]["seed"]: row for row in rows if named.get(row["key"]) == arm}
+    found = {row["configuration"]["seed"]: row for row in rows if row.get("arm") == arm}
     return np.log10([found[seed]["metrics"]["mir"]["per_layer"] for seed in seeds])

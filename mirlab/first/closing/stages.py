@@ -98,13 +98,10 @@ PROTOCOL = Protocol(
 
 def adaptation(rows: Any) -> dict[int, dict[str, dict[str, float]]]:
     """By seed, what the runs of the new domain said: by time (see `NewDomain`) the accuracy in each domain."""
-    from mirlab.first.tables import arms_by_key
-
-    arms = arms_by_key(PROTOCOL.name)
     found = {
         row["configuration"]["seed"]: row["metrics"]["after_stage_one"]
         for row in rows
-        if row["experiment"] == PROTOCOL.name and arms.get(row["key"]) == "new domain"
+        if row["experiment"] == PROTOCOL.name and row.get("arm") == "new domain"
     }
     return dict(sorted(found.items()))
 

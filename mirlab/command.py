@@ -1,0 +1,149 @@
+"""The command ``mir lab``: list, run and show experiments. `mirlib.cli` finds it by its entry point in pyproject.toml.
+
+It stands in every call of ``mir``, so it imports nothing of the laboratory before an experiment is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mirlib.cli import integer, print_result
+from mirlib.errors import MirlibError, first_line, shown
+from mirlib.files import check_writable
+
+
+def add(commands: Any) -> None:
+    """Add ``lab`` to the commands of ``mir``.
+
+    Args:
+        commands: What `argparse.ArgumentParser.add_subparsers` returned.
+    """
+    laboratory = commands.add_parser("lab", help="the laboratory: list, run and show experiments")
+    actions = laboratory.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="the experiments").set_defaults(run=_list)
+    for name, run, text in (
+        ("run", _run, "run an experiment, or finish one that was stopped"),
+        ("show", _show, "what its ledger says"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("experiment", metavar="EXPERIMENT")
+        action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
+        action.set_defaults(run=run)
+        if name == "run":
+            action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
+            action.add_argument(
+                "--jobs", type=integer, metavar="N", help="sweeps: processes at once (default: the cores)"
+            )
+            action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
+            action.add_argument(
+                "--precision",
+                default="float32",
+                metavar="NAME",
+                help="float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)",
+            )
+            action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+
+
+def _list(_: argparse.Namespace) -> None:
+    from mirlab.commands import EXPERIMENTS
+
+    print_result(
+        "\n".join(
+            f"{name:16} {experiment.minutes:4} min  {experiment.summary}" for name, experiment in EXPERIMENTS.items()
+        )
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from mirlab import commands
+    from mirlab.model import precision
+
+    _check_name(options.experiment)
+    given = {
+        name: value
+        for name, value in (("output", options.output), ("jobs", options.jobs), ("backend", options.backend))
+        if value is not None
+    }
+    accepted = {"output"} if options.experiment == "base" else {"jobs", "backend"}
+    if unknown := given.keys() - accepted:
+        raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
+    if options.jobs is not None and options.jobs < 1:
+        raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
+    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    check_writable(ledger, make_folder=True)  # before the first run is trained
+    with _reading(ledger), _workers_end(), precision.use(options.precision):
+        commands.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
+        found = commands.show(options.experiment, ledger.parent)
+    print_result(found)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from mirlab import commands
+
+    _check_name(options.experiment)
+    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    with _reading(ledger):
+        found = commands.show(options.experiment, ledger.parent)
+    print_result(found)
+
+
+def _check_name(name: str) -> None:
+    from mirlab.commands import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(EXPERIMENTS)}")
+
+
+@contextmanager
+def _reading(ledger: Path) -> Iterator[None]:
+    """Turn what rows that no run has written do to their readers into a sentence."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except OSError as error:
+        raise MirlibError(f"{shown(Path(error.filename or ledger))}: {error.strerror or first_line(error)}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {shown(first_line(error), 300)}"
+        raise MirlibError(
+            f"{shown(ledger)}: its rows are not those that this experiment writes ({reason}); take the rows that were "
+            "changed out, and `mir lab run` makes them again"
+        ) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+@contextmanager
+def _workers_end() -> Iterator[None]:
+    """Let an interrupt unwind, so that the processes of a sweep are ended; a second one ends this one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def unwind(number: int, _: object) -> NoReturn:
+        restore()
+        raise Interrupted(number)
+
+    for number in before:
+        signal.signal(number, unwind)
+    try:
+        yield
+    finally:
+        restore()
