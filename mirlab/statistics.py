@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special  # scipy.stats takes seconds to import
 
 from mirlib.errors import MirlibError, shown
 
@@ -204,7 +204,7 @@ def spearman_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
         >>> spearman_within([[1, 2, 3], [1, 2, 3], [4, 4, 4]], [[3, 2, 1], [1, 3, 2], [1, 2, 3]])
         array([-1. ,  0.5,  0. ])
     """
-    x, y = (_centred(stats.rankdata(np.asarray(values, dtype=float), axis=-1)) for values in (x, y))
+    x, y = (_centred(_ranks(np.asarray(values, dtype=float))) for values in (x, y))
     size = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
     product = (x * y).sum(axis=-1)
     return np.round(np.divide(product, size, out=np.zeros(np.shape(product)), where=size > 0), 12)
@@ -357,6 +357,12 @@ def _mean_and_error(values: np.ndarray, step: float) -> tuple[np.ndarray, np.nda
     """Mean over the last axis and its standard error."""
     root = np.sqrt(values.shape[-1])
     return values.mean(axis=-1), np.maximum(values.std(axis=-1, ddof=1), step / root) / root
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks over the last axis, from 1; ties share their mean rank."""
+    mine, others = values[..., :, None], values[..., None, :]
+    return (mine > others).sum(axis=-1) + ((mine == others).sum(axis=-1) + 1) / 2
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

@@ -215,7 +215,6 @@ def test_at_most_5_percent_of_experiments_without_any_effect_print_a_false_word(
     assert shares["reproduced"] < 0.05
     assert shares["either"] < 0.05 + 3 * error
     assert shares["alone"] > 0.08  # the 95 % intervals alone would not keep it, so that this test can fail
-    print(shares)
 
 
 def test_true_claims_do_not_make_false_ones_easier():
@@ -234,10 +233,10 @@ def test_a_metric_that_has_nothing_to_do_with_accuracy_never_follows_it():
     rng = np.random.default_rng(6)
     claim = (Follows("follows", "paper, Fig. 1", tuple("abcd"), "x", "y"),)
     words = [
-        judge_values(claim, [dict(zip("xy", rng.normal(size=(2, 6, 4)), strict=True))])[0].outcome for _ in range(400)
+        judge_values(claim, [dict(zip("xy", rng.normal(size=(2, 6, 4)), strict=True))])[0].outcome for _ in range(200)
     ]
     assert "reproduced" not in words
-    assert words.count("the opposite") / 400 < 0.05
+    assert words.count("the opposite") / 200 < 0.06
 
 
 # ---------------------------------------------------------------------------------------------------------------------
