@@ -8,7 +8,7 @@ these numbers, Student's t, and Holm's procedure over all claims of its experime
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -389,7 +389,13 @@ def judge_values(
 
 
 def ceilings(
-    claims: Iterable[Claim], pilot: pd.DataFrame, *, seeds: int = SEEDS, draws: int = 2000, seed: int = 0
+    claims: Iterable[Claim],
+    pilot: pd.DataFrame,
+    *,
+    alike: Callable[[str], str] | None = None,
+    seeds: int = SEEDS,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The oracle's rate of every claim of an experiment: how often it would be shown if it were true.
 
@@ -402,6 +408,8 @@ def ceilings(
     Args:
         claims: All of the experiment.
         pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
+        alike: From an arm to the name of a group whose arms have about the same noise, a regime, say; it is estimated
+            from all of them, which a pilot of two or three seeds needs. If left out, from the arms of each claim.
         seeds: Of the experiment.
         draws: How many experiments are drawn.
         seed: Of the draws.
@@ -415,6 +423,10 @@ def ceilings(
         if min(map(len, values.values())) < 2:
             raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
         known = {column: spread(values[column]) for column in claim.columns}
+        if alike:
+            for column, arms in known.items():
+                noise = {group: _noise(pilot, column, alike, group) for group in dict.fromkeys(map(alike, claim.arms))}
+                known[column] = replace(arms, noise=np.array([noise[alike(arm)] for arm in claim.arms]))
         drawn = simulated(known[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
         p[:, i] = claim.p(claim.oracle(known, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
@@ -437,6 +449,8 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
             "value": finding.estimate.value,
             "low": finding.estimate.low,
             "high": finding.estimate.high,
+            "adjusted_low": finding.adjusted.low,
+            "adjusted_high": finding.adjusted.high,
             "p": finding.p,
             "p_holm": finding.p_holm,
             "over_means": finding.over_means.value if finding.over_means else np.nan,
@@ -446,6 +460,11 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
         }
         for finding in findings
     )
+
+
+def _noise(pilot: pd.DataFrame, column: str, alike: Callable[[str], str], group: str) -> float:
+    here = pilot[pilot["arm"].map(alike) == group]
+    return float(spread(wide(here, column).dropna().to_numpy(float)).noise)
 
 
 def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:

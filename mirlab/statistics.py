@@ -263,16 +263,22 @@ class Spread:
 def spread(values: ArrayLike) -> Spread:
     """Arm means, noise and the seeds' offsets from a pilot: a two-way analysis of variance with one run a cell.
 
+    The noise has (seeds − 1)(arms − 1) degrees of freedom, and so is itself uncertain by about one over the root of
+    twice as many: 29 % for three seeds of four arms. With a single arm, offset and noise cannot be told apart, and all
+    is noise.
+
     Args:
-        values: (seeds, arms), two at least of each.
+        values: (seeds, arms).
 
     Raises:
-        MirlibError: Too few seeds or arms.
+        MirlibError: There are fewer than two seeds.
     """
     values = np.asarray(values, dtype=float)
     seeds, arms = values.shape
-    if seeds < 2 or arms < 2:
-        raise MirlibError(f"a pilot needs two seeds and two arms at least, not {seeds} and {arms}: run more of it")
+    if seeds < 2:
+        raise MirlibError("a pilot needs two seeds with all arms at least: run more of it")
+    if arms == 1:
+        return Spread(values.mean(axis=0), float(values.std(ddof=1)))
     means, offsets = values.mean(axis=0), _centred(values.mean(axis=1))
     rest = values - means - offsets[:, None]
     noise = (rest**2).sum() / ((seeds - 1) * (arms - 1))

@@ -310,6 +310,18 @@ def test_a_ceiling_is_the_share_of_experiments_that_are_judged_so():
     np.testing.assert_allclose(held / 500, list(expected.values()), atol=0.06)
 
 
+def test_noise_can_be_that_of_all_arms_of_a_regime():
+    quiet, loud = pilot([0.0, 0.4, 0.1, 0.2], 0.05), pilot([0.0, 0.4, 0.9, 0.3], 0.5)
+    for table, name in ((quiet, "quiet"), (loud, "loud")):
+        table["arm"] = f"{name}, " + table["arm"]
+    table = pd.concat([quiet, loud])
+    claims = tuple(Contrast(name, "ours", f"{name}, b", f"{name}, a", "mir", ABOVE) for name in ("quiet", "loud"))
+    rates = ceilings(claims, table, alike=lambda arm: arm.partition(",")[0])
+    assert rates["quiet"] > 0.99
+    expected = stats.nct.sf(stats.t.ppf(0.975, 5), 5, 0.4 / (0.5 * np.sqrt(2)) * np.sqrt(6))
+    assert 0.5 * expected < rates["loud"] < expected + 0.04  # Holm lets it pass where the other one does
+
+
 def test_a_pilot_that_is_too_small_says_so():
     claims = (Contrast("falls", "ours", "a", "b", "mir"),)
     with pytest.raises(MirlibError, match="fewer than two seeds"):

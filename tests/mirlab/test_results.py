@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mirlab import experiments, results
-from mirlab.claims import Contrast
+from mirlab.claims import Contrast, Effect
 from mirlab.experiments import EXPERIMENTS, Experiment, Registry
 from mirlab.ledger import key_of
+from mirlab.statistics import ABOVE
 from mirlib import MirlibError
 
 FIRST_EDITION = Path(__file__).parents[2] / "results" / "0.1"
@@ -54,6 +55,7 @@ def test_a_row_is_a_line(tmp_path):
     assert first["norm_ratios"] == [100.0, 2.0]
     assert (first["accuracy"], first["accuracy_exist"], first["accuracy_count"]) == (0.5, 0.75, 0.25)
     assert (first["seconds"], first["loss"], first["method"]) == (9.5, 0.9, "moca")
+    assert table["method"].iloc[2] == "plain"
     assert results.wide(table, "mir").loc[0].to_dict() == {"MoCa": 2.0, "plain": 3.0}
     assert results.paired(table, "MoCa", "plain", "mir").to_dict() == {0: -1.0}
     assert "perplexity" not in table
@@ -114,6 +116,14 @@ def test_the_first_edition_reads_as_it_stands(tmp_path):
     assert mir["high"] == pytest.approx(sum(r["metrics"]["mir"]["value"] for r in high.values()) / 5)
 
 
+def test_mir_that_was_measured_again_and_again_comes_as_lists(tmp_path):
+    kinds = {"digits": {"news": [1.0, 1.1], "code": [2.0]}}
+    write(tmp_path, [row(0, arm="plain", kinds=kinds, counts={"5": [3.0, 3.5]}, gaps={"ima": {"value": 0.2}})])
+    first = results.load("made", tmp_path).iloc[0]
+    assert (first["mir_kinds_digits_news"], first["mir_kinds_digits_code"]) == ([1.0, 1.1], [2.0])
+    assert (first["mir_counts_5"], first["gap_ima"]) == ([3.0, 3.5], 0.2)
+
+
 @pytest.mark.parametrize("path", sorted(FIRST_EDITION.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_every_ledger_of_the_first_edition_has_a_line_for_every_run(path, tmp_path):
     keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
@@ -148,6 +158,19 @@ def test_outcomes_join_ledger_and_claims(tmp_path, monkeypatch):
     assert findings[2].ceiling == 0.4
 
 
+def test_an_experiment_may_add_columns(tmp_path, monkeypatch):
+    claim = Effect("layer 1 is long", "ours", {"new": 1}, "excess", ABOVE)
+    declared = experiment(
+        claims=(claim,),
+        derive=lambda table: table.assign(excess=[ratios[0] / ratios[-1] - 1 for ratios in table["norm_ratios"]]),
+    )
+    monkeypatch.setattr(results, "EXPERIMENTS", {"made": declared})
+    assert results.outcomes("made", tmp_path)[0].outcome == "not measured"
+    write(tmp_path, [row(seed, arm="new") for seed in range(6)])
+    (finding,) = results.outcomes("made", tmp_path)
+    assert (finding.outcome, finding.estimate.value) == ("reproduced", 49)
+
+
 def test_an_experiment_that_contradicts_itself_is_refused():
     claim = Contrast("MIR falls", "ours", "new", "plain", "mir")
     with pytest.raises(ValueError, match="claims twice: MIR falls"):
@@ -162,6 +185,7 @@ def test_experiments_are_imported_when_they_are_asked_for(tmp_path, monkeypatch)
     package = tmp_path / "made_experiments"
     package.mkdir()
     (package / "__init__.py").touch()
+    (package / "_shared.py").touch()
     (package / "second.py").write_text("EXPERIMENT = 'second'\n")
     (package / "first.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
