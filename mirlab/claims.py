@@ -206,8 +206,10 @@ class _Over(Claim):
 class Follows(_Over):
     """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
 
-    At a limit of −.8 and a true mean of just that, the interval lies below it in about 9 % of all experiments instead
-    of 2.5 %, since a correlation near −1 is skewed; where there is no relation, never.
+    A limit near −1 asks for more than six seeds give: with the arms and the noise of ``results/0.1`` an oracle's
+    interval lies below −.8 in at most 62 % of all experiments, below −.5 in 98 % and more where the amount of data is
+    varied. At a true mean of just −.8 it lies below that in about 9 % instead of 2.5 %, since a correlation near −1 is
+    skewed; where there is no relation, never.
 
     Attributes:
         name: As in `Claim`.
@@ -218,7 +220,7 @@ class Follows(_Over):
         limit: The correlation asked for; its sign is that of the claim.
     """
 
-    limit: float = -0.8
+    limit: float = -0.5
 
     @property
     def side(self) -> str:
@@ -229,6 +231,10 @@ class Follows(_Over):
     def step(self) -> float:
         """Smallest difference of two seeds' correlations."""
         return rank_step(len(self.arms))
+
+    def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
+        """Within ±1."""
+        return super().interval(numbers, confidence).clipped(-1, 1)
 
     def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Rank correlations over the last axis."""
@@ -382,7 +388,9 @@ def judge_values(
             outer, inner = (claim.interval(numbers[i], 1 - tails * LEVEL / factor) for tails in (1, 2))
             words.append((outcome(claim, outer, inner, ceiling=ceiling, seeds=seeds), outer))
         (word, adjusted), (alone, estimate) = words
-        over = jackknife(spearman_of_means, *data[i].values()) if isinstance(claim, Follows) and measured[i] else None
+        over = None
+        if isinstance(claim, Follows) and measured[i]:
+            over = jackknife(spearman_of_means, *data[i].values()).clipped(-1, 1)
         known = (p[i], p_holm[i]) if measured[i] else (np.nan, np.nan)
         findings.append(Finding(claim, word, estimate, adjusted, *map(float, known), alone, ceiling, over))
     return tuple(findings)

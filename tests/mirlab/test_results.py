@@ -12,7 +12,7 @@ from mirlab import experiments, results
 from mirlab.claims import Contrast, Effect
 from mirlab.experiments import EXPERIMENTS, Experiment, Registry
 from mirlab.ledger import key_of
-from mirlab.statistics import ABOVE
+from mirlab.statistics import ABOVE, simulated, spearman_of_means, spearman_within, spread
 from mirlib import MirlibError
 
 FIRST_EDITION = Path(__file__).parents[2] / "results" / "0.1"
@@ -114,6 +114,23 @@ def test_the_first_edition_reads_as_it_stands(tmp_path):
         assert differences[seed] == pytest.approx(kinds[0] - kinds[1])
     mir = table.groupby("arm")["mir"].mean()
     assert mir["high"] == pytest.approx(sum(r["metrics"]["mir"]["value"] for r in high.values()) / 5)
+
+
+def test_the_audits_numbers_come_out_again(tmp_path):
+    """Correlations of arm means, and how often an oracle's mean correlation of five seeds is at most −.8."""
+    arms = {}
+    for line in (FIRST_EDITION / "data_scale.jsonl").read_text().splitlines():
+        recipe = json.loads(line)["configuration"]["stage_one"]
+        if recipe["norm_matched"] and recipe["unlock"] == "none":
+            arms.setdefault(str(recipe["pairs"]), []).append(json.loads(line)["key"])
+    (tmp_path / "data_scale.jsonl").write_bytes((FIRST_EDITION / "data_scale.jsonl").read_bytes())
+    (tmp_path / "arms.json").write_text(json.dumps({"data_scale": arms}))
+    table = results.load("data_scale", tmp_path)
+    mir, accuracy = (results.wide(table, column).to_numpy() for column in ("mir", "accuracy"))
+    assert mir.shape == (5, 4)
+    assert spearman_of_means(mir, accuracy) == pytest.approx(-0.8)
+    drawn = simulated(spread(accuracy), seeds=5)
+    assert (spearman_within(-accuracy.mean(axis=0), drawn).mean(axis=1) <= -0.8).mean() >= 0.98
 
 
 def test_mir_that_was_measured_again_and_again_comes_as_lists(tmp_path):
