@@ -155,7 +155,7 @@ class _Shared:
 @lru_cache(maxsize=2)
 def _shared(seed: int, size: str, cache: str) -> _Shared:
     """What the runs of a process have in common. The features lie in a file that all processes map."""
-    model, processor, fingerprint = parts.load(seed, size, Path(cache))
+    model, processor, fingerprint = parts.load(seed, Path(cache))
     scenes = train.stage_one_scenes(POOL, seed=seed)
     path = Path(cache) / "features" / f"{miniature.fingerprint(model.model.vision_tower)}-{seed}-{POOL}.npy"
     if not path.exists():

@@ -15,11 +15,16 @@ LABELS: dict[str, tuple[str, ...]] = {
 """What can be said of a cell."""
 
 
-def cell_means(patches: torch.Tensor) -> torch.Tensor:
-    """The mean patch token of each cell: (n, 36, d) -> (n, 4, d)."""
+def cell_tokens(patches: torch.Tensor) -> torch.Tensor:
+    """The patch tokens of each cell, one behind the other: (n, 36, d) -> (n, 4, 9 d)."""
     side = world.IMAGE_SIZE // miniature.PATCH_SIZE
     grid = patches.unflatten(1, (2, side // 2, 2, side // 2))  # rows of cells, patches down, columns, patches across
-    return grid.mean(dim=(2, 4)).flatten(1, 2)
+    return grid.transpose(2, 3).flatten(1, 2).flatten(2)
+
+
+def cell_means(patches: torch.Tensor) -> torch.Tensor:
+    """The mean patch token of each cell: (n, 36, d) -> (n, 4, d)."""
+    return cell_tokens(patches).unflatten(-1, (-1, patches.shape[-1])).mean(2)
 
 
 def cell_labels(scenes: list[world.Scene]) -> torch.Tensor:

@@ -353,26 +353,35 @@ def english_loss(
 def probe_accuracy(
     model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600, seed: int = 0
 ) -> dict[str, float]:
-    """What the frozen vision features hold: a ridge regression reads each cell's labels from all 36 tokens.
+    """What the frozen vision features hold: a ridge regression reads what is in a cell from the cell's own nine tokens.
 
     Returns:
-        Share of things whose ``size``, ``colour`` or ``shape`` the probe names rightly, given that something is there,
-        and the same of the ``digit`` alone, in hands that the encoder never saw.
+        Share of things whose ``size``, ``colour``, ``shape`` (of the drawn ones) and ``digit`` (in hands that the
+        encoder never saw) the probe names rightly, given that something is there; and ``cell``, the share of cells of
+        which it says rightly whether something is there.
     """
     rng = np.random.default_rng([seed, 95])
     drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
-    features = train.vision_features(model, drawn).float().flatten(1)  # (n, 36 * 96)
-    features = (features - features[:scenes].mean(0)) / features[:scenes].std(0).clamp(min=1e-3)
-    labels = cells.cell_labels(drawn)  # (n, 4, 3)
-    x = features[:scenes]
-    solve = torch.linalg.solve(x.T @ x + scenes * torch.eye(x.shape[1]), x.T)
+    features = cells.cell_tokens(train.vision_features(model, drawn).float()).flatten(0, 1)  # (n * 4 cells, 9 * 96)
+    fitted = scenes * len(world.CELLS)
+    mean, spread = features[:fitted].mean(0), features[:fitted].std(0).clamp(min=1e-3)
+    x, new = ((part - mean) / spread for part in (features[:fitted], features[fitted:]))
+    solve = torch.linalg.solve(x.T @ x + 0.01 * fitted * torch.eye(x.shape[1]), x.T)
+    labels = dict(zip(cells.LABELS, cells.cell_labels(drawn).flatten(0, 1).unbind(-1), strict=True))
     accuracy = {}
-    for (name, words), truth in zip(cells.LABELS.items(), labels.unbind(-1), strict=True):
-        y = F.one_hot(truth[:scenes], len(words)).float().flatten(1)
-        guess = (features[scenes:] @ (solve @ (y - y.mean(0))) + y.mean(0)).unflatten(1, (len(world.CELLS), -1))
-        there = truth[scenes:] != len(words) - 1
-        hit = guess[..., :-1].argmax(-1) == truth[scenes:]
-        digit = there & torch.tensor([[scene.things[0].shape in world.DIGITS] for scene in drawn[scenes:]])
-        accuracy[name] = hit[there].float().mean().item()
-    accuracy["digit"] = hit[digit].float().mean().item()  # of the last label, the shape
+    for name, truth in labels.items():
+        nothing = len(cells.LABELS[name]) - 1
+        y = F.one_hot(truth[:fitted], nothing + 1).float()
+        guess, there = new @ (solve @ (y - y.mean(0))) + y.mean(0), truth[fitted:] != nothing
+        hit = guess[:, :nothing].argmax(-1) == truth[fitted:]
+        if name == "shape":
+            digit = truth[fitted:] >= len(world.SHAPES)
+            accuracy |= {"shape": _share(hit, there & ~digit), "digit": _share(hit, there & digit)}
+            accuracy["cell"] = ((guess.argmax(-1) != nothing) == there).float().mean().item()
+        else:
+            accuracy[name] = _share(hit, there)
     return accuracy
+
+
+def _share(hit: torch.Tensor, among: torch.Tensor) -> float:
+    return hit[among].float().mean().item()
