@@ -50,12 +50,16 @@ _PLACES = {
 _GROUPS = {
     "accuracy_by_kind": "accuracy_",
     "blind_by_kind": "blind_",
+    "count_by_kind": "questions_",
     "zero_shot": "zero_shot_",
     "slots": "slot_",
     "before_stage_one": "before_",
     "after_stage_one": "after_",
 }
 """Objects of a row's metrics that become a column for each of their entries, by what goes before its name."""
+
+_REPEATED = ("kinds", "template", "relevance", "seen", "counts")
+"""Objects of a row's metrics that hold lists of MIR, by what was varied."""
 
 LOSS_WINDOW = 20
 """Steps before a probe over which its loss is the mean."""
@@ -71,15 +75,18 @@ def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
 
     Returns:
         In the order of the arms and the seeds: ``experiment``, ``arm``, ``seed``, ``parts`` (seed of encoder and
-        language model), ``size``, ``study``, ``method``, ``key``; the recipe of stage 1 (``pairs``, ``batch``,
+        language model), ``method`` (``plain`` without one), ``key``; the recipe of stage 1 (``pairs``, ``batch``,
         ``learning_rate``, ``warmup_steps`` …); and what was measured:
 
         - ``mir``, ``norm_only``, ``mir_minus_norm_only``, ``null``, ``floor``, ``mir_scenes`` (captions as the text),
           ``norm_ratio`` and ``log_norm_ratio`` (base 10) of layer 1;
         - ``loss``, ``perplexity``, ``perplexity_out``, ``in_context_text``, ``in_context_image``, ``discrimination``;
-        - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``;
-          ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures, ``before_NAME`` and ``after_NAME`` of a method;
-        - lists: ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratios``, and ``curve`` of the loss;
+        - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``
+          and how many ``questions_KIND``; ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures,
+          ``before_NAME`` and ``after_NAME`` of a method;
+        - lists: ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratios``, and ``curve`` of the loss; and of
+          MIR measured again and again ``mir_kinds_PICTURES_TEXTS``, ``mir_template_NAME``, ``mir_relevance_NAME``,
+          ``mir_seen_NAME``, ``mir_counts_NUMBER``;
         - ``seconds`` of the whole run.
 
         What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
@@ -124,6 +131,8 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
     if len(probed):
         arms = probed["arm"] + ", step " + probed["step"].astype(str)
         table = pd.concat([table, probed.assign(arm=arms)], ignore_index=True)
+    if declared.derive and len(table):
+        table = declared.derive(table)
     return judge(declared.claims, table, ceilings=declared.ceilings, seeds=declared.seeds)
 
 
@@ -151,12 +160,11 @@ def _index(path: Path) -> dict[str, dict[str, list[str]]]:
 def _line(row: dict[str, Any], arm: str) -> dict[str, Any]:
     """What was asked for."""
     run = row["configuration"]
-    method = run.get("method")
     return {
         "experiment": row["experiment"],
         "arm": arm,
-        **{key: run.get(key) for key in ("seed", "parts", "size", "study")},
-        "method": method.get("name") if isinstance(method, dict) else method,
+        **{key: run[key] for key in ("seed", "parts", "size", "study") if key in run},
+        "method": run["method"]["name"] if "method" in run else "plain",
         "key": row["key"],
         **run["stage_one"],
         "seconds": row["seconds"]["all"],
@@ -168,6 +176,8 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, place in _PLACES.items() if (value := _at(metrics, place)) is not None}
     for group, prefix in _GROUPS.items():
         found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
+    for group in _REPEATED:
+        found |= dict(_leaves(metrics.get(group, []), f"mir_{group}"))
     found |= {f"gap_{name}": gap["value"] for name, gap in metrics.get("gaps", {}).items()}
     if "norm_ratios" in found:
         found["norm_ratio"] = found["norm_ratios"][0]
@@ -181,6 +191,15 @@ def _at(metrics: Any, place: tuple[str, ...]) -> Any:
     for name in place:
         metrics = metrics.get(name) if isinstance(metrics, dict) else None
     return metrics
+
+
+def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Lists in nested objects, by their names."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{name}_{key}")
+    elif tree:
+        yield name, tree
 
 
 def _loss_before(curve: np.ndarray, step: int) -> float:

@@ -6,18 +6,20 @@ model and draw of pairs, and all arms share them, so that what one arm does to a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special  # scipy.stats takes seconds to import
 
 from mirlib.errors import MirlibError, shown
 
 BELOW, ABOVE = "below", "above"
 """Sides of a limit."""
+
+Values = np.ndarray | Sequence[Any]
 
 LEVEL = 0.05
 """Of every test and, over all claims of an experiment together, of Holm's procedure."""
@@ -48,8 +50,12 @@ class Estimate:
         value, low, high = (end.replace("-", "−") for end in ends)
         return f"{value} [{low}, {high}]" if np.isfinite(self.low) else value
 
+    def clipped(self, low: float, high: float) -> Estimate:
+        """With an interval that stays where the number can be, as a correlation stays within ±1."""
+        return replace(self, low=float(np.clip(self.low, low, high)), high=float(np.clip(self.high, low, high)))
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95, *, step: float = 0.0) -> Estimate:
+
+def mean_interval(values: Values, confidence: float = 0.95, *, step: float = 0.0) -> Estimate:
     """The mean over seeds, with Student's t interval.
 
     From six seeds it holds the true mean as often as it says where values are normal, and nearly so where they are
@@ -77,7 +83,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, *, step: float = 
     return Estimate(float(mean), float(mean - width), float(mean + width), count)
 
 
-def jackknife(statistic: Callable[..., float], *arrays: ArrayLike, confidence: float = 0.95) -> Estimate:
+def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: float = 0.95) -> Estimate:
     """A statistic over seeds that is no mean, with an interval from leaving out one seed after the other.
 
     The standard error is the delete-one jackknife's [Efron and Stein, 1981], the quantile Student's for one less than
@@ -108,7 +114,7 @@ def ratio_of_means(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(x) / np.mean(y))
 
 
-def p_value(values: ArrayLike, limit: float = 0.0, side: str | None = None, *, step: float = 0.0) -> np.ndarray:
+def p_value(values: Values, limit: float = 0.0, side: str | None = None, *, step: float = 0.0) -> np.ndarray:
     """Student's t test of a mean over seeds against a limit.
 
     Args:
@@ -135,7 +141,7 @@ def p_value(values: ArrayLike, limit: float = 0.0, side: str | None = None, *, s
     return lower if side == BELOW else special.stdtr(values.shape[-1] - 1, -t)
 
 
-def equivalence_p(values: ArrayLike, margin: float) -> np.ndarray:
+def equivalence_p(values: Values, margin: float) -> np.ndarray:
     """Two one-sided t tests: p for "the mean lies within ± margin" [Schuirmann, 1987].
 
     At most .05 exactly when the 90 % interval of `mean_interval` lies within ± margin.
@@ -147,7 +153,7 @@ def equivalence_p(values: ArrayLike, margin: float) -> np.ndarray:
     return np.maximum(p_value(values, -margin, ABOVE), p_value(values, margin, BELOW))
 
 
-def holm(p: ArrayLike) -> np.ndarray:
+def holm(p: Values) -> np.ndarray:
     """The p of each test, adjusted for its family [Holm, 1979]: at most .05 where the procedure rejects at .05.
 
     Args:
@@ -166,7 +172,7 @@ def holm(p: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def holm_factors(p: ArrayLike, level: float = LEVEL) -> np.ndarray:
+def holm_factors(p: Values, level: float = LEVEL) -> np.ndarray:
     """By what each test's level is divided where Holm's procedure meets it.
 
     A test that is rejected has the factor of its own step, all others that of the step at which the procedure stopped.
@@ -187,7 +193,7 @@ def holm_factors(p: ArrayLike, level: float = LEVEL) -> np.ndarray:
     return len(p) - np.where(rejected, ranks, rejected.sum())
 
 
-def spearman_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+def spearman_within(x: Values, y: Values) -> np.ndarray:
     """Rank correlation over arms within each seed; ties share their mean rank.
 
     Where one of the two is the same in all arms it ranks nothing, and the correlation counts as 0: a metric that does
@@ -204,14 +210,16 @@ def spearman_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
         >>> spearman_within([[1, 2, 3], [1, 2, 3], [4, 4, 4]], [[3, 2, 1], [1, 3, 2], [1, 2, 3]])
         array([-1. ,  0.5,  0. ])
     """
-    x, y = (_centred(stats.rankdata(np.asarray(values, dtype=float), axis=-1)) for values in (x, y))
+    x, y = (_centred(_ranks(np.asarray(values, dtype=float))) for values in (x, y))
     size = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
     product = (x * y).sum(axis=-1)
     return np.round(np.divide(product, size, out=np.zeros(np.shape(product)), where=size > 0), 12)
 
 
-def spearman_of_means(x: ArrayLike, y: ArrayLike) -> float:
+def spearman_of_means(x: Values, y: Values) -> float:
     """Rank correlation of the arms' means over seeds, the statistic of the MIR paper. For `jackknife`, too.
+
+    A rank jumps or stays, so that the jackknife's interval is wide where arms lie close and rough everywhere.
 
     Args:
         x: (seeds, arms).
@@ -230,7 +238,7 @@ def rank_step(arms: int) -> float:
     return 12 / (arms**3 - arms)
 
 
-def slope_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+def slope_within(x: Values, y: Values) -> np.ndarray:
     """Least-squares slope of y on x over arms within each seed; 0 where x is the same in all arms.
 
     Args:
@@ -260,19 +268,25 @@ class Spread:
     offset: float = 0.0
 
 
-def spread(values: ArrayLike) -> Spread:
+def spread(values: Values) -> Spread:
     """Arm means, noise and the seeds' offsets from a pilot: a two-way analysis of variance with one run a cell.
 
+    The noise has (seeds − 1)(arms − 1) degrees of freedom, and so is itself uncertain by about one over the root of
+    twice as many: 29 % for three seeds of four arms. With a single arm, offset and noise cannot be told apart, and all
+    is noise.
+
     Args:
-        values: (seeds, arms), two at least of each.
+        values: (seeds, arms).
 
     Raises:
-        MirlibError: Too few seeds or arms.
+        MirlibError: There are fewer than two seeds.
     """
     values = np.asarray(values, dtype=float)
     seeds, arms = values.shape
-    if seeds < 2 or arms < 2:
-        raise MirlibError(f"a pilot needs two seeds and two arms at least, not {seeds} and {arms}: run more of it")
+    if seeds < 2:
+        raise MirlibError("a pilot needs two seeds with all arms at least: run more of it")
+    if arms == 1:
+        return Spread(values.mean(axis=0), float(values.std(ddof=1)))
     means, offsets = values.mean(axis=0), _centred(values.mean(axis=1))
     rest = values - means - offsets[:, None]
     noise = (rest**2).sum() / ((seeds - 1) * (arms - 1))
@@ -357,6 +371,12 @@ def _mean_and_error(values: np.ndarray, step: float) -> tuple[np.ndarray, np.nda
     """Mean over the last axis and its standard error."""
     root = np.sqrt(values.shape[-1])
     return values.mean(axis=-1), np.maximum(values.std(axis=-1, ddof=1), step / root) / root
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks over the last axis, from 1; ties share their mean rank."""
+    mine, others = values[..., :, None], values[..., None, :]
+    return (mine > others).sum(axis=-1) + ((mine == others).sum(axis=-1) + 1) / 2
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ imported when their experiment is asked for.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from mirlab.claims import SEEDS, Claim
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mirlab.recipes import Run
 
 
@@ -32,6 +34,8 @@ class Experiment:
         claims: Judged by `mirlab.claims.judge`, these and no others. One may name an arm at a probe: ``ARM, step 64``.
         ceilings: The oracle's rate by claim, from a pilot (`mirlab.claims.ceilings`).
         seeds: How many a verdict needs.
+        derive: Adds columns to the table of runs where a claim needs what `mirlab.results.load` does not give, such as
+            a correlation over layers.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     ceilings: dict[str, float] = field(default_factory=dict)
     seeds: int = SEEDS
+    derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
 
     def __post_init__(self) -> None:
         names = [claim.name for claim in self.claims]
@@ -63,7 +68,7 @@ class Experiment:
 
 
 class Registry(Mapping[str, Experiment]):
-    """The experiments of a package by name; a module is imported when it is looked up.
+    """The experiments of a package by name; a module is imported when it is looked up, one with a ``_`` in front never.
 
     Args:
         package: Its name.
@@ -72,7 +77,8 @@ class Registry(Mapping[str, Experiment]):
 
     def __init__(self, package: str, path: list[str]) -> None:
         self._package = package
-        self._names = tuple(sorted(module.name for module in pkgutil.iter_modules(path)))
+        found = (module.name for module in pkgutil.iter_modules(path))
+        self._names = tuple(sorted(name for name in found if not name.startswith("_")))
 
     def __getitem__(self, name: str) -> Experiment:
         if name not in self._names:

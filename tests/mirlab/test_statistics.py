@@ -181,7 +181,8 @@ def test_a_pilots_spread_is_unbiased():
     assert np.mean([s.noise**2 for s in found]) == pytest.approx(0.3**2, rel=0.1)
     assert np.mean([s.offset**2 for s in found]) == pytest.approx(1.5**2, rel=0.15)
     np.testing.assert_allclose(np.mean([s.means for s in found], axis=0), truth.means, atol=0.1)
-    with pytest.raises(MirlibError, match="two seeds and two arms"):
+    assert spread([[1.0], [2.0], [4.0]]).noise == pytest.approx(np.std([1, 2, 4], ddof=1))
+    with pytest.raises(MirlibError, match="two seeds"):
         spread(np.ones((1, 3)))
 
 
