@@ -8,7 +8,6 @@ import pytest
 from mirlab import commands, recipes, runs, world
 from mirlab.first.protocols import HIGH_RATE, LOW_RATE, PROTOCOLS, SEEDS
 from mirlab.ledger import key_of
-from mirlab.model import parts
 from mirlab.recipes import CONNECTORS
 
 ARMS = [(name, arm) for name, protocol in PROTOCOLS.items() for arm in protocol.arms]
