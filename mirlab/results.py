@@ -83,7 +83,7 @@ def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
         - ``loss``, ``perplexity``, ``perplexity_out``, ``in_context_text``, ``in_context_image``, ``discrimination``;
         - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``
           and how many ``questions_KIND``; ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures,
-          ``before_NAME`` and ``after_NAME`` of a method;
+          ``gap_NAME_calibrated`` where random pairs calibrate them, ``before_NAME`` and ``after_NAME`` of a method;
         - lists: ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratios``, and ``curve`` of the loss; and of
           MIR measured again and again ``mir_kinds_PICTURES_TEXTS``, ``mir_template_NAME``, ``mir_relevance_NAME``,
           ``mir_seen_NAME``, ``mir_counts_NUMBER``;
@@ -178,7 +178,10 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
         found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
     for group in _REPEATED:
         found |= dict(_leaves(metrics.get(group, []), f"mir_{group}"))
-    found |= {f"gap_{name}": gap["value"] for name, gap in metrics.get("gaps", {}).items()}
+    for name, gap in metrics.get("gaps", {}).items():
+        found[f"gap_{name}"] = gap["value"]
+        if "calibrated" in gap:
+            found[f"gap_{name}_calibrated"] = gap["calibrated"]
     if "norm_ratios" in found:
         found["norm_ratio"] = found["norm_ratios"][0]
         found["log_norm_ratio"] = float(np.log10(found["norm_ratio"]))
