@@ -161,14 +161,20 @@ def image_answers(
         return sequence.words(embed(torch.tensor(ids)))
 
     image = model.model.multi_modal_projector(train.vision_features(model, drawn).float())  # (n, 36, d)
+    opening = embedded("USER:", start=True)
+    if shots == "none":  # the pictures are read once, and all kinds of question asked behind them
+        with precision.multiplying():
+            begun = sequence.begin(model, opening, sequence.image(image))
     accuracy, discrimination, counts = {}, {}, {}
     for kind in world.QUESTION_KINDS:
         asked = questions_about(drawn, kind, seed=seed)
         shown = torch.tensor([index for index, _ in asked])
         shown = shown.roll(1) if permuted else shown
-        opening = embedded("USER:", start=True)
-        if shots != "none":
-            opening = sequence.join(_shots(model, embedded, kind, shots), embedded("</s>USER:"))
+        if shots != "none":  # the examples are read once
+            examples = sequence.join(_shots(model, embedded, kind, shots), embedded("</s>USER:"))
+            examples = sequence.Embedded(examples.embeddings[None], examples.vision)
+            with precision.multiplying():
+                begun = sequence.begin(model, examples)
         prompts = [
             [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
         ]
@@ -179,8 +185,12 @@ def image_answers(
             batch = slice(start, start + _BATCH)
             ids, last = _padded(prompts[batch])
             with precision.multiplying():
-                seen = sequence.image(image[shown[batch]])
-                hidden = sequence.read(model, opening, seen, sequence.words(embed(ids)), answers_from=last + 1)
+                asking = [sequence.words(embed(ids))]
+                if shots == "none":
+                    behind = begun.rows(shown[batch])
+                else:
+                    behind, asking = begun.rows(torch.zeros_like(last)), [sequence.image(image[shown[batch]]), *asking]
+                hidden = sequence.read(model, *asking, answers_from=last + 1, behind=behind)
             hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
             logits = model.lm_head(hidden).float()
             right += (logits.argmax(-1) == answers[batch]).sum().item()

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
 
+from mirlib.align import masks
 from mirlib.align.masks import rows_are
 from mirlib.align.vision_rows import vision_rows_are
+
+_CACHE = next(name for name in ("cache", "past_key_values") if name in signature(LlamaModel.forward).parameters)
+"""What this release of transformers calls the argument."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,9 @@ def read(
     *pieces: Embedded,
     answers_from: int | Tensor | None = None,
     attended: Tensor | None = None,
+    behind: Begun | None = None,
 ) -> Tensor:
-    """The decoder's last hidden states (n, length, d) for a joined sequence; without a cache.
+    """The decoder's last hidden states (n, length, d) for a joined sequence.
 
     Args:
         model: The whole model.
@@ -71,7 +77,11 @@ def read(
         answers_from: Place in the last piece where the prompt ends and the answer, or the padding, begins: one for all
             rows, or (n,); None where all of it is prompt. An attention mask of `mirlib.align.masks` may ask for it.
         attended: (length,) bool, the places that may be attended to; all of them by default.
+        behind: What stands before the pieces and was read already, see `begin`; its rows are not returned.
     """
+    if behind is not None and behind.cache is None:
+        read_again = read(model, *behind.pieces, *pieces, answers_from=answers_from, attended=attended)
+        return read_again[:, -sum(piece.embeddings.shape[-2] for piece in pieces) :]
     sequence = join(*pieces)
     count, length = sequence.embeddings.shape[:2]
     prompt = None
@@ -81,5 +91,46 @@ def read(
     mask = None if attended is None else attended.long().expand(count, length)
     with announced(model, sequence), rows_are(model, prompt=prompt):
         return model.model.language_model(
-            inputs_embeds=sequence.embeddings, attention_mask=mask, use_cache=False
+            inputs_embeds=sequence.embeddings,
+            attention_mask=mask,
+            use_cache=behind is not None,
+            **({} if behind is None else {_CACHE: behind.cache}),
         ).last_hidden_state
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The beginning of sequences, read once for all that go on from it.
+
+    Attributes:
+        pieces: What was read.
+        cache: Its keys and values; None where it has to be read again with what follows.
+    """
+
+    pieces: tuple[Embedded, ...]
+    cache: DynamicCache | None
+
+    def rows(self, numbers: Tensor) -> Begun:
+        """The beginnings of some rows, (n,) numbers from 0, which may repeat; to be gone on from once."""
+        pieces = tuple(
+            Embedded(p.embeddings[numbers] if p.embeddings.ndim == 3 else p.embeddings, p.vision) for p in self.pieces
+        )
+        if self.cache is None:
+            return Begun(pieces, None)
+        cache = DynamicCache()
+        for number, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys[numbers], layer.values[numbers], number)
+        return Begun(pieces, cache)
+
+
+def begin(model: LlavaForConditionalGeneration, *pieces: Embedded) -> Begun:
+    """Read what many sequences begin with, such as a picture that is asked about several times; without a gradient.
+
+    An attention mask of `mirlib.align.masks` may let the beginning see what follows, so then nothing is kept.
+    """
+    if masks.is_attached(model):
+        return Begun(pieces, None)
+    sequence, cache = join(*pieces), DynamicCache()
+    with torch.no_grad(), announced(model, sequence):
+        model.model.language_model(inputs_embeds=sequence.embeddings, use_cache=True, **{_CACHE: cache})
+    return Begun(pieces, cache)
