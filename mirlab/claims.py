@@ -1,0 +1,463 @@
+"""Claims as data, and the one place where a word is put to them.
+
+A claim is written down before its runs, with the paper's table or as ours. Each comes to one number a seed (a
+difference of two arms, an effect of a factorial design, a rank correlation over arms), and is judged by the mean of
+these numbers, Student's t, and Holm's procedure over all claims of its experiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mirlab.statistics import (
+    ABOVE,
+    BELOW,
+    LEVEL,
+    Estimate,
+    Spread,
+    equivalence_p,
+    holm,
+    holm_factors,
+    jackknife,
+    mean_interval,
+    p_value,
+    rank_step,
+    simulated,
+    slope_within,
+    spearman_of_means,
+    spearman_within,
+    spread,
+    wide,
+)
+from mirlib.errors import MirlibError
+
+SEEDS = 6
+"""Seeds that a verdict needs, unless an experiment was declared with another number."""
+
+FAIR = 0.8
+"""A claim that an oracle meets less often than this is not testable here."""
+
+REPRODUCED, NO_CHANGE = "reproduced", "no change"
+OPPOSITE, FALLS_SHORT, UNDECIDED = "the opposite", "falls short", "undecided"
+NOT_TESTABLE, NOT_MEASURED = "not testable here", "not measured"
+
+Read = Callable[[str], np.ndarray]
+"""From the name of a column to its (..., seeds, arms) values, the arms being those of the claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What all claims have.
+
+    Attributes:
+        name: The claim in words, alone of its name in its experiment.
+        source: ``paper``, with its table or figure (``paper, Table 2``), or ``ours``.
+    """
+
+    name: str
+    source: str
+
+    step = 0.0  # smallest difference of two seeds' numbers where these are discrete
+
+    def __post_init__(self) -> None:
+        if not self.source.startswith(("paper", "ours")):
+            raise ValueError(f"the source of a claim begins with 'paper' or 'ours', not {self.source!r}")
+        if self.side not in (BELOW, ABOVE):
+            raise ValueError(f"the side of a claim is {BELOW!r} or {ABOVE!r}, not {self.side!r}")
+
+    def p(self, numbers: np.ndarray) -> np.ndarray:
+        """(..., seeds) → (...): twice the one-sided p, so that .05 is where a 95 % interval leaves the limit."""
+        return np.minimum(1.0, 2 * p_value(numbers, self.limit, self.side, step=self.step))
+
+    def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
+        """The mean of one number a seed with its interval."""
+        return mean_interval(numbers, confidence, step=self.step)
+
+
+@dataclass(frozen=True)
+class _Linear(Claim):
+    """A weighted sum of arms on one column, within each seed."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self.weights)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def per_seed(self, read: Read) -> np.ndarray:
+        """(..., seeds) weighted sums."""
+        return read(self.column) @ np.array(list(self.weights.values()), dtype=float)
+
+    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
+        """(..., seeds) sums of arms drawn from a pilot, moved so that their true mean is the effect the claim names.
+
+        Without such an effect it is the pilot's, on the side that is claimed.
+        """
+        true = float(self.per_seed(lambda column: pilot[column].means))
+        side = -1 if self.side == BELOW else 1
+        return self.per_seed(lambda _: drawn) - true + (side * abs(true) if self.effect is None else self.effect)
+
+
+@dataclass(frozen=True)
+class Contrast(_Linear):
+    """Arm first minus arm second on a column lies below, or above, a limit.
+
+    Attributes:
+        name: As in `Claim`.
+        source: As in `Claim`.
+        first: Arm.
+        second: Arm that is taken from it.
+        column: Of `mirlab.results.load`.
+        side: `BELOW` or `ABOVE`.
+        limit: The size asked for; 0 asks for the sign alone.
+        effect: The true difference for which the oracle's rate is asked; that of the pilot if left out.
+    """
+
+    first: str
+    second: str
+    column: str
+    side: str = BELOW
+    limit: float = 0.0
+    effect: float | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By arm."""
+        return {self.first: 1.0, self.second: -1.0}
+
+
+@dataclass(frozen=True)
+class Effect(_Linear):
+    """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.
+
+    Attributes:
+        name: As in `Claim`.
+        source: As in `Claim`.
+        weights: By arm; for a contrast they add up to 0.
+        column: Of `mirlab.results.load`.
+        side: `BELOW` or `ABOVE`.
+        limit: The size asked for.
+        effect: As in `Contrast`.
+    """
+
+    weights: dict[str, float]
+    column: str
+    side: str = BELOW
+    limit: float = 0.0
+    effect: float | None = None
+
+
+@dataclass(frozen=True)
+class Within(_Linear):
+    """A weighted sum of arms on a column stays within ± margin: no change, shown by equivalence.
+
+    Attributes:
+        name: As in `Claim`.
+        source: As in `Claim`.
+        weights: By arm; ``{"new": 1, "old": -1}`` is a difference.
+        column: Of `mirlab.results.load`.
+        margin: The largest change that counts as none, fixed before the runs.
+    """
+
+    weights: dict[str, float]
+    column: str
+    margin: float
+
+    side, limit, effect = BELOW, 0.0, 0.0
+
+    def p(self, numbers: np.ndarray) -> np.ndarray:
+        """(..., seeds) → (...): p of the two one-sided tests."""
+        return equivalence_p(numbers, self.margin)
+
+
+@dataclass(frozen=True)
+class _Over(Claim):
+    """How one column goes with another over arms, within each seed."""
+
+    arms: tuple[str, ...]
+    x: str
+    y: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.x, self.y)
+
+    def per_seed(self, read: Read) -> np.ndarray:
+        """(..., seeds) statistics."""
+        return self.statistic(read(self.x), read(self.y))
+
+    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
+        """(..., seeds) statistics of arms drawn from a pilot, with a metric x that knows their true means.
+
+        It is the true mean itself, turned to the side that is claimed, and as far spread over arms as the pilot's x.
+        """
+        means = pilot[self.y].means - pilot[self.y].means.mean()
+        size = pilot[self.x].means.std() / (means.std() or 1.0)
+        return self.statistic(means * size * (-1 if self.side == BELOW else 1), drawn)
+
+
+@dataclass(frozen=True)
+class Follows(_Over):
+    """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
+
+    At a limit of −.8 and a true mean of just that, the interval lies below it in about 9 % of all experiments instead
+    of 2.5 %, since a correlation near −1 is skewed; where there is no relation, never.
+
+    Attributes:
+        name: As in `Claim`.
+        source: As in `Claim`.
+        arms: Which are ranked.
+        x: A metric, or a setting of the recipe.
+        y: What it should go with.
+        limit: The correlation asked for; its sign is that of the claim.
+    """
+
+    limit: float = -0.8
+
+    @property
+    def side(self) -> str:
+        """That of the limit."""
+        return BELOW if self.limit < 0 else ABOVE
+
+    @property
+    def step(self) -> float:
+        """Smallest difference of two seeds' correlations."""
+        return rank_step(len(self.arms))
+
+    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Rank correlations over the last axis."""
+        return spearman_within(x, y)
+
+
+@dataclass(frozen=True)
+class Slope(_Over):
+    """A column changes with another over arms: the least-squares slope within seeds, where ranks are too coarse.
+
+    Attributes:
+        name: As in `Claim`.
+        source: As in `Claim`.
+        arms: Which are compared.
+        x: A metric, or a setting of the recipe.
+        y: What it should go with.
+        side: `BELOW` or `ABOVE`.
+        limit: Slope in units of y per unit of x.
+    """
+
+    side: str = BELOW
+    limit: float = 0.0
+
+    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Slopes over the last axis."""
+        return slope_within(x, y)
+
+
+def outcome(claim: Claim, estimate: Estimate, inner: Estimate, *, ceiling: float | None, seeds: int) -> str:
+    """The word for a claim, which follows from the interval and the limit alone, in this order.
+
+    1. *not testable here*: an oracle would meet the claim in fewer than 80 % of such experiments.
+    2. *not measured*: fewer seeds than were declared.
+    3. For "no change": *no change* if the inner interval lies within ± margin, *the opposite* if the outer one lies
+       beyond it on either side, else *undecided*.
+    4. *reproduced*: the interval lies on the claimed side of the limit.
+    5. *the opposite*: it lies on the other side of 0 (of the limit, where that is further off): a rise where a fall
+       was claimed, whatever the claim is about.
+    6. *falls short*, where a size was asked for: the sign is right but the size is not shown (0 is left out), or so
+       large an effect is ruled out (the limit is left out).
+    7. *undecided*: the rest. Where only the sign was asked for, the interval holds 0.
+
+    Args:
+        claim: What was claimed.
+        estimate: With the interval of confidence 1 − .05 / k, k being Holm's factor.
+        inner: With that of confidence 1 − .10 / k, for equivalence.
+        ceiling: The oracle's rate, if there is one.
+        seeds: How many were declared.
+    """
+    if ceiling is not None and ceiling < FAIR:
+        return NOT_TESTABLE
+    if estimate.seeds < seeds:
+        return NOT_MEASURED
+    if isinstance(claim, Within):
+        if max(-inner.low, inner.high) < claim.margin:
+            return NO_CHANGE
+        return OPPOSITE if max(estimate.low, -estimate.high) > claim.margin else UNDECIDED
+    low, high, limit = estimate.low, estimate.high, claim.limit
+    if claim.side == ABOVE:  # as if a fall were claimed
+        low, high, limit = -high, -low, -limit
+    if high < limit:
+        return REPRODUCED
+    if low > max(0.0, limit):
+        return OPPOSITE
+    if limit < 0 and (high < 0 or low > limit):
+        return FALLS_SHORT
+    return UNDECIDED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment says to one of its claims.
+
+    Attributes:
+        claim: The claim.
+        outcome: The word, held against chance over all claims of the experiment.
+        estimate: Mean over seeds with its 95 % interval.
+        adjusted: The same with the interval at the level that Holm's procedure leaves; `outcome` follows from it.
+        p: Twice the one-sided p, or that of equivalence; NaN if the claim is not measured.
+        p_holm: Adjusted within the experiment; NaN also if the claim is not testable, and so not in the family.
+        alone: The word that the 95 % interval alone would have had.
+        ceiling: The oracle's rate, if there is one.
+        over_means: Spearman's correlation of arm means, the paper's statistic, for `Follows`; else None.
+    """
+
+    claim: Claim
+    outcome: str
+    estimate: Estimate
+    adjusted: Estimate
+    p: float
+    p_holm: float
+    alone: str
+    ceiling: float | None
+    over_means: Estimate | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim is shown."""
+        return self.outcome in (REPRODUCED, NO_CHANGE)
+
+    @property
+    def note(self) -> str:
+        """Where the two intervals part: what the 95 % interval alone would say; else empty."""
+        return "" if self.alone == self.outcome else f"by the 95 % interval alone: {self.alone}"
+
+
+def judge(
+    claims: Iterable[Claim], table: pd.DataFrame, *, ceilings: Mapping[str, float] | None = None, seeds: int = SEEDS
+) -> tuple[Finding, ...]:
+    """Judge all claims of one experiment together.
+
+    The family of Holm's procedure are all claims that are testable, those not measured yet among them, so that an early
+    look at half of the runs is no easier test. A word needs the adjusted interval (`Finding.adjusted`): that of Holm's
+    factor, which leaves out the limit exactly when the adjusted p is at most .05. So at most 2.5 % of experiments
+    without any effect print a false "reproduced", about as many a false "the opposite", and together they stay within
+    5 % (simulated in `tests/mirlab/test_claims.py`).
+
+    Args:
+        claims: All of the experiment.
+        table: Its runs, from `mirlab.results.load`.
+        ceilings: Oracle's rates by the claims' names, from `ceilings` on a pilot.
+        seeds: How many were declared; a claim needs that many with every one of its arms.
+
+    Raises:
+        MirlibError: The table has no column of a claim's, or two runs of an arm and a seed.
+    """
+    claims = tuple(claims)
+    return judge_values(claims, _values(claims, table), ceilings=ceilings, seeds=seeds)
+
+
+def judge_values(
+    claims: tuple[Claim, ...],
+    data: list[dict[str, np.ndarray]],
+    *,
+    ceilings: Mapping[str, float] | None = None,
+    seeds: int = SEEDS,
+) -> tuple[Finding, ...]:
+    """As `judge`, from arrays: for each claim the (seeds, arms) values of its columns. Quick enough for simulations."""
+    ceilings = ceilings or {}
+    numbers = [claim.per_seed(values.__getitem__) for claim, values in zip(claims, data, strict=True)]
+    measured = np.array([len(number) >= seeds for number in numbers], dtype=bool)
+    testable = np.array([ceilings.get(claim.name, 1.0) >= FAIR for claim in claims], dtype=bool)
+    p = np.array([float(c.p(n)) if ok else 1.0 for c, n, ok in zip(claims, numbers, measured, strict=True)])
+    p_holm, factors = np.full(len(claims), np.nan), np.ones(len(claims))
+    p_holm[testable], factors[testable] = holm(p[testable]), holm_factors(p[testable])
+    findings = []
+    for i, claim in enumerate(claims):
+        ceiling = ceilings.get(claim.name)
+        words = []
+        for factor in (factors[i], 1.0):
+            outer, inner = (claim.interval(numbers[i], 1 - tails * LEVEL / factor) for tails in (1, 2))
+            words.append((outcome(claim, outer, inner, ceiling=ceiling, seeds=seeds), outer))
+        (word, adjusted), (alone, estimate) = words
+        over = jackknife(spearman_of_means, *data[i].values()) if isinstance(claim, Follows) and measured[i] else None
+        known = (p[i], p_holm[i]) if measured[i] else (np.nan, np.nan)
+        findings.append(Finding(claim, word, estimate, adjusted, *map(float, known), alone, ceiling, over))
+    return tuple(findings)
+
+
+def ceilings(
+    claims: Iterable[Claim], pilot: pd.DataFrame, *, seeds: int = SEEDS, draws: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """The oracle's rate of every claim of an experiment: how often it would be shown if it were true.
+
+    Experiments are drawn from the means and spreads of a pilot's arms, each claim's for itself, and go through Holm's
+    procedure together. A claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is
+    true in them: for a `Contrast` or an `Effect` the effect that the claim names, or else that of the pilot, on the
+    claimed side, so that a pilot that went the other way makes no claim untestable; for `Within` no change at all; for
+    `Follows` and `Slope` a metric x that is the true arm mean of y.
+
+    Args:
+        claims: All of the experiment.
+        pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
+        seeds: Of the experiment.
+        draws: How many experiments are drawn.
+        seed: Of the draws.
+
+    Raises:
+        MirlibError: The pilot lacks an arm, a column, or seeds.
+    """
+    claims = tuple(claims)
+    p = np.empty((draws, len(claims)))
+    for i, (claim, values) in enumerate(zip(claims, _values(claims, pilot), strict=True)):
+        if min(map(len, values.values())) < 2:
+            raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
+        known = {column: spread(values[column]) for column in claim.columns}
+        drawn = simulated(known[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        p[:, i] = claim.p(claim.oracle(known, drawn))
+    rates, family = np.empty(len(claims)), list(range(len(claims)))
+    while family:
+        rates[family] = (holm(p[:, family]) <= LEVEL).mean(axis=0)
+        weakest = min(family, key=rates.__getitem__)
+        if rates[weakest] >= FAIR:
+            break
+        family.remove(weakest)
+    return dict(zip((claim.name for claim in claims), rates.tolist(), strict=True))
+
+
+def listed(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Findings as a table, one line a claim, as a chapter shows it."""
+    return pd.DataFrame(
+        {
+            "claim": finding.claim.name,
+            "source": finding.claim.source,
+            "outcome": finding.outcome,
+            "value": finding.estimate.value,
+            "low": finding.estimate.low,
+            "high": finding.estimate.high,
+            "p": finding.p,
+            "p_holm": finding.p_holm,
+            "over_means": finding.over_means.value if finding.over_means else np.nan,
+            "ceiling": np.nan if finding.ceiling is None else finding.ceiling,
+            "seeds": finding.estimate.seeds,
+            "note": finding.note,
+        }
+        for finding in findings
+    )
+
+
+def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:
+    """For each claim (seeds, arms) values of its columns, for the seeds that have all of them."""
+    names = dict.fromkeys(column for claim in claims for column in claim.columns)
+    columns = {name: wide(table, name) for name in names} if len(table) else {}
+    found = []
+    for claim in claims:
+        if not columns:
+            found.append({column: np.empty((0, len(claim.arms))) for column in claim.columns})
+            continue
+        values = [columns[column].reindex(columns=claim.arms).to_numpy(float) for column in claim.columns]
+        whole = np.isfinite(values).all(axis=(0, 2))
+        found.append({column: value[whole] for column, value in zip(claim.columns, values, strict=True)})
+    return found

@@ -1,0 +1,90 @@
+"""The laboratory's experiments, one file a question: its arms and its claims, written down before anything is run.
+
+A file declares one `Experiment` under the name ``EXPERIMENT``, and is called by the experiment's name. Files are
+imported when their experiment is asked for.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mirlab.claims import SEEDS, Claim
+
+if TYPE_CHECKING:
+    from mirlab.recipes import Run
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question, declared.
+
+    Attributes:
+        name: Of the experiment, its module and its file in the ledger.
+        question: What is asked.
+        paper: What the MIR paper says.
+        figure: Its figure or table.
+        summary: One line for ``mir lab list``.
+        arms: Runs by the name of their arm, for each seed in the same order.
+        claims: Judged by `mirlab.claims.judge`, these and no others. One may name an arm at a probe: ``ARM, step 64``.
+        ceilings: The oracle's rate by claim, from a pilot (`mirlab.claims.ceilings`).
+        seeds: How many a verdict needs.
+    """
+
+    name: str
+    question: str
+    paper: str
+    figure: str
+    summary: str
+    arms: dict[str, tuple[Run, ...]]
+    claims: tuple[Claim, ...]
+    ceilings: dict[str, float] = field(default_factory=dict)
+    seeds: int = SEEDS
+
+    def __post_init__(self) -> None:
+        names = [claim.name for claim in self.claims]
+        for what, faulty in {
+            "claims twice": {name for name in names if names.count(name) > 1},
+            "claims on arms that it has not": {
+                arm for claim in self.claims for arm in claim.arms if arm.partition(", step ")[0] not in self.arms
+            },
+            "ceilings of claims that it has not": set(self.ceilings) - set(names),
+        }.items():
+            if faulty:
+                raise ValueError(f"the experiment {self.name} has {what}: {', '.join(sorted(faulty))}")
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs."""
+        return tuple(run for runs in self.arms.values() for run in runs)
+
+
+class Registry(Mapping[str, Experiment]):
+    """The experiments of a package by name; a module is imported when it is looked up.
+
+    Args:
+        package: Its name.
+        path: Its folders.
+    """
+
+    def __init__(self, package: str, path: list[str]) -> None:
+        self._package = package
+        self._names = tuple(sorted(module.name for module in pkgutil.iter_modules(path)))
+
+    def __getitem__(self, name: str) -> Experiment:
+        if name not in self._names:
+            raise KeyError(name)
+        return import_module(f"{self._package}.{name}").EXPERIMENT
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+EXPERIMENTS = Registry(__name__, __path__)
+"""All experiments of the second edition by name."""

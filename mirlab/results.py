@@ -1,0 +1,195 @@
+"""The ledger as tables: one line a run, or a probe of a run. Pandas alone; no model is loaded and no run rebuilt.
+
+A chapter shows its analysis itself, in a few lines on top of these tables::
+
+    table = results.load("moca")
+    table.groupby("arm")[["mir", "accuracy"]].mean()
+    mean_interval(results.paired(table, "MoCa", "plain", "accuracy"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mirlab.claims import Finding, judge
+from mirlab.experiments import EXPERIMENTS
+from mirlab.ledger import Ledger
+from mirlab.statistics import paired, wide
+from mirlib.errors import MirlibError, first_line, shown
+
+__all__ = ["load", "outcomes", "paired", "probes", "wide"]
+
+_PLACES = {
+    "loss": ("stage_one", "loss"),
+    "curve": ("stage_one", "curve"),
+    "perplexity": ("perplexity", "in_domain"),
+    "perplexity_out": ("perplexity", "out_of_domain"),
+    "in_context_text": ("in_context", "text"),
+    "in_context_image": ("in_context", "image"),
+    "discrimination": ("discrimination",),
+    "mir": ("mir", "value"),
+    "norm_only": ("mir", "norm_only"),
+    "null": ("mir", "null"),
+    "floor": ("mir", "floor"),
+    "per_layer": ("mir", "per_layer"),
+    "mean_term": ("mir", "mean_term"),
+    "covariance_term": ("mir", "covariance_term"),
+    "norm_ratios": ("mir", "norm_ratio"),
+    "mir_scenes": ("mir_scenes",),
+    "accuracy": ("accuracy", "mean"),
+    "blind": ("accuracy", "blind"),
+}
+"""Where a column stands in a row's metrics."""
+
+_GROUPS = {
+    "accuracy_by_kind": "accuracy_",
+    "blind_by_kind": "blind_",
+    "zero_shot": "zero_shot_",
+    "slots": "slot_",
+    "before_stage_one": "before_",
+    "after_stage_one": "after_",
+}
+"""Objects of a row's metrics that become a column for each of their entries, by what goes before its name."""
+
+LOSS_WINDOW = 20
+"""Steps before a probe over which its loss is the mean."""
+
+
+def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
+    """All runs of an experiment, one line each.
+
+    Args:
+        experiment: Name of its file, without ``.jsonl``.
+        folder: Of the ledger. A row that does not say its arm, as in ``results/0.1``, has it from ``arms.json`` beside
+            the ledger: ``{experiment: {arm: [keys]}}``; rows that stand there under no arm are left out.
+
+    Returns:
+        In the order of the arms and the seeds: ``experiment``, ``arm``, ``seed``, ``parts`` (seed of encoder and
+        language model), ``size``, ``study``, ``method``, ``key``; the recipe of stage 1 (``pairs``, ``batch``,
+        ``learning_rate``, ``warmup_steps`` …); and what was measured:
+
+        - ``mir``, ``norm_only``, ``mir_minus_norm_only``, ``null``, ``floor``, ``mir_scenes`` (captions as the text),
+          ``norm_ratio`` and ``log_norm_ratio`` (base 10) of layer 1;
+        - ``loss``, ``perplexity``, ``perplexity_out``, ``in_context_text``, ``in_context_image``, ``discrimination``;
+        - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``;
+          ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures, ``before_NAME`` and ``after_NAME`` of a method;
+        - lists: ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratios``, and ``curve`` of the loss;
+        - ``seconds`` of the whole run.
+
+        What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
+
+    Raises:
+        MirlibError: The ledger or the index is damaged.
+    """
+    return _table(_line(row, arm) | _measured(row["metrics"]) for row, arm in _rows(experiment, Path(folder)))
+
+
+def probes(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
+    """All probes of the runs that have any, one line each, the last one at the end of stage 1.
+
+    Returns:
+        As `load`, and ``step``; ``loss`` is the mean of the curve's points within the `LOSS_WINDOW` steps before the
+        probe, or the last point before it where there are none.
+    """
+    lines = []
+    for row, arm in _rows(experiment, Path(folder)):
+        if "probes" not in row["metrics"]:
+            continue
+        curve = np.array(row["metrics"]["stage_one"]["curve"], dtype=float).reshape(-1, 2)
+        start = _line(row, arm)
+        steps = start["epochs"] * (start["pairs"] // start["batch"])
+        for probe in [*row["metrics"]["probes"], {**row["metrics"], "step": steps}]:
+            measured = _measured(probe) | {"step": probe["step"], "loss": _loss_before(curve, probe["step"])}
+            lines.append(start | measured)
+    return _table(lines)
+
+
+def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, ...]:
+    """What the ledger says to the claims of an experiment; `mirlab.claims.listed` makes a table of it.
+
+    Where runs have probes, each is an arm of its own, too: ``ARM, step 64``.
+
+    Args:
+        experiment: A name in `mirlab.experiments.EXPERIMENTS`.
+        folder: Of the ledger.
+    """
+    declared = EXPERIMENTS[experiment]
+    table, probed = load(experiment, folder), probes(experiment, folder)
+    if len(probed):
+        arms = probed["arm"] + ", step " + probed["step"].astype(str)
+        table = pd.concat([table, probed.assign(arm=arms)], ignore_index=True)
+    return judge(declared.claims, table, ceilings=declared.ceilings, seeds=declared.seeds)
+
+
+def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows with their arms, in the order of the index, then of the file; seeds in order within an arm."""
+    index = _index(folder / "arms.json").get(experiment, {})
+    arm_of = {key: arm for arm, keys in index.items() for key in keys}
+    rows = [(row, row.get("arm", arm_of.get(row["key"]))) for row in Ledger(folder / f"{experiment}.jsonl").rows()]
+    order = {arm: place for place, arm in enumerate(dict.fromkeys([*index, *(arm for _, arm in rows)]))}
+    yield from sorted(
+        ((row, arm) for row, arm in rows if arm is not None),
+        key=lambda pair: (order[pair[1]], pair[0]["configuration"]["seed"]),
+    )
+
+
+def _index(path: Path) -> dict[str, dict[str, list[str]]]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise MirlibError(f"{shown(path)}: not an index of arms ({shown(first_line(error))}); restore it") from error
+
+
+def _line(row: dict[str, Any], arm: str) -> dict[str, Any]:
+    """What was asked for."""
+    run = row["configuration"]
+    method = run.get("method")
+    return {
+        "experiment": row["experiment"],
+        "arm": arm,
+        **{key: run.get(key) for key in ("seed", "parts", "size", "study")},
+        "method": method.get("name") if isinstance(method, dict) else method,
+        "key": row["key"],
+        **run["stage_one"],
+        "seconds": row["seconds"]["all"],
+    }
+
+
+def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, of a run or of a probe, flat."""
+    found = {name: value for name, place in _PLACES.items() if (value := _at(metrics, place)) is not None}
+    for group, prefix in _GROUPS.items():
+        found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
+    found |= {f"gap_{name}": gap["value"] for name, gap in metrics.get("gaps", {}).items()}
+    if "norm_ratios" in found:
+        found["norm_ratio"] = found["norm_ratios"][0]
+        found["log_norm_ratio"] = float(np.log10(found["norm_ratio"]))
+    if "norm_only" in found:
+        found["mir_minus_norm_only"] = found["mir"] - found["norm_only"]
+    return found
+
+
+def _at(metrics: Any, place: tuple[str, ...]) -> Any:
+    for name in place:
+        metrics = metrics.get(name) if isinstance(metrics, dict) else None
+    return metrics
+
+
+def _loss_before(curve: np.ndarray, step: int) -> float:
+    ends, losses = curve.T
+    recent = losses[(ends > step - LOSS_WINDOW) & (ends <= step)]
+    return float(recent.mean() if len(recent) else losses[max(0, np.searchsorted(ends, step, side="right") - 1)])
+
+
+def _table(lines: Any) -> pd.DataFrame:
+    """A data frame that has the columns every table needs even where it has no line."""
+    table = pd.DataFrame(list(lines))
+    return table if len(table) else pd.DataFrame(columns=["experiment", "arm", "seed", "parts", "key"])

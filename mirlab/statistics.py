@@ -1,0 +1,369 @@
+"""What a few seeds say: intervals, tests, correlations within seeds, and whether a question could be answered at all.
+
+Arrays of an experiment are (seeds, arms) everywhere, of one quantity (seeds,). A seed has its own encoder, language
+model and draw of pairs, and all arms share them, so that what one arm does to a seed is compared within that seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import special  # scipy.stats takes seconds to import
+
+from mirlib.errors import MirlibError, shown
+
+BELOW, ABOVE = "below", "above"
+"""Sides of a limit."""
+
+LEVEL = 0.05
+"""Of every test and, over all claims of an experiment together, of Holm's procedure."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of the interval; NaN where there are too few seeds for one.
+        high: Upper end.
+        seeds: How many seeds it comes from.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 2) -> str:
+        """With signs, for example ``+0.12 [−0.03, +0.20]``."""
+        ends = (f"{round(number, digits) + 0.0:+.{digits}f}" for number in (self.value, self.low, self.high))
+        value, low, high = (end.replace("-", "−") for end in ends)
+        return f"{value} [{low}, {high}]" if np.isfinite(self.low) else value
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95, *, step: float = 0.0) -> Estimate:
+    """The mean over seeds, with Student's t interval.
+
+    From six seeds it holds the true mean as often as it says where values are normal, and nearly so where they are
+    mildly skewed (`tests/mirlab/test_statistics.py` simulates both).
+
+    Args:
+        values: (seeds,); with one seed the interval is NaN.
+        confidence: Of the interval.
+        step: Where a seed's value is discrete, the smallest difference of two (see `rank_step`). The spread is taken to
+            be at least what it is when one seed differs from all others by it, so that seeds that agree perfectly
+            still leave an interval of some width.
+
+    Examples:
+        >>> print(mean_interval([1.0, 2.0, 3.0]))
+        +2.00 [−0.48, +4.48]
+        >>> print(mean_interval([-1.0] * 6, step=0.2))
+        −1.00 [−1.09, −0.91]
+    """
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    if count < 2:
+        return Estimate(float(values.mean()) if count else np.nan, np.nan, np.nan, count)
+    mean, error = _mean_and_error(values, step)
+    width = special.stdtrit(count - 1, (1 + confidence) / 2) * error
+    return Estimate(float(mean), float(mean - width), float(mean + width), count)
+
+
+def jackknife(statistic: Callable[..., float], *arrays: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """A statistic over seeds that is no mean, with an interval from leaving out one seed after the other.
+
+    The standard error is the delete-one jackknife's [Efron and Stein, 1981], the quantile Student's for one less than
+    the number of seeds. Of a mean it is exactly `mean_interval`.
+
+    Args:
+        statistic: Of the arrays, for example `ratio_of_means` or `spearman_of_means`.
+        arrays: Each with the seeds as its first axis, three at least.
+        confidence: Of the interval.
+
+    Examples:
+        >>> print(jackknife(np.mean, [1.0, 2.0, 3.0]))
+        +2.00 [−0.48, +4.48]
+    """
+    arrays = [np.asarray(array, dtype=float) for array in arrays]
+    count = len(arrays[0])
+    value = float(statistic(*arrays))
+    if count < 3:
+        return Estimate(value, np.nan, np.nan, count)
+    left = np.array([statistic(*(np.delete(array, seed, axis=0) for array in arrays)) for seed in range(count)])
+    error = np.sqrt((count - 1) * np.mean((left - left.mean()) ** 2))
+    width = float(special.stdtrit(count - 1, (1 + confidence) / 2) * error)
+    return Estimate(value, value - width, value + width, count)
+
+
+def ratio_of_means(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of x over mean of y: steadier than a mean of ratios. For `jackknife`."""
+    return float(np.mean(x) / np.mean(y))
+
+
+def p_value(values: ArrayLike, limit: float = 0.0, side: str | None = None, *, step: float = 0.0) -> np.ndarray:
+    """Student's t test of a mean over seeds against a limit.
+
+    Args:
+        values: (..., seeds), two at least.
+        limit: What the mean is, or at most reaches, if there is no effect.
+        side: `BELOW` or `ABOVE`: where the mean is expected; None tests both sides.
+        step: As in `mean_interval`.
+
+    Returns:
+        (...) p. Seeds that agree perfectly give 0 or 1 (without a step).
+
+    Examples:
+        >>> round(float(p_value([1.0, 2.0, 3.0], side=ABOVE)), 4)
+        0.0371
+    """
+    values = np.asarray(values, dtype=float)
+    mean, error = _mean_and_error(values, step)
+    distance = np.round(mean - limit, 12)  # so that a mean that is the limit but for rounding is no evidence
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(distance == 0, 0.0, distance / error)
+    lower = special.stdtr(values.shape[-1] - 1, t)
+    if side is None:
+        return 2 * np.minimum(lower, special.stdtr(values.shape[-1] - 1, -t))
+    return lower if side == BELOW else special.stdtr(values.shape[-1] - 1, -t)
+
+
+def equivalence_p(values: ArrayLike, margin: float) -> np.ndarray:
+    """Two one-sided t tests: p for "the mean lies within ± margin" [Schuirmann, 1987].
+
+    At most .05 exactly when the 90 % interval of `mean_interval` lies within ± margin.
+
+    Args:
+        values: (..., seeds), two at least.
+        margin: Above 0; fixed before the runs.
+    """
+    return np.maximum(p_value(values, -margin, ABOVE), p_value(values, margin, BELOW))
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """The p of each test, adjusted for its family [Holm, 1979]: at most .05 where the procedure rejects at .05.
+
+    Args:
+        p: (..., tests).
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
+    """
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, axis=-1, kind="stable")
+    factors = p.shape[-1] - np.arange(p.shape[-1])
+    climbing = np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * factors, axis=-1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(climbing, 1.0), axis=-1)
+    return adjusted
+
+
+def holm_factors(p: ArrayLike, level: float = LEVEL) -> np.ndarray:
+    """By what each test's level is divided where Holm's procedure meets it.
+
+    A test that is rejected has the factor of its own step, all others that of the step at which the procedure stopped.
+    An interval of confidence ``1 - level / factor`` therefore leaves out the limit exactly when the adjusted p is
+    at most the level.
+
+    Args:
+        p: (tests,).
+        level: Of the family.
+
+    Examples:
+        >>> holm_factors([0.001, 0.5, 0.6])
+        array([3, 2, 2])
+    """
+    p = np.asarray(p, dtype=float)
+    rejected = holm(p) <= level
+    ranks = np.argsort(np.argsort(p, kind="stable"), kind="stable")
+    return len(p) - np.where(rejected, ranks, rejected.sum())
+
+
+def spearman_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Rank correlation over arms within each seed; ties share their mean rank.
+
+    Where one of the two is the same in all arms it ranks nothing, and the correlation counts as 0: a metric that does
+    not move speaks neither for nor against, and its seed is not dropped.
+
+    Args:
+        x: (..., arms), for example a metric of every run; or (arms,), which all seeds share.
+        y: (..., arms).
+
+    Returns:
+        (...) correlations, of (seeds, arms) one a seed.
+
+    Examples:
+        >>> spearman_within([[1, 2, 3], [1, 2, 3], [4, 4, 4]], [[3, 2, 1], [1, 3, 2], [1, 2, 3]])
+        array([-1. ,  0.5,  0. ])
+    """
+    x, y = (_centred(_ranks(np.asarray(values, dtype=float))) for values in (x, y))
+    size = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
+    product = (x * y).sum(axis=-1)
+    return np.round(np.divide(product, size, out=np.zeros(np.shape(product)), where=size > 0), 12)
+
+
+def spearman_of_means(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation of the arms' means over seeds, the statistic of the MIR paper. For `jackknife`, too.
+
+    Args:
+        x: (seeds, arms).
+        y: (seeds, arms).
+    """
+    return float(spearman_within(np.mean(x, axis=0), np.mean(y, axis=0)))
+
+
+def rank_step(arms: int) -> float:
+    """The smallest difference between two rank correlations of so many arms without ties.
+
+    Examples:
+        >>> rank_step(4)
+        0.2
+    """
+    return 12 / (arms**3 - arms)
+
+
+def slope_within(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Least-squares slope of y on x over arms within each seed; 0 where x is the same in all arms.
+
+    Args:
+        x: (..., arms), or (arms,) for all seeds.
+        y: (..., arms).
+
+    Returns:
+        (...) slopes in units of y per unit of x.
+    """
+    x, y = (_centred(np.asarray(values, dtype=float)) for values in (x, y))
+    product, square = np.broadcast_arrays((x * y).sum(axis=-1), (x**2).sum(axis=-1))
+    return np.divide(product, square, out=np.zeros(product.shape), where=square > 0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a pilot says of one quantity.
+
+    Attributes:
+        means: (arms,) means.
+        noise: Standard deviation of a run about its arm's mean and its seed's offset; one number, or (arms,).
+        offset: Standard deviation of what all arms of a seed share.
+    """
+
+    means: np.ndarray
+    noise: float | np.ndarray
+    offset: float = 0.0
+
+
+def spread(values: ArrayLike) -> Spread:
+    """Arm means, noise and the seeds' offsets from a pilot: a two-way analysis of variance with one run a cell.
+
+    Args:
+        values: (seeds, arms), two at least of each.
+
+    Raises:
+        MirlibError: Too few seeds or arms.
+    """
+    values = np.asarray(values, dtype=float)
+    seeds, arms = values.shape
+    if seeds < 2 or arms < 2:
+        raise MirlibError(f"a pilot needs two seeds and two arms at least, not {seeds} and {arms}: run more of it")
+    means, offsets = values.mean(axis=0), _centred(values.mean(axis=1))
+    rest = values - means - offsets[:, None]
+    noise = (rest**2).sum() / ((seeds - 1) * (arms - 1))
+    offset = (offsets**2).sum() / (seeds - 1) - noise / arms
+    return Spread(means, float(np.sqrt(noise)), float(np.sqrt(max(0.0, offset))))
+
+
+def simulated(pilot: Spread, *, seeds: int = 6, draws: int = 4000, seed: int = 0) -> np.ndarray:
+    """(draws, seeds, arms) normal values of experiments whose truth is the pilot's."""
+    draw = np.random.default_rng(seed).standard_normal
+    shared = pilot.offset * draw((draws, seeds, 1))
+    return pilot.means + shared + pilot.noise * draw((draws, seeds, len(pilot.means)))
+
+
+def oracle_rate(
+    p_of: Callable[[np.ndarray], np.ndarray],
+    pilot: Spread,
+    *,
+    seeds: int = 6,
+    draws: int = 4000,
+    level: float = LEVEL / 2,
+    seed: int = 0,
+) -> float:
+    """How often an ideal subject would pass a test: the ceiling of a claim. Below .8 the test is not worth its runs.
+
+    Experiments are drawn again and again from the pilot's means and spreads. For a difference of arms the ideal
+    subject is an effect that is really there. For a rank correlation it is a metric that *is* the true arm mean, so
+    that only the noise of the other side stands between it and ±1.
+
+    Args:
+        p_of: p of experiments, from their (draws, seeds, arms) values to (draws,).
+        pilot: Means and spreads.
+        seeds: Of each experiment.
+        draws: How many experiments; the rate's standard error is at most half of one over their root.
+        level: Of the test; as preset, that of one end of a 95 % interval.
+        seed: Of the draws.
+
+    Examples:
+        >>> pilot = Spread(means=np.array([0.0, 0.1, 0.2, 0.3]), noise=0.03, offset=0.1)
+        >>> oracle_rate(lambda y: p_value(y[..., 3] - y[..., 0], side=ABOVE), pilot)
+        1.0
+        >>> follows = lambda y: p_value(spearman_within(-pilot.means, y), -0.8, BELOW, step=rank_step(4))
+        >>> 0.8 < oracle_rate(follows, pilot) < 1
+        True
+    """
+    return float(np.mean(p_of(simulated(pilot, seeds=seeds, draws=draws, seed=seed)) <= level))
+
+
+def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One column of a table of runs as seeds × arms, the arms in the table's order; NaN where a run is missing.
+
+    Args:
+        table: With columns ``arm`` and ``seed``, as `mirlab.results.load` makes it.
+        column: Which one.
+
+    Raises:
+        MirlibError: There is no such column, or an arm has two runs of one seed.
+    """
+    if column not in table:
+        raise MirlibError(f"there is no column {shown(column)} in this table: take one of {', '.join(table.columns)}")
+    twice = table[table.duplicated(["arm", "seed"])]
+    if len(twice):
+        arm, seed = twice.iloc[0][["arm", "seed"]]
+        raise MirlibError(f"the arm {shown(arm)} has two runs of seed {seed}: keep the one that counts")
+    return table.pivot(index="seed", columns="arm", values=column)[list(dict.fromkeys(table["arm"]))]
+
+
+def paired(table: pd.DataFrame, first: str, second: str, column: str) -> pd.Series:
+    """One arm minus another on a column, by seed, for the seeds that have both.
+
+    Args:
+        table: As in `wide`.
+        first: Arm.
+        second: Arm that is taken from it.
+        column: Which one.
+    """
+    values = wide(table, column).reindex(columns=[first, second])
+    return (values[first] - values[second]).dropna().rename(column)
+
+
+def _mean_and_error(values: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the last axis and its standard error."""
+    root = np.sqrt(values.shape[-1])
+    return values.mean(axis=-1), np.maximum(values.std(axis=-1, ddof=1), step / root) / root
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks over the last axis, from 1; ties share their mean rank."""
+    mine, others = values[..., :, None], values[..., None, :]
+    return (mine > others).sum(axis=-1) + ((mine == others).sum(axis=-1) + 1) / 2
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(axis=-1, keepdims=True)

@@ -1,0 +1,179 @@
+"""Rows become tables and findings, without a model, and with the numbers that stand in the ledger."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirlab import experiments, results
+from mirlab.claims import Contrast
+from mirlab.experiments import EXPERIMENTS, Experiment, Registry
+from mirlab.ledger import key_of
+from mirlib import MirlibError
+
+FIRST_EDITION = Path(__file__).parents[2] / "results" / "0.1"
+
+
+def row(seed, *, rate=0.008, mir=2.0, arm=None, method=None, **metrics):
+    recipe = {"pairs": 1024, "epochs": 2, "batch": 32, "learning_rate": rate, "warmup_steps": 2}
+    configuration = {"seed": seed, "parts": seed + 10, "size": "base", "stage_one": recipe, "study": "final"}
+    configuration |= {"method": method} if method else {}
+    measured = {
+        "stage_one": {"loss": 0.9, "curve": [[10, 3.0], [20, 2.0], [30, 1.0], [64, 0.5]], "seconds": 3.0},
+        "mir": {"value": mir, "norm_only": 1.5, "null": 0.7, "floor": -1.0, "norm_ratio": [100.0, 2.0]},
+        "accuracy": {"mean": 0.5, "blind": 0.25},
+        "accuracy_by_kind": {"exist": 0.75, "count": 0.25},
+    }
+    made = {"key": key_of(configuration), "experiment": "made", "configuration": configuration}
+    made |= {"metrics": measured | metrics, "seconds": {"stage_one": 4.0, "all": 9.5}}
+    return made | ({"arm": arm} if arm else {})
+
+
+def write(folder, rows, name="made"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_reading_results_loads_no_model():
+    code = "import sys, mirlab.results; print({'torch', 'transformers', 'mirlib.mir'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_row_is_a_line(tmp_path):
+    moca = {"arm": "MoCa", "method": {"name": "moca", "rate": 0.1}}
+    write(tmp_path, [row(1, **moca), row(0, **moca), row(0, arm="plain", mir=3.0)])
+    table = results.load("made", tmp_path)
+    assert table[["arm", "seed"]].values.tolist() == [["MoCa", 0], ["MoCa", 1], ["plain", 0]]
+    first = table.iloc[0]
+    assert (first["pairs"], first["batch"], first["learning_rate"], first["parts"]) == (1024, 32, 0.008, 10)
+    assert (first["mir"], first["mir_minus_norm_only"], first["norm_ratio"]) == (2.0, 0.5, 100.0)
+    assert first["log_norm_ratio"] == pytest.approx(math.log10(100))
+    assert first["norm_ratios"] == [100.0, 2.0]
+    assert (first["accuracy"], first["accuracy_exist"], first["accuracy_count"]) == (0.5, 0.75, 0.25)
+    assert (first["seconds"], first["loss"], first["method"]) == (9.5, 0.9, "moca")
+    assert results.wide(table, "mir").loc[0].to_dict() == {"MoCa": 2.0, "plain": 3.0}
+    assert results.paired(table, "MoCa", "plain", "mir").to_dict() == {0: -1.0}
+    assert "perplexity" not in table
+
+
+def test_an_index_names_the_arms_of_rows_that_do_not(tmp_path):
+    rows = [row(1), row(0), row(0, rate=0.02), row(0, rate=0.5), row(0, rate=0.03, arm="own")]
+    write(tmp_path, rows)
+    index = {"made": {"high": [rows[2]["key"]], "plain": [rows[0]["key"], rows[1]["key"]]}, "other": {}}
+    (tmp_path / "arms.json").write_text(json.dumps(index))
+    table = results.load("made", tmp_path)
+    assert table[["arm", "seed"]].values.tolist() == [["high", 0], ["plain", 0], ["plain", 1], ["own", 0]]
+    (tmp_path / "arms.json").write_text("{")
+    with pytest.raises(MirlibError, match=r"arms\.json: not an index"):
+        results.load("made", tmp_path)
+
+
+def test_a_damaged_row_is_refused_and_no_ledger_is_an_empty_table(tmp_path):
+    assert len(results.load("made", tmp_path)) == len(results.probes("made", tmp_path)) == 0
+    damaged = row(0, arm="plain")
+    damaged["configuration"]["stage_one"]["pairs"] = 4096
+    write(tmp_path, [damaged])
+    with pytest.raises(MirlibError, match="changed after the run"):
+        results.load("made", tmp_path)
+
+
+def test_probes_have_lines_of_their_own_and_the_loss_before_them(tmp_path):
+    probe = {"step": 34, "mir": {"value": 4.0, "norm_only": 4.0, "norm_ratio": [10.0, 1.0]}}
+    later = {"step": 60, "mir": {"value": 3.0, "norm_only": 3.0, "norm_ratio": [10.0, 1.0]}}
+    write(tmp_path, [row(0, arm="watched", probes=[probe, later]), row(1, arm="plain")])
+    table = results.probes("made", tmp_path)
+    assert table[["arm", "step", "mir"]].values.tolist() == [
+        ["watched", 34, 4.0],
+        ["watched", 60, 3.0],
+        ["watched", 64, 2.0],
+    ]
+    assert table["loss"].tolist() == [1.5, 1.0, 0.5]  # two points in the window; none, so the last one; the end's own
+    assert table["accuracy"].isna().tolist() == [True, True, False]
+
+
+def test_the_first_edition_reads_as_it_stands(tmp_path):
+    rows = [json.loads(line) for line in (FIRST_EDITION / "moca.jsonl").read_text().splitlines()]
+    high, low = {}, {}
+    for r in rows:
+        recipe = r["configuration"]["stage_one"]
+        if "method" not in r["configuration"] and not recipe["norm_matched"]:
+            {0.02: high, 0.002: low}[recipe["learning_rate"]][r["configuration"]["seed"]] = r
+    (tmp_path / "moca.jsonl").write_bytes((FIRST_EDITION / "moca.jsonl").read_bytes())
+    arms = {"high": [r["key"] for r in high.values()], "low": [r["key"] for r in low.values()]}
+    (tmp_path / "arms.json").write_text(json.dumps({"moca": arms}))
+    table = results.load("moca", tmp_path)
+    assert len(table) == len(high) + len(low) == 10
+    differences = results.paired(table, "high", "low", "accuracy_colour")
+    for seed in range(5):
+        kinds = [r["metrics"]["accuracy_by_kind"]["colour"] for r in (high[seed], low[seed])]
+        assert differences[seed] == pytest.approx(kinds[0] - kinds[1])
+    mir = table.groupby("arm")["mir"].mean()
+    assert mir["high"] == pytest.approx(sum(r["metrics"]["mir"]["value"] for r in high.values()) / 5)
+
+
+@pytest.mark.parametrize("path", sorted(FIRST_EDITION.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_every_ledger_of_the_first_edition_has_a_line_for_every_run(path, tmp_path):
+    keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    if path.stem == "base":  # the pre-training of the shipped miniature: no run
+        return
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "arms.json").write_text(json.dumps({path.stem: {"all": keys}}))
+    assert sorted(results.load(path.stem, tmp_path)["key"]) == sorted(keys)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Experiments
+
+
+def experiment(name="made", claims=(), ceilings=None, **options):
+    arms = {"new": (), "plain": ()}
+    return Experiment(name, "Does it?", "It does.", "Table 2", "Whether.", arms, claims, ceilings or {}, **options)
+
+
+def test_outcomes_join_ledger_and_claims(tmp_path, monkeypatch):
+    falls = Contrast("MIR falls", "paper, Table 2", "new", "plain", "mir")
+    early = Contrast("it fell early", "ours", "new", "new, step 34", "mir")
+    never = Contrast("loss falls", "ours", "new", "plain", "loss")
+    probes = [{"step": 34, "mir": {"value": 9.0, "norm_only": 4.0, "norm_ratio": [10.0]}}]
+    rows = [row(seed, rate=0.1, arm="new", mir=1 + 0.01 * seed**2, probes=probes) for seed in range(6)]
+    write(tmp_path, rows + [row(seed, arm="plain", mir=2 + 0.02 * seed) for seed in range(6)])
+    declared = experiment(claims=(falls, early, never), ceilings={"loss falls": 0.4})
+    monkeypatch.setattr(results, "EXPERIMENTS", {"made": declared})
+    findings = results.outcomes("made", tmp_path)
+    assert [f.outcome for f in findings] == ["reproduced", "reproduced", "not testable here"]
+    assert findings[0].estimate.value == pytest.approx(sum(1 + 0.01 * s**2 - 2 - 0.02 * s for s in range(6)) / 6)
+    assert findings[2].ceiling == 0.4
+
+
+def test_an_experiment_that_contradicts_itself_is_refused():
+    claim = Contrast("MIR falls", "ours", "new", "plain", "mir")
+    with pytest.raises(ValueError, match="claims twice: MIR falls"):
+        experiment(claims=(claim, claim))
+    with pytest.raises(ValueError, match="arms that it has not: old"):
+        experiment(claims=(Contrast("MIR falls", "ours", "new", "old", "mir"),))
+    with pytest.raises(ValueError, match="ceilings of claims that it has not: other"):
+        experiment(claims=(claim,), ceilings={"other": 0.9})
+
+
+def test_experiments_are_imported_when_they_are_asked_for(tmp_path, monkeypatch):
+    package = tmp_path / "made_experiments"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "second.py").write_text("EXPERIMENT = 'second'\n")
+    (package / "first.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("made_experiments", [str(package)])
+    assert list(registry) == ["first", "second"]
+    assert registry["second"] == "second"
+    assert "other" not in registry
+    with pytest.raises(RuntimeError, match="imported"):
+        registry["first"]
+
+
+def test_every_declared_experiment_is_called_as_its_file():
+    assert isinstance(EXPERIMENTS, Registry)
+    for name in experiments.EXPERIMENTS:
+        assert EXPERIMENTS[name].name == name
