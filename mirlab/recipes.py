@@ -219,7 +219,8 @@ class Run:
         robustness: Measure MIR over kinds of pictures and texts, templates, and numbers of samples, too.
         zoo: Take all measures of the gap, too, see `mirlab.zoo`.
         zoo_samples: And those of ten times as many pairs.
-        leaning: Ask for things that are not there, and contradict pictures by words, see `mirlab.model.leaning`.
+        leaning: Ask for things that are not there, and contradict pictures by words, see `mirlab.model.leaning`;
+            at the end only, like the next.
         long_tokens: Drop the longest vision tokens, or rescale them, see `mirlab.model.long_tokens`.
     """
 
@@ -279,9 +280,10 @@ class Run:
         recipe = self.stage_one
         unlocked = recipe.unlock != "none" or recipe.unlock_encoder
         trained = recipe.schedule.steps * recipe.batch * (0.009 if unlocked else 0.006)
-        added = 150 * self.robustness + 15 * self.zoo + 90 * self.zoo_samples
-        each = 20 + 15 * self.leaning + 40 * self.long_tokens
-        return trained + each * (1 + len(self.probes)) + added
+        added = (
+            150 * self.robustness + 15 * self.zoo + 90 * self.zoo_samples + 15 * self.leaning + 40 * self.long_tokens
+        )
+        return trained + 20 * (1 + len(self.probes)) + added
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Run)}

@@ -1,4 +1,4 @@
-"""Are a picture's longest vision tokens noise or signal? They are left out, or given another length, and controls beside.
+"""Are a picture's longest vision tokens noise or signal? They are left out or given another length, beside controls.
 
 Everything happens where the sequence enters the decoder, so that the evaluations and the measures of the gap run as
 they are, inside a ``with`` block. A token that is dropped keeps its place and is hidden from attention: taken out of
@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "equal_all": ("all", "mean"),
 }
 """By name, which tokens of a picture are chosen, and what becomes of them: dropped, or rescaled to the mean length of
-the picture's other tokens (``rest``), of the word embeddings (``words``) or of all of the picture's tokens (``mean``)."""
+the picture's other tokens (``rest``), of the word embeddings (``words``) or of all the picture's tokens (``mean``)."""
 
 
 def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None) -> Tensor:
@@ -144,21 +144,21 @@ def places(model: LlavaForConditionalGeneration, scenes: Sequence[world.Scene]) 
         scenes: What is seen.
 
     Returns:
-        ``long_on_thing``, the share of the longest tokens whose patch shows some of a thing, ``long_in_cell``, of those
-        in a cell with a thing in it, and the same of all tokens, ``all_on_thing`` and ``all_in_cell``;
-        ``long_length`` and ``short_length``, mean lengths of the longest and the shortest over that of all.
+        Of the longest tokens, the shortest and all (``long``, ``short``, ``all``) ``WHICH_on_thing``, the share whose
+        patch shows some of a thing, and ``WHICH_in_cell``, of those in a cell with a thing in it; ``long_length`` and
+        ``short_length``, their mean length over that of all.
     """
     tokens = model.model.multi_modal_projector(train.vision_features(model, list(scenes)).float())
-    lengths, long = tokens.norm(dim=-1), chosen(tokens, "long")
+    lengths = tokens.norm(dim=-1)
     on_thing, in_cell = (torch.from_numpy(mask) for mask in patches_with_things(scenes))
-    return {
-        "long_on_thing": on_thing[long].float().mean().item(),
-        "all_on_thing": on_thing.float().mean().item(),
-        "long_in_cell": in_cell[long].float().mean().item(),
-        "all_in_cell": in_cell.float().mean().item(),
-        "long_length": (lengths[long].mean() / lengths.mean()).item(),
-        "short_length": (lengths[chosen(tokens, "short")].mean() / lengths.mean()).item(),
-    }
+    found = {}
+    for which in ("long", "short", "all"):
+        some = chosen(tokens, which)
+        found[f"{which}_on_thing"] = on_thing[some].float().mean().item()
+        found[f"{which}_in_cell"] = in_cell[some].float().mean().item()
+        if which != "all":
+            found[f"{which}_length"] = (lengths[some].mean() / lengths.mean()).item()
+    return found
 
 
 def patches_with_things(scenes: Sequence[world.Scene]) -> tuple[np.ndarray, np.ndarray]:
