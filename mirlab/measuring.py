@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mirlab import world
 from mirlab.methods import PLAIN, Technique
-from mirlab.model import evaluation, train
+from mirlab.model import evaluation, leaning, long_tokens, train
 from mirlab.recipes import Run
 from mirlab.world import language
 from mirlib import baselines, data, rows
@@ -61,7 +61,46 @@ def measure(
         "count_by_kind": seen.count,
         "stage_two": {k: v for k, v in train.state_of(history).items() if k != "curve"},
     }
+    if run.leaning:
+        metrics["leaning"] = leaning.measured(tuned, tokenizer, scenes=LEANING_SCENES * run.scenes)
+        metrics["leaning_zero_shot"] = leaning.measured(model, tokenizer, scenes=LEANING_SCENES * run.scenes)
+    if run.long_tokens:
+        metrics["long_tokens"] = with_long_tokens_changed(model, tuned, processor, run)
     return rounded(metrics)
+
+
+LEANING_SCENES = 4
+"""Times as many scenes for `mirlab.model.leaning`, where only one question is asked about each."""
+
+
+def with_long_tokens_changed(
+    model: LlavaForConditionalGeneration, tuned: LlavaForConditionalGeneration, processor: LlavaProcessor, run: Run
+) -> dict[str, float]:
+    """What a run says to `mirlab.model.long_tokens`, flat: each metric is measured as it is without the change.
+
+    Args:
+        model: After stage 1.
+        tuned: After stage 2.
+        processor: Of both.
+        run: Says how much is asked.
+
+    Returns:
+        For each variant ``perplexity_VARIANT`` (of captions, in domain) and ``mir_VARIANT`` after stage 1, the dropped
+        rows being left out of MIR; ``accuracy_VARIANT`` and ``accuracy_KIND_VARIANT`` after stage 2; and the
+        `mirlab.model.long_tokens.places` of the model after stage 2.
+    """
+    found = long_tokens.places(tuned, evaluation.held_out_scenes(run.scenes))
+    for variant in long_tokens.VARIANTS:
+        with long_tokens.changed(model, variant):
+            captions = evaluation.caption_scores(model, processor.tokenizer, scenes=200, detail=run.stage_one.detail)
+            collected = long_tokens.without_dropped(collect(model, processor, seed=0))
+        with long_tokens.changed(tuned, variant):
+            answers = evaluation.image_answers(tuned, processor.tokenizer, scenes=run.scenes, seed=0)
+        found[f"perplexity_{variant}"] = captions["perplexity"]
+        found[f"mir_{variant}"] = modality_integration_rate(collected.vision, collected.text).value
+        found[f"accuracy_{variant}"] = answers.mean_accuracy
+        found |= {f"accuracy_{kind}_{variant}": share for kind, share in answers.accuracy.items()}
+    return found
 
 
 def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:

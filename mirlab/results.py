@@ -55,6 +55,9 @@ _GROUPS = {
     "slots": "slot_",
     "before_stage_one": "before_",
     "after_stage_one": "after_",
+    "leaning": "",
+    "leaning_zero_shot": "zero_shot_",
+    "long_tokens": "",
 }
 """Objects of a row's metrics that become a column for each of their entries, by what goes before its name."""
 
@@ -84,6 +87,8 @@ def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
         - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``
           and how many ``questions_KIND``; ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures,
           ``gap_NAME_calibrated`` where random pairs calibrate them, ``before_NAME`` and ``after_NAME`` of a method;
+        - ``hallucinated``, ``yes_bias`` … of `mirlab.model.leaning.measured`, and with ``zero_shot_`` before stage 2;
+          ``accuracy_VARIANT``, ``mir_VARIANT`` … of `mirlab.measuring.with_long_tokens_changed`;
         - lists: ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratios``, and ``curve`` of the loss; and of
           MIR measured again and again ``mir_kinds_PICTURES_TEXTS``, ``mir_template_NAME``, ``mir_relevance_NAME``,
           ``mir_seen_NAME``, ``mir_counts_NUMBER``;

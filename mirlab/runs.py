@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,11 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     model, processor = deepcopy(shared.model), shared.processor
     wanted = technique.wanted(run.stage_one.pairs)
     probes: list[dict[str, Any]] = []
+    plainly = replace(run, leaning=False, long_tokens=False)
 
     def probe(step: int, _: float) -> None:
         if step in run.probes:
-            probes.append({"step": step, **measuring.measure(model, processor, run, technique)})
+            probes.append({"step": step, **measuring.measure(model, processor, plainly, technique)})
 
     trained = train.stage_one(
         model,

@@ -340,11 +340,14 @@ def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Args:
         table: With columns ``arm`` and ``seed``, as `mirlab.results.load` makes it.
-        column: Which one.
+        column: Which one, or the difference of two, ``first - second``.
 
     Raises:
         MirlibError: There is no such column, or an arm has two runs of one seed.
     """
+    first, minus, second = column.partition(" - ")
+    if minus:
+        return wide(table, first) - wide(table, second)
     if column not in table:
         raise MirlibError(f"there is no column {shown(column)} in this table: take one of {', '.join(table.columns)}")
     twice = table[table.duplicated(["arm", "seed"])]

@@ -1,6 +1,7 @@
 """Which way the miniature leans: pictures contradicted by words, and questions about what is not there.
 
-They make the arrays that `mirlib.gaps.text_preference`, `mirlib.gaps.yes_bias` and `mirlib.gaps.correspondence` take.
+They make the arrays that `mirlib.gaps.text_preference`, `mirlib.gaps.yes_bias` and `mirlib.gaps.correspondence` take,
+and `measured` is what a run with `mirlab.recipes.Run.leaning` adds to its row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mirlab import world
 from mirlab.model import evaluation, precision, sequence, train
 from mirlab.model.miniature import PATCH_SIZE
 from mirlab.world import language
+from mirlib import gaps
 
 _BATCH = 128
 
@@ -112,6 +114,42 @@ def existence(
     yes = 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
     there = np.array([question.answer == "yes" for _, question in asked])
     return yes[~there], yes[there]
+
+
+def measured(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600, seed: int = 0
+) -> dict[str, float]:
+    """How a model answers where a thing is absent, and whom it believes where words contradict the picture.
+
+    Args:
+        model: The whole model.
+        tokenizer: Its tokenizer.
+        scenes: Number of held-out scenes; about half of them are asked about a thing that is absent.
+        seed: As for `existence` and `conflicts`.
+
+    Returns:
+        ``false_alarms`` and ``hits``, the shares of yes, against no, to things that are absent and present;
+        ``balanced_accuracy``, the mean of hits and correct rejections; of the probabilities of yes ``hallucinated``,
+        their mean for absent things, and ``yes_bias`` (`mirlib.gaps.yes_bias`), with ``yes_bias_blind`` for other
+        scenes' pictures; ``text_preference`` (`mirlib.gaps.text_preference`), with ``text_preference_null`` without the
+        contradicting words.
+    """
+    absent, present = existence(model, tokenizer, scenes=scenes, seed=seed)
+    other = existence(model, tokenizer, scenes=scenes, permuted=True, seed=seed)
+    told = conflicts(model, tokenizer, scenes=scenes, seed=seed)
+    bias = gaps.yes_bias(absent, present, permuted=other)
+    preference = gaps.text_preference(*told["with"], without=told["without"])
+    false_alarms, hits = float((absent > 0.5).mean()), float((present > 0.5).mean())
+    return {
+        "false_alarms": false_alarms,
+        "hits": hits,
+        "balanced_accuracy": (hits + 1 - false_alarms) / 2,
+        "hallucinated": bias.settings["hallucinated"],
+        "yes_bias": bias.value,
+        "yes_bias_blind": bias.settings["null"],
+        "text_preference": preference.value,
+        "text_preference_null": preference.settings["null"],
+    }
 
 
 def same_things(count: int = 100, *, seed: int = 0) -> tuple[list[world.Scene], np.ndarray]:
