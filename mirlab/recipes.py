@@ -314,4 +314,4 @@ PROBES = (64, 128, 256, 384)
 
 def plain() -> tuple[Run, ...]:
     """The plain recipe, measured with everything, once a seed: experiments share it."""
-    return arm(probes=PROBES, robustness=True, zoo=True)
+    return arm(probes=PROBES, robustness=True, zoo=True, leaning=True, long_tokens=True)

@@ -11,7 +11,7 @@ is that of LAB's list, which sets arXiv 2605.08245 against it.
 
 from mirlab.claims import ABOVE, BELOW, Contrast, Slope
 from mirlab.experiments import Experiment
-from mirlab.recipes import Method, arm
+from mirlab.recipes import Method, arm, plain
 
 LIGHT, STRONG = 0.1, 1.0
 """Weights of MIR as a loss."""
@@ -23,7 +23,7 @@ EXPERIMENT = Experiment(
     question="Does a model whose MIR is forced down hallucinate more, or less? Does it if only lengths are matched?",
     paper="The MIR paper is silent on hallucination.",
     arms={
-        "plain": arm(zoo=True, leaning=True, long_tokens=True),
+        "plain": plain(),
         "MIR as a loss, light": arm(zoo=True, leaning=True, method=Method("gap", weight=LIGHT)),
         "MIR as a loss, strong": arm(zoo=True, leaning=True, method=Method("gap", weight=STRONG)),
         "matched norms": arm(zoo=True, leaning=True, norm_matched=True),

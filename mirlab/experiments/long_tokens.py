@@ -13,7 +13,7 @@ nonetheless, so that noise would be the opposite.
 
 from mirlab.claims import ABOVE, BELOW, Effect, Within
 from mirlab.experiments import Experiment
-from mirlab.recipes import arm
+from mirlab.recipes import plain
 
 MARGIN = 0.02
 """Change of accuracy that counts as none."""
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
     summary="The longest vision tokens dropped, rescaled, kept.",
     question="Does a model lose more by its longest vision tokens than by others? Does it need their length?",
     paper="The MIR paper is silent on single tokens.",
-    arms={"plain": arm(zoo=True, leaning=True, long_tokens=True)},
+    arms={"plain": plain()},
     claims=(
         Effect(
             "Dropping the longest tokens costs more accuracy than dropping as many at random",

@@ -5,6 +5,7 @@ MoCa's parameters learn at the connector's rate, as in the authors' code, or at 
 
 from mirlab.claims import ABOVE, BELOW, Contrast
 from mirlab.experiments import Experiment
+from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
 from mirlab.recipes import Method, arm, plain
 
 EXPERIMENT = Experiment(
@@ -20,7 +21,7 @@ EXPERIMENT = Experiment(
         "MoCa": arm(method=Method("moca")),
         "MoCa, own rate": arm(method=Method("moca", rate=8e-4)),
         "LayerNorm": arm(method=Method("layer_norm")),
-        "matched norms": arm(norm_matched=True),
+        "matched norms": HALLUCINATION.arms["matched norms"],
     },
     claims=(
         Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, effect=-0.1),

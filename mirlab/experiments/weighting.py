@@ -2,9 +2,8 @@
 
 from mirlab.claims import ABOVE, BELOW, Contrast
 from mirlab.experiments import Experiment
-from mirlab.recipes import Method, arm, plain
-
-LIGHT, STRONG = 0.1, 1.0
+from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
+from mirlab.recipes import Method, arm
 
 EXPERIMENT = Experiment(
     name="weighting",
@@ -15,10 +14,7 @@ EXPERIMENT = Experiment(
     paper="The MIR paper is silent on MIR as a loss. CAL, PRIOR and ReGap report gains on benchmarks of their own: "
     "the first two in accuracy, ReGap in safety at no cost in accuracy.",
     arms={
-        "plain": plain(),
-        "matched norms": arm(norm_matched=True),
-        "MIR as a loss, light": arm(method=Method("gap", weight=LIGHT)),
-        "MIR as a loss, strong": arm(method=Method("gap", weight=STRONG)),
+        **HALLUCINATION.arms,
         "ReGap": arm(method=Method("regap", weight=0.01)),
         "CAL": arm(method=Method("cal")),
         "PRIOR": arm(method=Method("prior")),
