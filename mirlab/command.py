@@ -51,13 +51,9 @@ def add(commands: Any) -> None:
 
 
 def _list(_: argparse.Namespace) -> None:
-    from mirlab.commands import EXPERIMENTS
+    from mirlab import commands
 
-    print_result(
-        "\n".join(
-            f"{name:16} {experiment.minutes:4} min  {experiment.summary}" for name, experiment in EXPERIMENTS.items()
-        )
-    )
+    print_result(commands.listing())
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -70,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
         for name, value in (("output", options.output), ("jobs", options.jobs), ("backend", options.backend))
         if value is not None
     }
-    accepted = {"output"} if options.experiment == "base" else {"jobs", "backend"}
+    accepted = {"base": {"output"}, "parts": set()}.get(options.experiment, {"jobs", "backend"})
     if unknown := given.keys() - accepted:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
     if options.jobs is not None and options.jobs < 1:
@@ -94,10 +90,10 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check_name(name: str) -> None:
-    from mirlab.commands import EXPERIMENTS
+    from mirlab.commands import names
 
-    if name not in EXPERIMENTS:
-        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(EXPERIMENTS)}")
+    if name not in names():
+        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(names())}")
 
 
 @contextmanager

@@ -123,6 +123,17 @@ def examine(
     }
 
 
+def run(book: ledger.Ledger, cache: Path, *, wanted: int = 6, progress: bool = True) -> list[dict[str, Any]]:
+    """Train and examine sets of parts from `FIRST_SEED` on, until enough of them have passed the gate.
+
+    Another process may do the same: each set is trained by one of them.
+    """
+    rows: list[dict[str, Any]] = []
+    while sum(not row["failures"] for row in rows) < wanted:
+        rows.append(make_row(FIRST_SEED + len(rows), book, cache, progress=progress))
+    return rows
+
+
 def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = True) -> dict[str, Any]:
     """Train a set of parts, or finish it, and examine it as it is kept (weights rounded to float16).
 
