@@ -206,6 +206,7 @@ def tiny_recipe():
                 new_layers=1,
                 first=short,
                 second=short,
+                lessons=0,
                 first_rows=(2, 48),
                 second_rows=(2, 48),
             ),
