@@ -45,6 +45,7 @@ def measure(
         "perplexity": {domain: scores["perplexity"] for domain, scores in captions.items()},
         "slots": {k: v for k, v in captions["in_domain"].items() if k in world.CAPTION_SLOTS},
         "in_context": {shots: answers.mean_accuracy for shots, answers in in_context.items()},
+        "in_context_by_kind": {shots: answers.accuracy for shots, answers in in_context.items()},
         "zero_shot": zero_shot.accuracy,
         "discrimination": zero_shot.mean_discrimination,
         "mir": mir_of(model, processor, seed=0),
@@ -58,7 +59,7 @@ def measure(
         "accuracy": {"mean": seen.mean_accuracy, "blind": blind.mean_accuracy},
         "accuracy_by_kind": seen.accuracy,
         "blind_by_kind": blind.accuracy,
-        "count_by_kind": seen.count,
+        "count_by_kind": {"in_context": in_context["text"].count, "other": seen.count},
         "stage_two": {k: v for k, v in train.state_of(history).items() if k != "curve"},
     }
     if run.leaning:

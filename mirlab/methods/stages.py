@@ -158,7 +158,8 @@ class NewDomain(Technique):
         Returns:
             By name: ``before`` (after stage 2 on shapes), ``short`` and ``long`` (after that and an adaptation), and
             ``direct`` (stage 2 on digits straight after stage 1, as many pictures as ``long``), each with the mean
-            accuracy on ``shapes`` and on ``digits``; and ``gain``, of ``short`` over ``before`` on digits.
+            accuracy on ``shapes`` and on ``digits``, the same ``by_kind`` of question, and the ``count_by_kind``; and
+            ``gain``, of ``short`` over ``before`` on digits.
         """
         from mirlab.model import evaluation, train  # which know the methods
 
@@ -170,13 +171,16 @@ class NewDomain(Technique):
             train.stage_two(model, training.tokenizer, recipe, seed=seed, digits=digits, progress=False)
             return model
 
-        def accuracy(model: Any) -> dict[str, float]:
-            asked = {"shapes": 0.0, "digits": 1.0}
+        def accuracy(model: Any) -> dict[str, Any]:
+            options = {"scenes": self.scenes}
+            answers = {
+                name: evaluation.image_answers(model, training.tokenizer, digits=share, **options)
+                for name, share in {"shapes": 0.0, "digits": 1.0}.items()
+            }
             return {
-                name: evaluation.image_answers(
-                    model, training.tokenizer, scenes=self.scenes, digits=share
-                ).mean_accuracy
-                for name, share in asked.items()
+                **{name: found.mean_accuracy for name, found in answers.items()},
+                "by_kind": {name: found.accuracy for name, found in answers.items()},
+                "count_by_kind": {name: found.count for name, found in answers.items()},
             }
 
         before = tuned(training.model, self.images, 0.0)

@@ -1,120 +1,15 @@
-"""One run: what it is measured on, what it leaves behind, and that it leaves the same behind twice."""
+"""One run: what it leaves behind, and that it leaves the same behind twice."""
 
+import copy
 import json
 import math
-import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mirlab import recipes, runs, world
-from mirlab.model import evaluation, miniature, train
-from mirlab.world import language
-
-NUM = 100
-
-
-def bytes_of(pictures):
-    return [np.asarray(picture).tobytes() for picture in pictures]
-
-
-# Texts and pictures
-
-
-@pytest.mark.parametrize("kind", runs.TEXT_KINDS)
-def test_there_are_as_many_texts_of_each_kind_as_asked_for(kind):
-    draws = [runs.texts_of(kind, NUM, seed=seed) for seed in range(3)]
-    for texts in draws:
-        assert len(texts) == NUM
-        assert all(text and text == text.strip() for text in texts)
-        assert len(set(texts)) >= 0.95 * NUM
-        assert max(map(len, texts)) <= 500
-    assert len({tuple(texts) for texts in draws}) == 3
-    for other in draws[1:]:
-        assert len(set(draws[0]) & set(other)) < 0.8 * NUM
-    assert runs.texts_of(kind, NUM, seed=1) == draws[1]
-
-
-@pytest.mark.parametrize("kind", runs.PICTURE_KINDS)
-def test_there_are_as_many_pictures_of_each_kind_as_asked_for(kind):
-    draws = [bytes_of(runs.pictures_of(kind, NUM, seed=seed)) for seed in range(3)]
-    assert [len(pictures) for pictures in draws] == [NUM] * 3
-    assert [len(set(pictures)) for pictures in draws] == [NUM] * 3
-    assert not set(draws[0]) & set(draws[1]) and not set(draws[0]) & set(draws[2])
-    assert bytes_of(runs.pictures_of(kind, NUM, seed=1)) == draws[1]
-
-
-@pytest.mark.parametrize("kind", language.ENGLISH_KINDS)
-def test_real_texts_come_from_held_out_texts_alone(kind):
-    held_out = language.english_texts(kind, held_out=True)
-    assert all(any(text in whole for whole in held_out) for text in runs.texts_of(kind, NUM))
-
-
-def eights(text):
-    words = re.sub(r"\W+", " ", text.lower()).split()
-    return [" ".join(words[i : i + 8]) for i in range(len(words) - 7)]
-
-
-@pytest.fixture(scope="module")
-def read():
-    """Every eight words in a row of the real texts that models train on."""
-    return {run for kind in language.ENGLISH_KINDS for text in language.english_texts(kind) for run in eights(text)}
-
-
-@pytest.mark.parametrize("kind", language.ENGLISH_KINDS)
-def test_no_text_shares_eight_words_in_a_row_with_anything_that_was_read(kind, read):
-    for seed in range(3):
-        for text in runs.texts_of(kind, NUM, seed=seed):
-            assert eights(text)
-            assert read.isdisjoint(eights(text))
-
-
-@pytest.mark.parametrize("kind", language.ENGLISH_KINDS)
-def test_held_out_texts_do_repeat_what_was_read_and_unread_finds_it(kind, read):
-    found = [passage for whole in language.english_texts(kind, held_out=True) for passage in runs._passages(whole)]
-    repeated = [passage for passage in found if not read.isdisjoint(eights(passage))]
-    assert len(repeated) > 0.1 * len(found)  # which is why they are looked for
-    assert not any(map(language.unread, repeated))
-    assert set(found) - set(repeated) >= set(runs.texts_of(kind, NUM))
-
-
-def test_eight_words_from_anywhere_in_the_training_texts_are_found_whatever_their_dress():
-    words = language.english_texts("topics")[3].split()[20:40]
-    assert not language.unread(f"Nobody wrote this: {' '.join(words)}!".upper())
-    assert not language.unread("too short to tell")
-    assert language.unread("the zebra of my aunt plays four violins at once on sunday mornings")
-
-
-@pytest.mark.parametrize("kind", ["topics", "docstrings", "code"])
-def test_too_many_real_texts_are_refused(kind):
-    with pytest.raises(ValueError, match=rf"there are \d+ passages of {kind}, not 1000000"):
-        runs.texts_of(kind, 1_000_000)
-
-
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError):
-        runs.texts_of("poems", 1)
-    with pytest.raises(ValueError):
-        runs.pictures_of("drawings", 1)
-
-
-# Runs
-
-
-def test_a_run_says_what_is_wrong_with_it():
-    with pytest.raises(ValueError, match="study must be one of final, during, robustness, zoo, zoo_samples, not 'x'"):
-        runs.Run(study="x")
-    with pytest.raises(ValueError, match="at most 16384 pairs, not 20000"):
-        runs.Run(stage_one=recipes.StageOne(pairs=20_000))
-
-
-def test_what_a_run_costs_grows_with_what_it_does():
-    base = runs.Run()
-    assert runs.Run(stage_one=recipes.StageOne(pairs=512)).cost < base.cost
-    assert runs.Run(study="during", probes=(4, 8)).cost > base.cost
-    assert runs.Run(study="robustness").cost > base.cost
-    assert runs.Run(stage_one=recipes.StageOne(unlock="all")).cost > base.cost
+from mirlab import measuring, recipes, runs, world, zoo
+from mirlab.model import evaluation, miniature, pool, train
+from mirlab.recipes import Method, Run, StageOne, StageTwo
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +21,14 @@ def laboratory(tokenizer, tmp_path_factory):
         return model, miniature.new_processor(tokenizer), miniature.fingerprint(model, without="multi_modal_projector")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "POOL", 96)
+        patch.setattr(recipes, "POOL", 96)
+        patch.setattr(pool, "BLOCK", 40)
         patch.setattr(runs.parts, "load", load)
         yield lambda run, name: runs.execute(run, tmp_path_factory.mktemp(name))
 
 
-RECIPE = recipes.StageOne(pairs=64, batch=32, warmup_steps=1)
-FINAL = runs.Run(seed=4, parts=1, stage_one=RECIPE, stage_two=recipes.StageTwo(images=32, batch=16), scenes=16)
+RECIPE = StageOne(pairs=64, batch=32, warmup_steps=1)
+FINAL = Run(seed=4, parts=1, stage_one=RECIPE, stage_two=StageTwo(images=32, batch=16), scenes=16)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +52,8 @@ def without_seconds(value):
 
 
 MEASURED = {
-    "perplexity", "slots", "in_context", "zero_shot", "discrimination", "mir", "mir_scenes",
-    "accuracy", "accuracy_by_kind", "blind_by_kind", "stage_two",
+    "perplexity", "slots", "in_context", "in_context_by_kind", "zero_shot", "discrimination", "mir", "mir_scenes",
+    "accuracy", "accuracy_by_kind", "blind_by_kind", "count_by_kind", "stage_two",
 }  # fmt: skip
 
 
@@ -172,6 +68,17 @@ def test_a_run_has_every_metric_and_each_is_a_finite_number(final):
     assert set(metrics["in_context"]) == {"text", "image"}
     for by_kind in ("zero_shot", "accuracy_by_kind", "blind_by_kind"):
         assert list(metrics[by_kind]) == list(world.QUESTION_KINDS)
+    asked = metrics["count_by_kind"]
+    drawn = {"other": 16, "in_context": 8}
+    assert set(asked) == set(drawn)
+    for name, scenes in drawn.items():  # counted by asking
+        counted = {
+            kind: len(evaluation.questions_about(evaluation.held_out_scenes(scenes), kind))
+            for kind in world.QUESTION_KINDS
+        }
+        assert asked[name] == counted
+    for kind, share in metrics["accuracy_by_kind"].items():
+        assert share * asked["other"][kind] == pytest.approx(round(share * asked["other"][kind]), abs=1e-3)
     assert set(metrics["accuracy"]) == {"mean", "blind"}
     assert set(metrics["stage_two"]) == {"loss", "seconds"}
     assert set(metrics["mir"]) == {
@@ -199,7 +106,7 @@ def test_the_numbers_of_a_run_agree_with_each_other(final):
 
 def test_the_same_run_again_gives_the_same_numbers_and_looking_on_changes_none(final, laboratory):
     """With a cache of its own, and measured after each of the two steps: a probe must not disturb the training."""
-    watched = runs.Run(**{**vars(FINAL), "study": "during", "probes": (2,)})
+    watched = Run(**{**vars(FINAL), "probes": (2,)})
     again = laboratory(watched, "second")
     assert again["parts"] == final["parts"]
     (probe,) = again["metrics"].pop("probes")
@@ -210,56 +117,6 @@ def test_the_same_run_again_gives_the_same_numbers_and_looking_on_changes_none(f
     # Training and evaluation compute attention by different kernels, so the last digits differ.
     expected = numbers(without_seconds({k: v for k, v in final["metrics"].items() if k in MEASURED}))
     assert numbers(without_seconds(probe)) == pytest.approx(expected, rel=2e-3, abs=2e-3)
-
-
-def test_robustness_compares_what_it_says(tokenizer, monkeypatch):
-    monkeypatch.setattr(runs, "COUNTS", (2, 4))
-    shown = {}
-
-    class Collected:
-        def __init__(self, pictures, texts, template):
-            self.said = (tuple(map(str, pictures)), tuple(texts), template)
-            self.vision = self.text = self.said
-
-        def of_samples(self, chosen):
-            return ("sample", *chosen), None
-
-    monkeypatch.setattr(runs, "pictures_of", lambda kind, count, seed=0: [f"{kind} {count} {seed}"])
-    monkeypatch.setattr(runs, "texts_of", lambda kind, count, seed=0: [f"{kind} {count} {seed}"])
-    monkeypatch.setattr(
-        runs.rows,
-        "collect_rows",
-        lambda model, processor, pictures, texts, *, batch_size, template="chat": Collected(pictures, texts, template),
-    )
-    monkeypatch.setattr(
-        runs,
-        "modality_integration_rate",
-        lambda vision, text: SimpleNamespace(value=float(shown.setdefault(vision, len(shown)))),
-    )
-    monkeypatch.setattr(runs, "mir_of", lambda model, processor: {"value": -1.0})
-    trained_on = [world.sample_scene(np.random.default_rng(i)) for i in range(300)]
-    model = miniature.assemble(miniature.new_encoder(), miniature.new_language_model(layers=2))
-    found = runs.robustness(model, miniature.new_processor(tokenizer), trained_on=trained_on)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found) == {"kinds", "template", "relevance", "seen", "counts", "mir"}
-    assert list(found["kinds"]) == list(runs.PICTURE_KINDS)
-    for by_text in found["kinds"].values():
-        assert list(by_text) == list(runs.TEXT_KINDS)
-        assert all(len(draws) == 3 for draws in by_text.values())
-    for comparison, sides in (("template", {"chat", "plain"}), ("relevance", {"own", "other"})):
-        assert set(found[comparison]) == sides
-        assert all(len(set(draws)) == 3 for draws in found[comparison].values())
-    assert set(found["seen"]) == {"seen", "unseen"}
-    assert found["seen"]["unseen"] == found["relevance"]["own"]
-    assert found["seen"]["seen"] != found["seen"]["unseen"]
-    assert {count: len(draws) for count, draws in found["counts"].items()} == {"2": 5, "4": 5}
-    values = {said: value for said, value in shown.items() if said[0] != "sample"}
-    for picture in runs.PICTURE_KINDS:
-        for text in runs.TEXT_KINDS:
-            asked = [((f"{picture} 100 {d}",), (f"{text} 100 {d}",), "chat") for d in range(3)]
-            assert found["kinds"][picture][text] == [values[said] for said in asked]
-    plain = [((f"scenes 100 {d}",), (f"news 100 {d}",), "plain") for d in range(3)]
-    assert found["template"] == {"chat": found["kinds"]["scenes"]["news"], "plain": [values[said] for said in plain]}
 
 
 def test_the_scenes_called_seen_are_those_that_the_run_was_trained_on(laboratory, monkeypatch):
@@ -275,16 +132,92 @@ def test_the_scenes_called_seen_are_those_that_the_run_was_trained_on(laboratory
 
     rows = train.caption_rows
     monkeypatch.setattr(train, "caption_rows", captured)
-    monkeypatch.setattr(runs, "robustness", robustness)
-    laboratory(runs.Run(**{**vars(FINAL), "study": "robustness"}), "third")
+    monkeypatch.setattr(measuring, "robustness", robustness)
+    laboratory(Run(**{**vars(FINAL), "robustness": True}), "third")
     assert len(told) == len(set(told)) == RECIPE.pairs
     assert set(told) == set(trained)
     assert not set(told) & set(evaluation.held_out_scenes(100))
+    assert told == train.stage_one_scenes(RECIPE.pairs, seed=FINAL.parts)  # the first ones of the parts' stream
 
 
 def test_the_encoder_learns_where_it_is_unlocked_and_its_pictures_are_seen_anew(laboratory):
     """With an unlocked encoder the features in the cache are of no use; the run must not read them."""
-    recipe = recipes.StageOne(pairs=32, batch=32, unlock_encoder=True, unlock="half", connector="mlp1")
-    row = laboratory(runs.Run(**{**vars(FINAL), "stage_one": recipe}), "fourth")
+    recipe = StageOne(pairs=32, batch=32, unlock_encoder=True, unlock="half", connector="mlp1")
+    row = laboratory(Run(**{**vars(FINAL), "stage_one": recipe}), "fourth")
     assert set(row["metrics"]) == {"stage_one", *MEASURED}
-    assert recipe.connector in recipes.CONNECTORS
+
+
+def test_a_method_is_data_in_a_run_and_told_in_full_in_its_row(laboratory):
+    row = laboratory(Run(**{**vars(FINAL), "method": Method("moca", rate=0.01)}), "fifth")
+    assert row["method"] == {"name": "moca", "std": 0.0, "rate": 0.01}
+    assert len(row["metrics"]["after_stage_one"]["u_mean"]) == 2
+
+
+def test_the_zoo_is_an_addition_to_the_same_run(laboratory, final, monkeypatch):
+    monkeypatch.setattr(zoo, "NUM", 12)
+    metrics = laboratory(Run(**{**vars(FINAL), "zoo": True}), "sixth")["metrics"]
+    gaps = metrics.pop("gaps")
+    assert without_seconds(metrics) == without_seconds(final["metrics"])
+    assert list(gaps) == list(zoo.ON_ROWS)
+    assert gaps["mir"]["value"] == metrics["mir"]["value"]
+    assert gaps["mir"]["per_layer"] == metrics["mir"]["per_layer"]
+    assert gaps["norm_only"]["value"] == metrics["mir"]["norm_only"]
+    assert gaps["cka"]["calibrated"] != gaps["cka"]["value"]
+    assert gaps["cka"]["random_weights"] != gaps["cka"]["value"]
+
+
+# The pool
+
+
+def test_a_pool_computes_blocks_when_they_are_asked_for_and_keeps_them(tiny, tmp_path, monkeypatch):
+    encoded = []
+
+    def watched(model, scenes, **options):
+        encoded.append(len(scenes))
+        return features(model, scenes, **options)
+
+    features = train.vision_features
+    monkeypatch.setattr(train, "vision_features", watched)
+    monkeypatch.setattr(recipes, "POOL", 50)
+    monkeypatch.setattr(pool, "BLOCK", 20)
+    first = pool.Pool(tiny, 3, tmp_path)
+    assert first.features(7).shape == (7, 36, 96) and encoded == [20]
+    everything = first.features(50)
+    assert encoded == [20, 20, 10]  # the last block is a short one
+    scenes = train.stage_one_scenes(50, seed=3)
+    assert first.scenes(50) == scenes and first.scenes(7) == scenes[:7]
+    assert everything.numpy() == pytest.approx(features(tiny, scenes).numpy(), abs=2e-3)  # float16
+    again = pool.Pool(tiny, 3, tmp_path)
+    assert np.array_equal(again.features(30), everything[:30]) and encoded == [20, 20, 10]
+    assert not np.array_equal(pool.Pool(tiny, 4, tmp_path).features(7), everything[:7])
+    with pytest.raises(ValueError, match="51 scenes were asked for, but the pool has 50"):
+        first.scenes(51)
+
+
+def test_a_block_that_was_not_finished_is_made_again(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "POOL", 40)
+    monkeypatch.setattr(pool, "BLOCK", 20)
+    whole = np.array(pool.Pool(tiny, 3, tmp_path).features(40))
+    (folder,) = tmp_path.iterdir()
+    (folder / "block-1").unlink()
+    half = np.load(folder / "features.npy", mmap_mode="r+")
+    half[20:] = 0
+    half.flush()
+    assert np.array_equal(pool.Pool(tiny, 3, tmp_path).features(40), whole)
+
+
+def test_a_smaller_run_reads_a_prefix_of_a_larger_one(tiny, tokenizer, monkeypatch):
+    read = {}
+
+    def noted(scenes, *arguments, **options):
+        read[pairs].update(scenes)
+        return rows(scenes, *arguments, **options)
+
+    rows = train.caption_rows
+    monkeypatch.setattr(train, "caption_rows", noted)
+    for pairs in (16, 32):
+        read[pairs] = set()
+        recipe = StageOne(pairs=pairs, batch=8)
+        scenes = train.stage_one_scenes(40)
+        train.stage_one(copy.deepcopy(tiny), tokenizer, recipe, seed=3, scenes=scenes, progress=False)
+    assert read[16] == set(scenes[:16]) and read[32] == set(scenes[:32])
