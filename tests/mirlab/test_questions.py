@@ -92,7 +92,12 @@ def test_a_dropped_token_is_left_out_and_the_others_keep_their_places(miniature,
         with torch.no_grad():
             read = torch.cat([embed(torch.tensor([1])), picture[kept], embed(torch.arange(10, 16))])
             places = torch.cat([torch.tensor([0]), 1 + kept, torch.arange(37, 43)])
-            expected = model.model.language_model(inputs_embeds=read[None], position_ids=places[None], use_cache=False)
+            expected = model.model.language_model(
+                inputs_embeds=read[None],
+                position_ids=places[None],
+                attention_mask=torch.ones(1, len(read), dtype=torch.long),  # without it gaps mean packed sequences
+                use_cache=False,
+            )
         assert torch.allclose(found[n], expected.last_hidden_state[0, -1], atol=1e-4)
     assert not torch.allclose(found, last_hidden(model, tokens), atol=0.1)  # and they were read
 
