@@ -119,9 +119,7 @@ def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     return llm.eval(), AutoTokenizer.from_pretrained(**given)
 
 
-def new_processor(
-    tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteConfig = EfficientNetLiteConfig()
-) -> LlavaProcessor:
+def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteConfig) -> LlavaProcessor:
     """Pictures padded to a square with the mean colour and scaled, texts in SmolLM2's markup, an image token.
 
     Args:

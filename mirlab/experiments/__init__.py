@@ -1,0 +1,1 @@
+"""One file a question: its arms and its claims, as data."""
