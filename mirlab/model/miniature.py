@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -140,20 +142,34 @@ def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Lla
 
     Everything but the projector is copied; all is float32.
     """
-    config = LlavaConfig(
-        vision_config=encoder.vision_model.config.to_dict(),
-        text_config=llm.config.to_dict(),
+    return join(
+        encoder.vision_model,
+        llm,
+        seed=seed,
         image_token_id=language.IMAGE,
         vision_feature_layer=VISION_FEATURE_LAYER,
         vision_feature_select_strategy="default",
         image_seq_length=VISION_TOKENS,
-        tie_word_embeddings=True,
+    )
+
+
+def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> LlavaForConditionalGeneration:
+    """A LLaVA of copies of a vision tower and a language model, with a fresh projector.
+
+    Args:
+        tower: Vision tower.
+        llm: Language model; its embeddings must be its last layer too.
+        seed: Of the projector's first weights.
+        **settings: Further settings of `LlavaConfig`.
+    """
+    config = LlavaConfig(
+        vision_config=tower.config.to_dict(), text_config=llm.config.to_dict(), tie_word_embeddings=True, **settings
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-    tower = model.model.vision_tower
-    getattr(tower, "vision_model", tower).load_state_dict(encoder.vision_model.state_dict())
+    own = model.model.vision_tower
+    getattr(own, "vision_model", own).load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(llm.model.state_dict())
     model.tie_weights()
     return model.eval()

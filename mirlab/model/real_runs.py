@@ -1,0 +1,327 @@
+"""Stage 1 of the real parts on composed photographs, and what is measured after it.
+
+The encoder is frozen, so every picture is read once; the projector learns captions in the form of the chat template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from mirlab import runs
+from mirlab.experiments.real import PAIRS, RealRun
+from mirlab.model import connectors, miniature, parts, precision, real, real_parts, sequence, train
+from mirlab.world import cutouts
+from mirlib import data, prompts, rows
+from mirlib.errors import MirlibError
+
+POOL = max(PAIRS)
+"""Scenes that the runs draw their pairs from."""
+
+TEXT_TOKENS = 48
+"""Texts that MIR is measured on are cut after so many tokens; they give as many rows as is needed (d = 576)."""
+
+_BATCH = 25
+
+
+@dataclass(frozen=True)
+class World:
+    """What the runs of a process have in common.
+
+    Attributes:
+        model: The model before stage 1; it is trained in place, a fresh projector a run.
+        processor: Its processor.
+        words: All words.
+        scenes: Those of the pool, of photographs to train on.
+        features: What the projector reads of them, float16 (n, tokens, d).
+        held_out: Scenes of photographs that are held out.
+        held_out_features: Likewise.
+        fingerprint: Of encoder, language model and photographs.
+    """
+
+    model: LlavaForConditionalGeneration
+    processor: LlavaProcessor
+    words: tuple[str, ...]
+    scenes: list[cutouts.Scene]
+    features: Tensor
+    held_out: list[cutouts.Scene]
+    held_out_features: Tensor
+    fingerprint: str
+
+
+@lru_cache(maxsize=1)
+def world(folder: Path, *, pool: int = POOL, held_out: int = 600) -> World:
+    """Model, photographs, scenes and their features, which are kept in the folder.
+
+    Args:
+        folder: That of `real_parts.fetch`.
+        pool: Scenes to train on.
+        held_out: Scenes to measure on.
+    """
+    model, processor = real.load(folder / "model")
+    photographs = cutouts.read(folder / "cutouts")
+    known, unseen = cutouts.split(photographs)
+    scenes, others = cutouts.sample_scenes(known, pool), cutouts.sample_scenes(unseen, held_out, seed=1)
+    fingerprint = miniature.fingerprint(model, without="multi_modal_projector")
+    return World(
+        model,
+        processor,
+        tuple(photographs),
+        scenes,
+        kept_features(model, processor, scenes, folder),
+        others,
+        kept_features(model, processor, others, folder),
+        f"{fingerprint}-{cutouts.fingerprint(photographs)}",
+    )
+
+
+def kept_features(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], folder: Path
+) -> Tensor:
+    """`features` of scenes out of a file, which is written where it is missing."""
+    digest = hashlib.sha256(b"".join(cutouts.render(scene).tobytes() for scene in scenes[:8]))  # the world as it is now
+    digest.update(f"{miniature.fingerprint(model.model.vision_tower)} {len(scenes)}".encode())
+    path = folder / "features" / f"{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        parts.save_array(features(model, processor, scenes, progress=True).numpy(), path)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+@torch.no_grad()
+def features(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    scenes: Sequence[cutouts.Scene],
+    *,
+    progress: bool = False,
+) -> Tensor:
+    """What the projector reads of each scene, kept small: float16 (n, tokens, d)."""
+    found = []
+    for start in tqdm(range(0, len(scenes), 16), desc="vision features", disable=not progress):
+        pictures = [cutouts.render(scene) for scene in scenes[start : start + 16]]
+        pixels = processor.image_processor(pictures, return_tensors="pt").pixel_values
+        found.append(model.model.vision_tower(pixels).last_hidden_state.half())
+    return torch.cat(found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the language model reads
+
+
+class Reader:
+    """Hands a model pictures, as features, and the beginnings or wholes of captions, in the chat template's form."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        self.model, self.tokenizer = model, processor.tokenizer
+        before, _, behind = prompts.build_prompt(processor, "\0").partition(real.IMAGE)
+        between, end = behind.split("\0")
+        self.before, self.between = self._ids(before), self._ids(between)
+        self.end = self._ids(end)[:1]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def ids(self, texts: Sequence[str], *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """What stands behind the picture (n, length), padded, and which of it are tokens of the text and its end."""
+        written = [self.between + self._ids(text) + self.end * whole for text in texts]
+        ids = train.padded(written, fill=self.tokenizer.pad_token_id)
+        targets = torch.zeros_like(ids, dtype=torch.bool)
+        for row, tokens in zip(targets, written, strict=True):
+            row[len(self.between) : len(tokens)] = True
+        return ids, targets
+
+    def hidden(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Last hidden states (n, length, d): entry i is what is known before token i of ``ids``."""
+        embed = self.model.get_input_embeddings()
+        image = sequence.image(self.model.model.multi_modal_projector(features.float()))
+        pieces = sequence.words(embed(torch.tensor(self.before))), image, sequence.words(embed(ids))
+        return sequence.read(self.model, *pieces, answers_from=len(self.between))[:, -ids.shape[1] - 1 :]
+
+    def loss(self, features: Tensor, captions: Sequence[str]) -> Tensor:
+        """Mean loss of a caption's token, in nats."""
+        ids, targets = self.ids(captions)
+        hidden = self.hidden(features, ids)[:, :-1][targets]
+        return F.cross_entropy(self.model.lm_head(hidden).float(), ids[targets])
+
+    @torch.no_grad()
+    def answers(self, features: Tensor, questions: Sequence[cutouts.Question]) -> list[str]:
+        """Of the words that each question allows, the likeliest next one.
+
+        Raises:
+            MirlibError: Two of the words begin with the same token, so that the next token does not tell them apart.
+        """
+        given = []
+        for start in range(0, len(questions), _BATCH):
+            asked = questions[start : start + _BATCH]
+            ids, targets = self.ids([question.prompt for question in asked], whole=False)
+            ends = len(self.between) + targets.sum(1)
+            hidden = self.hidden(features[start : start + _BATCH], ids)[torch.arange(len(ids)), ends]
+            for logits, question in zip(self.model.lm_head(hidden).float(), asked, strict=True):
+                first = [self._ids(f" {word}")[0] for word in question.answers]
+                if len(set(first)) < len(first):
+                    raise MirlibError(f"two of these words begin with the same token: {', '.join(question.answers)}")
+                given.append(question.answers[int(logits[first].argmax())])
+        return given
+
+
+def relative_rate(model: LlavaForConditionalGeneration, relative_step: float) -> float:
+    """The learning rate that is this share of the root mean square of the projector's weights as they are."""
+    weights = [p.detach().flatten() for p in model.model.multi_modal_projector.parameters() if p.ndim > 1]
+    return relative_step * torch.cat(weights).square().mean().sqrt().item()
+
+
+def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.History:
+    """Train a fresh projector on captions, in place."""
+    connectors.replace(at.model, seed=run.seed)
+    at.model.requires_grad_(False)
+    at.model.model.multi_modal_projector.requires_grad_(True)
+    rate = relative_rate(at.model, run.relative_step)
+    schedule = train.Schedule(run.steps, rate, warmup_steps=run.warmup_steps, weight_decay=0.0)
+    order = train.chosen_pairs(len(at.scenes), run.pairs, seed=run.seed)
+    reader = Reader(at.model, at.processor)
+
+    def loss_of_step(step: int) -> Tensor:
+        chosen = order[step * run.batch : (step + 1) * run.batch]
+        rng = np.random.default_rng([run.seed, 74, step])
+        with precision.multiplying():
+            return reader.loss(
+                at.features[torch.from_numpy(chosen)], [cutouts.caption(at.scenes[i], rng) for i in chosen]
+            )
+
+    with train.fast_attention(at.model):
+        return train.fit(at.model, loss_of_step, schedule, progress=progress, name="stage 1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def execute(run: RealRun, cache: Path, *, progress: bool = False) -> dict[str, Any]:
+    """Do a run on one thread, and measure it.
+
+    Args:
+        run: What to do.
+        cache: The laboratory's cache, where the parts are.
+        progress: Draw a progress bar on stderr.
+
+    Returns:
+        The row's ``metrics``, ``seconds`` by phase, and ``parts``, the fingerprint of model and photographs.
+    """
+    at = world(real_parts.home(cache))
+    started = time.monotonic()
+    history = stage_one(at, run, progress=progress)
+    trained = time.monotonic()
+    metrics = {"stage_one": train.state_of(history), **measure(at, run)}
+    seconds = {"stage_one": round(trained - started, 1), "all": round(time.monotonic() - started, 1)}
+    return {"metrics": metrics, "seconds": seconds, "parts": at.fingerprint}
+
+
+def measure(at: World, run: RealRun) -> dict[str, Any]:
+    """MIR with its parts and baselines, loss on held-out captions, and accuracy by kind of question with baselines.
+
+    Returns:
+        ``mir`` as `runs.mir_of_rows` gives it; ``caption_loss`` with the ``own`` and with ``another`` picture;
+        ``accuracy_by_kind``, ``another_by_kind`` (another picture), ``majority_by_kind`` (no picture),
+        ``probe_by_kind`` (a linear probe on the encoder, of the same pairs), ``count_by_kind``.
+    """
+    reader = Reader(at.model, at.processor)
+    pictures = [cutouts.render(scene) for scene in at.held_out[: run.samples]]
+    texts = data.sample_texts(run.samples, seed=0)
+    collected = rows.collect_rows(
+        at.model, at.processor, pictures, texts, batch_size=_BATCH, max_text_tokens=TEXT_TOKENS, progress=False
+    )
+    rng = np.random.default_rng(75)
+    captions = [cutouts.caption(scene, rng) for scene in at.held_out[: _BATCH * 4]]
+    chosen = train.chosen_pairs(len(at.scenes), run.pairs, seed=run.seed)
+    known = [at.scenes[i] for i in chosen]
+    probe = Probe(at.features[torch.from_numpy(chosen)], known, at.words)
+    found: dict[str, dict[str, float]] = {}
+    for kind in cutouts.KINDS:
+        asked = cutouts.questions(at.held_out, kind, at.words, run.questions)
+        questions = [question for _, question in asked]
+        seen = at.held_out_features[[i for i, _ in asked]]
+        before = [question for _, question in cutouts.questions(known, kind, at.words, len(known), seed=1)]
+        found[kind] = {
+            "accuracy": _share(reader.answers(seen, questions), questions),
+            "another": _share(reader.answers(seen.roll(1, dims=0), questions), questions),
+            "majority": cutouts.majority(before, questions),
+            "probe": _share(probe.answers(seen, questions), questions),
+            "count": len(questions),
+        }
+    with torch.no_grad():
+        features = at.held_out_features[: len(captions)]
+        loss = {
+            name: float(np.mean([reader.loss(*part).item() for part in _parts(shown, captions)]))
+            for name, shown in (("own", features), ("another", features.roll(1, dims=0)))
+        }
+    by_kind = {f"{name}_by_kind": {k: v[name] for k, v in found.items()} for name in found["what"]}
+    return {"mir": runs.mir_of_rows(collected), "caption_loss": loss, **by_kind}
+
+
+def _parts(features: Tensor, captions: list[str]) -> list[tuple[Tensor, list[str]]]:
+    return [(features[i : i + _BATCH], captions[i : i + _BATCH]) for i in range(0, len(captions), _BATCH)]
+
+
+def _share(answers: Sequence[str], questions: Sequence[cutouts.Question]) -> float:
+    return float(np.mean([given == question.answer for given, question in zip(answers, questions, strict=True)]))
+
+
+class Probe:
+    """Ridge regression from the encoder's features to what is there, how often, and on which side: the sighted rival.
+
+    Args:
+        features: (n, tokens, d) of the scenes; tokens are averaged over the rows of their square.
+        scenes: What they show.
+        words: All words.
+        ridge: Added to the diagonal, as a share of its mean.
+    """
+
+    def __init__(
+        self, features: Tensor, scenes: Sequence[cutouts.Scene], words: Sequence[str], ridge: float = 0.1
+    ) -> None:
+        self.words = list(words)
+        x = self._columns(features)
+        y = torch.zeros(len(scenes), 2, len(words))
+        for i, scene in enumerate(scenes):
+            for place, (word, group) in enumerate(scene.groups):
+                y[i, 0, self.words.index(word)] = len(group)
+                y[i, 1, self.words.index(word)] = (2 * place - 1) * (len(scene.groups) - 1)
+        y = y.flatten(1)
+        self.mean_x, self.mean_y = x.mean(0), y.mean(0)
+        x = x - self.mean_x
+        gram = x @ x.T
+        gram += ridge * gram.diagonal().mean() * torch.eye(len(x))
+        self.weight = x.T @ torch.linalg.solve(gram, y - self.mean_y)
+
+    @staticmethod
+    def _columns(features: Tensor) -> Tensor:
+        side = round(features.shape[1] ** 0.5)
+        return features.float().unflatten(1, (side, side)).mean(1).flatten(1)  # (n, columns x d)
+
+    def answers(self, features: Tensor, questions: Sequence[cutouts.Question]) -> list[str]:
+        """What the probe takes to be right, of the words that each question allows."""
+        found = (self._columns(features) - self.mean_x) @ self.weight + self.mean_y
+        forms = {form: i for i, word in enumerate(self.words) for form in (word, cutouts.plural(word))}
+        given = []
+        for (number, side), question in zip(found.unflatten(1, (2, len(self.words))), questions, strict=True):
+            if question.kind == "count":
+                given.append(question.answers[int(number.sum().round().clamp(1, 3)) - 1])
+            elif question.kind == "side":
+                asked = forms[question.prompt.split()[4]]
+                other = side[number.index_fill(0, torch.tensor([asked]), -torch.inf).argmax()]
+                given.append(question.answers[int(side[asked] > other)])
+            else:
+                given.append(max(question.answers, key=lambda word: number[forms[word]].item()))
+        return given
