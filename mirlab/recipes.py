@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mirlab.world import CAPTION_DETAILS
 from mirlib.errors import MirlibError
@@ -223,6 +223,9 @@ class Run:
             at the end only, like the next.
         long_tokens: Drop the longest vision tokens, or rescale them, see `mirlab.model.long_tokens`.
     """
+
+    done_by: ClassVar[str] = "mirlab.runs"
+    """Module whose ``execute`` does it."""
 
     seed: int = 0
     parts: int = PARTS[0]

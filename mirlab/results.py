@@ -50,8 +50,11 @@ _PLACES = {
 _GROUPS = {
     "accuracy_by_kind": "accuracy_",
     "blind_by_kind": "blind_",
+    "majority_by_kind": "majority_",
+    "probe_by_kind": "probe_",
     "count_by_kind": "questions_",
     "zero_shot": "zero_shot_",
+    "caption_loss": "caption_loss_",
     "slots": "slot_",
     "before_stage_one": "before_",
     "after_stage_one": "after_",
@@ -85,7 +88,8 @@ def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
           ``norm_ratio`` and ``log_norm_ratio`` (base 10) of layer 1;
         - ``loss``, ``perplexity``, ``perplexity_out``, ``in_context_text``, ``in_context_image``, ``discrimination``;
         - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``
-          and how many ``questions_KIND``; ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures,
+          and how many ``questions_KIND``; of the real parts ``majority_KIND``, ``probe_KIND``, ``caption_loss_own`` and
+          ``caption_loss_another`` (picture); ``slot_NAME`` of captions, ``gap_NAME`` of the zoo's measures,
           ``gap_NAME_calibrated`` where random pairs calibrate them, ``before_NAME`` and ``after_NAME`` of a method;
         - ``hallucinated``, ``yes_bias`` … of `mirlab.model.leaning.measured`, and with ``zero_shot_`` before stage 2;
           ``accuracy_VARIANT``, ``mir_VARIANT`` … of `mirlab.measuring.with_long_tokens_changed`;

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from joblib import Parallel, delayed, parallel
 from tqdm.auto import tqdm
 
-from mirlab import ledger, methods, runs
+from mirlab import ledger, methods
 from mirlab.model import precision
 from mirlab.recipes import Run
 from mirlib.errors import MirlibError
@@ -30,7 +31,7 @@ def sweep(
     jobs: int | None = None,
     backend: str | None = None,
     progress: bool = True,
-    execute: Execute = runs.execute,
+    execute: Execute | None = None,
 ) -> list[dict[str, Any]]:
     """Do every run of an experiment that the ledger does not hold yet.
 
@@ -49,7 +50,7 @@ def sweep(
         backend: A joblib backend, ``loky`` if left out. With ``dask`` or ``ray`` the runs spread over a cluster, see
             `cluster`; it then decides how many are done at once.
         progress: Draw a progress bar with the time left on stderr.
-        execute: What does a run; for tests.
+        execute: What does a run, instead of the function of this name in the module that the run names; for tests.
 
     Returns:
         The experiment's rows, in the order of the arms and their runs.
@@ -147,7 +148,7 @@ def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
 
 
 def _do(
-    experiment: str, arm: str, run: Run, path: Path, cache: Path, execute: Execute, in_use: str, wait: bool
+    experiment: str, arm: str, run: Run, path: Path, cache: Path, execute: Execute | None, in_use: str, wait: bool
 ) -> tuple[str, Run, dict[str, Any] | None]:
     """A run, its arm, and its row; None where another process is at it."""
     torch.set_num_threads(1)  # so small a model is not faster with more, and the sums come out the same everywhere
@@ -161,7 +162,7 @@ def _do(
             book.append(row := _copied(other, experiment, arm))
         if row is None:
             with precision.use(in_use):
-                done = execute(run, cache)
+                done = (execute or import_module(run.done_by).execute)(run, cache)
             row = {
                 "key": key,
                 "experiment": experiment,

@@ -63,6 +63,7 @@ class EfficientNetLite(EfficientNetModel):
     """
 
     config_class = EfficientNetLiteConfig
+    _supports_sdpa = True  # it has no attention, so whatever the language model uses will do
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mirlab import runs
+from mirlab import measuring
 from mirlab.experiments.real import PAIRS, RealRun
 from mirlab.model import connectors, miniature, parts, precision, real, real_parts, sequence, train
 from mirlab.world import cutouts
@@ -176,32 +176,35 @@ class Reader:
         return given
 
 
-def relative_rate(model: LlavaForConditionalGeneration, relative_step: float) -> float:
-    """The learning rate that is this share of the root mean square of the projector's weights as they are."""
-    weights = [p.detach().flatten() for p in model.model.multi_modal_projector.parameters() if p.ndim > 1]
-    return relative_step * torch.cat(weights).square().mean().sqrt().item()
+def chosen_pairs(pool: int, pairs: int, *, seed: int) -> np.ndarray:
+    """Numbers of the scenes that a run reads, in their order; a smaller run reads the first ones of a larger one's."""
+    return np.random.default_rng([seed, 76]).permutation(pool)[:pairs]
+
+
+def size_of(projector: nn.Module) -> float:
+    """Root mean square of a projector's weights, without the biases."""
+    weights = [p.detach().flatten() for p in projector.parameters() if p.ndim > 1]
+    return torch.cat(weights).square().mean().sqrt().item()
 
 
 def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.History:
     """Train a fresh projector on captions, in place."""
-    connectors.replace(at.model, seed=run.seed)
+    recipe = run.stage_one
     at.model.requires_grad_(False)
-    at.model.model.multi_modal_projector.requires_grad_(True)
-    rate = relative_rate(at.model, run.relative_step)
-    schedule = train.Schedule(run.steps, rate, warmup_steps=run.warmup_steps, weight_decay=0.0)
-    order = train.chosen_pairs(len(at.scenes), run.pairs, seed=run.seed)
+    projector = connectors.replace(at.model, seed=run.seed)
+    order = chosen_pairs(len(at.scenes), recipe.pairs, seed=run.seed)
     reader = Reader(at.model, at.processor)
 
     def loss_of_step(step: int) -> Tensor:
-        chosen = order[step * run.batch : (step + 1) * run.batch]
+        chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         rng = np.random.default_rng([run.seed, 74, step])
         with precision.multiplying():
             return reader.loss(
                 at.features[torch.from_numpy(chosen)], [cutouts.caption(at.scenes[i], rng) for i in chosen]
             )
 
-    with train.fast_attention(at.model):
-        return train.fit(at.model, loss_of_step, schedule, progress=progress, name="stage 1")
+    with train.fast_attention(at.model.model.language_model):
+        return train.fit(at.model, loss_of_step, recipe.schedule(size_of(projector)), progress=progress, name="stage 1")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,9 +235,10 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
     """MIR with its parts and baselines, loss on held-out captions, and accuracy by kind of question with baselines.
 
     Returns:
-        ``mir`` as `runs.mir_of_rows` gives it; ``caption_loss`` with the ``own`` and with ``another`` picture;
-        ``accuracy_by_kind``, ``another_by_kind`` (another picture), ``majority_by_kind`` (no picture),
-        ``probe_by_kind`` (a linear probe on the encoder, of the same pairs), ``count_by_kind``.
+        ``mir`` as `measuring.mir_of_rows` gives it; ``caption_loss`` with the ``own`` and with ``another`` picture;
+        ``accuracy``, its ``mean`` over kinds and ``blind``, that with another picture; ``accuracy_by_kind``,
+        ``blind_by_kind``, ``majority_by_kind`` (no picture), ``probe_by_kind`` (a linear probe on the encoder, of the
+        same pairs), ``count_by_kind``.
     """
     reader = Reader(at.model, at.processor)
     pictures = [cutouts.render(scene) for scene in at.held_out[: run.samples]]
@@ -244,7 +248,7 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
     )
     rng = np.random.default_rng(75)
     captions = [cutouts.caption(scene, rng) for scene in at.held_out[: _BATCH * 4]]
-    chosen = train.chosen_pairs(len(at.scenes), run.pairs, seed=run.seed)
+    chosen = chosen_pairs(len(at.scenes), run.stage_one.pairs, seed=run.seed)
     known = [at.scenes[i] for i in chosen]
     probe = Probe(at.features[torch.from_numpy(chosen)], known, at.words)
     found: dict[str, dict[str, float]] = {}
@@ -255,7 +259,7 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
         before = [question for _, question in cutouts.questions(known, kind, at.words, len(known), seed=1)]
         found[kind] = {
             "accuracy": _share(reader.answers(seen, questions), questions),
-            "another": _share(reader.answers(seen.roll(1, dims=0), questions), questions),
+            "blind": _share(reader.answers(seen.roll(1, dims=0), questions), questions),
             "majority": cutouts.majority(before, questions),
             "probe": _share(probe.answers(seen, questions), questions),
             "count": len(questions),
@@ -267,7 +271,13 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
             for name, shown in (("own", features), ("another", features.roll(1, dims=0)))
         }
     by_kind = {f"{name}_by_kind": {k: v[name] for k, v in found.items()} for name in found["what"]}
-    return {"mir": runs.mir_of_rows(collected), "caption_loss": loss, **by_kind}
+    accuracy = {
+        name: float(np.mean([*by_kind[f"{of}_by_kind"].values()]))
+        for name, of in (("mean", "accuracy"), ("blind", "blind"))
+    }
+    return measuring.rounded(
+        {"mir": measuring.mir_of_rows(collected), "caption_loss": loss, "accuracy": accuracy, **by_kind}
+    )
 
 
 def _parts(features: Tensor, captions: list[str]) -> list[tuple[Tensor, list[str]]]:

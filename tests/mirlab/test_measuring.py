@@ -121,7 +121,7 @@ def test_robustness_compares_what_it_says(tokenizer, monkeypatch):
         lambda model, processor, pictures, texts, *, batch_size, template="chat": Collected(pictures, texts, template),
     )
     monkeypatch.setattr(
-        runs,
+        measuring,
         "modality_integration_rate",
         lambda vision, text: SimpleNamespace(value=float(shown.setdefault(vision, len(shown)))),
     )
