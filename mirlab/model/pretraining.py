@@ -134,11 +134,11 @@ class LanguageRecipe:
 
     dim: int = 128
     layers: int = 5
-    first: Schedule = Schedule(steps=1500, learning_rate=2e-3)
+    first: Schedule = Schedule(steps=2000, learning_rate=2e-3)
     first_mixture: language.Mixture = language.Mixture(role_weights=_FIRST_WEIGHTS)
     first_rows: tuple[int, int] = (32, 96)
     copy: tuple[float, float] = (0.30, 0.03)
-    copy_steps: int = 1100
+    copy_steps: int = 1500
     new_layers: int = 3
     second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
