@@ -368,7 +368,7 @@ def _add_commands_of_others(commands: Any) -> None:
         try:
             found[name].load()(commands)
         except (KeyError, ImportError, AttributeError) as error:
-            missing = commands.add_parser(name, help="not installed", add_help=False)
+            missing = commands.add_parser(name, help="not installed", description="Not installed.")
             missing.add_argument("arguments", nargs=argparse.REMAINDER)
             missing.set_defaults(run=_not_installed, name=name, reason=error)
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mirlab import world
-from mirlab.model import cells, evaluation, miniature, precision
+from mirlab.model import cells, miniature, precision
 from mirlab.model.train import History, fit
 from mirlab.recipes import Schedule
 from mirlab.world import language
@@ -123,26 +123,22 @@ _OVERSAMPLED = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Two phases of text-only training, and lessons on what it has not learnt by then.
+    """Two phases of text-only training.
 
     Attributes:
         copy: Share of copy documents at the start and after `copy_steps` steps of the first phase.
         dim: Width of the residual stream.
         new_layers: Identity layers put in between the phases.
         short: Share of telegram-style questions at the start and at the end of the second phase.
-        lesson: Schedule of a lesson, a second phase again in which the kinds of question that fail are asked more.
-        lessons: How many there may be.
-        learnt: Share of right answers that every kind must reach to need no lesson.
-        emphasis: Weight of a kind that fails among the `second_mixture`'s weights of kinds.
     """
 
     dim: int = 128
     layers: int = 5
-    first: Schedule = Schedule(steps=1500, learning_rate=2e-3)
+    first: Schedule = Schedule(steps=2000, learning_rate=2e-3)
     first_mixture: language.Mixture = language.Mixture(role_weights=_FIRST_WEIGHTS)
     first_rows: tuple[int, int] = (32, 96)
     copy: tuple[float, float] = (0.30, 0.03)
-    copy_steps: int = 1100
+    copy_steps: int = 1500
     new_layers: int = 3
     second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
@@ -152,10 +148,6 @@ class LanguageRecipe:
     )  # fmt: skip
     second_rows: tuple[int, int] = (24, 112)
     short: tuple[float, float] = (0.75, 0.35)
-    lesson: Schedule = Schedule(steps=750, learning_rate=1e-3)
-    lessons: int = 4
-    learnt: float = 0.97
-    emphasis: float = 10.0
 
 
 def train_language_model(
@@ -165,17 +157,12 @@ def train_language_model(
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: bool = True,
-) -> tuple[LlamaForCausalLM, tuple[History, ...]]:
+) -> tuple[LlamaForCausalLM, tuple[History, History]]:
     """Train the language model on text alone.
 
     The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
     weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
     the same function with more layers (`miniature.insert_identity_layers`) and asks a dozen questions of each scene.
-    Some kinds of question are learnt in a leap that may not have come by then; lessons ask them until it has. What
-    failed is found out on other scenes than those of the gate, see `mirlab.model.parts`.
-
-    Returns:
-        The language model, and the histories of both phases and of the lessons that were needed.
     """
     maker = language.RowMaker(tokenizer)
 
@@ -192,8 +179,9 @@ def train_language_model(
             return weighted_loss(model, rows)
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
-        name = f"language model, phase {number}"
-        return fit(model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=name)
+        return fit(
+            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/2"
+        )
 
     def first_mixture(step: int) -> language.Mixture:
         start, end = recipe.copy
@@ -208,21 +196,7 @@ def train_language_model(
     first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
     model = miniature.insert_identity_layers(model, recipe.new_layers, seed=seed)
     second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
-    histories = [first, second]
-    for number in range(3, 3 + recipe.lessons):
-        told = evaluation.text_accuracy(model.eval(), tokenizer, scenes=300, seed=1)
-        failed = [kind for kind, share in told.items() if share < recipe.learnt]
-        if not failed:
-            break
-        mixture = replace(
-            recipe.second_mixture,
-            short=recipe.short[1],
-            kind_weights=recipe.second_mixture.kind_weights | dict.fromkeys(failed, recipe.emphasis),
-        )
-        histories.append(
-            phase(number, model.train(), recipe.lesson, recipe.second_rows, lambda _, mixture=mixture: mixture)
-        )
-    return model.eval(), tuple(histories)
+    return model.eval(), (first, second)
 
 
 def weighted_loss(model: nn.Module, rows: language.Rows) -> torch.Tensor:

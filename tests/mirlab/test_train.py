@@ -206,7 +206,6 @@ def tiny_recipe():
                 new_layers=1,
                 first=short,
                 second=short,
-                lessons=0,
                 first_rows=(2, 48),
                 second_rows=(2, 48),
             ),
