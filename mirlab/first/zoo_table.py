@@ -69,16 +69,14 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
         by its name, see `value_of`. ``soft_discrimination`` and ``perceptual_score`` are those of the repeated row; the
         second is taken after stage 2 and contains the accuracy.
     """
-    from mirlab.first.tables import arms_by_key
-
     lines = []
     for row in rows:
-        arm = arms_by_key("zoo").get(row["key"])
-        if arm is None or "repeated" not in row:
+        if "arm" not in row or "repeated" not in row:
             continue
         then = row["repeated"]
         lines.append(
-            {"arm": arm, "seed": row["configuration"]["seed"], "accuracy": then["accuracy"], "mir_then": then["mir"]}
+            {"arm": row["arm"], "seed": row["configuration"]["seed"]}
+            | {"accuracy": then["accuracy"], "mir_then": then["mir"]}
             | {name: value_of(name, row["metrics"]["gaps"][name]) for name in ON_ROWS}
             | {"soft_discrimination": then["discrimination"], "perceptual_score": then["accuracy"] - then["blind"]}
         )
