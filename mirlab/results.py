@@ -52,7 +52,6 @@ _GROUPS = {
     "blind_by_kind": "blind_",
     "majority_by_kind": "majority_",
     "probe_by_kind": "probe_",
-    "count_by_kind": "questions_",
     "zero_shot": "zero_shot_",
     "caption_loss": "caption_loss_",
     "slots": "slot_",
@@ -187,6 +186,8 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
         found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
     for group in _REPEATED:
         found |= dict(_leaves(metrics.get(group, []), f"mir_{group}"))
+    counts = metrics.get("count_by_kind", {})
+    found |= {f"questions_{kind}": count for kind, count in counts.get("other", counts).items()}
     for name, gap in metrics.get("gaps", {}).items():
         found[f"gap_{name}"] = gap["value"]
         if "calibrated" in gap:

@@ -1,8 +1,8 @@
 """Does warm-up or data move MIR in real, pretrained parts, and is MIR its norm-only baseline? Pre-registration B.
 
 SmolLM2-135M and EfficientNet-Lite0 joined by LLaVA's projector, which alone is trained, on captions of composed
-photographs: 1024 or 4096 pairs in batches of 16, 2 or 8 steps of warm-up, one pass, cosine, no weight decay. The rate is
-.15 of the root mean square of the projector's first weights, about the middle of LLaVA's operating point in the
+photographs: 1024 or 4096 pairs in batches of 16, 2 or 8 steps of warm-up, one pass, cosine, no weight decay. The rate
+is .15 of the root mean square of the projector's first weights, about the middle of LLaVA's operating point in the
 miniature (.11 to .2); no other was tried. Five seeds: of the projector's first weights, and of the choice and order of
 the pairs. There is one set of parts and one pool of pictures: what comes out is said of these, and its intervals tell
 what another seed would give, not what other parts would.
