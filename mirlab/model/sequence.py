@@ -126,9 +126,10 @@ class Begun:
 def begin(model: LlavaForConditionalGeneration, *pieces: Embedded) -> Begun:
     """Read what many sequences begin with, such as a picture that is asked about several times; without a gradient.
 
-    An attention mask of `mirlib.align.masks` may let the beginning see what follows, so then nothing is kept.
+    An attention mask of `mirlib.align.masks` may let the beginning see what follows, and what hooks into the decoder's
+    input may hide some of the beginning from it (`mirlab.model.long_tokens.changed`), so then nothing is kept.
     """
-    if masks.is_attached(model):
+    if masks.is_attached(model) or model.model.language_model._forward_pre_hooks:
         return Begun(pieces, None)
     sequence, cache = join(*pieces), DynamicCache()
     with torch.no_grad(), announced(model, sequence):
