@@ -106,7 +106,7 @@ def _parts(options: argparse.Namespace) -> None:
     pictures = None if options.pictures is None else Path(options.pictures)
     if pictures is not None and not pictures.is_dir():
         raise MirlibError(f"--pictures {shown(pictures)}: no such folder")
-    print_result(real_parts.fetch(commands.default_cache(), pictures=pictures, progress=not options.no_progress))
+    print_result(str(real_parts.fetch(commands.default_cache(), pictures=pictures, progress=not options.no_progress)))
 
 
 def _check_name(name: str) -> None:
