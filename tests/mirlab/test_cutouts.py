@@ -124,7 +124,8 @@ def test_photographs_that_may_look_alike_are_held_out_together_or_not_at_all():
     for group in ({"lion", "lion-2", "Lion_cub"}, {"cow"}):
         assert group in [{path.stem for path in members} for members in cutouts.related(paths)]
     assert {"apple_red", "apple_green", "red_pepper", "pepper", "yellowpepper"} in [
-        {path.stem for path in members} for members in cutouts.related(paths)  # through the part "red"
+        {path.stem for path in members}
+        for members in cutouts.related(paths)  # through the part "red"
     ]
     kept, held_out = cutouts.split({"thing": paths})
     assert sorted(kept["thing"] + held_out["thing"]) == sorted(paths)
