@@ -41,6 +41,8 @@ def small_encoder(processor, scenes):
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
     pixels = processor.image_processor([cutouts.render(scene) for scene in scenes], return_tensors="pt").pixel_values
     with torch.no_grad():
         encoder(pixels)
@@ -196,7 +198,8 @@ def test_a_run_trains_the_projector_alone_at_a_rate_relative_to_its_first_weight
     (schedule,) = schedules
     assert schedule.learning_rate == pytest.approx(0.15 * np.sqrt(np.mean(weights**2)), rel=1e-5)
     assert (schedule.steps, schedule.rise, schedule.weight_decay) == (6, 2, 0.0)
-    assert len(history.losses) == 6 and history.losses[-1] < 0.9 * history.losses[0]
+    assert len(history.losses) == 6
+    assert np.mean(history.losses[3:]) < np.mean(history.losses[:3]) - 0.2
     assert miniature.fingerprint(at.model, without="multi_modal_projector") == frozen
     trained = miniature.fingerprint(at.model)
     assert real_runs.stage_one(at, TINY).losses == history.losses
