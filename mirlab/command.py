@@ -48,6 +48,16 @@ def add(commands: Any) -> None:
                 help="float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)",
             )
             action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    fetched = actions.add_parser("parts", help="get pretrained parts that the experiment of this name runs on")
+    fetched.add_argument("experiment", choices=["real"], metavar="EXPERIMENT", help="real")
+    fetched.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        help="pictures with transparent surroundings, each with its word in a text file beside it or as its folder's "
+        "name, to take in place of those of Debian's tuxpaint-stamps-default",
+    )
+    fetched.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    fetched.set_defaults(run=_parts)
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -87,6 +97,16 @@ def _show(options: argparse.Namespace) -> None:
     with _reading(ledger):
         found = commands.show(options.experiment, ledger.parent)
     print_result(found)
+
+
+def _parts(options: argparse.Namespace) -> None:
+    from mirlab import commands
+    from mirlab.model import real_parts
+
+    pictures = None if options.pictures is None else Path(options.pictures)
+    if pictures is not None and not pictures.is_dir():
+        raise MirlibError(f"--pictures {shown(pictures)}: no such folder")
+    print_result(str(real_parts.fetch(commands.default_cache(), pictures=pictures, progress=not options.no_progress)))
 
 
 def _check_name(name: str) -> None:

@@ -63,7 +63,7 @@ class EfficientNetLite(EfficientNetModel):
     """
 
     config_class = EfficientNetLiteConfig
-    _supports_sdpa = True  # it has no attention, so whatever the language model uses will do
+    _supports_sdpa = True  # it has no attention, so it bears whatever the language model uses
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)

@@ -94,8 +94,9 @@ def kept_features(
     digest = hashlib.sha256(b"".join(cutouts.render(scene).tobytes() for scene in scenes[:8]))  # the world as it is now
     digest.update(f"{miniature.fingerprint(model.model.vision_tower)} {len(scenes)}".encode())
     path = folder / "features" / f"{digest.hexdigest()[:16]}.npy"
-    if not path.exists():
-        parts.save_array(features(model, processor, scenes, progress=True).numpy(), path)
+    with parts.only_process(path.parent):
+        if not path.exists():
+            parts.save_array(features(model, processor, scenes, progress=True).numpy(), path)
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
@@ -203,7 +204,7 @@ def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.Histo
                 at.features[torch.from_numpy(chosen)], [cutouts.caption(at.scenes[i], rng) for i in chosen]
             )
 
-    with train.fast_attention(at.model.model.language_model):
+    with train.fast_attention(at.model):
         return train.fit(at.model, loss_of_step, recipe.schedule(size_of(projector)), progress=progress, name="stage 1")
 
 
@@ -271,12 +272,14 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
             for name, shown in (("own", features), ("another", features.roll(1, dims=0)))
         }
     by_kind = {f"{name}_by_kind": {k: v[name] for k, v in found.items()} for name in found["what"]}
-    accuracy = {
-        name: float(np.mean([*by_kind[f"{of}_by_kind"].values()]))
-        for name, of in (("mean", "accuracy"), ("blind", "blind"))
-    }
+    mean, blind = (float(np.mean([*by_kind[f"{name}_by_kind"].values()])) for name in ("accuracy", "blind"))
     return measuring.rounded(
-        {"mir": measuring.mir_of_rows(collected), "caption_loss": loss, "accuracy": accuracy, **by_kind}
+        {
+            "mir": measuring.mir_of_rows(collected),
+            "caption_loss": loss,
+            "accuracy": {"mean": mean, "blind": blind},
+            **by_kind,
+        }
     )
 
 
