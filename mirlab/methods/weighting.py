@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration
 
 from mirlab import recipes
 from mirlab.methods.base import Batch, Technique, Training, register
-from mirlab.model import precision, sequence, train
+from mirlab.model import miniature, precision, sequence, train
 from mirlab.world import language
 from mirlib.align import gap_loss, weighting
 
@@ -110,7 +110,7 @@ class ImprobableWords(Technique):
         with train.fast_attention(reference):
             history = train.fit(reference, loss_of_step, schedule, progress=training.progress, name="reference")
         training.memory["reference"] = reference.requires_grad_(False)
-        reference.set_attn_implementation(training.models.ATTENTION)
+        reference.set_attn_implementation(miniature.ATTENTION)
         return {
             "reference_first_loss": float(np.mean(history.losses[:8])),
             "reference_last_loss": float(np.mean(history.losses[-8:])),
