@@ -9,15 +9,20 @@ import sys
 import time
 from pathlib import Path
 
-from mirlab import recipes, runs, sweep
+from mirlab import recipes, sweep
 
-EXPERIMENT = "sizes"
-"""Rows are shared between experiments that have a protocol, so the tests use the name of one."""
+EXPERIMENT = "data_scale"
+ARM = "32 pairs"
 
 
 def settings(count):
     """Runs of equal cost, which are done in this order."""
-    return [runs.Run(seed=seed, stage_one=recipes.StageOne(pairs=32)) for seed in range(count)]
+    return [recipes.Run(seed=seed, stage_one=recipes.StageOne(pairs=32)) for seed in range(count)]
+
+
+def arms(count, name=ARM):
+    """The one arm of an experiment."""
+    return {name: settings(count)}
 
 
 def metrics(run):
@@ -70,4 +75,4 @@ def wait_until(condition, seconds=600):
 
 if __name__ == "__main__":
     results, cache, jobs, count = sys.argv[1:]
-    sweep.sweep(EXPERIMENT, settings(int(count)), results, Path(cache), jobs=int(jobs), execute=gated)
+    sweep.sweep(EXPERIMENT, arms(int(count)), results, Path(cache), jobs=int(jobs), execute=gated)

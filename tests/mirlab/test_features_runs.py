@@ -186,7 +186,7 @@ def test_the_plain_features_make_the_plain_run_and_others_another(model, tokeniz
 
 
 def test_only_the_chosen_scenes_are_encoded(model):
-    scenes, chosen = train.stage_one_scenes(20), train.chosen_pairs(20, 8, seed=3)
+    scenes, chosen = train.stage_one_scenes(20), np.arange(3, 11)
     for method in CHOICES:
         changed = with_features(model, method)
         found = method.features(changed, scenes, chosen)

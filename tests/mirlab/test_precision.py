@@ -34,7 +34,7 @@ def dtypes_in(work):
 @pytest.mark.parametrize(
     "work",
     [
-        lambda model, tokenizer: train.stage_one(model, tokenizer, recipes.StageOne(pairs=8), progress=False),
+        lambda model, tokenizer: train.stage_one(model, tokenizer, recipes.StageOne(pairs=8, batch=8), progress=False),
         lambda model, tokenizer: train.stage_two(model, tokenizer, recipes.StageTwo(images=32), progress=False),
         lambda model, tokenizer: evaluation.image_answers(model, tokenizer, scenes=24),
         lambda model, tokenizer: evaluation.caption_scores(model, tokenizer, scenes=4),
@@ -84,7 +84,7 @@ def test_a_row_names_the_precision_that_it_was_made_with(name, tmp_path, monkeyp
 
     with precision.use(name):
         (row,) = sweep.sweep(
-            "sizes", PROTOCOLS["sizes"].runs[:1], tmp_path, tmp_path, jobs=1, progress=False, execute=execute
+            "sizes", {"one": recipes.arm(seeds=[0])}, tmp_path, tmp_path, jobs=1, progress=False, execute=execute
         )
     assert used == [name] and row["provenance"]["precision"] == name
 

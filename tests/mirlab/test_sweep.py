@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import fake_runs
 import pytest
-from fake_runs import EXPERIMENT, gated, metrics, noted, open_gates, settings, wait_until
+from fake_runs import ARM, EXPERIMENT, arms, gated, metrics, noted, open_gates, settings, wait_until
 from joblib import parallel
 
-from mirlab import commands, ledger, sweep
-from mirlab.first.protocols import PROTOCOLS
+from mirlab import commands, ledger, recipes, sweep
+from mirlab.experiments import EXPERIMENTS
 from mirlib import cli
 from mirlib.errors import MirlibError
 
@@ -32,8 +33,8 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def run_sweep(results, cache, count=6, *, experiment=EXPERIMENT, execute=fake_runs.execute, jobs=1, **options):
-    return sweep.sweep(experiment, settings(count), results, cache, jobs=jobs, execute=execute, **options)
+def run_sweep(results, cache, count=6, *, experiment=EXPERIMENT, arm=ARM, execute=fake_runs.execute, jobs=1, **options):
+    return sweep.sweep(experiment, arms(count, arm), results, cache, jobs=jobs, execute=execute, **options)
 
 
 def written(results, experiment=EXPERIMENT):
@@ -53,8 +54,8 @@ def assert_complete(results, count, experiment=EXPERIMENT):
 class Process:
     """A sweep of gated runs in another process, forked: it has all its modules already."""
 
-    def __init__(self, results, cache, count):
-        arguments = {"execute": gated, "jobs": 1, "progress": False}
+    def __init__(self, results, cache, count, **options):
+        arguments = {"execute": gated, "jobs": 1, "progress": False, **options}
         self._process = multiprocessing.get_context("fork").Process(
             target=run_sweep, args=(results, cache, count), kwargs=arguments
         )
@@ -88,17 +89,18 @@ def test_rows_come_back_in_the_order_of_the_runs_with_all_that_a_row_needs(resul
     for row, run in zip(rows, wanted, strict=True):
         assert row["key"] == ledger.key_of(row["configuration"])
         assert row["configuration"] == run.configuration
-        assert row["experiment"] == EXPERIMENT
+        assert (row["experiment"], row["arm"]) == (EXPERIMENT, ARM)
         assert {"metrics", "seconds", "parts", "provenance"} <= set(row)
         assert {"commit", "libraries", "processor", "finished"} <= set(row["provenance"])
 
 
 def test_the_dearest_run_comes_first(results, cache):
-    cheap, dear = settings(1)[0], PROTOCOLS["data_scale"].arms["low, 16384 pairs"][4]
+    cheap, dear = settings(1)[0], recipes.arm(pairs=16_384)[4]
     assert dear.cost > cheap.cost
-    rows = sweep.sweep(EXPERIMENT, [cheap, dear], results, cache, jobs=1, progress=False, execute=fake_runs.execute)
+    both = {"cheap": [cheap], "dear": [dear]}
+    rows = sweep.sweep(EXPERIMENT, both, results, cache, jobs=1, progress=False, execute=fake_runs.execute)
     assert noted(cache, "started") == [4, 0]
-    assert [row["configuration"]["seed"] for row in rows] == [0, 4]
+    assert [(row["arm"], row["configuration"]["seed"]) for row in rows] == [("cheap", 0), ("dear", 4)]
 
 
 def test_a_finished_sweep_does_nothing_more(results, cache):
@@ -171,7 +173,7 @@ def test_a_sweep_killed_in_the_middle_of_writing_a_row_ends_as_one_that_was_not(
 
 def start_group(results, cache, *, jobs, count):
     """A sweep in a process group of its own, started as a user starts it."""
-    here, root = Path(__file__).parent, Path(sweep.__file__).parents[2]
+    here, root = Path(__file__).parent, Path(sweep.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(here / "fake_runs.py"), str(results), str(cache), str(jobs), str(count)]
     return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -245,31 +247,67 @@ def test_a_run_that_another_process_is_at_is_awaited_and_not_repeated(results, c
 # Rows of other experiments
 
 
-def test_a_run_that_another_experiment_has_done_is_copied(results, cache):
-    done = run_sweep(results, cache, 3, experiment="connectors", progress=False)
-    rows = run_sweep(results, cache, 5, experiment="captions", progress=False)
+def test_a_run_that_another_experiment_has_done_is_copied_with_the_arm_that_it_has_here(results, cache):
+    done = run_sweep(results, cache, 3, experiment="connectors", arm="mlp2", progress=False)
+    rows = run_sweep(results, cache, 5, experiment="captions", arm="full", progress=False)
     assert noted(cache, "started") == list(range(5))  # three for the first, two more for the second
     assert [row.get("copied_from") for row in rows] == ["connectors"] * 3 + [None] * 2
     for row, source in zip(rows, done, strict=False):
-        assert row == {**source, "experiment": "captions", "copied_from": "connectors"}
+        assert row == {**source, "experiment": "captions", "arm": "full", "copied_from": "connectors"}
+    assert {row["arm"] for row in rows} == {"full"}
+    assert written(results, "connectors") == done  # as they were
     assert_complete(results, 5, "captions")
-    assert_complete(results, 3, "connectors")
 
 
-def test_a_copy_of_a_copy_is_there_once_and_a_second_sweep_adds_nothing(results, cache):
-    for experiment in ("connectors", "captions", "sizes", "captions", "connectors"):
+def test_a_copy_of_a_copy_names_who_made_it_and_a_second_sweep_adds_nothing(results, cache):
+    for experiment in ("connectors", "captions", "aaa", "captions", "connectors"):
         run_sweep(results, cache, 3, experiment=experiment, progress=False)
     assert noted(cache, "started") == [0, 1, 2]
-    for experiment in ("connectors", "captions", "sizes"):
+    for experiment in ("captions", "aaa"):
         assert_complete(results, 3, experiment)
+        assert {row["copied_from"] for row in written(results, experiment)} == {"connectors"}
 
 
-def test_rows_of_files_that_are_no_sweeps_are_left_alone(results, cache):
-    run_sweep(results, cache, 1, experiment="of-my-own", progress=False)
-    ledger.Ledger(results / "benchmarks.jsonl").append({"key": "something", "speed": 3})
+def test_a_run_that_another_experiment_is_at_is_awaited_and_copied(results, cache):
+    with Process(results, cache, 1) as slow:
+        wait_until(lambda: noted(cache, "started") == [0])
+        with Process(results, cache, 1, experiment="captions", arm="full") as other:
+            time.sleep(0.3)
+            open_gates(cache, [0])
+            slow.finish()
+            other.finish()
+    assert noted(cache, "started") == [0]
+    (copied,) = written(results, "captions")
+    assert (copied["arm"], copied["copied_from"]) == ("full", EXPERIMENT)
+
+
+def test_rows_of_ledgers_that_are_no_sweeps_are_left_alone(results, cache):
+    results.mkdir()
+    key = ledger.key_of(settings(1)[0].configuration)
+    ledger.Ledger(results / "benchmarks.jsonl").append({"key": key, "speed": 3})
+    (results / "notes.jsonl").write_text("no ledger at all\n")
     run_sweep(results, cache, 1, progress=False)
-    assert noted(cache, "started") == [0, 0]
+    assert noted(cache, "started") == [0]
     assert "copied_from" not in written(results)[0]
+
+
+# What cannot be done
+
+
+def test_an_experiment_must_not_name_one_run_twice(results, cache):
+    twice = {"first": settings(2), "second": settings(1)}
+    with pytest.raises(
+        MirlibError, match="data_scale has one run twice, in 'first' and 'second': an arm must not repeat"
+    ):
+        sweep.sweep(EXPERIMENT, twice, results, cache, execute=fake_runs.execute)
+    assert noted(cache, "started") == []
+
+
+def test_a_method_that_there_is_not_is_refused_before_anything_is_run(results, cache):
+    wrong = {"plain": settings(1), "wrong": recipes.arm(pairs=32, method=recipes.Method("mocca"))}
+    with pytest.raises(MirlibError, match="no method is called 'mocca'"):
+        sweep.sweep(EXPERIMENT, wrong, results, cache, execute=fake_runs.execute)
+    assert noted(cache, "started") == []
 
 
 # Workers
@@ -363,14 +401,14 @@ def test_runs_go_to_the_workers_of_dask(results, cache):
 def test_an_experiment_hands_jobs_and_backend_on(results, cache, monkeypatch):
     handed_over = {}
 
-    def kept(name, settings, results_dir, cache, **options):
-        handed_over.update(options, name=name, settings=settings, results_dir=results_dir, cache=cache)
+    def kept(name, arms, results_dir, cache, **options):
+        handed_over.update(options, name=name, arms=arms, results_dir=results_dir, cache=cache)
         return []
 
     monkeypatch.setattr(sweep, "sweep", kept)
-    commands.run("sizes", results_dir=results, cache_dir=cache, jobs=3, backend="dask", progress=False)
+    commands.run(EXPERIMENT, results_dir=results, cache_dir=cache, jobs=3, backend="dask", progress=False)
     assert handed_over == {
-        "name": "sizes", "settings": PROTOCOLS["sizes"].runs, "results_dir": results, "cache": cache,
+        "name": EXPERIMENT, "arms": EXPERIMENTS[EXPERIMENT].arms, "results_dir": results, "cache": cache,
         "jobs": 3, "backend": "dask", "progress": False,
     }  # fmt: skip
 

@@ -1,22 +1,22 @@
 """The experiment zoo: it repeats runs of the ledger, measures what it says, and judges by what those runs came to."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from made_rows import index_in, measured
 
-from mirlab import ledger, recipes, runs, world, zoo
-from mirlab.first import closing, tables, verdicts
+from mirlab import ledger, measuring, world, zoo
+from mirlab.first import closing, tables, verdicts, zoo_table
 from mirlab.first.closing.zoo import EXPECTED, MIR_FOLLOWS, PROTOCOL, SWEEPS
 from mirlab.first.outcomes import NOT_MEASURED, REPRODUCED, UNDECIDED
 from mirlab.first.protocols import PROTOCOLS
-from mirlab.model import miniature, train
+from mirlab.model import evaluation, miniature
 from mirlib import MirlibError, gaps
 from mirlib.gaps import MEASURES
-from mirlib.rows import TokenRows
+from mirlib.gaps.reading import PairMeans
+from mirlib.rows import TokenRows, means_of_samples
 
 ARMS = list(PROTOCOL.arms)
 
@@ -45,7 +45,7 @@ def test_every_run_repeats_one_of_another_experiment_with_the_same_recipe():
         if run.study == "final"
     }
     for run in PROTOCOL.runs:
-        again = others[zoo.repeated_key(run)]
+        again = others[zoo_table.repeated_key(run)]
         changed = {key for key, value in run.configuration.items() if again.configuration[key] != value}
         assert changed == {"study"}
 
@@ -57,63 +57,71 @@ def test_the_sweeps_are_made_of_the_arms_and_hold_all_of_them():
     assert closing.JUDGES["zoo"] is closing.zoo.judge
 
 
-def test_a_run_is_trained_and_measured_and_never_tuned(tiny, tokenizer, monkeypatch):
-    scenes = train.stage_one_scenes(16, seed=0)
-    shared = SimpleNamespace(
-        model=tiny,
-        processor=miniature.new_processor(tokenizer),
-        fingerprint="parts",
-        scenes=scenes,
-        features=train.vision_features(tiny, scenes),
+def pairs_of(rows):
+    return PairMeans(
+        *(
+            means_of_samples(side, ids, rows.num_samples)
+            for side, ids in zip((rows.vision, rows.text), rows.samples, strict=True)
+        )
     )
-    monkeypatch.setattr(runs, "_shared", lambda *_: shared)
+
+
+def test_a_model_is_measured_with_few_pairs_and_with_many(tiny, tokenizer, monkeypatch):
     monkeypatch.setattr(zoo, "NUM", 12)
-    monkeypatch.setattr(zoo, "MANY", 48)
+    monkeypatch.setattr(zoo, "MANY", 36)
     monkeypatch.setattr(zoo.by_samples, "__kwdefaults__", {"num": 12, "draws": 3})
-    monkeypatch.setattr(train, "stage_two", None)
-    run = runs.Run(study="zoo_samples", stage_one=recipes.StageOne(pairs=16, batch=8, warmup_steps=1))
-    row = runs.execute(run, None)
-    metrics = row["metrics"]
-    json.dumps(row, allow_nan=False)
-    assert metrics["repeats"] == ledger.key_of(runs.Run(stage_one=run.stage_one).configuration)
-    assert list(metrics["gaps"]) == list(metrics["samples"]) == list(zoo.ON_ROWS)
-    assert metrics["gaps"]["mir"]["value"] == metrics["mir"]["value"]
-    assert metrics["gaps"]["mir"]["per_layer"] == metrics["mir"]["per_layer"]
-    assert metrics["gaps"]["norm_only"]["value"] == metrics["mir"]["norm_only"]
-    for name, found in metrics["samples"].items():
-        assert len(found["few"]) == 3 and found["many"] is not None, name
-    assert metrics["gaps"]["cka"]["calibrated"] != metrics["gaps"]["cka"]["value"]
-    assert "accuracy" not in metrics
+    processor = miniature.new_processor(tokenizer)
+    news = measuring.collect(tiny, processor, num=12)
+    found = zoo.measure(tiny, processor, news, samples=True)
+    json.dumps(found, allow_nan=False)
+    assert list(found["gaps"]) == list(found["samples"]) == list(zoo.ON_ROWS)
+    assert found["gaps"]["mir"]["value"] == measuring.mir_of_rows(news)["value"]
+    for name, value in found["samples"].items():
+        assert len(value["few"]) == 3 and value["many"] is not None, name
+    assert "samples" not in zoo.measure(tiny, processor, news)
 
 
 def test_measures_of_pairs_get_captions_and_measures_of_clouds_get_news():
-    news, captions = made_of(20, seed=1), made_of(15, seed=2)
-    found = zoo.measured(news, captions, permutations=5)
+    news, pairs, random = made_of(20, seed=1), pairs_of(made_of(15, seed=2)), pairs_of(made_of(15, seed=3))
+    found = zoo.measured(news, pairs, random, permutations=5)
     for name in zoo.ON_ROWS:
-        rows = captions if MEASURES[name].needs == "pairs" else news
-        options = {"permutations": 5} if MEASURES[name].needs == "pairs" else {}
-        expected = MEASURES[name].function(rows.vision, rows.text, samples=rows.samples, **options)
-        assert found[name]["value"] == expected.value, name
-        if options:
+        function = MEASURES[name].function
+        if MEASURES[name].needs == "pairs":
+            expected = function(*pairs, permutations=5)
             assert found[name]["calibrated"] == expected.calibration.value
+            assert found[name]["random_weights"] == pytest.approx(np.mean(function(*random, permutations=0).per_layer))
+        else:
+            expected = function(news.vision, news.text, samples=news.samples)
+        assert found[name]["value"] == expected.value, name
 
 
 def test_parts_of_the_samples_are_disjoint_and_numbered_from_zero():
     rows = made_of(36)
-    parts = [zoo.part_of(rows, draw, 12) for draw in range(3)]
+    parts = [zoo.part_of(rows, first, 12) for first in (0, 12, 24)]
     for part in parts:
         assert part.num_samples == 12 and part.vision_samples.min() == 0
     for side in ("vision", "text"):
         for k in range(2):
             assert torch.equal(torch.cat([getattr(part, side)[k] for part in parts]), getattr(rows, side)[k])
-    found = zoo.by_samples(rows, rows, num=12, draws=3)
+    pairs = pairs_of(rows)
+    found = zoo.by_samples(rows, pairs, num=12, draws=3)
     expected = [gaps.ima(part.vision, part.text).value for part in parts]
     assert found["ima"]["few"] == expected and found["ima"]["many"] == gaps.ima(rows.vision, rows.text).value
-    calibrated = gaps.svcca(rows.vision, rows.text, samples=rows.samples, permutations=20)
+    calibrated = gaps.svcca(*pairs, permutations=20)
     assert found["svcca"]["many"] == calibrated.calibration.value
     assert found["svcca"]["raw_many"] == calibrated.value
+    part = pairs_of(parts[1])
+    assert found["svcca"]["raw_few"][1] == pytest.approx(gaps.svcca(*part, permutations=0).value)
     with pytest.raises(MirlibError):  # two pairs are too few for measures of pairs, and are not passed over
-        zoo.by_samples(rows, rows, num=2, draws=1)
+        zoo.by_samples(rows, pairs, num=2, draws=1)
+
+
+def test_captions_stand_beside_their_own_scenes(tokenizer):
+    reader = zoo.captioned(miniature.new_processor(tokenizer), 5)
+    assert reader.text == "alone"  # so that no picture leaks into them
+    for scene, picture, text in zip(evaluation.held_out_scenes(5, seed=1000), reader.images, reader.texts, strict=True):
+        assert np.array_equal(np.asarray(world.to_image(scene)), np.asarray(picture))
+        assert text == world.caption(scene)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,11 +135,11 @@ def ledger_of(folder, value_of, *, missing=None):
     for place, settings in enumerate(PROTOCOL.arms.values()):
         for run in settings:
             accuracy = (place + 1) / 20
-            others[zoo.repeated_key(run)] = measured(mir=2.0, accuracy=accuracy, discrimination=accuracy / 2)
+            others[zoo_table.repeated_key(run)] = measured(mir=2.0, accuracy=accuracy, discrimination=accuracy / 2)
             found = {name: {"value": value_of(name, place, run.seed)} for name in zoo.ON_ROWS}
             for name in zoo.CALIBRATED:
                 found[name] = {"value": 99.0, "calibrated": found[name]["value"]}
-            metrics = measured() | {"gaps": found, "repeats": zoo.repeated_key(run)}
+            metrics = measured() | {"gaps": found, "repeats": zoo_table.repeated_key(run)}
             del metrics["accuracy"]
             ledger.Ledger(folder / "zoo.jsonl").append(row_of(run.configuration, "zoo", metrics))
     for name, protocol in PROTOCOLS.items():
@@ -155,12 +163,12 @@ def row_of(configuration, name, metrics):
 def by_rank(name, place, seed):
     """MIR and norms rank models the wrong way round, the A-score as MIR does, and all others as accuracy does."""
     wrong = name in ("mir", "norm_only", "a_score")
-    return zoo.integrated(name) * (-place if wrong else place)
+    return zoo_table.integrated(name) * (-place if wrong else place)
 
 
 def test_the_table_joins_each_run_with_what_the_repeated_one_came_to(tmp_path):
     rows = tables.load("zoo", ledger_of(tmp_path, by_rank))
-    table = zoo.table(rows)
+    table = zoo_table.table(rows)
     assert len(table) == len(PROTOCOL.runs)
     assert set(zoo.ALL) <= set(table.columns)
     first = table[(table["arm"] == ARMS[2]) & (table["seed"] == 3)].iloc[0]
@@ -177,7 +185,7 @@ def test_claims_hold_where_a_measure_ranks_as_accuracy_does_and_fail_where_it_do
     assert claims[MIR_FOLLOWS].estimate == pytest.approx(1.0)
     for name, paper in EXPECTED.items():
         assert claims[paper].source == "ours"
-        if name in zoo.LEAKED:  # whatever these rows say of it
+        if name in zoo_table.LEAKED:  # whatever these rows say of it
             assert claims[paper].outcome == NOT_MEASURED and "behind their pictures" in claims[paper].measured
             continue
         assert claims[paper].outcome == (UNDECIDED if name == "a_score" else REPRODUCED), name
@@ -189,41 +197,31 @@ def test_claims_hold_where_a_measure_ranks_as_accuracy_does_and_fail_where_it_do
 
 
 def test_mir_that_ranks_as_accuracy_does_is_said_to_follow_it(tmp_path):
-    rows = tables.load("zoo", ledger_of(tmp_path, lambda name, place, seed: zoo.integrated(name) * place))
+    rows = tables.load("zoo", ledger_of(tmp_path, lambda name, place, seed: zoo_table.integrated(name) * place))
     claims = {claim.paper: claim for claim in verdicts.judge(PROTOCOL, rows)}
     assert claims[MIR_FOLLOWS].outcome == REPRODUCED
     assert not any(claims[paper].outcome == REPRODUCED for paper in EXPECTED.values())  # none can be better than that
 
 
 def test_a_seed_whose_repeated_run_is_not_in_the_ledger_does_not_count(tmp_path):
-    missing = zoo.repeated_key(PROTOCOL.arms[ARMS[0]][2])
+    missing = zoo_table.repeated_key(PROTOCOL.arms[ARMS[0]][2])
     rows = tables.load("zoo", ledger_of(tmp_path, by_rank, missing=missing))
-    assert len(zoo.table(rows)) == len(PROTOCOL.runs) - 1
-    leaked = {EXPECTED[name] for name in EXPECTED if name in zoo.LEAKED}
+    assert len(zoo_table.table(rows)) == len(PROTOCOL.runs) - 1
+    leaked = {EXPECTED[name] for name in EXPECTED if name in zoo_table.LEAKED}
     assert {claim.seeds for claim in verdicts.judge(PROTOCOL, rows) if claim.paper not in leaked} == {4}
 
 
 def test_nothing_is_judged_without_rows():
     assert {claim.seeds for claim in verdicts.judge(PROTOCOL, [])} == {0}
-    assert zoo.table([]).empty
+    assert zoo_table.table([]).empty
 
 
 def test_correlations_are_taken_within_a_seed_and_turned_so_that_better_integrated_is_up(tmp_path):
     offset = [0, 100, -50, 7, 1000]
 
     def shifted(name, place, seed):
-        return zoo.integrated(name) * place + offset[seed]
+        return zoo_table.integrated(name) * place + offset[seed]
 
-    table = zoo.table(tables.load("zoo", ledger_of(tmp_path, shifted)))
+    table = zoo_table.table(tables.load("zoo", ledger_of(tmp_path, shifted)))
     for name in zoo.ON_ROWS:
         assert closing.zoo.with_accuracy(table, ARMS, name, [0, 1, 2, 3, 4]).tolist() == [1.0] * 5
-
-
-def test_captions_stand_beside_their_own_scenes(tiny, tokenizer, monkeypatch):
-    seen = []
-    monkeypatch.setattr(zoo, "_collect", lambda model, processor, pictures, texts: seen.append((pictures, texts)))
-    zoo._captioned(tiny, None, 5)
-    ((pictures, texts),) = seen
-    for scene, picture, text in zip(zoo.evaluation.held_out_scenes(5, seed=1000), pictures, texts, strict=True):
-        assert np.array_equal(np.asarray(world.to_image(scene)), np.asarray(picture))
-        assert text == world.caption(scene)

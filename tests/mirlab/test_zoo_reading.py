@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 from test_zoo import by_rank, ledger_of
 
-from mirlab import zoo
 from mirlab.first import tables, zoo_reading
+from mirlab.first import zoo_table as zoo
 from mirlab.first.closing.zoo import SWEEPS
 
 
