@@ -79,7 +79,7 @@ def measured(
         found[name]["seconds"] = seconds[name]
         if result.calibration is not None:
             found[name] |= {
-                "calibrated": result.calibration.value,
+                "calibrated": _finite(result.calibration.value),
                 "null_mean": float(result.calibration.null_mean.mean()),
                 "null_std": float(result.calibration.null_std.mean()),
             }
@@ -89,7 +89,7 @@ def measured(
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity: FD∞ has no logarithm where it is not positive."""
+    """JSON has no NaN and no infinity: FD∞ has no logarithm below 0, and random pairs may leave no room."""
     return float(value) if np.isfinite(value) else None
 
 

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mirlab.first.recipe import Run, StageOne
-from mirlab.ledger import key_of
 
 SEEDS = (0, 1, 2, 3, 4)
 PARTS = (0, 1)
@@ -71,18 +70,6 @@ class Protocol:
     def runs(self) -> tuple[Run, ...]:
         """All runs."""
         return tuple(run for arm in self.arms.values() for run in arm)
-
-    def arm_of(self, configuration: dict) -> str:
-        """The arm that a row's configuration belongs to.
-
-        Raises:
-            KeyError: It belongs to none.
-        """
-        key = key_of(configuration)  # a row came out of JSON, where a tuple is a list
-        for name, runs in self.arms.items():
-            if any(key_of(run.configuration) == key for run in runs):
-                return name
-        raise KeyError(f"{self.name} has no arm with this configuration")
 
 
 def arm(*, seeds: Iterable[int] = SEEDS, pairs: int, regime: str = "matched", **options: object) -> tuple[Run, ...]:

@@ -12,7 +12,7 @@ The paper's order for a model with an adapter is ST, LM, adapter (base loss only
   frozen vision tower. It gives keys of the vision tower's own width, so that no output layer is needed. It is the same
   whether the laboratory's cache is there or not.
 - Lengths. A segment is one pass over the pairs of the run, at the batch of stage 1.
-- Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2, and in a segment `EIM.ie_rate`.
+- Rates. ST: that of the connector in stage 1. LM: `EIM.lm_rate`. IE: that of stage 2, and in a segment `IE_RATE`.
 - Gradient truncation. In a segment only its own part learns: IE the encoder, ST the connector, LM the language model.
   ST and LM in one segment (the paper's Table 6) train both, and nothing is cut between them. Nor is it in one stage
   with all losses: each reaches all that learns there.
@@ -39,6 +39,7 @@ from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_to
 
 SEGMENTS = ("ie", "st", "lm", "st+lm")
 FINAL = ("none", "encoder", "ie", "all")
+IE_RATE = 3e-4
 
 TEACHER_SCENES = 4096
 TEACHER = recipes.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_decay=0.05)
@@ -56,7 +57,6 @@ class EIM(Technique):
             ``none``; ``encoder``, the vision encoder by the base loss alone, the control for IE; ``ie``, the encoder by
             IE too; ``all``, by ST, LM and IE together.
         lm_rate: Highest learning rate of the language model in a segment.
-        ie_rate: Highest learning rate of the encoder in a segment.
     """
 
     name: ClassVar[str] = "eim"
@@ -64,7 +64,6 @@ class EIM(Technique):
     segments: tuple[str, ...] = ()
     final: str = "none"
     lm_rate: float = 3e-4
-    ie_rate: float = 3e-4
 
     def __post_init__(self) -> None:
         if not set(self.segments) <= set(SEGMENTS) or len(set(self.segments)) != len(self.segments):
@@ -114,7 +113,7 @@ class EIM(Technique):
         asked, rates = [], []
         if "ie" in name:
             asked.append(_ie(training))
-            rates.append((self.ie_rate, list(vision_tower(model).parameters())))
+            rates.append((IE_RATE, list(vision_tower(model).parameters())))
         if "st" in name:
             asked.append(_st(training))
             rates.append((training.recipe.learning_rate, list(model.model.multi_modal_projector.parameters())))

@@ -217,7 +217,9 @@ def test_no_digit_is_seen_before_the_adaptation(tiny, tokenizer, monkeypatch):
     model, history = trained(tiny, tokenizer, method, scenes=scenes)
     assert [each[1:] for each in tuned] == [(32, 0.0, 3), (32, 1.0, 1003), (64, 1.0, 1003), (64, 1.0, 1003)]
     assert id(model) not in {each[0] for each in tuned}
-    assert set(history.after) == {"before", "short", "long", "direct"}
+    assert set(history.after) == {"before", "short", "long", "direct", "gain"}
+    gain = history.after.pop("gain")
+    assert gain == history.after["short"]["digits"] - history.after["before"]["digits"]
     for found in history.after.values():
         assert set(found) == {"shapes", "digits", "by_kind", "count_by_kind"}
         for domain in ("shapes", "digits"):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mirlab import commands, recipes, runs, world
+from mirlab import commands, recipes, world
 from mirlab.first.protocols import HIGH_RATE, LOW_RATE, PROTOCOLS, SEEDS
 from mirlab.ledger import key_of
 from mirlab.recipes import CONNECTORS
@@ -74,19 +74,11 @@ def test_no_run_of_a_protocol_is_there_twice(name):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_configuration_survives_json_and_finds_its_arm(name):
-    protocol = PROTOCOLS[name]
-    for arm, settings in protocol.arms.items():
-        for run in settings:
-            written = json.loads(json.dumps(run.configuration, allow_nan=False))
-            assert written == run.configuration
-            assert key_of(written) == key_of(run.configuration)
-            assert protocol.arm_of(written) == arm
-
-
-def test_a_configuration_of_no_arm_is_refused():
-    with pytest.raises(KeyError, match="sizes has no arm"):
-        PROTOCOLS["sizes"].arm_of(runs.Run(seed=77).configuration)
+def test_a_configuration_survives_json(name):
+    for run in PROTOCOLS[name].runs:
+        written = json.loads(json.dumps(run.configuration, allow_nan=False))
+        assert written == run.configuration
+        assert key_of(written) == key_of(run.configuration)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
