@@ -98,32 +98,43 @@ def show(name: str, results_dir: str | Path) -> str:
         MirlibError: No experiment has this name, or it has not been run.
     """
     _check(name)
-    rows = Ledger(Path(results_dir) / f"{name}.jsonl").rows()
-    if not rows:
+    if name in EXPERIMENTS:
+        said = describe(EXPERIMENTS[name], results_dir)
+    else:
+        said = _special(name, Ledger(Path(results_dir) / f"{name}.jsonl").rows())
+    if not said:
         raise MirlibError(f"{name} has no results in {results_dir} yet: mir lab run {name}; mir lab list says how long")
-    if name == "base":
-        from mirlab import base
-
-        return base.describe(rows)
-    if name == "parts":
-        lines = [{"seed": row["seed"], "failed at": ", ".join(row["failures"]) or "-"} | _shares(row) for row in rows]
-        return pd.DataFrame(lines).round(3).to_string(index=False)
-    return describe(EXPERIMENTS[name], results_dir)
+    return said
 
 
 def describe(experiment: Experiment, results_dir: str | Path) -> str:
-    """Question, means of the arms, and what became of the claims; of rows of other arms the means alone."""
-    table = results.load(experiment.name, results_dir)
-    columns = [column for column in SHOWN if column in table]
-    means = table.groupby("arm", sort=False)[columns].mean().round(3)
-    means.insert(0, "runs", table.groupby("arm", sort=False).size())
-    said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}", means.to_string()]
+    """Question, means of the arms, and what became of the claims; of rows of other arms the means alone.
+
+    Empty if there is no row.
+    """
+    table, unplaced = results.load(experiment.name, results_dir), results.unplaced(experiment.name, results_dir)
+    if not len(table) and not unplaced:
+        return ""
+    said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}"]
+    if len(table):
+        means = table.groupby("arm", sort=False)[[column for column in SHOWN if column in table]].mean().round(3)
+        means.insert(0, "runs", table.groupby("arm", sort=False).size())
+        said.append(means.to_string())
+    if unplaced:
+        said.append(f"{unplaced} rows belong to no arm.")
     if set(experiment.arms) & set(table["arm"]):
-        found = listed(results.outcomes(experiment.name, results_dir))
-        said.append(
-            found[["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]].round(3).to_string(index=False)
-        )
+        found = listed(results.outcomes(experiment.name, results_dir)).round(3)
+        said.append(found[["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]].to_string(index=False))
     return "\n\n".join(said)
+
+
+def _special(name: str, rows: list[dict[str, Any]]) -> str:
+    if name == "base" and rows:
+        from mirlab import base
+
+        return base.describe(rows)
+    lines = [{"seed": row["seed"], "failed at": ", ".join(row["failures"]) or "-"} | _shares(row) for row in rows]
+    return pd.DataFrame(lines).round(3).to_string(index=False) if lines else ""
 
 
 def _shares(row: dict[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mirlab.ledger import Ledger
 from mirlab.statistics import paired, wide
 from mirlib.errors import MirlibError, first_line, shown
 
-__all__ = ["load", "outcomes", "paired", "probes", "wide"]
+__all__ = ["load", "outcomes", "paired", "probes", "unplaced", "wide"]
 
 _PLACES = {
     "loss": ("stage_one", "loss"),
@@ -144,16 +145,39 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
     return judge(declared.claims, table, ceilings=declared.ceilings, seeds=declared.seeds)
 
 
+def unplaced(experiment: str, folder: str | Path = "results") -> int:
+    """How many rows of an experiment's ledger belong to no arm, and so to no table."""
+    return sum(arm is None for _, arm in _placed(experiment, Path(folder)))
+
+
 def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Rows with their arms, in the order of the index, then of the file; seeds in order within an arm."""
-    index = _index(folder / "arms.json").get(experiment, {})
-    arm_of = {key: arm for arm, keys in index.items() for key in keys}
-    rows = [(row, row.get("arm", arm_of.get(row["key"]))) for row in Ledger(folder / f"{experiment}.jsonl").rows()]
-    order = {arm: place for place, arm in enumerate(dict.fromkeys([*index, *(arm for _, arm in rows)]))}
+    placed = _placed(experiment, folder)
+    named = _index(folder / "arms.json").get(experiment, {})
+    order = {arm: place for place, arm in enumerate(dict.fromkeys([*named, *(arm for _, arm in placed)]))}
     yield from sorted(
-        ((row, arm) for row, arm in rows if arm is not None),
+        ((row, arm) for row, arm in placed if arm is not None),
         key=lambda pair: (order[pair[1]], pair[0]["configuration"]["seed"]),
     )
+
+
+def _placed(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
+    """All rows with their arms, None where there is none."""
+    path = folder / f"{experiment}.jsonl"
+    arm_of = {key: arm for arm, keys in _index(folder / "arms.json").get(experiment, {}).items() for key in keys}
+    rows = _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    for row in rows:
+        if not row.get("metrics"):
+            raise MirlibError(
+                f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
+            )
+    return [(row, row.get("arm", arm_of.get(row["key"]))) for row in rows]
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> list[dict[str, Any]]:
+    """The rows of a file as it was at a time: one question reads them more than once, and need not warn as often."""
+    return Ledger(path).rows()
 
 
 def _index(path: Path) -> dict[str, dict[str, list[str]]]:

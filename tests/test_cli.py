@@ -616,42 +616,44 @@ def test_an_interrupted_experiment_ends_its_workers_first(capsys, monkeypatch, t
                 ended.append("workers")
 
         monkeypatch.setattr("mirlab.commands.run", interrupted)
-        outcome = mir(capsys, "lab", "run", "sizes", "--results", tmp_path)
+        outcome = mir(capsys, "lab", "run", "captions", "--results", tmp_path)
         assert (outcome.code, outcome.out, outcome.err) == (128 + number, "", "mir: interrupted\n")
         assert ended == ["workers"]
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
-    whole = (ROOT / "results" / "0.1" / "sizes.jsonl").read_text().splitlines(keepends=True)
-    book = tmp_path / "sizes.jsonl"
+    whole = (ROOT / "results" / "0.1" / "captions.jsonl").read_text().splitlines(keepends=True)
+    book = tmp_path / "captions.jsonl"
     book.write_text("".join(whole))
-    assert "0 of 15 runs; 15 rows that are no run" in mir(capsys, "lab", "show", "sizes", "--results", tmp_path).out
+    assert "30 rows belong to no arm.\n" in mir(capsys, "lab", "show", "captions", "--results", tmp_path).out
     index = tmp_path / "arms.json"
     index.write_text("[")
-    assert refused(capsys, "lab", "show", "sizes", "--results", tmp_path).startswith(f"{index}: not an index of arms (")
+    assert refused(capsys, "lab", "show", "captions", "--results", tmp_path).startswith(
+        f"{index}: not an index of arms ("
+    )
     index.write_bytes((ROOT / "results" / "0.1" / "arms.json").read_bytes())
-    shown = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
-    assert shown.code == 0 and "sizes (Table 7): 15 of 15 runs\n" in shown.out
+    shown = mir(capsys, "lab", "show", "captions", "--results", tmp_path)
+    assert shown.code == 0 and "matched, full      5  0.976 " in shown.out and "no arm" not in shown.out
     book.write_text("".join([*whole, whole[3]]))
-    again = mir(capsys, "lab", "show", "sizes", "--results", tmp_path)
+    again = mir(capsys, "lab", "show", "captions", "--results", tmp_path)
     assert again.out == shown.out, "a row that stands there twice was counted twice"
-    assert again.err == f"mir: warning: {book}, line 16: the same row as line 4, which is counted once\n"
+    assert again.err == f"mir: warning: {book}, line 31: the same row as line 4, which is counted once\n"
     row = json.loads(whole[0])
     for damaged, message in (
-        (row | {"metrics": {}}, "its rows are not those that this experiment writes ("),
+        (row | {"metrics": {}}, f": the row {row['key']} holds no metrics; take it out"),
         (row | {"metrics": "none"}, "its rows are not those that this experiment writes ("),
         (row | {"configuration": row["configuration"] | {"seed": 77}}, "line 1: the key"),
     ):
         book.write_text("".join([json.dumps(damaged) + "\n", *whole[1:]]))
-        sentence = refused(capsys, "lab", "show", "sizes", "--results", tmp_path)
+        sentence = refused(capsys, "lab", "show", "captions", "--results", tmp_path)
         assert sentence.startswith(str(book)) and message in sentence
     monkeypatch.setattr("mirlab.commands.run", None)  # who comes so far would train
     for results in ("/proc/results", book, tmp_path / ("x" * 300)):
-        assert refused(capsys, "lab", "run", "sizes", "--results", results).startswith("cannot write ")
+        assert refused(capsys, "lab", "run", "captions", "--results", results).startswith("cannot write ")
     book.unlink()
     book.mkdir()
-    assert refused(capsys, "lab", "show", "sizes", "--results", tmp_path) == f"{book}: not a file, so no ledger"
+    assert refused(capsys, "lab", "show", "captions", "--results", tmp_path) == f"{book}: not a file, so no ledger"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ CHAPTER = "06_mini_llava.ipynb"
 STORY = (
     "from pathlib import Path",
     "def count(module)",
-    "student, _ = models.load_miniature()",
+    "student, _ = load_miniature()",
     "with live.LiveCurve(",
     "steps = list(curve.measured)",
     "live.ask_the_model(",
