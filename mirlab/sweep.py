@@ -163,13 +163,14 @@ def _do(
         if row is None:
             with precision.use(in_use):
                 done = (execute or import_module(run.done_by).execute)(run, cache)
+                provenance = {**ledger.provenance(), **precision.provenance()}
             row = {
                 "key": key,
                 "experiment": experiment,
                 "arm": arm,
                 "configuration": run.configuration,
                 **done,
-                "provenance": {**ledger.provenance(), "precision": in_use},
+                "provenance": provenance,
             }
             book.append(row)
     return arm, run, row

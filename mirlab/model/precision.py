@@ -7,6 +7,7 @@ names in its provenance what it was made with. Weights and sums stay float32 eit
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,11 @@ _current: ContextVar[str] = ContextVar("precision", default="float32")
 def current() -> str:
     """The precision that is in use: one of `PRECISIONS`."""
     return _current.get()
+
+
+def provenance() -> dict[str, str]:
+    """What the provenance of a row says of how it was multiplied: ``precision`` and ``arithmetic``."""
+    return {"precision": current(), "arithmetic": arithmetic()}
 
 
 @contextmanager
@@ -51,6 +57,22 @@ def use(name: str) -> Iterator[None]:
 def multiplying() -> AbstractContextManager[None]:
     """Around a forward pass: autocast where bfloat16 is in use, and nothing where float32 is."""
     return torch.autocast("cpu", torch.bfloat16, enabled=current() == "bfloat16")
+
+
+@cache
+def arithmetic() -> str:
+    """The kernels that this process multiplies with: the instructions PyTorch uses, and a fingerprint of products.
+
+    Libraries choose kernels by the processor and by environment variables, and kernels add up in different orders.
+    Where the fingerprints are equal, so are sums to the last bit; where they differ, runs part by what the tolerance of
+    the ledger measures.
+    """
+    digest = hashlib.sha256()
+    for rows, inner, columns in ((75, 128, 344), (24, 344, 128), (512, 128, 2048)):  # as the miniature has them
+        left = torch.arange(rows * inner, dtype=torch.float32).remainder(97).view(rows, inner) / 97 - 0.5
+        right = torch.arange(inner * columns, dtype=torch.float32).remainder(89).view(inner, columns) / 89 - 0.5
+        digest.update((left @ right).softmax(-1).numpy().tobytes())
+    return f"{torch.backends.cpu.get_cpu_capability()} {digest.hexdigest()[:8]}"
 
 
 @cache

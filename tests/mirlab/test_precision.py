@@ -73,6 +73,20 @@ def test_a_cpu_without_bfloat16_is_told_by_measuring_it():
     assert done.stdout.split() == ["False"], done.stderr
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variables are for processors of x86")
+def test_other_kernels_have_another_fingerprint():
+    code = "from mirlab.model import precision; print(precision.arithmetic())"
+
+    def told(**variables):
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    plainest, again = told(ATEN_CPU_CAPABILITY="default"), told(ATEN_CPU_CAPABILITY="default")
+    assert re.fullmatch(r"DEFAULT [0-9a-f]{8}", plainest) and plainest == again
+    here = told()
+    assert here.startswith("DEFAULT") or here.split()[1] != plainest.split()[1]
+
+
 @pytest.mark.parametrize("name", precision.PRECISIONS)
 def test_a_row_names_the_precision_that_it_was_made_with(name, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
@@ -87,6 +101,7 @@ def test_a_row_names_the_precision_that_it_was_made_with(name, tmp_path, monkeyp
             "sizes", {"one": recipes.arm(seeds=[0])}, tmp_path, tmp_path, jobs=1, progress=False, execute=execute
         )
     assert used == [name] and row["provenance"]["precision"] == name
+    assert row["provenance"]["arithmetic"] == precision.arithmetic()
 
 
 def test_every_row_of_the_shipped_ledger_names_its_precision_and_has_the_key_of_its_configuration():
