@@ -52,7 +52,7 @@ def make(
     once; a second process that wants the same one waits for the first.
 
     Returns:
-        The model, its tokenizer, and the histories of ``encoder``, ``language_1`` and ``language_2``.
+        The model, its tokenizer, and the histories of ``encoder`` and ``language_1`` to ``language_3``.
     """
     tokenizer = _tokenizer(cache)
     home = cache / f"encoder-{ledger.key_of({'seed': recipe.seed, **asdict(recipe.encoder)})}"
@@ -66,7 +66,7 @@ def make(
             tokenizer, recipe.language, seed=recipe.seed, checkpoints=home, progress=progress
         )
     model = miniature.assemble(clip, llm, seed=recipe.seed)
-    return model, tokenizer, {"encoder": seen, "language_1": read[0], "language_2": read[1]}
+    return model, tokenizer, {"encoder": seen} | {f"language_{i}": history for i, history in enumerate(read, start=1)}
 
 
 def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:

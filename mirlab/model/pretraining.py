@@ -1,7 +1,7 @@
 """The two parts of the miniature before they meet: a vision encoder and a language model, each trained from nothing.
 
 1. `train_encoder`: pictures and captions find each other (CLIP), then the encoder is frozen.
-2. `train_language_model`: text only, in two phases; the second makes the model deeper and its documents denser.
+2. `train_language_model`: text only, in three phases; the second makes the model deeper and its documents denser.
 
 Joining them is the business of `mirlab.model.train`.
 """
@@ -123,13 +123,15 @@ _OVERSAMPLED = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Two phases of text-only training.
+    """Three phases of text-only training.
 
     Attributes:
         copy: Share of copy documents at the start and after `copy_steps` steps of the first phase.
         dim: Width of the residual stream.
-        new_layers: Identity layers put in between the phases.
-        short: Share of telegram-style questions at the start and at the end of the second phase.
+        new_layers: Identity layers put in after the first phase.
+        short: Share of telegram-style questions at the start and at the end of the second phase; the third keeps the
+            latter.
+        third: The second phase once more, from its highest rate.
     """
 
     dim: int = 128
@@ -148,6 +150,7 @@ class LanguageRecipe:
     )  # fmt: skip
     second_rows: tuple[int, int] = (24, 112)
     short: tuple[float, float] = (0.75, 0.35)
+    third: Schedule = Schedule(steps=1500, learning_rate=1e-3)
 
 
 def train_language_model(
@@ -157,12 +160,14 @@ def train_language_model(
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: bool = True,
-) -> tuple[LlamaForCausalLM, tuple[History, History]]:
+) -> tuple[LlamaForCausalLM, tuple[History, History, History]]:
     """Train the language model on text alone.
 
     The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
     weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
     the same function with more layers (`miniature.insert_identity_layers`) and asks a dozen questions of each scene.
+    Some kinds of question ("is there a red circle ?") are learned in a leap, which the falling rate of the second phase
+    can forestall; the third goes on from its end with the rate high again.
     """
     maker = language.RowMaker(tokenizer)
 
@@ -180,7 +185,7 @@ def train_language_model(
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
         return fit(
-            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/2"
+            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/3"
         )
 
     def first_mixture(step: int) -> language.Mixture:
@@ -192,11 +197,14 @@ def train_language_model(
         start, end = recipe.short
         return replace(recipe.second_mixture, short=start + (end - start) * step / recipe.second.steps)
 
+    third_mixture = replace(recipe.second_mixture, short=recipe.short[1])
+
     model = miniature.new_language_model(dim=recipe.dim, layers=recipe.layers, seed=seed)
     first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
     model = miniature.insert_identity_layers(model, recipe.new_layers, seed=seed)
     second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
-    return model.eval(), (first, second)
+    third = phase(3, model, recipe.third, recipe.second_rows, lambda step: third_mixture)
+    return model.eval(), (first, second, third)
 
 
 def weighted_loss(model: nn.Module, rows: language.Rows) -> torch.Tensor:

@@ -185,6 +185,7 @@ def tiny_recipe():
                 new_layers=1,
                 first=short,
                 second=short,
+                third=short,
                 first_rows=(2, 48),
                 second_rows=(2, 48),
             ),
@@ -209,7 +210,7 @@ def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
 
     (row,) = commands.run("base", recipe=tiny_recipe(), **options)
     assert encoder.stat().st_mtime_ns == trained  # not trained again
-    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "stage_one", "stage_two"}
+    assert set(row["seconds"]) == {"encoder", "language_1", "language_2", "language_3", "stage_one", "stage_two"}
     assert all(math.isfinite(loss) for loss in row["final_loss"].values())
     assert set(row["measured"]["text_accuracy"]["chat"]) == set(world.QUESTION_KINDS)
     model, _ = load_miniature(home / "miniature")
