@@ -284,7 +284,7 @@ class Run:
         unlocked = recipe.unlock != "none" or recipe.unlock_encoder
         trained = recipe.schedule.steps * recipe.batch * (0.009 if unlocked else 0.006)
         added = (
-            150 * self.robustness + 15 * self.zoo + 90 * self.zoo_samples + 15 * self.leaning + 40 * self.long_tokens
+            150 * self.robustness + 15 * self.zoo + 90 * self.zoo_samples + 22 * self.leaning + 40 * self.long_tokens
         )
         return trained + 20 * (1 + len(self.probes)) + added
 

@@ -108,8 +108,8 @@ def failures(measured: dict[str, dict[str, float]]) -> list[str]:
         >>> failures({"words": {"exist": 0.7, "count": 1.0}, "probe": {"colour": 1.0, "shape": 0.95, "cell": 0.99}})
         ['exist in words']
     """
-    words = [f"{kind} in words" for kind, share in measured["words"].items() if share < WORDS_GATE]
-    return words + [f"{name} by the probe" for name in PROBED if measured["probe"][name] < PROBE_GATE]
+    words = [f"{kind} in words" for kind, share in measured["words"].items() if not share >= WORDS_GATE]  # or NaN
+    return words + [f"{name} by the probe" for name in PROBED if not measured["probe"][name] >= PROBE_GATE]
 
 
 def examine(

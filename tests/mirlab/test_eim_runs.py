@@ -2,12 +2,15 @@
 
 import copy
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from made_rows import measured, rows_of
 
-from mirlab import recipes
+from mirlab import methods, recipes, world
+from mirlab.experiments import EXPERIMENTS
 from mirlab.first import verdicts
 from mirlab.first.closing import eim as experiment
 from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED
@@ -67,8 +70,8 @@ class Watched(Exception):
     """Stops a run where stage 1 begins."""
 
 
-def before_stage_one(model, tokenizer, eim, recipe=RECIPE):
-    """The model as the segments leave it, the state they started from, and what they say."""
+def before_stage_one(model, tokenizer, eim, recipe=RECIPE, trainings=None):
+    """The model as the segments leave it, the state they started from, and what they say; `trainings` gets the rest."""
     model = copy.deepcopy(model)
     start, said = {}, {}
 
@@ -76,6 +79,8 @@ def before_stage_one(model, tokenizer, eim, recipe=RECIPE):
         def before_stage_one(self, training):
             start.update(weights(training.model))
             said.update(super().before_stage_one(training))
+            if trainings is not None:
+                trainings.append(training)
             raise Watched
 
     with pytest.raises(Watched):
@@ -92,6 +97,9 @@ def before_stage_one(model, tokenizer, eim, recipe=RECIPE):
         (("st",), {"connector"}),
         (("lm",), {"language model"}),
         (("st", "lm"), {"connector", "language model"}),
+        (("st+lm",), {"connector", "language model"}),
+        (("ie",), {"encoder"}),
+        (("ie", "st", "lm"), {"encoder", "connector", "language model"}),
         ((), set()),
     ],
 )
@@ -99,10 +107,10 @@ def test_a_segment_trains_its_own_part_and_nothing_else(model, tokenizer, segmen
     after, start, said = before_stage_one(model, tokenizer, EIM(segments=segments))
     assert moved(start, after) == parts
     assert tuple(said) == segments
-    for found in said.values():
+    for name, found in said.items():
         assert json.loads(json.dumps(found)) == found
         assert len(found["curve"]) == 3  # one pass over 24 pairs, 8 a step
-        assert found["chance"] == pytest.approx(torch.tensor(24.0).log().item())
+        assert found["chance"] == pytest.approx(len(name.split("+")) * math.log(24))
         assert 0 <= found["found_before"] <= 1 and 0 <= found["found"] <= 1
 
 
@@ -113,6 +121,156 @@ def test_the_order_of_segments_matters(model, tokenizer):
     assert moved(weights(one), other) == {"connector", "language model"}
     assert moved(weights(one), alone) == {"language model"}  # ST comes first in both
     assert said["st"]["curve"] == first["st"]["curve"]
+
+
+def test_after_ie_everything_reads_what_the_changed_encoder_sees(model, tokenizer):
+    kept = []
+    one, start, said = before_stage_one(model, tokenizer, EIM(segments=("ie", "st")), trainings=kept)
+    scenes = train.stage_one_scenes(24, seed=3)
+    assert torch.equal(kept[0].features, train.vision_features(one, scenes))
+    assert not torch.equal(kept[0].features, train.vision_features(model, scenes))
+    encoder = [name for name in start if "vision_tower" in name]
+    still = [name for name in encoder if torch.equal(start[name], one.state_dict()[name])]
+    assert not [name for name in still if "position_ids" not in name]  # all of it learns
+
+    other, _, later = before_stage_one(model, tokenizer, EIM(segments=("st", "ie")))
+    assert moved(weights(one), other) == {"connector"}  # IE does not read it; ST reads what IE made
+    assert said["ie"]["curve"] == later["ie"]["curve"]
+
+
+def test_both_in_one_segment_is_neither_order(model, tokenizer):
+    together, _, _ = before_stage_one(model, tokenizer, EIM(segments=("st+lm",)))
+    for segments in (("st", "lm"), ("lm", "st")):
+        apart, _, _ = before_stage_one(model, tokenizer, EIM(segments=segments))
+        assert moved(weights(together), apart) == {"connector", "language model"}
+
+
+# What a segment's loss is, in loops over one pair at a time
+
+
+class ByHand:
+    """Keys and queries from whole texts and pictures, read by the models of transformers themselves."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.scenes = model, train.stage_one_scenes(24, seed=3)
+        self.texts = [
+            tokenizer(f"\n {world.caption(scene)}</s>", add_special_tokens=False)["input_ids"] for scene in self.scenes
+        ]
+        teacher = method.text_tower(model, tokenizer)
+        embed = model.get_input_embeddings()
+        self.keys = {"ie": [], "st": [], "lm": []}
+        with torch.no_grad():
+            for text in self.texts:
+                words = text[1:-1]
+                told = torch.tensor([[language.BOS, *words, language.EOS]])
+                self.keys["ie"].append(teacher(input_ids=told).pooler_output[0])
+                self.keys["st"].append(sum(embed(torch.tensor(word)) for word in words) / len(words))
+                read = model.model.language_model(input_ids=torch.tensor([[language.BOS, *text]]))
+                self.keys["lm"].append(read.last_hidden_state[0, -1])
+
+    @torch.no_grad()
+    def query(self, kind, number):
+        pixels = pixel_values([self.scenes[number]])
+        if kind == "ie":
+            return self.model.model.vision_tower(pixel_values=pixels).pooler_output[0]
+        ids = torch.tensor([[language.BOS, *[language.IMAGE] * 36, *self.texts[number]]])
+        states = self.model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states
+        return states[0][0, 1:37].mean(0) if kind == "st" else states[-1][0, -1]
+
+    def loss(self, kind, numbers):
+        """The mean of -log exp(q k+ / 0.07) / sum exp(q k / 0.07), with cosines."""
+        losses = []
+        for number in numbers:
+            query = self.query(kind, number).double().numpy()
+            cosines = []
+            for key in self.keys[kind]:
+                key = key.double().numpy()
+                cosines.append(query @ key / np.sqrt(query @ query) / np.sqrt(key @ key))
+            scores = [math.exp(cosine / 0.07) for cosine in cosines]
+            losses.append(-math.log(scores[number] / sum(scores)))
+        return sum(losses) / len(losses)
+
+
+@pytest.fixture
+def asked(tokenizer, monkeypatch):
+    """From segments to what they would minimise: the shipped miniature as it stands, and for each the loss of every
+    step, what learns, at which rate, and the connector's gradient of the first step. No step is taken."""
+    fit = train.fit
+
+    def of(*segments):
+        found = []
+
+        def only_look(module, loss_of_step, schedule, *, rates=None, **options):
+            if rates is None:  # the text tower
+                return fit(module, loss_of_step, schedule, **options)
+            learning = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+            module.zero_grad()
+            loss_of_step(0).backward()
+            gradient = module.model.multi_modal_projector.linear_2.weight.grad
+            with torch.no_grad():
+                losses = [loss_of_step(step).item() for step in range(schedule.steps)]
+            parts = {part for part, name in PARTS.items() if any(name in each for each in learning)}
+            found.append((losses, parts, {rate for rate, _ in rates}, None if gradient is None else gradient.clone()))
+            return train.History(losses, 1.0)
+
+        monkeypatch.setattr(train, "fit", only_look)
+        model, _, said = before_stage_one(load_miniature()[0], tokenizer, EIM(segments=segments))
+        return model, dict(zip(said, found, strict=True))
+
+    return of
+
+
+def batches(name):
+    order = np.random.default_rng([3, 34 + method.SEGMENTS.index(name)]).permutation(24)
+    return [order[:8], order[8:16], order[16:]]
+
+
+def test_each_segment_asks_at_every_step_for_its_own_losses_and_their_sum(tokenizer, asked):
+    model, told = asked("ie", "st", "lm", "st+lm")
+    hand = ByHand(model, tokenizer)
+    assert list(told) == ["ie", "st", "lm", "st+lm"]
+    for name, (losses, _, _, _) in told.items():
+        expected = [sum(hand.loss(kind, numbers) for kind in name.split("+")) for numbers in batches(name)]
+        assert losses == pytest.approx(expected, abs=0.01)
+        assert max(expected) - min(expected) > 0.02  # the order of the pairs is held, too
+    learns = {name: (parts, rates) for name, (_, parts, rates, _) in told.items()}
+    assert learns == {
+        "ie": ({"encoder"}, {method.IE_RATE}),
+        "st": ({"connector"}, {RECIPE.learning_rate}),
+        "lm": ({"language model"}, {EIM().lm_rate}),
+        "st+lm": ({"connector", "language model"}, {RECIPE.learning_rate, EIM().lm_rate}),
+    }
+
+
+def test_in_one_segment_the_connector_learns_from_lm_as_well(tokenizer, asked):
+    """Along a direction of its weights, the sum by hand rises as the gradient says, and ST alone does not."""
+    model, told = asked("st+lm")
+    hand, (numbers, *_) = ByHand(model, tokenizer), batches("st+lm")
+    weight, gradient = model.model.multi_modal_projector.linear_2.weight, told["st+lm"][3]
+    direction = gradient / gradient.norm()
+    step = 2e-2
+    rises = {}
+    for kind in ("st", "lm"):
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight += sign * step * direction
+            ends.append(hand.loss(kind, numbers))
+            with torch.no_grad():
+                weight -= sign * step * direction
+        rises[kind] = (ends[0] - ends[1]) / (2 * step)
+    assert rises["st"] + rises["lm"] == pytest.approx(gradient.norm().item(), rel=0.03)
+    assert abs(rises["lm"]) > 0.1 * gradient.norm().item()
+
+
+@pytest.mark.parametrize(("arm", "segments"), [("IE, ST, LM", ("ie", "st", "lm")), ("ST with LM", ("st+lm",))])
+def test_the_arms_of_the_second_edition_train_these_segments(arm, segments):
+    arms = EXPERIMENTS["eim"].arms
+    for run, plain in zip(arms[arm], arms["plain"], strict=True):
+        assert methods.technique(run.method) == EIM(segments=segments)
+        assert (run.seed, run.parts, run.stage_one, run.stage_two) == (
+            plain.seed, plain.parts, plain.stage_one, plain.stage_two,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("segment", "pairs"), [("st", 512), ("lm", 64)])

@@ -112,6 +112,53 @@ def test_every_row_of_the_shipped_ledger_names_its_precision_and_has_the_key_of_
             assert row["key"] == ledger.key_of(row["configuration"])
 
 
+def arithmetics(results):
+    """Precision and instructions by ledger, of all rows of the second edition: those of an arm, and sets of parts."""
+    found = {}
+    for path in sorted(results.glob("*.jsonl")):
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            if "arm" in row or path.stem == "parts":
+                made = row["provenance"]
+                found.setdefault(path.stem, set()).add(
+                    (made.get("precision"), made.get("arithmetic", "").split(" ")[0])
+                )
+    return found
+
+
+def mixed(results):
+    """Ledgers whose rows were not all multiplied in float32 and with the same instructions, which must be named."""
+    return [
+        name
+        for name, ways in arithmetics(results).items()
+        if len(ways) > 1 or any(precision != "float32" or not instructions for precision, instructions in ways)
+    ]
+
+
+def test_the_rows_of_an_experiment_were_multiplied_alike():
+    assert mixed(ROOT / "results") == []
+
+
+@pytest.mark.parametrize(
+    ("second", "fits"),
+    [
+        ({"precision": "float32", "arithmetic": "AVX2 00000000"}, True),
+        ({"precision": "float32", "arithmetic": "AVX2 11111111"}, True),  # another library, the same instructions
+        ({"precision": "float32", "arithmetic": "AVX512 00000000"}, False),
+        ({"precision": "bfloat16", "arithmetic": "AVX2 00000000"}, False),
+        ({"precision": "float32"}, False),
+        ({}, False),
+    ],
+)
+def test_rows_that_were_multiplied_otherwise_are_found(second, fits, tmp_path):
+    first = {"precision": "float32", "arithmetic": "AVX2 00000000"}
+    assert mixed(tmp_path) == []  # no ledgers yet
+    (tmp_path / "benchmarks.jsonl").write_text('{"benchmark": "no run"}\n')
+    for name, told in (("moca", {"arm": "plain"}), ("parts", {})):
+        rows = [{**told, "provenance": first}, {**told, "provenance": second}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert mixed(tmp_path) == ([] if fits else ["moca", "parts"])
+
+
 def test_who_has_no_home_is_asked_for_a_folder(monkeypatch):
     monkeypatch.delenv("MIRLIB_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

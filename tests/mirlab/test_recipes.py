@@ -109,7 +109,7 @@ def test_what_a_run_costs_grows_with_what_it_does():
     base = Run()
     assert Run(stage_one=StageOne(pairs=512)).cost < base.cost
     assert Run(stage_one=StageOne(unlock="all")).cost > base.cost
-    for more in ({"probes": (4, 8)}, {"robustness": True}, {"zoo": True}, {"zoo_samples": True}):
+    for more in ({"probes": (4, 8)}, {"robustness": True}, {"zoo": True}, {"zoo_samples": True}, {"leaning": True}):
         assert Run(**more).cost > base.cost
 
 
