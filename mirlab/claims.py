@@ -8,7 +8,7 @@ these numbers, Student's t, and Holm's procedure over all claims of its experime
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -398,45 +398,32 @@ def judge_values(
 
 def ceilings(
     claims: Iterable[Claim],
-    pilot: pd.DataFrame,
+    known: Iterable[Mapping[str, Spread]],
     *,
-    alike: Callable[[str], str] | None = None,
     seeds: int = SEEDS,
     draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, float]:
     """The oracle's rate of every claim of an experiment: how often it would be shown if it were true.
 
-    Experiments are drawn from the means and spreads of a pilot's arms, each claim's for itself, and go through Holm's
-    procedure together. A claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is
-    true in them: for a `Contrast` or an `Effect` the effect that the claim names, or else that of the pilot, on the
-    claimed side, so that a pilot that went the other way makes no claim untestable; for `Within` no change at all; for
-    `Follows` and `Slope` a metric x that is the true arm mean of y.
+    Experiments are drawn from means and spreads, each claim's for itself, and go through Holm's procedure together. A
+    claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is true in them: for a
+    `Contrast` or an `Effect` the effect that the claim names, or else that of the means, on the claimed side, so that a
+    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` and `Slope` a
+    metric x that is the true arm mean of y.
 
     Args:
         claims: All of the experiment.
-        pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
-        alike: From an arm to the name of a group whose arms have about the same noise, a regime, say; it is estimated
-            from all of them, which a pilot of two or three seeds needs. If left out, from the arms of each claim.
+        known: For each claim, the spread of its columns over its arms, see `spreads`.
         seeds: Of the experiment.
         draws: How many experiments are drawn.
         seed: Of the draws.
-
-    Raises:
-        MirlibError: The pilot lacks an arm, a column, or seeds.
     """
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
-    for i, (claim, values) in enumerate(zip(claims, _values(claims, pilot), strict=True)):
-        if min(map(len, values.values())) < 2:
-            raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
-        known = {column: spread(values[column]) for column in claim.columns}
-        if alike:
-            for column, arms in known.items():
-                noise = {group: _noise(pilot, column, alike, group) for group in dict.fromkeys(map(alike, claim.arms))}
-                known[column] = replace(arms, noise=np.array([noise[alike(arm)] for arm in claim.arms]))
-        drawn = simulated(known[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
-        p[:, i] = claim.p(claim.oracle(known, drawn))
+    for i, (claim, columns) in enumerate(zip(claims, known, strict=True)):
+        drawn = simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        p[:, i] = claim.p(claim.oracle(columns, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
     while family:
         rates[family] = (holm(p[:, family]) <= LEVEL).mean(axis=0)
@@ -445,6 +432,24 @@ def ceilings(
             break
         family.remove(weakest)
     return dict(zip((claim.name for claim in claims), rates.tolist(), strict=True))
+
+
+def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spread]]:
+    """Means and spreads of the claims' columns, from a pilot that ran all of their arms.
+
+    Args:
+        claims: All of the experiment.
+        pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
+
+    Raises:
+        MirlibError: The pilot lacks an arm, a column, or seeds.
+    """
+    claims, found = tuple(claims), []
+    for claim, values in zip(claims, _values(claims, pilot), strict=True):
+        if min(map(len, values.values())) < 2:
+            raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
+        found.append({column: spread(values[column]) for column in claim.columns})
+    return found
 
 
 def listed(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -468,11 +473,6 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
         }
         for finding in findings
     )
-
-
-def _noise(pilot: pd.DataFrame, column: str, alike: Callable[[str], str], group: str) -> float:
-    here = pilot[pilot["arm"].map(alike) == group]
-    return float(spread(wide(here, column).dropna().to_numpy(float)).noise)
 
 
 def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:

@@ -133,7 +133,7 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
 
     Args:
         experiment: A name in `mirlab.experiments.EXPERIMENTS`.
-        folder: Of the ledger.
+        folder: Of the ledger; the oracle's rates are read from ``ceilings.json`` there (`mirlab.power`).
     """
     declared = EXPERIMENTS[experiment]
     table, probed = load(experiment, folder), probes(experiment, folder)
@@ -142,7 +142,8 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
         table = pd.concat([table, probed.assign(arm=arms)], ignore_index=True)
     if declared.derive and len(table):
         table = declared.derive(table)
-    return judge(declared.claims, table, ceilings=declared.ceilings, seeds=declared.seeds)
+    ceilings = _json(Path(folder) / "ceilings.json").get(experiment)
+    return judge(declared.claims, table, ceilings=ceilings, seeds=declared.seeds)
 
 
 def unplaced(experiment: str, folder: str | Path = "results") -> int:
@@ -153,7 +154,7 @@ def unplaced(experiment: str, folder: str | Path = "results") -> int:
 def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Rows with their arms, in the order of the index, then of the file; seeds in order within an arm."""
     placed = _placed(experiment, folder)
-    named = _index(folder / "arms.json").get(experiment, {})
+    named = _json(folder / "arms.json").get(experiment, {})
     order = {arm: place for place, arm in enumerate(dict.fromkeys([*named, *(arm for _, arm in placed)]))}
     yield from sorted(
         ((row, arm) for row, arm in placed if arm is not None),
@@ -164,7 +165,7 @@ def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]
 def _placed(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
     """All rows with their arms, None where there is none."""
     path = folder / f"{experiment}.jsonl"
-    arm_of = {key: arm for arm, keys in _index(folder / "arms.json").get(experiment, {}).items() for key in keys}
+    arm_of = {key: arm for arm, keys in _json(folder / "arms.json").get(experiment, {}).items() for key in keys}
     rows = _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
     for row in rows:
         if not row.get("metrics"):
@@ -180,13 +181,14 @@ def _read(path: Path, changed: int) -> list[dict[str, Any]]:
     return Ledger(path).rows()
 
 
-def _index(path: Path) -> dict[str, dict[str, list[str]]]:
+def _json(path: Path) -> dict[str, dict[str, Any]]:
+    """A file beside the ledger, by experiment; empty where there is none."""
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise MirlibError(f"{shown(path)}: not an index of arms ({shown(first_line(error))}); restore it") from error
+        raise MirlibError(f"{shown(path)}: not JSON ({shown(first_line(error))}); restore it") from error
 
 
 def _line(row: dict[str, Any], arm: str) -> dict[str, Any]:

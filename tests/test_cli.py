@@ -630,7 +630,7 @@ def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
     index = tmp_path / "arms.json"
     index.write_text("[")
     assert refused(capsys, "lab", "show", "captions", "--results", tmp_path).startswith(
-        f"{index}: not an index of arms ("
+        f"{index}: not JSON ("
     )
     index.write_bytes((ROOT / "results" / "0.1" / "arms.json").read_bytes())
     shown = mir(capsys, "lab", "show", "captions", "--results", tmp_path)

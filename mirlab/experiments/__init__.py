@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,6 @@ class Experiment:
         summary: One line for ``mir lab list``.
         arms: Runs by the name of their arm, for each seed in the same order.
         claims: Judged by `mirlab.claims.judge`, these and no others. One may name an arm at a probe: ``ARM, step 64``.
-        ceilings: The oracle's rate by claim, from a pilot (`mirlab.claims.ceilings`).
         seeds: How many a verdict needs.
         derive: Adds columns to the table of runs where a claim needs what `mirlab.results.load` does not give, such as
             a correlation over layers.
@@ -45,7 +44,6 @@ class Experiment:
     summary: str
     arms: dict[str, tuple[Run, ...]]
     claims: tuple[Claim, ...]
-    ceilings: dict[str, float] = field(default_factory=dict)
     seeds: int = SEEDS
     derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None
 
@@ -56,7 +54,6 @@ class Experiment:
             "claims on arms that it has not": {
                 arm for claim in self.claims for arm in claim.arms if arm.partition(", step ")[0] not in self.arms
             },
-            "ceilings of claims that it has not": set(self.ceilings) - set(names),
         }.items():
             if faulty:
                 raise ValueError(f"the experiment {self.name} has {what}: {', '.join(sorted(faulty))}")

@@ -9,7 +9,7 @@ arXiv 2405.16700 has a measure of alignment, IMA, go with accuracy, and the othe
 is that of LAB's list, which sets arXiv 2605.08245 against it.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Slope
+from mirlab.claims import ABOVE, BELOW, Contrast
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
@@ -62,14 +62,6 @@ EXPERIMENT = Experiment(
                 "A strong loss on MIR lowers": "MIR as a loss, strong",
                 "Matched norms lower": "matched norms",
             }.items()
-        ),
-        Slope(
-            "Arms with a higher IMA hallucinate less",
-            "paper arXiv 2405.16700",
-            ("plain", "MIR as a loss, light", "MIR as a loss, strong", "matched norms"),
-            "gap_ima",
-            "hallucinated",
-            BELOW,
         ),
     ),
 )

@@ -1,0 +1,132 @@
+"""What could be seen at all: the oracle's rate of every claim, from runs that no experiment uses again.
+
+The noise of a run is what two plain runs of one set of parts differ by (`mirlab.experiments.pilot`). Means of arms are
+needed for rank correlations alone: those of the pilot's amounts of data, and for recipes and designs those of the first
+edition. `python -m mirlab.power` writes the rates to ``results/ceilings.json``, where `mirlab.results.outcomes` finds
+them; they are committed before the experiments run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mirlab import results
+from mirlab.claims import Claim, Follows, ceilings, spreads
+from mirlab.experiments import EXPERIMENTS
+from mirlab.statistics import Spread, spread
+
+FILE = "ceilings.json"
+
+STANDS_FOR = {"after_gain": "accuracy"}
+"""Columns that plain runs have not, and the column whose noise stands for theirs."""
+
+OLD_ARMS = {
+    "recipes": {"plain": "base", "warm-up 10 %": "warm-up 5%", "warm-up 30 %": "warm-up 5%"},
+    "connectors": {"plain": "mlp2"},
+    "unlocking": {"plain": "none", "lora merged": "lora_merged"},
+}
+"""Experiments whose arm means come from ``results/0.1``, and what arms were called there or which comes nearest."""
+
+
+OLD_REGIME = {"low": ".008", "high": ".02"}
+"""Regimes of ``results/0.1`` whose spreads stood for the rates of pre-registration A, before there was a pilot."""
+
+
+def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
+    """The oracle's rate of every claim by experiment, rounded to four digits.
+
+    Args:
+        folder: Of the ledger, with ``pilot.jsonl`` and the first edition's rows in ``0.1``.
+    """
+    pilot, again = _replicates(folder)
+    found = {}
+    for name, declared in EXPERIMENTS.items():
+        if not declared.claims or declared.runs[0].done_by != "mirlab.runs":
+            continue
+        if name == "operating_point":
+            known = spreads(declared.claims, _in_place_of_a(folder))
+        elif name == "robustness":
+            old = declared.derive(results.load(name, folder / "0.1")).query("arm == 'matched'")
+            known = spreads(declared.claims, old.assign(arm="plain"))
+        else:
+            means = _means(name, folder)
+            known = [_of(claim, pilot, again, means) for claim in declared.claims]
+        drawn = ceilings(declared.claims, known, seeds=declared.seeds)
+        found[name] = {claim: round(rate, 4) for claim, rate in drawn.items()}
+    return found
+
+
+def _of(claim: Claim, once: pd.DataFrame, again: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spread]:
+    """The spread of a claim's columns over its arms: noise and offset of plain runs, at the same step of training."""
+    known = {}
+    for column in claim.columns:
+        arms = [arm.partition(", step ")[2] or "end" for arm in claim.arms]
+        found = {
+            step: spread(np.stack([_by_parts(table, column, step) for table in (once, again)], axis=1))
+            for step in dict.fromkeys(arms)
+        }
+        known[column] = Spread(
+            means=_means_of(claim, column, means),
+            noise=np.array([found[step].noise for step in arms]),
+            offset=max(found[step].offset for step in arms),
+        )
+    return known
+
+
+def _means_of(claim: Claim, column: str, means: pd.DataFrame) -> np.ndarray:
+    """Needed where arms are ranked; elsewhere the claim names its effect."""
+    if isinstance(claim, Follows) and column in means:
+        return means.loc[list(claim.arms), column].to_numpy(float)
+    return np.zeros(len(claim.arms))
+
+
+def _by_parts(table: pd.DataFrame, column: str, step: str) -> np.ndarray:
+    """One number for each set of parts, in their order."""
+    here = table[table["step"] == step].sort_values("parts")
+    first, minus, second = column.partition(" - ")
+    return (here[first] - here[second] if minus else here[STANDS_FOR.get(first, first)]).to_numpy(float)
+
+
+def _replicates(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The plain runs of the pilot, once and again, with their probes: ``step`` is that of a probe, or ``end``."""
+    ends, probed = results.load("pilot", folder), results.probes("pilot", folder)
+    table = pd.concat([ends.assign(step="end"), probed.assign(step=probed["step"].astype(str))], ignore_index=True)
+    return tuple(table[table["arm"] == f"plain, {when}"] for when in ("once", "again"))
+
+
+def _means(name: str, folder: Path) -> pd.DataFrame:
+    """Mean MIR and accuracy of arms, for rank correlations."""
+    columns = ["mir", "accuracy"]
+    if name in OLD_ARMS:
+        old = results.load(name, folder / "0.1")
+        found = old.groupby(old["arm"].str.removeprefix("matched, "))[columns].mean()
+        return pd.concat([found, found.loc[list(OLD_ARMS[name].values())].set_axis(list(OLD_ARMS[name]))])
+    found = results.load("pilot", folder).groupby("arm")[columns].mean().filter(like=", batch 64", axis=0)
+    found.index = found.index.str.removesuffix(", batch 64")
+    found.loc["65536 pairs"] = 2 * found.loc["32768 pairs"] - found.loc["16384 pairs"]  # as if it went on so
+    recipes = _means("recipes", folder)
+    return pd.concat([found, found.loc["16384 pairs"] + recipes - recipes.loc["plain"]])
+
+
+def _in_place_of_a(folder: Path) -> pd.DataFrame:
+    """Rows of the first edition under the names of pre-registration A's arms: 2048 pairs for 8192, 8192 for 32,768."""
+    old, found = results.load("data_scale", folder / "0.1"), []
+    for regime, rate in OLD_REGIME.items():
+        for batch in (8, 64):
+            for pairs, instead in ((8192, 2048), (32768, 8192)):
+                rows = old[old["arm"] == f"{regime}, {instead} pairs"]
+                found.append(rows.assign(arm=f"{rate}, batch {batch}, {pairs}"))
+    return pd.concat(found, ignore_index=True)
+
+
+def main() -> None:
+    """Write the rates beside the ledger."""
+    Path("results", FILE).write_text(json.dumps(rates(), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
