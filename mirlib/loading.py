@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,10 @@ __all__ = ["MINIATURE", "load_miniature", "load_model"]
 
 MINIATURE = Path(__file__).resolve().parent / "miniature"
 """Folder of the shipped miniature."""
+
+ARCHITECTURES = "mirlib.architectures"
+"""The group of entry points under which another package makes a model type known to transformers: a function without
+arguments that registers it, under the name of the type."""
 
 # Packages that processors and models of some families need, and that come with the extra [families].
 FAMILY_PACKAGES = ("num2words", "protobuf", "sentencepiece", "tiktoken", "timm", "torchvision")
@@ -212,6 +217,14 @@ def _offline(local: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def register_architectures(config: dict[str, Any]) -> None:
+    """Let other packages register those of a configuration's model types that they bring, see `ARCHITECTURES`."""
+    named = {settings.get("model_type") for settings in (config, *config.values()) if isinstance(settings, dict)}
+    for entry in entry_points(group=ARCHITECTURES):
+        if entry.name in named:
+            entry.load()()
+
+
 def load_model(
     name: str,
     *,
@@ -265,6 +278,7 @@ def load_model(
     try:
         with _offline(local):
             stored, _ = PreTrainedConfig.get_config_dict(name)
+            register_architectures(stored)
             quantized = _quantized(stored)
             if local:
                 _check_widths(Path(name), trust_remote_code, quantized)

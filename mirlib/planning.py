@@ -28,7 +28,7 @@ from mirlib.accumulators import FiniteChecks, RowSamples
 from mirlib.errors import MirlibError, first_line
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
 from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
-from mirlib.loading import check_layers, check_name
+from mirlib.loading import check_layers, check_name, register_architectures
 from mirlib.mir import resolve_settings
 from mirlib.streaming import (
     DEFAULT_GROUPS,
@@ -375,13 +375,14 @@ def _config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
     name = str(model)
     if name.lower() in SHAPES:
         return name, SHAPES[name.lower()]()
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     otherwise = f"; without a network there are the shapes {', '.join(SHAPES)}"
     check_name(name, otherwise)
     if Path(name).is_dir():
         check_layers(Path(name))
     try:
+        register_architectures(PreTrainedConfig.get_config_dict(name)[0])
         return name, AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # what transformers and its hub client raise has no common class
         raise MirlibError(f"{name}: cannot read its configuration ({first_line(error)}){otherwise}") from error

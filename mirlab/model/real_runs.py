@@ -27,8 +27,8 @@ from mirlab.world import cutouts
 from mirlib import data, prompts, rows
 from mirlib.errors import MirlibError
 
-POOL = max(PAIRS)
-"""Scenes that the runs draw their pairs from."""
+HELD_OUT = 1_000_000
+"""Seed of the held-out scenes, which is no run's: scenes of one seed share backgrounds and places."""
 
 TEXT_TOKENS = 48
 """Texts that MIR is measured on are cut after so many tokens; they give as many rows as is needed (d = 576)."""
@@ -44,47 +44,60 @@ class World:
         model: The model before stage 1; it is trained in place, a fresh projector a run.
         processor: Its processor.
         words: All words.
-        scenes: Those of the pool, of photographs to train on.
-        features: What the projector reads of them, float16 (n, tokens, d).
+        photographs: Those to train on.
         held_out: Scenes of photographs that are held out.
-        held_out_features: Likewise.
+        held_out_features: What the projector reads of them, float16 (n, tokens, d).
         fingerprint: Of encoder, language model and photographs.
+        folder: Where features are kept.
+        most: Pairs of a seed whose features are kept.
     """
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
     words: tuple[str, ...]
-    scenes: list[cutouts.Scene]
-    features: Tensor
+    photographs: cutouts.Photographs
     held_out: list[cutouts.Scene]
     held_out_features: Tensor
     fingerprint: str
+    folder: Path
+    most: int = max(PAIRS)
 
 
 @lru_cache(maxsize=1)
-def world(folder: Path, *, pool: int = POOL, held_out: int = 600) -> World:
-    """Model, photographs, scenes and their features, which are kept in the folder.
+def world(folder: Path, *, most: int = max(PAIRS), held_out: int = 600) -> World:
+    """Model, photographs, held-out scenes and their features.
 
     Args:
         folder: That of `real_parts.fetch`.
-        pool: Scenes to train on.
+        most: Pairs of a seed whose features are kept.
         held_out: Scenes to measure on.
     """
     model, processor = real.load(folder / "model")
     photographs = cutouts.read(folder / "cutouts")
     known, unseen = cutouts.split(photographs)
-    scenes, others = cutouts.sample_scenes(known, pool), cutouts.sample_scenes(unseen, held_out, seed=1)
+    others = cutouts.sample_scenes(unseen, held_out, seed=HELD_OUT)
     fingerprint = miniature.fingerprint(model, without="multi_modal_projector")
     return World(
         model,
         processor,
         tuple(photographs),
-        scenes,
-        kept_features(model, processor, scenes, folder),
+        known,
         others,
         kept_features(model, processor, others, folder),
         f"{fingerprint}-{cutouts.fingerprint(photographs)}",
+        folder,
+        most,
     )
+
+
+def pairs(at: World, run: RealRun) -> tuple[list[cutouts.Scene], Tensor]:
+    """Scenes that a run reads, in their order, and their features, which are kept.
+
+    Each seed has scenes of its own; of one seed, a smaller run reads the first ones of a larger one's.
+    """
+    scenes = cutouts.sample_scenes(at.photographs, at.most, seed=run.seed)
+    kept = kept_features(at.model, at.processor, scenes, at.folder)
+    return scenes[: run.stage_one.pairs], kept[: run.stage_one.pairs]
 
 
 def kept_features(
@@ -177,11 +190,6 @@ class Reader:
         return given
 
 
-def chosen_pairs(pool: int, pairs: int, *, seed: int) -> np.ndarray:
-    """Numbers of the scenes that a run reads, in their order; a smaller run reads the first ones of a larger one's."""
-    return np.random.default_rng([seed, 76]).permutation(pool)[:pairs]
-
-
 def size_of(projector: nn.Module) -> float:
     """Root mean square of a projector's weights, without the biases."""
     weights = [p.detach().flatten() for p in projector.parameters() if p.ndim > 1]
@@ -193,16 +201,14 @@ def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.Histo
     recipe = run.stage_one
     at.model.requires_grad_(False)
     projector = connectors.replace(at.model, seed=run.seed)
-    order = chosen_pairs(len(at.scenes), recipe.pairs, seed=run.seed)
+    scenes, features = pairs(at, run)
     reader = Reader(at.model, at.processor)
 
     def loss_of_step(step: int) -> Tensor:
-        chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
+        batch = slice(step * recipe.batch, (step + 1) * recipe.batch)
         rng = np.random.default_rng([run.seed, 74, step])
         with precision.multiplying():
-            return reader.loss(
-                at.features[torch.from_numpy(chosen)], [cutouts.caption(at.scenes[i], rng) for i in chosen]
-            )
+            return reader.loss(features[batch], [cutouts.caption(scene, rng) for scene in scenes[batch]])
 
     with train.fast_attention(at.model):
         return train.fit(at.model, loss_of_step, recipe.schedule(size_of(projector)), progress=progress, name="stage 1")
@@ -249,9 +255,8 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
     )
     rng = np.random.default_rng(75)
     captions = [cutouts.caption(scene, rng) for scene in at.held_out[: _BATCH * 4]]
-    chosen = chosen_pairs(len(at.scenes), run.stage_one.pairs, seed=run.seed)
-    known = [at.scenes[i] for i in chosen]
-    probe = Probe(at.features[torch.from_numpy(chosen)], known, at.words)
+    known, features = pairs(at, run)
+    probe = Probe(features, known, at.words)
     found: dict[str, dict[str, float]] = {}
     for kind in cutouts.KINDS:
         asked = cutouts.questions(at.held_out, kind, at.words, run.questions)

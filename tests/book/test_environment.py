@@ -29,7 +29,7 @@ def test_the_constraints_are_those_of_the_dependencies():
 def test_every_dependency_has_one_version_which_its_range_allows():
     project = tomllib.loads(PYPROJECT)["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["book"], *extras["test"], *extras["dev"]]
+    needed = [*project["dependencies"], *extras["book"], *extras["test"], *extras["dev"], *extras["real"]]
     for requirement in map(Requirement, needed):
         assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), requirement
     assert "torch" in PINS and not any("+" in version for version in PINS.values())

