@@ -629,9 +629,7 @@ def test_ledgers_through_the_command(capsys, monkeypatch, tmp_path):
     assert "30 rows belong to no arm.\n" in mir(capsys, "lab", "show", "captions", "--results", tmp_path).out
     index = tmp_path / "arms.json"
     index.write_text("[")
-    assert refused(capsys, "lab", "show", "captions", "--results", tmp_path).startswith(
-        f"{index}: not JSON ("
-    )
+    assert refused(capsys, "lab", "show", "captions", "--results", tmp_path).startswith(f"{index}: not JSON (")
     index.write_bytes((ROOT / "results" / "0.1" / "arms.json").read_bytes())
     shown = mir(capsys, "lab", "show", "captions", "--results", tmp_path)
     assert shown.code == 0 and "matched, full      5  0.976 " in shown.out and "no arm" not in shown.out
