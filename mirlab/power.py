@@ -1,9 +1,12 @@
 """What could be seen at all: the oracle's rate of every claim, from runs that no experiment uses again.
 
-The noise of a run is what two plain runs of one set of parts differ by (`mirlab.experiments.pilot`). Means of arms are
-needed for rank correlations alone: those of the pilot's amounts of data, and for recipes and designs those of the first
-edition. `python -m mirlab.power` writes the rates to ``results/ceilings.json``, where `mirlab.results.outcomes` finds
-them; they are committed before the experiments run.
+Arms of an experiment share their seeds: the projector's first weights, the parts and the order of the pairs. So the
+noise of a comparison is what is left of two arms when each seed's own level is taken away, and the pilot
+(`mirlab.experiments.pilot`) has two arms for it that differ in the amount of data alone. Arms that differ in more may
+be noisier. What was measured on the plain arm alone is taken from two seeds of each set of parts, which is too much
+rather than too little. Means of arms are needed for rank correlations alone: those of the pilot's amounts of data, and
+for recipes and designs those of the first edition. `python -m mirlab.power` writes the rates to
+``results/ceilings.json``, where `mirlab.results.outcomes` finds them; they are committed before the experiments run.
 """
 
 from __future__ import annotations
@@ -17,9 +20,13 @@ import pandas as pd
 from mirlab import results
 from mirlab.claims import Claim, Follows, ceilings, spreads
 from mirlab.experiments import EXPERIMENTS
-from mirlab.statistics import Spread, spread
+from mirlab.recipes import PARTS
+from mirlab.statistics import Spread, spread, wide
 
 FILE = "ceilings.json"
+
+PILOT_ARMS = ("8192 pairs", "plain")
+"""Arms of the pilot that give the noise."""
 
 STANDS_FOR = {"after_gain": "accuracy"}
 """Columns that plain runs have not, and the column whose noise stands for theirs."""
@@ -42,7 +49,7 @@ def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
     Args:
         folder: Of the ledger, with ``pilot.jsonl`` and the first edition's rows in ``0.1``.
     """
-    pilot, again = _replicates(folder)
+    pilot = _pilot(folder)
     found = {}
     for name, declared in EXPERIMENTS.items():
         if not declared.claims or declared.runs[0].done_by != "mirlab.runs":
@@ -52,29 +59,40 @@ def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
         elif name == "robustness":
             old = declared.derive(results.load(name, folder / "0.1")).query("arm == 'matched'")
             known = spreads(declared.claims, old.assign(arm="plain"))
+        elif {arm for claim in declared.claims for arm in claim.arms} <= set(pilot["arm"]):
+            known = spreads(declared.claims, pilot)
         else:
             means = _means(name, folder)
-            known = [_of(claim, pilot, again, means) for claim in declared.claims]
+            known = [_of(claim, pilot, means) for claim in declared.claims]
         drawn = ceilings(declared.claims, known, seeds=declared.seeds)
         found[name] = {claim: round(rate, 4) for claim, rate in drawn.items()}
     return found
 
 
-def _of(claim: Claim, once: pd.DataFrame, again: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spread]:
-    """The spread of a claim's columns over its arms: noise and offset of plain runs, at the same step of training."""
+def _pilot(folder: Path) -> pd.DataFrame:
+    """The pilot's runs of batch 32, with probes as arms of their own."""
+    ends, probed = results.load("pilot", folder), results.probes("pilot", folder)
+    table = pd.concat([ends, probed.assign(arm=probed["arm"] + ", step " + probed["step"].astype(str))])
+    return table[table["batch"] == 32]
+
+
+def _of(claim: Claim, pilot: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spread]:
+    """The spread of a claim's columns over its arms, with the noise of the pilot."""
     known = {}
     for column in claim.columns:
-        arms = [arm.partition(", step ")[2] or "end" for arm in claim.arms]
-        found = {
-            step: spread(np.stack([_by_parts(table, column, step) for table in (once, again)], axis=1))
-            for step in dict.fromkeys(arms)
-        }
-        known[column] = Spread(
-            means=_means_of(claim, column, means),
-            noise=np.array([found[step].noise for step in arms]),
-            offset=max(found[step].offset for step in arms),
-        )
+        found = _noise(pilot, STANDS_FOR.get(column, column))
+        known[column] = Spread(_means_of(claim, column, means), found.noise, found.offset)
     return known
+
+
+def _noise(pilot: pd.DataFrame, column: str) -> Spread:
+    """Of two arms of one seed; or, where only the plain arm has the column, of two seeds of one set of parts."""
+    values = wide(pilot, column)[list(PILOT_ARMS)].dropna()
+    if values.empty:
+        plain = pilot[pilot["arm"] == "plain"]
+        again = plain["seed"] - plain["seed"].min() >= len(PARTS)
+        values = wide(plain.assign(seed=plain["parts"], arm=again.map({False: "once", True: "again"})), column)
+    return spread(values.to_numpy(float))
 
 
 def _means_of(claim: Claim, column: str, means: pd.DataFrame) -> np.ndarray:
@@ -82,20 +100,6 @@ def _means_of(claim: Claim, column: str, means: pd.DataFrame) -> np.ndarray:
     if isinstance(claim, Follows) and column in means:
         return means.loc[list(claim.arms), column].to_numpy(float)
     return np.zeros(len(claim.arms))
-
-
-def _by_parts(table: pd.DataFrame, column: str, step: str) -> np.ndarray:
-    """One number for each set of parts, in their order."""
-    here = table[table["step"] == step].sort_values("parts")
-    first, minus, second = column.partition(" - ")
-    return (here[first] - here[second] if minus else here[STANDS_FOR.get(first, first)]).to_numpy(float)
-
-
-def _replicates(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The plain runs of the pilot, once and again, with their probes: ``step`` is that of a probe, or ``end``."""
-    ends, probed = results.load("pilot", folder), results.probes("pilot", folder)
-    table = pd.concat([ends.assign(step="end"), probed.assign(step=probed["step"].astype(str))], ignore_index=True)
-    return tuple(table[table["arm"] == f"plain, {when}"] for when in ("once", "again"))
 
 
 def _means(name: str, folder: Path) -> pd.DataFrame:

@@ -8,45 +8,46 @@ import pandas as pd
 import pytest
 
 from mirlab import power
-from mirlab.claims import Contrast, Effect, Follows
+from mirlab.claims import Contrast, Follows
 from mirlab.experiments import EXPERIMENTS
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
-def made(noise, *, step="end", seed=0):
+def made(noise, *, seed=0):
+    """A pilot whose seeds have levels of their own, and its runs noise about them; one column is the plain arm's."""
     rng = np.random.default_rng(seed)
-    parts = range(10, 16)
-    return pd.DataFrame(
-        {"parts": parts, "step": step, "mir": rng.normal(0, noise, 6), "accuracy": rng.normal(0, noise, 6)}
-    )
+    table = pd.DataFrame({"seed": range(100, 112), "parts": [*range(10, 16)] * 2, "level": rng.normal(0, 5, 12)})
+    table = pd.concat([table.assign(arm=arm) for arm in ("plain", "8192 pairs")], ignore_index=True)
+    drawn = rng.normal(0, noise, (3, len(table)))
+    table["mir"], table["accuracy"] = table["level"] + drawn[0], table["level"] + drawn[1]
+    table["asked"] = (table["parts"] + drawn[2]).where(table["arm"] == "plain")
+    return table
 
 
-def test_the_noise_of_a_claim_is_that_of_two_runs_of_one_set_of_parts():
-    offsets = np.array([3.0, -1.0, 0.5, 2.0, -4.0, 1.0])
-    once, again = (made(0.1, seed=seed) for seed in (1, 2))
-    for table in (once, again):
-        table["mir"] += offsets
+def test_the_noise_of_a_claim_is_that_of_two_arms_of_one_seed():
+    pilot = made(0.1)
     claim = Contrast("falls", "ours", "new", "plain", "mir", effect=-1.0)
-    spread = power._of(claim, once, again, pd.DataFrame())["mir"]
-    expected = (once["mir"] - again["mir"]).std(ddof=1) / np.sqrt(2)  # independent of the offsets
-    np.testing.assert_allclose(spread.noise, [expected] * 2)
-    both = (once["mir"] + again["mir"]) / 2
-    assert spread.offset == pytest.approx(np.sqrt(both.var(ddof=1) - expected**2 / 2))
+    spread = power._of(claim, pilot, pd.DataFrame())["mir"]
+    plain, half = (pilot.loc[pilot["arm"] == arm, "mir"].to_numpy() for arm in ("plain", "8192 pairs"))
+    assert spread.noise == pytest.approx((plain - half).std(ddof=1) / np.sqrt(2))  # the seeds' levels do not count
+    both = (plain + half) / 2
+    assert spread.offset == pytest.approx(np.sqrt(both.var(ddof=1) - spread.noise**2 / 2))
 
 
-def test_arms_at_a_step_have_the_noise_of_that_step():
-    once = pd.concat([made(0.1, seed=1), made(0.7, step="64", seed=2)])
-    again = pd.concat([made(0.1, seed=3), made(0.7, step="64", seed=4)])
-    claim = Effect("falls", "ours", {"plain": 1, "plain, step 64": -1}, "mir", effect=-1.0)
-    late, early = power._of(claim, once, again, pd.DataFrame())["mir"].noise
-    assert early > 3 * late
+def test_what_only_plain_runs_have_is_taken_from_two_seeds_of_a_set_of_parts():
+    pilot = made(0.1)
+    claim = Contrast("falls", "ours", "new", "plain", "asked", effect=-1.0)
+    plain = pilot[pilot["arm"] == "plain"]
+    once, again = plain["asked"].to_numpy()[:6], plain["asked"].to_numpy()[6:]
+    expected = (once - again).std(ddof=1) / np.sqrt(2)
+    assert power._of(claim, pilot, pd.DataFrame())["asked"].noise == pytest.approx(expected)
 
 
 def test_ranked_arms_have_the_means_that_are_known():
     means = pd.DataFrame({"mir": [1.0, 2.0], "accuracy": [0.5, 0.4]}, index=["a", "b"])
     claim = Follows("follows", "ours", ("b", "a"), "mir", "accuracy")
-    known = power._of(claim, made(0.1), made(0.1, seed=5), means)
+    known = power._of(claim, made(0.1), means)
     assert known["accuracy"].means.tolist() == [0.4, 0.5] and known["mir"].means.tolist() == [2.0, 1.0]
 
 
