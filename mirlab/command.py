@@ -100,12 +100,15 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _parts(options: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
     from mirlab import commands
     from mirlab.model import real_parts
 
     pictures = None if options.pictures is None else Path(options.pictures)
     if pictures is not None and not pictures.is_dir():
         raise MirlibError(f"--pictures {shown(pictures)}: no such folder")
+    logging.disable_progress_bar()  # of each tensor that is converted; there is a bar for the whole
     print_result(str(real_parts.fetch(commands.default_cache(), pictures=pictures, progress=not options.no_progress)))
 
 
