@@ -1,9 +1,9 @@
-"""``python -m benchmarks.instruction_sets``: how far a run of the laboratory differs between the CPUs that may do it.
+"""``python -m benchmarks.instruction_sets [EXPERIMENT …]``: does a small machine make the rows of the ledger again?
 
-The cheapest run of the shipped parts in each of three experiments, in float32, under the best instructions of this
-machine and under those of smaller ones (``SETTINGS``), each in a process of its own, from the features on. The runs
-were chosen before any was made: by cost alone, and so that a plain one, one with a method and one with two stages of
-captions are among them. Rows go to results/instruction_sets.jsonl; those that are there are not made again.
+The cheapest run of each experiment, once more in a process that has the instructions of AVX2 and nothing newer, from
+the encoder's features on; trained parts are taken from the cache. What differs shows how far a row depends on the
+machine that made it. Rows go to results/small_machine.jsonl, each with the key of the row that it repeats; those that
+are there are not made again.
 """
 
 from __future__ import annotations
@@ -18,69 +18,64 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mirlab import ledger, runs
-from mirlab.first.protocols import PROTOCOLS
-from mirlab.model import parts
+from mirlab import commands, ledger, recipes
+from mirlab.experiments import EXPERIMENTS
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "instruction_sets.jsonl"
-EXPERIMENTS = ("data_scale", "moca", "stages")
-SETTINGS = {
-    "best": {},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
-}
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+SMALL = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-def run_of(experiment: str) -> runs.Run:
-    """The cheapest run of the shipped parts that has a method where the experiment is about one."""
-    found = [run for run in PROTOCOLS[experiment].runs if run.parts == parts.SHIPPED and run.size == "base"]
-    with_method = [run for run in found if "method" in run.configuration]
-    return min(with_method or found, key=lambda run: run.cost)
+def cheapest(experiment: str) -> dict[str, Any] | None:
+    """The row that took the fewest seconds, of those that the experiment made itself."""
+    rows = (row for row in ledger.Ledger(RESULTS / f"{experiment}.jsonl").rows() if "copied_from" not in row)
+    return min(rows, key=lambda row: row["seconds"]["all"], default=None)
 
 
-def configuration_of(experiment: str, setting: str) -> dict[str, Any]:
-    """What a row's key is made of."""
-    return {"run": run_of(experiment).configuration, "instructions": setting}
-
-
-def row_of(experiment: str, setting: str, cache: Path) -> dict[str, Any]:
-    """A run in a process that has only the instructions of the setting."""
-    code = f"from benchmarks.instruction_sets import main_of; main_of({experiment!r}, {str(cache)!r})"
-    made = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **SETTINGS[setting], "OMP_NUM_THREADS": "1"},
-        cwd=RESULTS.parents[1],
+def again(row: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """The run of a row in a process that has only the instructions of a small machine."""
+    code = "from benchmarks.instruction_sets import in_process; in_process()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(row["configuration"]), str(cache)],
+        env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        | SMALL
+        | {"OMP_NUM_THREADS": "1"},
+        cwd=RESULTS.parent,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    configuration = configuration_of(experiment, setting)
     return {
-        "key": ledger.key_of(configuration),
-        "experiment": experiment,
-        "configuration": configuration,
-        **json.loads(made.stdout),
-        "provenance": {**ledger.provenance(), "precision": "float32"},
+        "key": row["key"],
+        "experiment": row["experiment"],
+        "arm": row["arm"],
+        "configuration": row["configuration"],
+        **json.loads(done.stdout),
     }
 
 
-def main_of(experiment: str, cache: str) -> None:
-    """In the process of a setting: do the run, and print what it gave as JSON."""
+def in_process() -> None:
+    """Do the run of the command line and print what it gave as JSON."""
     import torch
 
+    from mirlab import runs
+    from mirlab.model import precision
+
     torch.set_num_threads(1)
-    print(json.dumps(runs.execute(run_of(experiment), Path(cache))))
+    run, cache = recipes.Run.of(json.loads(sys.argv[1])), Path(sys.argv[2])
+    found = runs.execute(run, cache)
+    print(json.dumps({**found, "provenance": {**ledger.provenance(), **precision.provenance()}}))
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     """Make the rows that are missing."""
-    book = ledger.Ledger(RESULTS)
-    with tempfile.TemporaryDirectory() as cache:
-        pairs = [(experiment, setting) for setting in SETTINGS for experiment in EXPERIMENTS]
-        for experiment, setting in tqdm(pairs, unit="run"):
-            if book.find(ledger.key_of(configuration_of(experiment, setting))) is None:
-                book.append(row_of(experiment, setting, Path(cache) / setting))
+    book = ledger.Ledger(RESULTS / "small_machine.jsonl")
+    rows = [row for name in names or EXPERIMENTS if (row := cheapest(name)) is not None]
+    with tempfile.TemporaryDirectory() as folder:
+        for trained in commands.default_cache().glob("parts-*"):
+            (Path(folder) / trained.name).symlink_to(trained)
+        for row in tqdm([row for row in rows if book.find(row["key"]) is None], unit="run"):
+            book.append(again(row, Path(folder)))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
