@@ -1,12 +1,12 @@
 """What could be seen at all: the oracle's rate of every claim, from runs that no experiment uses again.
 
-Arms of an experiment share their seeds: the projector's first weights, the parts and the order of the pairs. So the
-noise of a comparison is what is left of two arms when each seed's own level is taken away, and the pilot
-(`mirlab.experiments.pilot`) has two arms for it that differ in the amount of data alone. Arms that differ in more may
-be noisier. What was measured on the plain arm alone is taken from two seeds of each set of parts, which is too much
-rather than too little. Means of arms are needed for rank correlations alone: those of the pilot's amounts of data, and
-for recipes and designs those of the first edition. `python -m mirlab.power` writes the rates to
-``results/ceilings.json``, where `mirlab.results.outcomes` finds them; they are committed before the experiments run.
+Arms of an experiment share their seeds: the projector's first weights, the parts and the order of the pairs. The noise
+of a comparison is what is left of two arms when each seed's own level is taken away. The pilot
+(`mirlab.experiments.pilot`) shows it in two ways, each of which holds something else besides: two arms of one seed that
+differ in the amount of data, and two seeds of one set of parts. The smaller counts. Means of arms are needed for rank
+correlations alone: those of the pilot's amounts of data, and for recipes and designs those of the first edition.
+`python -m mirlab.power` writes the rates to ``results/ceilings.json``, where `mirlab.results.outcomes` finds them; they
+are committed before the experiments run.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def _of(claim: Claim, pilot: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spr
 
 
 def _noise(pilot: pd.DataFrame, column: str) -> Spread:
-    """Of two arms of one seed; or, where only the plain arm has the column, of two seeds of one set of parts."""
-    values = wide(pilot, column)[list(PILOT_ARMS)].dropna()
-    if values.empty:
-        plain = pilot[pilot["arm"] == "plain"]
-        again = plain["seed"] - plain["seed"].min() >= len(PARTS)
-        values = wide(plain.assign(seed=plain["parts"], arm=again.map({False: "once", True: "again"})), column)
-    return spread(values.to_numpy(float))
+    """The smaller of two that are both too large: of two arms of one seed, and of two seeds of one set of parts."""
+    plain = pilot[pilot["arm"] == "plain"]
+    again = plain["seed"] - plain["seed"].min() >= len(PARTS)
+    seeds = plain.assign(seed=plain["parts"], arm=again.map({False: "once", True: "again"}))
+    tables = (wide(pilot, column)[list(PILOT_ARMS)].dropna(), wide(seeds, column))
+    found = [spread(table.to_numpy(float)) for table in tables if len(table)]
+    return min(found, key=lambda spread: float(spread.noise))
 
 
 def _means_of(claim: Claim, column: str, means: pd.DataFrame) -> np.ndarray:

@@ -24,8 +24,11 @@ POOL = 65_536
 """Scenes that belong to a set of parts: its stream, of which a run reads the first ones."""
 
 SEEDS = (0, 1, 2, 3, 4, 5)
-PARTS = (10, 12, 13, 14, 15, 16)
-"""Seeds of the sets of encoder and language model that passed the gate, one for each of `SEEDS`, in their order."""
+PARTS = (10, 12, 17, 14, 15, 16)
+"""Seeds of the sets of encoder and language model that passed the gate, one for each of `SEEDS`, in their order.
+
+Set 11 failed before any run, set 13 in the pilot (`mirlab.experiments.pilot`), where 17 took its place.
+"""
 
 
 def _known(name: str, value: str, choices: Iterable[str]) -> None:

@@ -2,6 +2,11 @@
 
 A file declares one `Experiment` under the name ``EXPERIMENT``, and is called by the experiment's name. Files are
 imported when their experiment is asked for.
+
+The ``effect`` of a claim, for which the oracle is asked, was set after the pilot and before the runs. On MIR it is the
+difference that the paper's table prints; where the paper has none, what the first edition saw (for forced MIR the
+geometric mean of its two rates), or .1. On accuracy, whose scale is another than the paper's, it is .05, and more where
+the first edition saw more.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
             "brief",
             "mir",
             BELOW,
-            effect=-0.1,
+            effect=-0.37,
         ),
         Contrast(
             "Full captions give a lower MIR than short lists",
@@ -29,7 +29,7 @@ EXPERIMENT = Experiment(
             "mid",
             "mir",
             BELOW,
-            effect=-0.1,
+            effect=-0.224,
         ),
         Contrast(
             "Full captions give a better model than brief ones",
@@ -38,7 +38,7 @@ EXPERIMENT = Experiment(
             "brief",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            effect=0.12,
         ),
         Contrast(
             "Full captions give a better model than short lists",

@@ -29,8 +29,8 @@ EXPERIMENT = Experiment(
         "matched norms": arm(zoo=True, leaning=True, norm_matched=True),
     },
     claims=(
-        Contrast("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.1),
-        Contrast("Matched norms lower MIR", "ours", "matched norms", "plain", "mir", BELOW, effect=-0.1),
+        Contrast("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.7),
+        Contrast("Matched norms lower MIR", "ours", "matched norms", "plain", "mir", BELOW, effect=-0.7),
         *(
             Contrast(f"{name} more yes to absent things", "ours", first, "plain", "hallucinated", ABOVE, effect=0.05)
             for name, first in {

@@ -24,10 +24,10 @@ EXPERIMENT = Experiment(
         "matched norms": HALLUCINATION.arms["matched norms"],
     },
     claims=(
-        Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, effect=-0.1),
+        Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, effect=-0.212),
         Contrast("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain", "accuracy", ABOVE, effect=0.05),
         Contrast(
-            "MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", "mir", BELOW, effect=-0.1
+            "MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", "mir", BELOW, effect=-0.212
         ),
         Contrast(
             "MoCa with a rate of its own raises the accuracy",
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
             effect=0.05,
         ),
         Contrast(
-            "Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", "mir", BELOW, effect=-0.1
+            "Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", "mir", BELOW, effect=-0.7
         ),
         Contrast(
             "MoCa makes a better model than matched norms",
@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
             "matched norms",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            effect=0.1,
         ),
     ),
 )

@@ -5,7 +5,8 @@ from mirlab.experiments import Experiment
 from mirlab.recipes import arm, plain
 
 ARMS = {"plain": "none", "lora": "lora", "lora merged": "lora_merged", "half": "half", "all": "all"}
-OPENED = ("lora", "half", "all")
+OPENED = {"lora": -0.266, "half": -0.296, "all": -0.345}
+"""By how much each lowers MIR in the paper."""
 
 EXPERIMENT = Experiment(
     name="unlocking",
@@ -17,8 +18,8 @@ EXPERIMENT = Experiment(
     arms={name: plain() if unlock == "none" else arm(unlock=unlock) for name, unlock in ARMS.items()},
     claims=(
         *(
-            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect=-0.1)
-            for name in OPENED
+            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect=effect)
+            for name, effect in OPENED.items()
         ),
         *(
             Contrast(

@@ -20,9 +20,9 @@ EXPERIMENT = Experiment(
         "PRIOR": arm(method=Method("prior")),
     },
     claims=(
-        Contrast("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", "mir", BELOW, effect=-0.1),
+        Contrast("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", "mir", BELOW, effect=-0.42),
         Contrast(
-            "MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.1
+            "MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.7
         ),
         Contrast(
             "MIR as a light loss raises the accuracy",
@@ -49,9 +49,9 @@ EXPERIMENT = Experiment(
             "matched norms",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            effect=0.09,
         ),
-        Contrast("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", "mir", BELOW, effect=-0.1),
+        Contrast("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", "mir", BELOW, effect=-0.7),
         Contrast("CAL raises the accuracy", "paper CAL", "CAL", "plain", "accuracy", ABOVE, effect=0.05),
         Contrast("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain", "accuracy", ABOVE, effect=0.05),
     ),

@@ -35,13 +35,16 @@ def test_the_noise_of_a_claim_is_that_of_two_arms_of_one_seed():
     assert spread.offset == pytest.approx(np.sqrt(both.var(ddof=1) - spread.noise**2 / 2))
 
 
-def test_what_only_plain_runs_have_is_taken_from_two_seeds_of_a_set_of_parts():
+def test_it_is_that_of_two_seeds_of_a_set_of_parts_where_these_differ_less_or_are_all_there_is():
     pilot = made(0.1)
-    claim = Contrast("falls", "ours", "new", "plain", "asked", effect=-1.0)
     plain = pilot[pilot["arm"] == "plain"]
-    once, again = plain["asked"].to_numpy()[:6], plain["asked"].to_numpy()[6:]
-    expected = (once - again).std(ddof=1) / np.sqrt(2)
-    assert power._of(claim, pilot, pd.DataFrame())["asked"].noise == pytest.approx(expected)
+    for column in ("asked", "mir"):
+        if column == "mir":  # no level of a seed, but an effect of the amount of data that differs from seed to seed
+            pilot["mir"] = pilot["asked"].fillna(pilot["level"])
+        once, again = plain["asked"].to_numpy()[:6], plain["asked"].to_numpy()[6:]
+        claim = Contrast("falls", "ours", "new", "plain", column, effect=-1.0)
+        expected = (once - again).std(ddof=1) / np.sqrt(2)
+        assert power._of(claim, pilot, pd.DataFrame())[column].noise == pytest.approx(expected)
 
 
 def test_ranked_arms_have_the_means_that_are_known():
