@@ -68,7 +68,8 @@ def sweep(
         if key in others and key not in done:
             book.append(_copied(others[key], experiment, arm))
     done = {row["key"] for row in book.rows()}
-    pending = sorted((planned for key, planned in wanted.items() if key not in done), key=lambda p: -p[1].cost)
+    pending = [planned for key, planned in wanted.items() if key not in done]
+    pending.sort(key=lambda planned: (str(planned[1].parts), -planned[1].cost))  # each set of parts is loaded once
     bar = tqdm(
         total=sum(round(run.cost) for _, run in pending),
         desc=f"{experiment}: {len(pending)} of {len(wanted)} runs to do",

@@ -77,6 +77,7 @@ class RealRun:
     done_by: ClassVar[str] = "mirlab.model.real_runs"
     """Module whose ``execute`` does it."""
     method: ClassVar[Method] = PLAIN
+    parts: ClassVar[str] = "real"
 
     seed: int = 0
     stage_one: RealStageOne = RealStageOne()
@@ -86,7 +87,7 @@ class RealRun:
     @property
     def configuration(self) -> dict[str, Any]:
         """The run as JSON."""
-        return {"parts": "real", **asdict(self)}
+        return {"parts": self.parts, **asdict(self)}
 
     @property
     def cost(self) -> float:

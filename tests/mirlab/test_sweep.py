@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_runs
@@ -81,10 +82,10 @@ class Process:
 
 def test_rows_come_back_in_the_order_of_the_runs_with_all_that_a_row_needs(results, cache):
     wanted = settings(4)
-    expensive_first = sorted(wanted, key=lambda run: -run.cost)
+    in_order = sorted(wanted, key=lambda run: (run.parts, -run.cost))
     rows = run_sweep(results, cache, 4, progress=False)
     assert [row["configuration"]["seed"] for row in rows] == [0, 1, 2, 3]
-    assert noted(cache, "finished") == [run.seed for run in expensive_first]
+    assert noted(cache, "finished") == [run.seed for run in in_order]
     assert rows == written(results)
     for row, run in zip(rows, wanted, strict=True):
         assert row["key"] == ledger.key_of(row["configuration"])
@@ -94,13 +95,14 @@ def test_rows_come_back_in_the_order_of_the_runs_with_all_that_a_row_needs(resul
         assert {"commit", "libraries", "processor", "finished"} <= set(row["provenance"])
 
 
-def test_the_dearest_run_comes_first(results, cache):
-    cheap, dear = settings(1)[0], recipes.arm(pairs=16_384)[4]
-    assert dear.cost > cheap.cost
-    both = {"cheap": [cheap], "dear": [dear]}
+def test_sets_of_parts_come_one_after_the_other_and_of_each_the_dearest_run_first(results, cache):
+    cheap, other = settings(1)[0], recipes.arm(pairs=16_384)[5]
+    dear = replace(other, seed=4, parts=cheap.parts)
+    assert other.cost == dear.cost > cheap.cost and other.parts > cheap.parts
+    both = {"cheap": [cheap], "dear": [other, dear]}
     rows = sweep.sweep(EXPERIMENT, both, results, cache, jobs=1, progress=False, execute=fake_runs.execute)
-    assert noted(cache, "started") == [4, 0]
-    assert [(row["arm"], row["configuration"]["seed"]) for row in rows] == [("cheap", 0), ("dear", 4)]
+    assert noted(cache, "started") == [4, 0, 5]
+    assert [(row["arm"], row["configuration"]["seed"]) for row in rows] == [("cheap", 0), ("dear", 5), ("dear", 4)]
 
 
 def test_a_finished_sweep_does_nothing_more(results, cache):
