@@ -81,7 +81,7 @@ def _of(claim: Claim, pilot: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spr
     known = {}
     for column in claim.columns:
         found = _noise(pilot, STANDS_FOR.get(column, column))
-        known[column] = Spread(_means_of(claim, column, means), found.noise, found.offset)
+        known[column] = Spread(_means_of(claim, means), found.noise, found.offset)
     return known
 
 
@@ -95,11 +95,13 @@ def _noise(pilot: pd.DataFrame, column: str) -> Spread:
     return min(found, key=lambda spread: float(spread.noise))
 
 
-def _means_of(claim: Claim, column: str, means: pd.DataFrame) -> np.ndarray:
-    """Needed where arms are ranked; elsewhere the claim names its effect."""
-    if isinstance(claim, Follows) and column in means:
-        return means.loc[list(claim.arms), column].to_numpy(float)
-    return np.zeros(len(claim.arms))
+def _means_of(claim: Claim, means: pd.DataFrame) -> np.ndarray:
+    """Of what is ranked: the oracle's metric is that itself. Elsewhere the claim names its effect."""
+    return (
+        means.loc[list(claim.arms), claim.y].to_numpy(float)
+        if isinstance(claim, Follows)
+        else np.zeros(len(claim.arms))
+    )
 
 
 def _means(name: str, folder: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mirlab import power
-from mirlab.claims import Contrast, Follows
+from mirlab.claims import Contrast, Follows, ceilings
 from mirlab.experiments import EXPERIMENTS
 from mirlab.ledger import Ledger, key_of
 
@@ -48,11 +48,15 @@ def test_it_is_that_of_two_seeds_of_a_set_of_parts_where_these_differ_less_or_ar
         assert power._of(claim, pilot, pd.DataFrame())[column].noise == pytest.approx(expected)
 
 
-def test_ranked_arms_have_the_means_that_are_known():
-    means = pd.DataFrame({"mir": [1.0, 2.0], "accuracy": [0.5, 0.4]}, index=["a", "b"])
-    claim = Follows("follows", "ours", ("b", "a"), "mir", "accuracy")
-    known = power._of(claim, made(0.1), means)
-    assert known["accuracy"].means.tolist() == [0.4, 0.5] and known["mir"].means.tolist() == [2.0, 1.0]
+@pytest.mark.parametrize("x", ["mir", "pairs"])
+def test_the_oracle_of_ranked_arms_knows_their_means(x):
+    """Whatever it ranks by: it is to know the order itself, so that only the noise of what is ranked is in its way."""
+    means = pd.DataFrame({"mir": [1.0, 2.0, 1.5], "accuracy": [0.5, 0.4, 0.45]}, index=["a", "b", "c"])
+    claim = Follows("follows", "ours", ("b", "a", "c"), x, "accuracy")
+    pilot = made(0.001).assign(pairs=8192.0)
+    known = power._of(claim, pilot, means)
+    assert known["accuracy"].means.tolist() == [0.4, 0.5, 0.45]
+    assert ceilings([claim], [known])["follows"] == 1
 
 
 def test_the_seeds_of_the_pilot_are_used_by_no_experiment():
