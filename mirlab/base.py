@@ -88,7 +88,7 @@ def run(
                     "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
                     "loss_curve": {name: train.state_of(history)["curve"] for name, history in histories.items()},
                     "measured": measured,
-                    "provenance": {**ledger.provenance(), **precision.provenance()},
+                    "provenance": precision.provenance(),
                 }
             )
         row = book.find(key)

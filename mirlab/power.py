@@ -23,8 +23,6 @@ from mirlab.experiments import EXPERIMENTS
 from mirlab.recipes import PARTS
 from mirlab.statistics import Spread, spread, wide
 
-FILE = "ceilings.json"
-
 PILOT_ARMS = ("8192 pairs", "plain")
 """Arms of the pilot that give the noise."""
 
@@ -37,7 +35,6 @@ OLD_ARMS = {
     "unlocking": {"plain": "none", "lora merged": "lora_merged"},
 }
 """Experiments whose arm means come from ``results/0.1``, and what arms were called there or which comes nearest."""
-
 
 OLD_REGIME = {"low": ".008", "high": ".02"}
 """Regimes of ``results/0.1`` whose spreads stood for the rates of pre-registration A, before there was a pilot."""
@@ -131,7 +128,7 @@ def _in_place_of_a(folder: Path) -> pd.DataFrame:
 
 def main() -> None:
     """Write the rates beside the ledger."""
-    Path("results", FILE).write_text(json.dumps(rates(), indent=1) + "\n", encoding="utf-8")
+    Path("results", results.CEILINGS).write_text(json.dumps(rates(), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

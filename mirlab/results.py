@@ -67,6 +67,9 @@ _GROUPS = {
 _REPEATED = ("kinds", "template", "relevance", "seen", "counts")
 """Objects of a row's metrics that hold lists of MIR, by what was varied."""
 
+CEILINGS = "ceilings.json"
+"""The oracle's rates by experiment and claim, beside the ledger; `mirlab.power` writes them."""
+
 LOSS_WINDOW = 20
 """Steps before a probe over which its loss is the mean."""
 
@@ -142,7 +145,7 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
         table = pd.concat([table, probed.assign(arm=arms)], ignore_index=True)
     if declared.derive and len(table):
         table = declared.derive(table)
-    ceilings = _json(Path(folder) / "ceilings.json").get(experiment)
+    ceilings = _json(Path(folder) / CEILINGS).get(experiment)
     return judge(declared.claims, table, ceilings=ceilings, seeds=declared.seeds)
 
 

@@ -164,7 +164,7 @@ def _do(
         if row is None:
             with precision.use(in_use):
                 done = (execute or import_module(run.done_by).execute)(run, cache)
-                provenance = {**ledger.provenance(), **precision.provenance()}
+                provenance = precision.provenance()
             row = {
                 "key": key,
                 "experiment": experiment,

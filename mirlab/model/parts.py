@@ -157,7 +157,7 @@ def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = Tr
         "failures": failures(measured),
         "final_loss": {name: round(history.final_loss, 4) for name, history in histories.items()},
         "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
-        "provenance": {**ledger.provenance(), **precision.provenance()},
+        "provenance": precision.provenance(),
     }
     book.append(row)
     return row

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
+from typing import Any
 
 import torch
 
+from mirlab import ledger
 from mirlib.errors import MirlibError
 
 PRECISIONS = ("float32", "bfloat16")
@@ -28,9 +30,9 @@ def current() -> str:
     return _current.get()
 
 
-def provenance() -> dict[str, str]:
-    """What the provenance of a row says of how it was multiplied: ``precision`` and ``arithmetic``."""
-    return {"precision": current(), "arithmetic": arithmetic()}
+def provenance() -> dict[str, Any]:
+    """That of `mirlab.ledger`, and how was multiplied: ``precision`` and ``arithmetic``."""
+    return {**ledger.provenance(), "precision": current(), "arithmetic": arithmetic()}
 
 
 @contextmanager

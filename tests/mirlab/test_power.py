@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mirlab import power
+from mirlab import power, results
 from mirlab.claims import Contrast, Follows, ceilings
 from mirlab.experiments import EXPERIMENTS
 from mirlab.ledger import Ledger, key_of
@@ -68,7 +68,7 @@ def test_the_rates_beside_the_ledger_are_those_of_the_pilot():
     wanted = {key_of(run.configuration) for run in EXPERIMENTS["pilot"].runs}
     if wanted - {row["key"] for row in Ledger(RESULTS / "pilot.jsonl").rows()}:
         pytest.skip("the pilot has not been run to the end")
-    written = json.loads((RESULTS / power.FILE).read_text(encoding="utf-8"))
+    written = json.loads((RESULTS / results.CEILINGS).read_text(encoding="utf-8"))
     assert written == power.rates(RESULTS)
     for name, declared in EXPERIMENTS.items():
         assert set(written.get(name, {})) <= {claim.name for claim in declared.claims}
