@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
     paper="One run of each.",
     arms={
         "plain": arm(seeds=SEEDS, **MEASURED),
-        "8192 pairs": arm(seeds=SEEDS, pairs=8192),
+        "8192 pairs": arm(seeds=SEEDS, pairs=8192, leaning=True),
         **{
             f"{name}, set 13": tuple(replace(run, parts=13) for run in arm(seeds=(104, 110), **options))
             for name, options in (("plain", MEASURED), ("8192 pairs", {"pairs": 8192}))

@@ -12,6 +12,7 @@ from mirlab.claims import Contrast, Follows, ceilings
 from mirlab.experiments import EXPERIMENTS
 from mirlab.ledger import Ledger, key_of
 
+PILOTS = ("pilot", "real_pilot")
 RESULTS = Path(__file__).parents[2] / "results"
 
 
@@ -60,14 +61,27 @@ def test_the_oracle_of_ranked_arms_knows_their_means(x):
 
 
 def test_the_seeds_of_the_pilot_are_used_by_no_experiment():
-    used = {run.seed for name, declared in EXPERIMENTS.items() if name != "pilot" for run in declared.runs}
-    assert max(used) < 100 <= min(run.seed for run in EXPERIMENTS["pilot"].runs)
+    used = {run.seed for declared in EXPERIMENTS.values() if declared.claims for run in declared.runs}
+    assert max(used) < 100 <= min(run.seed for pilot in PILOTS for run in EXPERIMENTS[pilot].runs)
+
+
+def test_the_noise_of_the_real_parts_is_that_of_their_own_pilot():
+    arms = {"8192 pairs": "1024 pairs, 2 warm-up steps", "plain": "1024 pairs, 8 warm-up steps"}
+    table = made(0.1).replace({"arm": arms})
+    table["mir_minus_norm_only"] = table["accuracy"]
+    for claim in EXPERIMENTS["real"].claims:
+        column = claim.columns[-1]
+        known = power._of_real(claim, table)[column]
+        short, long = (table.loc[table["arm"] == name, column].to_numpy() for name in arms.values())
+        assert known.noise == pytest.approx((long - short).std(ddof=1) / np.sqrt(2))
+        assert known.means.shape == (len(claim.arms),) == (4,)
 
 
 def test_the_rates_beside_the_ledger_are_those_of_the_pilot():
-    wanted = {key_of(run.configuration) for run in EXPERIMENTS["pilot"].runs}
-    if wanted - {row["key"] for row in Ledger(RESULTS / "pilot.jsonl").rows()}:
-        pytest.skip("the pilot has not been run to the end")
+    for pilot in PILOTS:
+        wanted = {key_of(run.configuration) for run in EXPERIMENTS[pilot].runs}
+        if wanted - {row["key"] for row in Ledger(RESULTS / f"{pilot}.jsonl").rows()}:
+            pytest.skip("a pilot has not been run to the end")
     written = json.loads((RESULTS / results.CEILINGS).read_text(encoding="utf-8"))
     assert written == power.rates(RESULTS)
     for name, declared in EXPERIMENTS.items():
