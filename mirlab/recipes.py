@@ -27,7 +27,7 @@ SEEDS = (0, 1, 2, 3, 4, 5)
 PARTS = (10, 12, 18, 14, 15, 16)
 """Seeds of the sets of encoder and language model that passed the gate, one for each of `SEEDS`, in their order.
 
-Sets 11 and 17 failed, and set 13 in the pilot (`mirlab.experiments.pilot`); 18, which takes its place, is yet to pass.
+Sets 11 and 17 failed, and set 13 in the pilot (`mirlab.experiments.pilot`); 18 takes its place.
 """
 
 
