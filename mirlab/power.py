@@ -83,12 +83,10 @@ def _of_real(claim: Claim, pilot: pd.DataFrame) -> dict[str, Spread]:
 
 
 def _of(claim: Claim, pilot: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spread]:
-    """The spread of a claim's columns over its arms, with the noise of the pilot."""
-    known = {}
-    for column in claim.columns:
-        found = _noise(pilot, STANDS_FOR.get(column, column))
-        known[column] = Spread(_means_of(claim, means), found.noise, found.offset)
-    return known
+    """Arm means of a claim's columns, and the pilot's noise of the last, the one that experiments are drawn of."""
+    drawn = claim.columns[-1]
+    found = replace(_noise(pilot, STANDS_FOR.get(drawn, drawn)), means=_means_of(claim, means))
+    return dict.fromkeys(claim.columns, found)
 
 
 def _noise(pilot: pd.DataFrame, column: str) -> Spread:

@@ -39,7 +39,6 @@ EXPERIMENT = Experiment(
             "plain, step 64",
             "accuracy",
             ABOVE,
-            effect=0.05,
         ),
     ),
 )
