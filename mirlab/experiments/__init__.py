@@ -6,8 +6,8 @@ imported when their experiment is asked for.
 The ``effect`` of a claim, for which the oracle is asked, was set after the pilot and before the runs. On MIR it is the
 difference that the paper's table prints; where the paper has none, what the first edition saw (for forced MIR the
 geometric mean of its two rates), or .1. On accuracy, whose scale is another than the paper's, it is .05, and more where
-the first edition saw more. `convergence` leaves the effect on accuracy out, so that the pilot's own counts: it ran these
-arms.
+the first edition saw more. `convergence` leaves the effect on accuracy out, so that the pilot's own counts, which ran
+these arms.
 """
 
 from __future__ import annotations
