@@ -66,6 +66,7 @@ STYLE = {
 @contextmanager
 def style() -> Iterator[None]:
     """The look of the book, for the time being."""
+    plt.draw_if_interactive()  # a notebook's backend turns the interactive mode on when it is loaded: let it stay on
     with mpl.rc_context(STYLE):
         yield
 

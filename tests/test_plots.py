@@ -1,5 +1,9 @@
 """Each figure draws the numbers that it is given, and says them in its title: artists are read, never pixels."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +23,19 @@ def lines(ax, label):
     """The (x, y) data of the line with this label."""
     (line,) = [line for line in ax.get_lines() if line.get_label() == label]
     return line.get_data()
+
+
+def test_a_first_figure_leaves_the_interactive_mode_of_a_notebook_on():
+    program = """
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance()
+import matplotlib
+from mirlib import plots
+plots.new_axes()
+assert matplotlib.is_interactive()
+"""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_figure_quantile_matching_joins_equal_quantiles_and_states_the_cost():

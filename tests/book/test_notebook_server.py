@@ -24,7 +24,7 @@ STORY = (
     "def count(module)",
     "student, _ = load_miniature()",
     "with live.LiveCurve(",
-    "steps = list(curve.measured)",
+    "curve.measured.items()",
     "live.ask_the_model(",
 )
 # The way is tested here, not how far it leads.
