@@ -116,65 +116,6 @@ def test_figure_sample_size_draws_each_draw_and_says_the_spreads():
     np.testing.assert_array_equal(lines(ax, "20 samples")[0], [20, 20])
 
 
-def test_figure_fast_mode_names_the_layer_that_is_most_wrong():
-    exact, fast, without = np.array([10.0, 1.0, 0.1]), np.array([11.0, 2.0, 2.7]), np.array([11.0, 2.1, 2.6])
-    ax = plots.figure_fast_mode(exact, fast, without, "a set")
-    for label, values in (("exact", exact), ("fast mode", fast), ("root left out", without)):
-        np.testing.assert_array_equal(lines(ax, label), ([1, 2, 3], values))
-    assert ax.get_title() == "a set: layer 3 is 27× too large"
-
-
-def test_figure_growing_error_draws_the_predicted_growth_through_the_last_small_error():
-    ax = plots.figure_growing_error({"a": np.array([0.0, 1e-5, 1e-3, 3.0])}, {"a": 50.0})
-    np.testing.assert_array_equal(lines(ax, "a")[1], [np.nan, 1e-5, 1e-3, 3.0])
-    np.testing.assert_allclose(lines(ax, "predicted growth"), ([2, 3, 4], [2e-5, 1e-3, 5e-2]))
-    assert "50-fold" in ax.get_title()
-
-
-def test_figure_noise_spread_draws_every_draw_and_the_largest_in_the_title():
-    changes = {"fast": np.array([[0.0, 0.02], [2e-6, 0.15]]), "exact": np.full((2, 2), 1e-6)}
-    ax = plots.figure_noise_spread(changes, 1e-6, "a set")
-    np.testing.assert_array_equal(lines(ax, "fast")[1], [1e-9, 0.02, 2e-6, 0.15])
-    assert ax.get_title() == "a set, fast: the noise moves layer 2 by up to 15%"
-
-
-def test_figure_convergence_counts_the_steps_of_those_that_arrive():
-    curves = {"good": np.array([1.0, 1e-3, 1e-12]), "better": np.array([1.0, 0.0, 0.0]), "bad": np.ones(3)}
-    ax = plots.figure_convergence(curves)
-    np.testing.assert_array_equal(lines(ax, "good")[1], curves["good"])
-    assert (lines(ax, "better")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
-    assert ax.get_title() == "2 of 3 iterations reach an error of 1e-10, in 1 to 2 steps"
-
-
-def test_figure_bias_by_rows_draws_means_and_counts_where_the_formula_holds():
-    rows = np.array([10, 1000])
-    ax = plots.figure_bias_by_rows(rows, {"a": np.array([[3.0, 0.02], [5.0, 0.02]])}, {"a": np.array([3.9, 0.021])})
-    (points,) = ax.containers
-    np.testing.assert_allclose(points.lines[0].get_ydata(), [4.0, 0.02])
-    np.testing.assert_array_equal(lines(ax, "formula")[1], [3.9, 0.021])
-    assert ax.get_title() == "The formula lies inside the 95 % interval of 1 of 2 points"
-
-
-def test_figure_extrapolation_meets_the_truth_of_an_exact_line():
-    rows = np.array([100, 200, 400])
-    distances = np.array([2 + 50 / rows, 2 + 30 / rows])
-    ax = plots.figure_extrapolation(rows, distances, truth=2.0)
-    np.testing.assert_allclose(lines(ax, "FD∞, mean")[1], [2.0])
-    np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), 2 + 40 / rows)
-    assert ax.get_title().startswith("The straight line turns an error of +0.100 at 400 rows into ")
-
-
-def test_figure_vision_scale_draws_mir_between_its_bounds_and_marks_the_lowest():
-    factors, values = np.array([0.5, 1.0, 2.0]), np.array([0.3, 0.2, 0.6])
-    baselines = {"lower": values - 1, "upper": values + 1, "norm_only": values + 0.1, "zeroed_rows": 0.5}
-    ax = plots.figure_vision_scale(factors, values, baselines, (0.9, 0.15), measured=(factors[:2], values[:2]))
-    np.testing.assert_allclose(lines(ax, "MIR")[1], values)
-    np.testing.assert_allclose(lines(ax, "vision rows zeroed")[1], 0.5)
-    np.testing.assert_allclose(lines(ax, "MIR, measured"), (factors[:2], values[:2]))
-    assert lines(ax, "lowest MIR") == ([0.9], [0.15])
-    assert "c = 0.90" in ax.get_title()
-
-
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
     ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "zeroed_rows": 0.9})
     np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])
