@@ -557,40 +557,6 @@ def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[st
     return ax
 
 
-def figure_sample_size(
-    values: Mapping[int, Sequence[float]], ax: Axes | None = None, *, enough: int | None = None
-) -> Axes:
-    """MIR of independent draws against the number of samples in a draw, with one standard deviation on either side.
-
-    Args:
-        values: MIR of two or more draws, by number of samples.
-        ax: Where to draw; a new figure if left out.
-        enough: A number of samples that was claimed to be enough; ruled off, and named in the title.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    sizes = np.array(sorted(values))
-    draws = [np.asarray(values[size], dtype=float) for size in sizes]
-    for size, found in zip(sizes, draws, strict=True):
-        ax.plot(np.full(len(found), size), found, color=NEUTRAL, marker="_", linestyle="none", markersize=11)
-    mean, spread = np.array([[found.mean(), found.std(ddof=1)] for found in draws]).T
-    ax.fill_between(sizes, mean - spread, mean + spread, color=TEXT, alpha=0.15, linewidth=0)
-    ax.plot(sizes, mean, color=TEXT, marker="o", label="mean ± one standard deviation")
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [str(size) for size in sizes])
-    ax.minorticks_off()
-    ax.set_xlabel("number of samples (image–text pairs)")
-    ax.set_ylabel("MIR (log10)")
-    title = f"Standard deviation of a draw: {spread[0]:.3f} at {sizes[0]} samples, {spread[-1]:.3f} at {sizes[-1]}"
-    if enough is not None:
-        ax.axvline(enough, color=NEUTRAL, linestyle=":", marker="none", label=f"{enough} samples")
-    ax.set_title(title)
-    ax.legend()
-    return ax
-
-
 LINEAR = 0.1  # relative distance from a fixed point up to which a linear theory is compared with it
 
 

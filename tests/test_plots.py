@@ -107,15 +107,6 @@ def test_figure_kind_distances_compares_the_blocks():
     assert [text.get_text() for text in ax.texts[:3]] == ["0", "2", "7"]
 
 
-def test_figure_sample_size_draws_each_draw_and_says_the_spreads():
-    ax = plots.figure_sample_size({10: [3.0, 3.5], 100: [3.2, 3.2, 3.5]}, enough=20)
-    np.testing.assert_allclose(lines(ax, "mean ± one standard deviation"), [[10, 100], [3.25, 3.3]])
-    assert ax.get_title() == "Standard deviation of a draw: 0.354 at 10 samples, 0.173 at 100"
-    band = ax.collections[0].get_paths()[0].vertices[:, 1]
-    np.testing.assert_allclose([band.min(), band.max()], [3.25 - 0.125**0.5, 3.25 + 0.125**0.5])
-    np.testing.assert_array_equal(lines(ax, "20 samples")[0], [20, 20])
-
-
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
     ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "zeroed_rows": 0.9})
     np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])
