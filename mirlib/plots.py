@@ -269,7 +269,7 @@ def figure_clouds(
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel("first dimension")
     ax.set_ylabel("second dimension")
-    ax.legend()
+    ax.legend(markerscale=2)
     return ax
 
 
