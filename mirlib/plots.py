@@ -269,7 +269,7 @@ def figure_clouds(
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel("first dimension")
     ax.set_ylabel("second dimension")
-    ax.legend()
+    ax.legend(markerscale=2)
     return ax
 
 
@@ -371,7 +371,7 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
     """
-    ax = new_axes(ax, figsize=(8.4, 4.6))
+    ax = new_axes(ax, figsize=(7, 4.4))
     counts = parts["parameters"]
 
     def box(x: float, y: float, width: float, height: float, text: str, colour: Any, **kwargs: Any) -> None:
@@ -386,7 +386,7 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     box(0.0, 0.0, 1.5, 0.75, "image", VISION)
     box(2.0, 0.0, 2.3, 0.75, f"vision encoder\n{counts['vision encoder']:,} weights", VISION)
     box(4.8, 0.0, 2.1, 0.75, f"projector\n{counts['projector']:,} weights", VISION)
-    box(7.75, 0.0, 3.1, 0.75, "text\ntokenizer, embedding table", TEXT)
+    box(7.75, 0.0, 3.1, 0.75, "text\nembedding table", TEXT)
     arrow(1.5, 0.37, 2.0, 0.37, VISION)
     arrow(4.3, 0.37, 4.8, 0.37, VISION)
     arrow(5.85, 0.77, 5.85, 1.45, VISION)
@@ -415,8 +415,7 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     )
     ax.set(xlim=(-0.2, 13.2), ylim=(-0.2, 5.6))
     ax.set_axis_off()
-    share = counts["projector"] / sum(counts.values())
-    ax.set_title(f"Two inputs, one sequence: the projector between them is {share:.1%} of the weights")
+    ax.set_title("A picture and a text become one row of tokens")
     return ax
 
 
