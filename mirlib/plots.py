@@ -171,31 +171,6 @@ def _plain_ticks(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def figure_norms(norms: Mapping[str, Sequence[np.ndarray]], ax: Axes | None = None, *, first_layer: int = 1) -> Axes:
-    """Mean token norm of every layer with the band from the 10th to the 90th percentile.
-
-    Args:
-        norms: ``"vision"`` and ``"text"``, each an array of row norms for every layer.
-        ax: Where to draw; a new figure if left out.
-        first_layer: Number of the first layer; 0 stands for the embeddings that enter layer 1.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    for name, colour, marker, line in (("vision", VISION, "o", "-"), ("text", TEXT, "s", "--")):
-        layers = np.arange(first_layer, first_layer + len(norms[name]))
-        low, high = np.array([np.percentile(values, [10, 90]) for values in norms[name]]).T
-        ax.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
-        means = [float(np.mean(values)) for values in norms[name]]
-        ax.plot(layers, means, color=colour, marker=marker, linestyle=line, label=f"{name} tokens")
-    ax.set_xlabel("layer (0: what enters layer 1)" if first_layer == 0 else "layer")
-    ax.set_ylabel("ℓ2 norm of a token (model units)")
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend()
-    return ax
-
-
 def figure_quantile_matching(
     vision: tuple[float, float], text: tuple[float, float], ax: Axes | None = None, pairs: int = 25
 ) -> Axes:
@@ -270,84 +245,6 @@ def figure_clouds(
     ax.set_xlabel("first dimension")
     ax.set_ylabel("second dimension")
     ax.legend(markerscale=2)
-    return ax
-
-
-def figure_sampling_bias(
-    rows: np.ndarray, distances: Mapping[int, np.ndarray], predicted: Mapping[int, np.ndarray], ax: Axes | None = None
-) -> Axes:
-    """Distance between two samples of one distribution against their size, where the true distance is 0.
-
-    Args:
-        rows: (n,) sizes of the samples.
-        distances: By number of dimensions, (seeds, n) distances; the band runs from the lowest to the highest seed.
-        predicted: By number of dimensions, (n,) first-order bias.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    for number, (dim, values) in enumerate(distances.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        ax.fill_between(rows, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        label = f"{dim} dimensions"
-        ax.plot(rows, values.mean(axis=0), color=colour, marker=marker, linestyle="-", label=label)
-        last = number == len(distances) - 1
-        ax.plot(
-            rows, predicted[dim], color="black", linestyle=":", marker="", label="first-order bias" if last else None
-        )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("rows in each sample")
-    ax.set_ylabel("distance (variances)")
-    dim, values = max(distances), distances[max(distances)].mean(axis=0)
-    slope = np.polyfit(np.log(rows), np.log(values), 1)[0]
-    exponent = f"{slope:.2f}".replace("-", "−")
-    ax.set_title(f"Two samples of one distribution: the distance falls as n to the {exponent}")
-    ax.legend()
-    return ax
-
-
-def figure_cancellation(
-    offsets: np.ndarray,
-    errors: Mapping[str, np.ndarray],
-    ax: Axes | None = None,
-    *,
-    storing: Mapping[str, np.ndarray] | None = None,
-) -> Axes:
-    """Relative error of a variance against how far the data lie from zero.
-
-    Args:
-        offsets: (n,) distance of the mean from zero, in standard deviations.
-        errors: By name of the method, (seeds, n) relative errors; the median is drawn, over the band of all seeds.
-        ax: Where to draw; a new figure if left out.
-        storing: By name, (seeds, n) relative errors of the stored numbers themselves; the median is a thin line.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    lost = None
-    for number, (name, values) in enumerate(errors.items()):
-        shown = np.maximum(values, np.finfo(float).eps)
-        colour, line = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
-        ax.fill_between(offsets, shown.min(axis=0), shown.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        ax.plot(offsets, np.median(shown, axis=0), color=colour, linestyle=line, marker=MARKERS[number % 6], label=name)
-        if lost is None and (np.median(values, axis=0) > 1).any():
-            lost = name, offsets[int(np.argmax(np.median(values, axis=0) > 1))]
-    for number, (name, values) in enumerate((storing or {}).items()):
-        shown = np.maximum(np.median(values, axis=0), np.finfo(float).eps)
-        line = (":", "-.")[number % 2]
-        ax.plot(offsets, shown, color="black", linewidth=1, linestyle=line, marker="", label=name)
-    ax.axhline(1, color="black", linewidth=0.8, linestyle="-", marker="")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("distance of the mean from zero (standard deviations)")
-    ax.set_ylabel("relative error of the variance")
-    if lost is not None:
-        ax.set_title(f"{lost[0].capitalize()}: no digit is right from an offset of {lost[1]:,.0f} on")
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 
@@ -505,54 +402,6 @@ def figure_layer_curves(
     ax.set_ylabel(ylabel)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
-    return ax
-
-
-def figure_kind_distances(distances: np.ndarray, kinds: Mapping[str, Sequence[str]], ax: Axes | None = None) -> Axes:
-    """Distances between kinds of image and kinds of text as a table of shades, with the two modalities ruled off.
-
-    Args:
-        distances: (n, n) distances, the vision kinds first.
-        kinds: ``{"vision": [...], "text": [...]}``, n names together.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax, figsize=(5.6, 4.6))
-    distances = np.asarray(distances)
-    names, border = [*kinds["vision"], *kinds["text"]], len(kinds["vision"])
-    positive = distances[distances > 0]
-    norm = mpl.colors.LogNorm(positive.min() / 2, positive.max())  # half: the smallest distance is not white, 0 is
-    image = ax.imshow(np.where(distances > 0, distances, np.nan), cmap="Greys", norm=norm)
-    for row, column in np.ndindex(distances.shape):
-        value = distances[row, column]
-        dark = value > 0 and norm(value) > 0.55
-        said = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-        ax.text(column, row, said, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    for modality, span in (("vision", (0, border)), ("text", (border, len(names)))):
-        colour = {"vision": VISION, "text": TEXT}[modality]
-        corner, size = (span[0] - 0.5, span[0] - 0.5), span[1] - span[0]
-        ax.add_patch(
-            mpl.patches.Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=2.5, clip_on=False)
-        )
-    ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    ax.set_yticks(range(len(names)), names)
-    ax.grid(visible=False)
-    for label, modality in zip(
-        [*ax.get_xticklabels(), *ax.get_yticklabels()],
-        2 * (border * ["vision"] + (len(names) - border) * ["text"]),
-        strict=True,
-    ):
-        label.set_color({"vision": VISION, "text": TEXT}[modality])
-    bar = ax.figure.colorbar(image, ax=ax, label="Fréchet distance (squared mean text norms)")
-    bar.ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    across = distances[:border, border:]
-    within = np.concatenate(
-        [part[~np.eye(len(part), dtype=bool)] for part in (distances[:border, :border], distances[border:, border:])]
-    )
-    ax.set_title(f"Between modalities at least {across.min():.3g}, within one at most {within.max():.3g}")
     return ax
 
 

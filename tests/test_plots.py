@@ -38,32 +38,6 @@ def test_figure_clouds_draws_its_points_and_arrows():
     assert (quiver.U[0], quiver.V[0]) == (2.0, 5.0)
 
 
-def test_figure_sampling_bias_draws_the_mean_over_seeds_and_its_slope():
-    rows = np.array([10, 100, 1000])
-    values = np.array([[2.0, 0.2, 0.02], [4.0, 0.4, 0.04]])
-    ax = plots.figure_sampling_bias(rows, {8: values}, {8: values[0]})
-    np.testing.assert_allclose(lines(ax, "8 dimensions")[1], [3.0, 0.3, 0.03])
-    np.testing.assert_allclose(lines(ax, "first-order bias")[1], values[0])
-    assert "n to the −1.00" in ax.get_title()
-
-
-def test_figure_cancellation_names_the_first_offset_without_a_right_digit():
-    errors = {"subtracting": np.array([[1e-3, 2.0, 30.0]] * 3), "merging": np.array([[1e-7, 1e-7, 0.0]] * 3)}
-    storing = {"storing": np.array([[0.0, 1e-9, 1e-6], [0.0, 3e-9, 2e-6], [0.0, 2e-9, 3e-6]])}
-    ax = plots.figure_cancellation(np.array([1.0, 1000.0, 1e6]), errors, storing=storing)
-    np.testing.assert_allclose(lines(ax, "storing")[1][1:], [2e-9, 2e-6])
-    np.testing.assert_allclose(lines(ax, "subtracting")[1], [1e-3, 2.0, 30.0])
-    assert (lines(ax, "merging")[1] > 0).all(), "an error of 0 stays on a logarithmic axis"
-    assert ax.get_title().startswith("Subtracting: no digit is right from an offset of 1,000 ")
-
-
-def test_figure_norms_counts_from_the_embeddings_if_asked():
-    norms = {"vision": [np.full(5, 4.0), np.arange(5.0)], "text": [np.ones(5), np.ones(5)]}
-    ax = plots.figure_norms(norms, first_layer=0)
-    np.testing.assert_array_equal(lines(ax, "vision tokens"), [[0, 1], [4.0, 2.0]])
-    assert "enters layer 1" in ax.get_xlabel()
-
-
 def test_figure_lvlm_says_how_large_each_part_is():
     counts = {"vision encoder": 40, "projector": 10, "language model": 50}
     ax = plots.figure_lvlm({"layers": 7, "vision_tokens": 36, "encoder_dim": 8, "dim": 16, "parameters": counts})
@@ -97,13 +71,6 @@ def test_figure_layer_curves_draws_means_and_the_whole_range():
     np.testing.assert_array_equal(lines(ax, "gap"), [[0, 1], [2.0, 4.0]])
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (1.0, 6.0)
-
-
-def test_figure_kind_distances_compares_the_blocks():
-    distances = np.array([[0.0, 2.0, 7.0], [2.0, 0.0, 9.0], [7.0, 9.0, 0.0]])
-    ax = plots.figure_kind_distances(distances, {"vision": ["photo", "scan"], "text": ["news"]})
-    assert ax.get_title() == "Between modalities at least 7, within one at most 2"
-    assert [text.get_text() for text in ax.texts[:3]] == ["0", "2", "7"]
 
 
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
