@@ -1,5 +1,6 @@
 """What moves the MIR of one model: pictures, texts, template, relevance, number of samples (Fig. 3, 8; Table 6)?"""
 
+import numpy as np
 import pandas as pd
 
 from mirlab.claims import Within
@@ -21,7 +22,7 @@ RANGES = {
 def _ranges(table: pd.DataFrame) -> pd.DataFrame:
     """Highest minus lowest MIR of a model over each thing that is varied, every value the mean of three draws."""
     means = {
-        name: table.filter(like=f"mir_{name}_").map(lambda values: sum(values) / len(values))
+        name: table.filter(like=f"mir_{name}_").map(np.mean, na_action="ignore")
         for name in ("kinds", "template", "relevance", "seen")
     }
     kinds = means["kinds"].rename(columns=lambda name: tuple(name.split("_")[2:]))
@@ -30,7 +31,7 @@ def _ranges(table: pd.DataFrame) -> pd.DataFrame:
     for level, name in ((0, "pictures"), (1, "texts")):
         averaged = kinds.T.groupby(level=level).mean().T
         spans[f"range_{name}"] = averaged.max(axis=1) - averaged.min(axis=1)
-    return table.assign(**spans)
+    return pd.concat([table, pd.DataFrame(spans)], axis=1)
 
 
 EXPERIMENT = Experiment(

@@ -225,28 +225,6 @@ def loss_before(curve: np.ndarray, step: int) -> float:
     return float(losses[max(0, np.searchsorted(ends, step, side="right") - 1)])
 
 
-def drop_at(curve: np.ndarray, boundary: int, width: int = 32) -> tuple[float, float]:
-    """Change of the loss across a step, and what it was doing just before: a falling curve drops at any step.
-
-    Args:
-        curve: (n, 2) steps and losses, see `loss_curve`; it has points in all three windows.
-        boundary: The step.
-        width: Steps of a window; there is one after the boundary, and there are two before it.
-
-    Returns:
-        Mean of the window after the boundary minus that of the last one before it; and that minus the one before.
-
-    Example:
-        >>> falling = np.array([[step, 1.0 - step / 100 - 0.5 * (step > 64)] for step in range(1, 97)])
-        >>> [round(change, 2) for change in drop_at(falling, 64)]
-        [-0.82, -0.32]
-    """
-    ends, losses = curve.T
-    starts = (boundary - 2 * width, boundary - width, boundary)
-    earlier, before, after = (losses[(ends > start) & (ends <= start + width)].mean() for start in starts)
-    return float(after - before), float(before - earlier)
-
-
 def loss_curve(row: Row) -> np.ndarray:
     """(n, 2) steps and losses."""
     return np.array(row["metrics"]["stage_one"]["curve"], dtype=float).reshape(-1, 2)

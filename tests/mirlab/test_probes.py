@@ -55,12 +55,3 @@ def test_a_probe_before_the_first_point_takes_the_point_that_holds_its_step():
 def test_no_loss_of_the_ledger_is_missing(name):
     table = tables.probes(tables.load_runs(name, RESULTS))
     assert len(table) and table.notna().all(axis=None)
-
-
-def test_a_drop_at_a_step_is_told_from_a_curve_that_falls_anyway():
-    trend = np.array([[step, 2.0 - step / 256] for step in range(5, 513, 5)])
-    across, before = tables.drop_at(trend, 256)
-    assert across == pytest.approx(before, abs=0.02) and across < -0.1, "nothing happens at the boundary"
-    sharp = trend - np.array([0, 0.4]) * (trend[:, :1] > 256)
-    across, before = tables.drop_at(sharp, 256)
-    assert across - before == pytest.approx(-0.4, abs=0.02)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mirlab import experiments, results
@@ -217,3 +219,23 @@ def test_every_declared_experiment_is_called_as_its_file():
     assert isinstance(EXPERIMENTS, Registry)
     for name in experiments.EXPERIMENTS:
         assert EXPERIMENTS[name].name == name
+
+
+def test_ranges_of_kinds_are_those_of_the_runs_that_have_them_and_not_of_their_probes():
+    run = {
+        "mir_kinds_scenes_news": [1.0, 1.2, 1.1],
+        "mir_kinds_scenes_code": [1.4, 1.6, 1.5],
+        "mir_kinds_scans_news": [2.0, 2.2, 2.1],
+        "mir_kinds_scans_code": [2.4, 2.6, 2.5],
+        "mir_template_chat": [1.0, 1.0, 1.0],
+        "mir_template_plain": [0.9, 0.9, 0.9],
+        "mir_relevance_own": [1.0],
+        "mir_relevance_other": [1.02],
+        "mir_seen_seen": [1.0],
+        "mir_seen_unseen": [1.0],
+    }
+    found = EXPERIMENTS["robustness"].derive(pd.DataFrame([run, {"mir": 1.0}]))
+    wanted = {"pictures": 1.0, "texts": 0.4, "template": 0.1, "relevance": 0.02, "seen": 0.0}
+    for name, value in wanted.items():
+        assert found[f"range_{name}"].iloc[0] == pytest.approx(value)
+        assert np.isnan(found[f"range_{name}"].iloc[1])
