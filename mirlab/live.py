@@ -189,26 +189,6 @@ def ask_pictures(
     return _ask(partial(sequence.read, model), model, tokenizer, sequence.image(image), questions)
 
 
-@torch.no_grad()
-def ask_words(
-    llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str, questions: Sequence[world.Question]
-) -> list[Reply]:
-    """Ask a language model questions about a scene in words.
-
-    Args:
-        llm: The language model alone.
-        tokenizer: Its tokenizer.
-        text: The scene in words, such as a full caption.
-        questions: What to ask.
-    """
-    scene = llm.get_input_embeddings()(torch.tensor(language.segment_encoder(tokenizer)(f" {text}")))
-
-    def read(*pieces: sequence.Embedded) -> torch.Tensor:
-        return llm.model(inputs_embeds=sequence.join(*pieces).embeddings, use_cache=False).last_hidden_state
-
-    return _ask(read, llm, tokenizer, sequence.words(scene), questions)
-
-
 def _ask(
     read: Callable[..., torch.Tensor],
     model: LlavaForConditionalGeneration | LlamaForCausalLM,

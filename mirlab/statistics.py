@@ -301,40 +301,6 @@ def simulated(pilot: Spread, *, seeds: int = 6, draws: int = 4000, seed: int = 0
     return pilot.means + shared + pilot.noise * draw((draws, seeds, len(pilot.means)))
 
 
-def oracle_rate(
-    p_of: Callable[[np.ndarray], np.ndarray],
-    pilot: Spread,
-    *,
-    seeds: int = 6,
-    draws: int = 4000,
-    level: float = LEVEL / 2,
-    seed: int = 0,
-) -> float:
-    """How often an ideal subject would pass a test: the ceiling of a claim. Below .8 the test is not worth its runs.
-
-    Experiments are drawn again and again from the pilot's means and spreads. For a difference of arms the ideal
-    subject is an effect that is really there. For a rank correlation it is a metric that *is* the true arm mean, so
-    that only the noise of the other side stands between it and ±1.
-
-    Args:
-        p_of: p of experiments, from their (draws, seeds, arms) values to (draws,).
-        pilot: Means and spreads.
-        seeds: Of each experiment.
-        draws: How many experiments; the rate's standard error is at most half of one over their root.
-        level: Of the test; as preset, that of one end of a 95 % interval.
-        seed: Of the draws.
-
-    Examples:
-        >>> pilot = Spread(means=np.array([0.0, 0.1, 0.2, 0.3]), noise=0.03, offset=0.1)
-        >>> oracle_rate(lambda y: p_value(y[..., 3] - y[..., 0], side=ABOVE), pilot)
-        1.0
-        >>> follows = lambda y: p_value(spearman_within(-pilot.means, y), -0.8, BELOW, step=rank_step(4))
-        >>> 0.8 < oracle_rate(follows, pilot) < 1
-        True
-    """
-    return float(np.mean(p_of(simulated(pilot, seeds=seeds, draws=draws, seed=seed)) <= level))
-
-
 def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of a table of runs as seeds × arms, the arms in the table's order; NaN where a run is missing.
 

@@ -296,11 +296,6 @@ def _energy_of_rows(rows: Tensor) -> float:
     return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
 
 
-def _equalised(vision: Tensor, text: Tensor, norm: float) -> float:
-    """The distance if every vision row had the mean text norm."""
-    return distance_of_rows(with_norm(vision, norm), text)[0].total
-
-
 def with_norm(rows: Tensor, norm: float) -> Tensor:
     """(n, d) float64 rows rescaled to a norm; those of zero stay zero."""
     norms = row_norms(rows)

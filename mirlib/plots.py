@@ -371,44 +371,6 @@ def figure_token_map(
     return ax
 
 
-def figure_layer_curves(
-    curves: Mapping[str, np.ndarray], ylabel: str, ax: Axes | None = None, *, first_layer: int = 1
-) -> Axes:
-    """One quantity of every layer, for several series; the band reaches from the lowest to the highest repetition.
-
-    Args:
-        curves: (layers,) values, or (repetitions, layers), of which the mean is drawn, by name.
-        ylabel: What is drawn, with its unit.
-        ax: Where to draw; a new figure if left out.
-        first_layer: Number of the first layer; 0 stands for the embeddings that enter layer 1.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    for number, (name, values) in enumerate(curves.items()):
-        values = np.atleast_2d(values)
-        layers = np.arange(first_layer, first_layer + values.shape[1])
-        colour = COLOURS[number % len(COLOURS)]
-        ax.fill_between(layers, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-        ax.plot(
-            layers,
-            values.mean(axis=0),
-            color=colour,
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=LINES[number % len(LINES)],
-            label=name,
-        )
-    ax.set_xlabel("layer (0: what enters layer 1)" if first_layer == 0 else "layer")
-    ax.set_ylabel(ylabel)
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend()
-    return ax
-
-
-LINEAR = 0.1  # relative distance from a fixed point up to which a linear theory is compared with it
-
-
 def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """The loss of a training by step, and MIR where it was measured, on an axis of its own.
 
@@ -447,45 +409,6 @@ def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def figure_accuracy_by_kind(
-    data: Mapping[str, Mapping[str, tuple[float, int]]], ax: Axes | None = None, *, blind: str = "blind"
-) -> Axes:
-    """Share of right answers by kind of question, several series, each with its 95 % Wilson interval.
-
-    Args:
-        data: By series, then by kind of question: share of right answers, and the number of questions.
-        ax: Where to draw; a new figure if left out.
-        blind: Series whose names begin so are drawn hollow and grey.
-
-    Returns:
-        The axes. The title says in how many kinds the first series is above the first blind one, intervals apart.
-    """
-    ax = new_axes(ax, figsize=(7.2, 3.8))
-    kinds = list(next(iter(data.values())))
-    spread = 0.16 * (len(data) - 1)
-    bounds = {}
-    for number, (name, found) in enumerate(data.items()):
-        share, count = (np.array([found[kind][i] for kind in kinds], dtype=float) for i in (0, 1))
-        low, high = bounds[name] = wilson_interval(share, count)
-        x = np.arange(len(kinds)) + np.linspace(-spread / 2, spread / 2, len(data))[number]
-        hollow = name.startswith(blind)
-        colour = NEUTRAL if hollow else COLOURS[number % 5]
-        ax.errorbar(
-            x, share, yerr=(np.maximum(share - low, 0), np.maximum(high - share, 0)), label=name, color=colour,
-            marker=MARKERS[number % len(MARKERS)], linestyle="none", markerfacecolor="white" if hollow else colour,
-            elinewidth=1.2,
-        )  # fmt: skip
-    names = list(data)
-    blinds = [name for name in names if name.startswith(blind)]
-    if blinds:
-        apart = int((bounds[names[0]][0] > bounds[blinds[0]][1]).sum())
-        ax.set_title(f"“{names[0]}” is above “{blinds[0]}” in {apart} of {len(kinds)} kinds, intervals apart")
-    ax.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds])
-    ax.set(xlabel="kind of question", ylabel="share answered rightly", ylim=(-0.03, 1.03))
-    ax.legend(loc="upper center", ncols=min(3, len(data)), bbox_to_anchor=(0.5, -0.24))
-    return ax
-
-
 def wilson_interval(share: np.ndarray, count: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval of a share: it stays within 0 and 1 and has a width also where the share is 0 or 1.
 
@@ -502,56 +425,6 @@ def wilson_interval(share: np.ndarray, count: np.ndarray, confidence: float = 0.
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = np.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
     return middle - half, middle + half
-
-
-def figure_documents(positions: np.ndarray, ax: Axes | None = None) -> Axes:
-    """Which token of a packed row may read which: lower triangles, one a document.
-
-    Args:
-        positions: (length,) position of each token in its document; where it is 0 a document begins.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax, figsize=(4.6, 4.2))
-    positions = np.asarray(positions)
-    document = np.cumsum(positions == 0)
-    allowed = (document[:, None] == document[None, :]) & np.tri(len(positions), dtype=bool)
-    ax.imshow(allowed, cmap=mpl.colors.ListedColormap(["white", TEXT]), vmin=0, vmax=1, interpolation="nearest")
-    begins = np.flatnonzero(positions == 0)
-    ax.set_title(f"{len(begins)} documents in one row: {allowed.mean():.0%} of the pairs may meet")
-    ax.set(xlabel="token that is read", ylabel="token that reads")
-    ax.grid(visible=False)
-    return ax
-
-
-def figure_copying(losses: np.ndarray, ax: Axes | None = None, *, guess: float | None = None) -> Axes:
-    """Loss of each token of strings that stand twice: the first time it cannot be known, the second time it can.
-
-    Args:
-        losses: (strings, 2 × length) loss of each token, in nats.
-        ax: Where to draw; a new figure if left out.
-        guess: Loss of a uniform guess over the vocabulary, its logarithm; drawn as a line.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    losses = np.asarray(losses, dtype=float)
-    half = losses.shape[1] // 2
-    place = np.arange(1, losses.shape[1] + 1)
-    mean = losses.mean(axis=0)
-    low, high = np.quantile(losses, [0.1, 0.9], axis=0)
-    ax.fill_between(place, low, high, color=TEXT, alpha=0.2, linewidth=0, label="10th to 90th percentile")
-    ax.plot(place, mean, color=TEXT, marker="o", markersize=3.5, linestyle="-", label=f"mean of {len(losses)} strings")
-    ax.axvline(half + 0.5, color=NEUTRAL, linestyle="--", linewidth=1.2, label="the string begins again")
-    if guess is not None:
-        ax.axhline(guess, color="black", linestyle=":", linewidth=1.2, label="a blind guess")
-    ax.set_title(f"A random string, {mean[:half].mean():.1f} nats a token; the same again, {mean[half:].mean():.2f}")
-    ax.set(xlabel="token of the string", ylabel="loss (nats)", ylim=(-0.3, None))
-    ax.legend()
-    return ax
 
 
 def figure_word_weights(words: Sequence[str], weights: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:

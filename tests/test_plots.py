@@ -83,13 +83,6 @@ def test_figure_token_map_draws_every_token_in_a_shade_of_its_modality():
     assert red > blue and colours["c"][2] > colours["c"][0], "vision is warm, text is cool"
 
 
-def test_figure_layer_curves_draws_means_and_the_whole_range():
-    ax = plots.figure_layer_curves({"gap": np.array([[1.0, 2.0], [3.0, 6.0]])}, "gap (units)", first_layer=0)
-    np.testing.assert_array_equal(lines(ax, "gap"), [[0, 1], [2.0, 4.0]])
-    band = ax.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (1.0, 6.0)
-
-
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
     ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "zeroed_rows": 0.9})
     np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])
@@ -101,35 +94,10 @@ def test_figure_training_draws_loss_and_mir_on_their_own_axes():
     assert alone.figure.axes == [alone]
 
 
-def test_figure_accuracy_by_kind_counts_the_kinds_whose_intervals_are_apart():
-    seen = {"exist": (0.9, 100), "shape_at": (0.3, 100)}
-    ax = plots.figure_accuracy_by_kind({"own picture": seen, "blind": {"exist": (0.5, 100), "shape_at": (0.25, 100)}})
-    drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in ax.containers}
-    assert drawn == {"own picture": [0.9, 0.3], "blind": [0.5, 0.25]}
-    assert "in 1 of 2 kinds" in ax.get_title()
-
-
 def test_wilson_interval_is_that_of_the_books():
     low, high = plots.wilson_interval(np.array([0.5, 0.0]), np.array([100, 10]))
     np.testing.assert_allclose(low, [0.4038, 0.0], atol=1e-4)
     np.testing.assert_allclose(high, [0.5962, 0.2775], atol=1e-4)
-
-
-def test_figure_documents_keeps_documents_apart():
-    ax = plots.figure_documents(np.array([0, 1, 2, 0, 1]))
-    (image,) = ax.get_images()
-    want = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
-    np.testing.assert_array_equal(image.get_array().astype(int), want)
-    assert ax.get_title().startswith("2 documents in one row: 36%")
-
-
-def test_figure_copying_draws_the_mean_loss_and_states_both_halves():
-    ax = plots.figure_copying(np.array([[6.0, 8.0, 1.0, 0.0], [8.0, 6.0, 0.0, 1.0]]))
-    np.testing.assert_array_equal(lines(ax, "mean of 2 strings")[1], [7.0, 7.0, 0.5, 0.5])
-    assert "7.0 nats a token; the same again, 0.50" in ax.get_title()
-    guessed = plots.figure_copying(np.ones((2, 4)), guess=1.5)
-    assert list(lines(guessed, "a blind guess")[1]) == [1.5, 1.5]
-    assert not [line for line in ax.get_lines() if line.get_label() == "a blind guess"]
 
 
 def test_word_weights_are_the_bars():

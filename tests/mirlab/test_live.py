@@ -13,7 +13,6 @@ from PIL import Image
 
 from mirlab import live, world
 from mirlab.model import evaluation
-from mirlab.model.miniature import language_model_of
 from mirlib.loading import load_miniature
 
 RED_SQUARE = {"shape": "square", "colour": "red", "size": "large", "cell": "bottomleft", "right": 1, "down": -1}
@@ -163,16 +162,6 @@ def test_another_picture_changes_the_answer_but_not_the_question(miniature):
     (blind,) = live.ask_pictures(model, processor.tokenizer, scene, [question], picture_of=other)
     (its_own,) = live.ask_pictures(model, processor.tokenizer, other, [question])
     assert blind.probabilities == its_own.probabilities != own.probabilities
-
-
-def test_words_are_read_by_the_language_model_alone(miniature):
-    model, processor = miniature
-    llm = language_model_of(model)
-    scene = live.scene_of([RED_SQUARE])
-    questions = [q for q in live.questions_of(scene) if q.kind in ("shape_at", "colour_at")]
-    replies = live.ask_words(llm, processor.tokenizer, world.caption(scene), questions)
-    assert [reply.said for reply in replies] == ["square", "red"]
-    assert all(0.9 < sum(reply.probabilities) <= 1 + 1e-5 for reply in replies)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from mirlab.statistics import (
     holm_factors,
     jackknife,
     mean_interval,
-    oracle_rate,
     p_value,
     paired,
     rank_step,
@@ -184,34 +183,6 @@ def test_a_pilots_spread_is_unbiased():
     assert spread([[1.0], [2.0], [4.0]]).noise == pytest.approx(np.std([1, 2, 4], ddof=1))
     with pytest.raises(MirlibError, match="two seeds"):
         spread(np.ones((1, 3)))
-
-
-@pytest.mark.parametrize("effect", [0.0, 0.2, 0.5])
-def test_the_oracles_rate_of_a_difference_is_that_of_the_non_central_t(effect):
-    pilot = Spread(np.array([0.0, effect]), noise=0.2, offset=5.0)  # the offset falls out within a seed
-    rate = oracle_rate(lambda y: p_value(y[..., 1] - y[..., 0], side=ABOVE), pilot, draws=DRAWS)
-    expected = stats.nct.sf(stats.t.ppf(0.975, 5), 5, effect / (0.2 * np.sqrt(2)) * np.sqrt(6))
-    assert within(rate, expected)
-
-
-def test_noise_may_differ_by_arm():
-    pilot = Spread(np.array([0.0, 0.3]), noise=np.array([0.1, 0.4]))
-    rate = oracle_rate(lambda y: p_value(y[..., 1] - y[..., 0], side=ABOVE), pilot, draws=DRAWS)
-    expected = stats.nct.sf(stats.t.ppf(0.975, 5), 5, 0.3 / np.hypot(0.1, 0.4) * np.sqrt(6))
-    assert within(rate, expected)
-
-
-def test_the_oracles_rate_of_a_correlation_is_that_of_plain_loops():
-    means, noise = np.array([0.45, 0.5, 0.55, 0.6]), 0.035
-    pilot = Spread(means, noise, offset=0.1)
-    rate = oracle_rate(lambda y: p_value(spearman_within(-means, y), -0.7, BELOW, step=rank_step(4)), pilot)
-    rng, met = np.random.default_rng(13), 0
-    for _ in range(500):
-        rhos = [stats.spearmanr(-means, means + rng.normal(0, noise, 4)).statistic for _ in range(6)]
-        sd = max(np.std(rhos, ddof=1), 0.2 / np.sqrt(6))
-        met += np.mean(rhos) + stats.t.ppf(0.975, 5) * sd / np.sqrt(6) <= -0.7
-    assert 0.3 < rate < 0.9
-    assert abs(rate - met / 500) < 0.09
 
 
 def test_a_table_becomes_seeds_by_arms_and_differences():
