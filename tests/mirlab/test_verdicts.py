@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -732,11 +731,3 @@ def test_the_count_adds_up(claims):
     lines = re.search(r"Line by line .*?: (.*)\.", counted).group(1)
     assert sum(map(int, re.findall(r"\d+", lines))) == len(claims)
     assert verdicts.in_short([]) == "No claim was judged."
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_page_shows_the_experiments_that_have_been_run_and_no_others(name):
-    root = Path(__file__).resolve().parents[2]
-    found = tables.counted(name, root / "results" / "0.1")
-    page = (root / "book" / "verdicts.md").read_text(encoding="utf-8")
-    assert (f'shown("{name}")' in page) == (found.runs_found == found.runs_wanted)
