@@ -15,7 +15,7 @@ FOLLOWERS = {
     "gap_ima": ("The cosine of the mean tokens", 0.5),
     "gap_rmg": ("The relative modality gap of pairs", -0.5),
     "gap_mutual_knn_calibrated": ("Mutual neighbours of pairs, above random pairs", 0.5),
-    "gap_soft_discrimination": ("Soft discrimination", 0.5),
+    "discrimination": ("Soft discrimination", 0.5),
 }
 
 _ARMS = DATA_SCALE.arms | RECIPES.arms
