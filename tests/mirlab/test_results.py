@@ -244,5 +244,5 @@ def test_ranges_of_kinds_are_those_of_the_runs_that_have_them_and_not_of_their_p
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_ledger_as_it_is_can_be_judged(name):
     """Half of the runs may be there: each claim has a word, and no column is asked for that runs do not have."""
-    found = results.outcomes(name, Path(__file__).parents[2] / "results")
+    found = results.outcomes(name, FIRST_EDITION.parent)
     assert [finding.claim for finding in found] == list(EXPERIMENTS[name].claims)

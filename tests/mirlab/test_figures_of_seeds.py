@@ -1,4 +1,4 @@
-"""Figures of what runs measured on their way, and of what should not move MIR, draw the numbers that they are given."""
+"""The figure of seeds draws every seed that it is given, and intervals as the verdicts of the first edition have them."""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
