@@ -1,4 +1,4 @@
-"""The figure of seeds draws every seed that it is given, and intervals as the verdicts of the first edition have them."""
+"""The figure of seeds draws every seed that it is given; intervals are those of the first edition's verdicts."""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
