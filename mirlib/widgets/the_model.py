@@ -1,0 +1,101 @@
+"""The model in the page: two clouds of tokens, layer by layer, while the reader changes what goes in."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import traitlets
+from PIL import Image
+
+from mirlib.loading import load_miniature
+from mirlib.rows import TokenRows, collect_rows
+from mirlib.widgets import engine
+from mirlib.widgets.base import StaticWidget, _literal, _read
+
+
+class EngineWidget(StaticWidget):
+    """A widget that runs the miniature in the page: `engine.js`, in a worker.
+
+    Attributes:
+        pieces: How many scripts carry the weights, see `mirlib.widgets.engine`.
+    """
+
+    pieces = traitlets.Int().tag(sync=True)
+    _packet = traitlets.Bytes().tag(sync=True)  # for a page with a kernel; it is no part of a built page
+
+    def __init__(self, **traits: Any) -> None:
+        data = engine.packet()
+        super().__init__(pieces=len(engine.scripts()), _packet=data, **traits)
+
+    @property
+    def _esm(self) -> str:
+        source = _read("engine.js").replace("\nexport ", "\n") + _read("engine_worker.js")
+        shared = _read("controls.js") + _read("engine_page.js")
+        return f"const WORKER = {_literal(source)};\n{shared}{_read(f'{self.asset}.js')}"
+
+
+class TheModel(EngineWidget):
+    """The miniature at work: what goes in, who turns it into tokens, and how far these are from words.
+
+    Args:
+        pictures: By the name of an input, as many pictures of 48 x 48 pixels as there are texts.
+        texts: A text under each picture.
+        **traits: The attributes below.
+
+    Attributes:
+        inputs: By name, the pictures' addresses. The page adds ``black``, ``noise`` and ``random``, tokens of random
+            directions and the lengths of those that they replace.
+        texts: The texts.
+        planes: K + 1 pairs of directions, the plane in which layer k is shown, layer 0 being what enters the first:
+            the direction in which the means of the untouched model lie apart, and the one of widest spread beside it.
+        input: Name of an input.
+        projector: ``trained`` or ``fresh``.
+        gain: Factor on the projector's tokens, 0 to 4.
+        layer: Which layer is shown, 0 to K.
+    """
+
+    asset = "the_model"
+
+    inputs = traitlets.Dict().tag(sync=True)
+    texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    planes = traitlets.List().tag(sync=True)
+    input = traitlets.Unicode("scenes").tag(sync=True)
+    projector = traitlets.Enum(["trained", "fresh"], "trained").tag(sync=True)
+    gain = traitlets.Float(1.0, min=0, max=4).tag(sync=True)
+    layer = traitlets.Int(1, min=0).tag(sync=True)
+
+    def __init__(
+        self, pictures: Mapping[str, Sequence[Image.Image]], texts: Sequence[str], **traits: Any
+    ) -> None:
+        model, processor = load_miniature()
+        first = next(iter(pictures.values()))
+        rows = collect_rows(model, processor, list(first), list(texts), progress=False)
+        addresses = {name: [address_of(image) for image in images] for name, images in pictures.items()}
+        super().__init__(inputs=addresses, texts=list(texts), planes=planes_of(rows), **traits)
+
+
+def address_of(image: Image.Image) -> str:
+    """A picture, bit by bit, as an address that an image element takes."""
+    written = io.BytesIO()
+    image.convert("RGB").save(written, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+def planes_of(rows: TokenRows) -> list[list[list[float]]]:
+    """The plane of each layer, (K + 1, 2, d), orthonormal, to five digits; layer 0 is what enters the first."""
+    vision = [rows.vision_embeddings, *rows.vision]
+    text = [rows.text_embeddings, *rows.text]
+    planes = []
+    for v, t in zip(vision, text, strict=True):
+        v, t = v.double(), t.double()
+        apart = v.mean(dim=0) - t.mean(dim=0)
+        apart /= apart.norm()
+        around = torch.cat([v - v.mean(dim=0), t - t.mean(dim=0)])
+        around -= (around @ apart)[:, None] * apart
+        beside = torch.linalg.eigh(around.T @ around).eigenvectors[:, -1]
+        planes.append([[round(float(x), 5) for x in axis] for axis in (apart, beside)])
+    return planes
