@@ -31,8 +31,8 @@ _UNUSED = ("vision_tower.encoder.layers.3.", "vision_tower.post_layernorm.")  # 
 def packet() -> bytes:
     """The packet, compressed: a line of JSON, then the high bytes of all weights, then their low bytes.
 
-    The line holds ``weights``, a list of names and numbers of values, ``words``, the tokens by id, and ``merges``, those
-    of the byte-pair encoding, best first. High bytes are much alike and compress; low ones do not.
+    The line holds ``weights``, a list of names and numbers of values, ``words``, the tokens by id, and ``merges``,
+    those of the byte-pair encoding, best first. High bytes are much alike and compress; low ones do not.
     """
     weights = {
         name: values
@@ -59,6 +59,11 @@ def as_text(data: bytes) -> str:
     numbers = bits @ (1 << np.arange(12, -1, -1))
     letters = np.frombuffer(ALPHABET.encode(), np.uint8)
     return np.stack([letters[numbers // 91], letters[numbers % 91]], axis=1).tobytes().decode()
+
+
+def count_scripts() -> int:
+    """How many scripts carry the packet."""
+    return -(-len(packet()) // _PIECE)
 
 
 def scripts() -> list[str]:

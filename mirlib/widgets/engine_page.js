@@ -25,13 +25,18 @@ function startEngine(model) {
   return self.mirlibEngine;
 }
 
-// The packet of weights: from the kernel where there is one, else from the book's scripts, one after the other.
+// The packet of weights: from the book's scripts, one after the other, or in a notebook from the kernel.
 async function packetPieces(model, progress) {
-  const packet = model.get("_packet");
-  if (packet?.byteLength) return [packet];
   const near = document.querySelector('link[href*="_static/"], script[src*="_static/"]');
-  const address = near && (near.getAttribute("href") ?? near.getAttribute("src"));
-  const folder = `${address ? address.slice(0, address.indexOf("_static/")) : ""}_static/miniature`;
+  if (!near) {
+    return new Promise((resolve) => {
+      model.on("change:_packet", () => resolve([model.get("_packet")]));
+      model.set("_wanted", true);
+      model.save_changes();
+    });
+  }
+  const address = near.getAttribute("href") ?? near.getAttribute("src");
+  const folder = `${address.slice(0, address.indexOf("_static/"))}_static/miniature`;
   const pieces = model.get("pieces");
   for (let i = 0; i < pieces; i += 1) {
     await new Promise((resolve, reject) => {

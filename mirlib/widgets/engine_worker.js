@@ -147,17 +147,25 @@ const TASKS = {
     return { value, layers, points, lengths };
   },
 
-  // What the model says of a picture, and the likeliest answers to a question.
+  // What the model says of a picture.
+  async describe({ pixels, settings }) {
+    return model.say(tokensOf(pixels, 0, settings));
+  },
+
+  // The answer to a question about a picture: the likeliest words of all, and the probability of some.
   async answer({ pixels, question, settings, words }) {
-    const tokens = tokensOf(pixels, 0, settings);
-    const shares = question ? model.ask(question, model.look(tokens).memory) : null;
-    const first = (word) => model.tokenize(` ${word}`)[0];
-    const likeliest = shares && [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
+    const { memory } = model.look(tokensOf(pixels, 0, settings));
+    const shares = model.ask(question, memory);
+    const likeliest = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
     return {
-      caption: model.say(tokens),
-      said: likeliest && likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
-      probabilities: words?.map((word) => shares[first(word)]),
+      likeliest: likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
+      probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
     };
+  },
+
+  // How texts fall into tokens.
+  async tokenize({ texts }) {
+    return texts.map((text) => model.tokenize(text));
   },
 };
 

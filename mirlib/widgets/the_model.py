@@ -25,11 +25,15 @@ class EngineWidget(StaticWidget):
     """
 
     pieces = traitlets.Int().tag(sync=True)
-    _packet = traitlets.Bytes().tag(sync=True)  # for a page with a kernel; it is no part of a built page
+    _wanted = traitlets.Bool(False).tag(sync=True)  # by a page that has no scripts: a notebook
+    _packet = traitlets.Bytes().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
-        data = engine.packet()
-        super().__init__(pieces=len(engine.scripts()), _packet=data, **traits)
+        super().__init__(pieces=engine.count_scripts(), **traits)
+
+    @traitlets.observe("_wanted")
+    def _hand_over(self, change: traitlets.Bunch) -> None:
+        self._packet = engine.packet()
 
     @property
     def _esm(self) -> str:
@@ -68,9 +72,7 @@ class TheModel(EngineWidget):
     gain = traitlets.Float(1.0, min=0, max=4).tag(sync=True)
     layer = traitlets.Int(1, min=0).tag(sync=True)
 
-    def __init__(
-        self, pictures: Mapping[str, Sequence[Image.Image]], texts: Sequence[str], **traits: Any
-    ) -> None:
+    def __init__(self, pictures: Mapping[str, Sequence[Image.Image]], texts: Sequence[str], **traits: Any) -> None:
         model, processor = load_miniature()
         first = next(iter(pictures.values()))
         rows = collect_rows(model, processor, list(first), list(texts), progress=False)
