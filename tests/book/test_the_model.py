@@ -21,13 +21,25 @@ def miniature():
     return load_miniature()
 
 
+def visited(visit, at):
+    seen = visit(at)
+    seen.page.set_default_timeout(240_000)
+    settled(seen.page)  # the widget measures as soon as the page is open; a test that came before would be dropped
+    return seen
+
+
 @pytest.fixture
 def opened(site, address, visit):
-    seen = visit(address(site.with_widget("the_model")))
-    seen.page.set_default_timeout(240_000)
-    seen.page.wait_for_function("() => self.mirlibEngine")
+    """The page with the widget, over http and from disk."""
+    seen = visited(visit, address(site.with_widget("the_model")))
     yield seen
     assert not seen.foreign and not seen.errors
+
+
+@pytest.fixture
+def asked(site, visit):
+    """The same, from disk, for questions to the engine."""
+    return visited(visit, site.with_widget("the_model").as_uri())
 
 
 def ask(seen, task, **given):
@@ -66,20 +78,20 @@ def test_the_scripts_are_text_of_at_most_five_megabytes(tmp_path):
 # --- the same as in Python ---
 
 
-def test_mir_is_that_of_the_library(opened, miniature):
+def test_mir_is_that_of_the_library(asked, miniature):
     for kind, count in (("scenes", 4), ("photographs", 1)):  # the second has fewer rows than dimensions
         images, texts = list(pictures_of(kind, count, seed=4)), texts_of("news", count, seed=4)
         images = [image.resize((48, 48)) for image in images]
         rows = collect_rows(*miniature, images, texts)
         want = modality_integration_rate(rows.vision, rows.text)
-        got = ask(opened, "measure", pictures=list(map(pixels, images)), texts=texts, settings=SETTINGS)
+        got = ask(asked, "measure", pictures=list(map(pixels, images)), texts=texts, settings=SETTINGS)
         assert got["value"] == pytest.approx(want.value, abs=1e-5)
         for layer, total, mean in zip(got["layers"], want.per_layer, want.mean_term, strict=True):
             assert layer["total"] == pytest.approx(total, rel=1e-4)
             assert layer["mean"] == pytest.approx(mean, rel=1e-4)
 
 
-def test_gain_scales_what_the_projector_makes(opened, miniature):
+def test_gain_scales_what_the_projector_makes(asked, miniature):
     """The library's distance of the same vectors, with the projector's output layer scaled by hand."""
     model, processor = miniature
     images, texts = list(pictures_of("scenes", 3, seed=5)), texts_of("scenes", 3, seed=5)
@@ -91,15 +103,15 @@ def test_gain_scales_what_the_projector_makes(opened, miniature):
         handle.remove()
     want = modality_integration_rate(rows.vision, rows.text).value
     given = {"pictures": list(map(pixels, images)), "texts": texts, "settings": {**SETTINGS, "gain": 2.5}}
-    assert ask(opened, "measure", **given)["value"] == pytest.approx(want, abs=1e-5)
+    assert ask(asked, "measure", **given)["value"] == pytest.approx(want, abs=1e-5)
 
 
-def test_points_are_the_rows_seen_along_the_plane(opened, miniature):
+def test_points_are_the_rows_seen_along_the_plane(asked, miniature):
     images, texts = list(pictures_of("scenes", 2, seed=6)), texts_of("news", 2, seed=6)
     rows = collect_rows(*miniature, images, texts)
     planes = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 128, 2)))[0].transpose(0, 2, 1)
     given = {"pictures": list(map(pixels, images)), "texts": texts, "settings": SETTINGS}
-    got = ask(opened, "measure", **given, planes=planes.tolist())["points"]
+    got = ask(asked, "measure", **given, planes=planes.tolist())["points"]
     for k, (vision, text) in enumerate(
         zip([rows.vision_embeddings, *rows.vision], [rows.text_embeddings, *rows.text], strict=True)
     ):
@@ -109,7 +121,7 @@ def test_points_are_the_rows_seen_along_the_plane(opened, miniature):
             assert np.allclose(got[k][name], want, atol=2e-4 * max(1, float(want.abs().max()))), (k, name)
 
 
-def test_text_falls_into_the_same_tokens(opened, miniature):
+def test_text_falls_into_the_same_tokens(asked, miniature):
     tokenizer = miniature[1].tokenizer
     texts = [
         *texts_of("code", 10),
@@ -119,10 +131,10 @@ def test_text_falls_into_the_same_tokens(opened, miniature):
         "",
     ]
     want = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    assert ask(opened, "tokenize", texts=texts) == want
+    assert ask(asked, "tokenize", texts=texts) == want
 
 
-def test_two_hundred_scenes_have_the_same_answers(opened, miniature):
+def test_two_hundred_scenes_have_the_same_answers(asked, miniature):
     model, processor = miniature
     scenes = evaluation.held_out_scenes(200, seed=11)
     for number, scene in enumerate(scenes):
@@ -131,17 +143,17 @@ def test_two_hundred_scenes_have_the_same_answers(opened, miniature):
         question = questions[number % len(questions)]
         (reply,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
         given = {"pixels": pixels(world.to_image(scene)), "question": question.text, "words": list(reply.words)}
-        got = ask(opened, "answer", **given, settings=SETTINGS)
+        got = ask(asked, "answer", **given, settings=SETTINGS)
         assert got["likeliest"][0][0] == reply.said, question
         assert got["probabilities"] == pytest.approx(reply.probabilities, abs=2e-3), question
 
 
-def test_captions_are_those_that_python_writes(opened, miniature):
+def test_captions_are_those_that_python_writes(asked, miniature):
     model, processor = miniature
     scenes = evaluation.held_out_scenes(6, seed=12)
     features = evaluation.train.vision_features(model, scenes)
     want = evaluation.write_captions(model, processor.tokenizer, features)
-    got = [ask(opened, "describe", pixels=pixels(world.to_image(scene)), settings=SETTINGS) for scene in scenes]
+    got = [ask(asked, "describe", pixels=pixels(world.to_image(scene)), settings=SETTINGS) for scene in scenes]
     assert got == want
 
 
@@ -187,26 +199,22 @@ def test_a_keyboard_moves_the_layers_and_the_input(opened):
     assert shown(page, "distance") != before
     mir = shown(page, "mir")
     page.locator("select[name=input]").first.select_option("black")
-    page.wait_for_function(
-        f"() => Number(document.querySelector('td[data-name=mir]').dataset.value) !== {json.dumps(mir)}"
-    )
+    page.wait_for_function(f"() => {MIR} !== {mir}")
     assert shown(page, "mir") < mir
     page.get_by_role("button", name="Reset").first.click()
-    page.wait_for_function(
-        f"() => Number(document.querySelector('td[data-name=mir]').dataset.value) === {json.dumps(mir)}"
-    )
+    page.wait_for_function(f"() => {MIR} === {mir}")
 
 
-def test_the_clouds_of_the_engine_are_measured_exactly(opened):
+def test_the_clouds_of_the_engine_are_measured_exactly(asked):
     """Against the library on made-up rows, singular ones too, by the page's own function."""
     source = (engine.MINIATURE.parent / "widgets" / "engine.js").read_text(encoding="utf-8")
     take = "source => import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'})))"
-    opened.page.evaluate(f"source => ({take})(source).then(module => {{ self.engineModule = module }})", source)
+    asked.page.evaluate(f"source => ({take})(source).then(module => {{ self.engineModule = module }})", source)
     rng = np.random.default_rng(1)
     for n, m, d in ((50, 60, 8), (5, 40, 12), (3, 4, 16)):
         x, y = rng.normal(size=(n, d)).astype(np.float32), (2 * rng.normal(size=(m, d)) + 1).astype(np.float32)
         want = frechet_distance(torch.from_numpy(x), torch.from_numpy(y))
-        got = opened.page.evaluate(
+        got = asked.page.evaluate(
             "([x, y, d]) => self.engineModule.frechet(Float32Array.from(x), Float32Array.from(y), d)",
             [x.ravel().tolist(), y.ravel().tolist(), d],
         )
