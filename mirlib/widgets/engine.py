@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from mirlib.loading import MINIATURE
+MINIATURE = Path(__file__).resolve().parents[1] / "miniature"
 
 FOLDER = "miniature"
 """In a book's folder of static files."""

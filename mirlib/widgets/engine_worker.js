@@ -95,6 +95,31 @@ function tokensOf(pixels, number, { input, projector, gain }) {
   return tokens.map((value) => value * gain);
 }
 
+// The plane in which a layer is shown: the direction in which the means lie apart, and the one of widest spread beside it
+// (by power iteration on the covariance within both clouds). Orthonormal.
+function planeOf(vision, text, d) {
+  const of = [vision, text].map((rows) => moments(rows, d, 1));
+  const unit = (x) => {
+    const length = Math.hypot(...x);
+    return x.map((value) => value / length);
+  };
+  const apart = unit(of[0].mu.map((value, i) => value - of[1].mu[i]));
+  let beside = Float64Array.from({ length: d }, (_, i) => (i % 3) - 1);
+  for (let step = 0; step < 100; step += 1) {
+    const along = beside.reduce((sum, value, i) => sum + value * apart[i], 0);
+    beside = beside.map((value, i) => value - along * apart[i]);
+    const next = new Float64Array(d);
+    for (const { sigma } of of) {
+      for (let i = 0; i < d; i += 1) for (let j = 0; j < d; j += 1) next[i] += sigma[i * d + j] * beside[j];
+    }
+    beside = unit(next);
+  }
+  const along = beside.reduce((sum, value, i) => sum + value * apart[i], 0);
+  return [apart, unit(beside.map((value, i) => value - along * apart[i]))];
+}
+
+let fixed = null; // the planes of the first clouds that were shown; all later ones are shown in them
+
 const pause = () => new Promise((resolve) => setTimeout(resolve)); // lets messages in
 const TASKS = {
   async load({ pieces }) {
@@ -126,6 +151,7 @@ const TASKS = {
     }
     const { value, layers } = modalityIntegrationRate(joined.vision.slice(1), joined.text.slice(1), model.d);
     await pause();
+    if (planes === "fixed") planes = fixed ??= joined.vision.map((all, k) => planeOf(all, joined.text[k], model.d));
     const points = planes?.map(([x, y], k) =>
       Object.fromEntries(
         Object.entries(joined).map(([name, all]) => {

@@ -1,6 +1,7 @@
 // Two clouds of tokens of a model that runs in the page.
 const [WIDTH, HEIGHT] = [480, 340];
 const CURVE = { width: 480, height: 190, left: 44, right: 12, top: 26, bottom: 34 };
+const LAYERS = 8;
 const SETTINGS = ["input", "projector", "gain"];
 const INPUT_NAMES = {
   scenes: "scenes, as in training",
@@ -119,19 +120,20 @@ function render({ model, el }) {
   });
   const spoken = announcer();
   const pictures = element("div", { class: "mirlib-strip" });
-  const layers = model.get("planes").length - 1;
+  const made = ["black", "noise", "random"]; // by the worker; all else has pictures
+  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || made.includes(name));
   const controls = element(
     "div",
     {},
-    traitChoice(model, "input", "What goes in", [["", Object.entries(INPUT_NAMES)]]),
+    traitChoice(model, "input", "What goes in", [["", offered]]),
     traitChoice(model, "projector", "Projector", [["", Object.entries(PROJECTOR_NAMES)]]),
     slider(model, "gain", { label: "Gain of the projector", min: 0, max: 4, step: 0.05 }),
     slider(model, "layer", {
       label: "Layer",
       min: 0,
-      max: layers,
+      max: LAYERS,
       step: 1,
-      show: (k) => (k === 0 ? "what enters layer 1" : k === layers ? `${k}, the last` : String(k)),
+      show: (k) => (k === 0 ? "what enters layer 1" : k === LAYERS ? `${k}, the last` : String(k)),
     }),
     element("div", { class: "mirlib-buttons" }, setter(model, "Reset", { ...untouched, layer: model.get("layer") })),
   );
@@ -146,7 +148,7 @@ function render({ model, el }) {
     });
     const named = settings.input in model.get("inputs") ? settings.input : untouched.input;
     pixels[named] ??= await Promise.all(model.get("inputs")[named].map(pixelsOf));
-    const given = { pictures: pixels[named], texts: model.get("texts"), settings, planes: model.get("planes") };
+    const given = { pictures: pixels[named], texts: model.get("texts"), settings, planes: "fixed" };
     const found = await engine.ask("measure", given, progress);
     if (found) known.set(key(settings), found);
     return found;

@@ -7,12 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import traitlets
 from PIL import Image
 
-from mirlib.loading import load_miniature
-from mirlib.rows import TokenRows, collect_rows
 from mirlib.widgets import engine
 from mirlib.widgets.base import StaticWidget, _literal, _read
 
@@ -54,30 +51,24 @@ class TheModel(EngineWidget):
         inputs: By name, the pictures' addresses. The page adds ``black``, ``noise`` and ``random``, tokens of random
             directions and the lengths of those that they replace.
         texts: The texts.
-        planes: K + 1 pairs of directions, the plane in which layer k is shown, layer 0 being what enters the first:
-            the direction in which the means of the untouched model lie apart, and the one of widest spread beside it.
         input: Name of an input.
         projector: ``trained`` or ``fresh``.
         gain: Factor on the projector's tokens, 0 to 4.
-        layer: Which layer is shown, 0 to K.
+        layer: Which layer is shown, 1 to 8; 0 is what enters the first.
     """
 
     asset = "the_model"
 
     inputs = traitlets.Dict().tag(sync=True)
     texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    planes = traitlets.List().tag(sync=True)
     input = traitlets.Unicode("scenes").tag(sync=True)
     projector = traitlets.Enum(["trained", "fresh"], "trained").tag(sync=True)
     gain = traitlets.Float(1.0, min=0, max=4).tag(sync=True)
-    layer = traitlets.Int(1, min=0).tag(sync=True)
+    layer = traitlets.Int(1, min=0, max=8).tag(sync=True)
 
     def __init__(self, pictures: Mapping[str, Sequence[Image.Image]], texts: Sequence[str], **traits: Any) -> None:
-        model, processor = load_miniature()
-        first = next(iter(pictures.values()))
-        rows = collect_rows(model, processor, list(first), list(texts), progress=False)
         addresses = {name: [address_of(image) for image in images] for name, images in pictures.items()}
-        super().__init__(inputs=addresses, texts=list(texts), planes=planes_of(rows), **traits)
+        super().__init__(inputs=addresses, texts=list(texts), **traits)
 
 
 def address_of(image: Image.Image) -> str:
@@ -85,19 +76,3 @@ def address_of(image: Image.Image) -> str:
     written = io.BytesIO()
     image.convert("RGB").save(written, "WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def planes_of(rows: TokenRows) -> list[list[list[float]]]:
-    """The plane of each layer, (K + 1, 2, d), orthonormal, to five digits; layer 0 is what enters the first."""
-    vision = [rows.vision_embeddings, *rows.vision]
-    text = [rows.text_embeddings, *rows.text]
-    planes = []
-    for v, t in zip(vision, text, strict=True):
-        v, t = v.double(), t.double()
-        apart = v.mean(dim=0) - t.mean(dim=0)
-        apart /= apart.norm()
-        around = torch.cat([v - v.mean(dim=0), t - t.mean(dim=0)])
-        around -= (around @ apart)[:, None] * apart
-        beside = torch.linalg.eigh(around.T @ around).eigenvectors[:, -1]
-        planes.append([[round(float(x), 5) for x in axis] for axis in (apart, beside)])
-    return planes
