@@ -120,8 +120,8 @@ def run_all_cells(page, address):
 
 def answer(page, question, name="shipped"):
     """Choose a question and read what a model says to it, once it has seen the last picture."""
-    page.wait_for_function("!document.querySelector('.mirlib-ask').hasAttribute('aria-busy')", timeout=PATIENCE)
     page.locator('.mirlib-ask select[name="question"]').select_option(label=question)
+    page.wait_for_function("!document.querySelector('.mirlib-ask').hasAttribute('aria-busy')", timeout=PATIENCE)
     return page.locator(f'.mirlib-ask [data-said="{name}"]').inner_text()
 
 
