@@ -201,7 +201,7 @@ def test_a_keyboard_moves_the_layers_and_the_input(opened):
     page.locator("select[name=input]").first.select_option("black")
     page.wait_for_function(f"() => {MIR} !== {mir}")
     assert shown(page, "mir") < mir
-    page.get_by_role("button", name="Reset").first.click()
+    page.get_by_label("The model in the page").first.get_by_role("button", name="Reset").click()
     page.wait_for_function(f"() => {MIR} === {mir}")
 
 
