@@ -34,8 +34,8 @@ CEILINGS = "ceilings.json"
 def shipped() -> Path:
     """The folder of the ledger that comes with mirlab, wherever the process runs.
 
-    It is ``results`` of the repository where mirlab runs from a copy of that, as after ``pip install -e .``. Otherwise it
-    is what was installed along with the package.
+    It is ``results`` of the repository where mirlab runs from a copy of that, as after ``pip install -e .``; otherwise
+    what was installed along with the package.
 
     Raises:
         MirlibError: The package was installed without its ledger.
