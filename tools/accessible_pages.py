@@ -10,7 +10,8 @@ ROLES = (' role="list" class="citation-list"', ' class="citation-list"'), (' rol
 
 def _mend(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     for wrong, right in ROLES:
-        context["body"] = context.get("body", "").replace(wrong, right)
+        if "body" in context:
+            context["body"] = context["body"].replace(wrong, right)
 
 
 def setup(app: Any) -> dict[str, bool]:
