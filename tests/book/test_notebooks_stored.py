@@ -9,6 +9,7 @@ import nbclient
 import nbformat
 import pytest
 import yaml
+from test_visible_analysis import OLD
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -49,8 +50,6 @@ def test_a_notebook_starts_with_its_only_title(path):
     assert len(re.findall(r"^# ", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), flags=re.M)) == 1
 
 
-FIRST_EDITION = {"10_recipes_and_designs", "12_eim", "13_masks_and_stages", "14_weighting_tokens", "15_metric_zoo"}
-"""Chapters that still read the first ledger from the folder beside theirs."""
 ELSEWHERE = re.compile(r"""["'](?:\.\./|(?:\./)?(?:results|tests|notebooks|book|mirlib|mirlab)(?:/|["']))""")
 """A string that names a place of the repository."""
 READS_LEDGER = re.compile(r"\bshipped\(\)|\bresults\.(load|probes)\(")
@@ -59,7 +58,7 @@ READS_LEDGER = re.compile(r"\bshipped\(\)|\bresults\.(load|probes)\(")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_reads_nothing_beside_it(path, request):
     """Who downloads it has this one file, and the installed packages."""
-    if path.stem in FIRST_EDITION:
+    if path.stem in OLD:
         request.applymarker(pytest.mark.xfail(reason="reads the ledger of the first edition beside it"))
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
