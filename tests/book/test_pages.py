@@ -87,7 +87,7 @@ FAULTY = """<article>
 <div style="overflow-x: auto"><table><tr><td style="min-width: 1500px">wide table</td></tr></table></div>
 <div style="overflow-x: hidden"><table><tr><td style="min-width: 1600px">cut table</td></tr></table></div>
 <div class="math" style="overflow-x: auto"><p style="width: 1700px">wide equation</p></div>
-<details><summary>more</summary><pre style="width: 20em; overflow-x: hidden">{long}, folded away</pre></details>
+<details><summary>more</summary><pre style="width: 20em; overflow-x: hidden">folded away {long}</pre></details>
 <img src="data:," alt=""><img src="data:," alt="picture.png">
 <p>&lt;IPython.core.display.Markdown object&gt; and 60.09201993299985, but 3.14159 may stand</p>
 </article>"""
