@@ -48,7 +48,7 @@ def test_axe_finds_nothing_serious_on_any_page(site, served, visit, axe):
     for path in site.pages:
         seen.go(f"{served}/{path.relative_to(site.folder).as_posix()}")
         problems += [f"{path.stem}, {fault}" for fault in faults(seen, axe, runs)]
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 def test_axe_sees_a_button_without_a_name_and_pale_words(visit, axe):

@@ -41,7 +41,7 @@ def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
             seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
         problems += [f"{path.stem}: asks {url}" for url in seen.foreign]
         problems += [f"{path.stem}: {error}" for error in seen.errors]
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 def misfits(seen, wide):
@@ -69,7 +69,7 @@ def test_everything_fits_on_every_page(site, served, visit):
             found.append(f"the page is {width} px wide on a phone of 360")
         if path.stem not in OLD:
             problems += [f"{path.stem}, {fault}" for fault in found]
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 def test_no_page_is_heavy(site):
