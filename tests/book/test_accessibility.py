@@ -36,7 +36,7 @@ def faults(seen, axe, runs):
     for width, theme, rules in runs:
         seen.page.set_viewport_size({"width": width, "height": 900})
         seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        seen.page.wait_for_timeout(300)  # colours fade from one theme to the other
+        seen.page.wait_for_timeout(700)  # colours fade, and the theme looks after a while which boxes scroll now
         for fault in seen.page.evaluate(RUN, [CONTEXT, rules]):
             yield f"{width} px, {theme}: {fault}"
 
