@@ -2,12 +2,12 @@
 
 One call for each kind of source::
 
-    open_images(["photos/"])                     a folder, or image files
-    open_images(["shards/{000..009}.tar"])       WebDataset shards
-    open_images(["hf:lmms-lab/textvqa"])         a Hugging Face dataset, here TextVQA
-    open_texts("hf:abisee/cnn_dailymail")        CNN/DailyMail
-    open_texts("texts.txt")                      one text a line, or a folder with one a file
-    open_pairs("pairs.jsonl")                    a JSON object a line, with an image path and its text
+    open_images(["photos/"])                a folder, or image files
+    open_images(["shards/{000..009}.tar"])  WebDataset shards
+    open_images(["hf:lmms-lab/textvqa"])    a Hugging Face dataset: TextVQA
+    open_texts("hf:abisee/cnn_dailymail")   CNN/DailyMail
+    open_texts("texts.txt")                 a text a line, or a folder of files
+    open_pairs("pairs.jsonl")               objects with an image and its text
 
 Each returns sequences that `mirlib.score` takes. The order of the items is fixed by the source, so that a seed draws
 the same ones every time; what cannot be read is an error that names the file, the line, the key or the row.

@@ -105,8 +105,9 @@ function render({ model, el }) {
   const untouched = { input: Object.keys(model.get("inputs"))[0], projector: "trained", gain: 1 };
   const read = () => Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)]));
   const known = new Map(); // what was measured, by settings
-  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, shape("title"));
-  const curve = shape("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img" }, shape("title"));
+  const waits = () => shape("title", {}, "Drawn as soon as the model has run.");
+  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, waits());
+  const curve = shape("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img" }, waits());
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const status = element("p", { class: "mirlib-note", role: "status" }, "The model comes with the page: 5 MB.");
   const cells = {};
@@ -180,8 +181,8 @@ function render({ model, el }) {
     const settings = read();
     const named = settings.input in model.get("inputs") ? settings.input : "";
     pictures.replaceChildren(
-      ...(named ? model.get("inputs")[named] : []).map((src) =>
-        element("img", { src, alt: "", width: 48, height: 48, class: "dark-light" }),
+      ...(named ? model.get("inputs")[named] : []).map((src, i) =>
+        element("img", { src, alt: `${INPUT_NAMES[named] ?? named}: ${i + 1}`, width: 48, height: 48, class: "dark-light" }),
       ),
     );
     root.setAttribute("aria-busy", "true");

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ CHAPTER = "06_mini_llava.ipynb"
 
 # The cells that the story needs, by a part of each. The build of the book runs the whole chapter.
 STORY = (
-    "from pathlib import Path",
+    "from mirlab import ledger",
     "def count(module)",
     "student, _ = load_miniature()",
     "with live.LiveCurve(",
@@ -48,11 +47,9 @@ def story() -> dict:
 
 @pytest.fixture
 def server(tmp_path):
-    """A fresh JupyterLab over the chapter and its ledger; its address."""
+    """A fresh JupyterLab over the chapter, alone in its folder; its address."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / CHAPTER).write_text(json.dumps(story()), encoding="utf-8")
-    (tmp_path / "results" / "0.1").mkdir(parents=True)
-    shutil.copy(ROOT / "results" / "0.1" / "base.jsonl", tmp_path / "results" / "0.1")
     settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     # A cell that is scrolled out of sight would be taken off the page, and the test could not read it.
