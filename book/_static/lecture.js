@@ -1,35 +1,30 @@
-// Add ?lecture to the address of a chapter, and it is shown to a class: what comes after a prediction, and what a
-// chapter has found in the end, stays folded away until you ask for it. Any other address shows the page as it is.
-function fold(nodes, label) {
+// Add ?lecture to the address of a chapter, and it is shown to a class: each result, with the text that speaks of it, and
+// what the chapter says in the end stay folded away until you ask. Any other address shows the page as it is.
+const STAYS = "section, .cell, .admonition, h1, h2, h3"; // where the text that speaks of a result ends
+
+function fold(nodes) {
   const finding = document.createElement("details");
   const summary = document.createElement("summary");
-  summary.textContent = label;
+  summary.textContent = "What happens?";
   finding.className = "finding";
   finding.append(summary);
   nodes[0].before(finding);
   finding.append(...nodes);
 }
 
-// The siblings from a node on, up to the next one that must stay in sight.
-function following(node) {
+function following(node, stays) {
   const found = [];
-  const stays = "section, .admonition, h1, h2, h3, .exercise";
   for (let next = node.nextElementSibling; next && !next.matches(stays); next = next.nextElementSibling) found.push(next);
   return found;
-}
-
-function titled(selector, words) {
-  return [...document.querySelectorAll(`.bd-article ${selector}`)].filter((node) => words.test(node.textContent.trim()));
 }
 
 document.addEventListener("DOMContentLoaded", () => {
   if (!new URLSearchParams(location.search).has("lecture")) return;
   document.documentElement.classList.add("lecture");
-  const heads = [...titled(".admonition-title", /^Predict/).map((title) => title.parentElement), ...titled("h2", /^(What we know now|The paper says)/)];
-  for (const head of heads) {
-    const nodes = following(head);
-    if (nodes.length) fold(nodes, "What happens?");
+  for (const cell of document.querySelectorAll(".bd-article .cell:not(.solution *)")) {
+    if (cell.querySelector(".cell_output :is(img, table, pre)")) fold([cell, ...following(cell, STAYS)]);
   }
-  // A figure or a number that no prediction stands before.
-  for (const output of document.querySelectorAll(".bd-article .cell_output:not(.finding *)")) fold([output], "Show it");
+  for (const head of document.querySelectorAll(".bd-article h2")) {
+    if (/^(What we know now|The paper says)/.test(head.textContent)) fold(following(head, "section"));
+  }
 });
