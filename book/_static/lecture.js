@@ -3,9 +3,10 @@
 const STAYS = "section, .cell, .admonition, h1, h2, h3"; // where the text that speaks of a result ends
 
 function fold(nodes) {
+  const figure = nodes[0].querySelector(".caption-number")?.textContent.trim();
   const finding = document.createElement("details");
   const summary = document.createElement("summary");
-  summary.textContent = "What happens?";
+  summary.textContent = figure ? `What happens? (${figure})` : "What happens?";
   finding.className = "finding";
   finding.append(summary);
   nodes[0].before(finding);
