@@ -4,7 +4,7 @@ from mirlib.widgets.ask_the_model import AskTheModel
 from mirlib.widgets.base import StaticWidget
 from mirlib.widgets.layers import LayerExplorer
 from mirlib.widgets.patch_costs import PatchCosts
-from mirlib.widgets.quiz import quiz
+from mirlib.widgets.questions import quiz
 from mirlib.widgets.robustness import RobustnessPicker
 from mirlib.widgets.two_clouds import TwoClouds
 

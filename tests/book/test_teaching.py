@@ -12,7 +12,7 @@ import pytest
 from mirlib import frechet_distance
 from mirlib.errors import MirlibError
 from mirlib.widgets import quiz
-from mirlib.widgets.quiz import questions
+from mirlib.widgets.questions import questions
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIZZES = sorted(path.stem for path in (ROOT / "mirlib" / "widgets" / "quizzes").glob("*.toml"))
@@ -45,7 +45,7 @@ def test_every_quiz_stands_on_the_page_of_quizzes():
 
 
 def test_an_unknown_quiz_is_refused_with_those_there_are():
-    with pytest.raises(MirlibError, match="no quiz 'none'; take one of frechet_distance, mir"):
+    with pytest.raises(MirlibError, match="no quiz 'none'; take one of frechet_distance, measuring"):
         quiz("none")
 
 
@@ -62,6 +62,12 @@ def test_the_distances_that_a_quiz_asks_for_are_those_of_sand(name, mean, deviat
     assert sorted_grains(mean, deviation) == pytest.approx(float(right), rel=0.01)
     at_random = mean**2 + 1 + deviation**2
     assert any(option["say"] == str(at_random) and "random" in option["why"] for option in question["options"])
+
+
+def test_the_depths_that_a_quiz_compares_differ_by_what_it_says():
+    question = next(each for each in questions("measuring") if "40 layers" in each["ask"])
+    right = next(option["say"] for option in question["options"] if option.get("right"))
+    assert float(right.split()[-1].rstrip(".")) == pytest.approx(math.log10(40 / 32), abs=0.005)
 
 
 @pytest.mark.browser
