@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def test_a_quiz_says_all_of_it_without_a_script(name):
 def test_every_quiz_stands_on_the_page_of_quizzes():
     page = (ROOT / "book" / "quizzes.md").read_text(encoding="utf-8")
     assert [name for name in QUIZZES if f'quiz("{name}")' not in page] == []
+
+
+def test_the_kit_is_in_the_book_and_the_teacher_finds_it():
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    for name in ("quizzes", "misconceptions", "../notebooks/homework", "cheat_sheet"):
+        assert f"{{doc}}`{name}`" in page and f"/{name.split('/')[-1]}\n" in toc, name
+    links = re.findall(r'href="([^"?#]+)\.html', page)
+    assert len(links) == 4
+    for link in links:
+        place = ROOT / "book" / link
+        assert place.with_suffix(".ipynb").exists() or place.with_suffix(".md").exists(), link
+    assert "{doc}`teaching`" in (ROOT / "book" / "how_to_use.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_quiz_is_refused_with_those_there_are():
