@@ -23,7 +23,8 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!new URLSearchParams(location.search).has("lecture")) return;
   document.documentElement.classList.add("lecture");
   for (const cell of document.querySelectorAll(".bd-article .cell:not(.solution *)")) {
-    if (cell.querySelector(".cell_output :is(img, table, pre)")) fold([cell, ...following(cell, STAYS)]);
+    const result = ".cell_output :is(img, table, pre):not(.mirlib-mount *)"; // a widget stays in sight
+    if (cell.querySelector(result)) fold([cell, ...following(cell, STAYS)]);
   }
   for (const head of document.querySelectorAll(".bd-article h2")) {
     if (/^(What we know now|The paper says)/.test(head.textContent)) fold(following(head, "section"));

@@ -101,6 +101,7 @@ def test_a_keyboard_opens_one_option_at_a_time(visit, tmp_path):
 CHAPTER = """<div class="bd-article"><section><h2>Unit 1</h2><p>a question</p>
 <div class="cell"><pre>code alone</pre></div>
 <div class="cell"><div class="cell_output"><pre>1.23</pre></div></div><p>the finding</p><p>more of it</p>
+<div class="cell"><div class="cell_output"><div class="mirlib-mount"><pre>a widget</pre></div></div></div>
 <div class="admonition">the next prediction</div><p>not a finding</p>
 <div class="solution"><div class="cell"><div class="cell_output"><pre>4</pre></div></div></div></section>
 <section><h2>What we know now</h2><p>the end</p></section></div>"""
@@ -115,7 +116,15 @@ def test_the_lecture_view_folds_findings_away_until_asked(visit, tmp_path, asked
     page = visit(path.as_uri() + asked).page
     for words in ("1.23", "the finding", "more of it", "the end"):
         assert page.get_by_text(words, exact=True).is_hidden() is hidden, words
-    for words in ("a question", "code alone", "the next prediction", "not a finding", "Unit 1", "What we know now"):
+    for words in (
+        "a question",
+        "code alone",
+        "a widget",
+        "the next prediction",
+        "not a finding",
+        "Unit 1",
+        "What we know now",
+    ):
         assert page.get_by_text(words, exact=True).is_visible(), words
     if hidden:
         page.get_by_text("What happens?").first.click()
