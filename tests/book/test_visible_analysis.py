@@ -30,7 +30,7 @@ def page_cells(path: Path) -> list[str]:
     if path.suffix == ".ipynb":
         return [source for source, _ in notebook_cells(path)]
     found = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-    return [re.sub(r"^:[^\n]*\n", "", source, flags=re.M) for source in found]
+    return [re.sub(r"\A---\n.*?^---\n|^:[^\n]*\n", "", source, flags=re.M | re.S) for source in found]
 
 
 PAGES = [p for p in [*CHAPTERS, *sorted((ROOT / "book").glob("*.md"))] if page_cells(p) and p.stem not in OLD]
