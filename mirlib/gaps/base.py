@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from mirlib.errors import MirlibError
@@ -160,16 +163,34 @@ class Measure:
 MEASURES: dict[str, Measure] = {}
 
 
-def register(
-    name: str, *, title: str, asks: str, source: str, needs: str, direction: str, cost: str
-) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
-    """Decorator: make a measure known by its name."""
+def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
+    """Decorator: make a measure known by its name; ``entry`` are the other texts of `Measure`."""
 
     def keep(function: Callable[..., GapResult]) -> Callable[..., GapResult]:
-        MEASURES[name] = Measure(name, title, function, asks, source, needs, direction, cost)
+        MEASURES[name] = Measure(name=name, function=function, **entry)
         return function
 
     return keep
+
+
+def public(
+    function: Callable[..., Any], measure: Callable[..., GapResult], taken: str, refused: str
+) -> Callable[..., GapResult]:
+    """The measure of all layers, with the name, the options and the words of the ``function`` of one of them.
+
+    Args:
+        function: Takes what it needs of a layer, and options by name. Its docstring calls the former "Its rows.".
+        measure: Takes the rows of all layers, options that all such measures have, and ``**options`` of the function.
+        taken: What the docstring says of the first two.
+        refused: What it says of errors.
+    """
+    common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
+    functools.update_wrapper(measure, function)
+    measure.__signature__ = inspect.Signature([*common[:-1], *own[1:]], return_annotation="GapResult")
+    head, args, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
+    arguments = f"\n\nArgs:\n{taken}" if not args else f"{args[:7]}{taken}"
+    measure.__doc__ = f"{head}{arguments}{options}\n{refused}"
+    return measure
 
 
 def result(
@@ -250,17 +271,69 @@ def standard_error(influence: np.ndarray) -> float:
 
 
 def left_out(values: Any) -> np.ndarray:
-    """Influences from the values without each sample, or each group of samples: the delete-one jackknife.
-
-    Args:
-        values: (..., N) values of all other samples.
-
-    Returns:
-        (..., N) ``(N − 1) / N (their mean − value)``, which is ``(x_i − mean) / N`` for a mean of N numbers.
-    """
+    """Influences by the delete-one jackknife: ``(N − 1) / N (mean − value)`` of (..., N) values without each sample."""
     values = np.asarray(values, dtype=float)
     count = values.shape[-1]
     return (count - 1) / count * (values.mean(-1, keepdims=True) - values)
+
+
+def mean_interval(values: Any) -> Interval:
+    """Student's t interval for the mean of two or more independent samples, at `CONFIDENCE`.
+
+    Examples:
+        >>> round(mean_interval([1.0, 2.0, 3.0, 4.0]).low, 4)
+        0.4457
+    """
+    values = np.asarray(values, dtype=float)
+    return t_interval(float(values.mean()), float(stats.sem(values)), CONFIDENCE, "influence", len(values) - 1)
+
+
+def of_samples(
+    name: str,
+    values: Any,
+    rows: Mapping[str, int],
+    *,
+    layers: Any = None,
+    null: Any = None,
+    samples: Sequence[Sample] = (),
+    **settings: Any,
+) -> GapResult:
+    """The result of a measure that is a mean over samples.
+
+    Args:
+        name: Of a registered measure.
+        values: (N,) what each sample gives; the value is their mean, its interval Student's t.
+        rows: See `GapResult`.
+        layers: (K, N) the same by layer; left out, the measure has no layers.
+        null: (N,) what each sample gives where there is nothing to find, or one number for all.
+        samples: The N samples.
+        settings: What else the value depends on, or stands beside it.
+
+    Returns:
+        `GapResult`. Its ``settings`` hold, by layer, ``standard_error``; and with a null its mean, ``null``, and
+        ``above_null`` and ``above_null_interval``, of the difference sample by sample.
+
+    Raises:
+        MirlibError: For fewer than 2 samples, or a value that is not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        raise MirlibError(f"{name}: an interval over samples takes at least 2 of them, got {len(values)}")
+    by_layer = np.empty((0, len(values))) if layers is None else np.asarray(layers, dtype=float)
+    broken = ~np.isfinite(np.vstack([values[None], by_layer])).all(0)
+    if broken.any():
+        raise MirlibError(f"{name}: sample {int(broken.argmax())} gives a number that is not finite")
+    beside: dict[str, Any] = {}
+    if layers is not None:
+        beside["standard_error"] = stats.sem(by_layer, axis=1).tolist()
+    if null is not None:
+        above = values - null
+        beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
+        beside["above_null_interval"] = list(mean_interval(above)[:2])
+    mean = values.mean()
+    influence = (values - mean) / len(values)
+    options = {"value": mean, "influence": influence, "confidence": CONFIDENCE, **beside, **settings}
+    return replace(result(name, by_layer.mean(1), rows, **options), samples=tuple(samples))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

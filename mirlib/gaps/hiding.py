@@ -24,11 +24,12 @@ from mirlib.align.weighting import vision_hidden
 from mirlib.batches import ModelInputs, PairBatches
 from mirlib.errors import MirlibError
 from mirlib.forward import evaluating, forward_advice
-from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, register, result
-from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, mean_interval, of_samples, register, result
+from mirlib.gaps.reading import in_order
 from mirlib.result import Interval, Sample
 
 UNCHANGED = 0.95
+"""Agreement, as a mean over samples, from which on nothing counts as changed."""
 
 
 def _with_next_pictures(batches: PairBatches) -> PairBatches:
@@ -113,7 +114,7 @@ def picture_gain(
         progress: Whether to show a bar on stderr.
 
     Returns:
-        `GapResult` without layers; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold ``log_probability``,
+        `GapResult` without layers; see `mirlib.gaps.base.of_samples`. ``settings`` also hold ``log_probability``,
         the means with the picture, with another and with it hidden.
 
     Raises:
@@ -205,12 +206,11 @@ def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
         rows.release(inner)
 
 
-def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, list[int]]:
-    """From which depth on the mean agreement stays at a share or above it.
+def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
+    """From which depth on the mean agreement stays at `UNCHANGED` or above it.
 
     Args:
         agreement: (K + 1, N), by depth from 0 and by sample; 1 at depth K.
-        unchanged: The share.
 
     Returns:
         The depth, and the depths at which that is true of the upper and of the lower end of Student's t interval.
@@ -221,7 +221,7 @@ def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, 
     """
     ends = [mean_interval(values) for values in agreement]
     curves = agreement.mean(1), [end.high for end in ends], [end.low for end in ends]
-    found = [max((k + 1 for k, share in enumerate(curve) if share < unchanged), default=0) for curve in curves]
+    found = [max((k + 1 for k, share in enumerate(curve) if share < UNCHANGED), default=0) for curve in curves]
     return found[0], found[1:]
 
 
@@ -243,7 +243,6 @@ def exit_depth(
     batch_size: int = 4,
     template: str = "chat",
     max_text_tokens: int | None = None,
-    unchanged: float = UNCHANGED,
     progress: bool = False,
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
@@ -263,21 +262,18 @@ def exit_depth(
         batch_size: Pairs a forward pass.
         template: As for `mirlib.score`.
         max_text_tokens: Read so many tokens of each text.
-        unchanged: Agreement, as a mean over samples, from which on nothing counts as changed.
         progress: Whether to show a bar on stderr.
 
     Returns:
         `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
         ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
         one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
-        lower end of the agreement's interval reach ``unchanged``.
+        lower end of the agreement's interval reach 95 %.
 
     Raises:
-        MirlibError: For fewer than 2 pairs, a share outside (0, 1], and as `mirlib.score`.
+        MirlibError: For fewer than 2 pairs, and as `mirlib.score`.
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
-    if not 0 < unchanged <= 1:
-        raise MirlibError(f"unchanged must lie in (0, 1], got {unchanged:g}")
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
@@ -290,14 +286,10 @@ def exit_depth(
             with vision_hidden_behind(model, depth):
                 by_depth.append(words.means(words.logits().argmax(-1) == said[-1]))
         agreements.append(np.stack(by_depth))
-    null = [
-        words.means(words.logits().argmax(-1) == before)
-        for words, before in zip(
-            _read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True
-        )
-    ]
+    others = zip(_read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True)
+    null = [words.means(words.logits().argmax(-1) == before) for words, before in others]
     agreement = np.concatenate([np.concatenate(agreements, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
-    depth, interval = depth_of(agreement, unchanged)
+    depth, interval = depth_of(agreement)
     found = result(
         "exit_depth",
         agreement[1:].mean(1),
@@ -306,7 +298,7 @@ def exit_depth(
         standard_error=stats.sem(agreement[1:], axis=1).tolist(),
         never_seen=float(agreement[0].mean()),
         null=float(np.concatenate(null).mean()),
-        unchanged=unchanged,
+        unchanged=UNCHANGED,
         **options,
     )
     return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

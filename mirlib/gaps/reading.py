@@ -8,7 +8,6 @@ Here the text is read without its picture, and the picture beside a text that is
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.adapters import unwrap
-from mirlib.batches import ANY_TEXT, ModelInputs
+from mirlib.batches import ANY_TEXT, ModelInputs, PairBatches, pair_batches
 from mirlib.data import load_image
 from mirlib.errors import MirlibError, boundary, said_by
 from mirlib.forward import evaluating, forward_advice, memory_advice
@@ -29,11 +28,19 @@ from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
 from mirlib.rows import means_of_samples
 
-__all__ = ["PairMeans", "PairReader", "random_twin"]
+__all__ = ["PairMeans", "PairReader", "in_order", "random_twin"]
 
 ALONE, AFTER = "alone", "after the picture"
 SEEN = 1e-3
 """Share of its length by which a vision row must move with the text to have seen it; rounding moves it by less."""
+
+
+def in_order(
+    model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any
+) -> PairBatches:
+    """The pairs ``(images[i], texts[i])`` in their order, checked as `mirlib.batches.pair_batches` does."""
+    drawn = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
+    return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
 
 
 class PairMeans(NamedTuple):
@@ -57,12 +64,13 @@ class PairReader:
         images: N paths, PIL images or arrays.
         texts: N non-empty strings.
         text: ``"alone"``, or ``"after the picture"`` to see what comes of that.
-        batch_size: Samples a forward pass.
-        template: As for `mirlib.score`; a text alone stands in the same prompt, with nothing in the picture's place.
-        text_rows: As for `mirlib.capture`; without a picture always those of the text.
-        last: As for `mirlib.capture`.
-        max_text_tokens: Cut each text after so many tokens.
-        progress: Whether to show bars on stderr.
+        batch_size: As for `mirlib.score`, like all that follow. A text alone stands in the same prompt, with nothing in
+            the picture's place, and its rows are always those of the text.
+        template: See there.
+        text_rows: See there.
+        last: See there.
+        max_text_tokens: See there.
+        progress: See there.
 
     Examples:
         >>> from mirlib import gaps
@@ -95,10 +103,6 @@ class PairReader:
 
     def read(self, model: nn.Module, *, name: str = "pairs") -> PairMeans:
         """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
-
-        Args:
-            model: As for `mirlib.score`.
-            name: What the bars say is read.
 
         Raises:
             MirlibError: If the model does not take a text without a picture, and all that `mirlib.capture` raises.
@@ -252,8 +256,4 @@ def _free_memory(device: torch.device) -> int | None:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        pass
-    try:  # half of all, where nothing tells what others use
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import HIGHER, MODEL, GapResult, register
-from mirlib.gaps.samples import in_order, of_samples
+from mirlib.gaps.base import HIGHER, MODEL, GapResult, of_samples, register
+from mirlib.gaps.reading import in_order
 
 SHARE = 0.1
 
@@ -105,7 +107,7 @@ def unit_overlap(
         options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
 
     Returns:
-        `GapResult` in [0, 1]; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold by layer ``two_texts`` and
+        `GapResult` in [0, 1]; see `mirlib.gaps.base.of_samples`. ``settings`` also hold by layer ``two_texts`` and
         ``two_pictures``, the same of vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
 
     Raises:
@@ -119,32 +121,27 @@ def unit_overlap(
     inner = unwrap(model)
     layers = list(decoder_parts(inner).layers)
     batches = in_order(model, processor, images, texts, batch_size=batch_size, **options)
-    power = [[torch.zeros(len(texts), 0) for _ in layers] for _ in range(2)]  # by modality and layer, (N, u)
+    power: list[list[Tensor]] = [[], []]  # by modality and layer, (N, u)
     squares: dict[int, Tensor] = {}
 
-    def keep(number: int) -> Any:
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            squares[number] = args[0].detach().float().square()
-
-        return before
+    def keep(number: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        squares[number] = args[0].detach().float().square()
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        flat = squares.pop(k - 1).flatten(0, -2)
+        flat = squares.pop(k).flatten(0, -2)
         for side, (modality, owners) in enumerate(zip(("vision", "text"), batch.samples, strict=True)):
-            if not power[side][k - 1].shape[1]:
-                power[side][k - 1] = torch.zeros(len(texts), flat.shape[1])
+            if len(power[side]) < k:
+                power[side].append(torch.zeros(len(texts), flat.shape[1]))
             rows = flat[batch.positions[modality].flatten().to(flat.device)].cpu()
             owners = owners.cpu()
             power[side][k - 1].index_add_(0, owners, rows / owners.bincount()[owners][:, None])
 
-    handles = [last_map(layer).register_forward_pre_hook(keep(k)) for k, layer in enumerate(layers)]
-    try:
-        with evaluating(model):
-            reader = Reader(model, batches)
-            reader.run(on_layer, "units", progress)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for k, layer in enumerate(layers, start=1):
+            stack.callback(last_map(layer).register_forward_pre_hook(partial(keep, k)).remove)
+        stack.enter_context(evaluating(model))
+        reader = Reader(model, batches)
+        reader.run(on_layer, "units", progress)
     vision, text = power
 
     def overlap(first: list[Tensor], second: list[Tensor]) -> np.ndarray:
