@@ -12,7 +12,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from mirlib.widgets.base import StaticWidget
+from mirlib.widgets.base import StaticWidget, rounded
 
 if TYPE_CHECKING:
     from mirlib.costs import TransportMap
@@ -37,9 +37,9 @@ class PatchReading(NamedTuple):
     by_layer: tuple[float | None, ...]
 
 
-def rounded(value: float) -> float | None:
+def _short(value: float) -> float | None:
     """Three significant digits are all that a page shows; JSON has no NaN."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return rounded(value, DIGITS) if math.isfinite(value) else None
 
 
 def picture_address(picture: np.ndarray) -> str:
@@ -135,27 +135,23 @@ class PatchCosts(StaticWidget):
         grid, costs = map.grids[number], map.vision[number]
         return {
             "name": map.names[number].replace("\\", "/").rpartition("/")[2],
-            "mean": rounded(float(map.patch_costs(number).mean())),
+            "mean": _short(float(map.patch_costs(number).mean())),
             "address": picture_address(picture),
             "width": int(picture.shape[1]),
             "height": int(picture.shape[0]),
             "rows": 0 if grid is None else int(grid.rows),
             "columns": 0 if grid is None else int(grid.columns),
             "cells": [-1] * costs.shape[1] if grid is None else [int(cell) for cell in grid.cells],
-            "costs": [[rounded(cost) for cost in line] for line in costs],
+            "costs": [[_short(cost) for cost in line] for line in costs],
         }
 
     @staticmethod
     def _layer(map: TransportMap, layer: int | None, distance: float, kept: int) -> dict[str, Any]:
         level = map.null_level(layer)
         every = np.concatenate([map.patch_costs(number, layer) for number in range(len(map.vision))])
-        return {
-            "distance": float(distance),
-            "kept": int(kept),
-            "word": rounded(level.mean),
-            "high": rounded(level.high),
-            "top": rounded(float(np.nanquantile(every, 0.99))) or 1.0,
-        }
+        top = _short(float(np.nanquantile(every, 0.99))) or 1.0
+        word, high = _short(level.mean), _short(level.high)
+        return {"distance": float(distance), "kept": int(kept), "word": word, "high": high, "top": top}
 
     def numbers(self) -> PatchReading:
         """Return what the widget says in its present state."""

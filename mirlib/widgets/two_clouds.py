@@ -38,14 +38,10 @@ class CloudDistance(NamedTuple):
 
 
 def mean_norm(mean: np.ndarray, covariance: np.ndarray) -> float:
-    """Return E‖x‖ of a Gaussian in the plane.
+    """E‖x‖ of a Gaussian in the plane, from its (2,) mean and its (2, 2) covariance, positive definite.
 
     The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, and u·x is a Gaussian number, whose
     mean absolute value is known. The mean over directions runs over a smooth periodic function, so it converges fast.
-
-    Args:
-        mean: (2,) the mean.
-        covariance: (2, 2) the covariance, positive definite.
     """
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     u = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (directions, 2)
@@ -64,7 +60,7 @@ def cloud_distance(
     layer_scale: float = 1.0,
     text_centric: bool = False,
 ) -> CloudDistance:
-    """Return the distance between the two clouds, as the widget computes it in the page.
+    """The distance between the two clouds, as the widget computes it in the page.
 
     Two 2 × 2 covariances A and B have Tr((AB)^{1/2}) = √(Tr(AB) + 2√(det A · det B)), so nothing is iterated.
 
@@ -133,5 +129,5 @@ class TwoClouds(StaticWidget):
     text_centric = traitlets.Bool(False).tag(sync=True)
 
     def numbers(self) -> CloudDistance:
-        """Return what the widget shows in its present state."""
+        """What the widget shows in its present state."""
         return cloud_distance(**self.state())
