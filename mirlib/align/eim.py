@@ -1,26 +1,9 @@
-r"""EIM: three contrastive losses, one for each part of an LVLM (Bai et al., doi 10.1371/journal.pone.0329590).
+"""EIM: three contrastive losses, one for each part of an LVLM (Bai et al., doi 10.1371/journal.pone.0329590).
 
-All three are InfoNCE over a queue that holds a key for every training pair: `info_nce` and `KeyQueue`. They differ in
-what is compared; each side has a function here, which works on Hugging Face models.
-
-- IE trains the vision encoder. Query: `image_vectors`, the [CLS] of CLIP's vision tower. Key: `caption_vectors`, the
-  [EOS] of CLIP's text tower for the image's caption.
-- ST trains the projector. Query: `mean_vision_tokens`, the mean of its output. Key: `mean_text_embeddings`, the mean of
-  the embedded instruction and response.
-- LM trains the language model. Query: `last_token_vectors`. Key: the same of the language model as it was before, from
-  the same texts.
-
-What the paper leaves open, and what is done here:
-
-- Length. Queries and keys are scaled to unit length, as in the contrastive work that the paper builds on. A loss of
-  cosines says nothing about norms: none of the three can pull long vision tokens back.
-- The last block. The hidden state after layer K and the final norm, which is what the output layer reads.
-- Gradient truncation. Keys carry no gradient. Which parameters a loss moves is the caller's choice, by
-  ``requires_grad_``: a stage that trains the projector alone freezes the rest.
-- Widths of IE. Without their output layers CLIP's two towers may differ in width. The functions take the output layer
-  as ``projection``, for the loss alone; the projector of the LVLM still reads the features before it. Towers of one
-  width need none.
-- Weights of the losses. The caller's; the paper names none.
+All three are InfoNCE over a queue that holds a key for every training pair, of unit vectors: none can pull long vision
+tokens back. IE trains the vision encoder (`image_vectors` against `caption_vectors`), ST the projector
+(`mean_vision_tokens` against `mean_text_embeddings`), LM the language model (`last_token_vectors` against its own as
+they were before). Keys carry no gradient; which parameters a loss moves, and its weight, are the caller's choice.
 """
 
 from __future__ import annotations
@@ -111,15 +94,15 @@ class KeyQueue(Float32Module):
     """The keys of all training pairs, built once before a stage: unit vectors that no gradient reaches.
 
     The keys are a buffer, so they move with ``.to(device)``, and they are not saved with a model. They take 4 N d
-    bytes in float32 (`nbytes`): 9.1 GB for 558,000 pairs at a width of 4096.
+    bytes in float32: 9.1 GB for 558,000 pairs at a width of 4096.
 
     Attributes:
         keys: (N, d) float32 or wider, of unit length.
 
     Examples:
         >>> queue = KeyQueue(torch.eye(4) * 5)
-        >>> queue.nbytes, queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
-        (64, 0.75)
+        >>> queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+        0.75
     """
 
     keys: Tensor
@@ -152,11 +135,6 @@ class KeyQueue(Float32Module):
         """Number of keys, N."""
         return len(self.keys)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the keys in bytes."""
-        return self.keys.numel() * self.keys.element_size()
-
     def cosines(self, queries: Tensor) -> Tensor:
         """Of queries (n, d) with all keys, (n, N)."""
         if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
@@ -183,11 +161,7 @@ class KeyQueue(Float32Module):
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
-    """The vision tower of an LVLM, by the names that families give it; a tower is returned as it is.
-
-    Raises:
-        MirlibError: If there is none of a known name.
-    """
+    """The vision tower of an LVLM, by the names that families give it, or refused; a tower is returned as it is."""
     model = unwrap(model)
     places = [module for module in (model, getattr(model, "model", None)) if isinstance(module, nn.Module)]
     for place in places:
@@ -208,7 +182,8 @@ def image_vectors(
     Args:
         model: An LVLM, whose tower is found, or the tower.
         pixel_values: As the tower takes them, (n, 3, height, width).
-        projection: CLIP's output layer, if the keys went through theirs.
+        projection: CLIP's output layer, for the loss alone, if the keys went through theirs: without theirs, CLIP's
+            towers may differ in width.
         inputs: What else the tower takes.
 
     Returns:
@@ -236,16 +211,9 @@ def caption_vectors(
     *,
     projection: nn.Module | None = None,
 ) -> Tensor:
-    """Keys of IE: the [EOS] token that CLIP's text tower returns for each caption.
+    """Keys of IE: (n, d), the [EOS] token that CLIP's text tower (a ``CLIPTextModel``) returns for each caption.
 
-    Args:
-        text_tower: A ``CLIPTextModel``.
-        input_ids: (n, T).
-        attention_mask: (n, T), 0 at padding.
-        projection: CLIP's output layer, if the queries went through theirs.
-
-    Returns:
-        (n, d), after the tower's last norm.
+    Ids and mask are (n, T); ``projection`` is CLIP's output layer, if the queries went through theirs.
     """
     pooled = text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
     return pooled if projection is None else projection(pooled)

@@ -1,11 +1,8 @@
 """Where vision stands in the sequence that a decoder is reading, for what has to treat its vision rows apart.
 
-A method that changes vision rows only hooks into the decoder's layers, and a layer sees hidden states alone, not the
-ids they came from. `VisionRows` hooks into the whole model, reads the ids of each forward pass as `mirlib.capture`
-does, and keeps the mask for the layers.
-
-All hooks are bound methods of objects that hang on the model, so that a `copy.deepcopy` of the model has hooks of its
-own, over its own parameters: a hook that is a closure would go on serving the model that was copied.
+A layer sees hidden states alone, not the ids they came from: `VisionRows` hooks into the whole model, reads the ids of
+each forward pass as `mirlib.capture` does, and keeps the mask for the layers. All hooks are bound methods of objects
+that hang on the model, so that a `copy.deepcopy` of it has hooks of its own; a closure would serve the old one.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 """Weights for the words of a caption: those that need the picture count for more.
 
-Most words of a caption follow from the words before them, and a loss that counts all alike spends itself on those. Two
-ways to weigh words are written here as functions of logits alone, and for any Hugging Face LVLM.
-
-- CAL (Xiao et al., arXiv 2405.17871): by how much the picture raises the logit of the right word.
-- PRIOR (Chen et al., arXiv 2505.08971): by how improbable a language model that sees no picture finds it.
-
-Both give ``Σ w CE / Σ w`` over the words that are learnt, with weights that carry no gradient.
+CAL (Xiao et al., arXiv 2405.17871) weighs by how much the picture raises the logit of the right word, PRIOR (Chen et
+al., arXiv 2505.08971) by how improbable a language model that sees no picture finds it. Both give ``Σ w CE / Σ w`` over
+the words that are learnt, with weights that carry no gradient: as functions of logits, and for any Hugging Face LVLM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,23 +37,15 @@ IGNORED = -100
 
 
 def neighbour_mean(values: Tensor, counts: Tensor, width: int = 3) -> Tensor:
-    """Mean of each value and its neighbours in the same row, over those that count.
+    """(B, T) mean of each value and its neighbours in the same row, over those that count; 0 where one does not.
 
     At the ends of a row, and beside a position that does not count (padding, the question before an answer), the mean
-    is over fewer values. CAL's public code pools over the whole batch as one row instead, so that a word at the end of
-    one caption is averaged with the padding behind it and with the start of the next row; and the padding counts there
-    as a word of the smallest weight.
+    is over fewer values. CAL's public code pools over the whole batch as one row instead, padding included.
 
     Args:
         values: (B, T).
         counts: (B, T) bool.
-        width: Odd number of positions.
-
-    Returns:
-        (B, T), 0 where a position does not count.
-
-    Raises:
-        MirlibError: For an even or non-positive width.
+        width: Odd number of positions; others are refused.
     """
     if width < 1 or width % 2 == 0:
         raise MirlibError(f"the pooling width must be an odd number of positions, not {width}")
@@ -210,9 +198,7 @@ class _Hider:
 
 @contextmanager
 def vision_hidden(model: nn.Module) -> Iterator[None]:
-    """Inside the ``with`` block no row of the decoder attends to a vision row; positions stay as they are.
-
-    That is CAL's "image masked": the same sequence, with the vision columns taken out of the attention mask.
+    """Inside the ``with`` block no row of the decoder attends to a vision row (CAL's "image masked"); positions stay.
 
     Args:
         model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence and meet the words in attention
@@ -223,38 +209,24 @@ def vision_hidden(model: nn.Module) -> Iterator[None]:
         MirlibError: If its decoder, or the form of its attention mask, is not recognised.
     """
     inner = unwrap(model)
-    rows = VisionRows.of(inner)
-    handle = None
-    try:
+    with ExitStack() as stack:
+        rows = VisionRows.of(inner)
+        stack.callback(rows.release, inner)
         decoder = find_decoder(inner)
         if decoder is None:
             raise MirlibError(f"{type(inner).__name__}: no decoder with `layers` found")
-        handle = decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True)
+        stack.callback(decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True).remove)
         yield
-    finally:
-        if handle is not None:
-            handle.remove()
-        rows.release(inner)
 
 
-def cal_loss(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    labels: Tensor,
-    *,
-    low: float = 1.0,
-    high: float = 5.0,
-    width: int = 3,
-) -> Tensor:
+def cal_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, **options: Any) -> Tensor:
     """CAL's loss of a batch: one forward pass with the picture, and one, without gradients, with the picture hidden.
 
     Args:
         model: Any Hugging Face LVLM, see `vision_hidden`.
         inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
         labels: (B, T) as transformers has them: equal to the ids where a word is learnt, `IGNORED` elsewhere.
-        low: See `cal_weights`; ``high`` and ``width`` likewise.
-        high: Largest weight.
-        width: Positions that are averaged.
+        options: Of `cal_weights`.
 
     Returns:
         The loss in nats a word.
@@ -263,9 +235,7 @@ def cal_loss(
         unseen = model(**inputs).logits[:, :-1].float()
     seen = model(**inputs).logits[:, :-1].float()
     following = labels[:, 1:]
-    return weighted_cross_entropy(
-        seen, following, cal_weights(seen, unseen, following, low=low, high=high, width=width)
-    )
+    return weighted_cross_entropy(seen, following, cal_weights(seen, unseen, following, **options))
 
 
 def prior_loss(
@@ -276,18 +246,15 @@ def prior_loss(
     *,
     power: float = 1.0,
 ) -> Tensor:
-    """PRIOR's loss of a batch.
+    """PRIOR's loss of a batch, in nats a word.
 
     Args:
-        model: Any Hugging Face LVLM, see `vision_hidden`.
-        inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
-        labels: (B, T) as transformers has them.
+        model: As for `cal_loss`.
+        inputs: As for `cal_loss`.
+        labels: As for `cal_loss`.
         reference: A causal language model with the same vocabulary of words, see `text_only_logits`; in the paper, one
             that was trained on the captions alone. None: the model itself with the picture hidden.
         power: See `prior_weights`.
-
-    Returns:
-        The loss in nats a word.
     """
     seen = model(**inputs).logits[:, :-1].float()
     with torch.no_grad():
