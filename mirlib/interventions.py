@@ -38,7 +38,6 @@ from mirlib.scoring import score_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 __all__ = ["CONTROLS", "Controls", "controls"]
 
@@ -174,12 +173,6 @@ class Controls:
             settings=dict(data.get("settings", {})),
             warnings=tuple(data.get("warnings", ())),
         )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw where the real pictures stand among the controls; see `mirlib.plots.figure_controls`."""
-        from mirlib.plots import figure_controls
-
-        return figure_controls(self.to_frame(), ax=ax)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {result.value:.3f}" for name, result in self.results.items())

@@ -12,19 +12,12 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from mirlib.errors import MirlibError
-
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from mirlib.comparison import Comparison
     from mirlib.costs import TransportMap
-    from mirlib.grids import PatchGrid
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -110,40 +103,6 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
-    return ax
-
-
-def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
-    """What each layer contributes to the difference of two results, with its interval; the title gives the whole.
-
-    Raises:
-        MirlibError: If there is nothing by layer, because the numbers of layers differ.
-    """
-    found = data.contributions or data.per_layer
-    if not found:
-        raise MirlibError("there is no difference by layer to draw: the results have not the same number of layers")
-    ax = new_axes(ax)
-    values = np.array([one.value for one in found])
-    layers = np.arange(1, len(found) + 1)
-    clear = np.array([one.distinguishable for one in found])
-    for chosen, colour, label in ((clear, TEXT, "interval leaves 0 out"), (~clear, NEUTRAL, "interval holds 0")):
-        if chosen.any():
-            ax.bar(layers[chosen], values[chosen], width=0.7, color=colour, label=label)
-    reach = np.array([[one.value - one.low, one.high - one.value] for one in found]).T
-    if np.isfinite(reach).all():
-        ax.errorbar(layers, values, yerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
-        ax.legend()
-    ax.axhline(0, color="black", linewidth=1)
-    ax.grid(visible=False, axis="x")
-    total = data.difference
-    interval = "" if np.isnan(total.low) else f" [{total.low:+.4f}, {total.high:+.4f}]"
-    largest = int(np.argmax(np.abs(values))) + 1
-    title = f"{data.quantity} differs by {total.value:+.4f}{interval}, the largest part in layer {largest}"
-    ax.set_title(title.replace("-", "−"))
-    ax.set_xlabel("layer")
-    units = "log10" if data.quantity == "MIR" else "difference"
-    ax.set_ylabel(f"contribution to the difference ({units})" if data.contributions else "difference")
-    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return ax
 
 
@@ -531,91 +490,3 @@ def figure_layer_map(
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def figure_lens(
-    picture: np.ndarray,
-    words: Sequence[str],
-    weights: np.ndarray,
-    grid: PatchGrid,
-    ax: Axes | None = None,
-    *,
-    title: str,
-) -> Axes:
-    """A word on each patch of a picture; where there are more than 12 × 12, the surest word of each block of patches.
-
-    Args:
-        picture: (h, w, 3) uint8.
-        words: (r,) the word of each vision row.
-        weights: (r,) how sure each word is; those above the median are bold.
-        grid: Where the r rows stand in the picture; those without a place are left out.
-        ax: Where to draw.
-        title: Of the figure.
-    """
-    rows, columns = grid.rows, grid.columns
-    block = -(-max(rows, columns) // 12)
-    places: dict[tuple[int, int], int] = {}
-    for number in np.flatnonzero(grid.cells >= 0):
-        key = grid.cells[number] // columns // block, grid.cells[number] % columns // block
-        if key not in places or weights[number] > weights[places[key]]:
-            places[key] = number
-    lines, across = -(-rows // block), -(-columns // block)
-    ax = new_axes(ax, figsize=(0.85 * across + 0.6, 0.62 * lines + 0.8))
-    extent = (0, columns / block, rows / block, 0)
-    ax.imshow(picture, extent=extent, aspect="auto", interpolation="nearest", alpha=0.45)
-    sure = np.median(weights[list(places.values())])
-    for (line, column), number in places.items():
-        word = words[number].strip() or repr(words[number])
-        ax.text(
-            min(column + 0.5, (column + columns / block) / 2),
-            min(line + 0.5, (line + rows / block) / 2),
-            word if len(word) <= 12 else word[:11] + "…",
-            ha="center",
-            va="center",
-            fontsize=7.5 if len(word) <= 8 else 6,
-            color="black" if weights[number] >= sure else "#555555",
-            fontweight="bold" if weights[number] >= sure else "normal",
-            path_effects=[mpl.patheffects.withStroke(linewidth=1.6, foreground="white")],
-            clip_on=True,
-        )
-    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=np.arange(across + 1), yticks=np.arange(lines + 1))
-    ax.tick_params(length=0, labelbottom=False, labelleft=False)
-    ax.grid(visible=True, color="white", linewidth=0.7)
-    ax.set_axisbelow(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_title(title)
-    ax.set_xlabel("bold: surer than the median" + (f"; the surest of {block} × {block} patches" if block > 1 else ""))
-    return ax
-
-
-def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """MIR of the real pictures, as a band, and of the inputs that mean less, each with its interval.
-
-    ``table`` is that of `mirlib.interventions.Controls.to_frame`: a line an input, the real pictures first.
-    """
-    ax = new_axes(ax)
-    real, rest = table.iloc[0], table.iloc[1:]
-    if real["low"] < real["high"]:
-        ax.axvspan(real["low"], real["high"], color=VISION, alpha=0.2, linewidth=0)
-    ax.axvline(real["mir"], color=VISION, linestyle="-", marker="", label=str(table.index[0]))
-    for place, (_, line) in enumerate(rest.iterrows()):
-        below = line["standing"] == "below"
-        ax.errorbar(
-            line["mir"],
-            place,
-            xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
-            color="black" if below else NEUTRAL,
-            marker="o" if below else "s",
-            linestyle="",
-            capsize=3,
-        )
-    ax.set_yticks(range(len(rest)), list(rest.index))
-    ax.invert_yaxis()
-    ax.set_xlabel("MIR (log10); lower is closer")
-    lower = int((rest["mir"] < real["mir"]).sum())
-    if (rest["standing"] != "").all():
-        lower = int((rest["standing"] == "below").sum())
-    ax.set_title(f"{lower} of {len(rest)} controls lie below the real pictures")
-    ax.legend()
-    return ax

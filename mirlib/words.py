@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from mirlib.adapters import unwrap
 from mirlib.batches import ANY_TEXT, PairBatches, device_of
-from mirlib.costs import as_seen
 from mirlib.data import load_image
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
@@ -29,7 +28,6 @@ from mirlib.prompts import used_template
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 __all__ = ["Lens", "lens"]
 
@@ -119,8 +117,7 @@ class Lens:
             model's own.
         neighbours: (L, r, k) strings, the nearest input embeddings.
         cosines: (L, r, k) with them.
-        picture: (h, w, 3) uint8, as the model sees it.
-        grid: Where the vision rows stand in it, or None where that is not known of the model.
+        grid: Where the vision rows stand in the picture, or None where that is not known of the model.
     """
 
     layers: tuple[int, ...]
@@ -128,7 +125,6 @@ class Lens:
     probabilities: np.ndarray
     neighbours: np.ndarray
     cosines: np.ndarray
-    picture: np.ndarray
     grid: PatchGrid | None
 
     def to_frame(self) -> pd.DataFrame:
@@ -142,29 +138,6 @@ class Lens:
         columns = {"layer": np.asarray(self.layers)[layer], "row": row, "place": place + 1, "word": self.words}
         columns |= {"probability": self.probabilities, "neighbour": self.neighbours, "cosine": self.cosines}
         return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
-
-    def plot(self, layer: int | None = None, by: str = "output", ax: Axes | None = None) -> Axes:
-        """The nearest word of each patch, over the picture.
-
-        Args:
-            layer: Its number; the last one if left out.
-            by: ``"output"`` for the logit lens, ``"input"`` for the input embeddings.
-            ax: Where to draw; a new figure if left out.
-        """
-        from mirlib.plots import figure_lens
-
-        layer = self.layers[-1] if layer is None else layer
-        if layer not in self.layers or by not in LENSES:
-            raise MirlibError(f"choose a layer of {list(self.layers)} and a lens of {', '.join(LENSES)}")
-        if self.grid is None:
-            raise MirlibError(
-                "where the vision rows of this model stand in the picture is not known: take the words from "
-                "to_frame(), or teach register_adapter() the grid"
-            )
-        words, weights = (self.words, self.probabilities) if by == "output" else (self.neighbours, self.cosines)
-        place = self.layers.index(layer)
-        title = f"Nearest {'word' if by == 'output' else 'input embedding'} of each patch after layer {layer}"
-        return figure_lens(self.picture, words[place, :, 0], weights[place, :, 0], self.grid, ax, title=title)
 
 
 def lens(
@@ -211,7 +184,6 @@ def lens(
         raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
     if not 1 <= k <= vocabulary.size:
         raise MirlibError(f"k must lie between 1 and the {vocabulary.size} words of the vocabulary, got {k}")
-    picture = load_image(image)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in LENSES}
     grids: list[PatchGrid | None] = []
 
@@ -230,7 +202,7 @@ def lens(
             found[name].append(tuple(torch.cat(side).cpu() for side in zip(*parts, strict=True)))
 
     settings = {"batch_size": 1, "template": used_template(processor, template), "max_text_tokens": None}
-    batches = PairBatches(processor, [picture], [ANY_TEXT if text is None else text], [(0, 0)], settings)
+    batches = PairBatches(processor, [load_image(image)], [ANY_TEXT if text is None else text], [(0, 0)], settings)
     # From layer 0 on; layer K before its norm, for the lens brings that itself.
     with evaluating(model), vocabulary.checked(model), from_layer_zero(vocabulary.parts, on_layer) as on_every_layer:
         Reader(model, batches, last="raw").run(on_every_layer, "lens", progress=False)
@@ -242,7 +214,6 @@ def lens(
         probabilities=probabilities,
         neighbours=_decoded(processor.tokenizer, neighbour_ids),
         cosines=cosines,
-        picture=as_seen(processor, picture),
         grid=grids[0],
     )
 

@@ -437,16 +437,6 @@ def test_the_sentence_follows_the_intervals(values, reading):
     assert len(frame) == len(results) and frame["mir"].iloc[0] == 1.0
 
 
-def test_the_figure_counts_what_lies_below(found):
-    import matplotlib.pyplot as plt
-
-    ax = found.plot()
-    below = [name for name in CONTROLS if found.difference(name).high < 0]
-    assert {"gaussian", "fresh"} <= set(below)
-    assert ax.get_title() == f"{len(below)} of {len(CONTROLS)} controls lie below the real pictures"
-    plt.close(ax.figure)
-
-
 def test_names():
     assert check_names("fresh_rescaled, black") == ["black", "fresh", "fresh_rescaled"]
     assert check_names(None) == list(CONTROLS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +14,7 @@ from mirlab import world
 from mirlab.model import evaluation
 from mirlib import MirlibError, UndefinedMIRError
 from mirlib.data import sample_images
-from mirlib.grids import PatchGrid
 from mirlib.loading import load_miniature
-from mirlib.plots import figure_lens
 from mirlib.prompts import encode_batch
 from mirlib.words import _Vocabulary, lens
 from tests.tiny_families import Case
@@ -87,37 +84,12 @@ def test_every_layer_is_read_as_by_hand(miniature, layer):
         assert list(words[0, :, 0]) == expected
 
 
-def test_the_table_and_the_figure_have_every_row(miniature):
+def test_the_table_has_every_row(miniature):
     found = lens(*miniature, PICTURES[0], k=2, layers=[6, 0])
     frame = found.to_frame()
     assert found.layers == (0, 6) and len(frame) == 2 * 36 * 2 and found.grid[:2] == (6, 6)
     line = frame[(frame.layer == 6) & (frame.row == 7) & (frame.place == 2)].iloc[0]
     assert (line.word, line.cosine) == (found.words[1, 7, 1], found.cosines[1, 7, 1])
-    axes = found.plot(0)
-    assert [text.get_text() for text in axes.texts][:6] == [w.strip() or repr(w) for w in found.words[0, :6, 0]]
-    assert "input embedding" in found.plot(by="input").get_title()
-    with pytest.raises(MirlibError, match="choose a layer of"):
-        found.plot(3)
-
-
-def test_a_word_stands_where_its_row_does_in_the_picture():
-    words, weights = list("abcdef"), np.array([1.0, 9, 3, 4, 5, 6])
-    grid = PatchGrid(2, 2, np.array([-1, 3, 2, 1, 0, -1]))
-    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), words, weights, grid, title="Words")
-    assert {text.get_text(): text.get_position() for text in axes.texts} == {
-        "e": (0.5, 0.5), "d": (1.5, 0.5), "c": (0.5, 1.5), "b": (1.5, 1.5)
-    }  # fmt: skip
-    many = PatchGrid(24, 24, np.arange(576))
-    axes = figure_lens(np.zeros((4, 4, 3), np.uint8), [str(n) for n in range(576)], np.arange(576), many, title="Words")
-    assert len(axes.texts) == 144 and axes.texts[0].get_text() == "25", "the surest word of a block is its last one"
-    assert "2 × 2 patches" in axes.get_xlabel()
-
-
-def test_a_model_whose_grid_is_not_known_has_a_table_but_no_figure(miniature):
-    found = replace(lens(*miniature, PICTURES[0], k=1, layers=[1]), grid=None)
-    assert len(found.to_frame()) == 36
-    with pytest.raises(MirlibError, match="take the words from to_frame"):
-        found.plot()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ the words that are learnt, with weights that carry no gradient: as functions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.adapters import find_decoder, unwrap
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
-from mirlib.hidden_states import token_masks
 
 __all__ = [
     "IGNORED",
@@ -27,7 +26,6 @@ __all__ = [
     "neighbour_mean",
     "prior_loss",
     "prior_weights",
-    "text_only_logits",
     "vision_hidden",
     "weighted_cross_entropy",
 ]
@@ -238,57 +236,14 @@ def cal_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, **opti
     return weighted_cross_entropy(seen, following, cal_weights(seen, unseen, following, **options))
 
 
-def prior_loss(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    labels: Tensor,
-    reference: Callable[..., Any] | None = None,
-    *,
-    power: float = 1.0,
-) -> Tensor:
-    """PRIOR's loss of a batch, in nats a word.
+def prior_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, *, power: float = 1.0) -> Tensor:
+    """PRIOR's loss of a batch, in nats a word; the reference is the model itself with the picture hidden.
 
-    Args:
-        model: As for `cal_loss`.
-        inputs: As for `cal_loss`.
-        labels: As for `cal_loss`.
-        reference: A causal language model with the same vocabulary of words, see `text_only_logits`; in the paper, one
-            that was trained on the captions alone. None: the model itself with the picture hidden.
-        power: See `prior_weights`.
+    Arguments are those of `cal_loss` and `prior_weights`. The paper's reference is a language model that was trained on
+    the captions alone: give its logits to `prior_weights` instead.
     """
     seen = model(**inputs).logits[:, :-1].float()
-    with torch.no_grad():
-        if reference is None:
-            with vision_hidden(model):
-                blind = model(**inputs).logits
-        else:
-            parts = decoder_parts(unwrap(model))
-            ids, attended = inputs["input_ids"], inputs.get("attention_mask")
-            vision, _ = token_masks(ids, attended, parts.vision_token_ids)
-            words = ~vision if attended is None else ~vision & attended.bool()
-            blind = text_only_logits(reference, ids, words)
+    with torch.no_grad(), vision_hidden(model):
+        blind = model(**inputs).logits[:, :-1]
     following = labels[:, 1:]
-    return weighted_cross_entropy(seen, following, prior_weights(blind[:, :-1], following, power=power))
-
-
-def text_only_logits(reference: Callable[..., Any], ids: Tensor, words: Tensor) -> Tensor:
-    """What a language model makes of the words of sequences when everything else is cut out.
-
-    Args:
-        reference: Takes ``input_ids`` and ``attention_mask``, returns something with ``logits``: any causal language
-            model of transformers.
-        ids: (B, T), with placeholders of pictures and padding.
-        words: (B, T) bool, the positions that the reference may read.
-
-    Returns:
-        (B, T, vocabulary) logits of which position t predicts ``ids[:, t + 1]`` from the words before it. Zeros, that
-        is equal probabilities, where t + 1 is no word or the first one.
-    """
-    order = torch.argsort(words.logical_not().long(), dim=1, stable=True)  # words first, in their order
-    length = int(words.sum(dim=1).max())
-    packed, kept = (x.gather(1, order)[:, :length] for x in (ids, words))
-    logits = reference(input_ids=packed.masked_fill(~kept, 0), attention_mask=kept.long()).logits.float()
-    found = logits.new_zeros(*ids.shape, logits.shape[-1])
-    row, place = kept[:, 1:].nonzero(as_tuple=True)  # the word at place + 1 is predicted at place
-    found[row, order[row, place + 1] - 1] = logits[row, place]
-    return found
+    return weighted_cross_entropy(seen, following, prior_weights(blind, following, power=power))

@@ -69,19 +69,8 @@ def connector_rows(
 ) -> ConnectorRows:
     """Read what goes into the connector and what becomes of it, one pair a forward pass.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts.
-        max_rows: Keep about so many patches, equally many of each picture, drawn at random.
-        seed: Of the draw of patches.
-        progress: Whether to show a bar on stderr.
-        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
-
-    Raises:
-        MirlibError: If the connector is not found, or hears nothing of a picture, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    Arguments and errors are those of `mirlib.score`, and a connector that is not found, or hears nothing of a picture,
+    is refused. About ``max_rows`` patches are kept, equally many of each picture, drawn at random by ``seed``.
     """
     inner = unwrap(model)
     parts = decoder_parts(inner)
@@ -181,23 +170,13 @@ def neighbours_kept(
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts; with causal attention they do not matter.
-        neighbours: k.
-        seed: Of the draw of patches.
-        options: See `connector_rows`.
+    Arguments are those of `connector_rows`, and ``neighbours``, k; texts do not matter with causal attention. Fewer
+    than k + 1 pictures are refused.
 
     Returns:
         `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
         the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
         ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
-
-    Raises:
-        MirlibError: For k pictures and fewer, and as `connector_rows`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
 
     Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
     itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
@@ -295,16 +274,8 @@ def feature_probe(
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
     what the place in the picture alone says.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts; with causal attention they do not matter.
-        folds: Parts of the pictures, each of which is left out once.
-        ridge: Penalty, see `ridge_errors`.
-        max_rows: See `connector_rows`; rows should be several times as many as dimensions.
-        seed: Of the draws of patches and folds.
-        options: See `connector_rows`.
+    Arguments are those of `connector_rows`, where rows should be several times as many as dimensions, and of
+    `ridge_errors`; each of the ``folds`` parts of the pictures is left out once.
 
     Returns:
         `GapResult` up to 1, below 0 where the mean of the features would do better; ``per_layer`` after each layer,
@@ -313,7 +284,6 @@ def feature_probe(
 
     Raises:
         MirlibError: For fewer pictures than folds, an impossible penalty, and as `connector_rows`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")

@@ -103,23 +103,12 @@ def picture_gain(
     The null gives each text the picture of the next pair: what any picture brings. The difference to it is what this
     picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
 
-    Args:
-        model: A Hugging Face LVLM, see `mirlib.align.weighting.vision_hidden`.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts that belong to them.
-        batch_size: Pairs a forward pass.
-        template: As for `mirlib.score`.
-        max_text_tokens: Read so many tokens of each text.
-        progress: Whether to show a bar on stderr.
+    Model (see `mirlib.align.weighting.vision_hidden`), processor, N images with the N texts that belong to them, and
+    options are those of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
 
     Returns:
-        `GapResult` without layers; see `mirlib.gaps.base.of_samples`. ``settings`` also hold ``log_probability``,
-        the means with the picture, with another and with it hidden.
-
-    Raises:
-        MirlibError: For fewer than 2 pairs, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        `GapResult` without layers; see `mirlib.gaps.base.of_samples`. ``settings`` also hold ``log_probability``, the
+        means with the picture, with another and with it hidden.
 
     Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
     """
@@ -254,25 +243,14 @@ def exit_depth(
     say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's
     agreement is the share of its words that stay.
 
-    Args:
-        model: A Hugging Face LVLM, see `vision_hidden_behind`.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts that belong to them.
-        batch_size: Pairs a forward pass.
-        template: As for `mirlib.score`.
-        max_text_tokens: Read so many tokens of each text.
-        progress: Whether to show a bar on stderr.
+    Model (see `vision_hidden_behind`), processor, N images with the N texts that belong to them, and options are those
+    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
 
     Returns:
         `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
         ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
         one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
         lower end of the agreement's interval reach 95 %.
-
-    Raises:
-        MirlibError: For fewer than 2 pairs, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)

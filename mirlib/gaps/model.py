@@ -222,34 +222,11 @@ def score_measures(
     read again beside one short text that is the same for all. The same is done with models of the same class whose
     weights are random.
 
-    Args:
-        model: As for `mirlib.score`, like all that is not named below.
-        processor: See there.
-        images: See there.
-        texts: See there.
-        measures: ``"all"``, or names in `mirlib.gaps.MEASURES`.
-        num: Number of pairs.
-        batch_size: Pairs a forward pass.
-        seed: Of the draw of pairs and rows, and of what the measures draw.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``; measures of pairs need it.
-        max_rows: Rows of each modality to keep; as many as take 1 GiB in all layers if left out.
-        text: For measures of pairs: ``"alone"``, or ``"after the picture"`` to see what that does.
-        random_weights: For measures of pairs: how many models of random weights to measure beside this one, with the
-            seeds from ``seed`` on; 0 for none. One is left out where there is no room for it.
-        confidence: Of the intervals over samples; None for none.
-        template: See `mirlib.score`.
-        text_rows: See there.
-        last: See there.
-        max_text_tokens: See there.
-        skip_unreadable: See there.
-        progress: Whether to show bars on stderr.
-
-    Returns:
-        `ZooResult`.
-
-    Raises:
-        UndefinedMIRError: If the model's decoder never sees vision rows.
-        MirlibError: For unknown measures, and as `mirlib.score`.
+    Arguments that are not named here, and errors, are those of `mirlib.score`. ``measures`` is ``"all"`` or names in
+    `mirlib.gaps.MEASURES`; those of pairs need ``paired``. ``max_rows`` of each modality are kept, as many as take 1
+    GiB in all layers if left out. For measures of pairs, ``text="after the picture"`` shows what that does, and
+    ``random_weights`` says how many models of random weights to measure beside this one, with the seeds from ``seed``
+    on; one is left out where there is no room for it.
     """
     wanted, skipped = chosen_measures(measures, pairs=paired)
     reading = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}

@@ -24,11 +24,7 @@ OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "fc_out", "wo")
 
 
 def last_map(layer: nn.Module) -> nn.Module:
-    """The map of a decoder layer from its MLP's units back to the residual stream.
-
-    Raises:
-        MirlibError: If there is none under a usual name, or several, as where experts share the work.
-    """
+    """The map of a decoder layer from its MLP's units back to the residual stream; refused where it is not one."""
     found = [
         module
         for name, module in layer.named_modules()
@@ -44,18 +40,9 @@ def last_map(layer: nn.Module) -> nn.Module:
 
 
 def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
-    """Share of the units that are among the most excited of both.
+    """(...) the share of u units that are among the most excited of both, from how much each is, (..., u) twice.
 
-    Args:
-        first: (..., u) how much each of u units is excited.
-        second: (..., u).
-        share: Of the units that counts as most excited, in (0, 1).
-
-    Returns:
-        (...) from 0 to 1; two independent choices share ``share`` of them, rounded to whole units.
-
-    Raises:
-        MirlibError: If ``share`` leaves no unit, or all.
+    Two independent choices have ``share`` in common, rounded to whole units; one that leaves none or all is refused.
 
     Examples:
         >>> shared_units(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 4.0, 2.0]), 0.5).item()
@@ -96,23 +83,12 @@ def unit_overlap(
     null is the share of units, which two independent choices have in common; the best to hope for is ``two_texts``, the
     overlap of a sample's text rows with those of the next.
 
-    Args:
-        model: A Hugging Face LVLM with one dense MLP a layer.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts.
-        share: Of the units that counts as most excited.
-        batch_size: Pairs a forward pass.
-        progress: Whether to show a bar on stderr.
-        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
+    Model (with one dense MLP a layer), processor, N images, N texts and options are those of `mirlib.score`; so are the
+    errors, and a ``share`` of the units that leaves none or all of them is refused.
 
     Returns:
         `GapResult` in [0, 1]; see `mirlib.gaps.base.of_samples`. ``settings`` also hold by layer ``two_texts`` and
         ``two_pictures``, the same of vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
-
-    Raises:
-        MirlibError: For a model without one dense MLP a layer, an impossible share, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
 
     Source: after arXiv 2405.16700, whose code keeps of each weight matrix the weights that Wanda scores highest,
     ``|W| · ‖activation‖``, and takes the intersection over union. Here the weights are left out: they are the same for
