@@ -33,7 +33,7 @@ from mirlib.comparison import Difference, compare
 from mirlib.data import load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
-from mirlib.result import MIRResult, json_text
+from mirlib.result import MIRResult
 from mirlib.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -152,27 +152,6 @@ class Controls:
             "reading": self.reading(),
             "warnings": list(self.warnings),
         }
-
-    def to_json(self) -> str:
-        """JSON text of `to_dict`."""
-        return json_text(self.to_dict())
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Controls:
-        """The controls that `to_dict` described.
-
-        Raises:
-            MirlibError: If the real pictures are missing, or a result is not one.
-        """
-        stored = data.get("results") if isinstance(data, Mapping) else None
-        if not isinstance(stored, Mapping) or REAL not in stored:
-            raise MirlibError("not a result of controls: it holds no result of the real pictures")
-        return cls(
-            results={name: MIRResult.from_dict(stored[name]) for name in TITLES if name in stored},
-            unavailable=dict(data.get("unavailable", {})),
-            settings=dict(data.get("settings", {})),
-            warnings=tuple(data.get("warnings", ())),
-        )
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {result.value:.3f}" for name, result in self.results.items())

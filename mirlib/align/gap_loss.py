@@ -22,14 +22,7 @@ from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 from mirlib.hidden_states import hidden_of, read_modules
 
-__all__ = [
-    "DISTANCES",
-    "GapLoss",
-    "HiddenRows",
-    "StreamedDistance",
-    "differentiable_trace_sqrt",
-    "token_distance",
-]
+__all__ = ["DISTANCES", "GapLoss", "HiddenRows", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -52,20 +45,13 @@ class _TraceSqrt(torch.autograd.Function):
 
 
 def differentiable_trace_sqrt(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
-    """``Tr((Σ_x Σ_y)^{1/2})`` with a gradient that stays finite where covariances are singular.
+    """``Tr((Σ_x Σ_y)^{1/2})`` of (d, d) float64 covariances, with a gradient that is finite where they are singular.
 
     With ``Σ_y = L Lᵀ`` the trace is ``Σ √λ`` over the eigenvalues λ of ``G = Lᵀ Σ_x L``, and its derivative by ``Σ_x``
-    is ``½ L G^{-1/2} Lᵀ``. Where Σ_x has directions without variance (fewer rows than dimensions), ``G^{-1/2}`` does
-    not exist; the pseudo-inverse is taken, with eigenvalues below d · 1e-15 of the largest as zeros. That is the
-    subgradient of the smallest norm, and what reaches the rows is bounded: for rows ``X`` with ``Σ_x = XᵀX`` it is the
-    polar factor of ``X L`` times ``Lᵀ``, whose singular values are at most 1 and at most those of L.
-
-    Args:
-        covariance_x: (d, d) symmetric positive semi-definite, float64.
-        covariance_y: (d, d), likewise; gradients flow into both.
-
-    Returns:
-        The trace, a scalar.
+    is ``½ L G^{-1/2} Lᵀ``. Where Σ_x has directions without variance (fewer rows than dimensions), the pseudo-inverse
+    is taken, with eigenvalues below d · 1e-15 of the largest as zeros: the subgradient of the smallest norm. What
+    reaches the rows ``X`` with ``Σ_x = XᵀX`` is the polar factor of ``X L`` times ``Lᵀ``, whose singular values are at
+    most 1 and at most those of L.
     """
     return _TraceSqrt.apply(covariance_x, covariance_y)
 
@@ -159,17 +145,9 @@ class StreamedDistance:
         self._past_norms = 0.0  # sum of text norms, fading as the moments do
 
     def __call__(self, vision: Tensor, text: Tensor) -> Tensor:
-        """The distance over this batch and the past, in units of the squared mean text norm.
+        """The distance of (r, d) and (s, d) rows and the past, in units of the squared mean text norm, float64.
 
-        Args:
-            vision: (r, d) rows of the layer, of any floating dtype.
-            text: (s, d).
-
-        Returns:
-            A float64 scalar.
-
-        Raises:
-            MirlibError: For fewer than 2 rows, rows that are not finite, or text whose norm is 0.
+        Fewer than 2 rows, rows that are not finite, and text whose norm is 0 are refused.
         """
         for name, rows in (("vision", vision), ("text", text)):
             if rows.ndim != 2 or len(rows) < 2:
@@ -252,16 +230,10 @@ class HiddenRows:
             self._vision = self._rows.of_sequence(self._states[layer])  # what is announced now may be over later
 
     def take(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The vision rows and the text rows of each layer in the latest pass, which is then forgotten.
+        """(r, d) vision rows and (s, d) text rows of each layer in the latest pass, which is then forgotten.
 
-        Args:
-            text: (B, T) bool, where text stands. The decoder may have put rows of its own in front of the T.
-
-        Returns:
-            Pairs of (r, d) and (s, d), one a layer, with their graph.
-
-        Raises:
-            MirlibError: If there was no pass with gradients since the last call, or the shapes do not fit.
+        ``text`` says where text stands, (B, T) bool; the decoder may have put rows of its own in front of the T. Where
+        there was no pass with gradients since the last call, that is refused.
         """
         states, self._states = self._states, {}
         missing = [k for k in self.layers if k not in states]
@@ -317,11 +289,7 @@ class GapLoss:
         self.distances = [StreamedDistance(decay) for _ in self.rows.layers]
 
     def __call__(self, text: Tensor) -> Tensor:
-        """The loss of the latest forward pass, a float64 scalar.
-
-        Args:
-            text: (B, T) bool, where text stands; ``labels != -100`` while captions are learnt.
-        """
+        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
         rows = self.rows.take(text)
         found = [distance(*pair) for distance, pair in zip(self.distances, rows, strict=True)]
         device = found[0].device

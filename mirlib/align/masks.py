@@ -23,10 +23,8 @@ from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = [
-    *("FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend", "rows_are"),
-    "save",
-]
+__all__ = ["FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend"]
+__all__ += ["rows_are", "save"]
 
 FILE = "masks.safetensors"
 """Name of the file that `save` writes."""
@@ -45,10 +43,7 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def image_numbers(vision: Tensor) -> Tensor:
-    """Number the images of each sample: a run of neighbouring vision rows is one image.
-
-    Args:
-        vision: (B, T) bool, true where vision stands.
+    """Number the images of each sample, from a (B, T) mask of vision: a run of neighbouring vision rows is one image.
 
     Returns:
         (B, T) int64: 0, 1, ... in the order of the images; -1 where text stands.
@@ -162,15 +157,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 
 def load(model: nn.Module, folder: str | Path) -> None:
-    """Attach the variant that `save` wrote, in the place of one that the model may have.
-
-    Args:
-        model: The model, changed in place.
-        folder: The folder, or the file itself.
-
-    Raises:
-        MirlibError: If there is no such file, if it is damaged, or for what `attach` refuses.
-    """
+    """Attach the variant that `save` wrote to a folder (or that file), in the place of one that the model may have."""
     path, _, settings = read_file(Path(folder), FILE, "masks")
     variant = str(settings.get("variant"))
     if variant not in VARIANTS:
@@ -209,15 +196,8 @@ def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor |
 def attention_weights(model: nn.Module, **inputs: Any) -> Tensor:
     """How much each row attended to each row, layer by layer, in a pass whose attention is computed eagerly.
 
-    Args:
-        model: A Hugging Face LVLM.
-        inputs: What the model is called with.
-
     Returns:
         (K, B, T, T), mean over the heads; a row sums to 1, and is exactly 0 where attention was forbidden.
-
-    Raises:
-        MirlibError: If the model does not return attention weights.
     """
     model = unwrap(model)
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}

@@ -31,9 +31,7 @@ class VisionRows:
     it reads with `vision_rows_are`.
 
     Use `VisionRows.of`, which gives every method on a model the same one, and `release` when the method comes off.
-
-    Attributes:
-        mask: (B, T) bool, true where vision stands; None before the first pass.
+    ``mask`` is (B, T) bool, true where vision stands; None before the first pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,12 +44,7 @@ class VisionRows:
 
     @classmethod
     def of(cls, model: nn.Module) -> VisionRows:
-        """The one that hangs on a model, made if there is none; each call is one user, see `release`.
-
-        Raises:
-            UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-            MirlibError: If its decoder is not recognised.
-        """
+        """The one that hangs on a model, made if there is none; each call is one user, see `release`."""
         model = unwrap(model)
         rows = getattr(model, _ATTRIBUTE, None)
         if rows is None:
@@ -68,11 +61,7 @@ class VisionRows:
             delattr(unwrap(model), _ATTRIBUTE)
 
     def of_sequence(self, hidden: Tensor) -> Tensor:
-        """The mask (B, T) for hidden states (B, T, d) that a layer reads or returns, on their device.
-
-        Raises:
-            MirlibError: If no forward pass said where vision stands, or one of another shape did.
-        """
+        """The mask (B, T) for hidden states (B, T, d) that a layer reads or returns, on their device."""
         if self.mask is None or self.mask.shape != hidden.shape[:2]:
             there = "nothing" if self.mask is None else f"a batch of shape {tuple(self.mask.shape)}"
             raise MirlibError(

@@ -19,16 +19,8 @@ from mirlib.adapters import find_decoder, unwrap
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = [
-    "IGNORED",
-    "cal_loss",
-    "cal_weights",
-    "neighbour_mean",
-    "prior_loss",
-    "prior_weights",
-    "vision_hidden",
-    "weighted_cross_entropy",
-]
+__all__ = ["IGNORED", "cal_loss", "cal_weights", "neighbour_mean", "prior_loss", "prior_weights", "vision_hidden"]
+__all__ += ["weighted_cross_entropy"]
 
 IGNORED = -100
 """The label of a position that is not learnt, as in PyTorch and transformers."""
@@ -92,9 +84,8 @@ def cal_weights(
 def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> Tensor:
     """PRIOR's weights: ``(1 − p)^power`` with ``p`` the probability that a reference without picture gives the word.
 
-    They are scaled to a mean of 1 over the words of each caption, so a caption keeps its share of the loss whatever the
-    reference thinks of it. The paper's text was not at hand: form, power 1 and scaling are those that a published
-    summary of it reports.
+    They are scaled to a mean of 1 over the words of each caption. The paper's text was not at hand: form, power 1 and
+    scaling are those that a published summary of it reports.
 
     Args:
         reference: (B, T, vocabulary) logits of the reference; position t predicts ``labels[:, t]``.
@@ -125,18 +116,10 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """``Σ w CE / Σ w`` over the positions that are learnt.
+    """``Σ w CE / Σ w`` in nats a word, over the positions that are learnt.
 
-    Args:
-        logits: (B, T, vocabulary); position t predicts ``labels[:, t]``.
-        labels: (B, T) ids, `IGNORED` where nothing is learnt.
-        weights: (B, T); those of ignored positions do not count.
-
-    Returns:
-        The loss in nats a word, a scalar. Equal weights give the mean cross-entropy.
-
-    Raises:
-        MirlibError: If the shapes do not fit, or the weights of all learnt positions are 0.
+    Logits are (B, T, vocabulary) and position t predicts ``labels[:, t]``; labels and weights are (B, T). Weights that
+    are all 0 where something is learnt are refused.
     """
     _fit(logits, labels)
     weights = weights.detach() * (labels != IGNORED)

@@ -176,13 +176,9 @@ def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Ca
 def public(
     function: Callable[..., Any], measure: Callable[..., GapResult], taken: str, refused: str
 ) -> Callable[..., GapResult]:
-    """The measure of all layers, with the name, the options and the words of the ``function`` of one of them.
+    """The ``measure`` of all layers, with the name, the options and the words of the ``function`` of one of them.
 
-    Args:
-        function: Takes what it needs of a layer, and options by name. Its docstring calls the former "Its rows.".
-        measure: Takes the rows of all layers, options that all such measures have, and ``**options`` of the function.
-        taken: What the docstring says of the first two.
-        refused: What it says of errors.
+    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and ``refused`` behind it.
     """
     common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
     functools.update_wrapper(measure, function)
@@ -207,20 +203,11 @@ def result(
     calibration: Calibration | None = None,
     **settings: Any,
 ) -> GapResult:
-    """A result of a registered measure.
+    """A result of a registered measure from its (K,) values; arguments not named here are those of `GapResult`.
 
-    Args:
-        name: Of the measure.
-        per_layer: (K,) values.
-        rows: What went into it.
-        value: Over all layers; their mean if left out.
-        logarithm: Whether the value is the logarithm to base 10 of the sum of the layers instead.
-        influence: (K, N) influences on the layers, see `GapResult.influence`, or (N,) on the value.
-        no_interval: Why there are none.
-        groups: Whether the N are groups of samples rather than samples.
-        confidence: Of the interval; None for none.
-        calibration: What random pairs give.
-        settings: The result's.
+    The value is the mean over the layers if left out, or with ``logarithm`` that of their sum, to base 10. Without a
+    ``confidence`` there is no interval. ``influence`` is (K, N) on the layers or (N,) on the value, of samples or of
+    ``groups`` of them; ``no_interval`` says why there is none.
     """
     measure, per_layer = MEASURES[name], np.asarray(per_layer, dtype=float)
     if value is None:
@@ -244,18 +231,8 @@ def result(
         else:
             settings["no_interval"] = no_interval or "the rows belong to no samples"
         found = found if interval is not None and not groups else None
-    return GapResult(
-        name,
-        float(value),
-        per_layer,
-        measure.direction,
-        measure.needs,
-        dict(rows),
-        calibration,
-        settings,
-        interval,
-        found,
-    )
+    measured = measure.direction, measure.needs, dict(rows), calibration, settings, interval, found
+    return GapResult(name, float(value), per_layer, *measured)
 
 
 def standard_error(influence: np.ndarray) -> float:
@@ -298,23 +275,17 @@ def of_samples(
     samples: Sequence[Sample] = (),
     **settings: Any,
 ) -> GapResult:
-    """The result of a measure that is a mean over samples.
+    """The result of a registered measure that is a mean over samples, with Student's t interval.
 
     Args:
-        name: Of a registered measure.
-        values: (N,) what each sample gives; the value is their mean, its interval Student's t.
+        name: Of the measure.
+        values: (N,) what each sample gives, of 2 or more.
         rows: See `GapResult`.
         layers: (K, N) the same by layer; left out, the measure has no layers.
         null: (N,) what each sample gives where there is nothing to find, or one number for all.
         samples: The N samples.
-        settings: What else the value depends on, or stands beside it.
-
-    Returns:
-        `GapResult`. Its ``settings`` hold, by layer, ``standard_error``; and with a null its mean, ``null``, and
-        ``above_null`` and ``above_null_interval``, of the difference sample by sample.
-
-    Raises:
-        MirlibError: For fewer than 2 samples, or a value that is not finite.
+        settings: Those of the result. To them come, by layer, ``standard_error``; and with a null its mean, ``null``,
+            and ``above_null`` and ``above_null_interval``, of the difference sample by sample.
     """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
@@ -360,11 +331,7 @@ class Rows:
 
     @classmethod
     def of(cls, vision: Any, text: Any, samples: Any, *, max_rows: int | None, seed: int) -> Rows:
-        """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer.
-
-        Raises:
-            MirlibError: If they do not belong together, or a row is not finite.
-        """
+        """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer."""
         layers = as_layers(vision, "vision"), as_layers(text, "text")
         check_layers(*layers, minimum=2)
         if max_rows is not None and max_rows < 2:
@@ -408,12 +375,8 @@ class Rows:
     def layers(self, scale: str = "none") -> Iterator[tuple[Tensor, Tensor]]:
         """The chosen vision rows and text rows of each layer, float64 on the CPU.
 
-        Args:
-            scale: ``"none"``; ``"unit"``, every row divided by its norm (a row of zero stays zero); ``"text"``, both
-                modalities divided by the mean norm of all text rows, as MIR does.
-
-        Raises:
-            MirlibError: For ``"text"`` if every text row is zero.
+        ``scale`` is ``"none"``; ``"unit"``, every row divided by its norm (a row of zero stays zero); or ``"text"``,
+        both modalities divided by the mean norm of all text rows, as MIR does, which must not be zero.
         """
         for k, sides in enumerate(zip(self.vision, self.text, strict=True), start=1):
             rows = [
@@ -437,11 +400,7 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def sample_ids(samples: Any, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """The sample of each row, by modality, as int64 tensors on the CPU.
-
-    Raises:
-        MirlibError: If there is not one whole number for each row.
-    """
+    """The sample of each row, by modality, as int64 tensors on the CPU; refused if not one whole number a row."""
     try:
         vision, text = samples
     except (TypeError, ValueError) as error:

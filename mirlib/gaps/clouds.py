@@ -45,13 +45,9 @@ NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions or in a sub
 
 
 class _Samples:
-    """The samples of chosen rows, where they are known and an interval is wanted.
+    """The N samples of chosen rows, where they are known and an interval is ``wanted``.
 
-    Attributes:
-        wanted: Whether there are influences to find.
-        size: Number of samples, N.
-        places: The sample of each row, 0..N−1, by modality.
-        counts: (N,) rows of each sample, by modality.
+    ``places`` are the sample of each row, 0..N−1, and ``counts`` the (N,) rows of each sample, by modality.
     """
 
     def __init__(self, rows: Rows, confidence: float | None) -> None:
@@ -103,14 +99,7 @@ def _sums(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a measure of clouds knows of a layer.
-
-    Attributes:
-        number: From 1.
-        sides: (r, d) vision rows and (s, d) text rows, float64, in the scale that the measure asked for.
-        by: The samples of the rows.
-        seed: Of what the measure draws.
-    """
+    """What a measure of clouds knows of a layer: its ``sides`` are (r, d) vision rows and (s, d) text rows, float64."""
 
     number: int
     sides: tuple[Tensor, Tensor]
@@ -141,12 +130,8 @@ def of_clouds(
 ) -> Callable[[Callable[..., Found]], Callable[..., GapResult]]:
     """Decorator: from a function of a `Layer` and options to a measure of all layers, known by its name.
 
-    Args:
-        name: Of the measure.
-        scale: Of the rows, see `mirlib.gaps.base.Rows.layers`.
-        max_rows: Rows drawn of each modality where nobody says otherwise; None for all.
-        logarithm: Whether the value is the logarithm to base 10 of the sum of the layers, not their mean.
-        entry: For `mirlib.gaps.base.Measure`.
+    Its rows are in a scale of `mirlib.gaps.base.Rows.layers`, ``max_rows`` of each modality where nobody says otherwise
+    (None for all); its value is the mean of the layers, or with ``logarithm`` that of their sum, to base 10.
     """
     default = max_rows
 

@@ -93,17 +93,9 @@ class ZooResult:
 
 
 def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[str], dict[str, str]]:
-    """Which measures are meant, and why others are left out.
+    """Which measures are meant by ``"all"``, by names with commas between them or a list, and why others are left out.
 
-    Args:
-        names: ``"all"``, names with commas between them, or a list of names.
-        pairs: Whether images and texts belong together.
-
-    Returns:
-        Names in the order of the registry (those of ``all``) or of the caller, and reasons by name.
-
-    Raises:
-        MirlibError: If a name is unknown, or a measure was named that cannot be had here.
+    ``pairs`` says whether images and texts belong together. A name that is unknown, or cannot be had here, is refused.
     """
     missing = {
         PAIRS: "needs images and the texts that belong to them (--pairs)",
@@ -137,17 +129,10 @@ def apply_measures(
     pairs: PairMeans | None = None,
     random: Sequence[PairMeans] = (),
 ) -> tuple[dict[str, GapResult], dict[str, float]]:
-    """Measures of rows in memory, and the seconds of processor time that each took.
+    """Measures of rows in memory by name, none of a task, and the seconds of processor time that each took.
 
-    Args:
-        rows: The rows.
-        measures: Names in `MEASURES`, none of a task.
-        seed: Of draws of rows, folds and pairings.
-        permutations: Random pairings of those that take pairs.
-        confidence: Of their intervals; None for none.
-        pairs: What those of pairs take, see `mirlib.gaps.reading.PairReader`; the rows if left out, of a text that has
-            seen the picture.
-        random: The same of models with random weights.
+    Those of pairs take ``pairs``, see `mirlib.gaps.reading.PairReader` (if left out the rows, of a text that has seen
+    the picture), and stand beside ``random``, the same of models with random weights.
     """
     results, seconds = {}, {}
     for name in measures:

@@ -70,11 +70,7 @@ class Pooled(NamedTuple):
 
 
 def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
-    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N.
-
-    Raises:
-        MirlibError: If a sample has rows of one modality only, or there are no samples and the rows are no pairs.
-    """
+    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N."""
     if rows.samples is None:
         counts = rows.counts
         if counts["vision"] != counts["text"]:
@@ -116,11 +112,7 @@ def of_pairs(
 ) -> Callable[[Callable[..., Statistic]], Callable[..., GapResult]]:
     """Decorator: from a function of `Pooled` means and options to a measure of all layers, known by its name.
 
-    Args:
-        name: Of the measure.
-        minimum: Number of pairs that it needs, or how that follows from the neighbours asked for.
-        spare: How many more it takes to leave one out.
-        entry: For `mirlib.gaps.base.Measure`.
+    It needs a ``minimum`` of pairs, or what follows from the neighbours asked for, and ``spare`` more to leave one out.
     """
 
     def decorate(function: Callable[..., Statistic]) -> Callable[..., GapResult]:
