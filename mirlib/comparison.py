@@ -281,13 +281,8 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     sample in common, or without the influences of samples (an interval by the jackknife), the interval is that of
     independent draws, and a warning says so.
 
-    Args:
-        a: A result of `mirlib.score` or of any measure of the gap.
-        b: Another of the same kind, which is subtracted.
-        confidence: Of all intervals.
-
-    Returns:
-        `Comparison`; negative if ``a`` is lower, which for MIR means closer modalities.
+    Both are results of `mirlib.score`, or of one measure of the gap; ``b`` is subtracted, so that for MIR a negative
+    difference means that ``a`` is closer. ``confidence`` is that of all intervals.
 
     Raises:
         MirlibError: If the difference would mean nothing: results of two measures, a value that is not finite,

@@ -441,13 +441,9 @@ def figure_layer_map(
 ) -> Axes:
     """Distances between vision rows after one layer and text rows after another, with the nearest text layer marked.
 
-    Args:
-        distances: (L, L), row i for vision after layer i, column j for text after layer j.
-        layers: (L,) their numbers; 0 stands for what enters layer 1.
-        within: (L, L) bool, the text layers that cannot be told from the nearest one of their row.
-        ax: Where to draw.
-        name: What the rows are; the title begins with it, and counts the layers whose nearest text layer is their own.
-        unit: Of the distances.
+    ``distances`` are (L, L), row i for vision after the i-th of the ``layers`` (0 is what enters layer 1), column j for
+    text; ``within`` says which text layers cannot be told from the nearest one of their row. The title begins with the
+    ``name`` of the rows, and counts the layers whose nearest text layer is their own.
     """
     ax = new_axes(ax, figsize=(5.4, 4.8))
     count, nearest = len(layers), distances.argmin(axis=1)

@@ -27,15 +27,7 @@ CHILD = "c3"
 
 
 class Collapse(Float32Module):
-    """The shift of the vision rows, and the hook through which it acts.
-
-    Args:
-        shift: (d,) mean of the text minus mean of the vision rows; kept as a buffer, float32 at least.
-        noise: Standard deviation, of each entry, of what is added in training; likewise.
-
-    Raises:
-        MirlibError: If ``noise`` is negative.
-    """
+    """The (d,) shift of the vision rows, the noise that is added in training, and the hook through which they act."""
 
     def __init__(self, shift: Tensor, noise: float = 0.0) -> None:
         super().__init__()

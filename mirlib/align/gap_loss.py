@@ -121,11 +121,7 @@ class StreamedDistance:
     With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
     follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
 
-    Args:
-        decay: In [0, 1]; 0 remembers nothing.
-
-    Raises:
-        MirlibError: If ``decay`` is not in [0, 1].
+    ``decay`` is in [0, 1]; 0 remembers nothing.
 
     Examples:
         >>> import torch

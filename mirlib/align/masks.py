@@ -60,16 +60,10 @@ def image_numbers(vision: Tensor) -> Tensor:
 def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Tensor:
     """What a variant allows where nothing is padded and no window limits how far a row sees.
 
-    Args:
-        variant: One of `VARIANTS`.
-        images: (B, T) number of the image that a row belongs to, -1 where text stands; see `image_numbers`.
-        prompt: (B, T) bool, the rows of image and prompt; only ``prefix`` asks for it.
+    ``images`` are those of `image_numbers`, (B, T); ``prefix`` must be told the ``prompt``, (B, T) bool.
 
     Returns:
         (B, T, T) bool; entry (b, i, j) says whether row i may attend to row j.
-
-    Raises:
-        MirlibError: If there is no such variant, or ``prefix`` is not told the prompt.
 
     Examples:
         >>> may_attend("vision_bidirectional", torch.tensor([[0, 0, -1]]))[0].int().tolist()
@@ -171,13 +165,9 @@ def load(model: nn.Module, folder: str | Path) -> None:
 def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor | None = None) -> Iterator[None]:
     """Say which rows belong to which image, or which are the prompt, for the passes inside the ``with`` block.
 
+    ``images`` are (B, T) numbers, -1 where text stands; ``prompt`` is (B, T) bool, false on the answer and on padding.
     Rows are counted from the start of the sequence, those in a cache included; rows behind the given ones are text and
-    no prompt.
-
-    Args:
-        model: The whole model. Without a mask on it this does nothing.
-        images: (B, T) int64, number of the image that a row belongs to, -1 where text stands.
-        prompt: (B, T) bool, true on image and prompt, false on the answer and on padding.
+    no prompt. Without a mask on the model this does nothing.
     """
     masks = getattr(unwrap(model), _ATTRIBUTE, None)
     if masks is None:

@@ -27,21 +27,12 @@ CHILD = "moca"
 
 
 class Calibration(Float32Module):
-    """The parameters of MoCa, and the hooks through which they act.
-
-    Args:
-        layers: Number of decoder layers, K.
-        dim: Their width, d.
-        std: Of the first weights around u = 1 and v = 0.
-        seed: Of the first weights, where ``std`` is not 0.
+    """The parameters of MoCa, for K layers of width d, and the hooks through which they act.
 
     Attributes:
-        u: (K, d) scales, float32 at least; row k - 1 belongs to layer k. A layer on another device gets its row moved
-            there.
-        v: (K, d) shifts, likewise.
-
-    Raises:
-        MirlibError: If ``std`` is negative.
+        u: (K, d) scales, float32 at least, first drawn from Normal(1, std); row k - 1 belongs to layer k. A layer on
+            another device gets its row moved there.
+        v: (K, d) shifts, likewise, from Normal(0, std).
     """
 
     def __init__(self, layers: int, dim: int, *, std: float = 0.0, seed: int = 0) -> None:

@@ -82,11 +82,9 @@ class VisionRows:
 
 @contextmanager
 def vision_rows_are(model: nn.Module, mask: Tensor) -> Iterator[None]:
-    """Say where vision stands in the ``inputs_embeds`` of the forward passes inside the ``with`` block.
+    """Say where vision stands, (B, T) bool, in the ``inputs_embeds`` of the forward passes inside the ``with`` block.
 
-    Args:
-        model: The whole model. Without a method on it that asks, this does nothing.
-        mask: (B, T) bool, true where vision stands.
+    The model is the whole one; without a method on it that asks, this does nothing.
 
     Examples:
         >>> import torch

@@ -181,13 +181,9 @@ class _Hider:
 def vision_hidden(model: nn.Module) -> Iterator[None]:
     """Inside the ``with`` block no row of the decoder attends to a vision row (CAL's "image masked"); positions stay.
 
-    Args:
-        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence and meet the words in attention
-            only (not in a recurrent layer). Call it with ``input_ids``.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If its decoder, or the form of its attention mask, is not recognised.
+    The model's vision rows must stand in its decoder's sequence and meet the words in attention only (not in a
+    recurrent layer). Call it with ``input_ids``. A model, or a form of its attention mask, that is not recognised is
+    refused.
     """
     inner = unwrap(model)
     with ExitStack() as stack:

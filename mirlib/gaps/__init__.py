@@ -26,38 +26,9 @@ from mirlib.gaps.paired import alignment, cka, cka_debiased, mutual_knn, rmg, sv
 from mirlib.gaps.task import correspondence, perceptual_score, soft_discrimination, text_preference, yes_bias
 from mirlib.gaps.units import unit_overlap
 
-__all__ = [
-    "MEASURES",
-    "Calibration",
-    "GapResult",
-    "Measure",
-    "a_score",
-    "alignment",
-    "cka",
-    "cka_debiased",
-    "cmmd",
-    "correspondence",
-    "exit_depth",
-    "fd_infinity",
-    "feature_probe",
-    "ima",
-    "kid",
-    "mir",
-    "mmd",
-    "modality_gap",
-    "mutual_knn",
-    "neighbours_kept",
-    "norm_only",
-    "perceptual_score",
-    "picture_gain",
-    "probe_auc",
-    "rmg",
-    "sliced_wasserstein",
-    "soft_discrimination",
-    "svcca",
-    "symmetric_kl",
-    "text_preference",
-    "uniformity",
-    "unit_overlap",
-    "yes_bias",
-]
+__all__ = ["MEASURES", "Calibration", "GapResult", "Measure"]
+__all__ += ["a_score", "cmmd", "fd_infinity", "ima", "kid", "mir", "mmd", "modality_gap", "norm_only", "probe_auc"]
+__all__ += ["sliced_wasserstein", "symmetric_kl"]
+__all__ += ["alignment", "cka", "cka_debiased", "mutual_knn", "rmg", "svcca", "uniformity"]
+__all__ += ["exit_depth", "feature_probe", "neighbours_kept", "picture_gain", "unit_overlap"]
+__all__ += ["correspondence", "perceptual_score", "soft_discrimination", "text_preference", "yes_bias"]

@@ -367,11 +367,6 @@ class Rows:
         """Which of the N samples each chosen row belongs to, 0..N−1, by modality."""
         return None if self.samples is None else tuple(torch.searchsorted(self.names, ids) for ids in self.samples)
 
-    @property
-    def dim(self) -> int:
-        """Number of dimensions, d."""
-        return self.text[0].shape[1]
-
     def layers(self, scale: str = "none") -> Iterator[tuple[Tensor, Tensor]]:
         """The chosen vision rows and text rows of each layer, float64 on the CPU.
 

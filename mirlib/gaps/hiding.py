@@ -170,16 +170,10 @@ class _HiddenBehind:
 
 @contextmanager
 def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
-    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth``.
+    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
 
-    Args:
-        model: A Hugging Face LVLM whose vision rows meet the words in attention only, computed by ``sdpa`` or
-            ``eager``.
-        depth: From 0, where the words never see the picture, to K, where nothing is hidden.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If the form of its attention mask is not recognised.
+    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
+    attention mask that is not recognised is refused.
     """
     inner = unwrap(model)
     layers = decoder_parts(inner).layers

@@ -44,12 +44,7 @@ def in_order(
 
 
 class PairMeans(NamedTuple):
-    """Means of the rows of N samples after each of K layers: what measures of pairs take as ``(vision, text)``.
-
-    Attributes:
-        vision: K tensors (N, d), float32.
-        text: K tensors (N, d).
-    """
+    """Means of the rows of N samples, K tensors (N, d) each: what measures of pairs take as ``(vision, text)``."""
 
     vision: list[Tensor]
     text: list[Tensor]
@@ -59,18 +54,8 @@ class PairMeans(NamedTuple):
 class PairReader:
     """Reads the pairs ``(images[i], texts[i])`` with a model, the one modality apart from the other.
 
-    Attributes:
-        processor: The model's processor, with a fast tokenizer.
-        images: N paths, PIL images or arrays.
-        texts: N non-empty strings.
-        text: ``"alone"``, or ``"after the picture"`` to see what comes of that.
-        batch_size: As for `mirlib.score`, like all that follow. A text alone stands in the same prompt, with nothing in
-            the picture's place, and its rows are always those of the text.
-        template: See there.
-        text_rows: See there.
-        last: See there.
-        max_text_tokens: See there.
-        progress: See there.
+    ``text`` is ``"alone"``, or ``"after the picture"`` to see what comes of that; all else is as for `mirlib.score`. A
+    text alone stands in the same prompt, with nothing in the picture's place.
 
     Examples:
         >>> from mirlib import gaps
@@ -104,8 +89,7 @@ class PairReader:
     def read(self, model: nn.Module, *, name: str = "pairs") -> PairMeans:
         """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
 
-        Raises:
-            MirlibError: If the model does not take a text without a picture, and all that `mirlib.capture` raises.
+        A model that does not take a text without a picture is refused.
         """
         if self.text == AFTER:
             return PairMeans(*self._means(model, self.images, self.texts, MODALITIES, name))
@@ -198,16 +182,10 @@ class PairReader:
 
 
 def random_twin(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model of the same class and config with the weights that its class starts from, before any training.
+    """A model of the same class and config, in evaluation mode, with the weights that its class starts from.
 
-    Adapters of PEFT and methods of `mirlib.align` that were added to the model are left out.
-
-    Args:
-        model: The model; the new one is on its device and in its precision.
-        seed: Of the weights; those of a GPU are others than those of a CPU.
-
-    Returns:
-        A model in evaluation mode.
+    It is on the model's device and in its precision, without adapters of PEFT and methods of `mirlib.align`. Weights of
+    a GPU are others than those of a CPU.
 
     Raises:
         MirlibError: If it would not fit in the memory that is free, the weights are spread over devices or stored in

@@ -52,14 +52,7 @@ def picture_address(picture: np.ndarray) -> str:
 
 
 def reading(picture: Mapping[str, Any], layers: list[dict[str, Any]], layer: int, patch: int) -> PatchReading:
-    """What the widget says of a patch, from the rounded numbers that the page holds.
-
-    Args:
-        picture: One of `PatchCosts.pictures`.
-        layers: `PatchCosts.layers`.
-        layer: 1..K, or 0 for all together.
-        patch: The number of the vision row.
-    """
+    """What the widget says of a patch of a picture in a layer (0 for all), from the numbers that the page holds."""
     by_layer = tuple(costs[patch] for costs in picture["costs"])
     parts = [(cost or 0.0) / one["kept"] for cost, one in zip(by_layer, layers[1:], strict=True)]
     total = [one["distance"] for one in layers[1:]]

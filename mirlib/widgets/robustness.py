@@ -100,13 +100,9 @@ def cell_numbers(
     reference_cell: tuple[str, str],
     unit: float | None = None,
 ) -> CellNumbers:
-    """What the widget shows of a cell.
+    """What the widget shows of a cell, a kind of picture and a kind of text, of some models of one regime.
 
-    Args:
-        models: Some of `robustness_models`, of one regime.
-        cell: Kind of picture and kind of text.
-        reference_cell: The cell that differences are taken to, within each model.
-        unit: U, a difference of MIR to express differences in, for example between models that are to be ranked.
+    ``unit`` is U, a difference of MIR to express differences in, for example between models that are to be ranked.
     """
     draws, references = ([model["kinds"][p][t] for model in models] for p, t in (cell, reference_cell))
     means = [_mean(values) for values in draws]

@@ -64,13 +64,7 @@ def cloud_distance(
 
     Two 2 × 2 covariances A and B have Tr((AB)^{1/2}) = √(Tr(AB) + 2√(det A · det B)), so nothing is iterated.
 
-    Args:
-        mean_shift: Distance of the two means before `layer_scale`, at least 0.
-        vision_scale: Spread of the vision cloud; 1 gives it the area of the text cloud.
-        rotation: Of the vision cloud, in degrees.
-        anisotropy: Ratio of the vision cloud's long to its short axis; 2 is that of the text cloud.
-        layer_scale: Factor on both clouds, as a layer of a network might apply it.
-        text_centric: Whether to divide both clouds by the mean norm of the text.
+    Arguments are the attributes of `TwoClouds`.
 
     Example:
         >>> cloud_distance(mean_shift=2, vision_scale=1, rotation=0, anisotropy=2).total
