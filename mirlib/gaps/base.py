@@ -182,7 +182,9 @@ def public(
     """
     common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
     functools.update_wrapper(measure, function)
-    measure.__signature__ = inspect.Signature([*common[:-1], *own[1:]], return_annotation="GapResult")
+    parameters = [*common[:-1], *own[1:]]
+    measure.__signature__ = inspect.Signature(parameters, return_annotation="GapResult")
+    measure.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": "GapResult"}
     head, args, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
     arguments = f"\n\nArgs:\n{taken}" if not args else f"{args[:7]}{taken}"
     measure.__doc__ = f"{head}{arguments}{options}\n{refused}"
