@@ -185,9 +185,9 @@ def public(
     parameters = [*common[:-1], *own[1:]]
     measure.__signature__ = inspect.Signature(parameters, return_annotation="GapResult")
     measure.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": "GapResult"}
-    head, args, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
-    arguments = f"\n\nArgs:\n{taken}" if not args else f"{args[:7]}{taken}"
-    measure.__doc__ = f"{head}{arguments}{options}\n{refused}"
+    words, _, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
+    arguments = f"{taken}{options}".rstrip()
+    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{arguments}\n\n{refused}"
     return measure
 
 
