@@ -18,8 +18,7 @@ from mirlab.first.closing.zoo import EXPECTED, PROTOCOL, SWEEPS, with_accuracy
 from mirlab.first.estimates import Estimate, spearman
 from mirlab.first.reporting import boxed
 from mirlib.gaps import MEASURES
-from mirlib.gaps.base import TASK
-from mirlib.gaps.samples import mean_interval
+from mirlib.gaps.base import TASK, mean_interval
 from mirlib.plots import ACCENT, NEUTRAL, TEXT, VISION, new_axes
 
 ALL_SETTINGS = "all settings"
