@@ -22,8 +22,7 @@ PIECE = 2048  # rows that wait, added at a time
 def _append(chunks: list[Tensor], norms: Tensor) -> None:
     """Append in place, joining what is no longer than what came last: n batches make about log2 n chunks.
 
-    Thousands of small tensors that stay would keep the memory of the large ones between them, which come and go, from
-    being used again.
+    Thousands of small tensors that stay would keep the memory between them from being used again.
     """
     while chunks and len(chunks[-1]) <= len(norms):
         norms = torch.cat([chunks.pop(), norms])
@@ -31,14 +30,10 @@ def _append(chunks: list[Tensor], norms: Tensor) -> None:
 
 
 def early_bounds(norms: Tensor, samples: int) -> NormBounds:
-    """Norms so far inside the 3σ bounds of these rows that they will lie inside those of all rows, in all likelihood.
+    """Norms so far inside the 3σ bounds of these (n,) norms that they will lie inside those of all rows, most likely.
 
-    The centre is the median. The standard deviation is that of the 99 % of the norms nearest to it: a few huge ones can
-    make the plain one fall as well as rise while rows come in. How many of these are taken grows with the samples.
-
-    Args:
-        norms: (n,) norms of the rows seen so far.
-        samples: How many samples they are of; rows of one sample are alike.
+    The standard deviation is that of the 99 % of the norms nearest to the median: a few huge ones can make the plain
+    one fall as well as rise while rows come in. How many of these are taken grows with the number of samples.
     """
     norms = norms.to(torch.float64)
     centre = norms.median()
@@ -54,8 +49,7 @@ class RowSamples:
     Args:
         vision: (r,) integers, the number of the sample of each vision row; or one number for all rows.
         text: (s,) integers likewise. Rows of both modalities with one number belong to one sample.
-        numbers: All samples of the batch in rising order, where some of them may have no rows. Left out, they are those
-            that have some.
+        numbers: All samples of the batch in rising order, where some of them may have no rows.
     """
 
     def __init__(self, vision: Any, text: Any, numbers: Sequence[int] | None = None) -> None:
@@ -100,12 +94,7 @@ class RowSamples:
     ) -> list[tuple[int, Tensor | None]]:
         """Each group of samples with the numbers of its rows, on a device; None for all rows.
 
-        Args:
-            side: 0 for vision, 1 for text.
-            group_of: The group of the sample at each place.
-            places: As for `index`.
-            rows: How many rows there are.
-            device: Where the rows are.
+        ``group_of`` is the group of the sample at each place; the other arguments are those of `index`.
         """
         key = (side, rows, device)
         if key not in self._groups:
@@ -118,10 +107,7 @@ class RowSamples:
 
 
 class FiniteChecks:
-    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them.
-
-    Asking after every layer would make the host wait for the device 2 K times a batch.
-    """
+    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them."""
 
     class _Pending(NamedTuple):
         layer: int
@@ -142,7 +128,7 @@ class FiniteChecks:
         """Read all answers, one transfer a device, and forget them.
 
         Raises:
-            MirlibError: If a row is not finite; it names the first layer, its modality and the row.
+            MirlibError: Naming the first layer, modality and row that is not finite.
         """
         pending, self._pending = self._pending, []
         found: dict[int, int] = {}
@@ -210,7 +196,7 @@ class Side:
         norms: Chunks of float32 norms of all rows, where the outlier rule needs them.
         sums: (2,) float64: how many rows came in the first pass, and the sum of their norms.
         again: The same of a later pass.
-        running: Moments of the rows that were accepted; with ``unit`` those of the same rows of norm 1 besides.
+        running: Moments of the rows that were accepted; ``unit`` those of the same rows of norm 1.
         aside: Rows that are not decided, in host memory, and their norms.
         reached: (2,) the smallest and the largest norm that was accepted.
     """
@@ -306,14 +292,12 @@ class Side:
 
     def settled(self, bounds: NormBounds | None) -> tuple[Running, Running | None]:
         """The moments with those of the waiting rows that lie inside the final bounds; what is kept stays as it was."""
-        if self.running is not None and not self.aside:
-            return self.running, self.unit
-        whole = Side(self.dim, self.with_unit)
-        if self.running is not None:
-            whole.running, whole.unit = self.running.copy(), None if self.unit is None else self.unit.copy()
-        whole.aside = list(self.aside)
-        whole.settle(bounds)
-        return (
-            whole.running or Running.empty(self.dim, torch.device("cpu")),
-            whole.unit or (Running.empty(self.dim, torch.device("cpu")) if self.with_unit else None),
-        )
+        whole = self
+        if self.aside or self.running is None:
+            whole = Side(self.dim, self.with_unit)
+            whole.running = self.running and self.running.copy()
+            whole.unit = self.unit and self.unit.copy()
+            whole.aside = list(self.aside)
+            whole.settle(bounds)
+        none = Running.empty(self.dim, torch.device("cpu")) if whole.running is None else None
+        return whole.running or none, whole.unit or (none if self.with_unit else None)

@@ -134,10 +134,9 @@ def _hash(*values: Any) -> str:
 
 
 def _ids_of_tensors(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Hashes for samples that came as tensors: equal where the same batches are measured again.
+    """Hashes for samples that came as tensors, equal where the same batches are measured again.
 
-    Which rows of the other tensors belong to which sample differs from family to family, so that a sample's picture
-    goes by all of them and its place among them.
+    Which rows of the other tensors belong to which sample is not known: a picture goes by all of them and its place.
     """
     tensors = {name: batch[name] for name in sorted(batch) if isinstance(batch[name], Tensor) and name != "input_ids"}
     others = _hash(*(part for name, value in tensors.items() for part in (name, _as_bytes(value))))
@@ -158,10 +157,7 @@ class PairBatches:
         texts: All texts that there are.
         chosen: The numbers of the image and of the text of each pair.
         settings: What `score` was asked for; ``batch_size``, ``template`` and ``max_text_tokens`` are read here.
-        share: Which of the pairs these batches hold; all if left out.
-
-    Attributes:
-        offset: The number of the first pair in these batches.
+        share: Which of the pairs these batches hold; all if left out. ``offset`` is the number of its first.
     """
 
     def __init__(

@@ -25,8 +25,7 @@ MEBIBYTES = 512
 def bounded(work: Callable[[], str], what: str, advice: str) -> str:
     """What ``work()`` returns, computed in a child process that is stopped where it takes too long or too much memory.
 
-    A template can loop for ever or write gigabytes, and nothing inside this process could stop it. Where the system
-    has no ``fork`` (Windows), the work is done here, without bounds.
+    Where the system has no ``fork`` (Windows), the work is done here, without bounds.
 
     Args:
         work: Returns a string.

@@ -366,9 +366,8 @@ def _score(options: argparse.Namespace) -> None:
 
 def _refuse_combinations(options: argparse.Namespace) -> None:
     """Options that mean nothing together, said before anything is read."""
-    measures, many = options.measures is not None, processes_of_launcher()[1] > 1
-    other = options.preset != "paper"
-    alone = {
+    measures, many, other = options.measures is not None, processes_of_launcher()[1] > 1, options.preset != "paper"
+    for_mir_alone = {
         "--plot": options.plot is not None,
         "--map": options.map is not None,
         "--layer-map": options.layer_map is not None,
@@ -377,17 +376,19 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
         "--controls": options.controls is not None,
     }
     refused = {
-        f"{name} is for MIR alone: leave out it or --measures": measures and given for name, given in alone.items()
-    }
-    refused |= {
+        f"{option} is for MIR alone: leave out it or --measures": measures and given
+        for option, given in for_mir_alone.items()
+    } | {
         "--measures keeps rows in the memory of one process: start it without torchrun": measures and many,
         "--rows means nothing without --measures": options.rows is not None and not measures,
         "--random-weights means nothing without --measures": options.random_weights is not None and not measures,
-        "--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset": options.layer_map and other,
+        "--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset": (
+            options.layer_map and other
+        ),
         "--layer-map is computed by one process: start it without torchrun": options.layer_map and many,
         f"--map needs --preset paper: rows that {options.preset} replaces have no costs": options.map and other,
         "--map keeps the costs in the memory of one process: start it without torchrun": options.map and many,
-    }  # fmt: skip
+    }
     for sentence, applies in refused.items():
         if applies:
             raise MirlibError(sentence)

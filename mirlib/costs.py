@@ -56,15 +56,14 @@ class NullLevel(NamedTuple):
 class TransportMap:
     """What each row of N samples costs in each of K layers, in units of (mean text norm)².
 
-    A vision row that the outlier rule keeps pays the squared way that it goes when all of them are moved onto the text,
-    and in every layer the mean over them plus ``unreached`` is FID_k. A row that the rule drops has NaN.
+    A vision row that the outlier rule keeps pays the squared way that it goes when all of them are moved onto the text;
+    in every layer the mean over them plus ``unreached`` is FID_k. A row that the rule drops has NaN.
 
     Attributes:
         vision: N arrays (K, P): the vision rows of each picture, P of which may differ from picture to picture.
         text: N arrays (K, S): the text rows of each text, moved onto the vision rows.
-        null: N arrays (K, S): the text rows moved onto other text. The samples are split into two halves in the order
-            in which they were drawn, the first, third, … and the second, fourth, …, and the rows of the first half are
-            moved onto the second; NaN for the rows of the second half.
+        null: N arrays (K, S): the text rows of the first, third, … sample moved onto those of the others; NaN for
+            these.
         per_layer: (K,) FID_k, as `mirlib.score` finds it.
         unreached: ``{"vision": (K,), "text": (K,), "null": (K,)}`` spread of the cloud moved onto in directions in
             which no row of the moved one differs; 0 where rows are many more than dimensions.
@@ -108,11 +107,7 @@ class TransportMap:
         return paid / max(paid.sum(), np.finfo(float).tiny)
 
     def ranking(self, layer: int | None = None) -> np.ndarray:
-        """(N,) numbers of the samples from the dearest picture to the cheapest, by the mean cost of their rows.
-
-        By the mean, for a picture of more patches would otherwise be dear for its size alone. In one layer, 1..K, or in
-        all of them together.
-        """
+        """(N,) samples from the dearest picture to the cheapest, by the mean cost of their rows, in a layer or in all."""
         costs = [self.patch_costs(number, layer) for number in range(len(self.vision))]
         means = [np.nansum(values) / max((~np.isnan(values)).sum(), 1) for values in costs]
         return np.argsort(-np.array(means), kind="stable")
@@ -131,10 +126,10 @@ class TransportMap:
         return layer - 1
 
     def null_level(self, layer: int | None = None) -> NullLevel:
-        """What a row of the text costs on its way onto other text: in a layer, or in all of them together.
+        """What a row of the text costs on its way onto other text, in a layer or in all; NaN for a single sample.
 
-        A vision row that costs no more is where text could be. The halves have half of the text's rows, and a map
-        between fewer rows costs more, so that the level is rather too high than too low. NaN for a single sample.
+        A vision row that costs no more is where text could be. The halves have half of the rows, and a map between
+        fewer rows costs more, so that the level is rather too high than too low.
         """
         rows = np.concatenate(self.null, axis=1)
         if layer is None:
@@ -157,25 +152,20 @@ class TransportMap:
 
         parts = []
         total = self.by_picture.sum()
-        for number, costs in enumerate(self.vision):
+        for number, (costs, grid) in enumerate(zip(self.vision, self.grids, strict=True)):
             layers, patches = costs.shape
-            grid = self.grids[number]
-            cells = np.full(patches, -1) if grid is None else grid.cells
-            columns = 1 if grid is None else grid.columns
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "picture": number,
-                        "name": self.names[number],
-                        "patch": np.tile(np.arange(patches), layers),
-                        "row": np.tile(np.where(cells < 0, -1, cells // columns), layers),
-                        "column": np.tile(np.where(cells < 0, -1, cells % columns), layers),
-                        "layer": np.repeat(np.arange(1, layers + 1), patches),
-                        "cost": costs.ravel(),
-                        "share": (costs / self.kept[:, None] / total).ravel(),
-                    }
-                )
-            )
+            cells, columns = (np.full(patches, -1), 1) if grid is None else (grid.cells, grid.columns)
+            found = {
+                "picture": number,
+                "name": self.names[number],
+                "patch": np.tile(np.arange(patches), layers),
+                "row": np.tile(np.where(cells < 0, -1, cells // columns), layers),
+                "column": np.tile(np.where(cells < 0, -1, cells % columns), layers),
+                "layer": np.repeat(np.arange(1, layers + 1), patches),
+                "cost": costs.ravel(),
+                "share": (costs / self.kept[:, None] / total).ravel(),
+            }
+            parts.append(pd.DataFrame(found))
         return pd.concat(parts, ignore_index=True)
 
     def plot(self, pictures: Mapping[int, np.ndarray], layer: int | None = None) -> Axes:
@@ -186,16 +176,9 @@ class TransportMap:
 
 
 def as_seen(processor: Any, image: Image.Image) -> np.ndarray:
-    """The part of a picture that its processor shows the model, to draw a grid of patches over it.
+    """(h, w, 3) uint8: the part of a PIL image that its processor shows the model, to draw a grid of patches over it.
 
     Most processors stretch the whole picture; those of CLIP cut the middle out.
-
-    Args:
-        processor: The model's processor.
-        image: A PIL image.
-
-    Returns:
-        (h, w, 3) uint8.
     """
     image = ImageOps.exif_transpose(image).convert("RGB")
     prepared = getattr(processor, "image_processor", None)
@@ -310,10 +293,8 @@ class _Costs:
     def find_maps(self) -> None:
         """The maps of every layer; what they are made of is let go on the way."""
         metric, self.metric = self.metric, None
-        bar = tqdm(
-            range(1, metric.num_layers + 1), desc="maps", unit="layer", disable=not self.progress, file=sys.stderr,
-            leave=False,
-        )  # fmt: skip
+        layers = range(1, metric.num_layers + 1)
+        bar = tqdm(layers, desc="maps", unit="layer", disable=not self.progress, file=sys.stderr, leave=False)
         with threads_for(metric.dim):
             for layer in bar:
                 vision, text = metric.moments(layer)
@@ -387,46 +368,30 @@ def transport_map(
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    num: int = 100,
-    batch_size: int = 4,
-    seed: int = 0,
-    paired: bool = False,
     preset: str = "paper",
     outliers: str | None = None,
-    template: str = "chat",
     text_rows: str = "text",
     last: str = "normed",
-    max_text_tokens: int | None = None,
-    skip_unreadable: Callable[[str], None] | None = None,
     progress: bool = True,
+    **pairs: Any,
 ) -> TransportMap:
     """Who is to blame for a model's MIR: the cost of every vision row, layer by layer, which add up to it exactly.
 
-    The pairs are those that `mirlib.score` draws with the same arguments. They go through the model twice: for the
-    moments of the rows, and for the costs; once more in the rare case that a decision of the outlier rule must be
-    repaired. Up to six d × d float64 matrices a layer are kept, and one number a row and layer. In a distributed run
-    this process reads all pairs by itself.
+    The pairs go through the model twice, for the moments of the rows and for the costs; once more in the rare case that
+    a decision of the outlier rule must be repaired. Up to six d × d float64 matrices a layer are kept, and one number a
+    row and layer. In a distributed run this process reads all pairs by itself.
 
     Args:
-        model: As for `mirlib.score`.
+        model: This and what is not named below are as for `mirlib.score`, which draws the same pairs.
         processor: Its processor.
-        images: As for `mirlib.score`.
-        texts: As for `mirlib.score`.
-        num: Number of pairs.
-        batch_size: Pairs a forward pass.
-        seed: Which images and texts.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``.
+        images: The images.
+        texts: The texts.
         preset: ``"paper"``; the authors' presets replace rows by medians, which have no costs of their own.
         outliers: ``"drop"`` or ``"none"``, in place of the preset's.
-        template: As for `mirlib.score`.
         text_rows: As for `mirlib.score`.
         last: As for `mirlib.score`.
-        max_text_tokens: As for `mirlib.score`.
-        skip_unreadable: As for `mirlib.score`.
         progress: Whether to show bars on stderr.
-
-    Returns:
-        `TransportMap`.
+        **pairs: ``num``, ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -440,20 +405,7 @@ def transport_map(
         return ModalityIntegrationRate(depth, dim, preset=preset, outliers=outliers, sync_on_compute=False)
 
     metric_of(1)  # refuses what cannot be streamed before a pass is spent
-    batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-        merge_processes=False,
-    )
+    batches = pair_batches(model, processor, images, texts, merge_processes=False, **pairs)
     reader = Reader(model, batches, text_rows, last)
     with evaluating(model):
         result, found = _Costs(reader, metric_of, progress).run()

@@ -7,12 +7,13 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mirlib.errors import MirlibError, first_line, shown
 
@@ -25,21 +26,13 @@ IMAGE_SUFFIXES = frozenset(
     ".webp".split()
 )
 TEXT_SUFFIXES = frozenset(".story .txt .md .text".split())
+ORIENTATION = ExifTags.Base.Orientation
 NO_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))  # what systems put beside the files of their users
 MOST_PIXELS = 1 << 27  # at eight bytes each, the picture and its RGB form, 1 GiB
 HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much again
 MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
 LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
-# How an image is turned upright, by the number that the camera stores.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+
 # Which pictures of scikit-image (sk) and scikit-learn (skl) are photographs, and which are scanned pages.
 PICTURES = {
     "photograph": (
@@ -55,11 +48,7 @@ PICTURES = {
 
 
 def random_stream(seed: int, *stream: int) -> np.random.Generator:
-    """Random numbers of a seed of the user's; the same seed has other numbers in every other stream.
-
-    Raises:
-        MirlibError: If `seed` is negative.
-    """
+    """Random numbers of a seed of the user's, others in every stream; a `MirlibError` for a negative seed."""
     if seed < 0:
         raise MirlibError(f"seed (--seed) must be at least 0, got {seed}")
     return np.random.default_rng([seed, *stream] if stream else seed)
@@ -113,9 +102,6 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
 
     Returns:
         A sequence of square RGB images, 96 to 256 pixels wide; each carries ``info["source"]``.
-
-    Raises:
-        MirlibError: If the kind is unknown.
     """
     if kind not in (*PICTURES, "any"):
         raise MirlibError(f"unknown kind of picture {kind!r}; choose one of {', '.join(PICTURES)}, any")
@@ -149,17 +135,11 @@ def _paragraphs() -> tuple[str, ...]:
 
 
 def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
-    """Paragraphs of real English: the documentation topics that come with Python.
+    """Paragraphs of real English, 8 to 120 words each: the documentation topics that come with Python.
 
     Args:
-        num: How many.
-        seed: Which paragraphs, without repetition. The first ``n`` of ``num`` are the same for every ``num``.
-
-    Returns:
-        Texts of 8 to 120 words. They differ a little between versions of Python.
-
-    Raises:
-        MirlibError: If there are fewer than ``num``.
+        num: How many; a `MirlibError` says how many there are.
+        seed: Which, without repetition. The first ``n`` of ``num`` are the same for every ``num``.
     """
     paragraphs = _paragraphs()
     if num > len(paragraphs):
@@ -169,12 +149,12 @@ def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
 
 
 class Named(str):
-    """A text that knows where it comes from."""
+    """A text that knows where it comes from: the file and line, key or row that it was read from."""
 
     __slots__ = ("source",)
 
     def __new__(cls, text: str, source: str = "") -> Named:
-        """The text, and the file and line, key or row that it was read from."""
+        """The text with its source."""
         named = super().__new__(cls, text)
         named.source = source
         return named
@@ -188,53 +168,40 @@ class Walk:
     """
 
     def __init__(self, folder: Path, suffixes: frozenset[str]) -> None:
-        self._suffixes = suffixes
-        self._found: dict[str, Path] = {}  # by their real names
+        found: dict[str, Path] = {}  # by their real names
         self._passed: Counter[str] = Counter()
         self._endings: set[str] = set()
-        self._entered: set[str] = set()
-        waiting = [(folder, os.path.realpath(folder))]
-        while waiting:  # links wait until everything else has been seen
-            links: list[Path] = []
-            for path, real in waiting:
-                links += self._enter(path, real) if os.path.isdir(real) else self._take(path, real)
-            waiting = [(path, os.path.realpath(path)) for path in sorted(links)]
-        self.files = sorted(self._found.values())
-
-    def _enter(self, folder: Path, real: str) -> list[Path]:
-        """Go through a folder and those in it; returns the symbolic links that lie there."""
-        links: list[Path] = []
-        folders = [(folder, real)]
-        while folders:
-            folder, real = folders.pop()
-            if real in self._entered:
-                continue
-            self._entered.add(real)
-            try:
-                entries = list(os.scandir(folder))
-            except OSError:
-                self._passed["that cannot be opened"] += 1
-                continue
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name in NO_DATA:
-                    self._passed["hidden"] += 1
-                elif entry.is_symlink():
-                    links.append(Path(entry.path))
-                elif entry.is_dir():
-                    folders.append((Path(entry.path), os.path.join(real, entry.name)))
-                else:
-                    self._take(Path(entry.path), os.path.join(real, entry.name))
-        return links
-
-    def _take(self, path: Path, real: str) -> list[Path]:
-        if not os.path.isfile(real):
-            self._passed["broken or special (links, pipes, devices)"] += 1
-        elif path.suffix.lower() in self._suffixes:
-            self._found.setdefault(real, path)
-        else:
-            self._passed["of other kinds"] += 1
-            self._endings.add(path.suffix.lower() or "no ending")
-        return []
+        entered: set[str] = set()
+        waiting, links = [], [folder]
+        while waiting or links:
+            if not waiting:  # links wait until everything else has been seen
+                waiting = [(path, os.path.realpath(path)) for path in sorted(links, reverse=True)]
+                links = []
+            path, real = waiting.pop()
+            if os.path.isdir(real):
+                if real in entered:
+                    continue
+                entered.add(real)
+                try:
+                    entries = list(os.scandir(path))
+                except OSError:
+                    self._passed["that cannot be opened"] += 1
+                    continue
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name in NO_DATA:
+                        self._passed["hidden"] += 1
+                    elif entry.is_symlink():
+                        links.append(Path(entry.path))
+                    else:
+                        waiting.append((Path(entry.path), os.path.join(real, entry.name)))
+            elif not os.path.isfile(real):
+                self._passed["broken or special (links, pipes, devices)"] += 1
+            elif path.suffix.lower() in suffixes:
+                found.setdefault(real, path)
+            else:
+                self._passed["of other kinds"] += 1
+                self._endings.add(path.suffix.lower() or "no ending")
+        self.files = sorted(found.values())
 
     def passed(self) -> str:
         """What was passed over, such as "21 hidden and 2 of other kinds (.db, .txt)"; empty where nothing was."""
@@ -246,11 +213,7 @@ class Walk:
 
 
 def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
-    """The files of a folder with these endings; what was passed over is said.
-
-    Raises:
-        MirlibError: If there are none.
-    """
+    """The files of a folder with these endings; what was passed over is said."""
     walk = Walk(folder, suffixes)
     passed = walk.passed()
     if not walk.files:
@@ -264,11 +227,7 @@ def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
 
 
 def check_regular(path: Path, what: str = "file") -> int:
-    """The size of an ordinary file in bytes. Others are not opened: a pipe would wait for ever.
-
-    Raises:
-        MirlibError: If there is none, or it is a folder, a pipe, a socket or a device.
-    """
+    """The size of an ordinary file in bytes; others are refused and not opened: a pipe would wait for ever."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
@@ -320,18 +279,18 @@ def load_image(source: Any) -> Image.Image:
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         name = shown(Path(os.fsdecode(getattr(source, "filename", "") or "in memory")))
-        return _upright(*_named(name, lambda: _as_rgb(source, name)))
+        return _named(name, lambda: _as_rgb(source, name))
     if not isinstance(source, (str, Path)):
         raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
     name = shown(Path(source))
     if check_regular(Path(source), "image") > MOST_BYTES:
         raise MirlibError(f"image {name}: more than {MOST_BYTES >> 30} GiB")
 
-    def read() -> tuple[Image.Image, int | None]:
+    def read() -> Image.Image:
         with open_picture(source) as image:
             return _as_rgb(image, name)
 
-    return _upright(*_named(name, read))
+    return _named(name, read)
 
 
 def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
@@ -340,10 +299,6 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is MOST_PIXELS
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _named(name: str, read: Callable[[], Any]) -> Any:
@@ -358,8 +313,7 @@ def _named(name: str, read: Callable[[], Any]) -> Any:
         raise MirlibError(f"cannot read the image {name}: {shown(first_line(error), 200)}") from error
 
 
-def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
-    """The image with eight bits a channel on white, and the number that says how the camera was held."""
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise MirlibError(f"image {name} has no pixels: its size is {image.size}")
     most = MOST_PIXELS // 2 if image.format in HEAVY else MOST_PIXELS
@@ -377,10 +331,11 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
     for top in range(0, image.height, 256):  # in strips, so that a large picture is not held in four forms at once
         strip = image.crop((0, top, image.width, min(top + 256, image.height)))
         found.paste(_strip_as_rgb(strip, divisor, transparent), (0, top))
-    try:
-        return found, image.getexif().get(0x0112)
-    except Exception:  # broken EXIF spoils no picture
-        return found, None
+    with suppress(Exception):  # broken EXIF spoils no picture
+        if image.getexif().get(ORIENTATION) in range(2, 9):
+            found.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
+            return ImageOps.exif_transpose(found)
+    return found
 
 
 def _transparent(image: Image.Image) -> Any:
@@ -425,11 +380,7 @@ def _strip_as_rgb(strip: Image.Image, divisor: int, transparent: Any) -> Image.I
 
 
 def text_of(data: bytes, name: str) -> str:
-    """The text in the bytes, without the mark that some editors put at the start.
-
-    Raises:
-        MirlibError: If it is not UTF-8, or holds a zero byte, as binary files do.
-    """
+    """The text in the bytes, without the mark that some editors put at the start; refused if it is no UTF-8 text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise MirlibError(f"{name}: not UTF-8 text: it is UTF-16; save it as UTF-8")
     try:
@@ -442,11 +393,7 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB.
-
-    Raises:
-        MirlibError: If the file cannot be read.
-    """
+    """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -464,11 +411,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def text_of_line(line: bytes | None, name: str) -> str:
-    """The text of a line of `lines_of`.
-
-    Raises:
-        MirlibError: If it is too long or not UTF-8.
-    """
+    """The text of a line of `lines_of`; a `MirlibError` if it is too long or not UTF-8."""
     if line is None:
         raise MirlibError(f"{name}: the line has more than {LONGEST_LINE >> 20} MiB")
     return text_of(line, name)
@@ -542,11 +485,7 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
 def draw(
     items: Sequence[Any], num: int, seed: int, what: str, usable: Callable[[Any], bool] | None = None
 ) -> list[int]:
-    """Indices of ``num`` of the items in a random order fixed by the seed, skipping those that are not usable.
-
-    Raises:
-        MirlibError: If there are fewer than ``num``; the message says how many there are.
-    """
+    """Indices of ``num`` of the items in a random order fixed by the seed, skipping those that are not usable."""
     chosen: list[int] = []
     for index in random_stream(seed).permutation(len(items)).tolist():
         if len(chosen) == num:

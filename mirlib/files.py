@@ -28,11 +28,7 @@ def _what_the_disk_says(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path, make_folder: bool = False) -> None:
-    """Refuse a file that could not be written in the end; nothing stays behind.
-
-    Args:
-        path: The file, which need not exist.
-        make_folder: Whether its folder is made if it is missing.
+    """Refuse a file that could not be written in the end; nothing stays behind but the folder, with ``make_folder``.
 
     Raises:
         MirlibError: If there is no such folder, the folder or the file is read-only, or the name cannot be one.
@@ -61,11 +57,7 @@ def _is_no_file(path: Path) -> bool:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its name and move it there, so that a crash leaves the old one as it was.
-
-    Args:
-        path: The file.
-        write: Writes it under the name that it is given.
+    """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was.
 
     Raises:
         MirlibError: If it cannot be written.
@@ -90,10 +82,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def input_at(path: Path, inputs: Iterable[Path]) -> Path | None:
-    """The first of the inputs that would be destroyed if the path were written; None if there is none.
+    """The first of the inputs that would be destroyed if the path were written, or None.
 
-    That is the same file by whatever name, or a folder that holds it. A result of an earlier run in a folder may be
-    written again.
+    That is the same file by whatever name, or a folder that holds it, unless it is a result of an earlier run there.
     """
     for other in inputs:
         with suppress(OSError, RuntimeError, ValueError):  # what cannot be found, cannot be destroyed

@@ -1,7 +1,7 @@
 """Hidden states out of any Hugging Face LVLM, layer by layer, vision rows and text rows apart.
 
-Forward hooks read each decoder layer's output while the model runs, so nothing has to be edited in the model and no
-layer is kept longer than it is needed. Layers are numbered 1..K as in the paper; the embedding output is not a layer.
+Forward hooks read each decoder layer's output while the model runs; no layer is kept longer than needed. Layers are
+numbered 1..K.
 """
 
 from __future__ import annotations
@@ -143,14 +143,9 @@ def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
 
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """For a `mirlib.forward.Reader`: an ``on_layer`` that is called with layer 0, what enters layer 1, before layer 1.
+    """For a `mirlib.forward.Reader`: yields what it calls with layers 1..K, which calls ``on_layer`` with 0..K.
 
-    Args:
-        parts: Those of the model.
-        on_layer: Takes ``(k, vision, text, batch)``, k from 0.
-
-    Yields:
-        What the reader calls with layers 1..K.
+    Layer 0 is what enters layer 1; ``on_layer`` takes ``(k, vision, text, batch)``.
     """
     entered: list[Tensor] = []
 
@@ -187,15 +182,15 @@ def capture(
         last: Layer K is read after the final norm (``"normed"``, as ``hidden_states[-1]`` of transformers) or before
             (``"raw"``).
         on_layer: Called with ``(k, vision_rows, text_rows)``, k from 1, as soon as layer k is done; the rows are then
-            not kept. Use it for models whose hidden states do not fit in memory.
+            not kept.
 
     Yields:
         `HiddenStateStream`, refilled by every forward pass.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: If the model was called without ``input_ids``, or a layer's output has another length than its
-            input, or hooks did not fire (a compiled model runs past hooks that were added later).
+        MirlibError: If the model was called without ``input_ids``, a layer's output has another length than its input,
+            or hooks did not fire (a compiled model runs past hooks that were added later).
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -243,9 +238,7 @@ def capture(
         found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
         places.clear()
         places.update({(modality, rows.device): rows for modality, rows in found.items()})
-        stream.vision_samples, stream.text_samples = (
-            found[name] // masks[name].shape[1] for name in ("vision", "text")
-        )
+        stream.vision_samples, stream.text_samples = (rows // masks[name].shape[1] for name, rows in found.items())
         stream.vision, stream.text = [], []
         fired.clear()
 

@@ -2,8 +2,7 @@
 
     MIR = log10 Σ_k FID(ω(α_k f_k^v), ω(α_k f_k^t)),    α_k = s / Σ_j ‖f_{k,j}^t‖₂
 
-with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality. This file knows layers and modalities; the distance
-itself lives in `mirlib.frechet`, and the same measure over batches that do not fit in memory in `mirlib.streaming`.
+with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality; over batches that do not fit: `mirlib.streaming`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from mirlib.frechet import (
     Moments,
     as_rows,
     distance_of_rows,
+    float64_device,
     frechet_distance_from_moments,
     is_regular,
     threads_for,
@@ -71,11 +71,6 @@ FAST_WARNING = (
 
 
 def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Preset:
-    """The preset with what the caller overrides.
-
-    Raises:
-        MirlibError: If a name is unknown.
-    """
     if preset not in PRESETS:
         raise MirlibError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     chosen = Preset(outliers or PRESETS[preset].outliers, sqrt or PRESETS[preset].sqrt)
@@ -93,11 +88,7 @@ def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Pre
 def row_norms(rows: Tensor) -> Tensor:
     """(n,) float64 ℓ2 norms of (n, d) rows. float64 before squaring, so float16 rows cannot overflow."""
     wide = torch.float32 if rows.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(rows, dim=1, dtype=wide).to(dtype=torch.float64, device=_float64_device(rows))
-
-
-def _float64_device(rows: Tensor) -> torch.device:
-    return torch.device("cpu") if rows.device.type == "mps" else rows.device
+    return torch.linalg.vector_norm(rows, dim=1, dtype=wide).to(dtype=torch.float64, device=float64_device(rows))
 
 
 class NormBounds(NamedTuple):
@@ -126,8 +117,8 @@ class NormBounds(NamedTuple):
     def three_sigma(cls, norms: Tensor) -> NormBounds:
         """``|norm − median| ≤ 3 · std`` as in the authors' code: lower median, standard deviation with divisor n − 1.
 
-        Norms are rounded to float32 first: the streaming measure keeps them so (4 bytes a token a layer), and both must
-        draw the line at the same place.
+        Norms are rounded to float32 first, as the streaming measure keeps them, so that both draw the line at one
+        place.
         """
         centre = float(norms.median())
         norms = _as_float32(norms, centre)
@@ -151,11 +142,7 @@ def _as_float32(norms: Tensor, centre: float) -> Tensor:
 
 
 def check_norms(norms: Tensor, rows: Tensor, layer: int, modality: str, name_row: Callable[[int], str]) -> None:
-    """Refuse rows that are not finite or cannot be squared, naming layer, modality and row.
-
-    Raises:
-        MirlibError: If a row holds NaN or infinity, or a norm is above 1e150.
-    """
+    """Refuse rows that are not finite or cannot be squared, naming layer, modality and row."""
     if bool((norms <= SQUARABLE).all()):
         return
     row = int((~(norms <= SQUARABLE)).nonzero()[0, 0])
@@ -168,7 +155,6 @@ def check_norms(norms: Tensor, rows: Tensor, layer: int, modality: str, name_row
 
 
 def not_finite(layer: int, modality: str, row: str) -> MirlibError:
-    """The error for a row that is not finite."""
     return MirlibError(
         f"layer {layer}, {modality} {row}: the hidden state holds NaN or infinity. "
         "Nothing was averaged over it; check the model's precision (float16 overflows, bfloat16 does not)"
@@ -176,11 +162,7 @@ def not_finite(layer: int, modality: str, row: str) -> MirlibError:
 
 
 def text_scale(norm_sum: float, count: int, layer: int) -> float:
-    """α_k, the inverse of the mean text norm.
-
-    Raises:
-        MirlibError: If every text row is zero.
-    """
+    """α_k, the inverse of the mean text norm; a `MirlibError` where every text row is zero."""
     if not norm_sum / count >= 1 / SQUARABLE:
         raise MirlibError(
             f"layer {layer}: every text row has norm zero, or one too small to be squared, so the text-centric scale "
@@ -225,9 +207,8 @@ def norm_floor(vision_energy: float, text_energy: float) -> float:
 def split_of_length(layers: Sequence[LayerSummary]) -> LengthSplit | None:
     """The shares of lengths and of shape in the sum of distances; None if it is 0 or they were not taken.
 
-    ``forced`` is the floor that the norms put under the distance, ``shape`` what is left if every vision row is
-    rescaled to the mean text norm of its layer, and ``equalised`` what this removes beyond the floor. It is below 0
-    where lengths make up for directions.
+    ``equalised``, what rescaling every vision row to the mean text norm removes beyond the floor that the norms force,
+    is below 0 where lengths make up for directions.
     """
     total = math.fsum(layer.distance.total for layer in layers)
     equal = math.fsum(layer.equalised for layer in layers)
@@ -291,7 +272,7 @@ def assemble(
 
 def _energy_of_rows(rows: Tensor) -> float:
     """`mirlib.frechet.energy` without the (d, d) scatter, of which the trace alone is wanted."""
-    rows = rows.to(device=_float64_device(rows), dtype=torch.float64)
+    rows = rows.to(device=float64_device(rows), dtype=torch.float64)
     mean = rows.mean(dim=0)
     return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
 
@@ -325,9 +306,7 @@ def _prepare_layer(
         masks[modality] = within.to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
     for modality, values in rows.items():
-        if (
-            chosen.sqrt == "authors-fast"
-        ):  # the authors scale first, in float32, and their rounding is part of the value
+        if chosen.sqrt == "authors-fast":  # the authors scale first, and their rounding is part of the value
             values = values.to(torch.float32) * scale
         mask = masks[modality]
         kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
@@ -389,11 +368,7 @@ def as_layers(values: Any, name: str) -> list[Tensor]:
 
 
 def check_layers(vision: Sequence[Tensor], text: Sequence[Tensor], *, minimum: int) -> None:
-    """Refuse layers that do not belong together.
-
-    Raises:
-        MirlibError: If K, d or the number of rows differ where they must agree, or a modality has too few rows.
-    """
+    """Refuse layers whose K, d or number of rows differ where they must agree, or with too few rows."""
     if len(vision) != len(text):
         raise MirlibError(f"vision has {len(vision)} layers and text has {len(text)}; they must be equal")
     for name, layers in (("vision", vision), ("text", text)):
@@ -439,8 +414,8 @@ def modality_integration_rate(
         samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
             interval, since tokens of one sample are not independent.
         confidence: For example 0.95, for an interval over samples.
-        interval: ``"influence"``, by the derivative (see `mirlib.influence`), or ``"bootstrap"``, by drawing samples
-            with replacement, which is also the way where the derivative does not exist or outliers are replaced.
+        interval: ``"influence"``, see `mirlib.influence`, or ``"bootstrap"`` over samples, which is also the way where
+            the derivative does not exist or outliers are replaced.
         resamples: Number of bootstrap replicates.
         seed: Seed of the bootstrap.
 
@@ -651,8 +626,7 @@ class _Resampler:
         if need > LARGEST_BOOTSTRAP:
             raise MirlibError(
                 f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
-                "the "
-                "batches through ModalityIntegrationRate, which needs no such memory"
+                "the batches through ModalityIntegrationRate, which needs no such memory"
             )
         mean = rows.mean(dim=0)
         centred = (rows - mean)[torch.argsort(index, stable=True)]

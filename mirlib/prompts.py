@@ -31,7 +31,6 @@ _WITHOUT_PLACEHOLDERS = ("FuyuProcessor", "GitProcessor", "Kosmos2Processor", "K
 
 
 def image_token(processor: Any) -> str:
-    """The string that stands for one image in the prompts of a processor."""
     token = _named_token(processor)
     if not token:
         raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
@@ -45,10 +44,7 @@ def _named_token(processor: Any) -> str:
 
 
 def used_template(processor: Any, template: str) -> str:
-    """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own.
-
-    A template that the tokenizer alone has is a template for texts, as the language model had it before it could see.
-    """
+    """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own."""
     if template not in TEMPLATES:
         raise MirlibError(f"unknown template {shown(repr(template))}; choose one of {', '.join(TEMPLATES)}")
     return template if getattr(processor, "chat_template", None) else "plain"
@@ -112,14 +108,8 @@ def _adds_placeholders(processor: Any) -> bool:
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
     """The prompt for one image and one text: the image as the user's turn, the text as the assistant's answer.
 
-    Args:
-        processor: A Hugging Face processor.
-        text: The text.
-        template: ``"chat"`` for the processor's chat template (``"plain"`` where it has none), or ``"plain"`` for the
-            image, a line break and the text (the text alone where the processor itself puts the image before it).
-
-    Returns:
-        The prompt, with one image placeholder and the text as it is.
+    ``"chat"`` takes the processor's chat template (``"plain"`` where it has none), and ``"plain"`` the image, a line
+    break and the text (the text alone where the processor itself puts the image before it).
 
     Raises:
         MirlibError: If the template is unknown, fails, takes too long, or does not keep one image and one text.
@@ -200,8 +190,7 @@ def encode_batch(
 
     Args:
         processor: A Hugging Face processor with a fast tokenizer.
-        images: B PIL images; None for the texts alone, in the same prompt with nothing in the image's place, as the
-            tokenizer reads them.
+        images: B PIL images; None for the texts alone, in the same prompt with nothing in the image's place.
         texts: B non-empty texts.
         template: See `build_prompt`.
         max_text_tokens: Cut each text after so many tokens.
@@ -301,8 +290,7 @@ class _Listener:
 def _overheard(processor: Any) -> Iterator[list[tuple[str, Any]]]:
     """Every string that the processor hands to its tokenizer inside the block, with its `tokenizers.Encoding`.
 
-    Processors write more into a prompt than they are given: placeholders, a first token, a line break at the end. Only
-    the string that was really tokenized shows where the text is.
+    Processors write more into a prompt than they are given; only what was really tokenized shows where the text is.
     """
     tokenizer = processor.tokenizer
     listener = _Listener(tokenizer)
@@ -321,15 +309,10 @@ def _rows_of(
     parts: tuple[str, str, str],
     special: set[int],
 ) -> list[int] | None:
-    """Positions in a row of ids whose tokens hold the text; None where that is in doubt.
+    """Positions in a row of (T,) ids whose tokens hold the text; None where that is in doubt.
 
-    Args:
-        tokenizer: The tokenizer.
-        heard: Strings that were tokenized, each with its encoding.
-        ids: (T,) the row.
-        attended: (T,) 0 at padding.
-        parts: What stands before the text, behind the image; the text; what stands behind it.
-        special: Ids that are no text.
+    ``heard`` are the strings that were tokenized with their encodings, ``attended`` is 0 at padding, ``parts`` what
+    stands before the text (behind the image), the text, and what stands behind it; ``special`` ids are no text.
     """
     end = max((place + 1 for place, value in enumerate(attended) if value), default=0)
     for prompt, encoding in heard:
@@ -371,8 +354,8 @@ def _read_as_written(
 ) -> bool:
     """Whether tokens, decoded, are the characters that they are said to stand for.
 
-    Characters with an unknown token are left out, and neighbours on both sides of them are read apart. What a tokenizer
-    does not give back (accents, capitals) it does not give back of the characters alone.
+    Characters with an unknown token are left out. What a tokenizer does not give back (accents, capitals) it does not
+    give back of the characters alone.
     """
     lost = {place for i in chosen if tokens[i] == tokenizer.unk_token_id for place in range(*spans[i])}
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -387,7 +370,6 @@ def _read_as_written(
 
 
 def _runs(places: Sequence[int]) -> list[list[int]]:
-    """Numbers in ascending order, in runs without gaps."""
     runs: list[list[int]] = []
     for place in places:
         if runs and runs[-1][-1] == place - 1:

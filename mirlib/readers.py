@@ -1,16 +1,13 @@
 """Images, texts and pairs from where you keep them, read when their turn comes.
 
-One call for each kind of source::
-
     open_images(["photos/"])                     a folder, or image files
     open_images(["shards/{000..009}.tar"])       WebDataset shards
     open_images(["hf:lmms-lab/textvqa"])         a Hugging Face dataset, here TextVQA
-    open_texts("hf:abisee/cnn_dailymail")        CNN/DailyMail
     open_texts("texts.txt")                      one text a line, or a folder with one a file
     open_pairs("pairs.jsonl")                    a JSON object a line, with an image path and its text
 
-Each returns sequences that `mirlib.score` takes. The order of the items is fixed by the source, so that a seed draws
-the same ones every time; what cannot be read is an error that names the file, the line, the key or the row.
+Each returns sequences that `mirlib.score` takes, in an order that the source fixes, so that a seed draws the same
+items.
 """
 
 from __future__ import annotations
@@ -79,8 +76,7 @@ def open_images(
             for a range of them, or a folder of them); a file of records with image paths (``.jsonl``, ``.json``,
             ``.csv``, ``.tsv``); ``.parquet`` files, or a folder of them; ``hf:NAME``, ``hf:NAME@CONFIG`` or
             ``hf:NAME@CONFIG:SPLIT`` for a Hugging Face dataset on the hub or in a folder. Each path of a file of
-            records is taken once, and so is each image of a table with an ``image_id``: TextVQA asks several questions
-            about one.
+            records is taken once, and so is each image of a table with an ``image_id``.
         image_field: The field, the column or (in shards) the ending of the images. Left out, the one that holds images,
             or the first of ``image``, ``image_path``, ``img``, ``jpg``, ``png``, ``file_name``, ``filename``, ``path``,
             ``images``.
@@ -106,20 +102,17 @@ def open_images(
 
 
 def open_texts(source: str | Path, *, text_field: str | None = None, on_unreadable: Unreadable = None) -> Sequence[str]:
-    """Texts of a source.
+    """Texts of a source, each of which knows its file and line, key or row.
 
     Args:
-        source: A text file with one text a line, or a folder with one a file; or shards, a file of records,
-            ``.parquet`` files or ``hf:NAME`` as for `open_images`. In shards a text is the member ``.txt`` of a key, or
-            a field of its ``.json``. A file that holds JSON is read as such, whatever it is called.
+        source: A text file with one text a line, or a folder with one a file; or shards (the member ``.txt`` of a key,
+            or a field of its ``.json``), a file of records, ``.parquet`` files or ``hf:NAME`` as for `open_images`. A
+            file that holds JSON is read as such, whatever it is called.
         text_field: The field, the column or the ending of the texts. Left out, the first of ``text``, ``caption``,
             ``article``, ``question``, ``sentence``, ``txt``, ``conversations``, ``messages``. Of a list of texts the
             first is taken, and of a conversation the first answer of the model (``gpt``, ``assistant``), without
             ``<image>``.
         on_unreadable: As for `open_images`.
-
-    Returns:
-        The texts, those of shards and datasets read when they are asked for; each knows its file and line, key or row.
 
     Raises:
         MirlibError: If the source does not exist, holds no texts, or cannot be read.
@@ -163,17 +156,10 @@ def open_pairs(
 
 
 def part_of(items: Sequence[Any], number: int, parts: int, *, seed: int = 0) -> Items:
-    """One of so many parts that have no item in common, for measurements that are repeated on other data.
+    """Part ``number`` of 1..``parts`` that have no item in common, for measurements that are repeated on other data.
 
-    Args:
-        items: What to divide.
-        number: Which part, from 1.
-        parts: How many parts there are. Their sizes differ by at most one.
-        seed: How the items are shuffled before they are divided. Sequences of one length are divided alike, so that
-            images and the texts that belong to them stay together.
-
-    Raises:
-        MirlibError: If there is no such part.
+    Their sizes differ by at most one. Sequences of one length are divided alike, by the seed, so that images and the
+    texts that belong to them stay together.
 
     Examples:
         >>> halves = [set(part_of(range(5), number, 2)) for number in (1, 2)]

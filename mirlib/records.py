@@ -45,11 +45,7 @@ DECODER = json.JSONDecoder(parse_int=_integer)
 
 
 def layout_of(path: Path) -> str | None:
-    """How the records stand in a file: as lines, in an array, in one object, as a table; None for plain text.
-
-    Raises:
-        MirlibError: If the file cannot be opened.
-    """
+    """How the records stand in a file: as lines, in an array, in one object, as a table; None for plain text."""
     suffix = path.suffix.lower()
     if suffix in CSV:
         return "table"
@@ -81,11 +77,7 @@ def _json(text: bytes) -> Any:
 
 
 def _plain(path: Path, start: bytes) -> None:
-    """Refuses a file as plain text whose first lines are those of a table or of JSON.
-
-    Raises:
-        MirlibError: If they are.
-    """
+    """Refuses a file as plain text whose first lines are those of a table or of JSON."""
     whole = start if len(start) < STEP else start[:STEP].rpartition(b"\n")[0]
     lines = [line.strip() for line in whole.splitlines() if line.strip()][:20]
     header = lines[0].decode(errors="replace") if lines else ""
@@ -197,23 +189,11 @@ class _Wanted(NamedTuple):
         return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
 
 
-def _images(field: str | None) -> _Wanted:
-    return _Wanted(field, IMAGE_FIELDS, "images", image_in)
-
-
-def _texts(field: str | None) -> _Wanted:
-    return _Wanted(field, TEXT_FIELDS, "texts", text_in)
+_IMAGES, _TEXTS = _Wanted(None, IMAGE_FIELDS, "images", image_in), _Wanted(None, TEXT_FIELDS, "texts", text_in)
 
 
 class Records:
-    """A file of records.
-
-    Args:
-        path: The file.
-        layout: What `layout_of` says.
-        on_unreadable: Called with a sentence for each record that is left out; None for an error.
-        image_root: The folder of the images; None for the file's own and ``images`` in it.
-    """
+    """A file of records in the layout that `layout_of` says; ``on_unreadable`` is called for each that is left out."""
 
     def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
         self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
@@ -230,8 +210,6 @@ class Records:
         bad = MirlibError(f"{self._where(number)}: {why}")
         bad.__cause__ = error
         return bad
-
-    # ------------------------------------------------------------------------------------------------ the layouts
 
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """Each record with its number; a MirlibError in the place of one that cannot be read."""
@@ -352,8 +330,6 @@ class Records:
             else:
                 yield number, self._bad(number, f"no image has its image_id {shown(belongs)}")
 
-    # ------------------------------------------------------------------------------------------------ the fields
-
     def _fields(self, wanted: Sequence[_Wanted]) -> list[str] | None:
         """Which fields hold what is wanted: those of the first record that has them; None where there is no record."""
         fields: list[str | None] = [None] * len(wanted)
@@ -419,7 +395,7 @@ class Records:
 
     def images(self, image_field: str | None) -> Sequence[Any]:
         """The images, each once."""
-        numbers, (field,), (found,) = self._read(_images(image_field))
+        numbers, (field,), (found,) = self._read(_IMAGES._replace(given=image_field))
         first: dict[str, int] = {}
         for number, image in zip(numbers, found, strict=True):
             first.setdefault(image, number)
@@ -427,12 +403,13 @@ class Records:
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
-        numbers, _, (found,) = self._read(_texts(text_field))
+        numbers, _, (found,) = self._read(_TEXTS._replace(given=text_field))
         return self._named(numbers, found)
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
-        numbers, (field, _), (images, texts) = self._read(_images(image_field), _texts(text_field))
+        wanted = _IMAGES._replace(given=image_field), _TEXTS._replace(given=text_field)
+        numbers, (field, _), (images, texts) = self._read(*wanted)
         return Pairs(self._at(numbers, images, field), self._named(numbers, texts))
 
     def _at(self, numbers: list[int], images: list[str], field: str) -> Items:

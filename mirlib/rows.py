@@ -1,8 +1,4 @@
-"""All hidden states of a small data set in memory: for figures, probes and ablations that need the rows themselves.
-
-`mirlib.score` never keeps rows. What draws a cloud of tokens, or takes MIR of a hundred subsets of the same samples,
-reads them once with `collect_rows` instead.
-"""
+"""All hidden states of a small data set in memory, for figures, probes and subsets; `mirlib.score` never keeps rows."""
 
 from __future__ import annotations
 
@@ -72,10 +68,8 @@ class TokenRows:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The vision arrays and the text arrays of some samples, one a layer, in the order of the rows.
 
-        Args:
-            vision: Numbers of the samples whose vision rows are taken.
-            text: Numbers of the samples whose text rows are taken; those of ``vision`` if left out.
-            embeddings: Whether the rows that enter layer 1 stand in front, as layer 0.
+        ``text`` names the samples whose text rows are taken, those of ``vision`` if left out; with ``embeddings`` the
+        rows that enter layer 1 stand in front, as layer 0.
         """
         vision = torch.as_tensor(vision)
         text = vision if text is None else torch.as_tensor(text)
@@ -101,8 +95,7 @@ def collect_rows(
 ) -> TokenRows:
     """Run the pairs ``(images[i], texts[i])`` through a model once and keep its vision rows and text rows, on the CPU.
 
-    Memory grows with the rows that are kept, all of them unless ``max_rows`` says otherwise: (K + 1) · rows · d · bytes
-    of a number.
+    Memory grows with the rows that are kept, (K + 1) · rows · d · bytes of a number.
 
     Args:
         model: As for `mirlib.score`.
@@ -114,8 +107,8 @@ def collect_rows(
         text_rows: As for `mirlib.capture`.
         last: As for `mirlib.capture`.
         max_text_tokens: Cut each text after so many tokens.
-        max_rows: Keep at most about so many rows of each modality: ``max_rows // N``, and at least one, of each
-            sample, drawn at random.
+        max_rows: Keep ``max_rows // N``, and at least one, of the rows of each modality of each sample, drawn at
+            random.
         seed: Of that draw, which depends on the sample's number and not on the batches.
         progress: Whether to show a bar on stderr.
 
@@ -131,9 +124,7 @@ def collect_rows(
         raise MirlibError(f"max_rows must be at least 1, got {max_rows}")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     entering: list[Tensor] = []
-    collected: dict[str, list[tuple[Tensor, ...]]] = {modality: [] for modality in MODALITIES}
-    samples: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
-    pooled: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    collected, samples, pooled = ({modality: [] for modality in MODALITIES} for _ in range(3))
     seen = dict.fromkeys(MODALITIES, 0)
 
     def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -47,29 +47,25 @@ def score_batches(
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
             the time being and left as it was.
         batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
-            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows; ``sample_names``, B strings
-            for messages; ``sample_ids``, B pairs of strings that tell the picture and the text of each sample from
-            others (default: hashes of the batch's tensors), by which `mirlib.compare` knows the same sample again.
-            Without ``text_mask`` every attended position that is neither vision nor a special token of the config is
-            text.
+            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows, without which every attended
+            position that is neither vision nor a special token of the config is text; ``sample_names``, B strings for
+            messages; ``sample_ids``, B pairs of strings that tell picture and text of each sample from others (default:
+            hashes of the tensors), by which `mirlib.compare` knows the same sample again.
         preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
         text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from the influence of each sample (`mirlib.influence`), or where this does not exist from a jackknife over
-            ``groups`` groups of samples, and the result says so; with the authors' exact preset from a bootstrap.
+            from `mirlib.influence`, or where influences do not exist from a jackknife over ``groups`` groups of
+            samples, and the result says so; with the authors' exact preset from a bootstrap.
         groups: Number of jackknife groups.
         trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
-            processes count together, each process with its share; every process must then call this, gets the same
-            result, and fails with an error that says where and why if another fails. A model that is sharded by FSDP
-            needs this, and at least one batch in each process. False measures the batches of this process alone.
+            processes count together; every process must then call this, gets the same result, and fails with an error
+            that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
+            each process.
         progress: Whether to show bars on stderr.
-
-    Returns:
-        `MIRResult`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -252,13 +248,10 @@ def score(
     """MIR of a model over image–text pairs, as the paper measures it.
 
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
-    image before the text. Memory does not grow with ``num``.
-
-    In a distributed run (``torch.distributed`` is initialised, as under torchrun) every process calls this with the
-    same arguments, reads and measures its share of the pairs, and gets the result over all of them, equal to that of
-    one process but for rounding. It does not matter whether the model is replicated, wrapped in
-    ``DistributedDataParallel``, or sharded by FSDP; on the GPUs, each process has its model on its own. If one process
-    fails, all raise an error that says which and why.
+    image before the text. Memory does not grow with ``num``. In a distributed run (``torch.distributed`` is
+    initialised, as under torchrun) every process calls this with the same arguments, reads and measures its share of
+    the pairs, and gets the result over all of them; the model may be replicated, in ``DistributedDataParallel``, or
+    sharded by FSDP.
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
@@ -277,23 +270,18 @@ def score(
         text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
-        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. See
-            `score_batches`.
-        groups: Number of groups of the jackknife that stands in where influences do not exist.
-        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
+        confidence: Level of the interval over samples; None for the value alone. See `score_batches`.
+        groups: As for `score_batches`.
+        trace: As for `score_batches`.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
-        merge_processes: In a distributed run, whether the processes share the pairs. False measures all pairs in this
-            process alone, and no other has to call this.
+        merge_processes: False measures all pairs in this process alone, also in a distributed run.
         progress: Whether to show bars on stderr; in a distributed run, those of the process with rank 0.
-
-    Returns:
-        `MIRResult`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, for
-            the authors' presets in a distributed run, and all that `score_batches` raises.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, the
+            authors' presets in a distributed run, and all that `score_batches` raises.
 
     Source: arXiv 2410.07167, section 2.1.
     """

@@ -32,12 +32,7 @@ class Pairs(NamedTuple):
 
 
 class Items(Sequence[Any]):
-    """A sequence whose items are read when they are asked for.
-
-    Args:
-        count: How many there are.
-        read: Takes the number of an item, from 0, and returns it.
-    """
+    """A sequence of ``count`` items that are read when they are asked for, by ``read(number)``, from 0."""
 
     def __init__(self, count: int, read: Callable[[int], Any]) -> None:
         self._count, self._read = count, read
@@ -55,11 +50,7 @@ class Items(Sequence[Any]):
 
 
 def some(items: Sequence[Any], what: str, name: str) -> Sequence[Any]:
-    """The items.
-
-    Raises:
-        MirlibError: If there are none.
-    """
+    """The items; a `MirlibError` if there are none."""
     if not items:
         raise MirlibError(f"no {what} in {name}")
     return items
@@ -72,21 +63,13 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def refuse_remote(value: str, name: str) -> None:
-    """Nothing is fetched because a file or an option says so.
-
-    Raises:
-        MirlibError: If the value is an address.
-    """
+    """Nothing is fetched because a file or an option says so."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
         raise MirlibError(f"{name}: {shown(value)} is an address, and nothing is fetched; name a file on this machine")
 
 
 def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, option: str, name: str) -> str:
-    """The field that holds the images or the texts.
-
-    Raises:
-        MirlibError: If there is none.
-    """
+    """The field that holds the images or the texts; a `MirlibError` if there is none."""
     there = list(there)
     if given is not None:
         if given not in there:
@@ -101,16 +84,8 @@ def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Images
-
-
 def image_of(data: bytes, name: str) -> Image.Image:
-    """The image in the bytes, decoded when it is used; messages call it by ``name``.
-
-    Raises:
-        MirlibError: If it is no image.
-    """
+    """The image in the bytes, decoded when it is used; messages call it by ``name``."""
     try:
         image = open_picture(io.BytesIO(data))
     except Exception as error:  # Pillow's readers raise anything
@@ -121,11 +96,7 @@ def image_of(data: bytes, name: str) -> Image.Image:
 
 
 def image_in(value: Any, name: str) -> str | bytes:
-    """The path or the bytes of an image, out of a field: as they are, in a list of one, or in a table's struct.
-
-    Raises:
-        MirlibError: If the field holds neither.
-    """
+    """The path or the bytes of an image, out of a field: as they are, in a list of one, or in a table's struct."""
     if isinstance(value, (list, tuple)):
         if len(value) != 1:
             raise MirlibError(f"{name}: expected the path of an image, got a list of {len(value)}")
@@ -143,11 +114,7 @@ def image_in(value: Any, name: str) -> str | bytes:
 
 
 def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | Image.Image:
-    """The image that `image_in` found: its path in the first of the folders that has it, or the picture in its bytes.
-
-    Raises:
-        MirlibError: If it is in none of them.
-    """
+    """The image that `image_in` found: its path in the first of the folders that has it, or the picture in its bytes."""
     if isinstance(image, bytes):
         return image_of(image, name)
     for written in dict.fromkeys((image, image.replace("\\", "/"))):  # the second for paths of Windows
@@ -166,11 +133,7 @@ def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | I
 
 
 def folders_of(file: Path, image_root: str | Path | None) -> list[Path]:
-    """The folders that the paths in a file are relative to.
-
-    Raises:
-        MirlibError: If ``image_root`` is no folder.
-    """
+    """The folders that the paths in a file are relative to."""
     if image_root is None:
         return [file.parent, file.parent / "images"]
     if not Path(image_root).is_dir():
@@ -178,16 +141,8 @@ def folders_of(file: Path, image_root: str | Path | None) -> list[Path]:
     return [Path(image_root)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Texts
-
-
 def text_in(value: Any, name: str) -> str:
-    """The text of a field, stripped: of a list the first, of a conversation the first answer.
-
-    Raises:
-        MirlibError: If the field holds none.
-    """
+    """The text of a field, stripped: of a list the first, of a conversation the first answer."""
     if is_conversation(value):
         value = _answer(value, name)
     elif isinstance(value, (list, tuple)):
