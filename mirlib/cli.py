@@ -25,11 +25,10 @@ from mirlib import __version__
 from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
-from mirlib.files import check_writable, input_at, write_whole
+from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
 from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
 from mirlib.result import MIRResult, json_text
-from mirlib.stored import check_memory, read_arrays, stored_result
 
 BAD_INPUT = 2
 PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}

@@ -107,7 +107,7 @@ class TransportMap:
         return paid / max(paid.sum(), np.finfo(float).tiny)
 
     def ranking(self, layer: int | None = None) -> np.ndarray:
-        """(N,) samples from the dearest picture to the cheapest, by the mean cost of their rows, in a layer or in all."""
+        """(N,) samples from the dearest picture to the cheapest, by their rows' mean cost in a layer or in all."""
         costs = [self.patch_costs(number, layer) for number in range(len(self.vision))]
         means = [np.nansum(values) / max((~np.isnan(values)).sum(), 1) for values in costs]
         return np.argsort(-np.array(means), kind="stable")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError, shown
+from mirlib.errors import MirlibError, first_line, shown
+from mirlib.result import MIRResult
 
 __all__ = ["check_writable", "input_at", "write_whole"]
 
@@ -93,3 +97,129 @@ def input_at(path: Path, inputs: Iterable[Path]) -> Path | None:
                 if path.samefile(other) or (inside and b'"schema"' not in path.read_bytes()[:100]):
                     return other
     return None
+
+
+ARRAYS = ("vision", "text", "vision_samples", "text_samples")
+LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states may ask for
+LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
+MOST_PACKED = 20  # times the size of the file, beyond that
+
+
+def check_memory(dim: int) -> None:
+    """The authors' fast mode forms (d, d) matrices whatever the number of rows is."""
+    need = 6 * 4 * dim**2
+    if need > LARGEST_PRODUCTS:
+        raise MirlibError(
+            f"preset 'authors-fast' would take {need / 2**30:.0f} GiB for matrices of {dim} x {dim} numbers; use "
+            "preset 'authors' or 'paper'"
+        )
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz or .safetensors file; pickled objects are never opened.
+
+    What the file says of its arrays is looked at before one of them is read: a header can claim any size.
+    """
+    if not path.is_file():
+        raise MirlibError(f"no such file: {shown(path)}")
+    readers = {".npz": _Zipped, ".safetensors": _Safetensors}
+    if path.suffix not in readers:
+        raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
+    try:
+        with readers[path.suffix](path) as stored:
+            claims = {name: stored.claim(name) for name in ARRAYS if name in stored.names}
+            missing = [name for name in ("vision", "text") if name not in claims]
+            if missing:
+                raise MirlibError(f"no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
+            return {name: stored.read(name) for name in claims}
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
+        raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
+
+
+class _Zipped:
+    """The arrays of an .npz file."""
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path)
+        self._size = path.stat().st_size
+        self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
+
+    def __enter__(self) -> _Zipped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def claim(self, name: str) -> tuple[int, ...]:
+        """The shape that the header gives, once the bytes behind it are known to be there."""
+        import numpy as np
+
+        info = self._zip.getinfo(f"{name}.npy")
+        if info.file_size > max(LARGEST_UNPACKED, MOST_PACKED * self._size):
+            raise MirlibError(
+                f"{name} unpacks to {info.file_size / 2**30:.1f} GiB, more than {MOST_PACKED} times the size of the "
+                "file, which no hidden states do"
+            )
+        with self._zip.open(info) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            held = info.file_size - file.tell()
+        if dtype.hasobject:
+            raise ValueError("Object arrays can run code when they are opened; store plain numbers")
+        if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > held:
+            raise MirlibError(f"{name} claims shape {shown(shape)} of {shown(dtype)}, and holds {held} bytes")
+        return shape
+
+    def read(self, name: str) -> Any:
+        """The array."""
+        import numpy as np
+
+        with self._zip.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+class _Safetensors:
+    """The arrays of a .safetensors file, whose own reader holds its claims against its size."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = safe_open(path, framework="pt")
+        self.names = set(self._file.keys())
+
+    def __enter__(self) -> _Safetensors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def claim(self, name: str) -> tuple[int, ...]:
+        """The shape that the header gives."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Any:
+        """The array."""
+        return self._file.get_tensor(name)
+
+
+def stored_result(path: Path) -> MIRResult:
+    """The result in a file that ``--json`` wrote."""
+    try:
+        # A pipe that a shell made (<(…), /dev/stdin) ends; one with a name may never, nor may a device.
+        if path.exists() and not (
+            path.is_file() or path.is_dir() or (path.is_fifo() and path.parts[:2] == ("/", "dev"))
+        ):
+            raise MirlibError("not a file")
+        text = path.read_text(encoding="utf-8")
+        return MIRResult.from_dict(json.loads(text))
+    except OSError as error:
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
+        raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error

@@ -19,7 +19,7 @@ from scipy.linalg.lapack import dsygst
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = [
     "FrechetDistance",
@@ -405,8 +405,7 @@ def trace_term(
         >>> round(found.value, 9), found.method, found.error < 1e-9
         (5.0, 'polar', True)
     """
-    if method not in TRACE_METHODS:
-        raise MirlibError(f"unknown route to the trace term {method!r}; choose one of {', '.join(TRACE_METHODS)}")
+    check_choice("route to the trace term", method, TRACE_METHODS)
     fallback = None
     if method == "polar":
         found = _polar_trace(covariance_x, covariance_y, tolerance)

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.adapters import register_adapter as register_adapter  # where it was before it had a module of its own
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["HiddenStateStream", "capture"]
 
@@ -199,10 +199,8 @@ def capture(
         ...     stream.num_layers == len(model.get_decoder().layers)
         True
     """
-    if text_rows not in TEXT_ROWS:
-        raise MirlibError(f"unknown text_rows {text_rows!r}; choose one of {', '.join(TEXT_ROWS)}")
-    if last not in LAST_LAYER:
-        raise MirlibError(f"unknown last {last!r}; choose one of {', '.join(LAST_LAYER)}")
+    check_choice("text_rows", text_rows, TEXT_ROWS)
+    check_choice("last", last, LAST_LAYER)
     model = unwrap(model)
     parts = decoder_parts(model)
     if last == "normed" and parts.final_norm is None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mirlib.accumulators import FiniteChecks
 from mirlib.batches import pair_batches
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
 from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
@@ -251,8 +251,7 @@ def layer_map(
     for single tokens and their nearest neighbours.
     """
     check_confidence(confidence)
-    if trace not in TRACE_METHODS:
-        raise MirlibError(f"unknown trace {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
+    check_choice("trace", trace, TRACE_METHODS)
     chosen, dim, groups = _size(model, num, layers, groups)
     if Processes.current(True).size > 1:
         raise MirlibError("a layer map is computed by one process: start it without torchrun")

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
-from mirlib.errors import MirlibError, MirlibWarning
+from mirlib.errors import MirlibError, MirlibWarning, check_choice
 from mirlib.frechet import (
     SQUARABLE,
     FrechetDistance,
@@ -71,13 +71,10 @@ FAST_WARNING = (
 
 
 def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Preset:
-    if preset not in PRESETS:
-        raise MirlibError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    check_choice("preset", preset, PRESETS)
     chosen = Preset(outliers or PRESETS[preset].outliers, sqrt or PRESETS[preset].sqrt)
-    if chosen.outliers not in OUTLIERS:
-        raise MirlibError(f"unknown outlier rule {chosen.outliers!r}; choose one of {', '.join(OUTLIERS)}")
-    if chosen.sqrt not in SQRT:
-        raise MirlibError(f"unknown square root {chosen.sqrt!r}; choose one of {', '.join(SQRT)}")
+    check_choice("outlier rule", chosen.outliers, OUTLIERS)
+    check_choice("square root", chosen.sqrt, SQRT)
     return chosen
 
 
@@ -459,8 +456,7 @@ def modality_integration_rate(
             )
         if chosen.sqrt == "authors-fast":
             raise MirlibError("there is no interval for the authors' fast mode; use preset 'authors' or 'paper'")
-        if interval not in INTERVALS:
-            raise MirlibError(f"unknown interval {interval!r}; choose one of {', '.join(INTERVALS)}")
+        check_choice("interval", interval, INTERVALS)
         if chosen.outliers == "median":
             interval = "bootstrap"
         resampler = _Resampler(sample_ids, resamples, seed)

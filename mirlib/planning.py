@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mirlib.accumulators import FiniteChecks, RowSamples
 from mirlib.adapters import DecoderParts
-from mirlib.errors import MirlibError, first_line, said_by
+from mirlib.errors import MirlibError, check_choice, first_line, said_by
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
 from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
 from mirlib.loading import check_layers, check_name, register_architectures
@@ -242,8 +242,7 @@ def plan(
     """
     if num < 1 or batch_size < 1 or text_tokens < 1 or (vision_tokens is not None and vision_tokens < 1):
         raise MirlibError("num, batch_size, text_tokens and vision_tokens must be at least 1")
-    if dtype not in DTYPES:
-        raise MirlibError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    check_choice("dtype", dtype, DTYPES)
     kind = device.split(":")[0]
     if kind not in ("cuda", "cpu", "mps"):
         raise MirlibError(f"unknown device {device!r}; choose cuda, cpu or mps")

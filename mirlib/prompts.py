@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import select
+import signal
 import string
+import sys
+import time
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from mirlib.bounded import bounded
-from mirlib.errors import MirlibError, boundary, shown
+from mirlib.errors import MirlibError, boundary, said_by, shown
 
 __all__ = ["build_prompt", "encode_batch"]
 
@@ -433,3 +440,96 @@ def _special_ids(tokenizer: Any) -> list[int]:
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     return sorted((special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stranger's program, in a child process: so much time, so much memory, no more
+
+SECONDS = 3  # of processor time, which a busy machine does not take away
+PATIENCE = 60.0  # seconds of a clock, for work that waits for what never comes
+MEBIBYTES = 512
+
+
+def bounded(work: Callable[[], str], what: str, advice: str) -> str:
+    """What ``work()`` returns, computed in a child process that is stopped where it takes too long or too much memory.
+
+    Where the system has no ``fork`` (Windows), the work is done here, without bounds.
+
+    Args:
+        work: Returns a string.
+        what: What does the work, at the start of a sentence.
+        advice: What to do where it fails, at the sentence's end.
+
+    Raises:
+        MirlibError: If ``work`` raises, or takes more than 3 seconds of processor time, or more than 512 MiB.
+    """
+    if not hasattr(os, "fork"):
+        return work()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Forking beside other threads can leave a lock taken in the child. It would then be stopped, and nothing lost.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _answer(work, writing)
+    os.close(writing)
+    try:
+        answer = _read(reading, time.monotonic() + PATIENCE)
+    finally:
+        os.close(reading)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+    if answer is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        raise MirlibError(f"{what} takes more than {SECONDS} s for one short text; {advice}")
+    if not answer:
+        raise MirlibError(f"{what} takes more than {MEBIBYTES} MiB for one short text, or crashes; {advice}")
+    problem, result = json.loads(answer)
+    if problem:
+        raise MirlibError(f"{what} fails ({problem}); {advice}")
+    return result
+
+
+def _answer(work: Callable[[], str], writing: int) -> None:
+    """The child's part: work, send ``[problem, result]``, and end without what the parent does when it exits."""
+    try:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would say on stderr that it forked
+        _set_limits()
+        try:
+            answer = ["", work()]
+        except MemoryError:
+            answer = [f"it takes more than {MEBIBYTES} MiB", ""]
+        except Exception as error:
+            answer = [str(error) if isinstance(error, MirlibError) else said_by(error), ""]
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(json.dumps(answer).encode())
+    finally:
+        os._exit(0)
+
+
+def _set_limits() -> None:
+    import resource
+
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, SECONDS)
+    if sys.platform.startswith("linux"):
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _lower(resource.RLIMIT_AS, size + MEBIBYTES * 2**20)
+
+
+def _lower(what: int, limit: int) -> None:
+    import resource
+
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _read(reading: int, deadline: float) -> bytes | None:
+    """Everything that comes until the other end is closed; None if it is still open at the deadline."""
+    parts = []
+    while select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reading, 1 << 20)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+    return None

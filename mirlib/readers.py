@@ -12,7 +12,6 @@ items.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import warnings
@@ -31,30 +30,30 @@ from mirlib.data import (
     LONGEST_LINE,
     MOST_BYTES,
     NO_DATA,
+    TEXT_FIELDS,
+    Items,
     Named,
+    Pairs,
+    Unreadable,
     Walk,
     check_regular,
+    field_of,
     find_images,
+    image_of,
+    is_conversation,
+    json_of,
+    listed,
     random_stream,
     read_texts,
+    reading,
+    refuse_remote,
+    some,
+    text_in,
     text_of,
 )
 from mirlib.errors import MirlibError, first_line, shown
 from mirlib.records import CSV, JSON, Records, layout_of
 from mirlib.tables import HUB, ParquetRows, Table, files_of, named
-from mirlib.values import (
-    TEXT_FIELDS,
-    Items,
-    Pairs,
-    Unreadable,
-    field_of,
-    image_of,
-    is_conversation,
-    listed,
-    refuse_remote,
-    some,
-    text_in,
-)
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
 
@@ -250,12 +249,9 @@ class _Member(NamedTuple):
     def read(self, most: int, name: str) -> bytes:
         if self.size > most:
             raise MirlibError(f"{name}: more than {most >> 20} MiB")
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.size)
-        except OSError as error:
-            raise MirlibError(f"cannot read {shown(self.path)}: {error.strerror}") from error
+        with reading(self.path), self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True)
@@ -288,10 +284,7 @@ class _Sample:
         text = text_of(self.members[ending].read(LONGEST_LINE, name), name)
         if ending != "json" or (wanted or "").lower() == "json":
             return Named(text_in(text, name), name)
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
+        record = json_of(text, name)
         if is_conversation(record):
             return Named(text_in(record, name), name)
         if not isinstance(record, dict):

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples
 from mirlib.align.saved import attached
-from mirlib.batches import ModelInputs, PairBatches, device_of, pair_batches
+from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import TRACE_METHODS
-from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, token_masks, unwrap
-from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
+from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
+from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
 from mirlib.streaming import DEFAULT_GROUPS, ModalityIntegrationRate
 
@@ -74,13 +74,9 @@ def score_batches(
     """
     if isinstance(batches, Iterator):
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
-    for name, value, allowed in (
-        ("text_rows", text_rows, TEXT_ROWS),
-        ("last", last, LAST_LAYER),
-        ("trace", trace, TRACE_METHODS),
-    ):
-        if value not in allowed:
-            raise MirlibError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+    check_choice("text_rows", text_rows, TEXT_ROWS)
+    check_choice("last", last, LAST_LAYER)
+    check_choice("trace", trace, TRACE_METHODS)
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
@@ -154,52 +150,34 @@ def _score_streaming(
 
 
 def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
-    _announce_memory(reader, options["preset"])
-    rows: dict[tuple[str, int], list[Tensor]] = {}
-    ids: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    layers = len(decoder_parts(reader.model).layers)
+    rows: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(layers)]
+    ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        for modality, values, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
-            rows.setdefault((modality, k), []).append(values.cpu())
+        if k == 1 and not ids[0] and hasattr(reader.batches, "__len__"):
+            need = (len(vision) + len(text)) * vision.shape[1] * vision.element_size() * layers * len(reader.batches)
+            tqdm.write(
+                f"preset {options['preset']!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} "
+                "GiB",
+                file=sys.stderr,
+            )
+        for side, values in enumerate((vision, text)):
+            rows[k - 1][side].append(values.cpu())
             if k == 1:
-                ids[modality].append(samples.cpu())
+                ids[side].append(batch.samples[side].cpu())
 
     reader.run(on_layer, "pass 1 of 1: rows", progress)
-    layers = max(k for _, k in rows)
-    stacked = {modality: [torch.cat(rows.pop((modality, k))) for k in range(1, layers + 1)] for modality in MODALITIES}
-    samples = tuple(torch.cat(ids[modality]) for modality in MODALITIES)
-    names = {name: options[name] for name in ("preset", "outliers", "normalize", "confidence")}
+    stacked = []
+    for side in range(2):
+        stacked.append([])
+        for layer in rows:
+            stacked[side].append(torch.cat(layer[side]))
+            layer[side].clear()
     if len(reader.samples) < 2:
-        names["confidence"] = None
-    return modality_integration_rate(stacked["vision"], stacked["text"], samples=samples, **names), reader.samples
-
-
-def _announce_memory(reader: Reader, preset: str) -> None:
-    """Say on stderr what keeping the rows will take, from the masks of the first batch."""
-    first = next(iter(reader.batches), None)
-    if first is None:
-        raise MirlibError("there are no batches")
-    batch = ModelInputs.of(first, reader.model)
-    parts = decoder_parts(reader.model)
-    masks = token_masks(
-        batch.inputs["input_ids"],
-        batch.inputs.get("attention_mask"),
-        parts.vision_token_ids,
-        text_rows=reader.text_rows,
-        text_mask=batch.text_mask,
-        vision_mask=None if parts.vision_mask is None else parts.vision_mask(batch.inputs),
-    )
-    rows = sum(int(mask.sum()) for mask in masks)
-    text_config = unwrap(reader.model).config.get_text_config()
-    size = next(reader.model.parameters()).element_size()
-    try:
-        count = len(reader.batches)
-    except TypeError:
-        return
-    need = rows * count * len(parts.layers) * text_config.hidden_size * size
-    tqdm.write(
-        f"preset {preset!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} GiB", file=sys.stderr
-    )
+        options = {**options, "confidence": None}
+    samples = tuple(map(torch.cat, ids))
+    return modality_integration_rate(*stacked, samples=samples, **options), reader.samples
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:

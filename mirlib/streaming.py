@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.frechet import (
     TRACE_METHODS,
     Moments,
@@ -159,8 +159,7 @@ class ModalityIntegrationRate(Metric):
             check_confidence(confidence)
         if groups < 2:
             raise MirlibError(f"a jackknife needs at least 2 groups, got {groups}")
-        if trace not in TRACE_METHODS:
-            raise MirlibError(f"unknown route to the trace term {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
+        check_choice("route to the trace term", trace, TRACE_METHODS)
         self.num_layers, self.dim, self.groups, self.trace = num_layers, dim, groups, trace
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
         self._clear()

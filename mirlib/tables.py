@@ -14,14 +14,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mirlib.data import Named, Walk, check_regular, text_of
-from mirlib.errors import MirlibError, boundary, shown
-from mirlib.values import (
+from mirlib.data import (
     IMAGE_FIELDS,
     TEXT_FIELDS,
     Items,
+    Named,
     Pairs,
     Unreadable,
+    Walk,
+    check_regular,
     field_of,
     folders_of,
     image_at,
@@ -30,7 +31,9 @@ from mirlib.values import (
     listed,
     some,
     text_in,
+    text_of,
 )
+from mirlib.errors import MirlibError, boundary, shown
 
 HUB = "hf:"
 ROWS = 32  # of a parquet file that are decoded at once
@@ -324,7 +327,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable) -> Table:
-    """The dataset that ``hf:NAME``, with ``@CONFIG`` and ``:SPLIT`` or without, names: a folder, or a name on the hub."""
+    """The dataset that ``hf:NAME``, with ``@CONFIG`` and ``:SPLIT`` or without, names: a folder, or one on the hub."""
     rest = source.removeprefix(HUB)
     name, config, split = rest, None, None
     if not Path(rest).exists():
