@@ -44,12 +44,9 @@ def early_bounds(norms: Tensor, samples: int) -> NormBounds:
 
 
 class RowSamples:
-    """The sample of each row of a batch, by modality, looked up once for all layers.
+    """The sample of each row of a batch, (r,) and (s,) integers or one number for all, looked up once for all layers.
 
-    Args:
-        vision: (r,) integers, the number of the sample of each vision row; or one number for all rows.
-        text: (s,) integers likewise. Rows of both modalities with one number belong to one sample.
-        numbers: All samples of the batch in rising order, where some of them may have no rows.
+    ``numbers`` are all samples of the batch in rising order, where some of them may have no rows.
     """
 
     def __init__(self, vision: Any, text: Any, numbers: Sequence[int] | None = None) -> None:
@@ -194,8 +191,7 @@ class Side:
 
     Attributes:
         norms: Chunks of float32 norms of all rows, where the outlier rule needs them.
-        sums: (2,) float64: how many rows came in the first pass, and the sum of their norms.
-        again: The same of a later pass.
+        sums: (2,) float64: how many rows came in the first pass, and the sum of their norms; ``again`` of a later pass.
         running: Moments of the rows that were accepted; ``unit`` those of the same rows of norm 1.
         aside: Rows that are not decided, in host memory, and their norms.
         reached: (2,) the smallest and the largest norm that was accepted.

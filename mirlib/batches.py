@@ -254,13 +254,7 @@ def pair_batches(
     skip_unreadable: Callable[[str], None] | None = None,
     merge_processes: bool = True,
 ) -> PairBatches:
-    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; see `score`.
-
-    Raises:
-        UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, texts longer than the model's, and a
-            processor or chat template that fails.
-    """
+    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; it raises what `score` does."""
     if num < 1 or batch_size < 1:
         raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
     if paired and len(images) != len(texts):

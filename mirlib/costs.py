@@ -41,12 +41,7 @@ MATRICES = 6  # (d, d) float64 a layer, at the most
 
 
 class NullLevel(NamedTuple):
-    """What a row of the text costs on its way onto other text.
-
-    Attributes:
-        mean: Over the rows, in units of (mean text norm)².
-        high: Their 95 % quantile.
-    """
+    """What a row of the text costs on its way onto other text, its ``mean`` and its 95 % quantile ``high``."""
 
     mean: float
     high: float

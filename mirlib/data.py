@@ -96,15 +96,12 @@ class Crops(Sequence[Image.Image]):
 
 
 def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
-    """Crops of real pictures that scikit-image and scikit-learn install: photographs and scanned pages.
+    """Crops of real pictures that scikit-image and scikit-learn install, 96 to 256 pixels wide, with a ``source``.
 
     Args:
         num: How many.
         seed: Which crops. The first ``n`` of ``num`` are the same for every ``num``.
         kind: ``"photograph"``, ``"scan"``, or ``"any"`` for three photographs to one scan.
-
-    Returns:
-        A sequence of square RGB images, 96 to 256 pixels wide; each carries ``info["source"]``.
     """
     check_choice("kind of picture", kind, (*PICTURES, "any"))
     generator = random_stream(seed, 1)
@@ -255,8 +252,8 @@ def reading(path: Path, what: str = "") -> Iterator[None]:
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files from files and folders; folders are searched through and through, in sorted order.
 
-    Symbolic links are followed, and each file of a folder is taken once. Hidden files and folders are passed over, as
-    are files that do not end like an image; a warning counts them.
+    Symbolic links are followed, each file of a folder is taken once, and a warning counts what is passed over: hidden
+        files and folders, and files that do not end like an image.
 
     Raises:
         MirlibError: If a source does not exist or nothing is found.
@@ -274,9 +271,9 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
 def load_image(source: Any) -> Image.Image:
     """An RGB image from a path, a PIL image or an (h, w[, 3 or 4]) uint8 array.
 
-    Transparency is laid on white, as processors do it. The image is turned the way the camera was held, and of an
-    animation it is the first frame. 16 bits are scaled to 8. 32-bit integers are taken for 8 bits where none is
-    above 255, and for 16 bits where none is above 65535.
+    Transparency is laid on white. The image is turned the way the camera was held, and of an animation it is the first
+    frame. 16 bits are scaled to 8; 32-bit integers are taken for 8 bits where none is above 255, and for 16 where none
+    is above 65535.
 
     Raises:
         MirlibError: If the file cannot be read whole, is no picture of a usual format, or has more than 134 million
@@ -453,19 +450,14 @@ def _refuse_binary(path: Path) -> None:
 
 
 def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
-    """Texts from a folder (one a file) or from a file (one a line).
+    """Texts from a folder (one a file, found as by `find_images`) or from a UTF-8 file (one a line), stripped.
 
-    ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``.
+    ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``; blank lines are no texts.
 
     Args:
-        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, found as by `find_images`, or one UTF-8
-            text file.
+        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, or one text file.
         on_unreadable: Called with a sentence for each text that is empty or undecodable, which is then left out;
             without it the first one is an error.
-
-    Returns:
-        The texts, stripped, in sorted order of the files or the order of the lines, each `Named` after its file and
-        line. Blank lines separate, they are no texts.
 
     Raises:
         MirlibError: If the source does not exist, holds no texts, or holds an unreadable one.

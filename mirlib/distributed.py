@@ -33,9 +33,7 @@ _groups: dict[Any, Any] = {}
 class ProcessFailedError(MirlibError):
     """Another process of the run failed, and this one ends with it.
 
-    Attributes:
-        rank: The process that failed, or None if it is not known which.
-        died: Whether it ended without a word, so that nobody but the others can say so.
+    ``rank`` is the process that failed, None if not known; ``died`` says that it ended without a word.
     """
 
     def __init__(self, message: str, rank: int | None, died: bool = False) -> None:
@@ -101,12 +99,7 @@ def _gloo_group() -> Any:
 
 
 class Processes:
-    """The processes of a run, seen from one of them.
-
-    Attributes:
-        rank: The number of this process, from 0.
-        size: How many there are.
-    """
+    """The ``size`` processes of a run, seen from one of them, number ``rank`` from 0."""
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
         self.rank, self.size, self._group = rank, size, group
@@ -118,10 +111,7 @@ class Processes:
 
     @classmethod
     def current(cls, together: bool = True) -> Processes:
-        """Those of ``torch.distributed``'s default group; this one alone without a group or if not ``together``.
-
-        All processes of the group must call this.
-        """
+        """Those of ``torch.distributed``'s default group, all of which call this; this one alone without a group."""
         if not (together and dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), _gloo_group())

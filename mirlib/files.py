@@ -32,11 +32,7 @@ def _what_the_disk_says(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path, make_folder: bool = False) -> None:
-    """Refuse a file that could not be written in the end; nothing stays behind but the folder, with ``make_folder``.
-
-    Raises:
-        MirlibError: If there is no such folder, the folder or the file is read-only, or the name cannot be one.
-    """
+    """Refuse a file that could not be written in the end; ``make_folder`` makes its folder if it is missing."""
     with _what_the_disk_says(path):
         if path.is_dir():
             raise MirlibError(f"cannot write {shown(path)}: it is a folder")
@@ -61,11 +57,7 @@ def _is_no_file(path: Path) -> bool:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was.
-
-    Raises:
-        MirlibError: If it cannot be written.
-    """
+    """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was."""
     with _what_the_disk_says(path):
         if _is_no_file(path):
             write(path)
@@ -106,7 +98,6 @@ MOST_PACKED = 20  # times the size of the file, beyond that
 
 
 def check_memory(dim: int) -> None:
-    """The authors' fast mode forms (d, d) matrices whatever the number of rows is."""
     need = 6 * 4 * dim**2
     if need > LARGEST_PRODUCTS:
         raise MirlibError(
@@ -116,10 +107,7 @@ def check_memory(dim: int) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz or .safetensors file; pickled objects are never opened.
-
-    What the file says of its arrays is looked at before one of them is read: a header can claim any size.
-    """
+    """The arrays of an .npz or .safetensors file, its claims looked at first; pickled objects are never opened."""
     if not path.is_file():
         raise MirlibError(f"no such file: {shown(path)}")
     readers = {".npz": _Zipped, ".safetensors": _Safetensors}

@@ -37,15 +37,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class ReadBatch:
-    """The batch that goes through the model, as far as it concerns the rows that come out.
+    """The batch that goes through the model: samples from number ``first`` on, their names, hashes and inputs.
 
-    Attributes:
-        first: The number of its first sample among all.
-        size: How many samples it holds.
-        counts: False for one that a process of a sharded run repeats while others still have some.
-        names: Names of the samples for error messages, or None.
-        ids: Pairs of hashes, of the picture and of the text of each sample.
-        inputs: What the model was called with.
+    It does not count where a process of a sharded run repeats one while others still have some.
     """
 
     def __init__(self, stream: HiddenStateStream, batch: ModelInputs, first: int, counts: bool) -> None:
@@ -167,11 +161,8 @@ class Reader:
     ) -> int:
         """One pass over the batches; returns the number of samples.
 
-        Args:
-            on_layer: Called with ``(k, vision, text, batch)``, the rows of layer k, while a batch goes through.
-            description: What the progress bar says.
-            progress: Whether to show one.
-            after_batch: Called after each batch.
+        ``on_layer`` is called with ``(k, vision, text, batch)``, the rows of layer k, while a batch goes through,
+        ``after_batch`` after it.
 
         Raises:
             MirlibError: If there are no batches, a batch has no rows of a modality, or the forward pass fails.

@@ -190,18 +190,10 @@ def float64_device(rows: Tensor) -> torch.device:
 
 
 def add_rows(count: Tensor, mean: Tensor, scatter: Tensor, rows: Tensor, weights: Tensor | None = None) -> None:
-    """Merge rows into float64 moments in place, as `Moments` does, without reading from the device.
+    """Merge (n, d) finite rows into a float64 count (), mean (d,) and scatter (d, d) in place, as `Moments` does.
 
-    The count is a tensor, and rows that are left out have weight 0 instead of being cut out: counting or cutting them
-        would
-    make the host wait for a GPU at every call.
-
-    Args:
-        count: (), on the device of `float64_device`; the next two likewise.
-        mean: (d,).
-        scatter: (d, d).
-        rows: (n, d) finite rows of any floating dtype.
-        weights: (n,) float64 of zeros and ones, or None for all rows.
+    Nothing is read from the device, for which the host would wait: the count is a tensor, and ``weights``, (n,) float64
+        of zeros and ones, leave rows out that would otherwise be cut out.
     """
     wide = _exact(rows)
     if weights is None:
@@ -372,26 +364,18 @@ LARGEST_WEIGHT = 1e10  # of a step of the polar iteration; rounding in it is thi
 def trace_term(
     covariance_x: Tensor, covariance_y: Tensor, method: str = "exact", tolerance: float = TOLERANCE
 ) -> TraceTerm:
-    """``Tr((Σ_x Σ_y)^{1/2})``, by eigenvalues or by products.
+    """``Tr((Σ_x Σ_y)^{1/2})`` of two (d, d) covariances of one dtype and device, by eigenvalues or by products.
 
     ``"exact"`` is the route of `trace_sqrt_product`. ``"polar"`` uses what GPUs do at full speed: matrix products,
-        Cholesky
-    factors and triangular solves. With ``Σ = L Lᵀ`` the trace is the nuclear norm of ``M = L_xᵀ L_y``, which is ``Tr(Uᵀ
-    M)`` for the polar factor U of M, found by QDWH with weights below 1e10 and two Newton–Schulz steps. The result is
-    then proved,
-    whatever the iteration did: its last step leaves ``‖X‖₂ ≤ 1``, so ``Tr(XᵀM)`` cannot be above the nuclear norm, and
-        with
-    ``XᵀM = S + K``, the symmetric and the skew part, and ``R = M − X XᵀM``
+        Cholesky factors and triangular solves. With ``Σ = L Lᵀ`` the trace is the nuclear norm of ``M = L_xᵀ L_y``,
+        which is ``Tr(Uᵀ M)`` for the polar factor U of M, found by QDWH with weights below 1e10 and two Newton–Schulz
+        steps. The result is then proved to the relative ``tolerance``, whatever the iteration did: its last step leaves
+        ``‖X‖₂ ≤ 1``, so ``Tr(XᵀM)`` cannot be above the nuclear norm, and with ``XᵀM = S + K``, the symmetric and the
+        skew part, and ``R = M − X XᵀM``
 
         ‖M‖_* ≤ Tr(S) + 2 d τ + √d (‖K‖_F + ‖R‖_F)    if ``S + τ I`` has a Cholesky factor.
 
     Where the proof falls short or a covariance is singular, the exact route is taken, and `TraceTerm` says so.
-
-    Args:
-        covariance_x: (d, d) matrix.
-        covariance_y: (d, d) matrix, same dtype and device.
-        method: ``"exact"`` or ``"polar"``.
-        tolerance: Relative error that ``"polar"`` has to prove.
 
     Raises:
         MirlibError: For an unknown method, or covariances that overflow.
@@ -531,18 +515,10 @@ def first_order_bias(
 
         bias ≈ Tr(Σ_x)/n + Tr(Σ_y)/m + ½ (1/n + 1/m) (Σ_ij s_i s_j / (s_i + s_j) + ½ Σ_i s_i)
 
-    from a second-order expansion of the trace term in the sampling noise of both covariances, where ``s`` are the
-    square roots of the eigenvalues of ``Σ_x Σ_y``. For equal isotropic Gaussians and n = m the part of the covariances
-    is ``Tr(Σ) (d + 1) / (2n)``. It assumes independent rows and n, m ≫ d; tokens of one image are not independent, so
-    read it as a lower bound.
-
-    Args:
-        spectrum: (≤ d,) the square roots ``s``.
-        trace_x: ``Tr(Σ_x)``.
-        trace_y: ``Tr(Σ_y)``.
-        count_x: Number of rows n.
-        count_y: Number of rows m.
-        weights: How many eigenvalues each entry of ``spectrum`` stands for; one if left out.
+    from a second-order expansion of the trace term in the sampling noise of both covariances. ``spectrum`` holds s, the
+    square roots of the eigenvalues of ``Σ_x Σ_y``, each of which stands for so many of them as ``weights`` says. For
+    equal isotropic Gaussians and n = m the part of the covariances is ``Tr(Σ) (d + 1) / (2n)``. It assumes independent
+    rows and n, m ≫ d; tokens of one image are not independent, so read it as a lower bound.
     """
     w = torch.ones_like(spectrum) if weights is None else weights
     s, w = spectrum[spectrum > 0], w[spectrum > 0]

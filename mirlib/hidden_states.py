@@ -43,8 +43,7 @@ class HiddenStateStream:
         vision_samples: (r,) index within the batch of the sample that each vision row belongs to.
         text_samples: (s,) likewise for the text rows.
         positions: ``{"vision": (B, T), "text": (B, T)}`` bool, where in the batch those rows stand.
-        text_mask: Set it to a (B, T) bool tensor before a forward pass to say which positions are text; it holds for
-            that pass alone.
+        text_mask: A (B, T) bool tensor set before a forward pass says, for that pass, which positions are text.
     """
 
     parts: DecoderParts
@@ -70,21 +69,18 @@ def token_masks(
     text_mask: Tensor | None = None,
     vision_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which positions of a batch are vision rows and which are text rows.
+    """Which positions of a batch are vision rows and which are text rows: two (B, T) bool masks.
 
     Args:
         input_ids: (B, T) token ids.
         attention_mask: (B, T), 0 at padding, or None; masks of other shapes (4-D) are ignored.
         vision_token_ids: Ids of the vision placeholders.
         special_token_ids: Ids that are never text.
-        text_rows: ``"text"``: the given ``text_mask``, or else every attended position that is neither vision nor
+        text_rows: ``"text"``: the (B, T) bool ``text_mask``, or else every attended position that is neither vision nor
             special. ``"after_image"``: the authors' choice, everything attended after the last vision token.
-        text_mask: (B, T) bool.
-        vision_mask: (B, T') bool, T' >= T, where vision stands, in place of ``vision_token_ids``. The first T' - T
-            positions are rows that the decoder puts in front of those of ``input_ids``; they are never text.
-
-    Returns:
-        Two (B, T) bool masks, vision and text; with ``vision_mask``, (B, T').
+        text_mask: See ``text_rows``.
+        vision_mask: (B, T') bool, T' >= T, where vision stands, in place of ``vision_token_ids``; the masks returned
+            are then (B, T'). The first T' - T positions are rows that the decoder puts in front; they are never text.
     """
     if vision_mask is None:
         vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))

@@ -48,13 +48,11 @@ class LayerInfluence:
 
     Attributes:
         distance: D of the layer, in units of (mean text norm)².
-        scale: α, 1 / mean text norm; 1 where normalisation is off.
-        normalized: Whether α moves with the text rows.
+        scale: α, 1 / mean text norm; 1 where it does not move with the text rows, ``normalized``.
         gradients: (d, d) each, ``I − T`` and ``I − T'``.
         means: (d,) each, μ_v and μ_t.
         traces: ``Tr((I − T)A)`` and ``Tr((I − T')B)``.
-        counts: Rows of each modality that the outlier rule keeps.
-        text_rows: All text rows, outliers included.
+        counts: Rows of each modality that the outlier rule keeps; ``text_rows`` are all of the text.
     """
 
     distance: float
@@ -172,10 +170,7 @@ class SampleInfluence:
 
 
 def standard_error(influence: Influence, per_layer: Sequence[float] | np.ndarray) -> float:
-    """Standard error of MIR from the influences of its samples; NaN for fewer than 2 samples or a sum of 0.
-
-    Samples whose picture and text go together are one draw; otherwise pictures and texts are drawn apart.
-    """
+    """Standard error of MIR from the influences of its samples; NaN for fewer than 2 samples or a sum of 0."""
     total = math.fsum(per_layer)
     sides = [side.sum(axis=0) for side in (influence.vision, influence.text)]
     draws = [sides[0] + sides[1]] if influence.paired else sides
@@ -192,9 +187,6 @@ def influence_interval(influence: Influence, per_layer: np.ndarray, value: float
 
 
 def t_interval(value: float, error: float, confidence: float, method: str, degrees: int) -> Interval:
-    """``value ± t · standard error``; NaN at both ends without a degree of freedom.
-
-    It says how far another draw of as many samples would fall, and is centred on the value.
-    """
+    """``value ± t · standard error``; NaN at both ends without a degree of freedom."""
     reach = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * error if degrees > 0 else math.nan
     return Interval(value - reach, value + reach, confidence, error, method, degrees)

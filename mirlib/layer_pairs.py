@@ -26,7 +26,7 @@ from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
 from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
-from mirlib.mir import MODALITIES, NormBounds, check_confidence, row_norms, text_scale
+from mirlib.mir import MODALITIES, NormBounds, row_norms, text_scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerMap", "PairsOfLayers", "layer_map", "layer_map_cost"]
 
+CONFIDENCE = 0.95
 GROUPS = 20  # of samples, for the jackknife, where the moments of all are small
 FEW_LAYERS = 9  # of wide models: the work grows with the square of their number
 KINDS = ("given", "unit")
@@ -214,7 +215,6 @@ def layer_map(
     last: str = "normed",
     layers: Sequence[int] | None = None,
     groups: int | None = None,
-    confidence: float = 0.95,
     trace: str = "exact",
     progress: bool = True,
     **pairs: Any,
@@ -236,9 +236,8 @@ def layer_map(
         last: As for `mirlib.score`; the final norm stands between layer K and all others.
         layers: Which layers, of 0..K; 0 is what enters layer 1. Left out: all of a model of up to 512 dimensions, nine
             of a wider one.
-        groups: Groups of samples for the jackknife that says which text layers cannot be told from the nearest; with
-            two there is no interval. Left out: 20, and 2 for models wider than 512 dimensions.
-        confidence: Of that.
+        groups: Groups of samples for the jackknife that says, at 95 %, which text layers cannot be told from the
+            nearest; with two there is no interval. Left out: 20, and 2 for models wider than 512 dimensions.
         trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``.
         progress: Whether to show bars on stderr.
         **pairs: ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
@@ -247,10 +246,9 @@ def layer_map(
         UndefinedMIRError: If MIR is undefined for the model.
         MirlibError: All that `mirlib.score` raises, and for layers that the model does not have.
 
-    Source: that vision tokens at the input lie nearest to text tokens of middle layers is a claim of arXiv 2602.00462,
-    for single tokens and their nearest neighbours.
+    Source: arXiv 2602.00462 claims, for single tokens and their nearest neighbours, that vision tokens at the input lie
+        nearest to text tokens of middle layers.
     """
-    check_confidence(confidence)
     check_choice("trace", trace, TRACE_METHODS)
     chosen, dim, groups = _size(model, num, layers, groups)
     if Processes.current(True).size > 1:
@@ -264,9 +262,9 @@ def layer_map(
         sums.begin_second_pass()
         with from_layer_zero(parts, sums.add_moments) as on_layer:
             reader.run(on_layer, "pass 2 of 2: moments", progress, sums.checks.settle)
-    settings = {**batches.settings, "text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups}
+    settings = {"text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups, "confidence": CONFIDENCE}
     with threads_for(dim), torch.no_grad():
-        return _maps(sums, confidence, trace, settings | {"confidence": confidence}, progress)
+        return _maps(sums, CONFIDENCE, trace, batches.settings | settings, progress)
 
 
 def _size(

@@ -380,9 +380,7 @@ def load_miniature(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The miniature LLaVA in evaluation mode and its processor, without any network.
 
-    Args:
-        folder: Where it was saved; the shipped one if left out.
-        dtype: Type of the weights in memory; float32 if left out (they are stored in float16).
+    ``folder`` is the shipped one and ``dtype``, of the weights in memory, float32 if left out.
 
     Raises:
         FileNotFoundError: The folder holds no model.

@@ -89,14 +89,9 @@ def row_norms(rows: Tensor) -> Tensor:
 
 
 class NormBounds(NamedTuple):
-    """Rows whose norm lies within ``centre ± reach`` are kept.
+    """Rows whose norm lies within ``centre ± reach``, median ± three standard deviations, are kept.
 
-    Attributes:
-        centre: Median of all norms.
-        reach: Three standard deviations.
-        mean: Mean of all norms.
-        density: Share of the norms at the median, per unit of norm.
-        count: How many norms there are.
+    ``mean`` and ``count`` are those of all norms, ``density`` the share of them at the median, per unit of norm.
     """
 
     centre: float
@@ -202,10 +197,9 @@ def norm_floor(vision_energy: float, text_energy: float) -> float:
 
 
 def split_of_length(layers: Sequence[LayerSummary]) -> LengthSplit | None:
-    """The shares of lengths and of shape in the sum of distances; None if it is 0 or they were not taken.
+    """Shares of lengths and shape in the sum of distances; None if it is 0 or they were not taken.
 
-    ``equalised``, what rescaling every vision row to the mean text norm removes beyond the floor that the norms force,
-    is below 0 where lengths make up for directions.
+    ``equalised`` is what rescaling every vision row to the mean text norm removes beyond what the norms force.
     """
     total = math.fsum(layer.distance.total for layer in layers)
     equal = math.fsum(layer.equalised for layer in layers)
@@ -342,11 +336,7 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
 
 
 def as_layers(values: Any, name: str) -> list[Tensor]:
-    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays.
-
-    Raises:
-        MirlibError: If it is something else, or holds no layer; ``name`` says in the message what was wrong.
-    """
+    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays; messages call it by ``name``."""
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
         raise MirlibError(f"{name}: expected K arrays of rows, one a layer, got {type(values).__name__}")
     if getattr(values, "ndim", 3) != 3:
@@ -572,8 +562,8 @@ def bootstrap_bytes(samples: int, dim: int, resamples: int = RESAMPLES) -> int:
 class _Resampler:
     """Bootstrap over samples: draws them with replacement and re-weights their moments.
 
-    Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities
-    are drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
+    Image and text of a sample stay together where both modalities hold the same ids, else they are drawn apart. Each
+    draw has its own α_k; the outlier rule is held at that of the full data.
     """
 
     def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:

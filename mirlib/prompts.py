@@ -63,8 +63,7 @@ _frames: dict[tuple[Any, ...], tuple[str, str]] = {}  # by what a template's ans
 def _frame(processor: Any, template: str) -> tuple[str, str]:
     """What stands before and behind the text in every prompt of a processor.
 
-    A chat template is a program that came with a checkpoint. It is run once, bounded, with a text of ours, so that no
-    text can be changed by it and no run of it can last.
+    A chat template came with a checkpoint: it is run once, bounded, with a text of ours, so that no text can change it.
     """
     if used_template(processor, template) == "plain":
         return ("", "") if _adds_placeholders(processor) else (f"{image_token(processor)}\n", "")
@@ -455,13 +454,8 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
 
     Where the system has no ``fork`` (Windows), the work is done here, without bounds.
 
-    Args:
-        work: Returns a string.
-        what: What does the work, at the start of a sentence.
-        advice: What to do where it fails, at the sentence's end.
-
     Raises:
-        MirlibError: If ``work`` raises, or takes more than 3 seconds of processor time, or more than 512 MiB.
+        MirlibError: ``what advice``, if ``work`` raises, or takes more than 3 seconds of processor time or 512 MiB.
     """
     if not hasattr(os, "fork"):
         return work()

@@ -46,12 +46,9 @@ class Interval(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image and one text that were measured.
+    """One image and one text that were measured: the image's file name, or ``"image 3"``, and two hashes.
 
-    Attributes:
-        name: The image's file name, or ``"image 3"``.
-        picture: Hash of the image's pixels, 16 hexadecimal digits; empty if it is not known.
-        text: Hash of the text, likewise.
+    They are of the image's pixels and of the text, 16 hexadecimal digits each; empty if not known.
     """
 
     name: str

@@ -35,8 +35,7 @@ class TokenRows:
         vision_embeddings: (r, d), the same rows where they enter layer 1.
         text_embeddings: (s, d).
         seen: Rows that the model had, by modality, where only a part was kept; else None.
-        pooled: There also K tensors (N, d) and K tensors (N, d), float32: the means of all vision rows and of all text
-            rows of each sample.
+        pooled: There also the means of all rows of each sample, K tensors (N, d) of vision and K of text, float32.
     """
 
     vision: list[Tensor]

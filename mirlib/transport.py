@@ -21,11 +21,10 @@ __all__ = ["OptimalMaps", "optimal_maps", "row_costs", "unreached_spread"]
 
 
 class OptimalMaps(NamedTuple):
-    """The optimal maps between two centred Gaussians, both ways.
+    """The optimal maps T between two centred Gaussians.
 
     Attributes:
-        forward: (d, d) symmetric float64 T from the first to the second.
-        backward: (d, d) from the second to the first.
+        forward: (d, d) symmetric float64 from the first to the second; ``backward`` from the second to the first.
         trace: ``Tr((Σ_x Σ_y)^{1/2})``.
         regular: Whether both covariances have full rank; else the maps are those on their ranges.
     """
@@ -88,15 +87,9 @@ def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
 def row_costs(rows: Tensor, own: Moments, other: Moments, map: Tensor) -> Tensor:
     """What each row pays: the squared way that it goes when its cloud is moved onto the other one.
 
-    With ``c = x − μ_own``, ``δ = μ_own − μ_other`` and T the map, row x costs ``‖δ + √(n / (n − 1)) (I − T) c‖²``. So
-    the mean of the costs over the n rows that ``own`` was made of, plus `unreached_spread`, is the squared Fréchet
-    distance.
-
-    Args:
-        rows: (m, d) rows of any floating dtype, on any device: those behind ``own``, or some of them.
-        own: Moments of the n ≥ 2 rows of the cloud that moves.
-        other: Moments of the cloud that it moves onto.
-        map: (d, d) float64 T; `OptimalMaps.forward` of the covariances of ``own`` and ``other``.
+    With ``c = x − μ_own``, ``δ = μ_own − μ_other`` and the (d, d) float64 map T, row x of the (m, d) ``rows``, which
+    are among the n ≥ 2 behind ``own``, costs ``‖δ + √(n / (n − 1)) (I − T) c‖²``. The mean over all n, plus
+    `unreached_spread`, is the squared Fréchet distance.
 
     Returns:
         (m,) float64 costs, at least 0, in squared units of the rows, on the device of the rows (the CPU for MPS).
