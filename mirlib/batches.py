@@ -305,14 +305,7 @@ def pair_batches(
         chosen_images = drawn(len(images), seed=seed, what="images", check=check_image)
         chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=lambda index: check_words(index, longest))
         chosen = list(zip(chosen_images, chosen_texts, strict=True))
-    settings = {
-        "num": num,
-        "batch_size": batch_size,
-        "seed": seed,
-        **prompt,
-    }
-    if paired:
-        settings["paired"] = True
+    settings = {"num": num, "batch_size": batch_size, "seed": seed, **prompt, **({"paired": True} if paired else {})}
     return PairBatches(processor, images, texts, chosen, settings)
 
 

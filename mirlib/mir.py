@@ -488,13 +488,8 @@ def modality_integration_rate(
             variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
             degrees = min(weights.shape[1] for weights in resampler.weights.values()) - 1
             found = t_interval(value, math.sqrt(variance), confidence, "bootstrap", degrees)
-    settings = {
-        "preset": preset,
-        **chosen._asdict(),
-        "normalize": normalize,
-        "layers": len(layers),
-        "dim": layers[0].dim,
-    }
+    shape = {"layers": len(layers), "dim": layers[0].dim}
+    settings = {"preset": preset, **chosen._asdict(), "normalize": normalize, **shape}
     if found is not None and found.method == "bootstrap":
         settings |= {"resamples": resamples, "bootstrap_seed": seed}
     return replace(assemble(layers, settings, found, notes), influence=influence)

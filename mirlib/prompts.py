@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mirlib.errors import MirlibError, boundary, said_by, shown
@@ -365,33 +366,16 @@ def _read_as_written(
     """
     lost = {place for i in chosen if tokens[i] == tokenizer.unk_token_id for place in range(*spans[i])}
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    for run in _runs([i for i in chosen if lost.isdisjoint(range(*spans[i]))]):
+    kept = np.array([i for i in chosen if lost.isdisjoint(range(*spans[i]))], dtype=int)
+    for run in np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1):  # neighbours on both sides of what is lost apart
         read = decode([tokens[i] for i in run])
-        written = _characters(prompt, [spans[i] for i in run])
+        # Each character once: its bytes may be several tokens.
+        written = "".join(prompt[place] for place in sorted({place for i in run for place in range(*spans[i])}))
         if _bare(read) != _bare(written):
             again = decode(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
             if _bare(read) != _bare(again):
                 return False
     return True
-
-
-def _runs(places: Sequence[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return runs
-
-
-def _characters(prompt: str, spans: Sequence[tuple[int, int]]) -> str:
-    """The characters that spans cover, each once: the bytes of one character may be several tokens."""
-    parts, done = [], 0
-    for start, stop in spans:
-        parts.append(prompt[max(start, done) : stop])
-        done = max(done, stop)
-    return "".join(parts)
 
 
 def _bare(text: str) -> str:

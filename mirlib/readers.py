@@ -184,24 +184,21 @@ def _reader(
         return Table(ParquetRows([path], image_root, on_unreadable))
     if path.is_dir():
         found = Walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"}).files
-        tables = [file for file in found if file.suffix.lower() == ".parquet"]
-        shards = [file for file in found if file.suffix.lower() == ".tar"]
+        tables, shards = ([file for file in found if file.suffix.lower() == end] for end in (".parquet", ".tar"))
         pictures = len(found) - len(tables) - len(shards)
         table = Table(ParquetRows(files_of(path, tables), image_root, on_unreadable)) if tables else None
         if table is not None and (not pictures or table.is_of_samples()):
             if pictures:  # those beside the files of a dataset: a teaser, a logo
                 warnings.warn(f"{shown(path)}: took the .parquet files; images passed over: {pictures}", stacklevel=3)
             return table
-        if shards and not pictures:
-            return _Shards(shards, on_unreadable)
-    elif re.search(r"\.(tar\.\w+|tgz)$", name, re.IGNORECASE):
+        return _Shards(shards, on_unreadable) if shards and not pictures else None
+    if re.search(r"\.(tar\.\w+|tgz)$", name, re.IGNORECASE):
         raise MirlibError(f"{shown(path)}: a compressed archive cannot be read key by key; unpack it to a .tar")
-    elif suffix == ".tar":
+    if suffix == ".tar":
         return _Shards(list(_expanded(name)), on_unreadable)
-    elif suffix in JSON | CSV or (path.is_file() and suffix not in IMAGE_SUFFIXES):
+    if suffix in JSON | CSV or (path.is_file() and suffix not in IMAGE_SUFFIXES):
         layout = layout_of(path)
-        if layout is not None:
-            return Records(path, layout, on_unreadable, image_root)
+        return layout and Records(path, layout, on_unreadable, image_root)
     return None
 
 
@@ -261,36 +258,38 @@ class _Sample:
     name: str
     members: dict[str, _Member] = field(default_factory=dict)
 
+    @property
+    def images(self) -> list[str]:
+        """The endings of images."""
+        return [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
+
     def image_ending(self, wanted: str | None) -> str | None:
         if wanted is not None:
             return wanted.lower() if wanted.lower() in self.members else None
-        endings = [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
-        return next((end for end in endings if "." not in end), next(iter(endings), None))
+        return next((end for end in self.images if "." not in end), next(iter(self.images), None))
+
+    def text_ending(self, wanted: str | None) -> str | None:
+        endings = (*TEXT_FIELDS, "json") if wanted is None else (wanted.lower(), "json")
+        return next((ending for ending in endings if ending in self.members), None)
 
     def image(self, wanted: str | None) -> Image.Image:
         ending = self.image_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
         return image_of(self.members[ending].read(MOST_BYTES, name), name)
 
-    def text_ending(self, wanted: str | None) -> str | None:
-        for ending in TEXT_FIELDS if wanted is None else (wanted.lower(),):
-            if ending in self.members:
-                return ending
-        return "json" if "json" in self.members else None
-
     def text(self, wanted: str | None) -> str:
         ending = self.text_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
-        text = text_of(self.members[ending].read(LONGEST_LINE, name), name)
-        if ending != "json" or (wanted or "").lower() == "json":
-            return Named(text_in(text, name), name)
-        record = json_of(text, name)
-        if is_conversation(record):
-            return Named(text_in(record, name), name)
-        if not isinstance(record, dict):
-            raise MirlibError(f"{name}: expected a JSON object, got {type(record).__name__}")
-        key = field_of(wanted, TEXT_FIELDS, record, "texts", "text_field", name)
-        return Named(text_in(record[key], f"{name}, field {shown(key)!r}"), name)
+        value: Any = text_of(self.members[ending].read(LONGEST_LINE, name), name)
+        where = name
+        if ending == "json" and (wanted or "").lower() != "json":
+            value = json_of(value, name)
+            if not isinstance(value, dict) and not is_conversation(value):
+                raise MirlibError(f"{name}: expected a JSON object, got {type(value).__name__}")
+            if isinstance(value, dict):
+                key = field_of(wanted, TEXT_FIELDS, value, "texts", "text_field", name)
+                value, where = value[key], f"{name}, field {shown(key)!r}"
+        return Named(text_in(value, where), name)
 
 
 class _Shards:
@@ -322,21 +321,19 @@ class _Shards:
                         raise tarfile.ReadError("unexpected end of data")
                     folder, _, base = member.name.removeprefix("./").rpartition("/")
                     stem, dot, ending = base.partition(".")
-                    hidden = any(
-                        part.startswith(".") and part.strip(".") or part in NO_DATA for part in folder.split("/")
-                    )
+                    parts = folder.split("/")
+                    hidden = any(part.startswith(".") and part.strip(".") or part in NO_DATA for part in parts)
                     if member.isdir() or hidden or not dot or not stem:
                         continue
                     if not member.isfile() or member.issparse():
                         passed += 1
                         continue
                     key = f"{folder}/{stem}" if folder else stem
-                    name = f"{shown(path)}/{shown(key, 200)}"
-                    sample = found.setdefault(key, _Sample(name))
+                    sample = found.setdefault(key, _Sample(f"{shown(path)}/{shown(key, 200)}"))
                     if ending.lower() in sample.members:
-                        self._refuse(f"{name}.{shown(ending)}: the archive has two members of this name")
-                        continue
-                    sample.members[ending.lower()] = _Member(path, member.offset_data, member.size)
+                        self._refuse(f"{sample.name}.{shown(ending)}: the archive has two members of this name")
+                    else:
+                        sample.members[ending.lower()] = _Member(path, member.offset_data, member.size)
         except MirlibError:
             raise
         except Exception as error:  # damaged headers make tarfile raise ValueError, OverflowError, RecursionError …
@@ -359,13 +356,13 @@ class _Shards:
         chosen = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
         if image_field is None:
             chosen = [sample for sample in chosen if self._has_one_image(sample)]
-        self._check_ending(chosen, image_field)
-        return Items(len(some(chosen, "images", self.name)), lambda i: chosen[i].image(image_field))
+        self._check_ending(chosen, image_field, "images")
+        return Items(len(chosen), lambda i: chosen[i].image(image_field))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         chosen = [sample for sample in self.samples if sample.text_ending(text_field) is not None]
-        self._check_ending(chosen, text_field)
-        return Items(len(some(chosen, "texts", self.name)), lambda i: chosen[i].text(text_field))
+        self._check_ending(chosen, text_field, "texts")
+        return Items(len(chosen), lambda i: chosen[i].text(text_field))
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         chosen = []
@@ -387,16 +384,16 @@ class _Shards:
 
     def _has_one_image(self, sample: _Sample) -> bool:
         """Whether it is clear which member is the image: one without a period, as ``jpg``, or the only one."""
-        images = [end for end in sample.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
-        if len(images) == 1 or any("." not in end for end in images):
+        if len(sample.images) == 1 or any("." not in end for end in sample.images):
             return True
         self._refuse(
-            f"{sample.name}: which member is the image? There is {listed(images)}; name one with image_field "
+            f"{sample.name}: which member is the image? There is {listed(sample.images)}; name one with image_field "
             "(--image-field). A key ends at the first period of the name: names that hold periods share one"
         )
         return False
 
-    def _check_ending(self, chosen: list[_Sample], wanted: str | None) -> None:
+    def _check_ending(self, chosen: list[_Sample], wanted: str | None, what: str) -> None:
         if not chosen and wanted is not None and self.samples:
             there = sorted({ending for sample in self.samples for ending in sample.members})
             raise MirlibError(f"{self.name}: no key has a member .{shown(wanted)}; there is {listed(there)}")
+        some(chosen, what, self.name)

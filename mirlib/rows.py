@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mirlib.batches import ModelInputs
-from mirlib.data import load_image
+from mirlib.batches import PairBatches
 from mirlib.errors import MirlibError
-from mirlib.forward import evaluating, forward_advice
-from mirlib.hidden_states import capture
+from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.hidden_states import decoder_parts, from_layer_zero
 from mirlib.mir import MODALITIES
-from mirlib.prompts import encode_batch
 
 __all__ = ["TokenRows", "collect_rows"]
 
@@ -122,59 +118,43 @@ def collect_rows(
     if max_rows is not None and max_rows < 1:
         raise MirlibError(f"max_rows must be at least 1, got {max_rows}")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    entering: list[Tensor] = []
-    collected, samples, pooled = ({modality: [] for modality in MODALITIES} for _ in range(3))
-    seen = dict.fromkeys(MODALITIES, 0)
+    settings = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
+    batches = PairBatches(processor, images, texts, [(i, i) for i in order], settings)
+    parts = decoder_parts(model)
+    states, pooled = ([[[] for _ in range(len(parts.layers) + 1)] for _ in MODALITIES] for _ in range(2))
+    samples, seen = ([], []), dict.fromkeys(MODALITIES, 0)
+    index, kept = [None, None], [slice(None), slice(None)]  # of the latest batch
 
-    def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering[:] = [args[0] if args else kwargs["hidden_states"]]
+    def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        chosen = order[batch.first : batch.first + batch.size]
+        for side, rows in enumerate((vision, text)):
+            if k == 0:
+                index[side] = batch.samples[side].cpu() - batch.first
+                if max_rows is not None:
+                    kept[side] = _drawn(index[side], chosen, max(1, max_rows // len(texts)), seed)
+                seen[MODALITIES[side]] += len(rows)
+                samples[side].append(torch.tensor(chosen)[index[side][kept[side]]])
+            elif max_rows is not None:
+                pooled[side][k].append(means_of_samples([rows], index[side], batch.size)[0])
+            states[side][k].append(rows.cpu() if max_rows is None else rows[kept[side].to(rows.device)].cpu())
 
-    with evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
-        hook = stream.parts.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
-        try:
-            starts = range(0, len(order), batch_size)
-            for start in tqdm(starts, desc="rows", unit="batch", disable=not progress, file=sys.stderr, leave=False):
-                chosen = order[start : start + batch_size]
-                pairs = [load_image(images[i]) for i in chosen], [texts[i] for i in chosen]
-                encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
-                batch = ModelInputs.of(encoded, model)
-                stream.text_mask = batch.text_mask
-                with forward_advice(model, len(chosen), f"sample {start} of those in order of length", processor):
-                    model(**batch.inputs)
-                for modality, rows, index in (
-                    ("vision", stream.vision, stream.vision_samples),
-                    ("text", stream.text, stream.text_samples),
-                ):
-                    embeddings = entering[0][stream.positions[modality].to(entering[0].device)]
-                    index = index.cpu()
-                    seen[modality] += len(index)
-                    states = (embeddings, *rows)
-                    if max_rows is not None:
-                        pooled[modality].append(means_of_samples(rows, index, len(chosen)))
-                        kept = _drawn(index, chosen, max(1, max_rows // len(texts)), seed)
-                        states = tuple(values[kept.to(values.device)] for values in states)
-                        index = index[kept]
-                    collected[modality].append(tuple(values.cpu() for values in states))
-                    samples[modality].append(torch.tensor(chosen)[index])
-        finally:
-            hook.remove()
-    stacked, numbers = {}, {}
-    for modality, batches in collected.items():
-        numbers[modality], by_sample = torch.cat(samples[modality]).sort(stable=True)
-        stacked[modality] = [torch.cat(rows)[by_sample] for rows in zip(*batches, strict=True)]
-    means = None
-    if max_rows is not None:
-        back = torch.tensor(order).argsort()
-        means = tuple(list(torch.cat(pooled[modality], dim=1)[:, back]) for modality in MODALITIES)
+    with evaluating(model), from_layer_zero(parts, on_layer) as on_every_layer:
+        Reader(model, batches, text_rows, last).run(on_every_layer, "rows", progress)
+    numbers, layers = [], []
+    for side in range(2):
+        of_rows, by_sample = torch.cat(samples[side]).sort(stable=True)
+        numbers.append(of_rows)
+        layers.append([torch.cat(rows)[by_sample] for rows in states[side]])
+    back = torch.tensor(order).argsort()
     return TokenRows(
-        vision=stacked["vision"][1:],
-        text=stacked["text"][1:],
-        vision_samples=numbers["vision"],
-        text_samples=numbers["text"],
-        vision_embeddings=stacked["vision"][0],
-        text_embeddings=stacked["text"][0],
+        vision=layers[0][1:],
+        text=layers[1][1:],
+        vision_samples=numbers[0],
+        text_samples=numbers[1],
+        vision_embeddings=layers[0][0],
+        text_embeddings=layers[1][0],
         seen=None if max_rows is None else seen,
-        pooled=means,
+        pooled=None if max_rows is None else tuple([torch.cat(means)[back] for means in side[1:]] for side in pooled),
     )
 
 

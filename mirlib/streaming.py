@@ -146,7 +146,7 @@ class ModalityIntegrationRate(Metric):
         trace: str = "exact",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "distributed_available_fn": _never})  # the processes meet in `Processes`
+        super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
         chosen = resolve_settings(preset, outliers, None)
         if chosen.outliers == "median" or chosen.sqrt != "exact":
             raise MirlibError(
@@ -363,26 +363,15 @@ class ModalityIntegrationRate(Metric):
 
     def pretend(self, stage: str) -> None:
         """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
+        self._clear()
         self._stage, self._places = stage, {0: 0}
         wrong = np.ones((self.num_layers, 2), dtype=bool)
         self._known = _Known(None, [(NormBounds(0.0, math.inf),) * 2] * self.num_layers, wrong, 0.0, [1])
-        self._layers = [(Side(self.dim, True), Side(self.dim, False)) for _ in range(self.num_layers)]
-        if stage == "influence":
-            wide = {"dtype": torch.float32}
-            self._influences = [[None, None] for _ in range(self.num_layers)]
-            self._maps = [
-                LayerInfluence(
-                    1.0,
-                    1.0,
-                    True,
-                    tuple(torch.zeros(self.dim, self.dim, **wide) for _ in range(2)),
-                    tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in range(2)),
-                    (0.0, 0.0),
-                    (2, 2),
-                    2,
-                )
-                for _ in range(self.num_layers)
-            ]
+        for _ in range(self.num_layers) if stage == "influence" else ():
+            gradients = tuple(torch.zeros(self.dim, self.dim, dtype=torch.float32) for _ in MODALITIES)
+            means = tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in MODALITIES)
+            self._maps.append(LayerInfluence(1.0, 1.0, True, gradients, means, (0.0, 0.0), (2, 2), 2))
+            self._influences.append([None, None])
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
@@ -770,10 +759,6 @@ class ModalityIntegrationRate(Metric):
         """Forget everything and start a first pass."""
         super().reset()
         self._clear()
-
-
-def _never() -> bool:
-    return False
 
 
 def _leave_one_out(parts: list[Moments]) -> Iterator[Moments]:
