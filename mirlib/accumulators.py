@@ -225,9 +225,23 @@ class Side:
             self.sums = sums
             self.seen += len(norms)
 
-    def keep_norms(self, norms: Tensor) -> None:
-        """Keep them for the outlier rule."""
+    def take(self, rows: Tensor, norms: Tensor, samples: int, drops: bool) -> None:
+        """Rows of the first pass, of so many samples up to now: counted, and accepted or set aside."""
+        self.count(norms)
+        if not drops:
+            self.add(rows, norms)
+            return
         _append(self.norms, norms.to(torch.float32))
+        if self.bounds is None or self.seen >= 1.3 * self.refreshed:  # drawn anew when a third more rows are in
+            self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
+            for some, their_norms in self._waiting():
+                self._sort(some, their_norms)
+        self._sort(rows, norms)
+
+    def accepted_outlier(self, bounds: NormBounds | None) -> bool:
+        """Whether a row is among the moments that the final bounds leave out."""
+        reached = self.reached.cpu()
+        return bounds is not None and bool(bounds.outliers(reached[reached.isfinite()]).any())
 
     @property
     def device(self) -> torch.device:
@@ -238,14 +252,6 @@ class Side:
     def all_norms(self) -> Tensor:
         """(rows,) float32."""
         return torch.cat(self.norms) if self.norms else torch.zeros(0)
-
-    def sort(self, rows: Tensor, norms: Tensor, samples: int) -> None:
-        """Accept what lies far inside, set the rest aside; the bounds are drawn anew when a third more rows are in."""
-        if self.bounds is None or self.seen >= 1.3 * self.refreshed:
-            self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
-            for some, their_norms in self._waiting():
-                self._sort(some, their_norms)
-        self._sort(rows, norms)
 
     def _waiting(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What waits, taken out in few pieces: each that is added to the moments goes over all of their numbers."""

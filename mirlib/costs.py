@@ -203,12 +203,6 @@ class _Move(NamedTuple):
         return row_costs(rows, *self)
 
 
-def _accepted_too_much(side: Side, bounds: tuple[NormBounds | None, NormBounds | None]) -> bool:
-    """Whether a row is among the moments of some texts that the outlier rule drops."""
-    reached = side.reached.cpu()
-    return bounds[1] is not None and bool(bounds[1].outliers(reached[reached.isfinite()]).any())
-
-
 class _Costs:
     """The passes of `transport_map` over the batches, and what they leave behind."""
 
@@ -242,13 +236,8 @@ class _Costs:
         def first(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             update(k, vision, text, batch)
             for side, rows in self.halves_of(k, text, batch):
-                norms = row_norms(rows)
-                side.count(norms)
-                if self.metric.outliers == "none":
-                    side.add(rows, norms)
-                else:
-                    side.keep_norms(norms)
-                    side.sort(rows, norms, 1 + (batch.first + batch.size) // 2)
+                drops = self.metric.outliers == "drop"
+                side.take(rows, row_norms(rows), 1 + (batch.first + batch.size) // 2, drops)
 
         def again(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             if repair:
@@ -260,9 +249,8 @@ class _Costs:
 
         self.reader.run(first, "pass 1 of 2: moments", self.progress, checks.settle)
         self.bounds = [self.metric.bounds(k) for k in range(1, self.metric.num_layers + 1)]
-        wrong = [
-            side for k, sides in self.halves.items() for side in sides if _accepted_too_much(side, self.bounds[k - 1])
-        ]
+        halves = [(side, self.bounds[k - 1][1]) for k, sides in self.halves.items() for side in sides]
+        wrong = [side for side, bounds in halves if side.accepted_outlier(bounds)]
         if self.metric.needs_second_pass(progress=self.progress):
             repair = True
             self.metric.begin_second_pass(progress=self.progress)

@@ -241,12 +241,15 @@ def check_regular(path: Path, what: str = "file") -> int:
 
 
 @contextmanager
-def reading(path: Path, what: str = "") -> Iterator[None]:
-    """Turn what the disk says while a file is read into a sentence."""
+def reading(path: Path, what: str = "", errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turn what the disk, or another reader, says while a file is read into a sentence."""
     try:
         yield
-    except OSError as error:
-        raise MirlibError(f"cannot read {what}{shown(path)}: {error.strerror}") from error
+    except MirlibError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or shown(first_line(error), 200)
+        raise MirlibError(f"cannot read {what}{shown(path)}: {reason}") from error
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:

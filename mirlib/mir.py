@@ -224,35 +224,36 @@ def assemble(
     notes: Sequence[str] = (),
 ) -> MIRResult:
     """Sum the layers up into a result, with the warnings that its rows call for."""
-    rows = {name: layers[0].rows[i] for i, name in enumerate(MODALITIES)}
-    dim = layers[0].dim
-    notes = list(notes)
-    few = [f"{count} {name} rows" for name, count in rows.items() if count <= dim]
-    per_layer = np.array([layer.distance.total for layer in layers])
+
+    def each(name: str) -> np.ndarray:
+        return np.array([getattr(layer, name) for layer in layers])
+
+    rows = dict(zip(MODALITIES, layers[0].rows, strict=True))
+    distances = np.array([layer.distance for layer in layers])  # (K, [total, mean_term, covariance_term])
+    per_layer, bias, notes = distances[:, 0], each("bias"), list(notes)
     if not np.isfinite(per_layer).all():
         raise MirlibError(
             f"layer {int(np.isfinite(per_layer).argmin()) + 1}: the distance is no finite number; the vision rows are "
             "too long beside the text rows, or too long for the precision that they are computed in"
         )
-    bias = np.array([layer.bias for layer in layers])
-    if few:
+    if few := [f"{count} {name} rows" for name, count in rows.items() if count <= layers[0].dim]:
         total, added = float(per_layer.sum()), float(bias.sum())
         much = f", ΣFID by at least about {added:.3g} of {total:.3g} (first order)" if math.isfinite(added) else ""
         notes.append(
-            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased "
+            f"{' and '.join(few)} for {layers[0].dim} dimensions: too few to fit a covariance. The value is biased "
             f"upwards{much}; use more samples"
         )
     return MIRResult(
         value=log10_sum(per_layer),
         per_layer=per_layer,
-        mean_term=np.array([layer.distance.mean_term for layer in layers]),
-        covariance_term=np.array([layer.distance.covariance_term for layer in layers]),
-        norm_ratio=np.array([layer.norm_ratio for layer in layers]),
-        norm_only=log10_sum(layer.vision_energy for layer in layers),
-        zeroed_rows=log10_sum(layer.text_energy for layer in layers),
-        scale=np.array([layer.scale for layer in layers]),
+        mean_term=distances[:, 1],
+        covariance_term=distances[:, 2],
+        norm_ratio=each("norm_ratio"),
+        norm_only=log10_sum(each("vision_energy")),
+        zeroed_rows=log10_sum(each("text_energy")),
+        scale=each("scale"),
         bias=bias,
-        outliers={name: np.array([layer.outliers[i] for layer in layers]) for i, name in enumerate(MODALITIES)},
+        outliers=dict(zip(MODALITIES, each("outliers").T, strict=True)),
         rows=rows,
         interval=interval,
         settings=settings,

@@ -183,12 +183,7 @@ class MIRResult:
             "length": None if self.length is None else {n: number_as_json(v) for n, v in self.length._asdict().items()},
             "norm_only": _finite(self.norm_only),
             "zeroed_rows": _finite(self.zeroed_rows),
-            "per_layer": _numbers(self.per_layer),
-            "mean_term": _numbers(self.mean_term),
-            "covariance_term": _numbers(self.covariance_term),
-            "norm_ratio": _numbers(self.norm_ratio),
-            "scale": _numbers(self.scale),
-            "bias": _numbers(self.bias),
+            **{name: _numbers(getattr(self, name)) for name in ARRAYS},
             "outliers": {name: [int(n) for n in counts] for name, counts in self.outliers.items()},
             "rows": {name: int(n) for name, n in self.rows.items()},
             "settings": {k: v.item() if isinstance(v, np.generic) else v for k, v in self.settings.items()},
@@ -302,12 +297,9 @@ def number_as_json(number: float) -> float | str | None:
 
 
 def _interval_as_dict(interval: Interval) -> dict[str, Any]:
+    numbers = {name: number_as_json(getattr(interval, name)) for name in INTERVAL_NUMBERS}
     degrees = None if interval.degrees is None else float(interval.degrees)
-    return (
-        interval._asdict()
-        | {name: number_as_json(getattr(interval, name)) for name in INTERVAL_NUMBERS}
-        | {"degrees": degrees}
-    )
+    return interval._asdict() | numbers | {"degrees": degrees}
 
 
 def _influence_as_dict(influence: Influence) -> dict[str, Any]:

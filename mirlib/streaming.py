@@ -319,14 +319,10 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError(f"sample {unknown[0]} was not in the first pass; feed the same batches again")
         for side, (rows, norms) in enumerate(pair):
             kept = self._layers[layer - 1][side]
-            kept.count(norms, again=self._stage != "moments")
             if self._stage == "moments":
-                if self.outliers == "none":
-                    kept.add(rows, norms)
-                else:
-                    kept.keep_norms(norms)
-                    kept.sort(rows, norms, len(self._places))
+                kept.take(rows, norms, len(self._places), self.outliers == "drop")
                 continue
+            kept.count(norms, again=True)
             bounds = self._known.bounds[layer - 1][side]
             inside = None if bounds is None else ~bounds.outliers(norms)
             if self._stage == "repair":
@@ -403,8 +399,7 @@ class ModalityIntegrationRate(Metric):
             found = torch.zeros(self.num_layers, 2, dtype=torch.float64)
             for k, layer in enumerate(self._layers):
                 for side, kept in enumerate(layer):
-                    reached = kept.reached.cpu()
-                    found[k, side] = bool(bounds[k][side].outliers(reached[reached.isfinite()]).any())
+                    found[k, side] = kept.accepted_outlier(bounds[k][side])
                     aside += sum(len(rows) for rows, _ in kept.aside)
             wrong = processes.total(found).numpy() > 0
             aside = processes.total(aside)

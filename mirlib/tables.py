@@ -9,7 +9,6 @@ import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +28,7 @@ from mirlib.data import (
     image_in,
     is_conversation,
     listed,
+    reading,
     some,
     text_in,
     text_of,
@@ -61,7 +61,7 @@ KNOWN: Mapping[str, _Known] = {
 
 def _package(name: str) -> Any:
     try:
-        return import_module(name)
+        return __import__(name, fromlist=["_"])
     except ImportError as error:
         raise MirlibError(
             f"Hugging Face datasets and .parquet files are read by the package {name.partition('.')[0]}, which is not "
@@ -105,7 +105,7 @@ class ParquetRows:
         for path in paths:
             try:
                 check_regular(path)
-                with boundary(f"cannot read {shown(path)}"), self._open(path) as file:
+                with reading(path, errors=Exception), self._open(path) as file:
                     metadata = file.metadata
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
                     schema = file.schema_arrow
@@ -151,7 +151,7 @@ class ParquetRows:
         """The column of every file."""
         values: list[Any] = []
         for path in self._paths:
-            with boundary(f"cannot read {shown(path)}"), self._open(path) as file:
+            with reading(path, errors=Exception), self._open(path) as file:
                 values += file.read(columns=[name]).column(0).to_pylist()
         if len(values) != len(self):
             raise MirlibError(f"{self.name}: column {shown(name)!r} has {len(values)} rows, and the table {len(self)}")
@@ -168,7 +168,7 @@ class ParquetRows:
             nonlocal place, first, values, batches
             number, row = self._place(start)
             group = bisect_right(self._groups[number], row)
-            with boundary(f"cannot read {shown(self._paths[number])}"):
+            with reading(self._paths[number], errors=Exception):
                 if place != (number, group) or row < first:
                     place, values = (number, group), []
                     first = self._groups[number][group - 1] if group else 0
