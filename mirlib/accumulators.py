@@ -189,12 +189,10 @@ def _unit(rows: Tensor, norms: Tensor) -> Tensor:
 class Side:
     """What is kept of the rows of one modality after one layer.
 
-    Attributes:
-        norms: Chunks of float32 norms of all rows, where the outlier rule needs them.
-        sums: (2,) float64: how many rows came in the first pass, and the sum of their norms; ``again`` of a later pass.
-        running: Moments of the rows that were accepted; ``unit`` those of the same rows of norm 1.
-        aside: Rows that are not decided, in host memory, and their norms.
-        reached: (2,) the smallest and the largest norm that was accepted.
+    ``norms`` are chunks of float32 norms of all rows, where the outlier rule needs them; ``sums``, (2,) float64, how
+    many rows came in the first pass and the sum of their norms, ``again`` of a later pass; ``running`` moments of the
+    rows that were accepted, ``unit`` of the same rows at norm 1; ``aside`` rows that are not decided, in host memory,
+    with their norms; ``reached`` the smallest and the largest norm that was accepted.
     """
 
     def __init__(self, dim: int, unit: bool) -> None:

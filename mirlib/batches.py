@@ -57,11 +57,8 @@ def _too_long(length: int, limit: int) -> str:
 class ModelInputs:
     """A batch taken apart: what the model gets, and our own keys.
 
-    Attributes:
-        inputs: Keyword arguments of the model, on its device and in its precision.
-        text_mask: (B, T) bool, the text rows, or None.
-        names: B names of the samples for error messages, or None.
-        ids: B pairs of hashes, of the picture and of the text of each sample.
+    ``inputs`` are on the model's device and in its precision, ``text_mask`` is (B, T) bool or None, ``names`` call B
+    samples in messages, and ``ids`` are their hashes, of picture and text.
     """
 
     inputs: dict[str, Any]
@@ -151,13 +148,9 @@ def _as_bytes(values: Tensor) -> np.ndarray:
 class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
 
-    Args:
-        processor: The model's processor.
-        images: All images that there are.
-        texts: All texts that there are.
-        chosen: The numbers of the image and of the text of each pair.
-        settings: What `score` was asked for; ``batch_size``, ``template`` and ``max_text_tokens`` are read here.
-        share: Which of the pairs these batches hold; all if left out. ``offset`` is the number of its first.
+    ``chosen`` are the numbers of the image and of the text of each pair, ``settings`` what `score` was asked for
+    (``batch_size``, ``template`` and ``max_text_tokens`` are read here), ``share`` the pairs that these batches hold,
+    all if left out, and ``offset`` is the number of the first of them.
     """
 
     def __init__(

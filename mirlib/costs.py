@@ -31,7 +31,6 @@ from mirlib.streaming import ModalityIntegrationRate
 from mirlib.transport import optimal_maps, row_costs, unreached_spread
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["NullLevel", "TransportMap", "as_seen", "transport_map"]
@@ -108,7 +107,7 @@ class TransportMap:
         return np.argsort(-np.array(means), kind="stable")
 
     def patch_costs(self, picture: int, layer: int | None = None) -> np.ndarray:
-        """(P,) what each vision row of a picture costs: in a layer, 1..K, or in all of them together.
+        """(P,) what each vision row of a picture costs, in a layer, 1..K, or in all of them together.
 
         In a layer NaN stands for a row that the outlier rule dropped; in the sum it pays nothing for that layer.
         """
@@ -140,28 +139,6 @@ class TransportMap:
         return (
             f"TransportMap({len(self.vision)} pictures, {len(self.per_layer)} layers, ΣFID {self.per_layer.sum():.4g})"
         )
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a vision row and layer: picture, name, patch, its row and column, layer, cost, share of all."""
-        import pandas as pd
-
-        parts = []
-        total = self.by_picture.sum()
-        for number, (costs, grid) in enumerate(zip(self.vision, self.grids, strict=True)):
-            layers, patches = costs.shape
-            cells, columns = (np.full(patches, -1), 1) if grid is None else (grid.cells, grid.columns)
-            found = {
-                "picture": number,
-                "name": self.names[number],
-                "patch": np.tile(np.arange(patches), layers),
-                "row": np.tile(np.where(cells < 0, -1, cells // columns), layers),
-                "column": np.tile(np.where(cells < 0, -1, cells % columns), layers),
-                "layer": np.repeat(np.arange(1, layers + 1), patches),
-                "cost": costs.ravel(),
-                "share": (costs / self.kept[:, None] / total).ravel(),
-            }
-            parts.append(pd.DataFrame(found))
-        return pd.concat(parts, ignore_index=True)
 
     def plot(self, pictures: Mapping[int, np.ndarray], layer: int | None = None) -> Axes:
         """Draw the dearest and the cheapest of the pictures; see `mirlib.plots.figure_transport_map`."""

@@ -265,11 +265,8 @@ class Processes:
     def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
         """The moments of all processes merged, in the process ``owner``; None in the others.
 
-        No process holds the moments of another: the scatters about the common mean are summed on the way.
-
-        Args:
-            packed: (groups, d + 2, d) float64: scatter, mean, and the count in the corner.
-            owner: The rank that gets the result, which is like ``packed`` and on its device.
+        They are packed, (groups, d + 2, d) float64: scatter, mean, and the count in the corner. No process holds the
+        moments of another: the scatters about the common mean are summed on the way.
         """
         if self.size == 1:
             return packed
@@ -306,11 +303,7 @@ def _describe(problem: Exception) -> str:
 
 
 def needs_all_processes(model: nn.Module) -> bool:
-    """Whether the parameters are sharded by FSDP, so that all processes must call the model together.
-
-    Raises:
-        MirlibError: For parameters that are sharded in another way, whose processes need the same inputs.
-    """
+    """Whether the parameters are sharded by FSDP, so that all processes must call the model together; else refused."""
     same_inputs = "mirlib.score with merge_processes=False, in every process"
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise MirlibError(

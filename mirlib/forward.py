@@ -67,13 +67,8 @@ class ReadBatch:
 class Reader:
     """Runs the batches through the model once and hands each layer's rows on; ``samples`` are those of the latest pass.
 
-    Args:
-        model: The model.
-        batches: As for `score_batches`, and the next two.
-        text_rows: Which rows are text.
-        last: Where layer K is read.
-        processes: Those that measure together, each with batches of its own; this one alone if left out.
-        lockstep: Whether all of them must call the model the same number of times, since its parameters are sharded.
+    ``batches``, ``text_rows`` and ``last`` are as for `score_batches`, ``processes`` measure together, each with
+    batches of its own, and in ``lockstep``, since the parameters are sharded, call the model the same number of times.
     """
 
     def __init__(

@@ -59,8 +59,7 @@ class _ReadOnly:
 def as_rows(values: Any, name: str = "rows") -> Tensor:
     """The (n, d) rows in a NumPy array or a tensor, detached, in their own dtype, not copied where possible.
 
-    Raises:
-        MirlibError: If it is no matrix, is empty, or holds no real floating-point numbers; ``name`` says what it is.
+    Refused, under ``name``, are what is no matrix, is empty, or holds no real floating-point numbers.
     """
     if isinstance(values, Tensor):
         rows = values.detach()
@@ -337,11 +336,11 @@ def trace_sqrt_product(covariance_x: Tensor, covariance_y: Tensor) -> float:
 
 
 class TraceTerm(NamedTuple):
-    """``Tr((Σ_x Σ_y)^{1/2})`` and how it was found.
+    """``Tr((Σ_x Σ_y)^{1/2})``, at least 0, in squared units of the rows, and how it was found; see `trace_term`.
 
     Attributes:
-        value: The trace, at least 0, in squared units of the rows.
-        method: The route that gave it, ``"exact"`` or ``"polar"``; see `trace_term`.
+        value: The trace.
+        method: The route that gave it, ``"exact"`` or ``"polar"``.
         error: Bound of the relative error that ``"polar"`` proved. NaN for ``"exact"``, typically right to 1e-14.
         fallback: Why the exact route was taken where ``"polar"`` was asked for, or None.
         nodes: (m,) square roots of the eigenvalues of ``Σ_x Σ_y``, or points of a quadrature over them.

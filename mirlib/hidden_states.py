@@ -71,16 +71,11 @@ def token_masks(
 ) -> tuple[Tensor, Tensor]:
     """Which positions of a batch are vision rows and which are text rows: two (B, T) bool masks.
 
-    Args:
-        input_ids: (B, T) token ids.
-        attention_mask: (B, T), 0 at padding, or None; masks of other shapes (4-D) are ignored.
-        vision_token_ids: Ids of the vision placeholders.
-        special_token_ids: Ids that are never text.
-        text_rows: ``"text"``: the (B, T) bool ``text_mask``, or else every attended position that is neither vision nor
-            special. ``"after_image"``: the authors' choice, everything attended after the last vision token.
-        text_mask: See ``text_rows``.
-        vision_mask: (B, T') bool, T' >= T, where vision stands, in place of ``vision_token_ids``; the masks returned
-            are then (B, T'). The first T' - T positions are rows that the decoder puts in front; they are never text.
+    Vision stands where ``vision_mask`` says, (B, T') with T' >= T, or else at ``vision_token_ids``; in the first case
+    the masks returned are (B, T'), and the T' - T positions in front are never text. Text are the positions of the (B,
+    T) ``text_mask``, or else all that are attended, neither vision nor special; with ``"after_image"``, the authors'
+    choice, everything attended after the last vision token. An ``attention_mask`` of another shape than (B, T) is
+    ignored.
     """
     if vision_mask is None:
         vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))

@@ -44,15 +44,11 @@ def rows_suffice(rows: int, dim: int) -> bool:
 
 @dataclass(frozen=True)
 class LayerInfluence:
-    """What the influence of single rows on the distance of one layer needs.
+    """What the influence of single rows on the distance D of a layer, in units of (mean text norm)², needs.
 
-    Attributes:
-        distance: D of the layer, in units of (mean text norm)².
-        scale: α, 1 / mean text norm; 1 where it does not move with the text rows, ``normalized``.
-        gradients: (d, d) each, ``I − T`` and ``I − T'``.
-        means: (d,) each, μ_v and μ_t.
-        traces: ``Tr((I − T)A)`` and ``Tr((I − T')B)``.
-        counts: Rows of each modality that the outlier rule keeps; ``text_rows`` are all of the text.
+    ``scale`` is α, ``normalized`` says whether it moves with the ``text_rows``, outliers included; ``gradients`` are
+    the (d, d) matrices ``I − T`` and ``I − T'``, ``means`` μ_v and μ_t, ``traces`` ``Tr((I − T)A)`` and ``Tr((I −
+    T')B)``, and ``counts`` the rows of each modality that the outlier rule keeps.
     """
 
     distance: float

@@ -35,12 +35,7 @@ LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is rea
 
 
 def check_name(name: str, otherwise: str = "") -> None:
-    """Refuse what can be neither a checkpoint folder nor a Hugging Face id, and say what to do.
-
-    Raises:
-        MirlibError: If the folder does not exist (``otherwise`` names other ways), holds no configuration, or holds an
-            adapter alone, a projector alone or a checkpoint of LLaVA's own code.
-    """
+    """Refuse what can be neither a checkpoint folder nor a Hugging Face id, and say what to do, ``otherwise`` among it."""
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)
@@ -112,11 +107,7 @@ def _check_files(folder: Path) -> None:
 
 
 def check_layers(folder: Path) -> None:
-    """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built.
-
-    Raises:
-        MirlibError: If it is so, or the weights are damaged.
-    """
+    """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built."""
     tensors = len(_shapes(folder))
     for key, value in _numbers(_json(folder / "config.json")):
         if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):

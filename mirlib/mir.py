@@ -558,8 +558,8 @@ def bootstrap_bytes(samples: int, dim: int, resamples: int = RESAMPLES) -> int:
 class _Resampler:
     """Bootstrap over samples: draws them with replacement and re-weights their moments.
 
-    Image and text of a sample stay together where both modalities hold the same ids, else they are drawn apart. Each
-    draw has its own α_k; the outlier rule is held at that of the full data.
+    Image and text of a sample stay together where both modalities hold the same ids. Each draw has its own α_k; the
+    outlier rule is held at that of the full data.
     """
 
     def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:

@@ -115,11 +115,8 @@ def _adds_placeholders(processor: Any) -> bool:
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
     """The prompt for one image and one text: the image as the user's turn, the text as the assistant's answer.
 
-    ``"chat"`` takes the processor's chat template (``"plain"`` where it has none), and ``"plain"`` the image, a line
-    break and the text (the text alone where the processor itself puts the image before it).
-
-    Raises:
-        MirlibError: If the template is unknown, fails, takes too long, or does not keep one image and one text.
+    ``"plain"`` is the image, a line break and the text, or the text alone where the processor itself puts the image
+    before it. Refused are templates that are unknown, fail, take too long, or do not keep one image and one text.
     """
     before, after = _frame(processor, template)
     return before + text + after
@@ -159,12 +156,7 @@ def name_of(text: str) -> str:
 
 
 def check_text(processor: Any, text: Any) -> None:
-    """Refuse what cannot be the text of a pair.
-
-    Raises:
-        MirlibError: If it is no string, empty, not made of characters, made of special tokens alone, or holds a
-            placeholder for vision.
-    """
+    """Refuse what cannot be the text of a pair: no string, empty, no characters, special tokens alone, a placeholder."""
     if not isinstance(text, str):
         raise MirlibError(f"expected a text, got {type(text).__name__}")
     if not text.strip():

@@ -198,12 +198,7 @@ class MIRResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MIRResult:
-        """The result that `to_dict` described.
-
-        Raises:
-            MirlibError: If the schema is unknown, or a key is missing or holds what `to_dict` does not write; the
-                message names the key.
-        """
+        """The result that `to_dict` described; a `MirlibError` names a key that is missing or holds something else."""
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
             if isinstance(data, Mapping) and "measures" in data:

@@ -226,10 +226,9 @@ def score(
     """MIR of a model over image–text pairs, as the paper measures it.
 
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
-    image before the text. Memory does not grow with ``num``. In a distributed run (``torch.distributed`` is
-    initialised, as under torchrun) every process calls this with the same arguments, reads and measures its share of
-    the pairs, and gets the result over all of them; the model may be replicated, in ``DistributedDataParallel``, or
-    sharded by FSDP.
+    image before the text. Memory does not grow with ``num``. In a distributed run every process calls this with the
+    same arguments, reads and measures its share of the pairs, and gets the result over all of them; the model may be
+    replicated, in ``DistributedDataParallel``, or sharded by FSDP. What is not named here is as for `score_batches`.
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
@@ -248,13 +247,13 @@ def score(
         text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
-        confidence: Level of the interval over samples; None for the value alone. See `score_batches`.
-        groups: As for `score_batches`.
-        trace: As for `score_batches`.
+        confidence: Level of the interval over samples; None for the value alone.
+        groups: Number of jackknife groups.
+        trace: Route to the trace term.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
         merge_processes: False measures all pairs in this process alone, also in a distributed run.
-        progress: Whether to show bars on stderr; in a distributed run, those of the process with rank 0.
+        progress: Whether to show bars on stderr, in a distributed run those of rank 0.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.

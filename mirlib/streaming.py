@@ -259,8 +259,8 @@ class ModalityIntegrationRate(Metric):
             text: (s, d) rows.
             samples: As for `update`, or `RowSamples`, which spares looking them up again in every layer.
             name_row: Names a row in an error message, given the modality and its number in the batch.
-            checks: Notes whether the rows are finite, for callers that `settle` a batch at once and give the metric up
-                if it raises. Without it the host waits for the answer here.
+            checks: Notes whether the rows are finite, to be settled by the caller once a batch; else the host waits
+                here.
         """
         if not 1 <= layer <= self.num_layers:
             raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")

@@ -231,16 +231,6 @@ def test_pictures_of_different_sizes_keep_their_own_grids():
     assert adds_up(found.vision, found.unreached["vision"]) == pytest.approx(result.per_layer, rel=1e-9)
 
 
-def test_the_frame_has_a_line_for_each_patch_and_layer(tiny):
-    found = transport_map(*tiny, num=6, progress=False)
-    frame = found.to_frame()
-    assert len(frame) == 6 * 4 * 3 and set(frame["layer"]) == {1, 2, 3}
-    line = frame[(frame["picture"] == 2) & (frame["layer"] == 3) & (frame["row"] == 1) & (frame["column"] == 0)]
-    assert line["cost"].item() == found.vision[2][2, 2] and line["patch"].item() == 2
-    assert frame["share"].sum() == pytest.approx(1)
-    assert frame.groupby("picture")["share"].sum().to_numpy() == pytest.approx(found.shares)
-
-
 def test_words_pictures_and_ranks_are_named(tiny):
     found = transport_map(*tiny, num=12, max_text_tokens=9, progress=False)
     texts = tiny[3]
