@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mirlib.errors import MirlibError, check_choice, first_line, shown
 
-__all__ = ["Crops", "Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
+__all__ = ["Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
 
 # Pictures made of pixels alone. Pillow goes by a file's content and not by its name, and hands EPS to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -68,35 +68,10 @@ def _picture(package: str, name: str) -> Image.Image:
     return Image.fromarray(load_sample_image(name)).convert("RGB")
 
 
-class _Crop(NamedTuple):
-    kind: str
-    package: str
-    name: str
-    left: int
-    top: int
-    side: int
+def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
+    """Crops of real pictures that scikit-image and scikit-learn install, each cut when it is asked for.
 
-
-class Crops(Sequence[Image.Image]):
-    """Crops of pictures, each cut when it is asked for, so that a thousand of them take no memory."""
-
-    def __init__(self, crops: Sequence[_Crop]) -> None:
-        self._crops = crops
-
-    def __len__(self) -> int:
-        return len(self._crops)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Crops(self._crops[index])
-        kind, package, name, left, top, side = self._crops[index]
-        crop = _picture(package, name).crop((left, top, left + side, top + side))
-        crop.info["source"] = f"{kind} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
-        return crop
-
-
-def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
-    """Crops of real pictures that scikit-image and scikit-learn install, 96 to 256 pixels wide, with a ``source``.
+    They are square RGB images, 96 to 256 pixels wide, and carry ``info["source"]``.
 
     Args:
         num: How many.
@@ -113,8 +88,15 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
         side = int(generator.integers(96, min(256, *picture.size) + 1))
         left = int(generator.integers(picture.width - side + 1))
         top = int(generator.integers(picture.height - side + 1))
-        crops.append(_Crop(chosen, package, name, left, top, side))
-    return Crops(crops)
+        crops.append((chosen, package, name, left, top, side))
+
+    def cut(index: int) -> Image.Image:
+        chosen, package, name, left, top, side = crops[index]
+        crop = _picture(package, name).crop((left, top, left + side, top + side))
+        crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
+        return crop
+
+    return Items(num, cut)
 
 
 @cache

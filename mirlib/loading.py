@@ -35,7 +35,7 @@ LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is rea
 
 
 def check_name(name: str, otherwise: str = "") -> None:
-    """Refuse what can be neither a checkpoint folder nor a Hugging Face id, and say what to do, ``otherwise`` among it."""
+    """Refuse what can be neither a checkpoint folder nor a Hugging Face id, and say what to do, also ``otherwise``."""
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)

@@ -156,7 +156,7 @@ def name_of(text: str) -> str:
 
 
 def check_text(processor: Any, text: Any) -> None:
-    """Refuse what cannot be the text of a pair: no string, empty, no characters, special tokens alone, a placeholder."""
+    """Refuse what cannot be the text of a pair: no string, empty, no characters, special tokens alone, placeholders."""
     if not isinstance(text, str):
         raise MirlibError(f"expected a text, got {type(text).__name__}")
     if not text.strip():
