@@ -237,22 +237,11 @@ class Processes:
 
     def concatenate(self, values: Tensor) -> Tensor:
         """(rows, n) tensors of all processes side by side, on the CPU, by rank; each process has its own n."""
-        values = values.detach().cpu().contiguous()
-        if self.size == 1:
-            return values
-        widths = self.gather(values.shape[1])
-        padded = values.new_zeros(values.shape[0], max(widths))
-        padded[:, : values.shape[1]] = values
-        found = [torch.empty_like(padded) for _ in widths]
-        self._exchange(lambda: dist.all_gather(found, padded, group=self._group))
-        return torch.cat([part[:, :width] for part, width in zip(found, widths, strict=True)], dim=1)
+        return torch.cat(self.gather(values.detach().cpu()), dim=1)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes, in every process, on the device of the values."""
-        summed = values.detach().cpu().clone().contiguous()
-        if self.size > 1:
-            self._exchange(lambda: dist.all_reduce(summed, group=self._group))
-        return summed.to(values.device)
+        return torch.stack(self.gather(values.detach().cpu())).sum(dim=0).to(values.device)
 
     def hand_out(self, value: Any, owner: int) -> Any:
         """What the process ``owner`` has, in every process; what the others give is not looked at."""

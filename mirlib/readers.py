@@ -1,6 +1,7 @@
 """Images, texts and pairs from where you keep them, read when their turn comes.
 
 One call for each kind of source::
+
     open_images(["photos/"])                     a folder, or image files
     open_images(["shards/{000..009}.tar"])       WebDataset shards
     open_images(["hf:lmms-lab/textvqa"])         a Hugging Face dataset, here TextVQA
