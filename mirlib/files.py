@@ -110,89 +110,57 @@ def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of an .npz or .safetensors file, its claims looked at first; pickled objects are never opened."""
     if not path.is_file():
         raise MirlibError(f"no such file: {shown(path)}")
-    readers = {".npz": _Zipped, ".safetensors": _Safetensors}
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
     try:
-        with readers[path.suffix](path) as stored:
-            claims = {name: stored.claim(name) for name in ARRAYS if name in stored.names}
-            missing = [name for name in ("vision", "text") if name not in claims]
-            if missing:
-                raise MirlibError(f"no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
-            return {name: stored.read(name) for name in claims}
+        return readers[path.suffix](path)
     except MirlibError as error:
         raise MirlibError(f"{shown(path)}: {error}") from error
     except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
         raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
 
 
-class _Zipped:
-    """The arrays of an .npz file."""
-
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-        self._size = path.stat().st_size
-        self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
-
-    def __enter__(self) -> _Zipped:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._zip.close()
-
-    def claim(self, name: str) -> tuple[int, ...]:
-        """The shape that the header gives, once the bytes behind it are known to be there."""
-        import numpy as np
-
-        info = self._zip.getinfo(f"{name}.npy")
-        if info.file_size > max(LARGEST_UNPACKED, MOST_PACKED * self._size):
-            raise MirlibError(
-                f"{name} unpacks to {info.file_size / 2**30:.1f} GiB, more than {MOST_PACKED} times the size of the "
-                "file, which no hidden states do"
-            )
-        with self._zip.open(info) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file)
-            held = info.file_size - file.tell()
-        if dtype.hasobject:
-            raise ValueError("Object arrays can run code when they are opened; store plain numbers")
-        if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > held:
-            raise MirlibError(f"{name} claims shape {shown(shape)} of {shown(dtype)}, and holds {held} bytes")
-        return shape
-
-    def read(self, name: str) -> Any:
-        """The array."""
-        import numpy as np
-
-        with self._zip.open(f"{name}.npy") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+def _wanted(names: Iterable[str]) -> list[str]:
+    """The names of our arrays, of those that are there."""
+    there = set(names)
+    missing = [name for name in ("vision", "text") if name not in there]
+    if missing:
+        raise MirlibError(f"no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
+    return [name for name in ARRAYS if name in there]
 
 
-class _Safetensors:
-    """The arrays of a .safetensors file, whose own reader holds its claims against its size."""
+def _read_npz(path: Path) -> dict[str, Any]:
+    """Arrays whose headers claim no more than what lies behind them."""
+    from numpy.lib import format as form
 
-    def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
+    found, most = {}, max(LARGEST_UNPACKED, MOST_PACKED * path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        for name in _wanted([name.removesuffix(".npy") for name in archive.namelist()]):
+            info = archive.getinfo(f"{name}.npy")
+            if info.file_size > most:
+                raise MirlibError(
+                    f"{name} unpacks to {info.file_size / 2**30:.1f} GiB, more than {MOST_PACKED} times the size of "
+                    "the file, which no hidden states do"
+                )
+            with archive.open(info) as file:
+                old = form.read_magic(file) == (1, 0)
+                shape, _, dtype = (form.read_array_header_1_0 if old else form.read_array_header_2_0)(file)
+                held = info.file_size - file.tell()
+            if dtype.hasobject:
+                raise ValueError("Object arrays can run code when they are opened; store plain numbers")
+            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > held:
+                raise MirlibError(f"{name} claims shape {shown(shape)} of {shown(dtype)}, and holds {held} bytes")
+            with archive.open(info) as file:
+                found[name] = form.read_array(file, allow_pickle=False)
+    return found
 
-        self._file = safe_open(path, framework="pt")
-        self.names = set(self._file.keys())
 
-    def __enter__(self) -> _Safetensors:
-        return self
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def claim(self, name: str) -> tuple[int, ...]:
-        """The shape that the header gives."""
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def read(self, name: str) -> Any:
-        """The array."""
-        return self._file.get_tensor(name)
+    with safe_open(path, framework="pt") as file:  # it holds claims against the size of the file
+        return {name: file.get_tensor(name) for name in _wanted(file.keys())}
 
 
 def stored_result(path: Path) -> MIRResult:

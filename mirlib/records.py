@@ -36,6 +36,8 @@ from mirlib.data import (
 )
 from mirlib.errors import MirlibError, shown
 
+__all__ = ["CSV", "JSON", "Records", "layout_of"]
+
 LINES = frozenset((".jsonl", ".ndjson"))
 JSON = LINES | {".json"}
 CSV = frozenset((".csv", ".tsv"))

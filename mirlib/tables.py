@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from mirlib.data import (
     IMAGE_FIELDS,
@@ -34,6 +34,8 @@ from mirlib.data import (
     text_of,
 )
 from mirlib.errors import MirlibError, boundary, shown
+
+__all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
 
 HUB = "hf:"
 ROWS = 32  # of a parquet file that are decoded at once
@@ -67,27 +69,6 @@ def _package(name: str) -> Any:
             f"Hugging Face datasets and .parquet files are read by the package {name.partition('.')[0]}, which is not "
             "installed: pip install 'mirlib[datasets]'"
         ) from error
-
-
-class _Rows(Protocol):
-    """What a table is made of."""
-
-    name: str
-    schema: Any  # of pyarrow
-
-    def __len__(self) -> int: ...
-
-    def column(self, name: str) -> Callable[[int], Any]:
-        """What reads the value in a row, as it is stored."""
-
-    def whole(self, name: str) -> list[Any]:
-        """All values of a column of numbers or words."""
-
-    def where(self, row: int) -> str:
-        """What a message calls a row."""
-
-    def folders(self, row: int) -> Sequence[Path]:
-        """What paths in a row are relative to."""
 
 
 class ParquetRows:
@@ -139,16 +120,16 @@ class ParquetRows:
         return number, row - (self._ends[number - 1] if number else 0)
 
     def where(self, row: int) -> str:
-        """The file and the row in it, from 0."""
+        """What a message calls a row: the file and the row in it, from 0."""
         number, row = self._place(row)
         return f"{shown(self._paths[number])}, row {row}"
 
     def folders(self, row: int) -> Sequence[Path]:
-        """Those of the file that the row is in."""
+        """What paths in a row are relative to."""
         return self._folders[self._place(row)[0]]
 
     def whole(self, name: str) -> list[Any]:
-        """The column of every file."""
+        """All values of a column of numbers or words."""
         values: list[Any] = []
         for path in self._paths:
             with reading(path, errors=Exception), self._open(path) as file:
@@ -158,7 +139,7 @@ class ParquetRows:
         return values
 
     def column(self, name: str) -> Callable[[int], Any]:
-        """Reads on from where it is, or from the start of the row group; rows in order are decoded once."""
+        """What reads a value of a column: on from where it is, so that rows in order are decoded once, or from the start."""
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if name not in schema.names:
                 raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
@@ -186,7 +167,7 @@ class ParquetRows:
 
 
 class DatasetRows:
-    """The rows of a table of the package datasets, as they are stored: it would decode images, and name none."""
+    """Rows of a table of the package datasets, read as those of `ParquetRows`; it would decode images, and name none."""
 
     def __init__(self, table: Any, name: str, folder: Path) -> None:
         self._table, self.name, self._folder = table.with_format("arrow"), name, folder
@@ -196,19 +177,15 @@ class DatasetRows:
         return len(self._table)
 
     def where(self, row: int) -> str:
-        """The table and the row in it, from 0."""
         return f"{self.name}, row {row}"
 
     def folders(self, row: int) -> Sequence[Path]:
-        """The folder of a dataset that was saved."""
         return [self._folder]
 
     def whole(self, name: str) -> list[Any]:
-        """The column."""
         return self._table.select_columns([name])[:].column(0).to_pylist()
 
     def column(self, name: str) -> Callable[[int], Any]:
-        """Reads one row."""
         table = self._table.select_columns([name])
         return lambda row: table[row].column(0)[0].as_py()
 
@@ -216,7 +193,7 @@ class DatasetRows:
 class Table:
     """Images and texts out of the columns of a table."""
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: ParquetRows | DatasetRows) -> None:
         self.rows = rows
 
     def _held(self) -> list[str]:
@@ -346,7 +323,7 @@ def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable)
 
 def _local(
     folder: Path, config: str | None, split: str | None, image_root: str | Path | None, on_unreadable: Unreadable
-) -> _Rows:
+) -> ParquetRows | DatasetRows:
     """The rows of a folder. The package is never asked what it holds: that may fetch what a file in it names."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         datasets = _package("datasets")
@@ -378,7 +355,7 @@ def files_of(folder: Path, files: Sequence[Path], config: str | None = None, spl
     return found[config][_one_of(found[config], split, "split", f"{HUB}{folder}:SPLIT")]
 
 
-def _of_hub(name: str, config: str | None, split: str | None) -> _Rows:
+def _of_hub(name: str, config: str | None, split: str | None) -> DatasetRows:
     datasets = _package("datasets")
     if name.lower() in KNOWN:
         known = KNOWN[name.lower()]

@@ -21,18 +21,16 @@ __all__ = ["OptimalMaps", "optimal_maps", "row_costs", "unreached_spread"]
 
 
 class OptimalMaps(NamedTuple):
-    """The optimal maps T between two centred Gaussians.
+    """The optimal maps T between two centred Gaussians, on the ranges of their covariances.
 
     Attributes:
         forward: (d, d) symmetric float64 from the first to the second; ``backward`` from the second to the first.
         trace: ``Tr((Σ_x Σ_y)^{1/2})``.
-        regular: Whether both covariances have full rank; else the maps are those on their ranges.
     """
 
     forward: Tensor
     backward: Tensor
     trace: float
-    regular: bool
 
 
 def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
@@ -80,7 +78,6 @@ def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
         onto(factor_x, lower_x is not None, factor_y, u, vh) * (root_y / root_x),
         onto(factor_y, lower_y is not None, factor_x, vh.T, u.T) * (root_x / root_y),
         float(s.sum()) * root_x * root_y,
-        lower_x is not None and lower_y is not None,
     )
 
 

@@ -51,7 +51,6 @@ def test_costs_add_up_to_the_golden_distances(name, kind):
             rows = [v[(n - n.median()).abs() <= 3 * n.std()] for v, n in zip(rows, norms, strict=True)]
         vision, text = (Moments.of(values) for values in rows)
         maps = optimal_maps(vision.covariance, text.covariance)
-        assert maps.regular == (name != "rank_deficient")
         assert added_up(rows[0], vision, text, maps.forward) == pytest.approx(want, rel=1e-9)
         assert added_up(rows[1], text, vision, maps.backward) == pytest.approx(want, rel=1e-9)
 
