@@ -18,13 +18,7 @@ from mirlib.grids import PatchGrid, find_grid
 
 __all__ = ["DecoderParts", "decoder_parts", "register_adapter"]
 
-VISION_TOKEN_NAMES = (
-    "image_token_id",
-    "image_token_index",
-    "image_patch_id",
-    "video_token_id",
-    "video_token_index",
-)
+VISION_TOKEN_NAMES = "image_token_id image_token_index image_patch_id video_token_id video_token_index".split()
 FINAL_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm", "embedding_norm")
 # Under which families keep the module that makes vision tokens out of features; the first that a model has counts.
 CONNECTOR_NAMES = (

@@ -39,19 +39,7 @@ logger = logging.getLogger(__name__)
 
 PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
 PREFIX = "mir_"
-RECORD = (
-    "step",
-    "mir",
-    "norm_only",
-    "zeroed_rows",
-    "mean_term",
-    "covariance_term",
-    "norm_ratio",
-    "low",
-    "high",
-    "seconds",
-    "per_layer",
-)
+RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio low high seconds per_layer".split()
 
 
 class MIRCallback(TrainerCallback):

@@ -36,17 +36,10 @@ HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much a
 MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
 LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
 
-# Which pictures of scikit-image (sk) and scikit-learn (skl) are photographs, and which are scanned pages.
+# Which pictures of scikit-image, and with an ending of scikit-learn, are photographs, and which are scanned pages.
 PICTURES = {
-    "photograph": (
-        ("sk", "astronaut"),
-        ("sk", "chelsea"),
-        ("sk", "coffee"),
-        ("sk", "rocket"),
-        ("skl", "china.jpg"),
-        ("skl", "flower.jpg"),
-    ),
-    "scan": (("sk", "page"), ("sk", "text")),
+    "photograph": ("astronaut", "chelsea", "coffee", "rocket", "china.jpg", "flower.jpg"),
+    "scan": ("page", "text"),
 }
 
 
@@ -58,14 +51,14 @@ def random_stream(seed: int, *stream: int) -> np.random.Generator:
 
 
 @cache
-def _picture(package: str, name: str) -> Image.Image:
-    if package == "sk":
-        from skimage import data
+def _picture(name: str) -> Image.Image:
+    if name.endswith(".jpg"):
+        from sklearn.datasets import load_sample_image
 
-        return Image.fromarray(getattr(data, name)()).convert("RGB")
-    from sklearn.datasets import load_sample_image
+        return Image.fromarray(load_sample_image(name)).convert("RGB")
+    from skimage import data
 
-    return Image.fromarray(load_sample_image(name)).convert("RGB")
+    return Image.fromarray(getattr(data, name)()).convert("RGB")
 
 
 def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
@@ -83,16 +76,16 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
     crops = []
     for number in range(num):
         chosen = ("scan" if number % 4 == 3 else "photograph") if kind == "any" else kind
-        package, name = PICTURES[chosen][generator.integers(len(PICTURES[chosen]))]
-        picture = _picture(package, name)
+        name = PICTURES[chosen][generator.integers(len(PICTURES[chosen]))]
+        picture = _picture(name)
         side = int(generator.integers(96, min(256, *picture.size) + 1))
         left = int(generator.integers(picture.width - side + 1))
         top = int(generator.integers(picture.height - side + 1))
-        crops.append((chosen, package, name, left, top, side))
+        crops.append((chosen, name, left, top, side))
 
     def cut(index: int) -> Image.Image:
-        chosen, package, name, left, top, side = crops[index]
-        crop = _picture(package, name).crop((left, top, left + side, top + side))
+        chosen, name, left, top, side = crops[index]
+        crop = _picture(name).crop((left, top, left + side, top + side))
         crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
         return crop
 

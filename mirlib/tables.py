@@ -139,7 +139,7 @@ class ParquetRows:
         return values
 
     def column(self, name: str) -> Callable[[int], Any]:
-        """What reads a value of a column: on from where it is, so that rows in order are decoded once, or from the start."""
+        """What reads a value of a column: on from where it is, so that rows in order are decoded once, or anew."""
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if name not in schema.names:
                 raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
@@ -167,7 +167,7 @@ class ParquetRows:
 
 
 class DatasetRows:
-    """Rows of a table of the package datasets, read as those of `ParquetRows`; it would decode images, and name none."""
+    """Rows of a table of the package datasets, as they are stored: it would decode images, and name none."""
 
     def __init__(self, table: Any, name: str, folder: Path) -> None:
         self._table, self.name, self._folder = table.with_format("arrow"), name, folder
