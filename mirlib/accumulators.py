@@ -60,7 +60,6 @@ class RowSamples:
                 raise refusal
         self._numbers = None if numbers is None else list(numbers)
         self._index: dict[tuple[int, int, torch.device], Tensor] = {}
-        self._groups: dict[tuple[int, int, torch.device], list[tuple[int, Tensor | None]]] = {}
 
     def check(self, rows: tuple[int, int]) -> None:
         """Refuse numbers that do not belong to as many rows."""
@@ -78,29 +77,13 @@ class RowSamples:
         return self._numbers
 
     def index(self, side: int, places: dict[int, int], rows: int, device: torch.device) -> Tensor:
-        """(rows,) int64: the place of the sample of each row of a modality, on a device."""
+        """(rows,) int64, on a device: what the sample of each row is mapped to; kept for the next layers."""
         key = (side, rows, device)
         if key not in self._index:
             known = torch.tensor([places[number] for number in self.numbers])
             found = known[torch.searchsorted(torch.tensor(self.numbers), self._given[side].cpu().to(torch.int64))]
             self._index[key] = found.expand(rows).to(device)
         return self._index[key]
-
-    def groups(
-        self, side: int, group_of: Sequence[int], places: dict[int, int], rows: int, device: torch.device
-    ) -> list[tuple[int, Tensor | None]]:
-        """Each group of samples with the numbers of its rows, on a device; None for all rows.
-
-        ``group_of`` is the group of the sample at each place; the other arguments are those of `index`.
-        """
-        key = (side, rows, device)
-        if key not in self._groups:
-            of_rows = torch.tensor(group_of)[self.index(side, places, rows, torch.device("cpu"))]
-            found = of_rows.unique().tolist()
-            self._groups[key] = [
-                (group, None if len(found) == 1 else (of_rows == group).nonzero()[:, 0].to(device)) for group in found
-            ]
-        return self._groups[key]
 
 
 class FiniteChecks:

@@ -175,7 +175,7 @@ class ModalityIntegrationRate(Metric):
         self._forget_sum()
         self._maps: list[LayerInfluence] = []
         self._influences: list[list[SampleInfluence | None]] = []
-        self._group_of: list[int] = []  # of the sample at each place, in a jackknife
+        self._group_of: dict[int, int] = {}  # of each sample, in a jackknife
         # By layer, modality and group: moments, and (2,) how many rows came and the sum of their norms.
         self._by_group: dict[tuple[int, int, int], tuple[Running, Tensor]] = {}
 
@@ -344,18 +344,14 @@ class ModalityIntegrationRate(Metric):
     def _add_groups(
         self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
     ) -> None:
-        device = float64_device(rows)
-        for group, members in samples.groups(side, self._group_of, self._places, len(rows), rows.device):
-            chosen, their_norms, weights = rows, norms, inside
-            if members is not None:
-                chosen, their_norms = rows[members], norms[members.to(norms.device)]
-                weights = None if inside is None else inside[members.to(inside.device)]
-            key = (layer, side, group)
-            if key not in self._by_group:
-                self._by_group[key] = Running.empty(self.dim, device), norms.new_zeros(2)
-            moments, sums = self._by_group[key]
-            moments.add(chosen, None if weights is None else weights.to(device, torch.float64))
-            sums += torch.stack([torch.full_like(their_norms[0], len(their_norms)), their_norms.sum()]).to(sums.device)
+        index = samples.index(side, self._group_of, len(rows), norms.device)
+        for group in sorted({self._group_of[number] for number in samples.numbers}):
+            member = (index == group).to(torch.float64)
+            if (layer, side, group) not in self._by_group:
+                self._by_group[layer, side, group] = Running.empty(self.dim, norms.device), norms.new_zeros(2)
+            moments, sums = self._by_group[layer, side, group]
+            moments.add(rows, member if inside is None else member * inside)
+            sums += torch.stack([member.sum(), member @ norms]).to(sums.device)
 
     def pretend(self, stage: str) -> None:
         """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
@@ -454,7 +450,8 @@ class ModalityIntegrationRate(Metric):
             groups = min(self.groups, total)
             for side in (side for layer in self._layers for side in layer):
                 side.clear()
-            self._group_of = [(place + self._samples_before) * groups // total for place in range(len(self._places))]
+            before = self._samples_before
+            self._group_of = {number: (place + before) * groups // total for number, place in self._places.items()}
             self._stage = "jackknife"
         for side in (side for layer in self._layers for side in layer):
             side.again = torch.zeros(2, dtype=torch.float64)
