@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import TrainerCallback
 
 from mirlib.batches import PairBatches, pair_batches
@@ -52,8 +50,7 @@ class MIRCallback(TrainerCallback):
     Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums over
     the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the interval,
     ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list ``mir_per_layer``, too;
-    a run that resumes from a checkpoint takes its `history` from it. What measuring cost stands on stderr beside the
-    trainer's own bar (in the log of this module, at level INFO, where that is switched off).
+    a run that resumes from a checkpoint takes its `history` from it.
 
     In a distributed run each process measures its share of the pairs, and all get the same numbers; parameters that are
     sharded in another way than by FSDP are refused.
@@ -118,7 +115,7 @@ class MIRCallback(TrainerCallback):
         self.patience, self.min_delta = patience, min_delta
         self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
         self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
-        self._began, self._spent, self._taken = 0.0, 0.0, 0
+
         self._trainer: Trainer | None = None
         self._batches: PairBatches | None = None
         self.history: list[dict[str, Any]] = []
@@ -151,7 +148,6 @@ class MIRCallback(TrainerCallback):
     ) -> None:
         """Refuse what cannot be measured, take up the history of the run that this one resumes, measure."""
         needs_all_processes(model)  # which refuses what it cannot measure
-        self._began, self._spent, self._taken = time.monotonic(), 0.0, 0
         self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
         self.latest, self.stopped, self._batches = None, None, None
         if self._trainer is None and args.report_to and state.is_world_process_zero:
@@ -162,7 +158,7 @@ class MIRCallback(TrainerCallback):
                 stacklevel=2,
             )
         if self.at_start and state.global_step == 0 and not self.history:
-            self._measure_and_log(args, state, control, model)
+            self._measure_and_log(state, control, model)
         else:
             self._try(model)
 
@@ -171,26 +167,8 @@ class MIRCallback(TrainerCallback):
     ) -> None:
         """Measure if it is time, and stop the run if MIR stands still."""
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
-            self._measure_and_log(args, state, control, model)
+            self._measure_and_log(state, control, model)
             self._stop_if_still(state, control)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Say what measuring has cost."""
-        if self._taken:
-            self._tell(args, state, f"{self._taken} measurements took {self._cost()}")
-
-    def _cost(self) -> str:
-        return f"{self._spent:.1f} s, {self._spent / max(time.monotonic() - self._began, 1e-9):.0%} of the run"
-
-    def _tell(self, args: TrainingArguments, state: TrainerState, sentence: str) -> None:
-        if not state.is_world_process_zero:
-            return
-        if self._measure["progress"] or not args.disable_tqdm:
-            tqdm.write(f"MIRCallback: {sentence}", file=sys.stderr)
-        else:
-            logger.info("MIRCallback: %s", sentence)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Measuring
@@ -221,21 +199,13 @@ class MIRCallback(TrainerCallback):
         }
         if result.interval is not None:
             record |= {"low": result.interval.low, "high": result.interval.high}
-        seconds = time.monotonic() - started
-        self._spent, self._taken = self._spent + seconds, self._taken + 1
-        record |= {"seconds": seconds, "per_layer": result.per_layer.tolist()}
+        record |= {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
         return Processes.current().gather(record)[0]  # the clocks differ
 
-    def _measure_and_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
-    ) -> None:
+    def _measure_and_log(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
         record = self._record(model, state.global_step)
         self.history.append(record)
-        self._tell(
-            args,
-            state,
-            f"MIR {record['mir']:.4f} at step {record['step']} took {record['seconds']:.1f} s; so far {self._cost()}",
-        )
+
         logs = {name if name == "mir" else PREFIX + name: value for name, value in record.items()}
         step, per_layer = logs.pop(PREFIX + "step"), logs.pop(PREFIX + "per_layer")
         entry = None

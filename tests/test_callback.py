@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import logging
 import random
 import re
 import subprocess
@@ -212,21 +211,6 @@ def test_checkpointing_caches_hooks_and_configs_are_left_alone(tmp_path):
         assert after[name] == value, name
     plain = score(tiny()[0], processor, IMAGES, TEXTS, progress=False, confidence=0.9, **MEASURED)
     assert callback.history[0]["mir"] == plain.value, "checkpointing changes no number"
-
-
-def test_what_measuring_costs_is_said(tmp_path, capsys, caplog):
-    model, processor = tiny()
-    trainer = trainer_for(model, tmp_path, disable_tqdm=False, max_steps=1)
-    MIRCallback(processor, IMAGES, TEXTS, **MEASURED).attach(trainer)
-    trainer.train()
-    said = capsys.readouterr().err
-    assert re.search(r"MIRCallback: MIR \d\.\d{4} at step 0 took \d+\.\d s; so far \d+\.\d s, \d+% of the run", said)
-    assert re.search(r"MIRCallback: 2 measurements took \d+\.\d s, \d+% of the run", said)
-    caplog.set_level(logging.INFO, logger="mirlib.callback")
-    trainer = trainer_for(model, tmp_path, max_steps=1)
-    MIRCallback(processor, IMAGES, TEXTS, at_start=False, **MEASURED).attach(trainer)
-    trainer.train()
-    assert "MIRCallback" not in capsys.readouterr().err and "1 measurements took" in caplog.text
 
 
 def test_tensorboard_draws_the_curves(tmp_path):
