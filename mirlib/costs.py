@@ -180,6 +180,10 @@ class _Move(NamedTuple):
         return row_costs(rows, *self)
 
 
+def _accepted_too_much(half: Side, bounds: NormBounds | None) -> bool:
+    return half.accepted_outlier(bounds)
+
+
 class _Costs:
     """The passes of `transport_map` over the batches, and what they leave behind."""
 
@@ -227,7 +231,7 @@ class _Costs:
         self.reader.run(first, "pass 1 of 2: moments", self.progress, checks.settle)
         self.bounds = [self.metric.bounds(k) for k in range(1, self.metric.num_layers + 1)]
         halves = [(side, self.bounds[k - 1][1]) for k, sides in self.halves.items() for side in sides]
-        wrong = [side for side, bounds in halves if side.accepted_outlier(bounds)]
+        wrong = [side for side, bounds in halves if _accepted_too_much(side, bounds)]
         if self.metric.needs_second_pass(progress=self.progress):
             repair = True
             self.metric.begin_second_pass(progress=self.progress)
