@@ -65,6 +65,7 @@ LARGEST_JACKKNIFE = 8 << 30  # bytes
 # first samples three in all.
 ASIDE_SHARE, ASIDE_SAMPLES = 0.09, 3
 MATRICES = 3  # scatters a layer: vision, text, and vision rows of norm 1
+_BAR = {"unit": "layer", "delay": 3, "leave": False}
 
 
 def moment_bytes(layers: int, dim: int, groups: int = 0) -> int:
@@ -510,7 +511,7 @@ class ModalityIntegrationRate(Metric):
         total, silent = self.num_layers // processes.size, not (progress and processes.leads)
 
         def run() -> dict[int, Any]:
-            bar = tqdm(owned, desc=what, total=total, disable=silent, unit="layer", delay=3, leave=False)
+            bar = tqdm(owned, desc=what, total=total, disable=silent, **_BAR)
             with threads_for(self.dim):
                 return {layer: work(layer, *moments) for layer, moments in bar}
 
