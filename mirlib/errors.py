@@ -1,6 +1,6 @@
 """The exceptions and warnings of mirlib: each message says what is wrong, where, and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 
@@ -65,3 +65,10 @@ def shown(value: object, length: int = 80) -> str:
     elif len(text) > length:
         text = f"{text[:length]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not among those allowed, and name these."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise MirlibError(f"unknown {what} {value!r}; choose one of {', '.join(allowed)}")
