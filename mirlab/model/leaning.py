@@ -1,7 +1,7 @@
 """Which way the miniature leans: pictures contradicted by words, and questions about what is not there.
 
-They make the arrays that `mirlib.gaps.text_preference` and `mirlib.gaps.yes_bias` take, and `measured` is what a run with
-`mirlab.recipes.Run.leaning` adds to its row.
+They make the arrays that `mirlib.gaps.text_preference` and `mirlib.gaps.yes_bias` take, and `measured` is what a
+run with `mirlab.recipes.Run.leaning` adds to its row.
 """
 
 from __future__ import annotations
