@@ -31,6 +31,11 @@ SAMPLE_CELLS = [
     ("code", "import matplotlib.pyplot as plt\n\nplt.plot([0, 1], [0, 1])\nplt.show()"),
     ("code", "from mirlib.widgets import TwoClouds\n\nTwoClouds()"),
     ("code", "TwoClouds(mean_shift=1.0, text_centric=True)"),
+    (
+        "code",
+        "from mirlab.measuring import pictures_of, texts_of\nfrom mirlib.widgets import TheModel\n\n"
+        'TheModel({"scenes": pictures_of("scenes", 6)}, texts_of("news", 6))',
+    ),
 ]
 
 
