@@ -73,6 +73,9 @@ function freshProjector(seed) {
   return fresh;
 }
 
+const PROJECTORS = { trained: () => model.weights, fresh: () => freshProjector(7) };
+const projectors = {}; // others, by name; see the task "projector"
+
 const INPUTS = {
   black: () => new Uint8Array(SIDE * SIDE * 3),
   noise: (_, { uniform }) => Uint8Array.from({ length: SIDE * SIDE * 3 }, () => 256 * uniform()),
@@ -82,7 +85,7 @@ const INPUTS = {
 function tokensOf(pixels, number, { input, projector, gain }) {
   const random = generator(number + 1);
   const shown = INPUTS[input] ? INPUTS[input](pixels, random) : pixels;
-  const tokens = model.project(model.encode(shown), projector === "fresh" ? freshProjector(7) : model.weights);
+  const tokens = model.project(model.encode(shown), PROJECTORS[projector]?.() ?? projectors[projector]);
   if (input === "random") {
     // Gaussian directions, each with the length of the token in whose place it stands.
     const lengths = norms(tokens, model.d);
@@ -173,17 +176,25 @@ const TASKS = {
     return { value, layers, points, lengths };
   },
 
-  // What the model says of a picture.
-  async describe({ pixels, settings }) {
-    return model.say(tokensOf(pixels, 0, settings));
+  // Another projector, its weights one behind the other.
+  async projector({ name, values }) {
+    projectors[name] = {};
+    let at = 0;
+    for (const layer of ["linear_1", "linear_2"]) {
+      for (const part of ["weight", "bias"]) {
+        const full = `multi_modal_projector.${layer}.${part}`;
+        projectors[name][full] = values.subarray(at, (at += model.weights[full].length));
+      }
+    }
   },
 
-  // The answer to a question about a picture: the likeliest words of all, and the probability of some.
+  // What is said of a picture: the caption, the likeliest answers to a question, and the probability of some words.
   async answer({ pixels, question, settings, words }) {
-    const { memory } = model.look(tokensOf(pixels, 0, settings));
-    const shares = model.ask(question, memory);
+    const tokens = tokensOf(pixels, 0, settings);
+    const shares = model.ask(question, model.look(tokens).memory);
     const likeliest = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
     return {
+      caption: model.say(tokens),
       likeliest: likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
       probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
     };
@@ -196,9 +207,9 @@ const TASKS = {
 };
 
 self.onmessage = async ({ data: { id, task, ...given } }) => {
-  latest[task] = id;
+  latest[given.queue ?? task] = id;
   try {
-    const done = await TASKS[task](given, (part) => self.postMessage({ id, part }), () => latest[task] === id);
+    const done = await TASKS[task](given, (part) => self.postMessage({ id, part }), () => latest[given.queue ?? task] === id);
     self.postMessage({ id, done });
   } catch (error) {
     self.postMessage({ id, error: String(error) });

@@ -201,7 +201,7 @@ function render({ model, el }) {
   }
 
   // Guess, then reveal.
-  const quiz = element("div", { class: "mirlib-quiz" });
+  const quiz = element("div", { class: "mirlib-guesses" });
   function pose(index) {
     const { ask, options, then } = GUESSES[index];
     const answer = element("p", { role: "status" });

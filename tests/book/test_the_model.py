@@ -160,7 +160,7 @@ def test_captions_are_those_that_python_writes(asked, miniature):
 # --- the widget ---
 
 
-ANSWER = "document.querySelector('.mirlib-quiz [role=status]')"
+ANSWER = "document.querySelector('.mirlib-guesses [role=status]')"
 MIR = "Number(document.querySelector('td[data-name=mir]').dataset.value)"
 
 
@@ -179,10 +179,10 @@ def test_guesses_are_answered_by_what_the_model_does(opened):
     """Each comment under a guess says which is lower: it has to be true of the pictures on the page."""
     page = opened.page
     for number, (button, lower) in enumerate([(0, 1), (1, 1), (0, 0)]):
-        page.locator(".mirlib-quiz button").nth(button).click()
-        answer = page.locator(".mirlib-quiz [role=status]")
+        page.locator(".mirlib-guesses button").nth(button).click()
+        answer = page.locator(".mirlib-guesses [role=status]")
         page.wait_for_function(
-            "() => /^(Yes|No)/.test(document.querySelector('.mirlib-quiz [role=status]').textContent)"
+            "() => /^(Yes|No)/.test(document.querySelector('.mirlib-guesses [role=status]').textContent)"
         )
         assert answer.inner_text().startswith("Yes" if button == lower else "No"), number
         if number < 2:
@@ -201,7 +201,7 @@ def test_a_keyboard_moves_the_layers_and_the_input(opened):
     page.locator("select[name=input]").first.select_option("black")
     page.wait_for_function(f"() => {MIR} !== {mir}")
     assert shown(page, "mir") < mir
-    page.get_by_role("button", name="Reset").first.click()
+    page.get_by_label("The model in the page").first.get_by_role("button", name="Reset").click()
     page.wait_for_function(f"() => {MIR} === {mir}")
 
 
