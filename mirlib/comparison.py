@@ -18,6 +18,8 @@ from mirlib.errors import MirlibError, shown
 from mirlib.result import MIRResult, Sample, json_text, number_as_json
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mirlib.gaps.base import GapResult
 
 __all__ = ["Comparison", "Difference", "PairedDifference", "SampleDifference", "compare", "paired_difference"]
@@ -140,6 +142,12 @@ class Comparison:
     def to_json(self) -> str:
         """JSON text of `to_dict`."""
         return json_text(self.to_dict())
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw what each layer contributes; see `mirlib.plots.figure_difference`."""
+        from mirlib.plots import figure_difference
+
+        return figure_difference(self, ax=ax)
 
 
 def _as_dict(difference: Difference) -> dict[str, Any]:

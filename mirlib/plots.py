@@ -16,7 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from mirlib.errors import MirlibError
+
 if TYPE_CHECKING:
+    from mirlib.comparison import Comparison
     from mirlib.costs import TransportMap
     from mirlib.result import MIRResult
 
@@ -103,6 +106,47 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     ax.set_ylabel("FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
+    return ax
+
+
+def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
+    """What each layer contributes to the difference of two results, with its interval; the title gives the whole.
+
+    Args:
+        data: A comparison of two results with as many layers as each other.
+        ax: Where to draw; a new figure if left out.
+
+    Returns:
+        The axes.
+
+    Raises:
+        MirlibError: If there is nothing by layer, because the numbers of layers differ.
+    """
+    found = data.contributions or data.per_layer
+    if not found:
+        raise MirlibError("there is no difference by layer to draw: the results have not the same number of layers")
+    ax = new_axes(ax)
+    values = np.array([one.value for one in found])
+    layers = np.arange(1, len(found) + 1)
+    clear = np.array([one.distinguishable for one in found])
+    for chosen, colour, label in ((clear, TEXT, "interval leaves 0 out"), (~clear, NEUTRAL, "interval holds 0")):
+        if chosen.any():
+            ax.bar(layers[chosen], values[chosen], width=0.7, color=colour, label=label)
+    reach = np.array([[one.value - one.low, one.high - one.value] for one in found]).T
+    if np.isfinite(reach).all():
+        ax.errorbar(layers, values, yerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+        ax.legend()
+    ax.axhline(0, color="black", linewidth=1)
+    ax.grid(visible=False, axis="x")
+    total = data.difference
+    interval = "" if np.isnan(total.low) else f" [{total.low:+.4f}, {total.high:+.4f}]"
+    largest = int(np.argmax(np.abs(values))) + 1
+    title = f"{data.quantity} differs by {total.value:+.4f}{interval}, the largest part in layer {largest}"
+    ax.set_title(title.replace("-", "−"))
+    ax.set_xlabel("layer")
+    units = "log10" if data.quantity == "MIR" else "difference"
+    ax.set_ylabel(f"contribution to the difference ({units})" if data.contributions else "difference")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return ax
 
 
