@@ -34,7 +34,7 @@
 
   const text = article.cloneNode(true);
   for (const e of text.querySelectorAll("script, style, svg, mjx-container, .highlight-python, dl.py")) e.remove();
-  for (const hit of text.textContent.matchAll(/<(IPython|Axes|matplotlib|seaborn|pandas)[^>]*>?|\bat 0x[0-9a-f]+|\d+\.\d{12,}/g))
+  for (const hit of text.textContent.matchAll(/<(IPython|Axes|matplotlib|seaborn|pandas)[^>]*>?|\bat 0x[0-9a-f]+|(?<![/\d])\d+\.\d{13,}/g))
     found.push(`raw output: ${hit[0].slice(0, 60)}`);
   return found;
 }
