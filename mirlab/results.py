@@ -24,7 +24,7 @@ from mirlab.ledger import CEILINGS, Ledger, shipped
 from mirlab.statistics import paired, wide
 from mirlib.errors import MirlibError, first_line, shown
 
-__all__ = ["load", "outcomes", "paired", "probes", "unplaced", "wide"]
+__all__ = ["load", "outcomes", "paired", "probes", "wide"]
 
 _PLACES = {
     "loss": ("stage_one", "loss"),
@@ -76,9 +76,8 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 
     Args:
         experiment: Name of its file, without ``.jsonl``.
-        folder: Of the ledger; by default the one that comes with mirlab (`mirlab.ledger.shipped`). A row that does not
-            say its arm, as in ``results/0.1``, has it from ``arms.json`` beside the ledger:
-            ``{experiment: {arm: [keys]}}``; rows that stand there under no arm are left out.
+        folder: Of the ledger; by default the one that comes with mirlab (`mirlab.ledger.shipped`). Rows
+            that name no arm are left out.
 
     Returns:
         In the order of the arms and the seeds: ``experiment``, ``arm``, ``seed``, ``parts`` (seed of encoder and
@@ -102,7 +101,7 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
         What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
 
     Raises:
-        MirlibError: The ledger or the index is damaged.
+        MirlibError: The ledger is damaged.
     """
     return _table(_line(row, arm) | _measured(row["metrics"]) for row, arm in _rows(experiment, _ledger(folder)))
 
@@ -147,37 +146,22 @@ def outcomes(experiment: str, folder: str | Path | None = None) -> tuple[Finding
     return judge(declared.claims, table, ceilings=ceilings, seeds=declared.seeds)
 
 
-def unplaced(experiment: str, folder: str | Path | None = None) -> int:
-    """How many rows of an experiment's ledger belong to no arm, and so to no table."""
-    return sum(arm is None for _, arm in _placed(experiment, _ledger(folder)))
-
-
 def _ledger(folder: str | Path | None) -> Path:
     return shipped() if folder is None else Path(folder)
 
 
-def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows with their arms, in the order of the index, then of the file; seeds in order within an arm."""
-    placed = _placed(experiment, folder)
-    named = _json(folder / "arms.json").get(experiment, {})
-    order = {arm: place for place, arm in enumerate(dict.fromkeys([*named, *(arm for _, arm in placed)]))}
-    yield from sorted(
-        ((row, arm) for row, arm in placed if arm is not None),
-        key=lambda pair: (order[pair[1]], pair[0]["configuration"]["seed"]),
-    )
-
-
-def _placed(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
-    """All rows with their arms, None where there is none."""
+def _rows(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """Rows with their arms, in the order of the file; seeds in order within an arm. A row without one is left out."""
     path = folder / f"{experiment}.jsonl"
-    arm_of = {key: arm for arm, keys in _json(folder / "arms.json").get(experiment, {}).items() for key in keys}
-    rows = _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    rows = [row for row in _read(path, path.stat().st_mtime_ns if path.is_file() else 0) if "arm" in row]
     for row in rows:
         if not row.get("metrics"):
             raise MirlibError(
                 f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
             )
-    return [(row, row.get("arm", arm_of.get(row["key"]))) for row in rows]
+    order = {arm: place for place, arm in enumerate(dict.fromkeys(row["arm"] for row in rows))}
+    rows = sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
+    return [(row, row["arm"]) for row in rows]
 
 
 @lru_cache(maxsize=8)
