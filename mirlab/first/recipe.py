@@ -45,5 +45,5 @@ class Run:
         """About how many seconds it took on one core."""
         steps = self.stage_one.schedule.steps
         unlocked = self.stage_one.unlock != "none" or self.stage_one.unlock_encoder
-        measured = {"zoo": 12, "zoo_samples": 90, "robustness": 150}.get(self.study, 20 * (1 + len(self.probes)))
+        measured = {"robustness": 150}.get(self.study, 20 * (1 + len(self.probes)))
         return steps * (0.075 if unlocked else 0.05) * self.stage_one.batch / 8 + measured

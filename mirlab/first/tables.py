@@ -43,9 +43,8 @@ LOSS_WINDOW = 20
 def load(name: str, results_dir: str | Path) -> list[Row]:
     """Rows of a sweep, and those of data_scale with them where they give the unit of measure (robustness).
 
-    A row that is a run of its protocol has an ``arm``: that of the index beside the rows (`INDEX`), or its own. Rows of
-    the zoo bring what the runs that they repeat have come to. Runs of the sweep that only another one has done so far
-    are among them, as in `load_runs`.
+    A row that is a run of its protocol has an ``arm``: that of the index beside the rows (`INDEX`), or its own. Runs of
+    the sweep that only another one has done so far are among them, as in `load_runs`.
 
     Raises:
         MirlibError: If a file of rows or the index is damaged.
@@ -54,10 +53,6 @@ def load(name: str, results_dir: str | Path) -> list[Row]:
     rows += _borrowed(name, results_dir, rows)
     if rows and name == "robustness":
         rows = rows + _own("data_scale", results_dir)
-    if name == "zoo":
-        from mirlab.first import zoo_table as zoo  # which reads these tables
-
-        rows = zoo.with_repeated(rows, results_dir)
     return rows
 
 

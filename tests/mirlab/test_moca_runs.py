@@ -40,8 +40,9 @@ def test_moca_learns_in_both_stages_from_where_the_plain_run_starts(tiny, tokeni
     assert history.losses[1:] != plain.losses[1:]
 
     calibration = moca.find(model)
-    assert calibration.moved == (1,)  # of two layers: no text row reads what the last one hands on
     u, v = (each.detach().clone() for each in (calibration.u, calibration.v))
+    moved = ((u != 1) | (v != 0)).any(dim=1)
+    assert moved.tolist() == [True, False]  # of two layers: no text row reads what the last one hands on
     assert 0 < (u[0] - 1).abs().max() <= 3 * RECIPE.learning_rate  # at the connector's rate
     language_model = {k: p for k, p in model.model.language_model.state_dict().items() if not k.startswith("moca.")}
     before = tiny.model.language_model.state_dict()

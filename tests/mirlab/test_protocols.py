@@ -32,7 +32,7 @@ OF_THE_PAPER = [
     "data_scale", "warmup_or_data", "convergence", "overfitting", "robustness",
     "captions", "recipes", "unlocking", "connectors", "sizes",
 ]  # fmt: skip
-CLOSING = ["moca", "eim", "eim_features", "masks", "stages", "weighting", "zoo"]
+CLOSING = ["moca", "eim", "eim_features", "masks", "stages", "weighting"]
 
 
 def test_every_experiment_of_the_book_has_a_protocol():

@@ -5,9 +5,9 @@ is that of `mirlab.first.verdicts`, with ``at.protocol``, ``at.rows``, ``at.tabl
 name claims that are no paper's in ``OURS``.
 """
 
-from mirlab.first.closing import eim, features, masks, moca, stages, weighting, zoo
+from mirlab.first.closing import eim, features, masks, moca, stages, weighting
 
-MODULES = (moca, eim, features, masks, stages, weighting, zoo)
+MODULES = (moca, eim, features, masks, stages, weighting)
 PROTOCOLS = tuple(module.PROTOCOL for module in MODULES)
 JUDGES = {module.PROTOCOL.name: module.judge for module in MODULES}
 OURS = frozenset().union(*(getattr(module, "OURS", ()) for module in MODULES))
