@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mirlab.first.tables import counted
-
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WAITING: dict[str, list[str]] = {}
-"""Chapters that are written and not yet in the book, with the experiments whose runs they wait for."""
 
 
 def toc_files() -> list[str]:
@@ -57,14 +53,7 @@ def test_the_table_of_contents_and_the_files_agree():
     for name in listed:
         assert (ROOT / f"{name}.md").exists() or (ROOT / f"{name}.ipynb").exists(), name
     there = {f"notebooks/{p.stem}" for p in NOTEBOOKS} | {f"book/{p.stem}" for p in (ROOT / "book").glob("*.md")}
-    assert there - {f"notebooks/{name}" for name in WAITING} == set(listed)
-
-
-def test_a_chapter_waits_until_its_experiments_have_all_their_runs():
-    """And no longer: with the last row it has to be taken into the table of contents, and out of `WAITING`."""
-    for name, reads in WAITING.items():
-        found = [counted(experiment, ROOT / "results" / "0.1") for experiment in reads]
-        assert any(each.runs_found < each.runs_wanted for each in found), name
+    assert there == set(listed)
 
 
 def test_no_tracked_file_is_over_five_megabytes():
