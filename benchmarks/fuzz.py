@@ -515,7 +515,7 @@ def _read_items(images: Sequence[Any], texts: Sequence[Any]) -> None:
 
 @cache
 def _ledger_lines() -> list[bytes]:
-    return (ROOT / "results" / "0.1" / "sizes.jsonl").read_bytes().splitlines()
+    return (ROOT / "results" / "robustness.jsonl").read_bytes().splitlines()
 
 
 def _ledger(rng: Rng, folder: Path) -> Path:

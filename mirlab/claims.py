@@ -206,7 +206,7 @@ class _Over(Claim):
 class Follows(_Over):
     """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
 
-    A limit near −1 asks for more than six seeds give: with the arms and the noise of ``results/0.1`` an oracle's
+    A limit near −1 asks for more than six seeds give: with the arms and the noise of the first edition an oracle's
     interval lies below −.8 in at most 62 % of all experiments, below −.5 in 98 % and more where the amount of data is
     varied. At a true mean of just −.8 it lies below that in about 9 % instead of 2.5 %, since a correlation near −1 is
     skewed; where there is no relation, never.

@@ -112,16 +112,12 @@ def describe(experiment: Experiment, results_dir: str | Path) -> str:
 
     Empty if there is no row.
     """
-    table, unplaced = results.load(experiment.name, results_dir), results.unplaced(experiment.name, results_dir)
-    if not len(table) and not unplaced:
+    table = results.load(experiment.name, results_dir)
+    if not len(table):
         return ""
-    said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}"]
-    if len(table):
-        means = table.groupby("arm", sort=False)[[column for column in SHOWN if column in table]].mean().round(3)
-        means.insert(0, "runs", table.groupby("arm", sort=False).size())
-        said.append(means.to_string())
-    if unplaced:
-        said.append(f"{unplaced} rows belong to no arm.")
+    means = table.groupby("arm", sort=False)[[column for column in SHOWN if column in table]].mean().round(3)
+    means.insert(0, "runs", table.groupby("arm", sort=False).size())
+    said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}", means.to_string()]
     if set(experiment.arms) & set(table["arm"]):
         found = listed(results.outcomes(experiment.name, results_dir)).round(3)
         said.append(found[["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]].to_string(index=False))

@@ -15,7 +15,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,30 @@ try:
     import fcntl
 except ImportError:  # Windows has no fcntl; a single writer needs no lock there
     fcntl = None
+
+
+CEILINGS = "ceilings.json"
+"""The oracle's rates by experiment and claim, beside the ledger; `mirlab.power` writes them."""
+
+
+def shipped() -> Path:
+    """The folder of the ledger that comes with mirlab, wherever the process runs.
+
+    It is ``results`` of the repository where mirlab runs from a copy of that, as after ``pip install -e .``; otherwise
+    what was installed along with the package.
+
+    Raises:
+        MirlibError: The package was installed without its ledger.
+    """
+    beside = Path(__file__).resolve().parents[1]
+    places = [beside / "results", beside / "share" / "mirlab" / "results"]  # the latter after pip install --target
+    with contextlib.suppress(PackageNotFoundError):
+        installed = (Path(path.locate()) for path in files("mirlib") or () if path.name == CEILINGS)
+        places += [path.resolve().parent for path in installed]
+    for place in places:
+        if (place / CEILINGS).is_file():
+            return place
+    raise MirlibError("mirlab was installed without its ledger; install it again from a copy of the repository")
 
 
 def key_of(configuration: dict[str, Any]) -> str:

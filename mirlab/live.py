@@ -1,8 +1,7 @@
 """What a reader does with her own hands: watch a training, draw a scene, ask the model about it.
 
-`LiveCurve` draws a training while it runs. `ask_the_model` makes a widget: with a kernel it answers questions about
-any scene that the reader sets with sliders; without one it holds the answers to a gallery of scenes, computed when the
-page was built.
+`LiveCurve` draws a training while it runs. `ask_the_model` makes a widget in which a reader draws a scene and asks
+about it; the miniature answers in the page.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
 from mirlab.model import evaluation, precision, sequence, train
 from mirlab.world import language
+from mirlab.world.scenes import handwritten
 from mirlib.widgets.ask_the_model import AskTheModel
 
 GALLERY_WRITING = 4
@@ -225,168 +226,43 @@ def _ask(
 # The widget
 
 
-def scene_of(things: Sequence[Mapping[str, Any]], *, background: int = 110) -> world.Scene:
-    """The scene that the widget's controls say.
+def drawing() -> dict[str, Any]:
+    """What a page needs to draw the world's scenes, pixel by pixel as `world.render` does with noise of seed 0.
 
-    Args:
-        things: ``shape``, ``colour``, ``size``, ``cell``, ``right`` and ``down`` (pixels) of one to four things.
-        background: Grey level, 0 to 255.
-
-    Raises:
-        ValueError: No things or too many, a word that the world does not know, two things in a cell, or a thing that
-            would leave its cell.
+    Returns:
+        ``shapes``, ``colours`` (red, green, blue by name), ``sizes`` (radius by name), and in base 64 ``digits`` (by
+        digit and size, the bytes of one handwriting) and ``noise`` (48 x 48 float32).
     """
-    if not 1 <= len(things) <= len(world.CELLS):
-        raise ValueError(f"a scene holds 1 to {len(world.CELLS)} things, not {len(things)}")
-    drawn = []
-    for thing in things:
-        for name, known in zip(("cell", "shape", "size", "colour"), world.CAPTION_SLOTS.values(), strict=True):
-            if thing[name] not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {thing[name]!r}")
-        slack = slack_of(thing["size"])
-        offset = (int(thing["right"]), int(thing["down"]))
-        if max(map(abs, offset)) > slack:
-            raise ValueError(f"a {thing['size']} thing moves by at most {slack} pixels, not {offset}")
-        writing = GALLERY_WRITING if thing["shape"] in world.DIGITS else 0
-        drawn.append(world.Thing(thing["shape"], thing["colour"], thing["size"], thing["cell"], offset, writing))
-    if len({thing.cell for thing in drawn}) < len(drawn):
-        raise ValueError("two things stand in one cell")
-    return world.Scene(tuple(sorted(drawn, key=lambda t: world.CELLS.index(t.cell))), int(background))
+    noise = np.random.default_rng(0).standard_normal((world.IMAGE_SIZE, world.IMAGE_SIZE), dtype=np.float32)
 
+    def text(values: np.ndarray) -> str:
+        return base64.b64encode(values.tobytes()).decode()
 
-def slack_of(size: str) -> int:
-    """By how many pixels a thing may move from the middle of its cell without leaving it."""
-    return world.IMAGE_SIZE // 4 - world.SIZES[size] - 1
-
-
-def things_of(scene: world.Scene) -> list[dict[str, Any]]:
-    """A scene's things as the widget's controls say them: the other way round from `scene_of`."""
-    return [
-        {
-            "shape": t.shape,
-            "colour": t.colour,
-            "size": t.size,
-            "cell": t.cell,
-            "right": t.offset[0],
-            "down": t.offset[1],
-        }
-        for t in scene.things
-    ]
-
-
-def gallery_scenes(*, each: int = 3, seed: int = 0) -> list[world.Scene]:
-    """Held-out scenes for the widget: `each` of every number of things, of shapes and of digits."""
-    rng = np.random.default_rng([seed, 93])
-    counts = range(1, len(world.CELLS) + 1)
-    drawn = [
-        world.sample_scene(rng, count=count, digits=digits, held_out=True)
-        for digits in (0.0, 1.0)
-        for count in counts
-        for _ in range(each)
-    ]
-    # Drawn again by the widget's own controls, so that a reader can go on from any of them.
-    return [scene_of(things_of(scene), background=scene.background) for scene in drawn]
-
-
-def answer_cards(
-    models: Mapping[str, LlavaForConditionalGeneration],
-    tokenizer: PreTrainedTokenizerFast,
-    scenes: Sequence[world.Scene],
-    *,
-    typed: str = "",
-) -> list[dict[str, Any]]:
-    """All that the widget shows of each scene, as JSON: picture, questions, and what each model says.
-
-    Args:
-        models: Models by the names that the reader sees.
-        tokenizer: Their tokenizer.
-        scenes: What to draw and ask about.
-        typed: A question in the reader's own words; it is put first.
-    """
-    captions = {
-        name: evaluation.write_captions(model, tokenizer, train.vision_features(model, list(scenes)))
-        for name, model in models.items()
-    }
-    cards = []
-    for number, scene in enumerate(scenes):
-        questions = _with_typed(questions_of(scene), typed)
-        replies = {name: ask_pictures(model, tokenizer, scene, questions) for name, model in models.items()}
-        words = [list(dict.fromkeys(w for of in replies.values() for w in of[i].words)) for i in range(len(questions))]
-        cards.append(
-            {
-                "things": things_of(scene),
-                "background": scene.background,
-                "picture": _picture(scene),
-                "caption": world.caption(scene),
-                "questions": [
-                    {"kind": q.kind, "text": q.text, "answer": q.answer, "words": allowed}
-                    for q, allowed in zip(questions, words, strict=True)
-                ],
-                "models": {
-                    name: {
-                        "caption": captions[name][number],
-                        "said": [reply.said for reply in of],
-                        "probabilities": [_shares(reply, allowed) for reply, allowed in zip(of, words, strict=True)],
-                    }
-                    for name, of in replies.items()
-                },
-            }
-        )
-    return cards
-
-
-def _with_typed(questions: list[world.Question], typed: str) -> list[world.Question]:
-    text = " ".join(typed.split())
-    known = [question for question in questions if question.text == text]
-    if not text:
-        return questions
-    first = known or [world.Question("", text, text, "")]
-    return first + [question for question in questions if question.text != text]
-
-
-def _shares(reply: Reply, words: Sequence[str]) -> list[float]:
-    """The probability of each word; 0 for a word that only another model found likely."""
-    known = dict(zip(reply.words, reply.probabilities, strict=True))
-    return [round(known.get(word, 0.0), 3) for word in words]
-
-
-def _picture(scene: world.Scene) -> str:
-    """The very pixels that the model sees, as an address that an image element takes."""
-    written = io.BytesIO()
-    world.to_image(scene).save(written, "WEBP", lossless=True)
-    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def ask_the_model(
-    models: Mapping[str, LlavaForConditionalGeneration],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scenes: Sequence[world.Scene] | None = None,
-) -> AskTheModel:
-    """A widget in which a reader draws a scene, asks about it, and sees what models answer.
-
-    Args:
-        models: Models by the names that the reader sees. They are asked as they are at that moment: one that learns on
-            answers differently the next time.
-        tokenizer: Their tokenizer.
-        scenes: The gallery, all that a reader without a kernel can ask about; `gallery_scenes` if left out.
-    """
-    scenes = gallery_scenes() if scenes is None else scenes
-
-    def answer(things: list[dict[str, Any]], background: int, typed: str) -> dict[str, Any]:
-        (card,) = answer_cards(models, tokenizer, [scene_of(things, background=background)], typed=typed)
-        return card
-
-    return AskTheModel(
-        gallery=answer_cards(models, tokenizer, scenes),
-        names=list(models),
-        choices={
-            "shape": list(world.SHAPES),
-            "digit": list(world.DIGITS),
-            "colour": list(world.COLOURS),
-            "size": list(world.SIZES),
-            "cell": list(world.CELLS),
-            "slack": {size: slack_of(size) for size in world.SIZES},
+    return {
+        "shapes": list(world.SHAPES),
+        "colours": {name: list(colour) for name, colour in world.COLOURS.items()},
+        "sizes": world.SIZES,
+        "digits": {
+            digit: {size: text(handwritten(digit, size, GALLERY_WRITING)) for size in world.SIZES}
+            for digit in world.DIGITS
         },
-        answer=answer,
-    )
+        "noise": text(noise.astype("<f4")),
+    }
+
+
+def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> AskTheModel:
+    """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers.
+
+    Args:
+        projectors: By the names that the reader sees, as for `AskTheModel`.
+        **traits: What is drawn and asked at first.
+    """
+    names = ("shape", "colour", "size", "cell")
+    first = [
+        ("circle", "red", "large", "topleft"),
+        ("square", "blue", "small", "bottomright"),
+        ("triangle", "yellow", "large", "topright"),
+        ("ring", "green", "small", "bottomleft"),
+    ]
+    things = [dict(zip(names, words, strict=True)) | {"right": 0, "down": 0} for words in first]
+    return AskTheModel(projectors, **{"world": drawing(), "things": things, **traits})

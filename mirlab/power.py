@@ -35,17 +35,20 @@ OLD_ARMS = {
     "connectors": {"plain": "mlp2"},
     "unlocking": {"plain": "none", "lora merged": "lora_merged"},
 }
-"""Experiments whose arm means come from ``results/0.1``, and what arms were called there or which comes nearest."""
+"""Experiments whose arm means come from the first edition, and what arms were called there or which comes nearest."""
+
+FIRST_EDITION = "first_edition.csv"
+"""What the rates need of the runs of the first edition, beside the ledger: five seeds on two sets of parts."""
 
 OLD_REGIME = {"low": ".008", "high": ".02"}
-"""Regimes of ``results/0.1`` whose spreads stood for the rates of pre-registration A, before there was a pilot."""
+"""Regimes of the first edition whose spreads stood for the rates of pre-registration A, before there was a pilot."""
 
 
 def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
     """The oracle's rate of every claim by experiment, rounded to four digits.
 
     Args:
-        folder: Of the ledger, with ``pilot.jsonl`` and the first edition's rows in ``0.1``.
+        folder: Of the ledger, with ``pilot.jsonl`` and ``first_edition.csv``.
     """
     pilot = _pilot(folder)
     found = {}
@@ -57,8 +60,7 @@ def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
         elif name == "operating_point":
             known = spreads(declared.claims, _in_place_of_a(folder))
         elif name == "robustness":
-            old = declared.derive(results.load(name, folder / "0.1")).query("arm == 'matched'")
-            known = spreads(declared.claims, old.assign(arm="plain"))
+            known = spreads(declared.claims, first_edition(name, folder).query("arm == 'matched'").assign(arm="plain"))
         elif {arm for claim in declared.claims for arm in claim.arms} <= set(pilot["arm"]):
             known = spreads(declared.claims, pilot)
         else:
@@ -67,6 +69,12 @@ def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
         drawn = ceilings(declared.claims, known, seeds=declared.seeds)
         found[name] = {claim: round(rate, 4) for claim, rate in drawn.items()}
     return found
+
+
+def first_edition(experiment: str, folder: Path) -> pd.DataFrame:
+    """Arm, seed and the deciding columns of an experiment's first runs."""
+    table = pd.read_csv(folder / FIRST_EDITION)
+    return table[table["experiment"] == experiment]
 
 
 def _pilot(folder: Path) -> pd.DataFrame:
@@ -112,7 +120,7 @@ def _means(name: str, folder: Path) -> pd.DataFrame:
     """Mean MIR and accuracy of arms, for rank correlations."""
     columns = ["mir", "accuracy"]
     if name in OLD_ARMS:
-        old = results.load(name, folder / "0.1")
+        old = first_edition(name, folder)
         found = old.groupby(old["arm"].str.removeprefix("matched, "))[columns].mean()
         return pd.concat([found, found.loc[list(OLD_ARMS[name].values())].set_axis(list(OLD_ARMS[name]))])
     found = results.load("pilot", folder).groupby("arm")[columns].mean().filter(like=", batch 64", axis=0)
@@ -124,7 +132,7 @@ def _means(name: str, folder: Path) -> pd.DataFrame:
 
 def _in_place_of_a(folder: Path) -> pd.DataFrame:
     """Rows of the first edition under the names of pre-registration A's arms: 2048 pairs for 8192, 8192 for 32,768."""
-    old, found = results.load("data_scale", folder / "0.1"), []
+    old, found = first_edition("data_scale", folder), []
     for regime, rate in OLD_REGIME.items():
         for batch in (8, 64):
             for pairs, instead in ((8192, 2048), (32768, 8192)):

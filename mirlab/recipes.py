@@ -221,7 +221,6 @@ class Run:
         probes: Steps of stage 1 after which everything is measured, beside the end.
         robustness: Measure MIR over kinds of pictures and texts, templates, and numbers of samples, too.
         zoo: Take all measures of the gap, too, see `mirlab.zoo`.
-        zoo_samples: And those of ten times as many pairs.
         leaning: Ask for things that are not there, and contradict pictures by words, see `mirlab.model.leaning`;
             at the end only, like the next.
         long_tokens: Drop the longest vision tokens, or rescale them, see `mirlab.model.long_tokens`.
@@ -239,7 +238,6 @@ class Run:
     probes: tuple[int, ...] = ()
     robustness: bool = False
     zoo: bool = False
-    zoo_samples: bool = False
     leaning: bool = False
     long_tokens: bool = False
 
@@ -259,7 +257,7 @@ class Run:
             "method": self.method.configuration,
             "probes": list(self.probes),
         }
-        for name in ("method", "probes", "robustness", "zoo", "zoo_samples", "leaning", "long_tokens"):
+        for name in ("method", "probes", "robustness", "zoo", "leaning", "long_tokens"):
             if getattr(self, name) == _DEFAULTS[name]:
                 del configuration[name]
         return configuration
@@ -286,9 +284,7 @@ class Run:
         recipe = self.stage_one
         unlocked = recipe.unlock != "none" or recipe.unlock_encoder
         trained = recipe.schedule.steps * recipe.batch * (0.009 if unlocked else 0.006)
-        added = (
-            150 * self.robustness + 15 * self.zoo + 90 * self.zoo_samples + 22 * self.leaning + 40 * self.long_tokens
-        )
+        added = 150 * self.robustness + 15 * self.zoo + 22 * self.leaning + 40 * self.long_tokens
         return trained + 20 * (1 + len(self.probes)) + added
 
 

@@ -20,11 +20,11 @@ import pandas as pd
 
 from mirlab.claims import Finding, judge
 from mirlab.experiments import EXPERIMENTS
-from mirlab.ledger import Ledger
+from mirlab.ledger import CEILINGS, Ledger, shipped
 from mirlab.statistics import paired, wide
 from mirlib.errors import MirlibError, first_line, shown
 
-__all__ = ["load", "outcomes", "paired", "probes", "unplaced", "wide"]
+__all__ = ["load", "outcomes", "paired", "probes", "wide"]
 
 _PLACES = {
     "loss": ("stage_one", "loss"),
@@ -67,20 +67,17 @@ _GROUPS = {
 _REPEATED = ("kinds", "template", "relevance", "seen", "counts")
 """Objects of a row's metrics that hold lists of MIR, by what was varied."""
 
-CEILINGS = "ceilings.json"
-"""The oracle's rates by experiment and claim, beside the ledger; `mirlab.power` writes them."""
-
 LOSS_WINDOW = 20
 """Steps before a probe over which its loss is the mean."""
 
 
-def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
+def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
     """All runs of an experiment, one line each.
 
     Args:
         experiment: Name of its file, without ``.jsonl``.
-        folder: Of the ledger. A row that does not say its arm, as in ``results/0.1``, has it from ``arms.json`` beside
-            the ledger: ``{experiment: {arm: [keys]}}``; rows that stand there under no arm are left out.
+        folder: Of the ledger; by default the one that comes with mirlab (`mirlab.ledger.shipped`). Rows
+            that name no arm are left out.
 
     Returns:
         In the order of the arms and the seeds: ``experiment``, ``arm``, ``seed``, ``parts`` (seed of encoder and
@@ -104,12 +101,12 @@ def load(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
         What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
 
     Raises:
-        MirlibError: The ledger or the index is damaged.
+        MirlibError: The ledger is damaged.
     """
-    return _table(_line(row, arm) | _measured(row["metrics"]) for row, arm in _rows(experiment, Path(folder)))
+    return _table(_line(row, arm) | _measured(row["metrics"]) for row, arm in _rows(experiment, _ledger(folder)))
 
 
-def probes(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
+def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
     """All probes of the runs that have any, one line each, the last one at the end of stage 1.
 
     Returns:
@@ -117,7 +114,7 @@ def probes(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
         probe, or the last point before it where there are none.
     """
     lines = []
-    for row, arm in _rows(experiment, Path(folder)):
+    for row, arm in _rows(experiment, _ledger(folder)):
         if "probes" not in row["metrics"]:
             continue
         curve = np.array(row["metrics"]["stage_one"]["curve"], dtype=float).reshape(-1, 2)
@@ -129,14 +126,14 @@ def probes(experiment: str, folder: str | Path = "results") -> pd.DataFrame:
     return _table(lines)
 
 
-def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, ...]:
+def outcomes(experiment: str, folder: str | Path | None = None) -> tuple[Finding, ...]:
     """What the ledger says to the claims of an experiment; `mirlab.claims.listed` makes a table of it.
 
     Where runs have probes, each is an arm of its own, too: ``ARM, step 64``.
 
     Args:
         experiment: A name in `mirlab.experiments.EXPERIMENTS`.
-        folder: Of the ledger; the oracle's rates are read from ``ceilings.json`` there (`mirlab.power`).
+        folder: As in `load`; the oracle's rates are read from ``ceilings.json`` there (`mirlab.power`).
     """
     declared = EXPERIMENTS[experiment]
     table, probed = load(experiment, folder), probes(experiment, folder)
@@ -145,37 +142,26 @@ def outcomes(experiment: str, folder: str | Path = "results") -> tuple[Finding, 
         table = pd.concat([table, probed.assign(arm=arms)], ignore_index=True)
     if declared.derive and len(table):
         table = declared.derive(table)
-    ceilings = _json(Path(folder) / CEILINGS).get(experiment)
+    ceilings = _json(_ledger(folder) / CEILINGS).get(experiment)
     return judge(declared.claims, table, ceilings=ceilings, seeds=declared.seeds)
 
 
-def unplaced(experiment: str, folder: str | Path = "results") -> int:
-    """How many rows of an experiment's ledger belong to no arm, and so to no table."""
-    return sum(arm is None for _, arm in _placed(experiment, Path(folder)))
+def _ledger(folder: str | Path | None) -> Path:
+    return shipped() if folder is None else Path(folder)
 
 
-def _rows(experiment: str, folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows with their arms, in the order of the index, then of the file; seeds in order within an arm."""
-    placed = _placed(experiment, folder)
-    named = _json(folder / "arms.json").get(experiment, {})
-    order = {arm: place for place, arm in enumerate(dict.fromkeys([*named, *(arm for _, arm in placed)]))}
-    yield from sorted(
-        ((row, arm) for row, arm in placed if arm is not None),
-        key=lambda pair: (order[pair[1]], pair[0]["configuration"]["seed"]),
-    )
-
-
-def _placed(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
-    """All rows with their arms, None where there is none."""
+def _rows(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """Rows with their arms, in the order of the file; seeds in order within an arm. A row without one is left out."""
     path = folder / f"{experiment}.jsonl"
-    arm_of = {key: arm for arm, keys in _json(folder / "arms.json").get(experiment, {}).items() for key in keys}
-    rows = _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    rows = [row for row in _read(path, path.stat().st_mtime_ns if path.is_file() else 0) if "arm" in row]
     for row in rows:
         if not row.get("metrics"):
             raise MirlibError(
                 f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
             )
-    return [(row, row.get("arm", arm_of.get(row["key"]))) for row in rows]
+    order = {arm: place for place, arm in enumerate(dict.fromkeys(row["arm"] for row in rows))}
+    rows = sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
+    return [(row, row["arm"]) for row in rows]
 
 
 @lru_cache(maxsize=8)

@@ -69,9 +69,8 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
     if run.robustness:
         chosen = technique.choose(shared.pool.scenes(wanted), run.stage_one.pairs)[:300]
         metrics |= measuring.robustness(model, processor, trained_on=[shared.pool.scenes(wanted)[i] for i in chosen])
-    if run.zoo or run.zoo_samples:
-        news = measuring.collect(model, processor)
-        metrics |= measuring.rounded(zoo.measure(model, processor, news, samples=run.zoo_samples))
+    if run.zoo:
+        metrics |= measuring.rounded(zoo.measure(model, processor, measuring.collect(model, processor)))
     if probes:
         metrics["probes"] = probes
     row = {

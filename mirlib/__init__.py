@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mirlib.result import MIRResult
     from mirlib.scoring import score, score_batches
     from mirlib.streaming import ModalityIntegrationRate
-    from mirlib.words import lens, lens_rank
+    from mirlib.words import lens
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "frechet_distance",
     "layer_map",
     "lens",
-    "lens_rank",
     "modality_integration_rate",
     "plan",
     "score",
@@ -63,7 +62,6 @@ _MODULE_OF = {
     "frechet_distance": "frechet",
     "layer_map": "layer_pairs",
     "lens": "words",
-    "lens_rank": "words",
     "modality_integration_rate": "mir",
     "plan": "planning",
     "score": "scoring",

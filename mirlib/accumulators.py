@@ -22,8 +22,7 @@ PIECE = 2048  # rows that wait, added at a time
 def _append(chunks: list[Tensor], norms: Tensor) -> None:
     """Append in place, joining what is no longer than what came last: n batches make about log2 n chunks.
 
-    Thousands of small tensors that stay would keep the memory of the large ones between them, which come and go, from
-    being used again.
+    Thousands of small tensors that stay would keep the memory between them from being used again.
     """
     while chunks and len(chunks[-1]) <= len(norms):
         norms = torch.cat([chunks.pop(), norms])
@@ -31,14 +30,10 @@ def _append(chunks: list[Tensor], norms: Tensor) -> None:
 
 
 def early_bounds(norms: Tensor, samples: int) -> NormBounds:
-    """Norms so far inside the 3σ bounds of these rows that they will lie inside those of all rows, in all likelihood.
+    """Norms so far inside the 3σ bounds of these (n,) norms that they will lie inside those of all rows, most likely.
 
-    The centre is the median. The standard deviation is that of the 99 % of the norms nearest to it: a few huge ones can
-    make the plain one fall as well as rise while rows come in. How many of these are taken grows with the samples.
-
-    Args:
-        norms: (n,) norms of the rows seen so far.
-        samples: How many samples they are of; rows of one sample are alike.
+    The standard deviation is that of the 99 % of the norms nearest to the median: a few huge ones can make the plain
+    one fall as well as rise while rows come in. How many of these are taken grows with the number of samples.
     """
     norms = norms.to(torch.float64)
     centre = norms.median()
@@ -49,13 +44,9 @@ def early_bounds(norms: Tensor, samples: int) -> NormBounds:
 
 
 class RowSamples:
-    """The sample of each row of a batch, by modality, looked up once for all layers.
+    """The sample of each row of a batch, (r,) and (s,) integers or one number for all, looked up once for all layers.
 
-    Args:
-        vision: (r,) integers, the number of the sample of each vision row; or one number for all rows.
-        text: (s,) integers likewise. Rows of both modalities with one number belong to one sample.
-        numbers: All samples of the batch in rising order, where some of them may have no rows. Left out, they are those
-            that have some.
+    ``numbers`` are all samples of the batch in rising order, where some of them may have no rows.
     """
 
     def __init__(self, vision: Any, text: Any, numbers: Sequence[int] | None = None) -> None:
@@ -69,7 +60,6 @@ class RowSamples:
                 raise refusal
         self._numbers = None if numbers is None else list(numbers)
         self._index: dict[tuple[int, int, torch.device], Tensor] = {}
-        self._groups: dict[tuple[int, int, torch.device], list[tuple[int, Tensor | None]]] = {}
 
     def check(self, rows: tuple[int, int]) -> None:
         """Refuse numbers that do not belong to as many rows."""
@@ -87,7 +77,7 @@ class RowSamples:
         return self._numbers
 
     def index(self, side: int, places: dict[int, int], rows: int, device: torch.device) -> Tensor:
-        """(rows,) int64: the place of the sample of each row of a modality, on a device."""
+        """(rows,) int64, on a device: what the sample of each row is mapped to; kept for the next layers."""
         key = (side, rows, device)
         if key not in self._index:
             known = torch.tensor([places[number] for number in self.numbers])
@@ -95,33 +85,9 @@ class RowSamples:
             self._index[key] = found.expand(rows).to(device)
         return self._index[key]
 
-    def groups(
-        self, side: int, group_of: Sequence[int], places: dict[int, int], rows: int, device: torch.device
-    ) -> list[tuple[int, Tensor | None]]:
-        """Each group of samples with the numbers of its rows, on a device; None for all rows.
-
-        Args:
-            side: 0 for vision, 1 for text.
-            group_of: The group of the sample at each place.
-            places: As for `index`.
-            rows: How many rows there are.
-            device: Where the rows are.
-        """
-        key = (side, rows, device)
-        if key not in self._groups:
-            of_rows = torch.tensor(group_of)[self.index(side, places, rows, torch.device("cpu"))]
-            found = of_rows.unique().tolist()
-            self._groups[key] = [
-                (group, None if len(found) == 1 else (of_rows == group).nonzero()[:, 0].to(device)) for group in found
-            ]
-        return self._groups[key]
-
 
 class FiniteChecks:
-    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them.
-
-    Asking after every layer would make the host wait for the device 2 K times a batch.
-    """
+    """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them."""
 
     class _Pending(NamedTuple):
         layer: int
@@ -142,7 +108,7 @@ class FiniteChecks:
         """Read all answers, one transfer a device, and forget them.
 
         Raises:
-            MirlibError: If a row is not finite; it names the first layer, its modality and the row.
+            MirlibError: Naming the first layer, modality and row that is not finite.
         """
         pending, self._pending = self._pending, []
         found: dict[int, int] = {}
@@ -206,13 +172,10 @@ def _unit(rows: Tensor, norms: Tensor) -> Tensor:
 class Side:
     """What is kept of the rows of one modality after one layer.
 
-    Attributes:
-        norms: Chunks of float32 norms of all rows, where the outlier rule needs them.
-        sums: (2,) float64: how many rows came in the first pass, and the sum of their norms.
-        again: The same of a later pass.
-        running: Moments of the rows that were accepted; with ``unit`` those of the same rows of norm 1 besides.
-        aside: Rows that are not decided, in host memory, and their norms.
-        reached: (2,) the smallest and the largest norm that was accepted.
+    ``norms`` are chunks of float32 norms of all rows, where the outlier rule needs them; ``sums``, (2,) float64, how
+    many rows came in the first pass and the sum of their norms, ``again`` of a later pass; ``running`` moments of the
+    rows that were accepted, ``unit`` of the same rows at norm 1; ``aside`` rows that are not decided, in host memory,
+    with their norms; ``reached`` the smallest and the largest norm that was accepted.
     """
 
     def __init__(self, dim: int, unit: bool) -> None:
@@ -243,9 +206,23 @@ class Side:
             self.sums = sums
             self.seen += len(norms)
 
-    def keep_norms(self, norms: Tensor) -> None:
-        """Keep them for the outlier rule."""
+    def take(self, rows: Tensor, norms: Tensor, samples: int, drops: bool) -> None:
+        """Rows of the first pass, of so many samples up to now: counted, and accepted or set aside."""
+        self.count(norms)
+        if not drops:
+            self.add(rows, norms)
+            return
         _append(self.norms, norms.to(torch.float32))
+        if self.bounds is None or self.seen >= 1.3 * self.refreshed:  # drawn anew when a third more rows are in
+            self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
+            for some, their_norms in self._waiting():
+                self._sort(some, their_norms)
+        self._sort(rows, norms)
+
+    def accepted_outlier(self, bounds: NormBounds | None) -> bool:
+        """Whether a row is among the moments that the final bounds leave out."""
+        reached = self.reached.cpu()
+        return bounds is not None and bool(bounds.outliers(reached[reached.isfinite()]).any())
 
     @property
     def device(self) -> torch.device:
@@ -256,14 +233,6 @@ class Side:
     def all_norms(self) -> Tensor:
         """(rows,) float32."""
         return torch.cat(self.norms) if self.norms else torch.zeros(0)
-
-    def sort(self, rows: Tensor, norms: Tensor, samples: int) -> None:
-        """Accept what lies far inside, set the rest aside; the bounds are drawn anew when a third more rows are in."""
-        if self.bounds is None or self.seen >= 1.3 * self.refreshed:
-            self.bounds, self.refreshed = early_bounds(self.all_norms, samples), self.seen
-            for some, their_norms in self._waiting():
-                self._sort(some, their_norms)
-        self._sort(rows, norms)
 
     def _waiting(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What waits, taken out in few pieces: each that is added to the moments goes over all of their numbers."""
@@ -306,14 +275,12 @@ class Side:
 
     def settled(self, bounds: NormBounds | None) -> tuple[Running, Running | None]:
         """The moments with those of the waiting rows that lie inside the final bounds; what is kept stays as it was."""
-        if self.running is not None and not self.aside:
-            return self.running, self.unit
-        whole = Side(self.dim, self.with_unit)
-        if self.running is not None:
-            whole.running, whole.unit = self.running.copy(), None if self.unit is None else self.unit.copy()
-        whole.aside = list(self.aside)
-        whole.settle(bounds)
-        return (
-            whole.running or Running.empty(self.dim, torch.device("cpu")),
-            whole.unit or (Running.empty(self.dim, torch.device("cpu")) if self.with_unit else None),
-        )
+        whole = self
+        if self.aside or self.running is None:
+            whole = Side(self.dim, self.with_unit)
+            whole.running = self.running and self.running.copy()
+            whole.unit = self.unit and self.unit.copy()
+            whole.aside = list(self.aside)
+            whole.settle(bounds)
+        none = Running.empty(self.dim, torch.device("cpu")) if whole.running is None else None
+        return whole.running or none, whole.unit or (none if self.with_unit else None)

@@ -1,8 +1,7 @@
 """Where a vision-language model keeps its decoder layers, its final norm and its vision rows: one rule, few exceptions.
 
-The rule reads the config and the structure of a model and knows no family by name. A family that it does not cover has
-an adapter, a function from the model to its `DecoderParts`; a reader adds one with `register_adapter`. The page
-"Model families" of the book lists what was tested.
+The rule reads the config and the structure of a model and knows no family by name; a family that it does not cover has
+an adapter, a function from the model to its `DecoderParts`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,7 @@ from mirlib.grids import PatchGrid, find_grid
 
 __all__ = ["DecoderParts", "decoder_parts", "register_adapter"]
 
-VISION_TOKEN_NAMES = (
-    "image_token_id",
-    "image_token_index",
-    "image_patch_id",
-    "video_token_id",
-    "video_token_index",
-)
+VISION_TOKEN_NAMES = "image_token_id image_token_index image_patch_id video_token_id video_token_index".split()
 FINAL_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm", "embedding_norm")
 # Under which families keep the module that makes vision tokens out of features; the first that a model has counts.
 CONNECTOR_NAMES = (
@@ -45,16 +38,14 @@ class DecoderParts:
         final_norm: The module whose output is the last hidden state: the norm behind layer K, or layer K itself where
             each layer ends in its norm. None: unknown.
         vision_token_ids: Ids in ``input_ids`` whose positions hold vision tokens; empty with ``vision_mask``.
-        read: Turns a layer's output into one (B, T, d) tensor, for layers with several residual streams; None takes
-            the output as it is.
+        read: Turns a layer's output into one (B, T, d) tensor, for layers with several residual streams.
         vision_mask: For models whose ``input_ids`` do not show where vision stands: takes the keyword arguments of a
             forward pass and returns a (B, T') bool mask. If T' is larger than T, the decoder puts T' - T rows of its
             own in front of those of ``input_ids``.
-        grid: Says where the vision rows of each picture stand in it: takes the keyword arguments of a forward pass and
-            the (B, T) bool mask of the vision rows, and returns B `PatchGrid`, None for a picture whose grid it does
-            not know. None: no grid is known, and what is drawn of each row is drawn as a strip.
-        connector: The module that makes vision tokens out of the encoder's features (projector, merger, aligner);
-            None: unknown, or there is none.
+        grid: Takes the keyword arguments of a forward pass and the (B, T) bool mask of the vision rows, and returns B
+            `PatchGrid`, None for a picture whose grid it does not know.
+        connector: The module that makes vision tokens out of the encoder's features (projector, merger, aligner), or
+            None.
     """
 
     layers: Sequence[nn.Module]
@@ -113,12 +104,7 @@ def decoder_parts(model: nn.Module) -> DecoderParts:
 
 
 def general_rule(model: nn.Module) -> DecoderParts:
-    """The `DecoderParts` of a model whose config names its image token; an adapter may start from it.
-
-    Raises:
-        UndefinedMIRError: If vision never enters the decoder's token sequence.
-        MirlibError: If no layers are found.
-    """
+    """The `DecoderParts` of a model whose config names its image token; an adapter may start from it."""
     model_type = model.config.model_type
     vision_token_ids = find_vision_token_ids(model.config)
     decoder = find_decoder(model)
@@ -165,15 +151,11 @@ def find_final_norm(decoder: nn.Module) -> nn.Module | None:
 def connector_names(model: nn.Module) -> list[str]:
     """Dotted names of the modules that go by the first of the usual names of a connector; one, where it is known."""
     named = [name for name, _ in model.named_modules()]
-    for known in CONNECTOR_NAMES:
-        found = [name for name in named if name.rpartition(".")[2] == known]
-        if found:
-            return found
-    return []
+    found = ([name for name in named if name.rpartition(".")[2] == known] for known in CONNECTOR_NAMES)
+    return next(filter(None, found), [])
 
 
 def find_connector(model: nn.Module) -> nn.Module | None:
-    """The module that makes vision tokens out of features, if exactly one goes by a usual name."""
     found = connector_names(model)
     return model.get_submodule(found[0]) if len(found) == 1 else None
 
@@ -225,7 +207,6 @@ def _has_cross_attention(decoder: nn.Module) -> bool:
 
 
 def _with(**changes: Any) -> Callable[[nn.Module], DecoderParts]:
-    """An adapter that takes the general rule's answer and replaces some of it."""
 
     def adapter(model: nn.Module) -> DecoderParts:
         parts = general_rule(model)

@@ -29,15 +29,7 @@ def fast_square_root(product: Tensor, iterations: int = ITERATIONS) -> Tensor:
     leaves Y where it is and ``Y⁻¹A = I`` leaves Z where it is. In float32 the inverse of an ill-conditioned A adds
     noise, which is part of the published values, so it is repeated here too.
 
-    Args:
-        product: (d, d) matrix A.
-        iterations: Number of steps; the authors take 5.
-
-    Returns:
-        (d, d) matrix, A plus rounding noise.
-
-    Raises:
-        MirlibError: If A cannot be inverted in its precision.
+    An A that cannot be inverted in its precision is refused.
     """
     y, z = product, torch.eye(product.shape[0], dtype=product.dtype, device=product.device)
     try:

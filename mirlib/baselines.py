@@ -1,9 +1,8 @@
 """What belongs beside a MIR before it is read: three values that need no integration of modalities at all.
 
-The Fréchet distance to a cloud in which every row is zero is the *energy* of the rows, ``‖μ‖² + Tr(Σ)``: their mean
-squared norm, but for the divisor n − 1. From it follow the baseline of zeroed vision rows, the norm-only baseline (text
-rows of zero) and, by the triangle inequality through the zero cloud, bounds on every MIR with these norms. The
-floor is the MIR of text against text.
+The Fréchet distance to a cloud in which every row is zero is the *energy* of the rows, ``‖μ‖² + Tr(Σ)``. From it follow
+the baseline of zeroed vision rows, the norm-only baseline (text rows of zero) and, by the triangle inequality through
+the zero cloud, bounds on every MIR with these norms. The floor is the MIR of text against text.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from mirlib.authors import replace_rows_by_median
 from mirlib.errors import MirlibError
 from mirlib.mir import (
     NormBounds,
-    Preset,
     as_layers,
     check_layers,
     check_norms,
@@ -30,7 +28,7 @@ from mirlib.mir import (
     text_scale,
 )
 
-__all__ = ["NormBaseline", "ZeroedRows", "TextFloor", "norm_bounds", "zeroed_rows", "text_floor"]
+__all__ = ["NormBaseline", "TextFloor", "ZeroedRows", "norm_bounds", "text_floor", "zeroed_rows"]
 
 
 class ZeroedRows(NamedTuple):
@@ -83,20 +81,13 @@ class NormBaseline(NamedTuple):
     per_layer_upper: np.ndarray
 
 
-def _exact_settings(preset: str, outliers: str | None) -> Preset:
-    chosen = resolve_settings(preset, outliers, None)
-    if chosen.sqrt != "exact":
-        raise MirlibError(f"preset {preset!r} has no baselines: its trace term is no root; use 'paper' or 'authors'")
-    return chosen
-
-
 def _energies(layers: Sequence[Tensor], modality: str, rule: str) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) energies of the rows after the outlier rule, and (K,) mean norms of all rows, both unscaled."""
-    energies, mean_norms = [], []
+    """(K,) energies of the rows after the outlier rule, unscaled, and (K,) scales α_k, 1 / mean norm of all rows."""
+    energies, scales = [], []
     for k, rows in enumerate(layers, start=1):
         norms = row_norms(rows)
         check_norms(norms, rows, k, modality, lambda row: f"row {row}")
-        mean_norms.append(float(norms.mean()))
+        scales.append(text_scale(float(norms.mean()), 1, k) if modality == "text" else 1.0)
         if rule != "none":
             outliers = NormBounds.three_sigma(norms).outliers(norms).to(rows.device)
             rows = replace_rows_by_median(rows, outliers) if rule == "median" else rows[~outliers]
@@ -105,39 +96,23 @@ def _energies(layers: Sequence[Tensor], modality: str, rule: str) -> tuple[np.nd
         rows = (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
         mean = rows.mean(dim=0)
         energies.append(float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1)))
-    return np.array(energies), np.array(mean_norms)
+    return np.array(energies), np.array(scales)
 
 
-def _text_scales(mean_norms: np.ndarray, normalize: bool) -> np.ndarray:
-    """(K,) α_k, or ones."""
-    if not normalize:
-        return np.ones_like(mean_norms)
-    return np.array([text_scale(norm, 1, k) for k, norm in enumerate(mean_norms, start=1)])
-
-
-def zeroed_rows(text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True) -> ZeroedRows:
+def zeroed_rows(text: Any, *, outliers: str | None = None) -> ZeroedRows:
     """The MIR that text rows would have to vision rows replaced by zeros after the model has run.
 
     It is a number about the text alone, and no intervention: a model whose vision tokens are zero from the start fills
-    them layer by layer, and moves its text, too. On the miniature, over 60 pairs, MIR is 1.12, this baseline .92, and
-    MIR with the projector's output times 0 is 1.51.
-
-    Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² + Tr Σ_t)``. Without an outlier rule that is
-    ``1 + CV_k² + α_k² Tr(Σ_t)/s`` for s text rows whose norms have the coefficient of variation ``CV_k`` (standard
-    deviation with divisor s over mean), so the value is at least ``log10 K``. Where outlier rows are dropped it may
-    fall a little below.
+    them layer by layer, and moves its text, too. Zero rows have mean 0 and covariance 0, so ``FID_k = α_k² (‖μ_t‖² +
+    Tr Σ_t)``. Without an outlier rule that is ``1 + CV_k² + α_k² Tr(Σ_t)/s`` for s text rows whose norms have the
+    coefficient of variation ``CV_k`` (divisor s), so the value is at least ``log10 K``.
 
     Args:
         text: K arrays (s, d), the text rows after each layer. NumPy or torch, any floating dtype, any device.
-        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
-        outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
-        normalize: Whether to apply the text-centric scale α_k.
-
-    Returns:
-        `ZeroedRows`.
+        outliers: ``"drop"``, if left out, ``"median"`` or ``"none"``.
 
     Raises:
-        MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
+        MirlibError: For what `mirlib.modality_integration_rate` refuses too.
 
     Examples:
         >>> import numpy as np
@@ -145,17 +120,14 @@ def zeroed_rows(text: Any, *, preset: str = "paper", outliers: str | None = None
         >>> float(zeroed_rows(text, outliers="none").per_layer[0].round(4))  # 1 + 0 + Tr(Σ)/4 = 1 + 1/4
         1.25
     """
-    chosen = _exact_settings(preset, outliers)
     layers = as_layers(text, "text")
     check_layers(layers, layers, minimum=2)
-    energies, mean_norms = _energies(layers, "text", chosen.outliers)
-    per_layer = energies * _text_scales(mean_norms, normalize) ** 2
+    energies, scales = _energies(layers, "text", resolve_settings("paper", outliers, None).outliers)
+    per_layer = energies * scales**2
     return ZeroedRows(log10_sum(per_layer), per_layer)
 
 
-def norm_bounds(
-    vision: Any, text: Any, *, preset: str = "paper", outliers: str | None = None, normalize: bool = True
-) -> NormBaseline:
+def norm_bounds(vision: Any, text: Any, *, outliers: str | None = None) -> NormBaseline:
     """The norm-only baseline, and the bounds that norms alone put on MIR.
 
     The root of FID_k is a distance, and its distance to the zero cloud is the root of the energy; so, by the triangle
@@ -164,16 +136,14 @@ def norm_bounds(
     Args:
         vision: K arrays (r, d), the vision rows after each layer.
         text: K arrays (s, d), the text rows after each layer.
-        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
-        outliers: Overrides the preset: ``"drop"``, ``"median"`` or ``"none"``.
-        normalize: Whether to apply the text-centric scale α_k.
+        outliers: See `zeroed_rows`.
 
     Returns:
         `NormBaseline`. Its ``norm_only`` differs from that of `MIRResult` by the divisor alone: n − 1 here for the
         covariance, without which the bounds would not hold to the last digit.
 
     Raises:
-        MirlibError: For what `mirlib.modality_integration_rate` refuses too, and for preset ``"authors-fast"``.
+        MirlibError: For what `mirlib.modality_integration_rate` refuses too.
 
     Examples:
         >>> import numpy as np
@@ -184,36 +154,19 @@ def norm_bounds(
         >>> float((bounds.per_layer_upper / bounds.text_energy).round(6)[0])
         81.0
     """
-    chosen = _exact_settings(preset, outliers)
+    rule = resolve_settings("paper", outliers, None).outliers
     vision_layers, text_layers = as_layers(vision, "vision"), as_layers(text, "text")
     check_layers(vision_layers, text_layers, minimum=2)
-    vision_energy, _ = _energies(vision_layers, "vision", chosen.outliers)
-    text_energy, mean_norms = _energies(text_layers, "text", chosen.outliers)
-    squared_scales = _text_scales(mean_norms, normalize) ** 2
-    vision_energy, text_energy = vision_energy * squared_scales, text_energy * squared_scales
+    vision_energy, _ = _energies(vision_layers, "vision", rule)
+    text_energy, scales = _energies(text_layers, "text", rule)
+    vision_energy, text_energy = vision_energy * scales**2, text_energy * scales**2
     lower = (np.sqrt(vision_energy) - np.sqrt(text_energy)) ** 2
     upper = (np.sqrt(vision_energy) + np.sqrt(text_energy)) ** 2
-    return NormBaseline(
-        norm_only=log10_sum(vision_energy),
-        lower=log10_sum(lower),
-        upper=log10_sum(upper),
-        vision_energy=vision_energy,
-        text_energy=text_energy,
-        per_layer_lower=lower,
-        per_layer_upper=upper,
-    )
+    values = (log10_sum(each) for each in (vision_energy, lower, upper))
+    return NormBaseline(*values, vision_energy, text_energy, lower, upper)
 
 
-def text_floor(
-    text: Any,
-    samples: Any,
-    *,
-    seed: int = 0,
-    splits: int = 10,
-    preset: str = "paper",
-    outliers: str | None = None,
-    normalize: bool = True,
-) -> TextFloor:
+def text_floor(text: Any, samples: Any, *, seed: int = 0, splits: int = 10, outliers: str | None = None) -> TextFloor:
     """MIR of one random half of the text samples against the other half: the same modality twice.
 
     What is left is the sampling noise of two halves and how much texts differ; no model is to blame for it. It shrinks
@@ -222,14 +175,9 @@ def text_floor(
     Args:
         text: K arrays (s, d), the text rows after each layer.
         samples: (s,) integers: which sample (text) each row belongs to. Rows of one text stay together.
-        seed: Seed of the splits.
+        seed: Seed of the splits, at least 0.
         splits: Number of random splits, at least 2.
-        preset: As for `mirlib.modality_integration_rate`; the exact ones only.
-        outliers: Overrides the preset.
-        normalize: Whether to apply the text-centric scale, that of the half that stands for the text.
-
-    Returns:
-        `TextFloor`.
+        outliers: See `zeroed_rows`.
 
     Raises:
         MirlibError: For fewer than 2 samples or splits, a negative seed, samples that are not (s,) integers, and what
@@ -242,7 +190,6 @@ def text_floor(
         >>> floor.values.shape, floor.mean < -1
         ((10,), True)
     """
-    chosen = _exact_settings(preset, outliers)
     layers = as_layers(text, "text")
     check_layers(layers, layers, minimum=2)
     ids = np.asarray(samples.cpu() if isinstance(samples, Tensor) else samples)
@@ -253,26 +200,13 @@ def text_floor(
     names = np.unique(ids)
     if len(names) < 2:
         raise MirlibError(f"a split into halves needs at least 2 samples, got {len(names)}")
-    if splits < 2:
-        raise MirlibError(f"splits must be at least 2, got {splits}")
-    if seed < 0:
-        raise MirlibError(f"seed must be at least 0, got {seed}")
+    if splits < 2 or seed < 0:
+        raise MirlibError(f"splits must be at least 2 and seed at least 0, got {splits} and {seed}")
     generator = np.random.default_rng(seed)
     results = []
     for _ in range(splits):
         first = torch.from_numpy(np.isin(ids, generator.permutation(names)[: len(names) // 2]))
-        results.append(
-            modality_integration_rate(
-                [rows[first.to(rows.device)] for rows in layers],
-                [rows[~first.to(rows.device)] for rows in layers],
-                outliers=chosen.outliers,
-                normalize=normalize,
-            )
-        )
-    values = np.array([result.value for result in results])
-    return TextFloor(
-        mean=float(values.mean()),
-        spread=float(values.std(ddof=1)),
-        values=values,
-        per_layer=np.stack([result.per_layer for result in results]),
-    )
+        halves = ([rows[half.to(rows.device)] for rows in layers] for half in (first, ~first))
+        results.append(modality_integration_rate(*halves, outliers=outliers))
+    values, per_layer = np.array([found.value for found in results]), np.stack([found.per_layer for found in results])
+    return TextFloor(float(values.mean()), float(values.std(ddof=1)), values, per_layer)

@@ -57,11 +57,8 @@ def _too_long(length: int, limit: int) -> str:
 class ModelInputs:
     """A batch taken apart: what the model gets, and our own keys.
 
-    Attributes:
-        inputs: Keyword arguments of the model, on its device and in its precision.
-        text_mask: (B, T) bool, the text rows, or None.
-        names: B names of the samples for error messages, or None.
-        ids: B pairs of hashes, of the picture and of the text of each sample.
+    ``inputs`` are on the model's device and in its precision, ``text_mask`` is (B, T) bool or None, ``names`` call B
+    samples in messages, and ``ids`` are their hashes, of picture and text.
     """
 
     inputs: dict[str, Any]
@@ -134,10 +131,9 @@ def _hash(*values: Any) -> str:
 
 
 def _ids_of_tensors(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Hashes for samples that came as tensors: equal where the same batches are measured again.
+    """Hashes for samples that came as tensors, equal where the same batches are measured again.
 
-    Which rows of the other tensors belong to which sample differs from family to family, so that a sample's picture
-    goes by all of them and its place among them.
+    Which rows of the other tensors belong to which sample is not known: a picture goes by all of them and its place.
     """
     tensors = {name: batch[name] for name in sorted(batch) if isinstance(batch[name], Tensor) and name != "input_ids"}
     others = _hash(*(part for name, value in tensors.items() for part in (name, _as_bytes(value))))
@@ -152,16 +148,9 @@ def _as_bytes(values: Tensor) -> np.ndarray:
 class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
 
-    Args:
-        processor: The model's processor.
-        images: All images that there are.
-        texts: All texts that there are.
-        chosen: The numbers of the image and of the text of each pair.
-        settings: What `score` was asked for; ``batch_size``, ``template`` and ``max_text_tokens`` are read here.
-        share: Which of the pairs these batches hold; all if left out.
-
-    Attributes:
-        offset: The number of the first pair in these batches.
+    ``chosen`` are the numbers of the image and of the text of each pair, ``settings`` what `score` was asked for
+    (``batch_size``, ``template`` and ``max_text_tokens`` are read here), ``share`` the pairs that these batches hold,
+    all if left out, and ``offset`` is the number of the first of them.
     """
 
     def __init__(
@@ -258,13 +247,7 @@ def pair_batches(
     skip_unreadable: Callable[[str], None] | None = None,
     merge_processes: bool = True,
 ) -> PairBatches:
-    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; see `score`.
-
-    Raises:
-        UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, texts longer than the model's, and a
-            processor or chat template that fails.
-    """
+    """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; it raises what `score` does."""
     if num < 1 or batch_size < 1:
         raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
     if paired and len(images) != len(texts):
@@ -315,14 +298,7 @@ def pair_batches(
         chosen_images = drawn(len(images), seed=seed, what="images", check=check_image)
         chosen_texts = drawn(len(texts), seed=seed + 1, what="texts", check=lambda index: check_words(index, longest))
         chosen = list(zip(chosen_images, chosen_texts, strict=True))
-    settings = {
-        "num": num,
-        "batch_size": batch_size,
-        "seed": seed,
-        **prompt,
-    }
-    if paired:
-        settings["paired"] = True
+    settings = {"num": num, "batch_size": batch_size, "seed": seed, **prompt, **({"paired": True} if paired else {})}
     return PairBatches(processor, images, texts, chosen, settings)
 
 

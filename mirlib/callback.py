@@ -1,11 +1,7 @@
 """MIR during training: a callback for the Trainer of transformers.
 
-    callback = MIRCallback(processor, images, texts, every=100).attach(trainer)
-    trainer.train()
-    callback.to_frame()
-
 transformers hands a callback everything but the trainer, and only the trainer can pass numbers on to TensorBoard,
-Weights & Biases and the other reporters. Hence `MIRCallback.attach`. With ``Trainer(callbacks=[MIRCallback(...)])`` the
+Weights & Biases and the other reporters; hence `MIRCallback.attach`. With ``Trainer(callbacks=[MIRCallback(...)])`` the
 numbers reach ``trainer.state.log_history`` and `MIRCallback.history` alone.
 """
 
@@ -13,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import TrainerCallback
 
 from mirlib.batches import PairBatches, pair_batches
@@ -43,38 +37,23 @@ logger = logging.getLogger(__name__)
 
 PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
 PREFIX = "mir_"
-RECORD = (
-    "step",
-    "mir",
-    "norm_only",
-    "zeroed_rows",
-    "mean_term",
-    "covariance_term",
-    "norm_ratio",
-    "low",
-    "high",
-    "seconds",
-    "per_layer",
-)
+RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio low high seconds per_layer".split()
 
 
 class MIRCallback(TrainerCallback):
     """Measures MIR while a model trains, logs it with its parts and baselines, and can stop a run.
 
-    Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time. Training is
-    not disturbed: modes, gradients and random states are afterwards what they were, so that a run ends with the same
-    weights as one without the callback. It takes as long as one forward pass over the pairs, with an interval two.
+    Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time, in the time
+    of one forward pass over them, with an interval two. Modes, gradients and random states are afterwards what they
+    were, so that a run ends with the same weights as one without the callback.
 
-    Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums
-    over the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the
-    interval, ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list
-    ``mir_per_layer``, too; it is saved with every checkpoint, and a run that resumes from one takes its `history` from
-    it. What each measurement cost, in seconds and in parts of the run, stands on stderr beside the trainer's own bar
-    (in the log of this module, at level INFO, where that is switched off).
+    Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums over
+    the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the interval,
+    ``mir_low`` and ``mir_high``. The entry in ``trainer.state.log_history`` holds the (K,) list ``mir_per_layer``, too;
+    a run that resumes from a checkpoint takes its `history` from it.
 
-    In a distributed run each process measures its share of the pairs, and all get the same numbers. That holds for
-    replicated models and for those that FSDP shards; parameters that are sharded in another way (DeepSpeed ZeRO-3,
-    tensor parallelism) are refused. If one process fails, all raise an error that says which and why.
+    In a distributed run each process measures its share of the pairs, and all get the same numbers; parameters that are
+    sharded in another way than by FSDP are refused.
 
     Args:
         processor: The model's processor, with a fast tokenizer.
@@ -83,24 +62,17 @@ class MIRCallback(TrainerCallback):
         every: Optimiser steps between measurements. The last step of the run is measured, too.
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass.
-        at_start: Whether to measure before the first step, which shows where the model set out. Without it, and in a
-            run that resumes, two batches go through the model all the same, so that bad input ends the run before it
-            has cost anything.
-        at_evaluation: Whether to measure after each evaluation, too.
-        patience: Stop training when MIR has moved by less than ``min_delta`` over this many measurements: the largest
-            and the smallest of the last ``patience + 1`` differ by less. None never stops.
+        at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go
+            through the model all the same, so that bad input ends the run before it has cost anything.
+        patience: Stop training when the largest and the smallest MIR of the last ``patience + 1`` measurements differ
+            by less than ``min_delta``. None never stops.
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
         progress: Whether to show bars on stderr.
-        confidence: Level of an interval at every measurement, for example 0.95, which takes a second pass; None for the
-            values alone.
-        **score_options: What else `mirlib.score` takes: ``seed``, ``preset``, ``outliers``, ``normalize``,
-            ``template``, ``text_rows``, ``last``, ``max_text_tokens``, ``groups``, ``trace``, ``paired``,
-            ``skip_unreadable``.
+        confidence: Level of an interval at every measurement, for example 0.95; None for the values alone.
+        **score_options: What else `mirlib.score` takes, but for ``merge_processes``.
 
     Attributes:
-        history: A dict a measurement: ``step``, ``mir``, ``norm_only``, ``zeroed_rows``, ``mean_term``,
-            ``covariance_term``, ``norm_ratio``, ``seconds``, ``per_layer``, and with ``confidence`` ``low`` and
-            ``high``.
+        history: A dict a measurement: ``step`` and what is logged, without ``mir_`` but for ``mir`` itself.
         latest: The latest `MIRResult`, or None.
         stopped: The sentence that says why the run was stopped, or None.
 
@@ -119,7 +91,6 @@ class MIRCallback(TrainerCallback):
         num: int = 100,
         batch_size: int = 8,
         at_start: bool = True,
-        at_evaluation: bool = False,
         patience: int | None = None,
         min_delta: float = 0.01,
         progress: bool = False,
@@ -140,11 +111,11 @@ class MIRCallback(TrainerCallback):
         if confidence is not None:
             check_confidence(confidence)
         self.processor, self.images, self.texts = processor, images, texts
-        self.every, self.at_start, self.at_evaluation = every, at_start, at_evaluation
+        self.every, self.at_start = every, at_start
         self.patience, self.min_delta = patience, min_delta
         self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
         self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
-        self._began, self._spent, self._taken = 0.0, 0.0, 0
+
         self._trainer: Trainer | None = None
         self._batches: PairBatches | None = None
         self.history: list[dict[str, Any]] = []
@@ -152,14 +123,7 @@ class MIRCallback(TrainerCallback):
         self.stopped: str | None = None
 
     def attach(self, trainer: Trainer) -> MIRCallback:
-        """Add the callback to a trainer, if it is not there yet, and log through it, which reaches every reporter.
-
-        Args:
-            trainer: The trainer; a callback serves one at a time.
-
-        Returns:
-            The callback itself.
-        """
+        """Add the callback to a trainer, if it is not there yet, and log through it, which reaches every reporter."""
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         self._trainer = trainer
@@ -184,7 +148,6 @@ class MIRCallback(TrainerCallback):
     ) -> None:
         """Refuse what cannot be measured, take up the history of the run that this one resumes, measure."""
         needs_all_processes(model)  # which refuses what it cannot measure
-        self._began, self._spent, self._taken = time.monotonic(), 0.0, 0
         self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
         self.latest, self.stopped, self._batches = None, None, None
         if self._trainer is None and args.report_to and state.is_world_process_zero:
@@ -194,8 +157,8 @@ class MIRCallback(TrainerCallback):
                 MirlibWarning,
                 stacklevel=2,
             )
-        if self.at_start and state.global_step == 0 and not self._is_measured(0):
-            self._measure_and_log(args, state, control, model)
+        if self.at_start and state.global_step == 0 and not self.history:
+            self._measure_and_log(state, control, model)
         else:
             self._try(model)
 
@@ -204,34 +167,8 @@ class MIRCallback(TrainerCallback):
     ) -> None:
         """Measure if it is time, and stop the run if MIR stands still."""
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
-            self._measure_and_log(args, state, control, model)
+            self._measure_and_log(state, control, model)
             self._stop_if_still(state, control)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        """Measure if that was asked for."""
-        if self.at_evaluation and not self._is_measured(state.global_step):
-            self._measure_and_log(args, state, control, model)
-            self._stop_if_still(state, control)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Say what measuring has cost."""
-        if self._taken:
-            self._tell(args, state, f"{self._taken} measurements took {self._cost()}")
-
-    def _cost(self) -> str:
-        return f"{self._spent:.1f} s, {self._spent / max(time.monotonic() - self._began, 1e-9):.0%} of the run"
-
-    def _tell(self, args: TrainingArguments, state: TrainerState, sentence: str) -> None:
-        if not state.is_world_process_zero:
-            return
-        if self._measure["progress"] or not args.disable_tqdm:
-            tqdm.write(f"MIRCallback: {sentence}", file=sys.stderr)
-        else:
-            logger.info("MIRCallback: %s", sentence)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Measuring
@@ -262,24 +199,13 @@ class MIRCallback(TrainerCallback):
         }
         if result.interval is not None:
             record |= {"low": result.interval.low, "high": result.interval.high}
-        seconds = time.monotonic() - started
-        self._spent, self._taken = self._spent + seconds, self._taken + 1
-        record |= {"seconds": seconds, "per_layer": result.per_layer.tolist()}
+        record |= {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
         return Processes.current().gather(record)[0]  # the clocks differ
 
-    def _is_measured(self, step: int) -> bool:
-        return bool(self.history) and self.history[-1]["step"] == step
-
-    def _measure_and_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module
-    ) -> None:
+    def _measure_and_log(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
         record = self._record(model, state.global_step)
         self.history.append(record)
-        self._tell(
-            args,
-            state,
-            f"MIR {record['mir']:.4f} at step {record['step']} took {record['seconds']:.1f} s; so far {self._cost()}",
-        )
+
         logs = {name if name == "mir" else PREFIX + name: value for name, value in record.items()}
         step, per_layer = logs.pop(PREFIX + "step"), logs.pop(PREFIX + "per_layer")
         entry = None

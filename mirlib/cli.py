@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import entry_points
 from itertools import combinations
 from pathlib import Path
@@ -25,11 +25,10 @@ from mirlib import __version__
 from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
-from mirlib.files import check_writable, input_at, write_whole
+from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
 from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
 from mirlib.result import MIRResult, json_text
-from mirlib.stored import check_memory, read_arrays, stored_result
 
 BAD_INPUT = 2
 PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
@@ -50,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with redirect_stderr(io.StringIO()) if rank else nullcontext():  # a wrong option is said once
             options = _parser().parse_args(arguments)
             _refuse_empty(options)
+        if getattr(options, "confidence", None) is not None:
+            check_confidence(options.confidence)
         # A warning of ours is one line for the reader, not a line of source code.
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -71,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _close_bars() -> None:
-    """End the line that a bar stands on, where an error has left one open."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 
@@ -166,6 +166,10 @@ def _say(message: str) -> None:
         print(shown(message, 1000), file=sys.stderr, flush=True)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are sentences like all others."""
 
@@ -217,80 +221,42 @@ def _parser() -> argparse.ArgumentParser:
         "folder for NAME. The paper's data are --images hf:TextVQA --texts hf:cnn_dailymail. Many processes: torchrun "
         "--nproc-per-node N -m mirlib score ...",
     )
-    score.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
-    score.add_argument("--images", nargs="+", metavar="SOURCE", help="image files, folders of them, shards, hf:NAME")
-    score.add_argument(
-        "--texts", metavar="SOURCE", help="folder of text files, a file with one text a line, records, shards, hf:NAME"
-    )
-    score.add_argument(
-        "--pairs",
-        metavar="SOURCE",
-        help="images with the texts that belong to them: records, shards, .parquet, hf:NAME",
-    )
-    score.add_argument("--image-field", metavar="NAME", help="field, column or ending in shards (default: the usual)")
-    score.add_argument("--text-field", metavar="NAME", help="likewise, of the texts")
-    score.add_argument("--image-root", metavar="DIR", help="folder of the image paths in files (default: the file's)")
-    # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
-    score.add_argument("--num", "-n", type=integer, default=100, help="number of pairs (default: %(default)s)")
-    score.add_argument("--batch-size", type=integer, default=4, help="pairs a forward pass (default: %(default)s)")
-    score.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    score.add_argument(
+    add = score.add_argument
+    add("model", nargs="?", metavar="MODEL", help="Hugging Face id or local folder (default: miniature)")
+    add("--images", nargs="+", metavar="SOURCE", help="image files, folders of them, shards, hf:NAME")
+    add("--texts", metavar="SOURCE", help="folder of text files, a file of one text a line, records, shards, hf:NAME")
+    add("--pairs", metavar="SOURCE", help="images with their texts: records, shards, .parquet, hf:NAME")
+    add("--image-field", metavar="NAME", help="field, column or ending in shards (default: the usual)")
+    add("--text-field", metavar="NAME", help="likewise, of the texts")
+    add("--image-root", metavar="DIR", help="folder of the image paths in files (default: the file's)")
+    _add_numbers(score)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add(
         "--dtype",
         default="auto",
         choices=("auto", "float64", "float32", "bfloat16", "float16"),
         help="precision of the model; auto is the checkpoint's on a GPU and float32 on a CPU (default: %(default)s)",
     )
-    score.add_argument(
-        "--device-map", metavar="MAP", help="auto: spread the model over all GPUs, then the CPU (needs accelerate)"
-    )
-    score.add_argument("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
-    score.add_argument(
-        "--seed", type=integer, default=0, help="which images and texts are drawn (default: %(default)s)"
-    )
-    score.add_argument(
-        "--part",
-        metavar="I/N",
-        help="draw from part I of N, which have no image or text in common: 1/3, 2/3, 3/3",
-    )
-    score.add_argument("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
-    score.add_argument(
-        "--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice"
-    )
-    score.add_argument(
-        "--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm"
-    )
-    score.add_argument("--max-text-tokens", type=integer, help="cut each text after so many tokens")
-    score.add_argument(
-        "--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs"
-    )
-    score.add_argument(
-        "--measures",
-        metavar="NAMES",
-        help="all, or names with commas between them: other measures of the gap instead; those of pairs read the text "
-        "once more, alone",
-    )
-    score.add_argument(
+    add("--device-map", metavar="MAP", help="auto: over all GPUs, then the CPU (needs accelerate)")
+    add("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
+    add("--seed", type=integer, default=0, help="which images and texts are drawn (default: %(default)s)")
+    add("--part", metavar="I/N", help="draw from part I of N, which have no image or text in common: 1/3, 2/3, 3/3")
+    add("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
+    add("--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice")
+    add("--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm")
+    add("--max-text-tokens", type=integer, help="cut each text after so many tokens")
+    add("--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs")
+    add("--measures", metavar="NAMES", help="all, or names with commas between them: other measures of the gap instead")
+    add(
         "--random-weights",
         type=integer,
         metavar="N",
-        help="with --measures and --pairs: models of the same architecture with random weights to measure beside it "
-        "(default: 1; 0 for none)",
+        help="with --measures and --pairs: models of random weights to measure beside it (default: 1; 0 for none)",
     )
-    score.add_argument(
-        "--rows",
-        type=integer,
-        metavar="R",
-        help="with --measures: rows kept of each modality (default: what 1 GiB holds)",
-    )
-    score.add_argument(
-        "--map", metavar="OUT.png", help="draw what the patches of the dearest and the cheapest pictures cost"
-    )
-    score.add_argument(
-        "--layer-map",
-        metavar="OUT.png",
-        help="draw the distance of vision after each layer from text after each layer; its cost is said first",
-    )
-    score.add_argument(
+    add("--rows", type=integer, metavar="R", help="with --measures: rows kept of each modality (default: 1 GiB)")
+    add("--map", metavar="OUT.png", help="draw what the patches of the dearest and the cheapest pictures cost")
+    add("--layer-map", metavar="OUT.png", help="draw the distance of vision after each layer from text after each one")
+    add(
         "--controls",
         nargs="?",
         const="all",
@@ -298,10 +264,9 @@ def _parser() -> argparse.ArgumentParser:
         help="beside MIR that of inputs which mean less, each at the cost of the value itself: all, or some of black, "
         "noise, shuffled, zero, gaussian, fresh, fresh_rescaled with commas between them",
     )
-    score.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
-    score.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
-    score.add_argument("--allow-pickle", action="store_true", help="load weights that are not safetensors")
-    score.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    add("--skip-unreadable", action="store_true", help="leave out what cannot be read, and name it")
+    add("--allow-pickle", action="store_true", help="load weights that are not safetensors")
+    add("--no-progress", action="store_true", help="no bars on stderr")
     score.set_defaults(run=_score)
 
     features = commands.add_parser(
@@ -313,37 +278,21 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("file", metavar="FILE", help=".npz or .safetensors")
     features.set_defaults(run=_features)
 
-    for command in (score, features):
-        command.add_argument("--json", metavar="OUT", help="write the result as JSON; - for stdout alone")
-        command.add_argument("--plot", metavar="OUT.png", help="draw the per-layer curve")
-
     planning = commands.add_parser(
         "plan",
         help="memory and work of a measurement, before it starts",
         description="Memory, forward passes and operations of `mir score` on a model, from its configuration alone: no "
         "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
     )
-    planning.add_argument("model", metavar="MODEL")
-    planning.add_argument("--num", "-n", type=integer, default=100, help="number of pairs (default: %(default)s)")
-    planning.add_argument("--batch-size", type=integer, default=4, help="pairs a forward pass (default: %(default)s)")
-    planning.add_argument("--text-tokens", type=integer, default=800, help="of the longest text (default: %(default)s)")
-    planning.add_argument("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
-    planning.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights"
-    )
-    planning.add_argument("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
-    planning.add_argument(
-        "--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time"
-    )
-    planning.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
-    planning.add_argument("--json", metavar="OUT", help="write the plan as JSON; - for stdout alone")
-    planning.set_defaults(run=_plan, plot=None)
-
-    for command in (score, features, planning):
-        command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
-        interval = command.add_mutually_exclusive_group()
-        interval.add_argument("--confidence", type=_real, metavar="LEVEL", help="of the interval (default: 0.95)")
-        interval.add_argument("--no-interval", action="store_true", help="the value alone, which saves a pass")
+    add = planning.add_argument
+    add("model", metavar="MODEL")
+    _add_numbers(planning)
+    add("--text-tokens", type=integer, default=800, help="of the longest text (default: %(default)s)")
+    add("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights")
+    add("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
+    add("--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time")
+    planning.set_defaults(run=_plan)
 
     comparing = commands.add_parser(
         "compare",
@@ -353,12 +302,27 @@ def _parser() -> argparse.ArgumentParser:
         "that carry it are named.",
     )
     comparing.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
-    comparing.add_argument("--json", metavar="OUT", help="write the differences as JSON; - for stdout alone")
-    comparing.add_argument("--plot", metavar="OUT.png", help="draw what each layer contributes, of two results")
     comparing.set_defaults(run=_compare)
 
+    for command in (score, features, planning, comparing):
+        command.add_argument("--json", metavar="OUT", help="write it as JSON; - for stdout alone")
+    for command in (score, features, comparing):
+        command.add_argument("--plot", metavar="OUT.png", help="draw the layers")
+    for command in (score, planning):
+        command.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint bring its own code")
+    for command in (score, features, planning):
+        command.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="default: %(default)s")
+        interval = command.add_mutually_exclusive_group()
+        interval.add_argument("--confidence", type=_real, metavar="LEVEL", help="of the interval (default: 0.95)")
+        interval.add_argument("--no-interval", action="store_true", help="the value alone, which saves a pass")
     _add_commands_of_others(commands)
     return parser
+
+
+def _add_numbers(command: argparse.ArgumentParser) -> None:
+    # torchrun takes --num for an option of its own, cut short, wherever it stands; hence -n.
+    command.add_argument("--num", "-n", type=integer, default=100, help="number of pairs (default: %(default)s)")
+    command.add_argument("--batch-size", type=integer, default=4, help="pairs a forward pass (default: %(default)s)")
 
 
 def _add_commands_of_others(commands: Any) -> None:
@@ -391,25 +355,66 @@ def _score(options: argparse.Namespace) -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # of the weights that it loads
-    if options.confidence is not None:
-        check_confidence(options.confidence)
+    _refuse_combinations(options)
     if options.measures is not None:
         _score_measures(options)
         return
-    for name in ("rows", "random_weights"):
-        if getattr(options, name) is not None:
-            raise MirlibError(f"--{name.replace('_', '-')} means nothing without --measures")
-    if options.layer_map and options.preset != "paper":
-        raise MirlibError("--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset")
-    if options.layer_map and processes_of_launcher()[1] > 1:
-        raise MirlibError("--layer-map is computed by one process: start it without torchrun")
-    if options.map:
-        if options.preset != "paper":
-            raise MirlibError(f"--map needs --preset paper: rows that {options.preset} replaces have no costs")
-        if processes_of_launcher()[1] > 1:
-            raise MirlibError("--map keeps the costs in the memory of one process: start it without torchrun")
     with launched() as processes, _one_voice(processes):
         _score_share(options, processes)
+
+
+def _refuse_combinations(options: argparse.Namespace) -> None:
+    """Options that mean nothing together, said before anything is read."""
+    measures, many, other = options.measures is not None, processes_of_launcher()[1] > 1, options.preset != "paper"
+    for_mir_alone = {
+        "--plot": options.plot is not None,
+        "--map": options.map is not None,
+        "--layer-map": options.layer_map is not None,
+        "--preset": other,
+        "--trace": options.trace != "exact",
+        "--controls": options.controls is not None,
+    }
+    refused = {
+        f"{option} is for MIR alone: leave out it or --measures": measures and given
+        for option, given in for_mir_alone.items()
+    } | {
+        "--measures keeps rows in the memory of one process: start it without torchrun": measures and many,
+        "--rows means nothing without --measures": options.rows is not None and not measures,
+        "--random-weights means nothing without --measures": options.random_weights is not None and not measures,
+        "--layer-map keeps moments, not rows, as --preset paper does: leave out it or --preset": (
+            options.layer_map and other
+        ),
+        "--layer-map is computed by one process: start it without torchrun": options.layer_map and many,
+        f"--map needs --preset paper: rows that {options.preset} replaces have no costs": options.map and other,
+        "--map keeps the costs in the memory of one process: start it without torchrun": options.map and many,
+    }
+    for sentence, applies in refused.items():
+        if applies:
+            raise MirlibError(sentence)
+
+
+class _Skipped:
+    """What ``--skip-unreadable`` leaves out: named when it is met, and counted."""
+
+    def __init__(self, options: argparse.Namespace, leads: bool = True) -> None:
+        self.count, self.leads = 0, leads
+        self.call = self._leave_out if options.skip_unreadable else None
+
+    def _leave_out(self, sentence: str) -> None:
+        self.count += 1
+        if self.leads:
+            _say(f"mir: skipped: {sentence}")
+
+    def say_how_many(self) -> None:
+        if self.count:
+            _say(f"mir: skipped {self.count} in all, which could not be read")
+
+
+def _drawing(options: argparse.Namespace) -> dict[str, Any]:
+    """How `mirlib.score` and its like draw the pairs and read them."""
+    names = ("num", "batch_size", "seed", "template", "text_rows", "last", "max_text_tokens")
+    given = {name: getattr(options, name) for name in names}
+    return given | {"paired": options.pairs is not None, "progress": not options.no_progress}
 
 
 def _score_measures(options: argparse.Namespace) -> None:
@@ -418,30 +423,11 @@ def _score_measures(options: argparse.Namespace) -> None:
     from mirlib.gaps.base import PAIRS
     from mirlib.gaps.model import chosen_measures, score_measures
 
-    for given, name in (
-        (options.plot is not None, "--plot"),
-        (options.map is not None, "--map"),
-        (options.layer_map is not None, "--layer-map"),
-        (options.preset != "paper", "--preset"),
-        (options.trace != "exact", "--trace"),
-        (options.controls is not None, "--controls"),
-    ):
-        if given:
-            raise MirlibError(f"{name} is for MIR alone: leave out it or --measures")
-    if processes_of_launcher()[1] > 1:
-        raise MirlibError("--measures keeps rows in the memory of one process: start it without torchrun")
-    confidence = None if options.no_interval else options.confidence or 0.95
     # A wrong name is said before a model is loaded.
     wanted, _ = chosen_measures(options.measures, pairs=options.pairs is not None)
     _check_outputs(options)
-    left_out: list[str] = []
-
-    def leave_out(sentence: str) -> None:
-        left_out.append(sentence)
-        _say(f"mir: skipped: {sentence}")
-
-    skip = leave_out if options.skip_unreadable else None
-    images, texts = _sources(options, skip)
+    skipped = _Skipped(options)
+    images, texts = _sources(options, skipped.call)
     model, processor = _load(options)
     random_weights = 1 if options.random_weights is None else options.random_weights
     if any(MEASURES[name].needs == PAIRS for name in wanted):
@@ -454,36 +440,15 @@ def _score_measures(options: argparse.Namespace) -> None:
         images,
         texts,
         measures=options.measures,
-        num=options.num,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        paired=options.pairs is not None,
         max_rows=options.rows,
         random_weights=random_weights,
-        confidence=confidence,
-        template=options.template,
-        text_rows=options.text_rows,
-        last=options.last,
-        max_text_tokens=options.max_text_tokens,
-        skip_unreadable=skip,
-        progress=not options.no_progress,
+        confidence=None if options.no_interval else options.confidence or 0.95,
+        skip_unreadable=skipped.call,
+        **_drawing(options),
     )
     found = replace(found, settings={**found.settings, **_recorded(options, model)})
-    if left_out:
-        _say(f"mir: skipped {len(left_out)} in all, which could not be read")
+    skipped.say_how_many()
     _deliver(found.to_json(), lambda: describe_measures(found, _name(options)), options.json)
-
-
-@dataclass
-class _Extra:
-    """What was measured beside MIR: its key and value in the JSON, its lines of text, its warnings and its drawing."""
-
-    key: str | None = None
-    stored: Any = None
-    text: str = ""
-    warnings: Sequence[str] = ()
-    out: str | None = None
-    plot: Callable[[], Any] | None = None
 
 
 def _score_share(options: argparse.Namespace, processes: Processes) -> None:
@@ -494,86 +459,56 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     wanted = None if options.controls is None else check_names(None if options.controls == "all" else options.controls)
     if not processes.leads:
         _hush()
+    skipped = _Skipped(options, processes.leads)
 
     def prepare() -> tuple[Any, ...]:
         _check_outputs(options)
-        images, texts = _sources(options, skip)
-        return images, texts, *_load(options, processes)
-
-    left_out: list[str] = []
-
-    def leave_out(sentence: str) -> None:
-        left_out.append(sentence)
-        if processes.leads:
-            _say(f"mir: skipped: {sentence}")
+        images, texts = _sources(options, skipped.call)
+        return *_load(options, processes), images, texts
 
     def say(sentence: str) -> None:
         if processes.leads:
             _say(f"mir: {sentence}")
 
-    skip = leave_out if options.skip_unreadable else None
-    images, texts, model, processor = processes.together(prepare)
-    measured = model, processor, images, texts
-    draw = {
-        "num": options.num,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "paired": options.pairs is not None,
-        "template": options.template,
-        "text_rows": options.text_rows,
-        "last": options.last,
-        "max_text_tokens": options.max_text_tokens,
-        "progress": not options.no_progress,
-    }
-    score_options = {
-        "preset": options.preset,
-        "trace": options.trace,
-        "confidence": _confidence(options),
-        "skip_unreadable": skip,
-    }
+    measured = model, *_ = processes.together(prepare)
+    draw = _drawing(options)
+    # The same samples are skipped again by what reads the pairs again, and were named.
+    draw_again = draw | {"skip_unreadable": skipped.call and (lambda sentence: None)}
     if options.map:
         say(_cost_of_map(model))
     if options.layer_map:
-        from mirlib.layer_pairs import layer_map_cost
+        from mirlib.layer_pairs import layer_map, layer_map_cost
 
         say(layer_map_cost(model, num=options.num, trace=options.trace))
-    extras: list[_Extra] = []
-    recorded = _recorded(options, model)
+    for_mir = draw | {"preset": options.preset, "trace": options.trace, "skip_unreadable": skipped.call}
+    stored, text, notes, drawings, problem = {}, [], [], [], None
     if wanted is None:
-        result = score(*measured, **draw, **score_options)
+        result = score(*measured, confidence=_confidence(options), **for_mir)
     else:
-        found = controls(*measured, only=wanted, say=say, **draw, **score_options)
-        result = found.real
-        extras.append(_Extra("controls", found.to_dict(), "\n" + describe_controls(found), found.warnings))
-    result = replace(result, settings={**result.settings, **recorded})
-    problem = None
-    silent = None if skip is None else lambda sentence: None  # the same samples are skipped, and were named
+        found = controls(*measured, only=wanted, say=say, confidence=_confidence(options), **for_mir)
+        result, stored["controls"] = found.real, found.to_dict()
+        text.append("\n" + describe_controls(found))
+        notes += found.warnings
+    result = replace(result, settings={**result.settings, **_recorded(options, model)})
     try:
         if options.layer_map:
-            extras.append(_layer_map(options, *measured, trace=options.trace, skip_unreadable=silent, **draw))
+            pairs = layer_map(*measured, trace=options.trace, **draw_again)
+            stored["layer_map"] = pairs.to_dict()
+            text += describe_layers(pairs)
+            drawings.append((options.layer_map, pairs.plot))
     except (MirlibError, KeyboardInterrupt) as error:  # what was measured before is not lost with it
         problem = error
 
     def report() -> None:
         if processes.leads:
-            if left_out:
-                _say(f"mir: skipped {len(left_out)} in all, which could not be read")
-            _report(result, options, _name(options), extras)
+            skipped.say_how_many()
+            _report(result, options, _name(options), stored, text, notes, drawings)
         if problem is not None:
             raise problem
         if options.map:
-            _draw_map(options, *measured, preset=options.preset, skip_unreadable=silent, **draw)
+            _draw_map(options, *measured, preset=options.preset, **draw_again)
 
     processes.together(report)
-
-
-def _layer_map(options: argparse.Namespace, *measured: Any, **draw: Any) -> _Extra:
-    """``mir score --layer-map``."""
-    from mirlib.layer_pairs import layer_map
-
-    found = layer_map(*measured, **draw)
-    text = "\n".join(describe_layers(found))
-    return _Extra("layer_map", found.to_dict(), text, out=options.layer_map, plot=found.plot)
 
 
 def _cost_of_map(model: Any) -> str:
@@ -643,31 +578,23 @@ def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) ->
     """The images and the texts to draw from: all that the options name, or the part of them that ``--part`` names."""
     from mirlib.readers import part_of
 
-    if options.part is None:
-        found = _all_sources(options, skip, 1)
-        _spare_pictures(options, found[0])
-        for what, items in zip(("images", "texts"), found, strict=True):
-            _enough(items, options.num, what)  # said before a model is loaded
-        return found
-    number, _, parts = options.part.partition("/")
+    number, _, parts = (options.part or "1/1").partition("/")
     decimal = all(part.isdecimal() and len(part) <= 18 for part in (number, parts))
     if not (decimal and 1 <= int(number) <= int(parts)):
         raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {shown(options.part)}")
-    found = _all_sources(options, skip, int(parts))
+    found = shares = _all_sources(options, skip, int(parts))
     _spare_pictures(options, found[0])
-    shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
+    if options.part is not None:
+        shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
     for what, items, share in zip(("images", "texts"), found, shares, strict=True):
-        if len(share) < options.num:
+        if len(share) < options.num:  # said before a model is loaded
             raise MirlibError(
-                f"part {options.part} holds {len(share)} of the {len(items)} {what}, and {options.num} are asked for: "
-                "take fewer parts (--part) or fewer pairs (--num)"
+                f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)"
+                if options.part is None
+                else f"part {options.part} holds {len(share)} of the {len(items)} {what}, and {options.num} are asked "
+                "for: take fewer parts (--part) or fewer pairs (--num)"
             )
     return shares
-
-
-def _enough(items: Sequence[Any], number: int, what: str) -> None:
-    if len(items) < number:
-        raise MirlibError(f"{number} {what} were asked for, there are {len(items)}; lower num (--num)")
 
 
 def _all_sources(
@@ -739,11 +666,6 @@ def _device(name: str, processes: Processes | None = None) -> str:
 
 
 def _load(options: argparse.Namespace, processes: Processes | None = None) -> tuple[Any, Any]:
-    """Model and processor, in the precision and on the device that were asked for.
-
-    Raises:
-        MirlibError: If they are missing, damaged, incomplete, or stored in a way that was not allowed.
-    """
     import torch
 
     device = _device(options.device, processes)
@@ -803,23 +725,12 @@ def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
     if options.tflops is not None and not options.tflops > 0:
         raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
-    if options.confidence is not None:
-        check_confidence(options.confidence)
     _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
 
-    found = plan(
-        options.model,
-        num=options.num,
-        batch_size=options.batch_size,
-        text_tokens=options.text_tokens,
-        vision_tokens=options.vision_tokens,
-        dtype=options.dtype,
-        device=options.device,
-        preset=options.preset,
-        confidence=_confidence(options),
-        trust_remote_code=options.trust_remote_code,
-    )
+    names = ("num", "batch_size", "text_tokens", "vision_tokens", "dtype", "device", "preset", "trust_remote_code")
+    given = {name: getattr(options, name) for name in names}
+    found = plan(options.model, confidence=_confidence(options), **given)
     table = str(found)
     if options.tflops:
         seconds = found.seconds(options.tflops * 1e12)
@@ -836,8 +747,6 @@ def _features(options: argparse.Namespace) -> None:
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
-    if options.confidence is not None:
-        check_confidence(options.confidence)
     path = Path(options.file)
     arrays = read_arrays(path)
     dim = arrays["vision"].shape[-1] if arrays["vision"].ndim == 3 else 0
@@ -895,9 +804,7 @@ def _outputs(options: argparse.Namespace) -> dict[str, Path]:
 def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
     there = [path for path in _outputs(options).values() if path.is_file()]
-    if not there or not len(images):
-        return
-    for index in range(len(images)):
+    for index in range(len(images) if there else 0):
         image = None
         with suppress(MirlibError):  # what cannot be found, cannot be destroyed
             image = images[index]
@@ -942,21 +849,26 @@ def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     print_result(as_text())
 
 
-def _report(result: MIRResult, options: argparse.Namespace, name: str, extras: Sequence[_Extra] = ()) -> None:
+def _report(
+    result: MIRResult,
+    options: argparse.Namespace,
+    name: str,
+    stored: dict[str, Any] | None = None,
+    text: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    drawings: Sequence[tuple[str, Callable[[], Any]]] = (),
+) -> None:
+    """Write, print and draw a result, with what was measured beside it."""
     if options.json == "-":
-        for warning in (*result.warnings, *(warning for extra in extras for warning in extra.warnings)):
+        for warning in (*result.warnings, *notes):
             _say(f"mir: warning: {warning}")
-    stored = result.to_dict() | {extra.key: extra.stored for extra in extras if extra.key}
     _deliver(
-        json_text(stored),
-        lambda: "\n".join([describe(result, name), *(extra.text for extra in extras if extra.text)]),
-        options.json,
+        json_text(result.to_dict() | (stored or {})), lambda: "\n".join([describe(result, name), *text]), options.json
     )
     if options.plot:
         _draw(options.plot, result.plot)
-    for extra in extras:
-        if extra.out:
-            _draw(extra.out, extra.plot)
+    for out, plot in drawings:
+        _draw(out, plot)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -1,15 +1,14 @@
 """Is one value below another? The difference of two results, with the interval that the samples they share allow.
 
-A value is a sum over its samples as far as its influences go, so two values of the same samples rise and fall together,
-and the variance of their difference is that of the difference of the influences. Where the samples differ, the values
-are independent. In between, with some samples in both, the shared ones are subtracted and the others added:
+The variance of a difference of two values of the same samples is that of the difference of their influences; values of
+different samples are independent; with some samples in both it is
 ``Σ_shared (U_a − U_b)² + Σ_only_a U_a² + Σ_only_b U_b²``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,13 +59,7 @@ class Difference(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """A difference of two values, of the samples that they share and as if they shared none.
-
-    Attributes:
-        difference: With the interval for the samples as they are.
-        unpaired: The same difference with the interval of two independent draws.
-        shared: Number of samples that are in both.
-    """
+    """A difference with the interval for the samples as they are, as if they shared none, and how many are in both."""
 
     difference: Difference
     unpaired: Difference
@@ -74,12 +67,7 @@ class PairedDifference(NamedTuple):
 
 
 class SampleDifference(NamedTuple):
-    """What one sample does to a difference: without it the difference is about ``difference − value``.
-
-    Attributes:
-        sample: The `Sample`.
-        value: Its influence in the first result minus that in the second.
-    """
+    """What one sample does to a difference: without it the difference is about ``difference − value``."""
 
     sample: Sample
     value: float
@@ -168,10 +156,8 @@ def _as_dict(difference: Difference) -> dict[str, Any]:
 
 def _columns(differences: Sequence[Difference]) -> dict[str, list[Any]]:
     """A list for each field, a number a layer."""
-    return {
-        name: [number_as_json(getattr(one, name)) for one in differences]
-        for name in (Difference._fields if differences else ())
-    }
+    fields = zip(Difference._fields, zip(*differences, strict=True), strict=False)
+    return {name: [number_as_json(number) for number in numbers] for name, numbers in fields}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,19 +165,10 @@ def _columns(differences: Sequence[Difference]) -> dict[str, list[Any]]:
 
 
 class _Draws(NamedTuple):
-    """Things drawn independently of each other, and what they do to one number or to several.
-
-    Attributes:
-        influence: (..., N) influence of each.
-        keys: What each is; equal keys are the same thing.
-    """
+    """Things drawn independently of each other: (..., N) influences on one number or several, and what each is."""
 
     influence: np.ndarray
     keys: Sequence[Hashable]
-
-    def of(self, influence: np.ndarray) -> _Draws:
-        """The same draws with another influence."""
-        return _Draws(influence, self.keys)
 
 
 def _match(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
@@ -226,19 +203,14 @@ def _small_sample(draws: _Draws) -> float:
 
 def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
     """A value with the interval of independent errors: variances, each with its degrees of freedom (Welch)."""
+    from scipy.special import ndtri, stdtrit
+
     variance = sum(part for part, _ in parts) if parts else math.nan
     doubt = sum(part * part / max(degrees, 1) for part, degrees in parts)
     degrees = variance * variance / doubt if doubt > 0 else min((degrees for _, degrees in parts), default=math.inf)
-    error = math.sqrt(variance)
-    reach = _quantile(degrees, confidence) * error
+    error, upper = math.sqrt(variance), 0.5 + confidence / 2
+    reach = float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper)) * error
     return Difference(value, error, value - reach, value + reach, degrees)
-
-
-def _quantile(degrees: float, confidence: float) -> float:
-    from scipy.special import ndtri, stdtrit
-
-    upper = 0.5 + confidence / 2
-    return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))
 
 
 def _difference(
@@ -263,26 +235,12 @@ def paired_difference(
     *,
     confidence: float = 0.95,
 ) -> PairedDifference:
-    """The difference of two values that are known with the influence of each of their samples.
+    """The difference of two values that are known with the influence of each of their N and M samples.
 
     Samples are the same if picture and text are, in whatever order they come; of a sample that was drawn twice, one is
     matched with one. The interval is that of a Student's t, with N − 1 degrees of freedom where both values come from
-    the same N samples, and by Welch's rule otherwise.
-
-    Args:
-        value_a: The first value.
-        influence_a: (N,) the value without sample i is about ``value_a − influence_a[i]``.
-        samples_a: The N samples, each with the hash of its picture and of its text.
-        value_b: The second value, which is subtracted.
-        influence_b: (M,) likewise.
-        samples_b: The M samples.
-        confidence: Of the intervals.
-
-    Returns:
-        `PairedDifference`.
-
-    Raises:
-        MirlibError: If influences and samples are not as many, or fewer than 2.
+    the same N samples, and by Welch's rule otherwise. Fewer than 2 samples, or another number of influences, are
+    refused.
 
     Examples:
         >>> samples = [Sample(f"image {i}", f"{i:016x}", f"{i:016x}") for i in range(4)]
@@ -331,13 +289,8 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     sample in common, or without the influences of samples (an interval by the jackknife), the interval is that of
     independent draws, and a warning says so.
 
-    Args:
-        a: A result of `mirlib.score` or of any measure of the gap.
-        b: Another of the same kind, which is subtracted.
-        confidence: Of all intervals.
-
-    Returns:
-        `Comparison`; negative if ``a`` is lower, which for MIR means closer modalities.
+    Both are results of `mirlib.score`, or of one measure of the gap; ``b`` is subtracted, so that for MIR a negative
+    difference means that ``a`` is closer. ``confidence`` is that of all intervals.
 
     Raises:
         MirlibError: If the difference would mean nothing: results of two measures, a value that is not finite,
@@ -376,7 +329,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     value = float(a.value) - float(b.value)
     unpaired = _with_interval(value, errors[0] + errors[1] if all(errors) else [], confidence)
     if not all(errors):
-        notes.append(f"no interval: {_of_the_two(not error for error in errors)} came without one")
+        notes.append(f"no interval: {_of_the_two(*(not error for error in errors))} came without one")
     elif why:
         notes.append(f"the interval is that of independent draws: {why}")
     difference = unpaired
@@ -398,33 +351,22 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
 
 
 def _common_quantity(a: Any, b: Any) -> str:
-    """What both results measure.
-
-    Raises:
-        MirlibError: If that is not one thing, or its difference is none.
-    """
-    names = [_quantity(result) for result in (a, b)]
+    """What both results measure; refused where that is not one thing, or its difference is none."""
+    names = ["MIR" if isinstance(result, MIRResult) else getattr(result, "measure", None) for result in (a, b)]
+    for result, name in zip((a, b), names, strict=True):
+        if not isinstance(name, str):
+            kind = type(result).__name__
+            raise MirlibError(f"expected a result of mirlib.score or of a measure of mirlib.gaps, got {kind}")
     if names[0] != names[1]:
         raise MirlibError(f"there is no difference between {names[0]} and {names[1]}: compare results of one measure")
     for result in (a, b):
         if not math.isfinite(result.value):
             raise MirlibError(f"one of the two is a {names[0]} of {result.value:g}, which has no difference to another")
-    normalize = [result.settings.get("normalize", True) for result in (a, b)]
-    if normalize[0] != normalize[1]:
+    if a.settings.get("normalize", True) != b.settings.get("normalize", True):
         raise MirlibError(
             "one result was measured with normalize=True and the other without: their distances are in different units"
         )
     return names[0]
-
-
-def _quantity(result: Any) -> str:
-    if isinstance(result, MIRResult):
-        return "MIR"
-    name = getattr(result, "measure", None)
-    if not isinstance(name, str):
-        kind = type(result).__name__
-        raise MirlibError(f"expected a result of mirlib.score or of a measure of mirlib.gaps, got {kind}")
-    return name
 
 
 def _draws_of(result: Any) -> list[_Draws] | None:
@@ -447,17 +389,15 @@ def _draws_of(result: Any) -> list[_Draws] | None:
 def _why_unpaired(a: Any, b: Any, first: list[_Draws] | None, second: list[_Draws] | None) -> str:
     """Why samples cannot be matched, or nothing."""
     if first is None or second is None:
-        which = _of_the_two(draws is None for draws in (first, second))
-        return f"the influence of single samples is not known in {which}"
+        return f"the influence of single samples is not known in {_of_the_two(first is None, second is None)}"
     if not (a.samples and b.samples):
-        which = _of_the_two(not result.samples for result in (a, b))
-        return f"the samples are not known in {which}"
+        return f"the samples are not known in {_of_the_two(not a.samples, not b.samples)}"
     if len(first) != len(second):
         return "images and texts were drawn together in one and independently in the other"
     return ""
 
 
-def _of_the_two(flags: Iterable[bool]) -> str:
+def _of_the_two(*flags: bool) -> str:
     return "both" if all(flags) else "one of the two"
 
 
@@ -469,9 +409,8 @@ def _own_errors(result: Any, draws: list[_Draws] | None) -> list[tuple[float, fl
     interval = getattr(result, "interval", None)
     if interval is None:
         return []
-    return [
-        (interval.standard_error * interval.standard_error, math.inf if interval.degrees is None else interval.degrees)
-    ]
+    degrees = math.inf if interval.degrees is None else interval.degrees
+    return [(interval.standard_error * interval.standard_error, degrees)]
 
 
 def _samples_that_carry(a: Any, first: list[_Draws], second: list[_Draws]) -> tuple[SampleDifference, ...]:
@@ -498,10 +437,8 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
     def alone(values: np.ndarray) -> tuple[Difference, ...]:
         return tuple(_with_interval(float(value), [], confidence) for value in values)
 
-    if not isinstance(a, MIRResult):
-        return {"per_layer": alone(per_layer)}
-    sums = [float(result.per_layer.sum()) for result in (a, b)]
-    if not all(0 < total < math.inf for total in sums):  # of a file that was changed
+    sums = [float(np.sum(result.per_layer)) for result in (a, b)]
+    if not isinstance(a, MIRResult) or not all(0 < total < math.inf for total in sums):  # of a file that was changed
         return {"per_layer": alone(per_layer)}
     weight, *slopes = _weight(*sums)
     contributions = per_layer * weight
@@ -510,16 +447,12 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
     distances: list[list[_Draws]] = []
     shares: list[list[_Draws]] = []
     for result, slope, sign in ((a, slopes[0], 1), (b, slopes[1], -1)):
-        draws = _draws_of(result)
         sides = result.influence.vision, result.influence.text
         sides = (sides[0] + sides[1],) if result.influence.paired else sides
-        distances.append([one.of(side) for one, side in zip(draws, sides, strict=True)])
-        shares.append(
-            [
-                one.of(weight * side + sign * slope * np.outer(per_layer, side.sum(axis=0)))
-                for one, side in zip(draws, sides, strict=True)
-            ]
-        )
+        keys = [draws.keys for draws in _draws_of(result)]
+        distances.append([_Draws(side, key) for side, key in zip(sides, keys, strict=True)])
+        on_shares = (weight * side + sign * slope * np.outer(per_layer, side.sum(axis=0)) for side in sides)
+        shares.append([_Draws(share, key) for share, key in zip(on_shares, keys, strict=True)])
     return {
         "per_layer": tuple(_difference(per_layer, *distances, confidence, paired)),
         "contributions": tuple(_difference(contributions, *shares, confidence, paired)),
@@ -565,10 +498,10 @@ def differences(results: Mapping[str, MIRResult | GapResult]) -> list[str]:
         if len(holders) > 1:
             values = "; ".join(f"{value} in {', '.join(names)}" for value, names in holders.items())
             found.append(f"not comparable: {setting} differs ({values})")
+    files: dict[str, list[str]] = {}
+    for name, settings in unrecorded.items():
+        files.setdefault(", ".join(settings), []).append(name)
     if len(results) > 1:
-        files: dict[str, list[str]] = {}
-        for name, settings in unrecorded.items():
-            files.setdefault(", ".join(settings), []).append(name)
         found += [
             f"comparable only if you know that these agree, which {', '.join(names)} did not record: {settings}"
             for settings, names in files.items()
@@ -580,22 +513,14 @@ def _was_found(value: Any) -> bool:
     """Whether a setting of a measure is something that it found: a float, or floats by layer or by name."""
     if isinstance(value, Mapping):
         value = list(value.values())
-    if isinstance(value, list | tuple):
-        return any(map(_was_found, value))
-    return isinstance(value, float)
+    return any(map(_was_found, value)) if isinstance(value, list | tuple) else isinstance(value, float)
 
 
 def _settings_that_count(results: Mapping[str, Any]) -> list[str]:
     """The names of the settings that change the number; those of sources only where the samples do not say more."""
     if not all(isinstance(result, MIRResult) for result in results.values()):
-        return list(
-            dict.fromkeys(
-                name
-                for result in results.values()
-                for name, value in result.settings.items()
-                if name not in NO_CHOICE and not _was_found(value)
-            )
-        )
+        items = [item for result in results.values() for item in result.settings.items()]
+        return list(dict.fromkeys(name for name, value in items if name not in NO_CHOICE and not _was_found(value)))
     drawn = [sorted(sample[1:] for sample in result.samples) for result in results.values()]
     same = bool(drawn) and bool(drawn[0]) and all(samples == drawn[0] for samples in drawn)
     return [name for name in COMPARABLE if not (same and name in SOURCES)]

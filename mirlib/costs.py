@@ -31,7 +31,6 @@ from mirlib.streaming import ModalityIntegrationRate
 from mirlib.transport import optimal_maps, row_costs, unreached_spread
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["NullLevel", "TransportMap", "as_seen", "transport_map"]
@@ -41,12 +40,7 @@ MATRICES = 6  # (d, d) float64 a layer, at the most
 
 
 class NullLevel(NamedTuple):
-    """What a row of the text costs on its way onto other text.
-
-    Attributes:
-        mean: Over the rows, in units of (mean text norm)².
-        high: Their 95 % quantile.
-    """
+    """What a row of the text costs on its way onto other text, its ``mean`` and its 95 % quantile ``high``."""
 
     mean: float
     high: float
@@ -56,15 +50,14 @@ class NullLevel(NamedTuple):
 class TransportMap:
     """What each row of N samples costs in each of K layers, in units of (mean text norm)².
 
-    A vision row that the outlier rule keeps pays the squared way that it goes when all of them are moved onto the text,
-    and in every layer the mean over them plus ``unreached`` is FID_k. A row that the rule drops has NaN.
+    A vision row that the outlier rule keeps pays the squared way that it goes when all of them are moved onto the text;
+    in every layer the mean over them plus ``unreached`` is FID_k. A row that the rule drops has NaN.
 
     Attributes:
         vision: N arrays (K, P): the vision rows of each picture, P of which may differ from picture to picture.
         text: N arrays (K, S): the text rows of each text, moved onto the vision rows.
-        null: N arrays (K, S): the text rows moved onto other text. The samples are split into two halves in the order
-            in which they were drawn, the first, third, … and the second, fourth, …, and the rows of the first half are
-            moved onto the second; NaN for the rows of the second half.
+        null: N arrays (K, S): the text rows of the first, third, … sample moved onto those of the others; NaN for
+            these.
         per_layer: (K,) FID_k, as `mirlib.score` finds it.
         unreached: ``{"vision": (K,), "text": (K,), "null": (K,)}`` spread of the cloud moved onto in directions in
             which no row of the moved one differs; 0 where rows are many more than dimensions.
@@ -108,17 +101,13 @@ class TransportMap:
         return paid / max(paid.sum(), np.finfo(float).tiny)
 
     def ranking(self, layer: int | None = None) -> np.ndarray:
-        """(N,) numbers of the samples from the dearest picture to the cheapest, by the mean cost of their rows.
-
-        By the mean, for a picture of more patches would otherwise be dear for its size alone. In one layer, 1..K, or in
-        all of them together.
-        """
+        """(N,) samples from the dearest picture to the cheapest, by their rows' mean cost in a layer or in all."""
         costs = [self.patch_costs(number, layer) for number in range(len(self.vision))]
         means = [np.nansum(values) / max((~np.isnan(values)).sum(), 1) for values in costs]
         return np.argsort(-np.array(means), kind="stable")
 
     def patch_costs(self, picture: int, layer: int | None = None) -> np.ndarray:
-        """(P,) what each vision row of a picture costs: in a layer, 1..K, or in all of them together.
+        """(P,) what each vision row of a picture costs, in a layer, 1..K, or in all of them together.
 
         In a layer NaN stands for a row that the outlier rule dropped; in the sum it pays nothing for that layer.
         """
@@ -131,10 +120,10 @@ class TransportMap:
         return layer - 1
 
     def null_level(self, layer: int | None = None) -> NullLevel:
-        """What a row of the text costs on its way onto other text: in a layer, or in all of them together.
+        """What a row of the text costs on its way onto other text, in a layer or in all; NaN for a single sample.
 
-        A vision row that costs no more is where text could be. The halves have half of the text's rows, and a map
-        between fewer rows costs more, so that the level is rather too high than too low. NaN for a single sample.
+        A vision row that costs no more is where text could be. The halves have half of the rows, and a map between
+        fewer rows costs more, so that the level is rather too high than too low.
         """
         rows = np.concatenate(self.null, axis=1)
         if layer is None:
@@ -151,33 +140,6 @@ class TransportMap:
             f"TransportMap({len(self.vision)} pictures, {len(self.per_layer)} layers, ΣFID {self.per_layer.sum():.4g})"
         )
 
-    def to_frame(self) -> pd.DataFrame:
-        """One line a vision row and layer: picture, name, patch, its row and column, layer, cost, share of all."""
-        import pandas as pd
-
-        parts = []
-        total = self.by_picture.sum()
-        for number, costs in enumerate(self.vision):
-            layers, patches = costs.shape
-            grid = self.grids[number]
-            cells = np.full(patches, -1) if grid is None else grid.cells
-            columns = 1 if grid is None else grid.columns
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "picture": number,
-                        "name": self.names[number],
-                        "patch": np.tile(np.arange(patches), layers),
-                        "row": np.tile(np.where(cells < 0, -1, cells // columns), layers),
-                        "column": np.tile(np.where(cells < 0, -1, cells % columns), layers),
-                        "layer": np.repeat(np.arange(1, layers + 1), patches),
-                        "cost": costs.ravel(),
-                        "share": (costs / self.kept[:, None] / total).ravel(),
-                    }
-                )
-            )
-        return pd.concat(parts, ignore_index=True)
-
     def plot(self, pictures: Mapping[int, np.ndarray], layer: int | None = None) -> Axes:
         """Draw the dearest and the cheapest of the pictures; see `mirlib.plots.figure_transport_map`."""
         from mirlib.plots import figure_transport_map
@@ -186,16 +148,9 @@ class TransportMap:
 
 
 def as_seen(processor: Any, image: Image.Image) -> np.ndarray:
-    """The part of a picture that its processor shows the model, to draw a grid of patches over it.
+    """(h, w, 3) uint8: the part of a PIL image that its processor shows the model, to draw a grid of patches over it.
 
     Most processors stretch the whole picture; those of CLIP cut the middle out.
-
-    Args:
-        processor: The model's processor.
-        image: A PIL image.
-
-    Returns:
-        (h, w, 3) uint8.
     """
     image = ImageOps.exif_transpose(image).convert("RGB")
     prepared = getattr(processor, "image_processor", None)
@@ -225,10 +180,8 @@ class _Move(NamedTuple):
         return row_costs(rows, *self)
 
 
-def _accepted_too_much(side: Side, bounds: tuple[NormBounds | None, NormBounds | None]) -> bool:
-    """Whether a row is among the moments of some texts that the outlier rule drops."""
-    reached = side.reached.cpu()
-    return bounds[1] is not None and bool(bounds[1].outliers(reached[reached.isfinite()]).any())
+def _accepted_too_much(half: Side, bounds: NormBounds | None) -> bool:
+    return half.accepted_outlier(bounds)
 
 
 class _Costs:
@@ -264,13 +217,8 @@ class _Costs:
         def first(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             update(k, vision, text, batch)
             for side, rows in self.halves_of(k, text, batch):
-                norms = row_norms(rows)
-                side.count(norms)
-                if self.metric.outliers == "none":
-                    side.add(rows, norms)
-                else:
-                    side.keep_norms(norms)
-                    side.sort(rows, norms, 1 + (batch.first + batch.size) // 2)
+                drops = self.metric.outliers == "drop"
+                side.take(rows, row_norms(rows), 1 + (batch.first + batch.size) // 2, drops)
 
         def again(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             if repair:
@@ -282,9 +230,8 @@ class _Costs:
 
         self.reader.run(first, "pass 1 of 2: moments", self.progress, checks.settle)
         self.bounds = [self.metric.bounds(k) for k in range(1, self.metric.num_layers + 1)]
-        wrong = [
-            side for k, sides in self.halves.items() for side in sides if _accepted_too_much(side, self.bounds[k - 1])
-        ]
+        halves = [(side, self.bounds[k - 1][1]) for k, sides in self.halves.items() for side in sides]
+        wrong = [side for side, bounds in halves if _accepted_too_much(side, bounds)]
         if self.metric.needs_second_pass(progress=self.progress):
             repair = True
             self.metric.begin_second_pass(progress=self.progress)
@@ -310,10 +257,8 @@ class _Costs:
     def find_maps(self) -> None:
         """The maps of every layer; what they are made of is let go on the way."""
         metric, self.metric = self.metric, None
-        bar = tqdm(
-            range(1, metric.num_layers + 1), desc="maps", unit="layer", disable=not self.progress, file=sys.stderr,
-            leave=False,
-        )  # fmt: skip
+        layers = range(1, metric.num_layers + 1)
+        bar = tqdm(layers, desc="maps", unit="layer", disable=not self.progress, file=sys.stderr, leave=False)
         with threads_for(metric.dim):
             for layer in bar:
                 vision, text = metric.moments(layer)
@@ -387,46 +332,30 @@ def transport_map(
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    num: int = 100,
-    batch_size: int = 4,
-    seed: int = 0,
-    paired: bool = False,
     preset: str = "paper",
     outliers: str | None = None,
-    template: str = "chat",
     text_rows: str = "text",
     last: str = "normed",
-    max_text_tokens: int | None = None,
-    skip_unreadable: Callable[[str], None] | None = None,
     progress: bool = True,
+    **pairs: Any,
 ) -> TransportMap:
     """Who is to blame for a model's MIR: the cost of every vision row, layer by layer, which add up to it exactly.
 
-    The pairs are those that `mirlib.score` draws with the same arguments. They go through the model twice: for the
-    moments of the rows, and for the costs; once more in the rare case that a decision of the outlier rule must be
-    repaired. Up to six d × d float64 matrices a layer are kept, and one number a row and layer. In a distributed run
-    this process reads all pairs by itself.
+    The pairs go through the model twice, for the moments of the rows and for the costs; once more in the rare case that
+    a decision of the outlier rule must be repaired. Up to six d × d float64 matrices a layer are kept, and one number a
+    row and layer. In a distributed run this process reads all pairs by itself.
 
     Args:
-        model: As for `mirlib.score`.
+        model: This and what is not named below are as for `mirlib.score`, which draws the same pairs.
         processor: Its processor.
-        images: As for `mirlib.score`.
-        texts: As for `mirlib.score`.
-        num: Number of pairs.
-        batch_size: Pairs a forward pass.
-        seed: Which images and texts.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``.
+        images: The images.
+        texts: The texts.
         preset: ``"paper"``; the authors' presets replace rows by medians, which have no costs of their own.
         outliers: ``"drop"`` or ``"none"``, in place of the preset's.
-        template: As for `mirlib.score`.
         text_rows: As for `mirlib.score`.
         last: As for `mirlib.score`.
-        max_text_tokens: As for `mirlib.score`.
-        skip_unreadable: As for `mirlib.score`.
         progress: Whether to show bars on stderr.
-
-    Returns:
-        `TransportMap`.
+        **pairs: ``num``, ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -440,20 +369,7 @@ def transport_map(
         return ModalityIntegrationRate(depth, dim, preset=preset, outliers=outliers, sync_on_compute=False)
 
     metric_of(1)  # refuses what cannot be streamed before a pass is spent
-    batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-        merge_processes=False,
-    )
+    batches = pair_batches(model, processor, images, texts, merge_processes=False, **pairs)
     reader = Reader(model, batches, text_rows, last)
     with evaluating(model):
         result, found = _Costs(reader, metric_of, progress).run()

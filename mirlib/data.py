@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mirlib.errors import MirlibError, first_line, shown
+from mirlib.errors import MirlibError, check_choice, first_line, shown
 
-__all__ = ["Crops", "Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
+__all__ = ["Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
 
 # Pictures made of pixels alone. Pillow goes by a file's content and not by its name, and hands EPS to another program.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -25,111 +29,67 @@ IMAGE_SUFFIXES = frozenset(
     ".webp".split()
 )
 TEXT_SUFFIXES = frozenset(".story .txt .md .text".split())
+ORIENTATION = ExifTags.Base.Orientation
 NO_DATA = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))  # what systems put beside the files of their users
 MOST_PIXELS = 1 << 27  # at eight bytes each, the picture and its RGB form, 1 GiB
 HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much again
 MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
 LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
-# How an image is turned upright, by the number that the camera stores.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Which pictures of scikit-image (sk) and scikit-learn (skl) are photographs, and which are scanned pages.
+
+# Which pictures of scikit-image, and with an ending of scikit-learn, are photographs, and which are scanned pages.
 PICTURES = {
-    "photograph": (
-        ("sk", "astronaut"),
-        ("sk", "chelsea"),
-        ("sk", "coffee"),
-        ("sk", "rocket"),
-        ("skl", "china.jpg"),
-        ("skl", "flower.jpg"),
-    ),
-    "scan": (("sk", "page"), ("sk", "text")),
+    "photograph": ("astronaut", "chelsea", "coffee", "rocket", "china.jpg", "flower.jpg"),
+    "scan": ("page", "text"),
 }
 
 
 def random_stream(seed: int, *stream: int) -> np.random.Generator:
-    """Random numbers of a seed of the user's; the same seed has other numbers in every other stream.
-
-    Raises:
-        MirlibError: If `seed` is negative.
-    """
+    """Random numbers of a seed of the user's, others in every stream; a `MirlibError` for a negative seed."""
     if seed < 0:
         raise MirlibError(f"seed (--seed) must be at least 0, got {seed}")
     return np.random.default_rng([seed, *stream] if stream else seed)
 
 
 @cache
-def _picture(package: str, name: str) -> Image.Image:
-    if package == "sk":
-        from skimage import data
+def _picture(name: str) -> Image.Image:
+    if name.endswith(".jpg"):
+        from sklearn.datasets import load_sample_image
 
-        return Image.fromarray(getattr(data, name)()).convert("RGB")
-    from sklearn.datasets import load_sample_image
+        return Image.fromarray(load_sample_image(name)).convert("RGB")
+    from skimage import data
 
-    return Image.fromarray(load_sample_image(name)).convert("RGB")
-
-
-class _Crop(NamedTuple):
-    kind: str
-    package: str
-    name: str
-    left: int
-    top: int
-    side: int
+    return Image.fromarray(getattr(data, name)()).convert("RGB")
 
 
-class Crops(Sequence[Image.Image]):
-    """Crops of pictures, each cut when it is asked for, so that a thousand of them take no memory."""
+def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
+    """Crops of real pictures that scikit-image and scikit-learn install, each cut when it is asked for.
 
-    def __init__(self, crops: Sequence[_Crop]) -> None:
-        self._crops = crops
-
-    def __len__(self) -> int:
-        return len(self._crops)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Crops(self._crops[index])
-        kind, package, name, left, top, side = self._crops[index]
-        crop = _picture(package, name).crop((left, top, left + side, top + side))
-        crop.info["source"] = f"{kind} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
-        return crop
-
-
-def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Crops:
-    """Crops of real pictures that scikit-image and scikit-learn install: photographs and scanned pages.
+    They are square RGB images, 96 to 256 pixels wide, and carry ``info["source"]``.
 
     Args:
         num: How many.
         seed: Which crops. The first ``n`` of ``num`` are the same for every ``num``.
         kind: ``"photograph"``, ``"scan"``, or ``"any"`` for three photographs to one scan.
-
-    Returns:
-        A sequence of square RGB images, 96 to 256 pixels wide; each carries ``info["source"]``.
-
-    Raises:
-        MirlibError: If the kind is unknown.
     """
-    if kind not in (*PICTURES, "any"):
-        raise MirlibError(f"unknown kind of picture {kind!r}; choose one of {', '.join(PICTURES)}, any")
+    check_choice("kind of picture", kind, (*PICTURES, "any"))
     generator = random_stream(seed, 1)
     crops = []
     for number in range(num):
         chosen = ("scan" if number % 4 == 3 else "photograph") if kind == "any" else kind
-        package, name = PICTURES[chosen][generator.integers(len(PICTURES[chosen]))]
-        picture = _picture(package, name)
+        name = PICTURES[chosen][generator.integers(len(PICTURES[chosen]))]
+        picture = _picture(name)
         side = int(generator.integers(96, min(256, *picture.size) + 1))
         left = int(generator.integers(picture.width - side + 1))
         top = int(generator.integers(picture.height - side + 1))
-        crops.append(_Crop(chosen, package, name, left, top, side))
-    return Crops(crops)
+        crops.append((chosen, name, left, top, side))
+
+    def cut(index: int) -> Image.Image:
+        chosen, name, left, top, side = crops[index]
+        crop = _picture(name).crop((left, top, left + side, top + side))
+        crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
+        return crop
+
+    return Items(num, cut)
 
 
 @cache
@@ -149,17 +109,11 @@ def _paragraphs() -> tuple[str, ...]:
 
 
 def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
-    """Paragraphs of real English: the documentation topics that come with Python.
+    """Paragraphs of real English, 8 to 120 words each: the documentation topics that come with Python.
 
     Args:
-        num: How many.
-        seed: Which paragraphs, without repetition. The first ``n`` of ``num`` are the same for every ``num``.
-
-    Returns:
-        Texts of 8 to 120 words. They differ a little between versions of Python.
-
-    Raises:
-        MirlibError: If there are fewer than ``num``.
+        num: How many; a `MirlibError` says how many there are.
+        seed: Which, without repetition. The first ``n`` of ``num`` are the same for every ``num``.
     """
     paragraphs = _paragraphs()
     if num > len(paragraphs):
@@ -169,12 +123,12 @@ def sample_texts(num: int = 100, seed: int = 0) -> list[str]:
 
 
 class Named(str):
-    """A text that knows where it comes from."""
+    """A text that knows where it comes from: the file and line, key or row that it was read from."""
 
     __slots__ = ("source",)
 
     def __new__(cls, text: str, source: str = "") -> Named:
-        """The text, and the file and line, key or row that it was read from."""
+        """The text with its source."""
         named = super().__new__(cls, text)
         named.source = source
         return named
@@ -188,53 +142,40 @@ class Walk:
     """
 
     def __init__(self, folder: Path, suffixes: frozenset[str]) -> None:
-        self._suffixes = suffixes
-        self._found: dict[str, Path] = {}  # by their real names
+        found: dict[str, Path] = {}  # by their real names
         self._passed: Counter[str] = Counter()
         self._endings: set[str] = set()
-        self._entered: set[str] = set()
-        waiting = [(folder, os.path.realpath(folder))]
-        while waiting:  # links wait until everything else has been seen
-            links: list[Path] = []
-            for path, real in waiting:
-                links += self._enter(path, real) if os.path.isdir(real) else self._take(path, real)
-            waiting = [(path, os.path.realpath(path)) for path in sorted(links)]
-        self.files = sorted(self._found.values())
-
-    def _enter(self, folder: Path, real: str) -> list[Path]:
-        """Go through a folder and those in it; returns the symbolic links that lie there."""
-        links: list[Path] = []
-        folders = [(folder, real)]
-        while folders:
-            folder, real = folders.pop()
-            if real in self._entered:
-                continue
-            self._entered.add(real)
-            try:
-                entries = list(os.scandir(folder))
-            except OSError:
-                self._passed["that cannot be opened"] += 1
-                continue
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name in NO_DATA:
-                    self._passed["hidden"] += 1
-                elif entry.is_symlink():
-                    links.append(Path(entry.path))
-                elif entry.is_dir():
-                    folders.append((Path(entry.path), os.path.join(real, entry.name)))
-                else:
-                    self._take(Path(entry.path), os.path.join(real, entry.name))
-        return links
-
-    def _take(self, path: Path, real: str) -> list[Path]:
-        if not os.path.isfile(real):
-            self._passed["broken or special (links, pipes, devices)"] += 1
-        elif path.suffix.lower() in self._suffixes:
-            self._found.setdefault(real, path)
-        else:
-            self._passed["of other kinds"] += 1
-            self._endings.add(path.suffix.lower() or "no ending")
-        return []
+        entered: set[str] = set()
+        waiting, links = [], [folder]
+        while waiting or links:
+            if not waiting:  # links wait until everything else has been seen
+                waiting = [(path, os.path.realpath(path)) for path in sorted(links, reverse=True)]
+                links = []
+            path, real = waiting.pop()
+            if os.path.isdir(real):
+                if real in entered:
+                    continue
+                entered.add(real)
+                try:
+                    entries = list(os.scandir(path))
+                except OSError:
+                    self._passed["that cannot be opened"] += 1
+                    continue
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name in NO_DATA:
+                        self._passed["hidden"] += 1
+                    elif entry.is_symlink():
+                        links.append(Path(entry.path))
+                    else:
+                        waiting.append((Path(entry.path), os.path.join(real, entry.name)))
+            elif not os.path.isfile(real):
+                self._passed["broken or special (links, pipes, devices)"] += 1
+            elif path.suffix.lower() in suffixes:
+                found.setdefault(real, path)
+            else:
+                self._passed["of other kinds"] += 1
+                self._endings.add(path.suffix.lower() or "no ending")
+        self.files = sorted(found.values())
 
     def passed(self) -> str:
         """What was passed over, such as "21 hidden and 2 of other kinds (.db, .txt)"; empty where nothing was."""
@@ -246,11 +187,7 @@ class Walk:
 
 
 def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
-    """The files of a folder with these endings; what was passed over is said.
-
-    Raises:
-        MirlibError: If there are none.
-    """
+    """The files of a folder with these endings; what was passed over is said."""
     walk = Walk(folder, suffixes)
     passed = walk.passed()
     if not walk.files:
@@ -264,11 +201,7 @@ def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
 
 
 def check_regular(path: Path, what: str = "file") -> int:
-    """The size of an ordinary file in bytes. Others are not opened: a pipe would wait for ever.
-
-    Raises:
-        MirlibError: If there is none, or it is a folder, a pipe, a socket or a device.
-    """
+    """The size of an ordinary file in bytes; others are refused and not opened: a pipe would wait for ever."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
@@ -282,11 +215,23 @@ def check_regular(path: Path, what: str = "file") -> int:
     return found.st_size
 
 
+@contextmanager
+def reading(path: Path, what: str = "", errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turn what the disk, or another reader, says while a file is read into a sentence."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or shown(first_line(error), 200)
+        raise MirlibError(f"cannot read {what}{shown(path)}: {reason}") from error
+
+
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files from files and folders; folders are searched through and through, in sorted order.
 
-    Symbolic links are followed, and each file of a folder is taken once. Hidden files and folders are passed over, as
-    are files that do not end like an image; a warning counts them.
+    Symbolic links are followed, each file of a folder is taken once, and a warning counts what is passed over: hidden
+        files and folders, and files that do not end like an image.
 
     Raises:
         MirlibError: If a source does not exist or nothing is found.
@@ -304,9 +249,9 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
 def load_image(source: Any) -> Image.Image:
     """An RGB image from a path, a PIL image or an (h, w[, 3 or 4]) uint8 array.
 
-    Transparency is laid on white, as processors do it. The image is turned the way the camera was held, and of an
-    animation it is the first frame. 16 bits are scaled to 8. 32-bit integers are taken for 8 bits where none is
-    above 255, and for 16 bits where none is above 65535.
+    Transparency is laid on white. The image is turned the way the camera was held, and of an animation it is the first
+    frame. 16 bits are scaled to 8; 32-bit integers are taken for 8 bits where none is above 255, and for 16 where none
+    is above 65535.
 
     Raises:
         MirlibError: If the file cannot be read whole, is no picture of a usual format, or has more than 134 million
@@ -320,18 +265,18 @@ def load_image(source: Any) -> Image.Image:
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         name = shown(Path(os.fsdecode(getattr(source, "filename", "") or "in memory")))
-        return _upright(*_named(name, lambda: _as_rgb(source, name)))
+        return _named(name, lambda: _as_rgb(source, name))
     if not isinstance(source, (str, Path)):
         raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
     name = shown(Path(source))
     if check_regular(Path(source), "image") > MOST_BYTES:
         raise MirlibError(f"image {name}: more than {MOST_BYTES >> 30} GiB")
 
-    def read() -> tuple[Image.Image, int | None]:
+    def read() -> Image.Image:
         with open_picture(source) as image:
             return _as_rgb(image, name)
 
-    return _upright(*_named(name, read))
+    return _named(name, read)
 
 
 def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
@@ -340,10 +285,6 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is MOST_PIXELS
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _named(name: str, read: Callable[[], Any]) -> Any:
@@ -358,8 +299,7 @@ def _named(name: str, read: Callable[[], Any]) -> Any:
         raise MirlibError(f"cannot read the image {name}: {shown(first_line(error), 200)}") from error
 
 
-def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
-    """The image with eight bits a channel on white, and the number that says how the camera was held."""
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise MirlibError(f"image {name} has no pixels: its size is {image.size}")
     most = MOST_PIXELS // 2 if image.format in HEAVY else MOST_PIXELS
@@ -377,10 +317,11 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, int | None]:
     for top in range(0, image.height, 256):  # in strips, so that a large picture is not held in four forms at once
         strip = image.crop((0, top, image.width, min(top + 256, image.height)))
         found.paste(_strip_as_rgb(strip, divisor, transparent), (0, top))
-    try:
-        return found, image.getexif().get(0x0112)
-    except Exception:  # broken EXIF spoils no picture
-        return found, None
+    with suppress(Exception):  # broken EXIF spoils no picture
+        if image.getexif().get(ORIENTATION) in range(2, 9):
+            found.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
+            return ImageOps.exif_transpose(found)
+    return found
 
 
 def _transparent(image: Image.Image) -> Any:
@@ -425,11 +366,7 @@ def _strip_as_rgb(strip: Image.Image, divisor: int, transparent: Any) -> Image.I
 
 
 def text_of(data: bytes, name: str) -> str:
-    """The text in the bytes, without the mark that some editors put at the start.
-
-    Raises:
-        MirlibError: If it is not UTF-8, or holds a zero byte, as binary files do.
-    """
+    """The text in the bytes, without the mark that some editors put at the start; refused if it is no UTF-8 text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise MirlibError(f"{name}: not UTF-8 text: it is UTF-16; save it as UTF-8")
     try:
@@ -442,45 +379,40 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB.
-
-    Raises:
-        MirlibError: If the file cannot be read.
-    """
+    """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB."""
     check_regular(path)
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while read := file.readline(LONGEST_LINE):
-                lines: list[bytes | None] = [*read.splitlines()]
-                while len(read) == LONGEST_LINE and not read.endswith(b"\n"):
-                    read, lines = file.readline(LONGEST_LINE), [None]
-                for line in lines:
-                    number += 1
-                    if line is None or line.decode("utf-8-sig", errors="replace").strip():
-                        yield number, line
-    except OSError as error:
-        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    with reading(path), path.open("rb") as file:
+        number = 0
+        while read := file.readline(LONGEST_LINE):
+            lines: list[bytes | None] = [*read.splitlines()]
+            while len(read) == LONGEST_LINE and not read.endswith(b"\n"):
+                read, lines = file.readline(LONGEST_LINE), [None]
+            for line in lines:
+                number += 1
+                if line is None or line.decode("utf-8-sig", errors="replace").strip():
+                    yield number, line
 
 
 def text_of_line(line: bytes | None, name: str) -> str:
-    """The text of a line of `lines_of`.
-
-    Raises:
-        MirlibError: If it is too long or not UTF-8.
-    """
+    """The text of a line of `lines_of`; a `MirlibError` if it is too long or not UTF-8."""
     if line is None:
         raise MirlibError(f"{name}: the line has more than {LONGEST_LINE >> 20} MiB")
     return text_of(line, name)
 
 
+def json_of(text: str, name: str, decode: Callable[[str], Any] = json.loads) -> Any:
+    """What a text of JSON says; a `MirlibError` if it is none."""
+    try:
+        return decode(text)
+    except (ValueError, RecursionError) as error:
+        raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
+
+
 def _text_of_file(path: Path) -> str:
     if check_regular(path, "text") > LONGEST_LINE:
         raise MirlibError(f"{shown(path)}: the text has more than {LONGEST_LINE >> 20} MiB")
-    try:
+    with reading(path, "the text "):
         text = text_of(path.read_bytes(), shown(path))
-    except OSError as error:
-        raise MirlibError(f"cannot read the text {shown(path)}: {error.strerror}") from error
     text = (text.split("@highlight")[0] if path.suffix.lower() == ".story" else text).strip()
     if not text:
         raise MirlibError(f"{shown(path)}: the text is empty")
@@ -489,29 +421,21 @@ def _text_of_file(path: Path) -> str:
 
 def _refuse_binary(path: Path) -> None:
     """A file of another kind must not become texts where its lines happen to be characters; one bad line may stand."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4096)
-    except OSError as error:
-        raise MirlibError(f"cannot read the text {shown(path)}: {error.strerror}") from error
+    with reading(path, "the text "), path.open("rb") as file:
+        start = file.read(4096)
     if start.count(0) >= 8 and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise MirlibError(f"{shown(path)}: it is full of zero bytes, so it is no file of texts; what program wrote it?")
 
 
 def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
-    """Texts from a folder (one a file) or from a file (one a line).
+    """Texts from a folder (one a file, found as by `find_images`) or from a UTF-8 file (one a line), stripped.
 
-    ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``.
+    ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``; blank lines are no texts.
 
     Args:
-        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, found as by `find_images`, or one UTF-8
-            text file.
+        source: A folder with ``.txt``, ``.md``, ``.text`` or ``.story`` files, or one text file.
         on_unreadable: Called with a sentence for each text that is empty or undecodable, which is then left out;
             without it the first one is an error.
-
-    Returns:
-        The texts, stripped, in sorted order of the files or the order of the lines, each `Named` after its file and
-        line. Blank lines separate, they are no texts.
 
     Raises:
         MirlibError: If the source does not exist, holds no texts, or holds an unreadable one.
@@ -542,11 +466,7 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
 def draw(
     items: Sequence[Any], num: int, seed: int, what: str, usable: Callable[[Any], bool] | None = None
 ) -> list[int]:
-    """Indices of ``num`` of the items in a random order fixed by the seed, skipping those that are not usable.
-
-    Raises:
-        MirlibError: If there are fewer than ``num``; the message says how many there are.
-    """
+    """Indices of ``num`` of the items in a random order fixed by the seed, skipping those that are not usable."""
     chosen: list[int] = []
     for index in random_stream(seed).permutation(len(items)).tolist():
         if len(chosen) == num:
@@ -557,3 +477,180 @@ def draw(
         readable = "" if len(chosen) == len(items) else f", {len(chosen)} of them usable"
         raise MirlibError(f"{num} {what} were asked for, there are {len(items)}{readable}; lower num (--num)")
     return chosen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a value of a record, a table or a shard is as an image or as a text
+
+Unreadable = Callable[[str], None] | None
+
+IMAGE_FIELDS = (
+    *("image", "image_path", "img", "jpg", "png", "file_name", "filename", "path"),
+    "images",  # a list of one
+)
+TEXT_FIELDS = ("text", "caption", "article", "question", "sentence", "txt", "conversations", "messages")
+ANSWERS = ("gpt", "assistant", "model")
+
+
+class Pairs(NamedTuple):
+    """Images and the texts that belong to them: ``texts[i]`` to ``images[i]``. `mirlib.score` takes them ``paired``."""
+
+    images: Sequence[Any]
+    texts: Sequence[str]
+
+
+class Items(Sequence[Any]):
+    """A sequence of ``count`` items that are read when they are asked for, by ``read(number)``, from 0."""
+
+    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            chosen = range(self._count)[index]
+            return Items(len(chosen), lambda i: self._read(chosen[i]))
+        if not -self._count <= index < self._count:
+            raise IndexError(f"item {index} of {self._count}")
+        return self._read(index % self._count)
+
+
+def some(items: Sequence[Any], what: str, name: str) -> Sequence[Any]:
+    """The items; a `MirlibError` if there are none."""
+    if not items:
+        raise MirlibError(f"no {what} in {name}")
+    return items
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names as a message lists them."""
+    names = list(names)
+    return ", ".join(shown(name) for name in names[:20]) + (", …" if len(names) > 20 else "") or "none"
+
+
+def refuse_remote(value: str, name: str) -> None:
+    """Nothing is fetched because a file or an option says so."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
+        raise MirlibError(f"{name}: {shown(value)} is an address, and nothing is fetched; name a file on this machine")
+
+
+def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, option: str, name: str) -> str:
+    """The field that holds the images or the texts; a `MirlibError` if there is none."""
+    there = list(there)
+    if given is not None:
+        if given not in there:
+            raise MirlibError(f"{name}: there is no field {shown(given)!r}; there is {listed(there)}")
+        return given
+    found = next((candidate for candidate in usual if candidate in there), None)
+    if found is None:
+        raise MirlibError(
+            f"{name}: which field holds the {what}? There is {listed(there)}; name one with {option} "
+            f"(--{option.replace('_', '-')})"
+        )
+    return found
+
+
+def image_of(data: bytes, name: str) -> Image.Image:
+    """The image in the bytes, decoded when it is used; messages call it by ``name``."""
+    try:
+        image = open_picture(io.BytesIO(data))
+    except Exception as error:  # Pillow's readers raise anything
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else shown(first_line(error), 200)
+        raise MirlibError(f"cannot read the image {name}: {reason}") from error
+    image.filename = name
+    return image
+
+
+def image_in(value: Any, name: str) -> str | bytes:
+    """The path or the bytes of an image, out of a field: as they are, in a list of one, or in a table's struct."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != 1:
+            raise MirlibError(f"{name}: expected the path of an image, got a list of {len(value)}")
+        value = value[0]
+    if isinstance(value, dict) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise MirlibError(f"{name}: expected the path of an image, got {_kind_of(value)}")
+    refuse_remote(value, name)
+    if value.startswith("data:"):
+        raise MirlibError(f"{name}: expected the path of an image, got the image itself in base64 ({shown(value)})")
+    return value
+
+
+def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | Image.Image:
+    """What `image_in` found: the path of an image in the first folder that has it, or the picture in its bytes."""
+    if isinstance(image, bytes):
+        return image_of(image, name)
+    for written in dict.fromkeys((image, image.replace("\\", "/"))):  # the second for paths of Windows
+        for folder in folders:
+            if os.path.exists(folder / written):
+                return folder / written
+    if os.path.isabs(image) or re.match(r"[A-Za-z]:[\\/]", image):
+        raise MirlibError(
+            f"{name}: no such image: {shown(image)} (the path is absolute; make it relative to a folder, and name that "
+            "with image_root, --image-root)"
+        )
+    raise MirlibError(
+        f"{name}: no such image: {shown(image)} (looked in {' and '.join(shown(folder) for folder in folders)}; "
+        "image_root, --image-root, names another folder)"
+    )
+
+
+def folders_of(file: Path, image_root: str | Path | None) -> list[Path]:
+    """The folders that the paths in a file are relative to."""
+    if image_root is None:
+        return [file.parent, file.parent / "images"]
+    if not Path(image_root).is_dir():
+        raise MirlibError(f"image_root (--image-root): no such folder: {shown(Path(image_root))}")
+    return [Path(image_root)]
+
+
+def text_in(value: Any, name: str) -> str:
+    """The text of a field, stripped: of a list the first, of a conversation the first answer."""
+    if is_conversation(value):
+        value = _answer(value, name)
+    elif isinstance(value, (list, tuple)):
+        if not value:
+            raise MirlibError(f"{name}: expected a text, got an empty list")
+        value = value[0]
+    if not isinstance(value, str):
+        raise MirlibError(f"{name}: expected a text, got {_kind_of(value)}")
+    if len(value) > LONGEST_LINE:
+        raise MirlibError(f"{name}: the text has more than {LONGEST_LINE >> 20} MiB")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half a character, from a \\ud800 in JSON, or bytes of another encoding
+        raise MirlibError(f"{name}: not UTF-8 text (character {error.start}: {shown(value[error.start])})") from error
+    text = value.strip()
+    if not text:
+        raise MirlibError(f"{name}: the text is empty")
+    return text
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether it is a list of turns, as LLaVA's ``conversations`` and the ``messages`` of chat templates."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(turn, dict) for turn in value)
+
+
+def _answer(turns: Sequence[dict[str, Any]], name: str) -> Any:
+    """What the first turn of the model says, without the placeholder that stands for the image."""
+    speakers = [turn.get("from", turn.get("role")) for turn in turns]
+    for turn, speaker in zip(turns, speakers, strict=True):
+        if speaker in ANSWERS:
+            said = turn.get("value", turn.get("content"))
+            if is_conversation(said):  # parts: images and texts
+                said = "\n".join(part["text"] for part in said if isinstance(part.get("text"), str))
+            return re.sub(r"\n*<image>\n*", "", said) if isinstance(said, str) else said
+    raise MirlibError(
+        f"{name}: no turn is from {' or '.join(ANSWERS)}; there is {listed(dict.fromkeys(map(str, speakers)))}"
+    )
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"an object with {listed(value)}"
+    return type(value).__name__ if value or value is None else f"an empty {type(value).__name__}"

@@ -1,8 +1,7 @@
 """Several processes that measure together: each takes its share of the samples, and all end with the same result.
 
-The processes run by themselves while samples go through the model, and meet only between the passes. An error in one of
-them is an error in all: it is written where the others look between two batches, and all meet to learn the cause. What
-they exchange goes over gloo, through host memory, whatever the model's own communication is.
+They meet only between the passes, over gloo. An error in one of them is an error in all: it is written where the others
+    look between two batches, and all meet to learn the cause.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ _groups: dict[Any, Any] = {}
 class ProcessFailedError(MirlibError):
     """Another process of the run failed, and this one ends with it.
 
-    Attributes:
-        rank: The process that failed, or None if it is not known which.
-        died: Whether it ended without a word, so that nobody but the others can say so.
+    ``rank`` is the process that failed, None if not known; ``died`` says that it ended without a word.
     """
 
     def __init__(self, message: str, rank: int | None, died: bool = False) -> None:
@@ -56,11 +53,7 @@ class BrokenForward(Exception):
 
 
 def processes_of_launcher() -> tuple[int, int]:
-    """``(rank, size)`` as torchrun, ``accelerate launch`` and their like set it in the environment; ``(0, 1)`` without.
-
-    Raises:
-        MirlibError: If the two do not fit together.
-    """
+    """``(rank, size)`` as torchrun, ``accelerate launch`` and the like set it in the environment, or ``(0, 1)``."""
     rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and size.isdecimal()):
         raise MirlibError(f"RANK={rank!r} and WORLD_SIZE={size!r} in the environment are no numbers of processes")
@@ -76,11 +69,7 @@ def processes_of_launcher() -> tuple[int, int]:
 
 @contextmanager
 def launched() -> Iterator[Processes]:
-    """The processes that a launcher started, joined for the time being; one process without a launcher.
-
-    Raises:
-        MirlibError: If the processes cannot find each other.
-    """
+    """The processes that a launcher started, joined for the time being; one process without a launcher."""
     rank, size = processes_of_launcher()
     if size == 1 or dist.is_initialized():
         yield Processes.current()
@@ -110,12 +99,7 @@ def _gloo_group() -> Any:
 
 
 class Processes:
-    """The processes of a run, seen from one of them.
-
-    Attributes:
-        rank: The number of this process, from 0.
-        size: How many there are.
-    """
+    """The ``size`` processes of a run, seen from one of them, number ``rank`` from 0."""
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
         self.rank, self.size, self._group = rank, size, group
@@ -127,10 +111,7 @@ class Processes:
 
     @classmethod
     def current(cls, together: bool = True) -> Processes:
-        """Those of ``torch.distributed``'s default group; this one alone without a group or if not ``together``.
-
-        All processes of the group must call this.
-        """
+        """Those of ``torch.distributed``'s default group, all of which call this; this one alone without a group."""
         if not (together and dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), _gloo_group())
@@ -152,8 +133,7 @@ class Processes:
 
         Raises:
             ProcessFailedError: If another process failed; the message says which and why.
-            Exception: What ``work`` raised here; the message of a `MirlibError` says which process that was, unless all
-                failed alike.
+            Exception: What ``work`` raised here, naming this process unless all failed alike.
         """
         if self.size == 1:
             return work()
@@ -181,11 +161,7 @@ class Processes:
         raise ProcessFailedError(f"{self._name(failed[0])}: {found[failed[0]]}", failed[0]) from problem
 
     def check(self) -> None:
-        """Stop if another process has failed; called between two batches.
-
-        Raises:
-            ProcessFailedError: If one has.
-        """
+        """Stop with a `ProcessFailedError` if another process has failed; called between two batches."""
         if self.size > 1 and self._ask(lambda: self._store.check(["failed"])):
             raise ProcessFailedError("another process failed", None)
 
@@ -261,22 +237,11 @@ class Processes:
 
     def concatenate(self, values: Tensor) -> Tensor:
         """(rows, n) tensors of all processes side by side, on the CPU, by rank; each process has its own n."""
-        values = values.detach().cpu().contiguous()
-        if self.size == 1:
-            return values
-        widths = self.gather(values.shape[1])
-        padded = values.new_zeros(values.shape[0], max(widths))
-        padded[:, : values.shape[1]] = values
-        found = [torch.empty_like(padded) for _ in widths]
-        self._exchange(lambda: dist.all_gather(found, padded, group=self._group))
-        return torch.cat([part[:, :width] for part, width in zip(found, widths, strict=True)], dim=1)
+        return torch.cat(self.gather(values.detach().cpu()), dim=1)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes, in every process, on the device of the values."""
-        summed = values.detach().cpu().clone().contiguous()
-        if self.size > 1:
-            self._exchange(lambda: dist.all_reduce(summed, group=self._group))
-        return summed.to(values.device)
+        return torch.stack(self.gather(values.detach().cpu())).sum(dim=0).to(values.device)
 
     def hand_out(self, value: Any, owner: int) -> Any:
         """What the process ``owner`` has, in every process; what the others give is not looked at."""
@@ -289,15 +254,8 @@ class Processes:
     def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
         """The moments of all processes merged, in the process ``owner``; None in the others.
 
-        No process holds the moments of another: what travels is the scatter about the common mean, and it is summed on
-        the way. The result is exact to the rounding of a sum.
-
-        Args:
-            packed: (groups, d + 2, d) float64: scatter, mean, and the count in the corner.
-            owner: The rank that gets the result.
-
-        Returns:
-            The like of ``packed``, on its device, or None.
+        They are packed, (groups, d + 2, d) float64: scatter, mean, and the count in the corner. No process holds the
+        moments of another: the scatters about the common mean are summed on the way.
         """
         if self.size == 1:
             return packed
@@ -334,33 +292,27 @@ def _describe(problem: Exception) -> str:
 
 
 def needs_all_processes(model: nn.Module) -> bool:
-    """Whether the parameters are sharded by FSDP, so that all processes must call the model together.
-
-    Raises:
-        MirlibError: For parameters that are sharded in another way, whose processes need the same inputs.
-    """
-    if not any(
-        hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id") for parameter in model.parameters()
-    ) and not any(_is_fsdp(module) for module in model.modules()):
-        return False
-    for parameter in model.parameters():
-        if hasattr(parameter, "ds_id"):
-            raise MirlibError(
-                "the parameters are sharded over processes by DeepSpeed ZeRO-3, which is not supported: measure the "
-                "checkpoints instead, with mirlib.score in one process"
-            )
-        names = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", None) or ()
-        if any("tp" in name or "tensor" in name for name in names):
-            raise MirlibError(
-                "the parameters are sharded over processes by tensor parallelism, where all processes need the same "
-                "inputs: mirlib.score with merge_processes=False, in every process"
-            )
-    if not any(_is_fsdp(module) for module in model.modules()):
+    """Whether the parameters are sharded by FSDP, so that all processes must call the model together; else refused."""
+    same_inputs = "mirlib.score with merge_processes=False, in every process"
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise MirlibError(
-            "the parameters are sharded over processes, and not by FSDP: mirlib.score with merge_processes=False, in "
-            "every process, gives all of them the same inputs"
+            "the parameters are sharded over processes by DeepSpeed ZeRO-3, which is not supported: measure the "
+            "checkpoints instead, with mirlib.score in one process"
         )
-    return True
+    meshes = [parameter.device_mesh for parameter in model.parameters() if hasattr(parameter, "device_mesh")]
+    names = [name for mesh in meshes for name in getattr(mesh, "mesh_dim_names", None) or ()]
+    if any("tp" in name or "tensor" in name for name in names):
+        raise MirlibError(
+            "the parameters are sharded over processes by tensor parallelism, where all processes need the same "
+            f"inputs: {same_inputs}"
+        )
+    by_fsdp = any(_is_fsdp(module) for module in model.modules())
+    if meshes and not by_fsdp:
+        raise MirlibError(
+            f"the parameters are sharded over processes, and not by FSDP: {same_inputs}, gives all of them the same "
+            "inputs"
+        )
+    return by_fsdp
 
 
 def _is_fsdp(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """The exceptions and warnings of mirlib: each message says what is wrong, where, and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 
@@ -32,14 +32,7 @@ def said_by(error: BaseException) -> str:
 
 @contextmanager
 def boundary(what: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever another library raises inside the block into one sentence that keeps its words.
-
-    Args:
-        what: What failed, at the start of the sentence.
-        advice: What to do, at its end.
-
-    Raises:
-        MirlibError: ``what (the error's type and first line); advice``.
+    """Turn whatever another library raises inside the block into one sentence: ``what (its type and words); advice``.
 
     Examples:
         >>> with boundary("the processor fails", "take another image"):
@@ -58,9 +51,7 @@ def boundary(what: str, advice: str = "") -> Iterator[None]:
 def shown(value: object, length: int = 80) -> str:
     r"""A value as a message quotes it: cut, and without characters that a terminal would obey or could not print.
 
-    Args:
-        value: A text, a path, or anything else as `str` writes it.
-        length: So many characters stay. Of a path the last 300 stay, since its name is at its end.
+    Of a path the last 300 characters stay, whatever the length, since its name is at its end.
 
     Examples:
         >>> shown("an escape: \x1b[31m")
@@ -74,3 +65,10 @@ def shown(value: object, length: int = 80) -> str:
     elif len(text) > length:
         text = f"{text[:length]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not among those allowed, and name these."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise MirlibError(f"unknown {what} {value!r}; choose one of {', '.join(allowed)}")

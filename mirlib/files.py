@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError, shown
+from mirlib.errors import MirlibError, first_line, shown
+from mirlib.result import MIRResult
 
 __all__ = ["check_writable", "input_at", "write_whole"]
 
@@ -28,15 +32,7 @@ def _what_the_disk_says(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path, make_folder: bool = False) -> None:
-    """Refuse a file that could not be written in the end; nothing stays behind.
-
-    Args:
-        path: The file, which need not exist.
-        make_folder: Whether its folder is made if it is missing.
-
-    Raises:
-        MirlibError: If there is no such folder, the folder or the file is read-only, or the name cannot be one.
-    """
+    """Refuse a file that could not be written in the end; ``make_folder`` makes its folder if it is missing."""
     with _what_the_disk_says(path):
         if path.is_dir():
             raise MirlibError(f"cannot write {shown(path)}: it is a folder")
@@ -61,15 +57,7 @@ def _is_no_file(path: Path) -> bool:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its name and move it there, so that a crash leaves the old one as it was.
-
-    Args:
-        path: The file.
-        write: Writes it under the name that it is given.
-
-    Raises:
-        MirlibError: If it cannot be written.
-    """
+    """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was."""
     with _what_the_disk_says(path):
         if _is_no_file(path):
             write(path)
@@ -90,10 +78,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def input_at(path: Path, inputs: Iterable[Path]) -> Path | None:
-    """The first of the inputs that would be destroyed if the path were written; None if there is none.
+    """The first of the inputs that would be destroyed if the path were written, or None.
 
-    That is the same file by whatever name, or a folder that holds it. A result of an earlier run in a folder may be
-    written again.
+    That is the same file by whatever name, or a folder that holds it, unless it is a result of an earlier run there.
     """
     for other in inputs:
         with suppress(OSError, RuntimeError, ValueError):  # what cannot be found, cannot be destroyed
@@ -102,3 +89,93 @@ def input_at(path: Path, inputs: Iterable[Path]) -> Path | None:
                 if path.samefile(other) or (inside and b'"schema"' not in path.read_bytes()[:100]):
                     return other
     return None
+
+
+ARRAYS = ("vision", "text", "vision_samples", "text_samples")
+LARGEST_PRODUCTS = 8 << 30  # bytes of (d, d) matrices that stored hidden states may ask for
+LARGEST_UNPACKED = 1 << 28  # bytes of an array that may be as well packed as it likes
+MOST_PACKED = 20  # times the size of the file, beyond that
+
+
+def check_memory(dim: int) -> None:
+    need = 6 * 4 * dim**2
+    if need > LARGEST_PRODUCTS:
+        raise MirlibError(
+            f"preset 'authors-fast' would take {need / 2**30:.0f} GiB for matrices of {dim} x {dim} numbers; use "
+            "preset 'authors' or 'paper'"
+        )
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz or .safetensors file, its claims looked at first; pickled objects are never opened."""
+    if not path.is_file():
+        raise MirlibError(f"no such file: {shown(path)}")
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix not in readers:
+        raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
+    try:
+        return readers[path.suffix](path)
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
+        raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
+
+
+def _wanted(names: Iterable[str]) -> list[str]:
+    """The names of our arrays, of those that are there."""
+    there = set(names)
+    missing = [name for name in ("vision", "text") if name not in there]
+    if missing:
+        raise MirlibError(f"no array {' and '.join(missing)}; it needs vision (K, r, d) and text (K, s, d)")
+    return [name for name in ARRAYS if name in there]
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """Arrays whose headers claim no more than what lies behind them."""
+    from numpy.lib import format as form
+
+    found, most = {}, max(LARGEST_UNPACKED, MOST_PACKED * path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        for name in _wanted([name.removesuffix(".npy") for name in archive.namelist()]):
+            info = archive.getinfo(f"{name}.npy")
+            if info.file_size > most:
+                raise MirlibError(
+                    f"{name} unpacks to {info.file_size / 2**30:.1f} GiB, more than {MOST_PACKED} times the size of "
+                    "the file, which no hidden states do"
+                )
+            with archive.open(info) as file:
+                old = form.read_magic(file) == (1, 0)
+                shape, _, dtype = (form.read_array_header_1_0 if old else form.read_array_header_2_0)(file)
+                held = info.file_size - file.tell()
+            if dtype.hasobject:
+                raise ValueError("Object arrays can run code when they are opened; store plain numbers")
+            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > held:
+                raise MirlibError(f"{name} claims shape {shown(shape)} of {shown(dtype)}, and holds {held} bytes")
+            with archive.open(info) as file:
+                found[name] = form.read_array(file, allow_pickle=False)
+    return found
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:  # it holds claims against the size of the file
+        return {name: file.get_tensor(name) for name in _wanted(file.keys())}
+
+
+def stored_result(path: Path) -> MIRResult:
+    """The result in a file that ``--json`` wrote."""
+    try:
+        # A pipe that a shell made (<(…), /dev/stdin) ends; one with a name may never, nor may a device.
+        if path.exists() and not (
+            path.is_file() or path.is_dir() or (path.is_fifo() and path.parts[:2] == ("/", "dev"))
+        ):
+            raise MirlibError("not a file")
+        text = path.read_text(encoding="utf-8")
+        return MIRResult.from_dict(json.loads(text))
+    except OSError as error:
+        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    except MirlibError as error:
+        raise MirlibError(f"{shown(path)}: {error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
+        raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error

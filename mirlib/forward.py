@@ -37,15 +37,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class ReadBatch:
-    """The batch that goes through the model, as far as it concerns the rows that come out.
+    """The batch that goes through the model: samples from number ``first`` on, their names, hashes and inputs.
 
-    Attributes:
-        first: The number of its first sample among all.
-        size: How many samples it holds.
-        counts: Whether it counts; in a sharded run a process repeats a batch while others still have some.
-        names: Names of the samples for error messages, or None.
-        ids: Pairs of hashes, of the picture and of the text of each sample.
-        inputs: What the model was called with.
+    It does not count where a process of a sharded run repeats one while others still have some.
     """
 
     def __init__(self, stream: HiddenStateStream, batch: ModelInputs, first: int, counts: bool) -> None:
@@ -71,18 +65,10 @@ class ReadBatch:
 
 
 class Reader:
-    """Runs the batches through the model once and hands every layer's rows on.
+    """Runs the batches through the model once and hands each layer's rows on; ``samples`` are those of the latest pass.
 
-    Args:
-        model: The model.
-        batches: As for `score_batches`.
-        text_rows: As for `score_batches`.
-        last: As for `score_batches`.
-        processes: Those that measure together, each with batches of its own; this one alone if left out.
-        lockstep: Whether all of them must call the model the same number of times, since its parameters are sharded.
-
-    Attributes:
-        samples: The samples of the latest pass, in order.
+    ``batches``, ``text_rows`` and ``last`` are as for `score_batches`, ``processes`` measure together, each with
+    batches of its own, and in ``lockstep``, since the parameters are sharded, call the model the same number of times.
     """
 
     def __init__(
@@ -168,16 +154,10 @@ class Reader:
         progress: bool,
         after_batch: Callable[[], None] = lambda: None,
     ) -> int:
-        """One pass over the batches.
+        """One pass over the batches; returns the number of samples.
 
-        Args:
-            on_layer: Called with ``(k, vision, text, batch)``, the rows of layer k, while a batch goes through.
-            description: What the progress bar says.
-            progress: Whether to show one.
-            after_batch: Called after each batch.
-
-        Returns:
-            The number of samples.
+        ``on_layer`` is called with ``(k, vision, text, batch)``, the rows of layer k, while a batch goes through,
+        ``after_batch`` after it.
 
         Raises:
             MirlibError: If there are no batches, a batch has no rows of a modality, or the forward pass fails.
@@ -221,13 +201,18 @@ class Reader:
                 )
 
 
+_MEMORY = (torch.OutOfMemoryError, MemoryError)
+# In whose words torch says so on a CPU, and its libraries on a GPU, in a RuntimeError.
+_MEMORY_SIGNS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 @contextmanager
 def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
     """Turn "out of memory" into a sentence that says what to do, and not what was done already."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not _is_memory(error):
+        if not (isinstance(error, _MEMORY) or any(sign in str(error) for sign in _MEMORY_SIGNS)):
             raise
         ways = ["lower batch_size (--batch-size)"] if batch_size > 1 else []
         ways.append("shorten the texts (--max-text-tokens)")
@@ -236,12 +221,6 @@ def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
         raise MirlibError(
             f"out of memory with batch_size={batch_size}: {', or '.join(ways)} ({said_by(error)})"
         ) from error
-
-
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch says so on a CPU, and its libraries on a GPU, in the words of a RuntimeError."""
-    signs = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
 
 
 @contextmanager

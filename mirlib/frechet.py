@@ -1,14 +1,8 @@
-"""The Fréchet distance between two sets of rows, and the mergeable moments it needs.
+"""The Fréchet distance between two sets of rows, and the mergeable moments it needs. Knows arrays only.
 
-This file knows arrays only: no layers, no modalities, no models. For Gaussians with means ``μ`` and covariances ``Σ``
-the squared Fréchet (2-Wasserstein) distance is (Dowson & Landau, 1982)
-
-    d² = ‖μ_x − μ_y‖² + Tr(Σ_x) + Tr(Σ_y) − 2 Tr((Σ_x Σ_y)^{1/2})
-
-The trace term is never computed through a matrix square root. With ``Σ_x = AᵀA`` and ``Σ_y = BᵀB`` it equals the
-nuclear norm ``‖A Bᵀ‖_*``, the sum of the singular values, so eigenvalues of a symmetric matrix or singular values are
-enough. For GPUs, where eigenvalues are slow beside products, there is a second route through the polar factor of
-``A Bᵀ``, which brings a proof of its own accuracy.
+The trace term is never computed through a matrix square root: with ``Σ_x = AᵀA`` and ``Σ_y = BᵀB`` it is the nuclear
+norm ``‖A Bᵀ‖_*``, so eigenvalues of a symmetric matrix or singular values are enough. A second route through the polar
+factor of ``A Bᵀ``, for GPUs, proves its own accuracy.
 """
 
 from __future__ import annotations
@@ -25,7 +19,7 @@ from scipy.linalg.lapack import dsygst
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = [
     "FrechetDistance",
@@ -55,10 +49,7 @@ class FrechetDistance(NamedTuple):
 
 
 class _ReadOnly:
-    """A read-only array that claims to be writable: PyTorch warns about others, and nothing here writes to rows.
-
-    A copy would pull a memory-mapped file into memory.
-    """
+    """A read-only array that claims to be writable: PyTorch warns about others, and a copy would fill the memory."""
 
     def __init__(self, array: np.ndarray) -> None:
         interface = array.__array_interface__
@@ -66,17 +57,9 @@ class _ReadOnly:
 
 
 def as_rows(values: Any, name: str = "rows") -> Tensor:
-    """Turn a NumPy array or a tensor into a real floating-point matrix of rows, without copying where possible.
+    """The (n, d) rows in a NumPy array or a tensor, detached, in their own dtype, not copied where possible.
 
-    Args:
-        values: (n, d) array of any floating dtype on any device.
-        name: What to call it in an error message.
-
-    Returns:
-        The (n, d) tensor, detached, in its own dtype and on its own device.
-
-    Raises:
-        MirlibError: If the array is not a matrix, is empty, or holds integers or complex numbers.
+    Refused, under ``name``, are what is no matrix, is empty, or holds no real floating-point numbers.
     """
     if isinstance(values, Tensor):
         rows = values.detach()
@@ -112,12 +95,10 @@ def threads_for(dim: int) -> AbstractContextManager[Any]:
 
 @cache
 def _thread_pools() -> ThreadpoolController:
-    """The libraries that compute here, looked for once: that takes longer than a small problem does."""
     return ThreadpoolController()
 
 
 def _exact(rows: Tensor) -> Tensor:
-    """Float64 rows; devices without float64 (Apple's MPS) send theirs to the CPU."""
     return (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
 
 
@@ -125,8 +106,8 @@ def _exact(rows: Tensor) -> Tensor:
 class Moments:
     """Row count, mean and centred scatter of a set of rows: all that the Fréchet distance needs.
 
-    Two sets are merged by the pairwise formula of Chan, Golub and LeVeque (1979), which stays accurate where
-    ``Σ x xᵀ − n μ μᵀ`` cancels.
+    Merged by the pairwise formula of Chan, Golub & LeVeque (1979), which stays accurate where ``Σ x xᵀ − n μ μᵀ``
+    cancels.
 
     Attributes:
         count: Number of rows, n.
@@ -136,9 +117,8 @@ class Moments:
     Examples:
         >>> import torch
         >>> rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 3.0]])
-        >>> whole = Moments.of(rows)
         >>> parts = Moments.of(rows[:1]).merge(Moments.of(rows[1:]))
-        >>> torch.allclose(whole.covariance, parts.covariance)
+        >>> torch.allclose(Moments.of(rows).covariance, parts.covariance)
         True
     """
 
@@ -148,16 +128,15 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int, device: torch.device | str = "cpu") -> Moments:
-        """Moments of no rows at all, in ``dim`` dimensions: the neutral element of `merge`."""
+        """Moments of no rows: the neutral element of `merge`."""
         zeros = torch.zeros(dim, dim, dtype=torch.float64, device=device)
         return cls(0, zeros.new_zeros(dim), zeros)
 
     @classmethod
     def of(cls, rows: Any) -> Moments:
-        """Moments of an (n, d) array. n = 1 is allowed; its scatter is 0.
+        """Moments of an (n, d) array, n ≥ 1, in float64.
 
-        On the CPU everything is float64. On a GPU the product of the centred rows is taken in float32 (TF32 off), since
-        float64 products are slow there, and everything that is added up afterwards is float64.
+        On a GPU, where float64 products are slow, the product of the centred rows is taken in float32 (TF32 off).
         """
         rows = as_rows(rows)
         if rows.device.type == "cuda":
@@ -178,11 +157,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """(d, d) covariance with divisor n − 1.
-
-        Raises:
-            MirlibError: If there are fewer than 2 rows.
-        """
+        """(d, d) covariance with divisor n − 1; a `MirlibError` for fewer than 2 rows."""
         if self.count < 2:
             raise MirlibError(f"a covariance needs at least 2 rows, got {self.count}")
         return self.scatter / (self.count - 1)
@@ -214,17 +189,10 @@ def float64_device(rows: Tensor) -> torch.device:
 
 
 def add_rows(count: Tensor, mean: Tensor, scatter: Tensor, rows: Tensor, weights: Tensor | None = None) -> None:
-    """Merge rows into moments in place, as `Moments.of` and `Moments.merge` do, without reading from the device.
+    """Merge (n, d) finite rows into a float64 count (), mean (d,) and scatter (d, d) in place, as `Moments` does.
 
-    The number of rows kept is a tensor, and rows that are left out have weight 0 instead of being cut out: counting or
-    cutting them would make the host wait for a GPU at every call.
-
-    Args:
-        count: () float64 tensor on the device of `float64_device`; the next two likewise.
-        mean: (d,) float64.
-        scatter: (d, d) float64.
-        rows: (n, d) finite rows of any floating dtype.
-        weights: (n,) float64 of zeros and ones, or None for all rows.
+    Nothing is read from the device, for which the host would wait: the count is a tensor, and ``weights``, (n,) float64
+        of zeros and ones, leave rows out that would otherwise be cut out.
     """
     wide = _exact(rows)
     if weights is None:
@@ -310,8 +278,8 @@ def _order(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
 def _near_one(covariance: Tensor) -> tuple[Tensor, float]:
     """The matrix times a power of 4 that brings its largest variance near 1, and the root of what undoes that.
 
-    The product of two covariances holds fourth powers of the rows, which float64 loses below 1e-77. Ordinary ones are
-    left as they are; and since nothing is rounded, they would come out the same.
+    The product of two covariances holds fourth powers of the rows, which float64 loses below 1e-77; others stay as they
+    are.
     """
     largest = float(covariance.diagonal().max())
     tiny = torch.finfo(covariance.dtype).tiny
@@ -324,13 +292,12 @@ def _near_one(covariance: Tensor) -> tuple[Tensor, float]:
 def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
     """Square roots of the eigenvalues of ``Σ_x Σ_y``: (≤ d,) non-negative.
 
-    The usual route is one Cholesky factorisation and one symmetric eigenvalue problem. Where a covariance is singular,
-    square roots of eigenvalues that should be 0 would add noise of 1e-8 each, so both are factored and the singular
-    values of the small product of the factors are taken.
-
-    The dimensions are put in the order of falling variance first. Language models have a few dimensions with
-    activations thousands of times larger than the rest; with those in front the matrix is graded, and the small
-    eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
+    One Cholesky factorisation and one symmetric eigenvalue problem; where a covariance is singular, singular values of
+    the product of two factors, since square roots of eigenvalues that should be 0 would add noise of 1e-8 each. The
+    dimensions
+    are put in the order of falling variance: language models have a few with activations thousands of times larger than
+        the
+    rest, and with those in front small eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
     """
     (covariance_x, root_x), (covariance_y, root_y) = _near_one(covariance_x), _near_one(covariance_y)
     return _spectrum_near_one(covariance_x, covariance_y) * root_x * root_y
@@ -355,17 +322,10 @@ def _spectrum_near_one(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
 
 
 def trace_sqrt_product(covariance_x: Tensor, covariance_y: Tensor) -> float:
-    """``Tr((Σ_x Σ_y)^{1/2})`` of two symmetric positive semi-definite matrices.
+    """``Tr((Σ_x Σ_y)^{1/2})`` of two (d, d) positive semi-definite matrices, at least 0, in squared units of the rows.
 
     With ``Σ_y = L Lᵀ`` the eigenvalues of ``Σ_x Σ_y`` are those of the symmetric ``Lᵀ Σ_x L``, and their square roots
-    add up to the trace. No matrix square root is formed.
-
-    Args:
-        covariance_x: (d, d) matrix.
-        covariance_y: (d, d) matrix, same dtype and device.
-
-    Returns:
-        The trace, at least 0, in the product of the units of the rows.
+    add up to the trace.
 
     Examples:
         >>> import torch
@@ -376,16 +336,14 @@ def trace_sqrt_product(covariance_x: Tensor, covariance_y: Tensor) -> float:
 
 
 class TraceTerm(NamedTuple):
-    """``Tr((Σ_x Σ_y)^{1/2})`` and how it was found.
+    """``Tr((Σ_x Σ_y)^{1/2})``, at least 0, in squared units of the rows, and how it was found; see `trace_term`.
 
     Attributes:
-        value: The trace, at least 0, in the product of the units of the rows.
-        method: The route that gave it, ``"exact"`` or ``"polar"``; see `trace_term`.
-        error: Bound of the relative error of ``"polar"`` for the Cholesky factors that it was given, proved after the
-            fact. NaN for ``"exact"``, whose error is that of LAPACK's rounding, typically 1e-14.
+        value: The trace.
+        method: The route that gave it, ``"exact"`` or ``"polar"``.
+        error: Bound of the relative error that ``"polar"`` proved. NaN for ``"exact"``, typically right to 1e-14.
         fallback: Why the exact route was taken where ``"polar"`` was asked for, or None.
-        nodes: (m,) values that stand for the square roots of the eigenvalues of ``Σ_x Σ_y``: these themselves, or
-            points of a quadrature over them.
+        nodes: (m,) square roots of the eigenvalues of ``Σ_x Σ_y``, or points of a quadrature over them.
         weights: (m,) how many eigenvalues each of them stands for; they add up to d at most.
     """
 
@@ -405,31 +363,18 @@ LARGEST_WEIGHT = 1e10  # of a step of the polar iteration; rounding in it is thi
 def trace_term(
     covariance_x: Tensor, covariance_y: Tensor, method: str = "exact", tolerance: float = TOLERANCE
 ) -> TraceTerm:
-    """``Tr((Σ_x Σ_y)^{1/2})``, by eigenvalues or by products.
+    """``Tr((Σ_x Σ_y)^{1/2})`` of two (d, d) covariances of one dtype and device, by eigenvalues or by products.
 
-    ``"exact"`` is the route of `trace_sqrt_product`. ``"polar"`` uses matrix products, Cholesky factors and triangular
-    solves alone, which GPUs do at full speed where eigenvalue solvers cannot. With ``Σ = L Lᵀ`` the trace is the
-    nuclear norm of ``M = L_xᵀ L_y``, and that is ``Tr(Uᵀ M)`` for the polar factor U of M. U comes from the QDWH
-    iteration, with its weights held below 1e10 so that Cholesky factors are enough, and two Newton–Schulz steps. Their
-    number follows from d and the tolerance alone. Small singular values need not converge: what is left of them counts
-    for as little as they do.
-
-    The result is then proved, whatever the iteration did. Its last step leaves ``‖X‖₂ ≤ 1``, so ``Tr(XᵀM)`` cannot be
-    above the nuclear norm; and with ``XᵀM = S + K``, the symmetric and the skew part, and ``R = M − X XᵀM``
+    ``"exact"`` is the route of `trace_sqrt_product`. ``"polar"`` uses what GPUs do at full speed: matrix products,
+        Cholesky factors and triangular solves. With ``Σ = L Lᵀ`` the trace is the nuclear norm of ``M = L_xᵀ L_y``,
+        which is ``Tr(Uᵀ M)`` for the polar factor U of M, found by QDWH with weights below 1e10 and two Newton–Schulz
+        steps. The result is then proved to the relative ``tolerance``, whatever the iteration did: its last step leaves
+        ``‖X‖₂ ≤ 1``, so ``Tr(XᵀM)`` cannot be above the nuclear norm, and with ``XᵀM = S + K``, the symmetric and the
+        skew part, and ``R = M − X XᵀM``
 
         ‖M‖_* ≤ Tr(S) + 2 d τ + √d (‖K‖_F + ‖R‖_F)    if ``S + τ I`` has a Cholesky factor.
 
-    Where the proof falls short of the tolerance or a covariance is singular, the exact route is taken, and `TraceTerm`
-    says so.
-
-    Args:
-        covariance_x: (d, d) matrix.
-        covariance_y: (d, d) matrix, same dtype and device.
-        method: ``"exact"`` or ``"polar"``.
-        tolerance: Relative error that ``"polar"`` has to prove.
-
-    Returns:
-        `TraceTerm`.
+    Where the proof falls short or a covariance is singular, the exact route is taken, and `TraceTerm` says so.
 
     Raises:
         MirlibError: For an unknown method, or covariances that overflow.
@@ -443,8 +388,7 @@ def trace_term(
         >>> round(found.value, 9), found.method, found.error < 1e-9
         (5.0, 'polar', True)
     """
-    if method not in TRACE_METHODS:
-        raise MirlibError(f"unknown route to the trace term {method!r}; choose one of {', '.join(TRACE_METHODS)}")
+    check_choice("route to the trace term", method, TRACE_METHODS)
     fallback = None
     if method == "polar":
         found = _polar_trace(covariance_x, covariance_y, tolerance)
@@ -535,12 +479,9 @@ def _add_to_diagonal(matrix: Tensor, value: float) -> Tensor:
 
 
 def _quadrature(matrix: Tensor, probes: int = 8, steps: int = 40) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the spectrum of a symmetric positive semi-definite matrix, by Lanczos from random signs.
+    """Nodes and weights of the spectrum of a positive semi-definite matrix, by Lanczos from fixed random signs.
 
-    ``Σ w f(θ)`` estimates ``Tr f(matrix)`` to a few percent at a small part of the cost of its eigenvalues. The signs
-    are always the same ones.
-
-    Source: Ubaru, Chen & Saad (2017).
+    ``Σ w f(θ)`` estimates ``Tr f(matrix)`` to a few percent at a small part of the cost (Ubaru, Chen & Saad, 2017).
     """
     dim = len(matrix)
     steps = min(steps, dim)
@@ -569,27 +510,14 @@ def _quadrature(matrix: Tensor, probes: int = 8, steps: int = 40) -> tuple[Tenso
 def first_order_bias(
     spectrum: Tensor, trace_x: float, trace_y: float, count_x: int, count_y: int, weights: Tensor | None = None
 ) -> float:
-    """First-order upward bias of the squared Fréchet distance of two finite Gaussian samples.
-
-    A second-order expansion of the trace term in the sampling noise of both covariances gives
+    """First-order upward bias of the squared Fréchet distance of two Gaussian samples, in squared units of the rows.
 
         bias ≈ Tr(Σ_x)/n + Tr(Σ_y)/m + ½ (1/n + 1/m) (Σ_ij s_i s_j / (s_i + s_j) + ½ Σ_i s_i)
 
-    where ``s`` are the square roots of the eigenvalues of ``Σ_x Σ_y``; the last sum is there because a variance is
-    twice as noisy as a covariance. For equal isotropic Gaussians and n = m the part of the covariances is
-    ``Tr(Σ) (d + 1) / (2n)``. It assumes independent rows and n, m ≫ d; tokens of one image are not independent, so
-    read it as a lower bound.
-
-    Args:
-        spectrum: (≤ d,) the square roots ``s``.
-        trace_x: ``Tr(Σ_x)``.
-        trace_y: ``Tr(Σ_y)``.
-        count_x: Number of rows n.
-        count_y: Number of rows m.
-        weights: How many eigenvalues each entry of ``spectrum`` stands for; one if left out.
-
-    Returns:
-        The bias, in the squared units of the rows.
+    from a second-order expansion of the trace term in the sampling noise of both covariances. ``spectrum`` holds s, the
+    square roots of the eigenvalues of ``Σ_x Σ_y``, each of which stands for so many of them as ``weights`` says. For
+    equal isotropic Gaussians and n = m the part of the covariances is ``Tr(Σ) (d + 1) / (2n)``. It assumes independent
+    rows and n, m ≫ d; tokens of one image are not independent, so read it as a lower bound.
     """
     w = torch.ones_like(spectrum) if weights is None else weights
     s, w = spectrum[spectrum > 0], w[spectrum > 0]
@@ -606,26 +534,12 @@ def _assemble(difference: Tensor, trace_x: float, trace_y: float, trace_sqrt: fl
 
 
 def frechet_distance_from_moments(x: Moments, y: Moments) -> tuple[FrechetDistance, float]:
-    """The squared Fréchet distance of two sets of moments, and its first-order bias.
-
-    Args:
-        x: Moments of at least 2 rows.
-        y: Moments of at least 2 rows in the same number of dimensions.
-
-    Returns:
-        ``(FrechetDistance, bias)``; for the bias see `first_order_bias`.
-
-    Raises:
-        MirlibError: If the dimensions differ or a set has fewer than 2 rows.
-    """
+    """The squared Fréchet distance of two sets of moments of at least 2 rows each, and its `first_order_bias`."""
     return distance_and_trace(x, y)[:2]
 
 
 def distance_and_trace(x: Moments, y: Moments, method: str = "exact") -> tuple[FrechetDistance, float, TraceTerm]:
-    """`frechet_distance_from_moments` with the route of `trace_term` chosen, and what that route says of itself.
-
-    By the polar route the bias is an estimate to a few percent, for it has no eigenvalues.
-    """
+    """The distance and its bias by a route of `trace_term`, and what that says; the polar bias is an estimate."""
     if x.dim != y.dim:
         raise MirlibError(f"the two sets of rows have {x.dim} and {y.dim} dimensions; they must be equal")
     covariance_x, covariance_y = x.covariance, y.covariance.to(x.mean.device)
@@ -638,6 +552,8 @@ def distance_and_trace(x: Moments, y: Moments, method: str = "exact") -> tuple[F
 
 def frechet_distance(x: Any, y: Any) -> FrechetDistance:
     """Squared Fréchet distance between the Gaussians fitted to two sets of rows.
+
+        d² = ‖μ_x − μ_y‖² + Tr(Σ_x) + Tr(Σ_y) − 2 Tr((Σ_x Σ_y)^{1/2})
 
     Exact in float64, also where there are fewer rows than dimensions: then the rows themselves serve as factors of the
     covariance, and the trace term is the nuclear norm of their small cross-Gram matrix.

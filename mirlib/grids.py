@@ -1,8 +1,4 @@
-"""Where each vision row stands in its picture, by family: what it takes to draw a number of each row over the picture.
-
-A family that is not listed here, and a picture whose rows are not as many as its rule expects, has no grid: its rows
-are drawn as a strip.
-"""
+"""Where each vision row stands in its picture, by family, to draw a number of each row over it; else it is a strip."""
 
 from __future__ import annotations
 
@@ -46,7 +42,6 @@ def whole(rows: int, columns: int) -> PatchGrid:
 
 
 def _each(one: Callable[[Mapping[str, Any], int, np.ndarray], PatchGrid | None]) -> Rule:
-    """A rule from what holds for one picture: its inputs, its number in the batch, the positions of its rows."""
 
     def rule(inputs: Mapping[str, Any], vision: Tensor) -> list[PatchGrid | None]:
         found = []
@@ -73,7 +68,6 @@ def _side(vision: Any) -> int:
 
 
 def _square(side: Callable[[Any], int]) -> Callable[[Any], Rule]:
-    """One square picture."""
     return lambda config: _each(lambda inputs, number, places: whole(side(config), side(config)))
 
 

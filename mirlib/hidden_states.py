@@ -1,7 +1,7 @@
 """Hidden states out of any Hugging Face LVLM, layer by layer, vision rows and text rows apart.
 
-Forward hooks read each decoder layer's output while the model runs, so nothing has to be edited in the model and no
-layer is kept longer than it is needed. Layers are numbered 1..K as in the paper; the embedding output is not a layer.
+Forward hooks read each decoder layer's output while the model runs; no layer is kept longer than needed. Layers are
+numbered 1..K.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.adapters import register_adapter as register_adapter  # where it was before it had a module of its own
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["HiddenStateStream", "capture"]
 
@@ -43,8 +43,7 @@ class HiddenStateStream:
         vision_samples: (r,) index within the batch of the sample that each vision row belongs to.
         text_samples: (s,) likewise for the text rows.
         positions: ``{"vision": (B, T), "text": (B, T)}`` bool, where in the batch those rows stand.
-        text_mask: Set it to a (B, T) bool tensor before a forward pass to say which positions are text; it holds for
-            that pass alone.
+        text_mask: A (B, T) bool tensor set before a forward pass says, for that pass, which positions are text.
     """
 
     parts: DecoderParts
@@ -70,21 +69,13 @@ def token_masks(
     text_mask: Tensor | None = None,
     vision_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which positions of a batch are vision rows and which are text rows.
+    """Which positions of a batch are vision rows and which are text rows: two (B, T) bool masks.
 
-    Args:
-        input_ids: (B, T) token ids.
-        attention_mask: (B, T), 0 at padding, or None; masks of other shapes (4-D) are ignored.
-        vision_token_ids: Ids of the vision placeholders.
-        special_token_ids: Ids that are never text.
-        text_rows: ``"text"``: the given ``text_mask``, or else every attended position that is neither vision nor
-            special. ``"after_image"``: the authors' choice, everything attended after the last vision token.
-        text_mask: (B, T) bool.
-        vision_mask: (B, T') bool, T' >= T, where vision stands, in place of ``vision_token_ids``. The first T' - T
-            positions are rows that the decoder puts in front of those of ``input_ids``; they are never text.
-
-    Returns:
-        Two (B, T) bool masks, vision and text; with ``vision_mask``, (B, T').
+    Vision stands where ``vision_mask`` says, (B, T') with T' >= T, or else at ``vision_token_ids``; in the first case
+    the masks returned are (B, T'), and the T' - T positions in front are never text. Text are the positions of the (B,
+    T) ``text_mask``, or else all that are attended, neither vision nor special; with ``"after_image"``, the authors'
+    choice, everything attended after the last vision token. An ``attention_mask`` of another shape than (B, T) is
+    ignored.
     """
     if vision_mask is None:
         vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))
@@ -143,14 +134,9 @@ def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
 
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """For a `mirlib.forward.Reader`: an ``on_layer`` that is called with layer 0, what enters layer 1, before layer 1.
+    """For a `mirlib.forward.Reader`: yields what it calls with layers 1..K, which calls ``on_layer`` with 0..K.
 
-    Args:
-        parts: Those of the model.
-        on_layer: Takes ``(k, vision, text, batch)``, k from 0.
-
-    Yields:
-        What the reader calls with layers 1..K.
+    Layer 0 is what enters layer 1; ``on_layer`` takes ``(k, vision, text, batch)``.
     """
     entered: list[Tensor] = []
 
@@ -187,15 +173,15 @@ def capture(
         last: Layer K is read after the final norm (``"normed"``, as ``hidden_states[-1]`` of transformers) or before
             (``"raw"``).
         on_layer: Called with ``(k, vision_rows, text_rows)``, k from 1, as soon as layer k is done; the rows are then
-            not kept. Use it for models whose hidden states do not fit in memory.
+            not kept.
 
     Yields:
         `HiddenStateStream`, refilled by every forward pass.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: If the model was called without ``input_ids``, or a layer's output has another length than its
-            input, or hooks did not fire (a compiled model runs past hooks that were added later).
+        MirlibError: If the model was called without ``input_ids``, a layer's output has another length than its input,
+            or hooks did not fire (a compiled model runs past hooks that were added later).
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -204,10 +190,8 @@ def capture(
         ...     stream.num_layers == len(model.get_decoder().layers)
         True
     """
-    if text_rows not in TEXT_ROWS:
-        raise MirlibError(f"unknown text_rows {text_rows!r}; choose one of {', '.join(TEXT_ROWS)}")
-    if last not in LAST_LAYER:
-        raise MirlibError(f"unknown last {last!r}; choose one of {', '.join(LAST_LAYER)}")
+    check_choice("text_rows", text_rows, TEXT_ROWS)
+    check_choice("last", last, LAST_LAYER)
     model = unwrap(model)
     parts = decoder_parts(model)
     if last == "normed" and parts.final_norm is None:
@@ -243,9 +227,7 @@ def capture(
         found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
         places.clear()
         places.update({(modality, rows.device): rows for modality, rows in found.items()})
-        stream.vision_samples, stream.text_samples = (
-            found[name] // masks[name].shape[1] for name in ("vision", "text")
-        )
+        stream.vision_samples, stream.text_samples = (rows // masks[name].shape[1] for name, rows in found.items())
         stream.vision, stream.text = [], []
         fired.clear()
 

@@ -6,14 +6,9 @@ optimal maps T from vision to text and T' back, the distance D of a layer change
     IF_vision(x) = n / (n − 1) cᵀ(I − T)c − Tr((I − T)A) + 2 δᵀc,       c = x − μ_v,  δ = μ_v − μ_t
     IF_text(y)   = m / (m − 1) cᵀ(I − T')c − Tr((I − T')B) − 2 δᵀc,     c = y − μ_t
 
-and every text row, outliers included, acts on the text-centric scale: it adds ``−2 D (‖y‖ / mean ‖y‖ − 1)``. The
-influence of a sample is the sum over its rows, divided by the number of rows of their modality. The bounds of
-the outlier rule, median ± 3 standard deviations of all norms, move with every norm, and where they move rows come in or
-drop out: the slope of D in each bound is what the rows near it weigh. Two d × d matrices a layer are all that this
-needs, for any number of samples.
-
-Where a covariance is singular, or rows are few beside dimensions, the derivative does not exist or says little, and an
-interval comes from leaving out groups of samples instead.
+and every text row adds ``−2 D (‖y‖ / mean ‖y‖ − 1)`` by its part in the scale. A sample's influence is the sum over its
+rows, divided by the number of rows of their modality. The bounds of the outlier rule move with each norm, and the slope
+of D in each bound is what the rows near it weigh.
 
 Source: Hampel (1974) for influence functions; Efron (1982), section 6, for the infinitesimal jackknife.
 """
@@ -49,17 +44,11 @@ def rows_suffice(rows: int, dim: int) -> bool:
 
 @dataclass(frozen=True)
 class LayerInfluence:
-    """What the influence of single rows on the distance of one layer needs.
+    """What the influence of single rows on the distance D of a layer, in units of (mean text norm)², needs.
 
-    Attributes:
-        distance: D of the layer, in units of (mean text norm)².
-        scale: α, 1 / mean text norm; 1 where normalisation is off.
-        normalized: Whether α moves with the text rows.
-        gradients: (d, d) each, ``I − T`` and ``I − T'``.
-        means: (d,) each, μ_v and μ_t.
-        traces: ``Tr((I − T)A)`` and ``Tr((I − T')B)``.
-        counts: Rows of each modality that the outlier rule keeps.
-        text_rows: All text rows, outliers included.
+    ``scale`` is α, ``normalized`` says whether it moves with the ``text_rows``, outliers included; ``gradients`` are
+    the (d, d) matrices ``I − T`` and ``I − T'``, ``means`` μ_v and μ_t, ``traces`` ``Tr((I − T)A)`` and ``Tr((I −
+    T')B)``, and ``counts`` the rows of each modality that the outlier rule keeps.
     """
 
     distance: float
@@ -83,16 +72,9 @@ class LayerInfluence:
         text_rows: int,
         dtype: torch.dtype = torch.float64,
     ) -> LayerInfluence:
-        """From the moments of the rows that are kept, whose covariances are regular.
+        """From the unscaled moments of the rows kept, whose covariances are regular, and their scaled distance.
 
-        Args:
-            vision: Moments of the vision rows, unscaled.
-            text: Moments of the text rows.
-            distance: Their squared distance, scaled.
-            scale: α.
-            normalized: Whether α comes from the text rows.
-            text_rows: Number of all text rows.
-            dtype: Precision of the two matrices; float32 takes half the memory, and is enough for a standard error.
+        The two matrices are kept in ``dtype``; float32 takes half the memory, and is enough for a standard error.
         """
         covariances = vision.covariance, text.covariance.to(vision.mean.device)
         maps = optimal_maps(*covariances)
@@ -119,14 +101,9 @@ class LayerInfluence:
         return replace(self, **moved)
 
     def of_kept(self, rows: Tensor, side: int) -> Tensor:
-        """What each row adds to D if it is kept, divided by the number of rows of its modality.
+        """(n,) float64: what each of (n, d) rows of a side adds to D if it is kept, in units of (mean text norm)².
 
-        Args:
-            rows: (n, d) rows of one modality.
-            side: 0 for vision, 1 for text.
-
-        Returns:
-            (n,) float64, on the device of `mirlib.frechet.float64_device`, in units of (mean text norm)².
+        It is divided by the number of rows of the modality; ``side`` is 0 for vision, 1 for text.
         """
         gradient, sign, count = self.gradients[side], (1, -1)[side], self.counts[side]
         device = float64_device(rows)
@@ -146,14 +123,9 @@ class LayerInfluence:
 
 
 class SampleInfluence:
-    """The influence of every sample's rows of one modality on the distance of a layer, summed as the rows come.
+    """The influence of each sample's rows of one side (0 vision, 1 text) on a layer's distance, summed as they come.
 
-    Args:
-        maps: Of the layer.
-        side: 0 for vision, 1 for text.
-        bounds: Of the outlier rule, or None where all rows are kept.
-        samples: Number of samples, N.
-        device: Where the sums are kept.
+    ``bounds`` are those of the outlier rule, None where all rows are kept; ``samples`` is N.
     """
 
     def __init__(
@@ -194,10 +166,7 @@ class SampleInfluence:
 
 
 def standard_error(influence: Influence, per_layer: Sequence[float] | np.ndarray) -> float:
-    """Standard error of MIR from the influences of its samples; NaN for fewer than 2 samples or a sum of 0.
-
-    Samples whose picture and text go together are one draw; otherwise pictures and texts are drawn apart.
-    """
+    """Standard error of MIR from the influences of its samples; NaN for fewer than 2 samples or a sum of 0."""
     total = math.fsum(per_layer)
     sides = [side.sum(axis=0) for side in (influence.vision, influence.text)]
     draws = [sides[0] + sides[1]] if influence.paired else sides
@@ -214,9 +183,6 @@ def influence_interval(influence: Influence, per_layer: np.ndarray, value: float
 
 
 def t_interval(value: float, error: float, confidence: float, method: str, degrees: int) -> Interval:
-    """``value ± t · standard error``; NaN at both ends without a degree of freedom.
-
-    It says how far another draw of as many samples would fall, and is centred on the value.
-    """
+    """``value ± t · standard error``; NaN at both ends without a degree of freedom."""
     reach = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * error if degrees > 0 else math.nan
     return Interval(value - reach, value + reach, confidence, error, method, degrees)

@@ -1,9 +1,8 @@
 """Controls by intervention: MIR of one model on the same texts, with something else in the place of the pictures.
 
-A value says little before it is known what an input that means nothing would score. `controls` measures the real
-pictures and then, with everything else as it was: other pictures (black, noise, another text's), other rows at the
-entrance of the decoder (zero, random directions of the trained lengths), and a projector with fresh weights. The model
-is the same before and after, bit for bit.
+A value says little before it is known what an input that means nothing would score: other pictures (black, noise,
+another text's), other rows at the entrance of the decoder (zero, random directions of the trained lengths), and a
+projector with fresh weights. The model is the same before and after, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,11 @@ from mirlib.comparison import Difference, compare
 from mirlib.data import load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
-from mirlib.result import MIRResult, json_text
+from mirlib.result import MIRResult
 from mirlib.scoring import score_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 __all__ = ["CONTROLS", "Controls", "controls"]
 
@@ -86,9 +85,8 @@ class Controls:
     def difference(self, name: str) -> Difference | None:
         """How far a control lies from the real pictures, with the interval of that difference; None without intervals.
 
-        All inputs come from the same texts and the same pictures, so that the values rise and fall together. Where the
-        influences of the samples are known, the interval is that of the paired difference; else the two values count as
-        independent, and it is too wide.
+        All inputs come from the same texts and pictures: where the influences of the samples are known, the interval is
+        that of the paired difference; else the two values count as independent, and it is too wide.
         """
         control, real = self.results[name], self.real
         if control.interval is None or real.interval is None:
@@ -104,12 +102,7 @@ class Controls:
         return compare(same, real, confidence=real.interval.confidence).difference
 
     def standing(self, name: str) -> str | None:
-        """Where a control stands against the real pictures.
-
-        Returns:
-            ``"below"`` or ``"above"``, or ``"not told apart"`` where the interval of the difference holds 0; None where
-            there are no intervals.
-        """
+        """``"below"`` or ``"above"`` the real pictures, ``"not told apart"`` from them, or None without intervals."""
         found = self.difference(name)
         if found is None:
             return None
@@ -160,33 +153,6 @@ class Controls:
             "warnings": list(self.warnings),
         }
 
-    def to_json(self) -> str:
-        """JSON text of `to_dict`."""
-        return json_text(self.to_dict())
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Controls:
-        """The controls that `to_dict` described.
-
-        Raises:
-            MirlibError: If the real pictures are missing, or a result is not one.
-        """
-        stored = data.get("results") if isinstance(data, Mapping) else None
-        if not isinstance(stored, Mapping) or REAL not in stored:
-            raise MirlibError("not a result of controls: it holds no result of the real pictures")
-        return cls(
-            results={name: MIRResult.from_dict(stored[name]) for name in TITLES if name in stored},
-            unavailable=dict(data.get("unavailable", {})),
-            settings=dict(data.get("settings", {})),
-            warnings=tuple(data.get("warnings", ())),
-        )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw where the real pictures stand among the controls; see `mirlib.plots.figure_controls`."""
-        from mirlib.plots import figure_controls
-
-        return figure_controls(self.to_frame(), ax=ax)
-
     def __repr__(self) -> str:
         values = ", ".join(f"{name} {result.value:.3f}" for name, result in self.results.items())
         return f"Controls({values})"
@@ -197,11 +163,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_names(only: Sequence[str] | str | None) -> list[str]:
-    """The controls that are meant, in the order of `CONTROLS`; all for None.
-
-    Raises:
-        MirlibError: If a name is unknown.
-    """
+    """The controls that are meant, in the order of `CONTROLS`; all for None. An unknown name is refused."""
     if only is None:
         return list(CONTROLS)
     asked = [name.strip() for name in only.split(",")] if isinstance(only, str) else list(only)
@@ -241,28 +203,12 @@ def controls(
     - ``"fresh_rescaled"``: the same, its rows multiplied where they enter layer 1 by the one factor that gives them the
       mean length of the trained projector's rows.
 
-    Every control costs as much as the value itself. What cannot be done to a model is left out, with the reason: in
-    particular a projector that goes by none of the usual names (`mirlib.adapters.register_adapter` can name it), is
-    stored in few bits or spread over processes.
+    Every control costs as much as the value itself; ``only`` names some of `CONTROLS`, in a list or with commas between
+    them. What that is, is told to ``say`` once the real pictures are measured, or to stderr with the progress. What
+    cannot be done to a model is left out, with the reason: in particular a projector that goes by none of the usual
+    names (`mirlib.adapters.register_adapter` can name it), is stored in few bits or spread over processes.
 
-    Args:
-        model: As for `mirlib.score`. It is left as it was, bit for bit, also by an error.
-        processor: Its processor.
-        images: As for `mirlib.score`.
-        texts: As for `mirlib.score`.
-        only: Names from `CONTROLS`, or a string with commas between them; all if left out.
-        num: Number of pairs.
-        batch_size: Pairs a forward pass.
-        seed: Of the draw of pairs, of noise, directions and fresh weights.
-        paired: As for `mirlib.score`.
-        merge_processes: As for `mirlib.score`.
-        say: Called with a sentence on what the controls cost, once the real pictures are measured; without it, it
-            goes to stderr with the progress.
-        progress: Whether to show bars on stderr.
-        **options: All others of `mirlib.score`.
-
-    Returns:
-        `Controls`.
+    All other arguments are those of `mirlib.score`. The model is left as it was, bit for bit, also by an error.
 
     Raises:
         MirlibError: For unknown names, and all that `mirlib.score` raises for the real pictures.
@@ -287,7 +233,9 @@ def controls(
     with _watching(model, parts) as seen:
         results = {REAL: measure(REAL, batches)}
     seconds = time.perf_counter() - began
-    _say_cost(names, batches, results[REAL], seconds, say, progress and processes.leads)
+    if say is not None or (progress and processes.leads):
+        sentence = _cost(len(names), len(batches.chosen), results[REAL], seconds)
+        (say or (lambda line: tqdm.write(line, file=sys.stderr)))(sentence)
 
     def run(name: str) -> MIRResult:
         if name in ("black", "noise"):
@@ -333,26 +281,15 @@ class NotAvailableError(MirlibError):
     """A control that cannot be made for a model."""
 
 
-def _say_cost(
-    names: Sequence[str],
-    batches: PairBatches,
-    real: MIRResult,
-    seconds: float,
-    say: Callable[[str], None] | None,
-    shown: bool,
-) -> None:
-    count = len(names)
+def _cost(count: int, pairs: int, real: MIRResult, seconds: float) -> str:
+    """What so many controls cost, in a sentence."""
     passes = count * real.passes
     minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
-    sentence = (
+    return (
         f"{count} {'control takes' if count == 1 else 'controls take'} {passes} more "
-        f"pass{'' if passes == 1 else 'es'} over {len(batches.chosen)} pairs, about {minutes} at the speed of "
+        f"pass{'' if passes == 1 else 'es'} over {pairs} pairs, about {minutes} at the speed of "
         f"the first measurement ({seconds:.0f} seconds)"
     )
-    if say is not None:
-        say(sentence)
-    elif shown:
-        tqdm.write(sentence, file=sys.stderr)
 
 
 def _name_of(model: nn.Module, module: nn.Module | None) -> str:
@@ -502,9 +439,6 @@ def _fresh(model: nn.Module, parts: DecoderParts, seed: int) -> Iterator[list[bo
     """The connector with fresh weights for the time being; the list holds something once it has run.
 
     The parameters stay the same objects, and their own storage is put back, so that nothing is copied or rounded.
-
-    Raises:
-        NotAvailableError: If there is no connector that could be initialised.
     """
     weights = _fresh_weights(model, parts, seed)
     fired: list[bool] = []
@@ -578,12 +512,7 @@ def _initialise(module: nn.Module, owner: nn.Module) -> None:
 
 @dataclass
 class _Seen:
-    """What the first batch showed.
-
-    Attributes:
-        added: Layers before which something was added to vision rows alone.
-        changed: Whether vision rows were changed between connector and layer 1.
-    """
+    """The layers before which something was added to vision rows alone, and if they were changed before layer 1."""
 
     added: list[int] = field(default_factory=list)
     changed: bool = False
@@ -599,19 +528,16 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
         stack.callback(rows.release, model)
         stack.callback(lambda: [handle.remove() for handle in handles])
 
-        def entering(k: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                hidden = args[0] if args else kwargs.get("hidden_states")
-                before = last.pop("layer", None)
-                if not isinstance(hidden, Tensor) or before is None or before.shape != hidden.shape:
-                    return
-                mask = rows.mask.to(hidden.device) if rows.mask is not None else None
-                if mask is None or hidden.shape[:2] != mask.shape:
-                    return
-                if (hidden[mask] != before[mask]).any() and torch.equal(hidden[~mask], before[~mask]):
-                    seen.added.append(k)
-
-            return hook
+        def entering(k: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            before = last.pop("layer", None)
+            if not isinstance(hidden, Tensor) or before is None or before.shape != hidden.shape:
+                return
+            mask = rows.mask.to(hidden.device) if rows.mask is not None else None
+            if mask is None or hidden.shape[:2] != mask.shape:
+                return
+            if (hidden[mask] != before[mask]).any() and torch.equal(hidden[~mask], before[~mask]):
+                seen.added.append(k)
 
         def left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             last["layer"] = (output[0] if isinstance(output, (tuple, list)) else output).detach()
@@ -638,7 +564,7 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
         handles.append(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True))
         for k, (before, after) in enumerate(zip(parts.layers, list(parts.layers)[1:], strict=False), start=2):
             handles.append(before.register_forward_hook(left))
-            handles.append(after.register_forward_pre_hook(entering(k), with_kwargs=True))
+            handles.append(after.register_forward_pre_hook(partial(entering, k), with_kwargs=True))
         if parts.connector is not None:
             handles.append(parts.connector.register_forward_hook(connected))
         handles.append(unwrap(model).register_forward_hook(done))

@@ -1,15 +1,14 @@
 """The Fréchet distance between vision rows after one layer and text rows after another, for all pairs of layers.
 
-MIR compares both modalities after the same layer, the diagonal of this map. Beside it stand two controls: the same map
-with every row at norm one, for norms grow from layer to layer and may alone decide which layer is nearest; and a map of
-text against text, from two halves of the samples, which says what the distance of like from like is at each depth.
+MIR is the diagonal of this map. Beside it stand two controls: every row at norm one, for norms grow from layer to layer
+    and may alone decide which is nearest; and text against text, from two halves of the samples.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +22,11 @@ from tqdm import tqdm
 from mirlib.accumulators import FiniteChecks
 from mirlib.batches import pair_batches
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
 from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
-from mirlib.mir import MODALITIES, NormBounds, check_confidence, row_norms, text_scale
+from mirlib.mir import MODALITIES, NormBounds, row_norms, text_scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerMap", "PairsOfLayers", "layer_map", "layer_map_cost"]
 
+CONFIDENCE = 0.95
 GROUPS = 20  # of samples, for the jackknife, where the moments of all are small
 FEW_LAYERS = 9  # of wide models: the work grows with the square of their number
 KINDS = ("given", "unit")
@@ -45,8 +45,8 @@ class PairsOfLayers(NamedTuple):
 
     Attributes:
         distances: (L, L), row i for the rows after layer i, column j for the text rows after layer j.
-        within: (L, L) bool, the text layers that cannot be told from the nearest one: those whose distance exceeds the
-            smallest of the row by no more than chance may. The nearest alone where there is no interval.
+        within: (L, L) bool, the text layers that cannot be told from the nearest one of the row, whose distance exceeds
+            its by no more than chance may. The nearest alone where there is no interval.
     """
 
     distances: np.ndarray
@@ -83,11 +83,10 @@ class LayerMap:
     settings: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a vision layer.
+        """One line a vision layer, with columns for each of the maps ``given`` and ``unit``.
 
-        Columns for each of the maps ``given`` and ``unit``: the nearest text layer, the lowest and the highest text
-        layer that cannot be told from it (``_low``, ``_high``), its distance (``_least``) and that of the same layer
-        (``_same``).
+        These are the nearest text layer, the lowest and the highest text layer that cannot be told from it (``_low``,
+        ``_high``), its distance (``_least``) and that of the same layer (``_same``).
         """
         import pandas as pd
 
@@ -103,19 +102,17 @@ class LayerMap:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
-        maps = {
-            name: {
-                "distances": getattr(self, name).distances.tolist(),
-                "nearest": [self.layers[place] for place in getattr(self, name).nearest],
-                "within": getattr(self, name).within.tolist(),
-            }
-            for name in (*KINDS, "null")
+        found: dict[str, Any] = {
+            "layers": list(self.layers),
+            "scale": self.scale.tolist(),
+            "rows": dict(self.rows),
+            "settings": dict(self.settings),
         }
-        return (
-            {"layers": list(self.layers), "scale": self.scale.tolist(), "rows": dict(self.rows)}
-            | maps
-            | {"settings": dict(self.settings)}
-        )
+        for name in (*KINDS, "null"):
+            pairs: PairsOfLayers = getattr(self, name)
+            nearest = [self.layers[place] for place in pairs.nearest]
+            found[name] = {"distances": pairs.distances.tolist(), "nearest": nearest, "within": pairs.within.tolist()}
+        return found
 
     def plot(self) -> Figure:
         """Both maps side by side, with the nearest text layers of each vision layer marked."""
@@ -214,92 +211,60 @@ def layer_map(
     texts: Sequence[str],
     *,
     num: int = 100,
-    batch_size: int = 4,
-    seed: int = 0,
-    paired: bool = False,
-    template: str = "chat",
     text_rows: str = "text",
     last: str = "normed",
-    max_text_tokens: int | None = None,
     layers: Sequence[int] | None = None,
     groups: int | None = None,
-    confidence: float = 0.95,
     trace: str = "exact",
-    skip_unreadable: Callable[[str], None] | None = None,
     progress: bool = True,
+    **pairs: Any,
 ) -> LayerMap:
     """Fréchet distances between the vision rows after every layer and the text rows after every layer.
 
     The pairs are those that `mirlib.score` draws for the same arguments, and the diagonal is its FID_k. It takes two
     passes over them, and for L layers and G groups (2 G + 3) L² trace terms of d × d matrices, 3 L² with two groups;
-    `layer_map_cost` says how long that takes.
+    `layer_map_cost` says how long that takes. Read the nearest layer off ``unit``: in ``given`` it depends on the unit,
+    which changes from column to column.
 
     Args:
-        model: As for `mirlib.score`.
-        processor: As for `mirlib.score`.
-        images: As for `mirlib.score`.
-        texts: As for `mirlib.score`.
-        num: As for `mirlib.score`.
-        batch_size: As for `mirlib.score`.
-        seed: As for `mirlib.score`.
-        paired: As for `mirlib.score`.
-        template: As for `mirlib.score`.
+        model: This and what is not named below are as for `mirlib.score`.
+        processor: Its processor.
+        images: The images.
+        texts: The texts.
+        num: Number of pairs.
         text_rows: As for `mirlib.score`.
         last: As for `mirlib.score`; the final norm stands between layer K and all others.
-        max_text_tokens: As for `mirlib.score`.
-        layers: Which layers, of 0..K; 0 is what enters layer 1. Left out: all of a model of up to 512 dimensions,
-            nine of a wider one.
-        groups: Groups of samples for the jackknife that says which text layers cannot be told from the nearest; with
-            two there is no interval, only the null of halves. Left out: 20, and 2 for models wider than 512 dimensions.
-        confidence: Of that.
+        layers: Which layers, of 0..K; 0 is what enters layer 1. Left out: all of a model of up to 512 dimensions, nine
+            of a wider one.
+        groups: Groups of samples for the jackknife that says, at 95 %, which text layers cannot be told from the
+            nearest; with two there is no interval. Left out: 20, and 2 for models wider than 512 dimensions.
         trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``.
-        skip_unreadable: As for `mirlib.score`.
         progress: Whether to show bars on stderr.
-
-    Returns:
-        `LayerMap`.
+        **pairs: ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
         MirlibError: All that `mirlib.score` raises, and for layers that the model does not have.
 
-    The nearest text layer in a row of ``given`` depends on the unit, which changes from column to column, and so would
-    that of distances without a unit: read the nearest layer off ``unit``, where norms have no part.
-
-    Source: that vision tokens at the input lie nearest to text tokens of middle layers is a claim of arXiv 2602.00462,
-    for single tokens and their nearest neighbours.
+    Source: arXiv 2602.00462 claims, for single tokens and their nearest neighbours, that vision tokens at the input lie
+        nearest to text tokens of middle layers.
     """
-    check_confidence(confidence)
-    if trace not in TRACE_METHODS:
-        raise MirlibError(f"unknown trace {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
-    parts = decoder_parts(model)
+    check_choice("trace", trace, TRACE_METHODS)
     chosen, dim, groups = _size(model, num, layers, groups)
     if Processes.current(True).size > 1:
         raise MirlibError("a layer map is computed by one process: start it without torchrun")
-    batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-    )
+    batches = pair_batches(model, processor, images, texts, num=num, **pairs)
     sums = _Sums(chosen, num, groups)
-    reader = Reader(model, batches, text_rows, last)
+    reader, parts = Reader(model, batches, text_rows, last), decoder_parts(model)
     with evaluating(model):
-        for add, description in ((sums.add_norms, "pass 1 of 2: norms"), (sums.add_moments, "pass 2 of 2: moments")):
-            if add == sums.add_moments:
-                sums.begin_second_pass()
-            with from_layer_zero(parts, add) as on_every_layer:
-                reader.run(on_every_layer, description, progress, sums.checks.settle)
-    settings = {**batches.settings, "text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups}
+        with from_layer_zero(parts, sums.add_norms) as on_layer:
+            reader.run(on_layer, "pass 1 of 2: norms", progress, sums.checks.settle)
+        sums.begin_second_pass()
+        with from_layer_zero(parts, sums.add_moments) as on_layer:
+            reader.run(on_layer, "pass 2 of 2: moments", progress, sums.checks.settle)
+    settings = {"text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups, "confidence": CONFIDENCE}
     with threads_for(dim), torch.no_grad():
-        return _maps(sums, confidence, trace, settings | {"confidence": confidence}, progress)
+        return _maps(sums, CONFIDENCE, trace, batches.settings | settings, progress)
 
 
 def _size(
@@ -328,15 +293,7 @@ def layer_map_cost(
     groups: int | None = None,
     trace: str = "exact",
 ) -> str:
-    """What `layer_map` will take, in a sentence: the time of one small distance on this CPU, times d³, and memory.
-
-    Args:
-        model: As for `layer_map`, and so the others.
-        num: Number of pairs.
-        layers: Which layers.
-        groups: Groups of samples.
-        trace: Route to the trace term.
-    """
+    """What `layer_map` will take, in a sentence: the time of one small distance on this CPU, times d³, and memory."""
     chosen, dim, groups = _size(model, num, layers, groups)
     probe = min(dim, 256)
     moments = Moments.of(torch.randn(2 * probe, probe, generator=torch.Generator().manual_seed(0)))
@@ -369,14 +326,8 @@ def _maps(sums: _Sums, confidence: float, trace: str, settings: Mapping[str, Any
     filled = sums.filled()
     left_out = filled if len(filled) > 2 else []
     count = len(sums.layers)
-    bar = tqdm(
-        total=_trace_terms(count, len(filled)),
-        desc="distances",
-        unit="pair",
-        disable=not progress,
-        file=sys.stderr,
-        leave=False,
-    )
+    terms = _trace_terms(count, len(filled))
+    bar = tqdm(total=terms, desc="distances", unit="pair", disable=not progress, file=sys.stderr, leave=False)
 
     def pairs(first: Sequence[Moments], second: Sequence[Moments], scale: np.ndarray | float) -> np.ndarray:
         found = np.empty((count, count))
@@ -411,12 +362,9 @@ def _maps(sums: _Sums, confidence: float, trace: str, settings: Mapping[str, Any
 
 
 def _within(distances: np.ndarray, replicates: np.ndarray, confidence: float) -> np.ndarray:
-    """Which columns of each row cannot be told from the smallest, by a delete-a-group jackknife of the differences.
+    """Which columns of each row of (L, L) distances cannot be told from the smallest.
 
-    Args:
-        distances: (L, L).
-        replicates: (G, L, L), each without one of the groups; none for no interval.
-        confidence: For example 0.95, one-sided: by how much the smallest is smaller.
+    By a one-sided delete-a-group jackknife of the differences, from (G, L, L) replicates, none for no interval.
     """
     rows, nearest = np.arange(len(distances)), distances.argmin(axis=1)
     excess = distances - distances[rows, nearest][:, None]

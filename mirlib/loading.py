@@ -35,16 +35,7 @@ LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is rea
 
 
 def check_name(name: str, otherwise: str = "") -> None:
-    """Refuse what can be neither a checkpoint folder nor a Hugging Face id.
-
-    Args:
-        name: Folder or id.
-        otherwise: What to say of other ways behind "no such folder".
-
-    Raises:
-        MirlibError: If the folder does not exist, holds no configuration, or holds an adapter alone, a projector alone
-            or a checkpoint of LLaVA's own code; the message says what to do.
-    """
+    """Refuse what can be neither a checkpoint folder nor a Hugging Face id, and say what to do, also ``otherwise``."""
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)
@@ -80,11 +71,6 @@ def _what_else_it_is(folder: Path) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        MirlibError: If it cannot be read, or holds something else.
-    """
     with boundary(f"{path.parent}: {path.name} cannot be read as JSON", "copy or download it again"):
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(value, dict):
@@ -95,12 +81,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse what would make loading wait for ever, or take all memory, before anything is opened.
-
-    Raises:
-        MirlibError: For pipes and devices, files that are absurdly large, weights outside of the folder, and
-            tokenizers that make much of little.
-    """
+    """Refuse, before anything is opened, what would make loading wait for ever, or take all memory."""
     for path in chain(folder.iterdir(), folder.glob("additional_chat_templates/*")):
         with boundary(f"{path.parent}: {shown(path.name)} cannot be looked at"):
             if not path.exists():  # a link that leads nowhere
@@ -126,11 +107,7 @@ def _check_files(folder: Path) -> None:
 
 
 def check_layers(folder: Path) -> None:
-    """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built.
-
-    Raises:
-        MirlibError: If it is so, or the weights are damaged.
-    """
+    """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built."""
     tensors = len(_shapes(folder))
     for key, value in _numbers(_json(folder / "config.json")):
         if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
@@ -243,15 +220,12 @@ def load_model(
         name: Hugging Face id or local folder.
         device: Where the model goes, unless ``device_map`` says where.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but float32 on a CPU
-            unless its weights are stored in fewer bits, which are computed with in the checkpoint's own precision.
+            unless its weights are stored in fewer bits.
         device_map: ``"auto"``, or what else transformers takes: spreads the layers over devices. Needs accelerate.
         load_in_4bit: Whether to hold the weights of the linear layers in 4 bits (NF4, scales in 8 bits), computing in
             bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model.
         trust_remote_code: Let the checkpoint bring its own code.
         allow_pickle: Load weights that are not safetensors.
-
-    Returns:
-        ``(model, processor)``.
 
     Raises:
         MirlibError: If the checkpoint is missing, damaged, incomplete, or stored in a way that was not allowed, or a
@@ -326,8 +300,8 @@ def _quantized(config: dict[str, Any]) -> bool:
 def _without_packing(model: Any) -> None:
     """Let layers of 4 bits that fill no whole blocks take bitsandbytes' usual route on a CPU.
 
-    Where the CPU has bfloat16, bitsandbytes packs weights anew for it, and fails on layers whose inputs are no multiple
-    of a block wide, as in the encoder of SigLIP (4304 = 67.25 · 64).
+    Where the CPU has bfloat16 its packed weights fail on inputs that are no multiple of a block wide, as in SigLIP's
+    encoder.
     """
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
@@ -395,14 +369,9 @@ def loading_advice(name: str, error: Exception) -> str:
 def load_miniature(
     folder: str | Path | None = None, *, dtype: torch.dtype | None = None
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Load the miniature LLaVA, without any network.
+    """The miniature LLaVA in evaluation mode and its processor, without any network.
 
-    Args:
-        folder: Where it was saved; the shipped one if left out.
-        dtype: Type of the weights in memory; float32 if left out (they are stored in float16).
-
-    Returns:
-        The model in evaluation mode, and its processor.
+    ``folder`` is the shipped one and ``dtype``, of the weights in memory, float32 if left out.
 
     Raises:
         FileNotFoundError: The folder holds no model.

@@ -2,8 +2,7 @@
 
     MIR = log10 Σ_k FID(ω(α_k f_k^v), ω(α_k f_k^t)),    α_k = s / Σ_j ‖f_{k,j}^t‖₂
 
-with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality. This file knows layers and modalities; the distance
-itself lives in `mirlib.frechet`, and the same measure over batches that do not fit in memory in `mirlib.streaming`.
+with ω the 3σ outlier rule on the rows' ℓ2 norms, per modality; over batches that do not fit: `mirlib.streaming`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
-from mirlib.errors import MirlibError, MirlibWarning
+from mirlib.errors import MirlibError, MirlibWarning, check_choice
 from mirlib.frechet import (
     SQUARABLE,
     FrechetDistance,
     Moments,
     as_rows,
     distance_of_rows,
+    float64_device,
     frechet_distance_from_moments,
     is_regular,
     threads_for,
@@ -71,18 +71,10 @@ FAST_WARNING = (
 
 
 def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Preset:
-    """The preset with what the caller overrides.
-
-    Raises:
-        MirlibError: If a name is unknown.
-    """
-    if preset not in PRESETS:
-        raise MirlibError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    check_choice("preset", preset, PRESETS)
     chosen = Preset(outliers or PRESETS[preset].outliers, sqrt or PRESETS[preset].sqrt)
-    if chosen.outliers not in OUTLIERS:
-        raise MirlibError(f"unknown outlier rule {chosen.outliers!r}; choose one of {', '.join(OUTLIERS)}")
-    if chosen.sqrt not in SQRT:
-        raise MirlibError(f"unknown square root {chosen.sqrt!r}; choose one of {', '.join(SQRT)}")
+    check_choice("outlier rule", chosen.outliers, OUTLIERS)
+    check_choice("square root", chosen.sqrt, SQRT)
     return chosen
 
 
@@ -93,22 +85,13 @@ def resolve_settings(preset: str, outliers: str | None, sqrt: str | None) -> Pre
 def row_norms(rows: Tensor) -> Tensor:
     """(n,) float64 ℓ2 norms of (n, d) rows. float64 before squaring, so float16 rows cannot overflow."""
     wide = torch.float32 if rows.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(rows, dim=1, dtype=wide).to(dtype=torch.float64, device=_float64_device(rows))
-
-
-def _float64_device(rows: Tensor) -> torch.device:
-    return torch.device("cpu") if rows.device.type == "mps" else rows.device
+    return torch.linalg.vector_norm(rows, dim=1, dtype=wide).to(dtype=torch.float64, device=float64_device(rows))
 
 
 class NormBounds(NamedTuple):
-    """Rows whose norm lies within ``centre ± reach`` are kept.
+    """Rows whose norm lies within ``centre ± reach``, median ± three standard deviations, are kept.
 
-    Attributes:
-        centre: Median of all norms.
-        reach: Three standard deviations.
-        mean: Mean of all norms.
-        density: Share of the norms at the median, per unit of norm.
-        count: How many norms there are.
+    ``mean`` and ``count`` are those of all norms, ``density`` the share of them at the median, per unit of norm.
     """
 
     centre: float
@@ -126,8 +109,8 @@ class NormBounds(NamedTuple):
     def three_sigma(cls, norms: Tensor) -> NormBounds:
         """``|norm − median| ≤ 3 · std`` as in the authors' code: lower median, standard deviation with divisor n − 1.
 
-        Norms are rounded to float32 first: the streaming measure keeps them so (4 bytes a token a layer), and both must
-        draw the line at the same place.
+        Norms are rounded to float32 first, as the streaming measure keeps them, so that both draw the line at one
+        place.
         """
         centre = float(norms.median())
         norms = _as_float32(norms, centre)
@@ -151,11 +134,7 @@ def _as_float32(norms: Tensor, centre: float) -> Tensor:
 
 
 def check_norms(norms: Tensor, rows: Tensor, layer: int, modality: str, name_row: Callable[[int], str]) -> None:
-    """Refuse rows that are not finite or cannot be squared, naming layer, modality and row.
-
-    Raises:
-        MirlibError: If a row holds NaN or infinity, or a norm is above 1e150.
-    """
+    """Refuse rows that are not finite or cannot be squared, naming layer, modality and row."""
     if bool((norms <= SQUARABLE).all()):
         return
     row = int((~(norms <= SQUARABLE)).nonzero()[0, 0])
@@ -168,7 +147,6 @@ def check_norms(norms: Tensor, rows: Tensor, layer: int, modality: str, name_row
 
 
 def not_finite(layer: int, modality: str, row: str) -> MirlibError:
-    """The error for a row that is not finite."""
     return MirlibError(
         f"layer {layer}, {modality} {row}: the hidden state holds NaN or infinity. "
         "Nothing was averaged over it; check the model's precision (float16 overflows, bfloat16 does not)"
@@ -176,11 +154,7 @@ def not_finite(layer: int, modality: str, row: str) -> MirlibError:
 
 
 def text_scale(norm_sum: float, count: int, layer: int) -> float:
-    """α_k, the inverse of the mean text norm.
-
-    Raises:
-        MirlibError: If every text row is zero.
-    """
+    """α_k, the inverse of the mean text norm; a `MirlibError` where every text row is zero."""
     if not norm_sum / count >= 1 / SQUARABLE:
         raise MirlibError(
             f"layer {layer}: every text row has norm zero, or one too small to be squared, so the text-centric scale "
@@ -223,11 +197,9 @@ def norm_floor(vision_energy: float, text_energy: float) -> float:
 
 
 def split_of_length(layers: Sequence[LayerSummary]) -> LengthSplit | None:
-    """The shares of lengths and of shape in the sum of distances; None if it is 0 or they were not taken.
+    """Shares of lengths and shape in the sum of distances; None if it is 0 or they were not taken.
 
-    ``forced`` is the floor that the norms put under the distance, ``shape`` what is left if every vision row is
-    rescaled to the mean text norm of its layer, and ``equalised`` what this removes beyond the floor. It is below 0
-    where lengths make up for directions.
+    ``equalised`` is what rescaling every vision row to the mean text norm removes beyond what the norms force.
     """
     total = math.fsum(layer.distance.total for layer in layers)
     equal = math.fsum(layer.equalised for layer in layers)
@@ -252,35 +224,36 @@ def assemble(
     notes: Sequence[str] = (),
 ) -> MIRResult:
     """Sum the layers up into a result, with the warnings that its rows call for."""
-    rows = {name: layers[0].rows[i] for i, name in enumerate(MODALITIES)}
-    dim = layers[0].dim
-    notes = list(notes)
-    few = [f"{count} {name} rows" for name, count in rows.items() if count <= dim]
-    per_layer = np.array([layer.distance.total for layer in layers])
+
+    def each(name: str) -> np.ndarray:
+        return np.array([getattr(layer, name) for layer in layers])
+
+    rows = dict(zip(MODALITIES, layers[0].rows, strict=True))
+    distances = np.array([layer.distance for layer in layers])  # (K, [total, mean_term, covariance_term])
+    per_layer, bias, notes = distances[:, 0], each("bias"), list(notes)
     if not np.isfinite(per_layer).all():
         raise MirlibError(
             f"layer {int(np.isfinite(per_layer).argmin()) + 1}: the distance is no finite number; the vision rows are "
             "too long beside the text rows, or too long for the precision that they are computed in"
         )
-    bias = np.array([layer.bias for layer in layers])
-    if few:
+    if few := [f"{count} {name} rows" for name, count in rows.items() if count <= layers[0].dim]:
         total, added = float(per_layer.sum()), float(bias.sum())
         much = f", ΣFID by at least about {added:.3g} of {total:.3g} (first order)" if math.isfinite(added) else ""
         notes.append(
-            f"{' and '.join(few)} for {dim} dimensions: too few to fit a covariance. The value is biased "
+            f"{' and '.join(few)} for {layers[0].dim} dimensions: too few to fit a covariance. The value is biased "
             f"upwards{much}; use more samples"
         )
     return MIRResult(
         value=log10_sum(per_layer),
         per_layer=per_layer,
-        mean_term=np.array([layer.distance.mean_term for layer in layers]),
-        covariance_term=np.array([layer.distance.covariance_term for layer in layers]),
-        norm_ratio=np.array([layer.norm_ratio for layer in layers]),
-        norm_only=log10_sum(layer.vision_energy for layer in layers),
-        zeroed_rows=log10_sum(layer.text_energy for layer in layers),
-        scale=np.array([layer.scale for layer in layers]),
+        mean_term=distances[:, 1],
+        covariance_term=distances[:, 2],
+        norm_ratio=each("norm_ratio"),
+        norm_only=log10_sum(each("vision_energy")),
+        zeroed_rows=log10_sum(each("text_energy")),
+        scale=each("scale"),
         bias=bias,
-        outliers={name: np.array([layer.outliers[i] for layer in layers]) for i, name in enumerate(MODALITIES)},
+        outliers=dict(zip(MODALITIES, each("outliers").T, strict=True)),
         rows=rows,
         interval=interval,
         settings=settings,
@@ -291,7 +264,7 @@ def assemble(
 
 def _energy_of_rows(rows: Tensor) -> float:
     """`mirlib.frechet.energy` without the (d, d) scatter, of which the trace alone is wanted."""
-    rows = rows.to(device=_float64_device(rows), dtype=torch.float64)
+    rows = rows.to(device=float64_device(rows), dtype=torch.float64)
     mean = rows.mean(dim=0)
     return float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1))
 
@@ -325,9 +298,7 @@ def _prepare_layer(
         masks[modality] = within.to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
     for modality, values in rows.items():
-        if (
-            chosen.sqrt == "authors-fast"
-        ):  # the authors scale first, in float32, and their rounding is part of the value
+        if chosen.sqrt == "authors-fast":  # the authors scale first, and their rounding is part of the value
             values = values.to(torch.float32) * scale
         mask = masks[modality]
         kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
@@ -366,11 +337,7 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
 
 
 def as_layers(values: Any, name: str) -> list[Tensor]:
-    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays.
-
-    Raises:
-        MirlibError: If it is something else, or holds no layer; ``name`` says in the message what was wrong.
-    """
+    """K matrices of rows from a (K, n, d) array or a sequence of K (n, d) arrays; messages call it by ``name``."""
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
         raise MirlibError(f"{name}: expected K arrays of rows, one a layer, got {type(values).__name__}")
     if getattr(values, "ndim", 3) != 3:
@@ -389,11 +356,7 @@ def as_layers(values: Any, name: str) -> list[Tensor]:
 
 
 def check_layers(vision: Sequence[Tensor], text: Sequence[Tensor], *, minimum: int) -> None:
-    """Refuse layers that do not belong together.
-
-    Raises:
-        MirlibError: If K, d or the number of rows differ where they must agree, or a modality has too few rows.
-    """
+    """Refuse layers whose K, d or number of rows differ where they must agree, or with too few rows."""
     if len(vision) != len(text):
         raise MirlibError(f"vision has {len(vision)} layers and text has {len(text)}; they must be equal")
     for name, layers in (("vision", vision), ("text", text)):
@@ -439,8 +402,8 @@ def modality_integration_rate(
         samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
             interval, since tokens of one sample are not independent.
         confidence: For example 0.95, for an interval over samples.
-        interval: ``"influence"``, by the derivative (see `mirlib.influence`), or ``"bootstrap"``, by drawing samples
-            with replacement, which is also the way where the derivative does not exist or outliers are replaced.
+        interval: ``"influence"``, see `mirlib.influence`, or ``"bootstrap"`` over samples, which is also the way where
+            the derivative does not exist or outliers are replaced.
         resamples: Number of bootstrap replicates.
         seed: Seed of the bootstrap.
 
@@ -484,8 +447,7 @@ def modality_integration_rate(
             )
         if chosen.sqrt == "authors-fast":
             raise MirlibError("there is no interval for the authors' fast mode; use preset 'authors' or 'paper'")
-        if interval not in INTERVALS:
-            raise MirlibError(f"unknown interval {interval!r}; choose one of {', '.join(INTERVALS)}")
+        check_choice("interval", interval, INTERVALS)
         if chosen.outliers == "median":
             interval = "bootstrap"
         resampler = _Resampler(sample_ids, resamples, seed)
@@ -527,13 +489,8 @@ def modality_integration_rate(
             variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
             degrees = min(weights.shape[1] for weights in resampler.weights.values()) - 1
             found = t_interval(value, math.sqrt(variance), confidence, "bootstrap", degrees)
-    settings = {
-        "preset": preset,
-        **chosen._asdict(),
-        "normalize": normalize,
-        "layers": len(layers),
-        "dim": layers[0].dim,
-    }
+    shape = {"layers": len(layers), "dim": layers[0].dim}
+    settings = {"preset": preset, **chosen._asdict(), "normalize": normalize, **shape}
     if found is not None and found.method == "bootstrap":
         settings |= {"resamples": resamples, "bootstrap_seed": seed}
     return replace(assemble(layers, settings, found, notes), influence=influence)
@@ -601,8 +558,8 @@ def bootstrap_bytes(samples: int, dim: int, resamples: int = RESAMPLES) -> int:
 class _Resampler:
     """Bootstrap over samples: draws them with replacement and re-weights their moments.
 
-    Image and text of a sample stay together where both modalities hold the same sample ids, otherwise the modalities
-    are drawn apart. Each draw has its own α_k; the outlier rule is held at that of the full data.
+    Image and text of a sample stay together where both modalities hold the same ids. Each draw has its own α_k; the
+    outlier rule is held at that of the full data.
     """
 
     def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:
@@ -651,8 +608,7 @@ class _Resampler:
         if need > LARGEST_BOOTSTRAP:
             raise MirlibError(
                 f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
-                "the "
-                "batches through ModalityIntegrationRate, which needs no such memory"
+                "the batches through ModalityIntegrationRate, which needs no such memory"
             )
         mean = rows.mean(dim=0)
         centred = (rows - mean)[torch.argsort(index, stable=True)]

@@ -1,9 +1,8 @@
 """Memory and work of a measurement, from the configuration of a model alone, before anything is loaded.
 
-The plan is no formula for one architecture. The model is built without weights, and a forward pass runs through it in
-PyTorch's fake tensors, which have shapes and devices but no numbers, together with the very code that measures:
-every allocation is counted when it is made and when it is given back. What cannot run without numbers, the distances
-at the end, is counted by formula.
+The model is built without weights, and a forward pass runs through it in PyTorch's fake tensors, which have shapes and
+devices but no numbers, together with the very code that measures: every allocation is counted when it is made and when
+it is given back. The distances at the end, which need numbers, are counted by formula.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mirlib.accumulators import FiniteChecks, RowSamples
-from mirlib.errors import MirlibError, first_line
+from mirlib.adapters import DecoderParts
+from mirlib.errors import MirlibError, check_choice, first_line, said_by
 from mirlib.hidden_states import decoder_parts, hidden_of, read_modules
 from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
 from mirlib.loading import check_layers, check_name, register_architectures
@@ -106,8 +106,7 @@ class Plan:
 
     Attributes:
         model: Its name.
-        settings: What was planned for: ``num``, ``batch_size``, ``vision_tokens``, ``text_tokens``, ``dtype``,
-            ``device``, ``preset``, ``interval``.
+        settings: What was planned for.
         layers: Number of decoder layers, K.
         dim: Width of the hidden states, d.
         parameters: Number of weights.
@@ -115,9 +114,9 @@ class Plan:
         forward_passes: Forward passes in all, ``passes · ceil(num / batch_size)``.
         bytes_of: What takes memory, by name: ``weights``; ``first_pass`` and ``second_pass``, the most that a forward
             pass and our reading of it hold at once beside weights and state; ``moments``; ``norms``; ``maps``, what an
-            interval keeps in place of the moments; ``distances``, the most that adding up and making the maps hold
-            beside weights and state; ``aside``, the rows that wait for the outlier rule, at most, in the memory of the
-            CPU; ``rows``, the hidden states that the authors' presets keep there.
+            interval keeps in place of the moments; ``distances``, for adding up and making the maps; in the memory of
+            the CPU ``aside``, the rows that wait for the outlier rule, at most, and ``rows``, which the authors'
+            presets keep.
         peak: The most bytes that tensors take on the device at once. Python, PyTorch and a CUDA context come on top.
         peak_in: When that is: ``"pass 1"``, ``"adding up"`` or ``"pass 2"``.
         operations: ``forward``, one pass over one full batch; ``forward_passes``, all of them; ``moments``;
@@ -153,15 +152,7 @@ class Plan:
         return json.dumps(self.to_dict(), indent=2)
 
     def __str__(self) -> str:
-        settings = self.settings
-        lines = [
-            f"MIR of {self.model}: {self.layers} layers of {self.dim} dimensions, {_count(self.parameters)} weights",
-            f"  {settings['num']} pairs of {settings['vision_tokens']} vision and {settings['text_tokens']} text "
-            f"tokens in batches of {settings['batch_size']}, {settings['dtype']} on {settings['device']}, "
-            f"preset {settings['preset']!r}",
-            "",
-            f"{'memory on the device':58}{'GiB':>9}",
-        ]
+        settings, sizes, work = self.settings, self.bytes_of, self.operations
         names = {
             "weights": "weights",
             "moments": "moments",
@@ -169,37 +160,41 @@ class Plan:
             "maps": "what the interval keeps, in place of the moments",
             "first_pass": "a batch in pass 1, with what is read of it",
             "second_pass": "a batch in pass 2, likewise",
-            "distances": "adding up" + (", and making what the interval keeps" if self.bytes_of["maps"] else ""),
+            "distances": "adding up" + (", and making what the interval keeps" if sizes["maps"] else ""),
         }
-        lines += [
-            f"  {text:56}{self.bytes_of[name] / GIB:>9.2f}" for name, text in names.items() if self.bytes_of[name]
-        ]
-        lines += [
-            f"  {'peak, in ' + self.peak_in:56}{self.peak / GIB:>9.2f}",
-            "",
-            f"{'work':58}{'10^12 operations':>9}",
-            f"  {f'{self.forward_passes} forward passes ({self.passes} over every pair)':56}"
-            f"{self.operations['forward_passes'] / 1e12:>9.1f}",
-            f"  {'one forward pass over a full batch':56}{self.operations['forward'] / 1e12:>9.1f}",
-            f"  {'moments':56}{self.operations['moments'] / 1e12:>9.1f}",
-            f"  {'distances, in float64':56}{self.operations['distances'] / 1e12:>9.1f}",
-            "",
-        ]
-        if self.bytes_of["aside"]:
-            lines.append(
-                f"Rows that wait for the outlier rule, on the CPU, at most: {self.bytes_of['aside'] / GIB:.2f} GiB"
-            )
-        if self.bytes_of["rows"]:
-            lines.append(f"Preset {settings['preset']!r} keeps rows on the CPU: {self.bytes_of['rows'] / GIB:.2f} GiB")
-        lines.append(
-            f"The authors' code would keep all hidden states of these inputs: {self.authors_bytes / GIB:.2f} GiB"
+        memory = {text: sizes[name] for name, text in names.items() if sizes[name]} | {
+            f"peak, in {self.peak_in}": self.peak
+        }
+        operations = {
+            f"{self.forward_passes} forward passes ({self.passes} over every pair)": work["forward_passes"],
+            "one forward pass over a full batch": work["forward"],
+            "moments": work["moments"],
+            "distances, in float64": work["distances"],
+        }
+        aside = {
+            "Rows that wait for the outlier rule, on the CPU, at most": sizes["aside"],
+            f"Preset {settings['preset']!r} keeps rows on the CPU": sizes["rows"],
+            "The authors' code would keep all hidden states of these inputs": self.authors_bytes,
+        }
+        count = self.parameters
+        return "\n".join(
+            [
+                f"MIR of {self.model}: {self.layers} layers of {self.dim} dimensions, "
+                + (f"{count / 1e9:.2f} billion weights" if count >= 1e9 else f"{count / 1e6:.1f} million weights"),
+                f"  {settings['num']} pairs of {settings['vision_tokens']} vision and {settings['text_tokens']} text "
+                f"tokens in batches of {settings['batch_size']}, {settings['dtype']} on {settings['device']}, "
+                f"preset {settings['preset']!r}",
+                "",
+                f"{'memory on the device':58}{'GiB':>9}",
+                *(f"  {text:56}{size / GIB:>9.2f}" for text, size in memory.items()),
+                "",
+                f"{'work':58}{'10^12 operations':>9}",
+                *(f"  {text:56}{number / 1e12:>9.1f}" for text, number in operations.items()),
+                "",
+                *(f"{text}: {size / GIB:.2f} GiB" for text, size in aside.items() if size),
+                *(f"  ! {note}" for note in self.notes),
+            ]
         )
-        lines += [f"  ! {note}" for note in self.notes]
-        return "\n".join(lines)
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
 
 
 def plan(
@@ -229,14 +224,11 @@ def plan(
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"4bit"``, or ``"auto"``: float32 on a CPU, and elsewhere
             that of the configuration, or else bfloat16.
         device: ``"cuda"`` or ``"cpu"``: where it will run. Nothing runs there now.
-        preset: As for `mirlib.score`.
-        outliers: As for `mirlib.score`.
-        confidence: As for `mirlib.score`.
-        groups: As for `mirlib.score`.
+        preset: As for `mirlib.score`, and the next three.
+        outliers: Overrides the preset.
+        confidence: Of the interval.
+        groups: Of a jackknife.
         trust_remote_code: Let a checkpoint bring its own code.
-
-    Returns:
-        `Plan`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -250,8 +242,7 @@ def plan(
     """
     if num < 1 or batch_size < 1 or text_tokens < 1 or (vision_tokens is not None and vision_tokens < 1):
         raise MirlibError("num, batch_size, text_tokens and vision_tokens must be at least 1")
-    if dtype not in DTYPES:
-        raise MirlibError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    check_choice("dtype", dtype, DTYPES)
     kind = device.split(":")[0]
     if kind not in ("cuda", "cpu", "mps"):
         raise MirlibError(f"unknown device {device!r}; choose cuda, cpu or mps")
@@ -261,18 +252,10 @@ def plan(
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
     streamed_interval = confidence is not None and not in_memory and num > 1
     batch = min(batch_size, num)
+    readings = [None] if in_memory else ["repair", "influence"] if streamed_interval else ["repair"]
     simulation = _simulate(
-        config,
-        batch,
-        text_tokens,
-        vision_tokens,
-        torch.bfloat16 if dtype == "4bit" else getattr(torch, dtype),
-        readings=[] if in_memory else ["repair", "influence"] if streamed_interval else ["repair"],
-        on_gpu=kind == "cuda",
-        four_bits=dtype == "4bit",
-        trust_remote_code=trust_remote_code,
+        config, batch, text_tokens, vision_tokens, dtype, readings, kind == "cuda", trust_remote_code
     )
-    passes = 2 if streamed_interval else 1
     layers, dim = simulation.layers, simulation.dim
     rows = num * (simulation.vision_tokens + text_tokens)
     element = 2 if dtype != "float32" else 4
@@ -291,16 +274,15 @@ def plan(
                 f"there is no interval: {why}, and a jackknife over {jackknifed} groups of samples would take "
                 f"{need / GIB:.0f} GiB; use more samples"
             )
-            interval, jackknifed, passes = None, 0, 1
+            interval, jackknifed = None, 0
         else:
             notes.append(f"{why}: the interval is a jackknife over {jackknifed} groups of samples")
-    maps = interval_bytes(layers, dim) if interval == "influence" else moment_bytes(layers, dim, jackknifed) - moments
-    maps = maps if interval else 0
-    matrices = {
-        None: FINAL_MATRICES,
-        "influence": MAP_MATRICES,
-        "jackknife": max(FINAL_MATRICES, 2 * jackknifed + JACKKNIFE_MATRICES),
-    }[interval]
+    passes, matrix = 2 if interval else 1, dim**2 * 8
+    maps, after = 0, 0  # what an interval keeps, and the matrices that are held while it is made
+    if interval == "influence":
+        maps, after = interval_bytes(layers, dim), MAP_MATRICES
+    elif interval == "jackknife":
+        maps, after = moment_bytes(layers, dim, jackknifed) - moments, 2 * jackknifed + JACKKNIFE_MATRICES
     bytes_of = {
         "weights": simulation.weights,
         "first_pass": simulation.first_pass,
@@ -308,27 +290,21 @@ def plan(
         "moments": moments,
         "norms": norms,
         "maps": maps,
-        "distances": 0 if in_memory else matrices * dim**2 * 8,
+        "distances": 0 if in_memory else max(FINAL_MATRICES, after) * matrix,
         "aside": aside_bytes(rows, num, layers, dim, element) if drops else 0,
         "rows": layers * rows * dim * element if in_memory else 0,
     }
     waiting = bytes_of["aside"] if kind == "cpu" else 0
     state = simulation.weights + norms
-    matrix = dim**2 * 8
-    adding_up = [moments + waiting + FINAL_MATRICES * matrix]
-    if interval == "influence":
-        adding_up.append(moments + MAP_MATRICES * matrix)  # what waited is decided by then
-    elif interval == "jackknife":
-        adding_up.append(maps + (2 * jackknifed + JACKKNIFE_MATRICES) * matrix)
+    made_beside = maps if interval == "jackknife" else moments  # what waited is decided by then
+    adding_up = max(moments + waiting + FINAL_MATRICES * matrix, made_beside + after * matrix)
     peaks = {
         "pass 1": state + simulation.first_pass + moments + waiting,
-        "adding up": 0 if in_memory else state + max(adding_up),
+        "adding up": 0 if in_memory else state + adding_up,
         "pass 2": state + simulation.second_pass + maps if interval else 0,  # in place of the moments
     }
     peak_in = max(peaks, key=peaks.get)
-    forward_passes = passes * math.ceil(num / batch_size)
-    forward = simulation.operations
-    cube = float(dim) ** 3
+    forward, cube = simulation.operations, float(dim) ** 3
     operations = {
         "forward": forward,
         "forward_passes": passes * forward * (num / batch),
@@ -354,7 +330,7 @@ def plan(
         dim=dim,
         parameters=simulation.parameters,
         passes=passes,
-        forward_passes=forward_passes,
+        forward_passes=passes * math.ceil(num / batch_size),
         bytes_of=bytes_of,
         peak=peaks[peak_in],
         peak_in=peak_in,
@@ -398,11 +374,6 @@ def _dtype(dtype: str, config: Any, device: str) -> str:
 
 
 FIXED_VISION_TOKENS = {"llava": "image_seq_length", "gemma3": "mm_tokens_per_image"}
-
-
-def _vision_tokens(config: Any) -> int | None:
-    """Vision tokens of an image, for the families whose configuration fixes them."""
-    return getattr(config, FIXED_VISION_TOKENS.get(getattr(config, "model_type", ""), ""), None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -474,63 +445,70 @@ def _simulate(
     batch: int,
     text_tokens: int,
     vision_tokens: int | None,
-    dtype: torch.dtype,
-    *,
-    readings: list[str],
+    dtype: str,
+    readings: list[str | None],
     on_gpu: bool,
-    four_bits: bool,
     trust_remote_code: bool,
 ) -> _Simulation:
+    """Forward passes over one batch in fake tensors, one for each stage of the measure that reads it (None: none)."""
     from transformers import AutoModelForImageTextToText
 
-    fixed = _vision_tokens(config)
+    family = getattr(config, "model_type", "the model")
+    fixed = getattr(config, FIXED_VISION_TOKENS.get(family, ""), None)
     vision_tokens = vision_tokens or fixed
     if vision_tokens is None:
         raise MirlibError(
-            f"{getattr(config, 'model_type', 'the model')}: the number of vision tokens depends on the image; say how "
-            "many with vision_tokens (--vision-tokens)"
+            f"{family}: the number of vision tokens depends on the image; say how many with vision_tokens "
+            "(--vision-tokens)"
         )
+    precision = torch.bfloat16 if dtype == "4bit" else getattr(torch, dtype)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(precision)
     try:
         with torch.device("meta"):
             options = {"trust_remote_code": True} if trust_remote_code else {}
             model = AutoModelForImageTextToText.from_config(config, **options).eval()
     except ValueError as error:
         raise MirlibError(
-            f"transformers knows no image-text-to-text model of type {getattr(config, 'model_type', '?')!r}, so MIR "
-            "cannot be measured"
+            f"transformers knows no image-text-to-text model of type {family!r}, so MIR cannot be measured"
         ) from error
     finally:
         torch.set_default_dtype(before)
     parts = decoder_parts(model)
     text_config = config.get_text_config()
-    dim = text_config.hidden_size
-    notes: list[str] = []
-    whole = getattr(config, "model_type", "") == "llava" and vision_tokens == fixed
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake:
+    whole = family == "llava" and vision_tokens == fixed
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        simulate = _Passes(fake, model, parts, config, batch, vision_tokens, text_tokens, dtype, known, whole, on_gpu)
-        try:
-            found = [simulate.run(dim, reading) for reading in readings or [None]]
-        except MirlibError:
-            raise
-        except Exception as error:  # a model may ask for numbers, and there are none
-            raise MirlibError(
-                f"{getattr(config, 'model_type', 'the model')} cannot be run without numbers "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}), so there is no plan"
-            ) from error
-        (first, operations), second = found[0], found[-1][0]
-        parameters = list(model.parameters())
-        weights = sum(p.numel() * p.element_size() for p in (*parameters, *model.buffers()))
-        if four_bits:
-            saved, largest = _four_bits(model, text_config)
-            weights -= saved
-            first, second = first + largest, second + largest
-            notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
+    tensors = [*model.parameters(), *model.buffers()]
+    length, side = 1 + vision_tokens + text_tokens, getattr(config.vision_config, "image_size", None) if whole else None
+
+    def forward() -> None:
+        attention = torch.ones(batch, length, dtype=torch.long)
+        if whole:
+            ids = torch.zeros(batch, length, dtype=torch.long)
+            pixels = torch.zeros(batch, 3, side, side, dtype=precision)
+            model(input_ids=ids, attention_mask=attention, pixel_values=pixels, use_cache=False, logits_to_keep=1)
+        else:
+            embeddings = torch.zeros(batch, length, text_config.hidden_size, dtype=precision)
+            model.get_decoder()(inputs_embeds=embeddings, attention_mask=attention, use_cache=False)
+
+    try:
+        with fake, torch.no_grad():
+            known = {tensor.untyped_storage()._cdata for tensor in tensors}
+            numbers = batch * vision_tokens, batch * text_tokens
+            found = [
+                _run(forward, parts, text_config.hidden_size, numbers, reading, known, on_gpu) for reading in readings
+            ]
+    except MirlibError:
+        raise
+    except Exception as error:  # a model may ask for numbers, and there are none
+        raise MirlibError(f"{family} cannot be run without numbers ({said_by(error)}), so there is no plan") from error
+    (first, operations), (second, _) = found[0], found[-1]
+    weights, notes = sum(tensor.numel() * tensor.element_size() for tensor in tensors), []
+    if dtype == "4bit":
+        saved, largest = _four_bits(model)
+        weights, first, second = weights - saved, first + largest, second + largest
+        notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
     if not on_gpu:
         notes.append(
             "on Linux the C library may hold freed activations back for later, and the process then looks larger; with "
@@ -540,8 +518,8 @@ def _simulate(
         notes.append("activations and operations of the vision encoder are not in the plan; its weights are")
     return _Simulation(
         layers=len(parts.layers),
-        dim=dim,
-        parameters=sum(p.numel() for p in parameters),
+        dim=text_config.hidden_size,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights=weights,
         first_pass=first,
         second_pass=second,
@@ -551,7 +529,57 @@ def _simulate(
     )
 
 
-def _four_bits(model: nn.Module, text_config: Any) -> tuple[int, int]:
+def _run(
+    forward: Callable[[], None],
+    parts: DecoderParts,
+    dim: int,
+    rows: tuple[int, int],
+    reading: str | None,
+    known: set[int],
+    on_gpu: bool,
+) -> tuple[int, float]:
+    """The most bytes alive at once beside weights and state, and the operations of the forward pass.
+
+    A first pass is taken as one for repair, which adds up moments too and decides nothing by numbers.
+    """
+    metric = ModalityIntegrationRate(len(parts.layers), dim)
+    samples, checks = _OneSample(), FiniteChecks()
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(
+        display=False, custom_mapping={attention: lambda query, key, value, *_, **__: sdpa_flop(query, key, value)}
+    )
+    with ExitStack() as stack:
+        stack.enter_context(counter)
+        allocations = stack.enter_context(_Allocations(known))
+        metric.pretend(reading or "repair")
+        places = [torch.zeros(count, dtype=torch.long) for count in rows]
+        one = torch.zeros(1, dim)
+        for layer in range(1, len(parts.layers) + 1) if reading else ():
+            metric.update_layer(
+                layer, one, one, samples, checks=FiniteChecks()
+            )  # its state lies there before the batch
+        lying = allocations.live
+
+        def hook(layer: int) -> Callable[..., None]:
+            def read(module: nn.Module, args: Any, output: Any) -> None:
+                with allocations.reading():
+                    flat = hidden_of(parts, output).flatten(0, 1)
+                    sides = [flat.index_select(0, index) for index in places]
+                    metric.update_layer(layer, *sides, samples, checks=checks)
+
+            return read
+
+        for k, module in enumerate(read_modules(parts) if reading else (), start=1):
+            stack.callback(module.register_forward_hook(hook(k)).remove)
+        allocations.peak = allocations.peak_within = allocations.live
+        forward()
+    within = allocations.peak_within
+    if on_gpu and reading == "repair":  # products are taken of a float32 copy there
+        within += max(rows) * dim * 4 + dim**2 * 4
+    return max(allocations.peak, within) - lying, float(counter.get_total_flops())
+
+
+def _four_bits(model: nn.Module) -> tuple[int, int]:
     """Bytes that 4-bit storage saves, and the largest weight, which is written out in bfloat16 when it is used."""
     output = model.get_output_embeddings()
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
@@ -572,93 +600,3 @@ class _OneSample(RowSamples):
 
     def index(self, side: int, places: dict[int, int], rows: int, device: torch.device) -> Tensor:
         return torch.zeros(rows, dtype=torch.long, device=device)
-
-
-class _Passes:
-    """Forward passes in fake tensors, with our hooks."""
-
-    def __init__(
-        self,
-        fake: FakeTensorMode,
-        model: nn.Module,
-        parts: Any,
-        config: Any,
-        batch: int,
-        vision_tokens: int,
-        text_tokens: int,
-        dtype: torch.dtype,
-        known: set[int],
-        whole: bool,
-        on_gpu: bool,
-    ) -> None:
-        self.fake, self.model, self.parts, self.config, self.batch = fake, model, parts, config, batch
-        self.vision_tokens, self.text_tokens, self.dtype, self.known = vision_tokens, text_tokens, dtype, known
-        self.whole, self.on_gpu = whole, on_gpu
-
-    def run(self, dim: int, reading: str | None) -> tuple[int, float]:
-        """The most bytes alive at once beside weights and state, and the operations of the forward pass.
-
-        A first pass is taken as one for repair, which adds up moments too and decides nothing by numbers.
-        """
-        layers = len(self.parts.layers)
-        metric = ModalityIntegrationRate(layers, dim)
-        samples, checks = _OneSample(), FiniteChecks()
-        counter = FlopCounterMode(
-            display=False,
-            custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations},
-        )
-        length = 1 + self.vision_tokens + self.text_tokens
-        with self.fake, counter, _Allocations(self.known) as allocations:
-            metric.pretend(reading or "repair")
-            vision, text = (
-                torch.zeros(self.batch * n, dtype=torch.long) for n in (self.vision_tokens, self.text_tokens)
-            )
-            if reading:  # the moments, or the maps, lie there before the batch does
-                one = torch.zeros(1, dim)
-                for layer in range(1, layers + 1):
-                    metric.update_layer(layer, one, one, samples, checks=FiniteChecks())
-            lying = allocations.live
-
-            def hook(layer: int) -> Callable[..., None]:
-                def read(module: nn.Module, args: Any, output: Any) -> None:
-                    with allocations.reading():
-                        flat = hidden_of(self.parts, output).flatten(0, 1)
-                        rows = [flat.index_select(0, index) for index in (vision, text)]
-                        metric.update_layer(layer, *rows, samples, checks=checks)
-
-                return read
-
-            handles = []
-            if reading:
-                for k, module in enumerate(read_modules(self.parts), start=1):
-                    handles.append(module.register_forward_hook(hook(k)))
-            allocations.peak = allocations.peak_within = allocations.live
-            try:
-                self._forward(length)
-            finally:
-                for handle in handles:
-                    handle.remove()
-        within = allocations.peak_within
-        if self.on_gpu and reading == "repair":  # products are taken of a float32 copy there
-            within += self.batch * max(self.vision_tokens, self.text_tokens) * dim * 4 + dim**2 * 4
-        return max(allocations.peak, within) - lying, float(counter.get_total_flops())
-
-    def _forward(self, length: int) -> None:
-        attention = torch.ones(self.batch, length, dtype=torch.long)
-        if self.whole:
-            side = self.config.vision_config.image_size
-            self.model(
-                input_ids=torch.zeros(self.batch, length, dtype=torch.long),
-                attention_mask=attention,
-                pixel_values=torch.zeros(self.batch, 3, side, side, dtype=self.dtype),
-                use_cache=False,
-                logits_to_keep=1,
-            )
-            return
-        dim = self.config.get_text_config().hidden_size
-        embeddings = torch.zeros(self.batch, length, dim, dtype=self.dtype)
-        self.model.get_decoder()(inputs_embeds=embeddings, attention_mask=attention, use_cache=False)
-
-
-def _attention_operations(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop(query, key, value)

@@ -1,7 +1,7 @@
 """Every figure of the book is a function of plain data: ``figure_*(data, ax=None) -> Axes``.
 
-One style and two colours: vision is warm, text is cool, in every figure. Line styles and markers tell series apart as
-well, so that figures read in grey. The functions take results and arrays and import nothing of the measuring code.
+It draws on the axes given, or on those of a new figure, and returns them. Vision is warm and text is cool in every
+figure; line styles and markers tell series apart as well, so that figures read in grey.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,11 +19,8 @@ from matplotlib.axes import Axes
 from mirlib.errors import MirlibError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mirlib.comparison import Comparison
     from mirlib.costs import TransportMap
-    from mirlib.grids import PatchGrid
     from mirlib.result import MIRResult
 
 VISION = "#c8553d"
@@ -85,15 +81,7 @@ def new_axes(ax: Axes | None = None, **kwargs: Any) -> Axes:
 
 
 def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None = None) -> Axes:
-    """FID of every layer on a logarithmic axis, of one result with its parts, or of several side by side.
-
-    Args:
-        data: A result, or results by name.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
+    """FID of every layer on a logarithmic axis: of one result with its parts, or of several results by name."""
     ax = new_axes(ax)
     results = data if isinstance(data, Mapping) else {"FID": data}
     for number, (name, result) in enumerate(results.items()):
@@ -177,14 +165,7 @@ def figure_quantile_matching(
 ) -> Axes:
     """Two normal distributions on a line, one above the other, with equal quantiles joined: the cheapest transport.
 
-    Args:
-        vision: Mean and standard deviation of the lower distribution.
-        text: Mean and standard deviation of the upper one.
-        ax: Where to draw; a new figure if left out.
-        pairs: Number of quantiles to join.
-
-    Returns:
-        The axes.
+    ``vision`` (below) and ``text`` are means and standard deviations; ``pairs`` is the number of quantiles.
     """
     ax = new_axes(ax)
     nodes = np.linspace(-3.2, 3.2, 201)
@@ -215,33 +196,17 @@ def figure_clouds(
     arrows: np.ndarray | None = None,
     names: tuple[str, str] = ("vision", "text"),
 ) -> Axes:
-    """Two clouds of points in the plane, on equal axes, and arrows from text points to where a map takes them.
+    """Two clouds of points in the plane, (n, 2) and (m, 2), on equal axes.
 
-    Args:
-        vision: (n, 2) points.
-        text: (m, 2) points.
-        ax: Where to draw; a new figure if left out.
-        arrows: (a, 2, 2) start and end of each arrow, or None.
-        names: What to call the two clouds.
-
-    Returns:
-        The axes.
+    ``arrows`` are (a, 2, 2) starts and ends, from text points to where a map takes them; ``names`` those of the clouds.
     """
     ax = new_axes(ax)
     ax.scatter(*vision.T, color=VISION, marker="o", s=12, alpha=0.5, linewidths=0, label=names[0])
     ax.scatter(*text.T, color=TEXT, marker="s", s=12, alpha=0.5, linewidths=0, label=names[1])
     if arrows is not None:
         starts, ends = arrows[:, 0], arrows[:, 1]
-        ax.quiver(
-            *starts.T,
-            *(ends - starts).T,
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            width=0.004,
-            color="black",
-            alpha=0.75,
-        )
+        true_length = {"angles": "xy", "scale_units": "xy", "scale": 1}
+        ax.quiver(*starts.T, *(ends - starts).T, **true_length, width=0.004, color="black", alpha=0.75)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel("first dimension")
     ax.set_ylabel("second dimension")
@@ -249,25 +214,11 @@ def figure_clouds(
     return ax
 
 
-KIND_MARKERS = ("o", "^", "s", "D", "v", "P")
-
-
-def kind_colours(modality: str, count: int) -> list[Any]:
-    """``count`` shades of a modality's colour, from dark to light; in grey they stay apart, too."""
-    base = np.array(mpl.colors.to_rgb({"vision": VISION, "text": TEXT}[modality]))
-    return [tuple(base + (1 - base) * share) for share in np.linspace(0, 0.55, count)] if count > 1 else [tuple(base)]
-
-
 def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """A large vision-language model as boxes: encoder, projector, one sequence of tokens, and K decoder layers.
 
-    Args:
-        parts: ``layers``, ``vision_tokens`` (of one image), ``encoder_dim``, ``dim``, and ``parameters``: counts of
-            ``"vision encoder"``, ``"projector"`` and ``"language model"``.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
+    ``parts`` holds ``layers``, ``vision_tokens`` (of one image), ``dim``, and ``parameters``: counts of
+    ``"vision encoder"``, ``"projector"`` and ``"language model"``.
     """
     ax = new_axes(ax, figsize=(7, 4.4))
     counts = parts["parameters"]
@@ -318,15 +269,7 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
 
 
 def figure_pictures(pictures: Mapping[str, Sequence[np.ndarray]], ax: Axes | None = None) -> Axes:
-    """A contact sheet: one line of pictures for each kind, all scaled to one size by repeating or skipping pixels.
-
-    Args:
-        pictures: (h, w, 3) uint8 arrays by kind, equally many of each.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
+    """A contact sheet of (h, w, 3) uint8 pictures, a line for each kind, scaled to one size by repeating pixels."""
     ax = new_axes(ax, figsize=(7.4, 1.05 * len(pictures)))
     side, gap = 96, 8
     for line, images in enumerate(pictures.values()):
@@ -345,41 +288,11 @@ def figure_pictures(pictures: Mapping[str, Sequence[np.ndarray]], ax: Axes | Non
     return ax
 
 
-def figure_token_map(
-    points: Mapping[str, Mapping[str, np.ndarray]], ax: Axes | None = None, *, legend: bool = True
-) -> Axes:
-    """Tokens in two dimensions: shades of the warm colour for kinds of image, of the cool one for kinds of text.
-
-    Args:
-        points: ``{"vision": {kind: (n, 2)}, "text": {kind: (n, 2)}}``.
-        ax: Where to draw; a new figure if left out.
-        legend: Whether to name the kinds.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax, figsize=(5.2, 4.2))
-    for modality, kinds in points.items():
-        shades = kind_colours(modality, len(kinds))
-        markers = KIND_MARKERS[:3] if modality == "vision" else ("x", "+", "1")
-        for (kind, values), colour, marker in zip(kinds.items(), shades, markers, strict=False):
-            ax.scatter(*np.asarray(values).T, s=11, color=colour, marker=marker, linewidth=0.8, alpha=0.75, label=kind)
-    ax.set(xticks=[], yticks=[])
-    ax.set_aspect("equal", adjustable="datalim")
-    if legend:
-        ax.legend(markerscale=1.8, handletextpad=0.2)
-    return ax
-
-
 def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """The loss of a training by step, and MIR where it was measured, on an axis of its own.
 
-    Args:
-        data: ``losses`` of every step; ``mir``, values by step, may be empty; ``zeroed_rows``, that baseline, or None.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes of the loss; those of MIR, if there are any, are the last of the figure.
+    ``data`` holds ``losses`` of every step; ``mir``, values by step, may be empty; ``zeroed_rows``, that baseline, or
+    None. The axes returned are those of the loss; those of MIR, if there are any, are the last of the figure.
     """
     ax = new_axes(ax)
     losses, mir = np.asarray(data["losses"], dtype=float), data["mir"]
@@ -410,16 +323,7 @@ def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
 
 
 def wilson_interval(share: np.ndarray, count: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval of a share: it stays within 0 and 1 and has a width also where the share is 0 or 1.
-
-    Args:
-        share: (n,) shares.
-        count: (n,) numbers that they are shares of.
-        confidence: Its level.
-
-    Returns:
-        Lower and upper bounds, (n,) each.
-    """
+    """Wilson's interval of (n,) shares of (n,) counts: within 0 and 1, of some width also where the share is 0 or 1."""
     z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
     share, count = np.asarray(share, dtype=float), np.asarray(count, dtype=float)
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -428,16 +332,7 @@ def wilson_interval(share: np.ndarray, count: np.ndarray, confidence: float = 0.
 
 
 def figure_word_weights(words: Sequence[str], weights: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
-    """Weights of the words of a caption, one bar for each way to weigh them.
-
-    Args:
-        words: The words in their order.
-        weights: By method (two at most): (words,) weights.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes. The title names the words that each method gives the most weight.
-    """
+    """Weights of the words of a caption, (words,) by method (two at most); the title names the heaviest of each."""
     ax = new_axes(ax, figsize=(8, 3.2))
     places, width = np.arange(len(words)), 0.8 / max(1, len(weights))
     favourites = []
@@ -457,16 +352,7 @@ def figure_word_weights(words: Sequence[str], weights: Mapping[str, np.ndarray],
 
 
 def figure_memory(distances: Mapping[str, np.ndarray], ax: Axes | None = None, *, truth: float = 0.0) -> Axes:
-    """A distance estimated batch after batch, with and without the moments of earlier batches.
-
-    Args:
-        distances: By method: (batches,) distances, in one unit.
-        ax: Where to draw; a new figure if left out.
-        truth: The distance of the clouds that the batches are drawn from.
-
-    Returns:
-        The axes. The title compares the mean errors over the second half of the batches.
-    """
+    """A distance estimated batch after batch, (batches,) by method, and its ``truth``; the title gives mean errors."""
     ax = new_axes(ax)
     errors = []
     for number, (method, values) in enumerate(distances.items()):
@@ -488,19 +374,10 @@ def figure_memory(distances: Mapping[str, np.ndarray], ax: Axes | None = None, *
 
 
 def figure_attention(weights: np.ndarray, vision: np.ndarray, ax: Axes | None = None, *, name: str = "") -> Axes:
-    """Who looks at whom: a cell for each pair of rows, white where attention is exactly 0.
+    """Who looks at whom, from (T, T) shares of attention: a cell for each pair of rows, white where it is exactly 0.
 
-    What is looked at gives the colour, warm for vision and cool for text; the share of attention gives the shade (its
-    square root, relative to the largest of the row), and no cell with any weight is white.
-
-    Args:
-        weights: (T, T), row i the shares of attention of row i.
-        vision: (T,) bool, true where vision stands.
-        ax: Where to draw; a new figure if left out.
-        name: Of the mask; goes into the title.
-
-    Returns:
-        The axes. The title counts the pairs of rows with any attention.
+    What is looked at gives the colour, by the (T,) mask of vision; the share of attention gives the shade (its square
+    root, relative to the largest of the row). The title says the ``name`` of the mask, and counts the coloured pairs.
     """
     ax = new_axes(ax, figsize=(4.4, 4.4))
     weights, vision = np.asarray(weights, dtype=float), np.asarray(vision, dtype=bool)
@@ -527,15 +404,8 @@ def figure_transport_map(
     Patches are coloured over the picture in grey where their places are known, else in the order of their rows, as a
     strip. At the bottom the null map: words on their way onto other words, in the same colours.
 
-    Args:
-        data: The costs.
-        pictures: (h, w, 3) uint8 by the number of the sample, as the model sees them; see `mirlib.costs.as_seen`. The
-            first half by rank stands above, the other one below.
-        ax: Where to draw; a new figure if left out.
-        layer: 1..K, or the sum over all layers if left out.
-
-    Returns:
-        The axes.
+    ``pictures`` are (h, w, 3) uint8 by the number of the sample, see `mirlib.costs.as_seen`; the first half by rank
+    stands above. ``layer`` is one of 1..K, or None for the sum.
     """
     order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
     half = -(-len(order) // 2)
@@ -615,17 +485,9 @@ def figure_layer_map(
 ) -> Axes:
     """Distances between vision rows after one layer and text rows after another, with the nearest text layer marked.
 
-    Args:
-        distances: (L, L), row i for vision after layer i, column j for text after layer j.
-        layers: (L,) their numbers; 0 stands for what enters layer 1.
-        within: (L, L) bool, the text layers that cannot be told from the nearest one of their row.
-        ax: Where to draw; a new figure if left out.
-        name: What the rows are; the title begins with it.
-        unit: Of the distances.
-
-    Returns:
-        The axes. The title counts the vision layers whose nearest text layer is the same layer, or cannot be told from
-        it.
+    ``distances`` are (L, L), row i for vision after the i-th of the ``layers`` (0 is what enters layer 1), column j for
+    text; ``within`` says which text layers cannot be told from the nearest one of their row. The title begins with the
+    ``name`` of the rows, and counts the layers whose nearest text layer is their own.
     """
     ax = new_axes(ax, figsize=(5.4, 4.8))
     count, nearest = len(layers), distances.argmin(axis=1)
@@ -668,100 +530,3 @@ def figure_layer_map(
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def figure_lens(
-    picture: np.ndarray,
-    words: Sequence[str],
-    weights: np.ndarray,
-    grid: PatchGrid,
-    ax: Axes | None = None,
-    *,
-    title: str,
-) -> Axes:
-    """A word on each patch of a picture; where there are more than 12 × 12, the surest word of each block of patches.
-
-    Args:
-        picture: (h, w, 3) uint8.
-        words: (r,) the word of each vision row.
-        weights: (r,) how sure each word is; those above the median are bold.
-        grid: Where the r rows stand in the picture; those without a place are left out.
-        ax: Where to draw; a new figure if left out.
-        title: Of the figure.
-
-    Returns:
-        The axes.
-    """
-    rows, columns = grid.rows, grid.columns
-    block = -(-max(rows, columns) // 12)
-    places: dict[tuple[int, int], int] = {}
-    for number in np.flatnonzero(grid.cells >= 0):
-        key = grid.cells[number] // columns // block, grid.cells[number] % columns // block
-        if key not in places or weights[number] > weights[places[key]]:
-            places[key] = number
-    lines, across = -(-rows // block), -(-columns // block)
-    ax = new_axes(ax, figsize=(0.85 * across + 0.6, 0.62 * lines + 0.8))
-    extent = (0, columns / block, rows / block, 0)
-    ax.imshow(picture, extent=extent, aspect="auto", interpolation="nearest", alpha=0.45)
-    sure = np.median(weights[list(places.values())])
-    for (line, column), number in places.items():
-        word = words[number].strip() or repr(words[number])
-        ax.text(
-            min(column + 0.5, (column + columns / block) / 2),
-            min(line + 0.5, (line + rows / block) / 2),
-            word if len(word) <= 12 else word[:11] + "…",
-            ha="center",
-            va="center",
-            fontsize=7.5 if len(word) <= 8 else 6,
-            color="black" if weights[number] >= sure else "#555555",
-            fontweight="bold" if weights[number] >= sure else "normal",
-            path_effects=[mpl.patheffects.withStroke(linewidth=1.6, foreground="white")],
-            clip_on=True,
-        )
-    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=np.arange(across + 1), yticks=np.arange(lines + 1))
-    ax.tick_params(length=0, labelbottom=False, labelleft=False)
-    ax.grid(visible=True, color="white", linewidth=0.7)
-    ax.set_axisbelow(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_title(title)
-    ax.set_xlabel("bold: surer than the median" + (f"; the surest of {block} × {block} patches" if block > 1 else ""))
-    return ax
-
-
-def figure_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """MIR of the real pictures, as a band, and of the inputs that mean less, each with its interval.
-
-    Args:
-        table: One line an input, the real pictures first, with the columns ``mir``, ``low``, ``high`` and ``standing``,
-            as `mirlib.interventions.Controls.to_frame` gives it.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-    """
-    ax = new_axes(ax)
-    real, rest = table.iloc[0], table.iloc[1:]
-    if real["low"] < real["high"]:
-        ax.axvspan(real["low"], real["high"], color=VISION, alpha=0.2, linewidth=0)
-    ax.axvline(real["mir"], color=VISION, linestyle="-", marker="", label=str(table.index[0]))
-    for place, (_, line) in enumerate(rest.iterrows()):
-        below = line["standing"] == "below"
-        ax.errorbar(
-            line["mir"],
-            place,
-            xerr=[[max(line["mir"] - line["low"], 0)], [max(line["high"] - line["mir"], 0)]],
-            color="black" if below else NEUTRAL,
-            marker="o" if below else "s",
-            linestyle="",
-            capsize=3,
-        )
-    ax.set_yticks(range(len(rest)), list(rest.index))
-    ax.invert_yaxis()
-    ax.set_xlabel("MIR (log10); lower is closer")
-    lower = int((rest["mir"] < real["mir"]).sum())
-    if (rest["standing"] != "").all():
-        lower = int((rest["standing"] == "below").sum())
-    ax.set_title(f"{lower} of {len(rest)} controls lie below the real pictures")
-    ax.legend()
-    return ax

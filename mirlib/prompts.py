@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import select
+import signal
 import string
+import sys
+import time
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mirlib.bounded import bounded
-from mirlib.errors import MirlibError, boundary, shown
+from mirlib.errors import MirlibError, boundary, said_by, shown
 
 __all__ = ["build_prompt", "encode_batch"]
 
@@ -31,7 +39,6 @@ _WITHOUT_PLACEHOLDERS = ("FuyuProcessor", "GitProcessor", "Kosmos2Processor", "K
 
 
 def image_token(processor: Any) -> str:
-    """The string that stands for one image in the prompts of a processor."""
     token = _named_token(processor)
     if not token:
         raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
@@ -45,10 +52,7 @@ def _named_token(processor: Any) -> str:
 
 
 def used_template(processor: Any, template: str) -> str:
-    """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own.
-
-    A template that the tokenizer alone has is a template for texts, as the language model had it before it could see.
-    """
+    """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own."""
     if template not in TEMPLATES:
         raise MirlibError(f"unknown template {shown(repr(template))}; choose one of {', '.join(TEMPLATES)}")
     return template if getattr(processor, "chat_template", None) else "plain"
@@ -60,8 +64,7 @@ _frames: dict[tuple[Any, ...], tuple[str, str]] = {}  # by what a template's ans
 def _frame(processor: Any, template: str) -> tuple[str, str]:
     """What stands before and behind the text in every prompt of a processor.
 
-    A chat template is a program that came with a checkpoint. It is run once, bounded, with a text of ours, so that no
-    text can be changed by it and no run of it can last.
+    A chat template came with a checkpoint: it is run once, bounded, with a text of ours, so that no text can change it.
     """
     if used_template(processor, template) == "plain":
         return ("", "") if _adds_placeholders(processor) else (f"{image_token(processor)}\n", "")
@@ -112,17 +115,8 @@ def _adds_placeholders(processor: Any) -> bool:
 def build_prompt(processor: Any, text: str, template: str = "chat") -> str:
     """The prompt for one image and one text: the image as the user's turn, the text as the assistant's answer.
 
-    Args:
-        processor: A Hugging Face processor.
-        text: The text.
-        template: ``"chat"`` for the processor's chat template (``"plain"`` where it has none), or ``"plain"`` for the
-            image, a line break and the text (the text alone where the processor itself puts the image before it).
-
-    Returns:
-        The prompt, with one image placeholder and the text as it is.
-
-    Raises:
-        MirlibError: If the template is unknown, fails, takes too long, or does not keep one image and one text.
+    ``"plain"`` is the image, a line break and the text, or the text alone where the processor itself puts the image
+    before it. Refused are templates that are unknown, fail, take too long, or do not keep one image and one text.
     """
     before, after = _frame(processor, template)
     return before + text + after
@@ -162,12 +156,7 @@ def name_of(text: str) -> str:
 
 
 def check_text(processor: Any, text: Any) -> None:
-    """Refuse what cannot be the text of a pair.
-
-    Raises:
-        MirlibError: If it is no string, empty, not made of characters, made of special tokens alone, or holds a
-            placeholder for vision.
-    """
+    """Refuse what cannot be the text of a pair: no string, empty, no characters, special tokens alone, placeholders."""
     if not isinstance(text, str):
         raise MirlibError(f"expected a text, got {type(text).__name__}")
     if not text.strip():
@@ -200,8 +189,7 @@ def encode_batch(
 
     Args:
         processor: A Hugging Face processor with a fast tokenizer.
-        images: B PIL images; None for the texts alone, in the same prompt with nothing in the image's place, as the
-            tokenizer reads them.
+        images: B PIL images; None for the texts alone, in the same prompt with nothing in the image's place.
         texts: B non-empty texts.
         template: See `build_prompt`.
         max_text_tokens: Cut each text after so many tokens.
@@ -301,8 +289,7 @@ class _Listener:
 def _overheard(processor: Any) -> Iterator[list[tuple[str, Any]]]:
     """Every string that the processor hands to its tokenizer inside the block, with its `tokenizers.Encoding`.
 
-    Processors write more into a prompt than they are given: placeholders, a first token, a line break at the end. Only
-    the string that was really tokenized shows where the text is.
+    Processors write more into a prompt than they are given; only what was really tokenized shows where the text is.
     """
     tokenizer = processor.tokenizer
     listener = _Listener(tokenizer)
@@ -321,15 +308,10 @@ def _rows_of(
     parts: tuple[str, str, str],
     special: set[int],
 ) -> list[int] | None:
-    """Positions in a row of ids whose tokens hold the text; None where that is in doubt.
+    """Positions in a row of (T,) ids whose tokens hold the text; None where that is in doubt.
 
-    Args:
-        tokenizer: The tokenizer.
-        heard: Strings that were tokenized, each with its encoding.
-        ids: (T,) the row.
-        attended: (T,) 0 at padding.
-        parts: What stands before the text, behind the image; the text; what stands behind it.
-        special: Ids that are no text.
+    ``heard`` are the strings that were tokenized with their encodings, ``attended`` is 0 at padding, ``parts`` what
+    stands before the text (behind the image), the text, and what stands behind it; ``special`` ids are no text.
     """
     end = max((place + 1 for place, value in enumerate(attended) if value), default=0)
     for prompt, encoding in heard:
@@ -371,39 +353,21 @@ def _read_as_written(
 ) -> bool:
     """Whether tokens, decoded, are the characters that they are said to stand for.
 
-    Characters with an unknown token are left out, and neighbours on both sides of them are read apart. What a tokenizer
-    does not give back (accents, capitals) it does not give back of the characters alone.
+    Characters with an unknown token are left out. What a tokenizer does not give back (accents, capitals) it does not
+    give back of the characters alone.
     """
     lost = {place for i in chosen if tokens[i] == tokenizer.unk_token_id for place in range(*spans[i])}
     decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    for run in _runs([i for i in chosen if lost.isdisjoint(range(*spans[i]))]):
+    kept = np.array([i for i in chosen if lost.isdisjoint(range(*spans[i]))], dtype=int)
+    for run in np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1):  # neighbours on both sides of what is lost apart
         read = decode([tokens[i] for i in run])
-        written = _characters(prompt, [spans[i] for i in run])
+        # Each character once: its bytes may be several tokens.
+        written = "".join(prompt[place] for place in sorted({place for i in run for place in range(*spans[i])}))
         if _bare(read) != _bare(written):
             again = decode(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
             if _bare(read) != _bare(again):
                 return False
     return True
-
-
-def _runs(places: Sequence[int]) -> list[list[int]]:
-    """Numbers in ascending order, in runs without gaps."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return runs
-
-
-def _characters(prompt: str, spans: Sequence[tuple[int, int]]) -> str:
-    """The characters that spans cover, each once: the bytes of one character may be several tokens."""
-    parts, done = [], 0
-    for start, stop in spans:
-        parts.append(prompt[max(start, done) : stop])
-        done = max(done, stop)
-    return "".join(parts)
 
 
 def _bare(text: str) -> str:
@@ -451,3 +415,91 @@ def _special_ids(tokenizer: Any) -> list[int]:
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     return sorted((special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stranger's program, in a child process: so much time, so much memory, no more
+
+SECONDS = 3  # of processor time, which a busy machine does not take away
+PATIENCE = 60.0  # seconds of a clock, for work that waits for what never comes
+MEBIBYTES = 512
+
+
+def bounded(work: Callable[[], str], what: str, advice: str) -> str:
+    """What ``work()`` returns, computed in a child process that is stopped where it takes too long or too much memory.
+
+    Where the system has no ``fork`` (Windows), the work is done here, without bounds.
+
+    Raises:
+        MirlibError: ``what advice``, if ``work`` raises, or takes more than 3 seconds of processor time or 512 MiB.
+    """
+    if not hasattr(os, "fork"):
+        return work()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Forking beside other threads can leave a lock taken in the child. It would then be stopped, and nothing lost.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _answer(work, writing)
+    os.close(writing)
+    try:
+        answer = _read(reading, time.monotonic() + PATIENCE)
+    finally:
+        os.close(reading)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+    if answer is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        raise MirlibError(f"{what} takes more than {SECONDS} s for one short text; {advice}")
+    if not answer:
+        raise MirlibError(f"{what} takes more than {MEBIBYTES} MiB for one short text, or crashes; {advice}")
+    problem, result = json.loads(answer)
+    if problem:
+        raise MirlibError(f"{what} fails ({problem}); {advice}")
+    return result
+
+
+def _answer(work: Callable[[], str], writing: int) -> None:
+    """The child's part: work, send ``[problem, result]``, and end without what the parent does when it exits."""
+    try:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers would say on stderr that it forked
+        _set_limits()
+        try:
+            answer = ["", work()]
+        except MemoryError:
+            answer = [f"it takes more than {MEBIBYTES} MiB", ""]
+        except Exception as error:
+            answer = [str(error) if isinstance(error, MirlibError) else said_by(error), ""]
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(json.dumps(answer).encode())
+    finally:
+        os._exit(0)
+
+
+def _set_limits() -> None:
+    import resource
+
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, SECONDS)
+    if sys.platform.startswith("linux"):
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _lower(resource.RLIMIT_AS, size + MEBIBYTES * 2**20)
+
+
+def _lower(what: int, limit: int) -> None:
+    import resource
+
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _read(reading: int, deadline: float) -> bytes | None:
+    """Everything that comes until the other end is closed; None if it is still open at the deadline."""
+    parts = []
+    while select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reading, 1 << 20)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+    return None

@@ -2,20 +2,19 @@
 
 One call for each kind of source::
 
-    open_images(["photos/"])                     a folder, or image files
-    open_images(["shards/{000..009}.tar"])       WebDataset shards
-    open_images(["hf:lmms-lab/textvqa"])         a Hugging Face dataset, here TextVQA
-    open_texts("hf:abisee/cnn_dailymail")        CNN/DailyMail
-    open_texts("texts.txt")                      one text a line, or a folder with one a file
-    open_pairs("pairs.jsonl")                    a JSON object a line, with an image path and its text
+    open_images(["photos/"])                a folder, or image files
+    open_images(["shards/{000..009}.tar"])  WebDataset shards
+    open_images(["hf:lmms-lab/textvqa"])    a Hugging Face dataset: TextVQA
+    open_texts("hf:abisee/cnn_dailymail")   CNN/DailyMail
+    open_texts("texts.txt")                 a text a line, or a folder of files
+    open_pairs("pairs.jsonl")               objects with an image and its text
 
-Each returns sequences that `mirlib.score` takes. The order of the items is fixed by the source, so that a seed draws
-the same ones every time; what cannot be read is an error that names the file, the line, the key or the row.
+Each returns sequences that `mirlib.score` takes, in an order that the source fixes, so that a seed draws the same
+items.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import warnings
@@ -34,30 +33,30 @@ from mirlib.data import (
     LONGEST_LINE,
     MOST_BYTES,
     NO_DATA,
+    TEXT_FIELDS,
+    Items,
     Named,
+    Pairs,
+    Unreadable,
     Walk,
     check_regular,
+    field_of,
     find_images,
+    image_of,
+    is_conversation,
+    json_of,
+    listed,
     random_stream,
     read_texts,
+    reading,
+    refuse_remote,
+    some,
+    text_in,
     text_of,
 )
 from mirlib.errors import MirlibError, first_line, shown
 from mirlib.records import CSV, JSON, Records, layout_of
 from mirlib.tables import HUB, ParquetRows, Table, files_of, named
-from mirlib.values import (
-    TEXT_FIELDS,
-    Items,
-    Pairs,
-    Unreadable,
-    field_of,
-    image_of,
-    is_conversation,
-    listed,
-    refuse_remote,
-    some,
-    text_in,
-)
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
 
@@ -79,8 +78,7 @@ def open_images(
             for a range of them, or a folder of them); a file of records with image paths (``.jsonl``, ``.json``,
             ``.csv``, ``.tsv``); ``.parquet`` files, or a folder of them; ``hf:NAME``, ``hf:NAME@CONFIG`` or
             ``hf:NAME@CONFIG:SPLIT`` for a Hugging Face dataset on the hub or in a folder. Each path of a file of
-            records is taken once, and so is each image of a table with an ``image_id``: TextVQA asks several questions
-            about one.
+            records is taken once, and so is each image of a table with an ``image_id``.
         image_field: The field, the column or (in shards) the ending of the images. Left out, the one that holds images,
             or the first of ``image``, ``image_path``, ``img``, ``jpg``, ``png``, ``file_name``, ``filename``, ``path``,
             ``images``.
@@ -106,20 +104,17 @@ def open_images(
 
 
 def open_texts(source: str | Path, *, text_field: str | None = None, on_unreadable: Unreadable = None) -> Sequence[str]:
-    """Texts of a source.
+    """Texts of a source, each of which knows its file and line, key or row.
 
     Args:
-        source: A text file with one text a line, or a folder with one a file; or shards, a file of records,
-            ``.parquet`` files or ``hf:NAME`` as for `open_images`. In shards a text is the member ``.txt`` of a key, or
-            a field of its ``.json``. A file that holds JSON is read as such, whatever it is called.
+        source: A text file with one text a line, or a folder with one a file; or shards (the member ``.txt`` of a key,
+            or a field of its ``.json``), a file of records, ``.parquet`` files or ``hf:NAME`` as for `open_images`. A
+            file that holds JSON is read as such, whatever it is called.
         text_field: The field, the column or the ending of the texts. Left out, the first of ``text``, ``caption``,
             ``article``, ``question``, ``sentence``, ``txt``, ``conversations``, ``messages``. Of a list of texts the
             first is taken, and of a conversation the first answer of the model (``gpt``, ``assistant``), without
             ``<image>``.
         on_unreadable: As for `open_images`.
-
-    Returns:
-        The texts, those of shards and datasets read when they are asked for; each knows its file and line, key or row.
 
     Raises:
         MirlibError: If the source does not exist, holds no texts, or cannot be read.
@@ -163,17 +158,10 @@ def open_pairs(
 
 
 def part_of(items: Sequence[Any], number: int, parts: int, *, seed: int = 0) -> Items:
-    """One of so many parts that have no item in common, for measurements that are repeated on other data.
+    """Part ``number`` of 1..``parts`` that have no item in common, for measurements that are repeated on other data.
 
-    Args:
-        items: What to divide.
-        number: Which part, from 1.
-        parts: How many parts there are. Their sizes differ by at most one.
-        seed: How the items are shuffled before they are divided. Sequences of one length are divided alike, so that
-            images and the texts that belong to them stay together.
-
-    Raises:
-        MirlibError: If there is no such part.
+    Their sizes differ by at most one. Sequences of one length are divided alike, by the seed, so that images and the
+    texts that belong to them stay together.
 
     Examples:
         >>> halves = [set(part_of(range(5), number, 2)) for number in (1, 2)]
@@ -199,24 +187,21 @@ def _reader(
         return Table(ParquetRows([path], image_root, on_unreadable))
     if path.is_dir():
         found = Walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"}).files
-        tables = [file for file in found if file.suffix.lower() == ".parquet"]
-        shards = [file for file in found if file.suffix.lower() == ".tar"]
+        tables, shards = ([file for file in found if file.suffix.lower() == end] for end in (".parquet", ".tar"))
         pictures = len(found) - len(tables) - len(shards)
         table = Table(ParquetRows(files_of(path, tables), image_root, on_unreadable)) if tables else None
         if table is not None and (not pictures or table.is_of_samples()):
             if pictures:  # those beside the files of a dataset: a teaser, a logo
                 warnings.warn(f"{shown(path)}: took the .parquet files; images passed over: {pictures}", stacklevel=3)
             return table
-        if shards and not pictures:
-            return _Shards(shards, on_unreadable)
-    elif re.search(r"\.(tar\.\w+|tgz)$", name, re.IGNORECASE):
+        return _Shards(shards, on_unreadable) if shards and not pictures else None
+    if re.search(r"\.(tar\.\w+|tgz)$", name, re.IGNORECASE):
         raise MirlibError(f"{shown(path)}: a compressed archive cannot be read key by key; unpack it to a .tar")
-    elif suffix == ".tar":
+    if suffix == ".tar":
         return _Shards(list(_expanded(name)), on_unreadable)
-    elif suffix in JSON | CSV or (path.is_file() and suffix not in IMAGE_SUFFIXES):
+    if suffix in JSON | CSV or (path.is_file() and suffix not in IMAGE_SUFFIXES):
         layout = layout_of(path)
-        if layout is not None:
-            return Records(path, layout, on_unreadable, image_root)
+        return layout and Records(path, layout, on_unreadable, image_root)
     return None
 
 
@@ -264,12 +249,9 @@ class _Member(NamedTuple):
     def read(self, most: int, name: str) -> bytes:
         if self.size > most:
             raise MirlibError(f"{name}: more than {most >> 20} MiB")
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.size)
-        except OSError as error:
-            raise MirlibError(f"cannot read {shown(self.path)}: {error.strerror}") from error
+        with reading(self.path), self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True)
@@ -279,39 +261,38 @@ class _Sample:
     name: str
     members: dict[str, _Member] = field(default_factory=dict)
 
+    @property
+    def images(self) -> list[str]:
+        """The endings of images."""
+        return [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
+
     def image_ending(self, wanted: str | None) -> str | None:
         if wanted is not None:
             return wanted.lower() if wanted.lower() in self.members else None
-        endings = [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
-        return next((end for end in endings if "." not in end), next(iter(endings), None))
+        return next((end for end in self.images if "." not in end), next(iter(self.images), None))
+
+    def text_ending(self, wanted: str | None) -> str | None:
+        endings = (*TEXT_FIELDS, "json") if wanted is None else (wanted.lower(), "json")
+        return next((ending for ending in endings if ending in self.members), None)
 
     def image(self, wanted: str | None) -> Image.Image:
         ending = self.image_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
         return image_of(self.members[ending].read(MOST_BYTES, name), name)
 
-    def text_ending(self, wanted: str | None) -> str | None:
-        for ending in TEXT_FIELDS if wanted is None else (wanted.lower(),):
-            if ending in self.members:
-                return ending
-        return "json" if "json" in self.members else None
-
     def text(self, wanted: str | None) -> str:
         ending = self.text_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
-        text = text_of(self.members[ending].read(LONGEST_LINE, name), name)
-        if ending != "json" or (wanted or "").lower() == "json":
-            return Named(text_in(text, name), name)
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
-        if is_conversation(record):
-            return Named(text_in(record, name), name)
-        if not isinstance(record, dict):
-            raise MirlibError(f"{name}: expected a JSON object, got {type(record).__name__}")
-        key = field_of(wanted, TEXT_FIELDS, record, "texts", "text_field", name)
-        return Named(text_in(record[key], f"{name}, field {shown(key)!r}"), name)
+        value: Any = text_of(self.members[ending].read(LONGEST_LINE, name), name)
+        where = name
+        if ending == "json" and (wanted or "").lower() != "json":
+            value = json_of(value, name)
+            if not isinstance(value, dict) and not is_conversation(value):
+                raise MirlibError(f"{name}: expected a JSON object, got {type(value).__name__}")
+            if isinstance(value, dict):
+                key = field_of(wanted, TEXT_FIELDS, value, "texts", "text_field", name)
+                value, where = value[key], f"{name}, field {shown(key)!r}"
+        return Named(text_in(value, where), name)
 
 
 class _Shards:
@@ -343,21 +324,19 @@ class _Shards:
                         raise tarfile.ReadError("unexpected end of data")
                     folder, _, base = member.name.removeprefix("./").rpartition("/")
                     stem, dot, ending = base.partition(".")
-                    hidden = any(
-                        part.startswith(".") and part.strip(".") or part in NO_DATA for part in folder.split("/")
-                    )
+                    parts = folder.split("/")
+                    hidden = any(part.startswith(".") and part.strip(".") or part in NO_DATA for part in parts)
                     if member.isdir() or hidden or not dot or not stem:
                         continue
                     if not member.isfile() or member.issparse():
                         passed += 1
                         continue
                     key = f"{folder}/{stem}" if folder else stem
-                    name = f"{shown(path)}/{shown(key, 200)}"
-                    sample = found.setdefault(key, _Sample(name))
+                    sample = found.setdefault(key, _Sample(f"{shown(path)}/{shown(key, 200)}"))
                     if ending.lower() in sample.members:
-                        self._refuse(f"{name}.{shown(ending)}: the archive has two members of this name")
-                        continue
-                    sample.members[ending.lower()] = _Member(path, member.offset_data, member.size)
+                        self._refuse(f"{sample.name}.{shown(ending)}: the archive has two members of this name")
+                    else:
+                        sample.members[ending.lower()] = _Member(path, member.offset_data, member.size)
         except MirlibError:
             raise
         except Exception as error:  # damaged headers make tarfile raise ValueError, OverflowError, RecursionError …
@@ -380,13 +359,13 @@ class _Shards:
         chosen = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
         if image_field is None:
             chosen = [sample for sample in chosen if self._has_one_image(sample)]
-        self._check_ending(chosen, image_field)
-        return Items(len(some(chosen, "images", self.name)), lambda i: chosen[i].image(image_field))
+        self._check_ending(chosen, image_field, "images")
+        return Items(len(chosen), lambda i: chosen[i].image(image_field))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         chosen = [sample for sample in self.samples if sample.text_ending(text_field) is not None]
-        self._check_ending(chosen, text_field)
-        return Items(len(some(chosen, "texts", self.name)), lambda i: chosen[i].text(text_field))
+        self._check_ending(chosen, text_field, "texts")
+        return Items(len(chosen), lambda i: chosen[i].text(text_field))
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         chosen = []
@@ -408,16 +387,16 @@ class _Shards:
 
     def _has_one_image(self, sample: _Sample) -> bool:
         """Whether it is clear which member is the image: one without a period, as ``jpg``, or the only one."""
-        images = [end for end in sample.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
-        if len(images) == 1 or any("." not in end for end in images):
+        if len(sample.images) == 1 or any("." not in end for end in sample.images):
             return True
         self._refuse(
-            f"{sample.name}: which member is the image? There is {listed(images)}; name one with image_field "
+            f"{sample.name}: which member is the image? There is {listed(sample.images)}; name one with image_field "
             "(--image-field). A key ends at the first period of the name: names that hold periods share one"
         )
         return False
 
-    def _check_ending(self, chosen: list[_Sample], wanted: str | None) -> None:
+    def _check_ending(self, chosen: list[_Sample], wanted: str | None, what: str) -> None:
         if not chosen and wanted is not None and self.samples:
             there = sorted({ending for sample in self.samples for ending in sample.members})
             raise MirlibError(f"{self.name}: no key has a member .{shown(wanted)}; there is {listed(there)}")
+        some(chosen, what, self.name)

@@ -7,26 +7,36 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mirlib.data import LONGEST_LINE, Named, check_regular, lines_of, text_of, text_of_line
-from mirlib.errors import MirlibError, first_line, shown
-from mirlib.values import (
+from mirlib.data import (
     IMAGE_FIELDS,
+    LONGEST_LINE,
     TEXT_FIELDS,
     Items,
+    Named,
     Pairs,
     Unreadable,
+    check_regular,
     field_of,
     folders_of,
     image_at,
     image_in,
     is_conversation,
+    json_of,
+    lines_of,
     listed,
+    reading,
     some,
     text_in,
+    text_of,
+    text_of_line,
 )
+from mirlib.errors import MirlibError, shown
+
+__all__ = ["CSV", "JSON", "Records", "layout_of"]
 
 LINES = frozenset((".jsonl", ".ndjson"))
 JSON = LINES | {".json"}
@@ -45,20 +55,13 @@ DECODER = json.JSONDecoder(parse_int=_integer)
 
 
 def layout_of(path: Path) -> str | None:
-    """How the records stand in a file: as lines, in an array, in one object, as a table; None for plain text.
-
-    Raises:
-        MirlibError: If the file cannot be opened.
-    """
+    """How the records stand in a file: as lines, in an array, in one object, as a table; None for plain text."""
     suffix = path.suffix.lower()
     if suffix in CSV:
         return "table"
     check_regular(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+    with reading(path), path.open("rb") as file:
+        start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
     if suffix in LINES and isinstance(_json(start.partition(b"\n")[0]), list) and not re.match(rb"\[\s*\{", start):
         return "lines"  # each of which is refused
     if re.match(rb'\[\s*[{"\]]', start) or (suffix == ".json" and start.startswith(b"[")):
@@ -81,11 +84,7 @@ def _json(text: bytes) -> Any:
 
 
 def _plain(path: Path, start: bytes) -> None:
-    """Refuses a file as plain text whose first lines are those of a table or of JSON.
-
-    Raises:
-        MirlibError: If they are.
-    """
+    """Refuses a file as plain text whose first lines are those of a table or of JSON."""
     whole = start if len(start) < STEP else start[:STEP].rpartition(b"\n")[0]
     lines = [line.strip() for line in whole.splitlines() if line.strip()][:20]
     header = lines[0].decode(errors="replace") if lines else ""
@@ -118,37 +117,34 @@ def _is_array(path: Path) -> bool:
 
 def _elements(path: Path) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON array, numbered from 1, of which one at a time is in memory; an error for the damage."""
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            text = file.read(STEP)
-            position, number = text.index("[") + 1, 0
-            while True:
-                position = (BETWEEN if number else BEFORE).match(text, position).end()
-                if text.startswith("]", position):
-                    if not (text[position + 1 :] + file.read(STEP)).strip():
-                        return
-                    reason = "something stands behind the array"
-                else:
-                    try:
-                        element, position = DECODER.raw_decode(text, position)
-                        number += 1
-                        yield number, element
-                        continue
-                    except json.JSONDecodeError as error:  # also where the rest has not been read yet
-                        reason = error.msg
-                    except RecursionError:
-                        reason = "it is nested too deeply"
-                rest = len(text) - position
-                if rest > LONGEST_LINE:
-                    reason = f"it has more than {LONGEST_LINE >> 20} MiB"
-                more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
-                if not more:
-                    name = f"{shown(path)}, record {number + 1}"
-                    yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
+    with reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        text = file.read(STEP)
+        position, number = text.index("[") + 1, 0
+        while True:
+            position = (BETWEEN if number else BEFORE).match(text, position).end()
+            if text.startswith("]", position):
+                if not (text[position + 1 :] + file.read(STEP)).strip():
                     return
-                text, position = text[position:] + more, 0
-    except OSError as error:
-        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
+                reason = "something stands behind the array"
+            else:
+                try:
+                    element, position = DECODER.raw_decode(text, position)
+                    number += 1
+                    yield number, element
+                    continue
+                except json.JSONDecodeError as error:  # also where the rest has not been read yet
+                    reason = error.msg
+                except RecursionError:
+                    reason = "it is nested too deeply"
+            rest = len(text) - position
+            if rest > LONGEST_LINE:
+                reason = f"it has more than {LONGEST_LINE >> 20} MiB"
+            more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
+            if not more:
+                name = f"{shown(path)}, record {number + 1}"
+                yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
+                return
+            text, position = text[position:] + more, 0
 
 
 def _row(ahead: list[str], file: TextIO, delimiter: str) -> tuple[list[str], list[str] | csv.Error | None]:
@@ -197,23 +193,11 @@ class _Wanted(NamedTuple):
         return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
 
 
-def _images(field: str | None) -> _Wanted:
-    return _Wanted(field, IMAGE_FIELDS, "images", image_in)
-
-
-def _texts(field: str | None) -> _Wanted:
-    return _Wanted(field, TEXT_FIELDS, "texts", text_in)
+_IMAGES, _TEXTS = _Wanted(None, IMAGE_FIELDS, "images", image_in), _Wanted(None, TEXT_FIELDS, "texts", text_in)
 
 
 class Records:
-    """A file of records.
-
-    Args:
-        path: The file.
-        layout: What `layout_of` says.
-        on_unreadable: Called with a sentence for each record that is left out; None for an error.
-        image_root: The folder of the images; None for the file's own and ``images`` in it.
-    """
+    """A file of records in the layout that `layout_of` says; ``on_unreadable`` is called for each that is left out."""
 
     def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
         self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
@@ -231,8 +215,6 @@ class Records:
         bad.__cause__ = error
         return bad
 
-    # ------------------------------------------------------------------------------------------------ the layouts
-
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """Each record with its number; a MirlibError in the place of one that cannot be read."""
         read = {"lines": self._lines, "array": lambda: _elements(self.path), "table": self._table}.get(self.layout)
@@ -245,45 +227,42 @@ class Records:
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         for number, line in lines_of(self.path):
+            name = self._where(number)
             try:
-                yield number, DECODER.decode(text_of_line(line, self._where(number)))
+                yield number, json_of(text_of_line(line, name), name, DECODER.decode)
             except MirlibError as error:
                 yield number, error
-            except (ValueError, RecursionError) as error:
-                yield number, self._bad(number, f"not JSON ({shown(first_line(error))})", error)
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         """The rows below a header, which are objects too; fields with line breaks, commas or quotes stand in quotes."""
         size = csv.field_size_limit(LONGEST_LINE)  # of the whole process, hence put back
-        try:
-            with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                first = file.readline(LONGEST_LINE)
-                text_of(first.encode(errors="surrogateescape"), self._where(1))
-                file.seek(0)
-                commas = ";" if first.count(";") > first.count(",") else ","
-                header: list[str] | None = None
-                for number, row in self._rows(file, "\t" if self.path.suffix.lower() == ".tsv" else commas):
-                    if isinstance(row, list) and header is None:
-                        header = [name.strip() for name in row]
-                        twice = [name for name in header if name and header.count(name) > 1]
-                        if twice:
-                            raise MirlibError(
-                                f"{self._where(1)}, the header: two columns are called {shown(twice[0])!r}; rename one"
-                            )
-                        continue
-                    if row and isinstance(row, list) and len(row) != len(header):
-                        row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
-                    if isinstance(row, csv.Error):
-                        advice = "a field that holds quotes stands in quotes, and those in it are doubled"
-                        yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}", row)
-                        if header is None:
-                            return
-                    elif row:
-                        yield number, dict(zip(header, row, strict=True))
-        except OSError as error:
-            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
-        finally:
-            csv.field_size_limit(size)
+        with ExitStack() as stack:
+            stack.callback(csv.field_size_limit, size)
+            stack.enter_context(reading(self.path))
+            file = stack.enter_context(self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline=""))
+            first = file.readline(LONGEST_LINE)
+            text_of(first.encode(errors="surrogateescape"), self._where(1))
+            file.seek(0)
+            commas = ";" if first.count(";") > first.count(",") else ","
+            header: list[str] | None = None
+            for number, row in self._rows(file, "\t" if self.path.suffix.lower() == ".tsv" else commas):
+                if isinstance(row, list) and header is None:
+                    header = [name.strip() for name in row]
+                    twice = [name for name in header if name and header.count(name) > 1]
+                    if twice:
+                        raise MirlibError(
+                            f"{self._where(1)}, the header: two columns are called {shown(twice[0])!r}; rename one"
+                        )
+                    continue
+                if row and isinstance(row, list) and len(row) != len(header):
+                    row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
+                if isinstance(row, csv.Error):
+                    advice = "a field that holds quotes stands in quotes, and those in it are doubled"
+                    yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}", row)
+                    if header is None:
+                        return
+                elif row:
+                    yield number, dict(zip(header, row, strict=True))
 
     def _rows(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
         """The rows, each with the number of its first line. In TSV a quote that closes nowhere is a quote."""
@@ -310,14 +289,9 @@ class Records:
             raise MirlibError(
                 f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
             )
-        try:
-            found = DECODER.decode(text_of(self.path.read_bytes(), self.name))
-        except OSError as error:
-            raise MirlibError(f"cannot read {self.name}: {error.strerror}") from error
-        except MirlibError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise MirlibError(f"{self.name}: not JSON ({shown(first_line(error))})") from error
+        with reading(self.path):
+            text = text_of(self.path.read_bytes(), self.name)
+        found = json_of(text, self.name, DECODER.decode)
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if {"images", "annotations"} <= lists.keys():
             yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
@@ -351,8 +325,6 @@ class Records:
                 yield number, {**named[str(belongs)], **annotation}
             else:
                 yield number, self._bad(number, f"no image has its image_id {shown(belongs)}")
-
-    # ------------------------------------------------------------------------------------------------ the fields
 
     def _fields(self, wanted: Sequence[_Wanted]) -> list[str] | None:
         """Which fields hold what is wanted: those of the first record that has them; None where there is no record."""
@@ -419,7 +391,7 @@ class Records:
 
     def images(self, image_field: str | None) -> Sequence[Any]:
         """The images, each once."""
-        numbers, (field,), (found,) = self._read(_images(image_field))
+        numbers, (field,), (found,) = self._read(_IMAGES._replace(given=image_field))
         first: dict[str, int] = {}
         for number, image in zip(numbers, found, strict=True):
             first.setdefault(image, number)
@@ -427,12 +399,13 @@ class Records:
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
-        numbers, _, (found,) = self._read(_texts(text_field))
+        numbers, _, (found,) = self._read(_TEXTS._replace(given=text_field))
         return self._named(numbers, found)
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
-        numbers, (field, _), (images, texts) = self._read(_images(image_field), _texts(text_field))
+        wanted = _IMAGES._replace(given=image_field), _TEXTS._replace(given=text_field)
+        numbers, (field, _), (images, texts) = self._read(*wanted)
         return Pairs(self._at(numbers, images, field), self._named(numbers, texts))
 
     def _at(self, numbers: list[int], images: list[str], field: str) -> Items:

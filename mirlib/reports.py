@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mirlib.comparison import Comparison, Difference, differences
 from mirlib.errors import MirlibError, shown
@@ -20,24 +21,38 @@ __all__ = ["describe", "describe_controls", "describe_layers", "describe_measure
 CARRIERS = 3  # layers and pictures that are named for a difference
 
 
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Lines of cells below a header, each column as wide as its widest cell; those named stand left."""
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = ["<" if place in left else ">" for place in range(len(header))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _ends(interval: Any, digits: str = ".4f") -> str:
+    """An interval in brackets; "none" where there is none."""
+    if interval is None or math.isnan(interval.low):
+        return "none"
+    return f"[{interval.low:{digits}}, {interval.high:{digits}}]"
+
+
 def describe(result: MIRResult, name: str) -> str:
     """A result as text: the per-layer table, the value, its interval, and what it means."""
-    frame = result.to_frame()
     largest = result.per_layer.max()
-    lines = [
-        f"{'layer':>5}  {'FID':>10}  {'':20}  {'mean term':>10}  {'cov. term':>10}  {'norm ratio':>10}  {'outliers':>8}"
-    ]
-    for layer, row in frame.iterrows():
+    rows = []
+    for layer, row in result.to_frame().iterrows():
         bar = "█" * round(20 * row["fid"] / largest) if largest > 0 else ""
+        numbers = f"{row['fid']:.4g}", f"{bar:20}", f"{row['mean_term']:.4g}", f"{row['covariance_term']:.4g}"
         outliers = f"{row['vision_outliers']:.0f}+{row['text_outliers']:.0f}"
-        lines.append(
-            f"{layer:>5}  {row['fid']:>10.4g}  {bar:20}  {row['mean_term']:>10.4g}  {row['covariance_term']:>10.4g}  "
-            f"{row['norm_ratio']:>10.3g}  {outliers:>8}"
-        )
+        rows.append((str(layer), *numbers, f"{row['norm_ratio']:.3g}", outliers))
+    lines = _table(("layer", "FID", "", "mean term", "cov. term", "norm ratio", "outliers"), rows)
     interval = ""
     if result.interval is not None:
-        low, high, confidence, _, method, _ = result.interval
-        interval = f"   {confidence:.0%} interval [{low:.4f}, {high:.4f}] ({method} over samples)"
+        found = result.interval
+        interval = f"   {found.confidence:.0%} interval {_ends(found)} ({found.method} over samples)"
     lines += ["", f"MIR of {name}: {result.value:.4f}{interval}", *_meaning(result)]
     lines += [f"  ! {warning}" for warning in result.warnings]
     return "\n".join(lines)
@@ -76,15 +91,8 @@ def describe_layers(found: LayerMap) -> list[str]:
     frame = found.to_frame()
 
     def line(kind: str, what: str) -> str:
-        cells = (
-            f"{row[kind]:.0f}"
-            + (
-                ""
-                if row[f"{kind}_low"] == row[f"{kind}_high"]
-                else f" ({row[f'{kind}_low']:.0f}–{row[f'{kind}_high']:.0f})"
-            )
-            for _, row in frame.iterrows()
-        )
+        nearest, low, high = (frame[name] for name in (kind, f"{kind}_low", f"{kind}_high"))
+        cells = [f"{n}" if a == b else f"{n} ({a}–{b})" for n, a, b in zip(nearest, low, high, strict=True)]
         return f"  {what}: {', '.join(cells)}"
 
     return [
@@ -97,16 +105,12 @@ def describe_layers(found: LayerMap) -> list[str]:
 
 def describe_controls(found: Controls) -> str:
     """Controls as text: a line an input, what could not be made, and where the real pictures stand."""
-    frame = found.to_frame()
-    width = max(len(title) for title in frame.index)
-    lines = [f"{'input':{width}}  {'MIR':>8}  {'interval':>18}  {'− real':>16}  against the real pictures"]
-    for title, row in frame.iterrows():
-        interval = "none" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
+    rows = []
+    for title, row in found.to_frame().iterrows():
         difference = "" if math.isnan(row["minus real"]) else f"{row['minus real']:+.4f}"
         difference += "" if math.isnan(row["±"]) else f" ± {row['±']:.4f}"
-        lines.append(
-            f"{title:{width}}  {row['mir']:>8.4f}  {interval:>18}  {difference:>16}  {row['standing']}".rstrip()
-        )
+        rows.append((title, f"{row['mir']:.4f}", _ends(row), difference, row["standing"]))
+    lines = _table(("input", "MIR", "interval", "− real", "against the real pictures"), rows, left=(0, 4))
     lines += [f"  ! left out: {name}: {why}" for name, why in found.unavailable.items()]
     lines += [f"  ! {warning}" for warning in found.warnings]
     reading = found.reading()
@@ -117,23 +121,17 @@ def describe_measures(found: ZooResult, name: str) -> str:
     """A zoo as text: a line a measure, then what was left out, and what the columns mean."""
     from mirlib.gaps import MEASURES
 
-    calibrations = [result.calibration for result in found.results.values() if result.calibration is not None]
-    heading = f"{'measure':24}  {'value':>9}  {'interval':>19}  {'layer 1':>9}  {'last':>9}  {'integrated':>10}"
-    if calibrations:
-        heading += f"  {'random pairs':>14}  {'random weights':>14}  {'calibrated':>10}"
-    lines = [f"{heading}  {'rows':>11}  {'seconds':>7}"]
+    calibrated = any(result.calibration is not None for result in found.results.values())
+    header = ["measure", "value", "interval", "layer 1", "last", "integrated"]
+    header += ["random pairs", "random weights", "calibrated"] if calibrated else []
+    rows = []
     for key, result in found.results.items():
-        layers, interval = result.per_layer, ""
-        if result.interval is not None:
-            interval = f"[{result.interval.low:.4g}, {result.interval.high:.4g}]"
-        line = (
-            f"{MEASURES[key].title:24}  {result.value:>9.4g}  {interval:>19}  {layers[0]:>9.4g}  {layers[-1]:>9.4g}  "
-            f"{result.direction:>10}"
-        )
-        if calibrations:
-            null, weights, calibrated = _nulls(result.calibration)
-            line += f"  {null:>14}  {weights:>14}  {calibrated:>10}"
-        lines.append(f"{line}  {'+'.join(map(str, result.rows.values())):>11}  {found.seconds[key]:>7.2f}")
+        numbers = (f"{number:.4g}" for number in (result.per_layer[0], result.per_layer[-1]))
+        interval = "" if result.interval is None else _ends(result.interval, ".4g")
+        row = [MEASURES[key].title, f"{result.value:.4g}", interval, *numbers, result.direction]
+        row += _nulls(result.calibration) if calibrated else ()
+        rows.append([*row, "+".join(map(str, result.rows.values())), f"{found.seconds[key]:.2f}"])
+    lines = _table([*header, "rows", "seconds"], rows, left=(0,))
     kept, seen = found.settings["rows_kept"], found.settings["rows_seen"]
     lines += [
         "",
@@ -145,7 +143,7 @@ def describe_measures(found: ZooResult, name: str) -> str:
     intervals = [result.interval for result in found.results.values() if result.interval is not None]
     if intervals:
         lines.append(f"  interval: {intervals[0].confidence:.0%}, for another draw of as many samples")
-    if calibrations:
+    if calibrated:
         lines += [
             f"  pairs: texts read {found.settings['pair_text']}, pictures {found.settings['pair_vision']}",
             "  random pairs: images and texts put together at random; calibrated: 0 for them, 1 for the best there can "
@@ -182,20 +180,15 @@ def side_by_side(results: dict[str, MIRResult], found: dict[str, Comparison | Mi
     lines = []
     for name, one in found.items():
         lines += [f"{name}: {one}", ""] if isinstance(one, MirlibError) else [*_difference(one, name, first), ""]
-    width = max(len(name) for name in results)
-    lines.append(
-        f"{'':{width}}  {'MIR':>8}  {'interval':>18}  {'− first':>16}  {'norm only':>9}  {'zeroed':>8}  {'layers':>6}  "
-        "rows"
-    )
+    rows = []
     for name, result in results.items():
-        interval = f"[{result.interval.low:.4f}, {result.interval.high:.4f}]" if result.interval else "none"
         one = found.get(name)
         difference = _with_reach(one.difference) if isinstance(one, Comparison) else ""
-        lines.append(
-            f"{name:{width}}  {result.value:>8.4f}  {interval:>18}  {difference:>16}  "
-            f"{result.norm_only:>9.4f}  {result.zeroed_rows:>8.4f}  {result.num_layers:>6}  "
-            f"{result.rows['vision']}+{result.rows['text']}"
-        )
+        numbers = difference, f"{result.norm_only:.4f}", f"{result.zeroed_rows:.4f}", str(result.num_layers)
+        of_rows = f"{result.rows['vision']}+{result.rows['text']}"
+        rows.append((name, f"{result.value:.4f}", _ends(result.interval), *numbers, of_rows))
+    header = ("", "MIR", "interval", "− first", "norm only", "zeroed", "layers", "rows")
+    lines += _table(header, rows, left=(0, 7))
     lines += [f"  ! {sentence}" for sentence in differences(results)]
     return "\n".join(lines)
 

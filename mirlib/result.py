@@ -33,8 +33,7 @@ class Interval(NamedTuple):
         high: Upper end.
         confidence: For example 0.95.
         standard_error: Standard error of the value.
-        method: How it was found: ``"influence"``, ``"jackknife"`` or ``"bootstrap"``, all over samples (images), never
-            over tokens.
+        method: ``"influence"``, ``"jackknife"`` or ``"bootstrap"``, all over samples (images), never over tokens.
         degrees: Degrees of freedom of the Student's t that gives its width; None for a normal distribution.
     """
 
@@ -47,12 +46,9 @@ class Interval(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image and one text that were measured.
+    """One image and one text that were measured: the image's file name, or ``"image 3"``, and two hashes.
 
-    Attributes:
-        name: The image's file name, or ``"image 3"``.
-        picture: Hash of the image's pixels, 16 hexadecimal digits; empty if it is not known.
-        text: Hash of the text, likewise.
+    They are of the image's pixels and of the text, 16 hexadecimal digits each; empty if not known.
     """
 
     name: str
@@ -64,14 +60,12 @@ class Sample(NamedTuple):
 class Influence:
     """What each of N samples does to the distance of each of K layers.
 
-    FID_k without sample i is about ``FID_k − influence_i``, and the variance of FID_k is
-    ``N / (N − 1) Σ_i influence_i²``.
+    FID_k without sample i is about ``FID_k − influence_i``, and its variance is ``N / (N − 1) Σ_i influence_i²``.
 
     Attributes:
         vision: (K, N) influence of the vision rows of each sample, in the units of FID_k.
         text: (K, N) influence of the text rows of each sample; another number of columns if not ``paired``.
-        paired: Whether vision rows and text rows of one number come from one sample, an image and its text drawn
-            together; if not, images and texts were drawn independently.
+        paired: Whether vision rows and text rows of one number were drawn together, as one sample.
     """
 
     vision: np.ndarray
@@ -103,10 +97,8 @@ class MIRResult:
         mean_term: (K,) the part of FID_k that comes from the means.
         covariance_term: (K,) the part that comes from the covariances.
         norm_ratio: (K,) mean vision norm / mean text norm, all rows included.
-        norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: what MIR would be if only vision norms
-            counted.
-        zeroed_rows: What MIR would be if the vision rows were replaced by zeros *after* the model has run: a number
-            about the text rows alone. See `mirlib.baselines.zeroed_rows`.
+        norm_only: log10 of ``Σ_k α_k² E‖v‖²`` over the vision rows kept: MIR if only vision norms counted.
+        zeroed_rows: MIR if the vision rows were replaced by zeros *after* the model has run; see `mirlib.baselines`.
         scale: (K,) α_k, 1 / mean text norm (1 where normalisation is off).
         bias: (K,) first-order upward bias of FID_k from the finite number of rows, if rows were independent Gaussians.
         outliers: ``{"vision": (K,), "text": (K,)}`` number of rows that the 3σ rule caught.
@@ -191,12 +183,7 @@ class MIRResult:
             "length": None if self.length is None else {n: number_as_json(v) for n, v in self.length._asdict().items()},
             "norm_only": _finite(self.norm_only),
             "zeroed_rows": _finite(self.zeroed_rows),
-            "per_layer": _numbers(self.per_layer),
-            "mean_term": _numbers(self.mean_term),
-            "covariance_term": _numbers(self.covariance_term),
-            "norm_ratio": _numbers(self.norm_ratio),
-            "scale": _numbers(self.scale),
-            "bias": _numbers(self.bias),
+            **{name: _numbers(getattr(self, name)) for name in ARRAYS},
             "outliers": {name: [int(n) for n in counts] for name, counts in self.outliers.items()},
             "rows": {name: int(n) for name, n in self.rows.items()},
             "settings": {k: v.item() if isinstance(v, np.generic) else v for k, v in self.settings.items()},
@@ -211,12 +198,7 @@ class MIRResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MIRResult:
-        """The result that `to_dict` described.
-
-        Raises:
-            MirlibError: If the schema is unknown, or a key is missing or holds what `to_dict` does not write; the
-                message names the key.
-        """
+        """The result that `to_dict` described; a `MirlibError` names a key that is missing or holds something else."""
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
             if isinstance(data, Mapping) and "measures" in data:
@@ -226,38 +208,31 @@ class MIRResult:
         arrays = {name: _list(data, name, _or_nan) for name in ARRAYS}
         counts = {name: _of_modalities(data, name) for name in ("outliers", "rows")}
         outliers = {name: _list(counts["outliers"], name, _count) for name in counts["outliers"]}
-        lengths = {name: len(values) for name, values in (arrays | outliers).items()}
-        for name, length in lengths.items():
-            if length != lengths["per_layer"] or length == 0:
-                raise MirlibError(
-                    f"not a complete result: {name} holds {length} numbers and per_layer {lengths['per_layer']}; it "
-                    "must be one a layer"
-                )
-        per_layer = np.array(arrays["per_layer"])
-        influence = (
-            None if _get(data, "influence", _anything) is None else _influence(data["influence"], len(per_layer))
-        )
+        layers = len(arrays["per_layer"])
+        for name, values in (arrays | outliers).items():
+            if len(values) != layers or layers == 0:
+                raise _incomplete(f"{name} holds {len(values)} numbers and per_layer {layers}; it must be one a layer")
+        influence, interval, length = (_object_or_none(data, name) for name in ("influence", "interval", "length"))
+        influence = influence and _influence(influence, layers)
         samples = tuple(_list(data, "samples", _sample))
-        if samples and influence is not None:
-            for name, columns in (("vision", influence.vision.shape[1]), ("text", influence.text.shape[1])):
-                if columns != len(samples):
-                    raise MirlibError(
-                        f"not a complete result: samples names {len(samples)} and influence holds {columns} of {name}"
-                    )
+        for name in ("vision", "text") if samples and influence is not None else ():
+            columns = getattr(influence, name).shape[1]
+            if columns != len(samples):
+                raise _incomplete(f"samples names {len(samples)} and influence holds {columns} of {name}")
         # A value that JSON could not hold is −inf for a distance of 0, and otherwise not a number.
-        nothing = math.nan if per_layer.any() else -math.inf
+        nothing = math.nan if np.any(arrays["per_layer"]) else -math.inf
         return cls(
             value=_get(data, "mir", _or(nothing)),
             zeroed_rows=_get(data, "zeroed_rows", _or(-math.inf)),
             norm_only=_get(data, "norm_only", _or(-math.inf)),
             outliers={name: np.array(values, dtype=np.int64) for name, values in outliers.items()},
             rows={name: _get(counts["rows"], name, _count) for name in counts["rows"]},
-            interval=None if _get(data, "interval", _anything) is None else _interval(data["interval"]),
+            interval=interval and _interval(interval),
             settings=_get(data, "settings", _settings),
             warnings=tuple(_list(data, "warnings", _text)),
             influence=influence,
             samples=samples,
-            length=None if _get(data, "length", _anything) is None else _length(data["length"]),
+            length=length and LengthSplit(*(_get(length, name, _or_nan) for name in LengthSplit._fields)),
             passes=_get(data, "passes", _count),
             **{name: np.array(values, dtype=np.float64) for name, values in arrays.items()},
         )
@@ -317,12 +292,9 @@ def number_as_json(number: float) -> float | str | None:
 
 
 def _interval_as_dict(interval: Interval) -> dict[str, Any]:
+    numbers = {name: number_as_json(getattr(interval, name)) for name in INTERVAL_NUMBERS}
     degrees = None if interval.degrees is None else float(interval.degrees)
-    return (
-        interval._asdict()
-        | {name: number_as_json(getattr(interval, name)) for name in INTERVAL_NUMBERS}
-        | {"degrees": degrees}
-    )
+    return interval._asdict() | numbers | {"degrees": degrees}
 
 
 def _influence_as_dict(influence: Influence) -> dict[str, Any]:
@@ -341,14 +313,18 @@ def _numbers(values: np.ndarray) -> list[float | str | None]:
 # Reading: what each key may hold
 
 
+def _incomplete(sentence: str) -> MirlibError:
+    return MirlibError(f"not a complete result: {sentence}")
+
+
 def _get(data: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> Any:
     """The value of a key, as ``read`` takes it; ``read`` raises TypeError with what it expects."""
     if key not in data:
-        raise MirlibError(f"not a complete result: {key!r} is missing")
+        raise _incomplete(f"{key!r} is missing")
     try:
         return read(data[key])
     except TypeError as error:
-        raise MirlibError(f"not a complete result: {key!r} must be {error}, and is {_said(data[key])}") from error
+        raise _incomplete(f"{key!r} must be {error}, and is {_said(data[key])}") from error
 
 
 def _said(stored: Any) -> str:
@@ -368,12 +344,15 @@ def _list(data: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> list
 def _of_modalities(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = _get(data, key, _mapping)
     if found.keys() != {"vision", "text"}:
-        raise MirlibError(f"not a complete result: {key} must name vision and text, and names {shown(list(found))}")
+        raise _incomplete(f"{key} must name vision and text, and names {shown(list(found))}")
     return found
 
 
-def _interval(stored: Any) -> Interval:
-    data = _get({"interval": stored}, "interval", _mapping)
+def _object_or_none(data: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    return None if _get(data, key, lambda stored: stored) is None else _get(data, key, _mapping)
+
+
+def _interval(data: Mapping[str, Any]) -> Interval:
     return Interval(
         **{name: _get(data, name, _or_nan) for name in INTERVAL_NUMBERS},
         confidence=_get(data, "confidence", _level),
@@ -382,43 +361,33 @@ def _interval(stored: Any) -> Interval:
     )
 
 
-def _influence(stored: Any, layers: int) -> Influence:
-    data = _get({"influence": stored}, "influence", _mapping)
+def _influence(data: Mapping[str, Any], layers: int) -> Influence:
     arrays = {}
     for name in ("vision", "text"):
-        rows = _list(data, name, _list_of_numbers)
+        rows = _list(data, name, _numbers_of)
         if len(rows) != layers or len({len(row) for row in rows}) != 1:
-            raise MirlibError(
-                f"not a complete result: influence of {name} must hold a list for each of {layers} layers, with a "
-                f"number a sample, and holds lists of {shown([len(row) for row in rows])}"
+            raise _incomplete(
+                f"influence of {name} must hold a list for each of {layers} layers, with a number a sample, and holds "
+                f"lists of {shown([len(row) for row in rows])}"
             )
         arrays[name] = np.array(rows, dtype=np.float64)
     paired = _get(data, "paired", _flag)
     if paired and arrays["vision"].shape != arrays["text"].shape:
-        raise MirlibError("not a complete result: influence is paired, but not of as many images as texts")
+        raise _incomplete("influence is paired, but not of as many images as texts")
     return Influence(**arrays, paired=paired)
 
 
-def _length(stored: Any) -> LengthSplit:
-    data = _get({"length": stored}, "length", _mapping)
-    return LengthSplit(*(_get(data, name, _or_nan) for name in LengthSplit._fields))
-
-
-def _sample(stored: Any) -> Sample:
-    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(part, str) for part in stored):
-        raise TypeError("a list of a name and two hashes")
-    return Sample(*stored)
+def _is_number(stored: Any) -> bool:
+    return isinstance(stored, (int, float)) and not isinstance(stored, bool) and abs(stored) <= sys.float_info.max
 
 
 def _or(missing: float) -> Callable[[Any], float]:
     """A number, or ``missing`` for the null that stands for what JSON cannot hold."""
 
     def read(stored: Any) -> float:
-        if stored is None:
-            return missing
-        if isinstance(stored, bool) or not isinstance(stored, (int, float)) or not abs(stored) <= sys.float_info.max:
+        if stored is not None and not _is_number(stored):
             raise TypeError("a finite number or null")
-        return float(stored)
+        return missing if stored is None else float(stored)
 
     return read
 
@@ -428,48 +397,10 @@ def _or_nan(stored: Any) -> float:
     return INFINITE[stored] if isinstance(stored, str) and stored in INFINITE else _or(math.nan)(stored)
 
 
-def _list_of_numbers(stored: Any) -> list[float]:
+def _numbers_of(stored: Any) -> list[float]:
     if not isinstance(stored, list):
         raise TypeError("a list")
     return [_or_nan(value) for value in stored]
-
-
-def _degrees(stored: Any) -> float | None:
-    if stored is None:
-        return None
-    if not (number := _or(math.nan)(stored)) > 0:
-        raise TypeError("a number above 0 or null")
-    return number
-
-
-def _flag(stored: Any) -> bool:
-    if not isinstance(stored, bool):
-        raise TypeError("true or false")
-    return stored
-
-
-def _count(stored: Any) -> int:
-    if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored < 2**63:
-        raise TypeError("a count")
-    return stored
-
-
-def _level(stored: Any) -> float:
-    if isinstance(stored, bool) or not isinstance(stored, (int, float)) or not 0 < stored < 1:
-        raise TypeError("a number between 0 and 1")
-    return float(stored)
-
-
-def _text(stored: Any) -> str:
-    if not isinstance(stored, str):
-        raise TypeError("a text")
-    return stored
-
-
-def _mapping(stored: Any) -> dict[str, Any]:
-    if not isinstance(stored, Mapping):
-        raise TypeError("an object with keys")
-    return dict(stored)
 
 
 def _settings(stored: Any) -> dict[str, Any]:
@@ -480,5 +411,26 @@ def _settings(stored: Any) -> dict[str, Any]:
     return dict(stored)
 
 
-def _anything(stored: Any) -> Any:
-    return stored
+def _that(expected: str, fits: Callable[[Any], bool], make: Callable[[Any], Any] = lambda stored: stored) -> Any:
+    """A reader for `_get` of what ``fits``."""
+
+    def read(stored: Any) -> Any:
+        if not fits(stored):
+            raise TypeError(expected)
+        return make(stored)
+
+    return read
+
+
+_flag = _that("true or false", lambda stored: isinstance(stored, bool))
+_count = _that("a count", lambda stored: type(stored) is int and 0 <= stored < 2**63)
+_level = _that("a number between 0 and 1", lambda stored: _is_number(stored) and 0 < stored < 1, float)
+_degrees = _that("a number above 0 or null", lambda stored: stored is None or (_is_number(stored) and stored > 0))
+_text = _that("a text", lambda stored: isinstance(stored, str))
+_mapping = _that("an object with keys", lambda stored: isinstance(stored, Mapping), dict)
+
+
+def _sample(stored: Any) -> Sample:
+    if not isinstance(stored, list) or len(stored) != 3 or not all(isinstance(part, str) for part in stored):
+        raise TypeError("a list of a name and two hashes")
+    return Sample(*stored)

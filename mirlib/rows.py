@@ -1,12 +1,7 @@
-"""All hidden states of a small data set in memory: for figures, probes and ablations that need the rows themselves.
-
-`mirlib.score` never keeps rows. What draws a cloud of tokens, or takes MIR of a hundred subsets of the same samples,
-reads them once with `collect_rows` instead.
-"""
+"""All hidden states of a small data set in memory, for figures, probes and subsets; `mirlib.score` never keeps rows."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mirlib.batches import ModelInputs
-from mirlib.data import load_image
+from mirlib.batches import PairBatches
 from mirlib.errors import MirlibError
-from mirlib.forward import evaluating, forward_advice
-from mirlib.hidden_states import capture
+from mirlib.forward import ReadBatch, Reader, evaluating
+from mirlib.hidden_states import decoder_parts, from_layer_zero
 from mirlib.mir import MODALITIES
-from mirlib.prompts import encode_batch
 
 __all__ = ["TokenRows", "collect_rows"]
 
@@ -39,8 +31,7 @@ class TokenRows:
         vision_embeddings: (r, d), the same rows where they enter layer 1.
         text_embeddings: (s, d).
         seen: Rows that the model had, by modality, where only a part was kept; else None.
-        pooled: There also K tensors (N, d) and K tensors (N, d), float32: the means of all vision rows and of all text
-            rows of each sample.
+        pooled: There also the means of all rows of each sample, K tensors (N, d) of vision and K of text, float32.
     """
 
     vision: list[Tensor]
@@ -72,10 +63,8 @@ class TokenRows:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The vision arrays and the text arrays of some samples, one a layer, in the order of the rows.
 
-        Args:
-            vision: Numbers of the samples whose vision rows are taken.
-            text: Numbers of the samples whose text rows are taken; those of ``vision`` if left out.
-            embeddings: Whether the rows that enter layer 1 stand in front, as layer 0.
+        ``text`` names the samples whose text rows are taken, those of ``vision`` if left out; with ``embeddings`` the
+        rows that enter layer 1 stand in front, as layer 0.
         """
         vision = torch.as_tensor(vision)
         text = vision if text is None else torch.as_tensor(text)
@@ -101,8 +90,7 @@ def collect_rows(
 ) -> TokenRows:
     """Run the pairs ``(images[i], texts[i])`` through a model once and keep its vision rows and text rows, on the CPU.
 
-    Memory grows with the rows that are kept, all of them unless ``max_rows`` says otherwise: (K + 1) · rows · d · bytes
-    of a number.
+    Memory grows with the rows that are kept, (K + 1) · rows · d · bytes of a number.
 
     Args:
         model: As for `mirlib.score`.
@@ -114,8 +102,8 @@ def collect_rows(
         text_rows: As for `mirlib.capture`.
         last: As for `mirlib.capture`.
         max_text_tokens: Cut each text after so many tokens.
-        max_rows: Keep at most about so many rows of each modality: ``max_rows // N``, and at least one, of each
-            sample, drawn at random.
+        max_rows: Keep ``max_rows // N``, and at least one, of the rows of each modality of each sample, drawn at
+            random.
         seed: Of that draw, which depends on the sample's number and not on the batches.
         progress: Whether to show a bar on stderr.
 
@@ -130,61 +118,43 @@ def collect_rows(
     if max_rows is not None and max_rows < 1:
         raise MirlibError(f"max_rows must be at least 1, got {max_rows}")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    entering: list[Tensor] = []
-    collected: dict[str, list[tuple[Tensor, ...]]] = {modality: [] for modality in MODALITIES}
-    samples: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
-    pooled: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
-    seen = dict.fromkeys(MODALITIES, 0)
+    settings = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
+    batches = PairBatches(processor, images, texts, [(i, i) for i in order], settings)
+    parts = decoder_parts(model)
+    states, pooled = ([[[] for _ in range(len(parts.layers) + 1)] for _ in MODALITIES] for _ in range(2))
+    samples, seen = ([], []), dict.fromkeys(MODALITIES, 0)
+    index, kept = [None, None], [slice(None), slice(None)]  # of the latest batch
 
-    def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering[:] = [args[0] if args else kwargs["hidden_states"]]
+    def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
+        chosen = order[batch.first : batch.first + batch.size]
+        for side, rows in enumerate((vision, text)):
+            if k == 0:
+                index[side] = batch.samples[side].cpu() - batch.first
+                if max_rows is not None:
+                    kept[side] = _drawn(index[side], chosen, max(1, max_rows // len(texts)), seed)
+                seen[MODALITIES[side]] += len(rows)
+                samples[side].append(torch.tensor(chosen)[index[side][kept[side]]])
+            elif max_rows is not None:
+                pooled[side][k].append(means_of_samples([rows], index[side], batch.size)[0])
+            states[side][k].append(rows.cpu() if max_rows is None else rows[kept[side].to(rows.device)].cpu())
 
-    with evaluating(model), capture(model, text_rows=text_rows, last=last) as stream:
-        hook = stream.parts.layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
-        try:
-            starts = range(0, len(order), batch_size)
-            for start in tqdm(starts, desc="rows", unit="batch", disable=not progress, file=sys.stderr, leave=False):
-                chosen = order[start : start + batch_size]
-                pairs = [load_image(images[i]) for i in chosen], [texts[i] for i in chosen]
-                encoded = encode_batch(processor, *pairs, template=template, max_text_tokens=max_text_tokens)
-                batch = ModelInputs.of(encoded, model)
-                stream.text_mask = batch.text_mask
-                with forward_advice(model, len(chosen), f"sample {start} of those in order of length", processor):
-                    model(**batch.inputs)
-                for modality, rows, index in (
-                    ("vision", stream.vision, stream.vision_samples),
-                    ("text", stream.text, stream.text_samples),
-                ):
-                    embeddings = entering[0][stream.positions[modality].to(entering[0].device)]
-                    index = index.cpu()
-                    seen[modality] += len(index)
-                    states = (embeddings, *rows)
-                    if max_rows is not None:
-                        pooled[modality].append(means_of_samples(rows, index, len(chosen)))
-                        kept = _drawn(index, chosen, max(1, max_rows // len(texts)), seed)
-                        states = tuple(values[kept.to(values.device)] for values in states)
-                        index = index[kept]
-                    collected[modality].append(tuple(values.cpu() for values in states))
-                    samples[modality].append(torch.tensor(chosen)[index])
-        finally:
-            hook.remove()
-    stacked, numbers = {}, {}
-    for modality, batches in collected.items():
-        numbers[modality], by_sample = torch.cat(samples[modality]).sort(stable=True)
-        stacked[modality] = [torch.cat(rows)[by_sample] for rows in zip(*batches, strict=True)]
-    means = None
-    if max_rows is not None:
-        back = torch.tensor(order).argsort()
-        means = tuple(list(torch.cat(pooled[modality], dim=1)[:, back]) for modality in MODALITIES)
+    with evaluating(model), from_layer_zero(parts, on_layer) as on_every_layer:
+        Reader(model, batches, text_rows, last).run(on_every_layer, "rows", progress)
+    numbers, layers = [], []
+    for side in range(2):
+        of_rows, by_sample = torch.cat(samples[side]).sort(stable=True)
+        numbers.append(of_rows)
+        layers.append([torch.cat(rows)[by_sample] for rows in states[side]])
+    back = torch.tensor(order).argsort()
     return TokenRows(
-        vision=stacked["vision"][1:],
-        text=stacked["text"][1:],
-        vision_samples=numbers["vision"],
-        text_samples=numbers["text"],
-        vision_embeddings=stacked["vision"][0],
-        text_embeddings=stacked["text"][0],
+        vision=layers[0][1:],
+        text=layers[1][1:],
+        vision_samples=numbers[0],
+        text_samples=numbers[1],
+        vision_embeddings=layers[0][0],
+        text_embeddings=layers[1][0],
         seen=None if max_rows is None else seen,
-        pooled=means,
+        pooled=None if max_rows is None else tuple([torch.cat(means)[back] for means in side[1:]] for side in pooled),
     )
 
 

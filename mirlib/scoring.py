@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples
 from mirlib.align.saved import attached
-from mirlib.batches import ModelInputs, PairBatches, device_of, pair_batches
+from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import TRACE_METHODS
-from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, token_masks, unwrap
-from mirlib.mir import MODALITIES, modality_integration_rate, resolve_settings
+from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
+from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
 from mirlib.streaming import DEFAULT_GROUPS, ModalityIntegrationRate
 
@@ -47,29 +47,25 @@ def score_batches(
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
             the time being and left as it was.
         batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
-            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows; ``sample_names``, B strings
-            for messages; ``sample_ids``, B pairs of strings that tell the picture and the text of each sample from
-            others (default: hashes of the batch's tensors), by which `mirlib.compare` knows the same sample again.
-            Without ``text_mask`` every attended position that is neither vision nor a special token of the config is
-            text.
+            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows, without which every attended
+            position that is neither vision nor a special token of the config is text; ``sample_names``, B strings for
+            messages; ``sample_ids``, B pairs of strings that tell picture and text of each sample from others (default:
+            hashes of the tensors), by which `mirlib.compare` knows the same sample again.
         preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
         text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from the influence of each sample (`mirlib.influence`), or where this does not exist from a jackknife over
-            ``groups`` groups of samples, and the result says so; with the authors' exact preset from a bootstrap.
+            from `mirlib.influence`, or where influences do not exist from a jackknife over ``groups`` groups of
+            samples, and the result says so; with the authors' exact preset from a bootstrap.
         groups: Number of jackknife groups.
         trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
-            processes count together, each process with its share; every process must then call this, gets the same
-            result, and fails with an error that says where and why if another fails. A model that is sharded by FSDP
-            needs this, and at least one batch in each process. False measures the batches of this process alone.
+            processes count together; every process must then call this, gets the same result, and fails with an error
+            that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
+            each process.
         progress: Whether to show bars on stderr.
-
-    Returns:
-        `MIRResult`.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -78,13 +74,9 @@ def score_batches(
     """
     if isinstance(batches, Iterator):
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
-    for name, value, allowed in (
-        ("text_rows", text_rows, TEXT_ROWS),
-        ("last", last, LAST_LAYER),
-        ("trace", trace, TRACE_METHODS),
-    ):
-        if value not in allowed:
-            raise MirlibError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
+    check_choice("text_rows", text_rows, TEXT_ROWS)
+    check_choice("last", last, LAST_LAYER)
+    check_choice("trace", trace, TRACE_METHODS)
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
@@ -158,52 +150,34 @@ def _score_streaming(
 
 
 def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
-    _announce_memory(reader, options["preset"])
-    rows: dict[tuple[str, int], list[Tensor]] = {}
-    ids: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+    layers = len(decoder_parts(reader.model).layers)
+    rows: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(layers)]
+    ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        for modality, values, samples in zip(MODALITIES, (vision, text), batch.samples, strict=True):
-            rows.setdefault((modality, k), []).append(values.cpu())
+        if k == 1 and not ids[0] and hasattr(reader.batches, "__len__"):
+            need = (len(vision) + len(text)) * vision.shape[1] * vision.element_size() * layers * len(reader.batches)
+            tqdm.write(
+                f"preset {options['preset']!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} "
+                "GiB",
+                file=sys.stderr,
+            )
+        for side, values in enumerate((vision, text)):
+            rows[k - 1][side].append(values.cpu())
             if k == 1:
-                ids[modality].append(samples.cpu())
+                ids[side].append(batch.samples[side].cpu())
 
     reader.run(on_layer, "pass 1 of 1: rows", progress)
-    layers = max(k for _, k in rows)
-    stacked = {modality: [torch.cat(rows.pop((modality, k))) for k in range(1, layers + 1)] for modality in MODALITIES}
-    samples = tuple(torch.cat(ids[modality]) for modality in MODALITIES)
-    names = {name: options[name] for name in ("preset", "outliers", "normalize", "confidence")}
+    stacked = []
+    for side in range(2):
+        stacked.append([])
+        for layer in rows:
+            stacked[side].append(torch.cat(layer[side]))
+            layer[side].clear()
     if len(reader.samples) < 2:
-        names["confidence"] = None
-    return modality_integration_rate(stacked["vision"], stacked["text"], samples=samples, **names), reader.samples
-
-
-def _announce_memory(reader: Reader, preset: str) -> None:
-    """Say on stderr what keeping the rows will take, from the masks of the first batch."""
-    first = next(iter(reader.batches), None)
-    if first is None:
-        raise MirlibError("there are no batches")
-    batch = ModelInputs.of(first, reader.model)
-    parts = decoder_parts(reader.model)
-    masks = token_masks(
-        batch.inputs["input_ids"],
-        batch.inputs.get("attention_mask"),
-        parts.vision_token_ids,
-        text_rows=reader.text_rows,
-        text_mask=batch.text_mask,
-        vision_mask=None if parts.vision_mask is None else parts.vision_mask(batch.inputs),
-    )
-    rows = sum(int(mask.sum()) for mask in masks)
-    text_config = unwrap(reader.model).config.get_text_config()
-    size = next(reader.model.parameters()).element_size()
-    try:
-        count = len(reader.batches)
-    except TypeError:
-        return
-    need = rows * count * len(parts.layers) * text_config.hidden_size * size
-    tqdm.write(
-        f"preset {preset!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} GiB", file=sys.stderr
-    )
+        options = {**options, "confidence": None}
+    samples = tuple(map(torch.cat, ids))
+    return modality_integration_rate(*stacked, samples=samples, **options), reader.samples
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
@@ -252,13 +226,9 @@ def score(
     """MIR of a model over image–text pairs, as the paper measures it.
 
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
-    image before the text. Memory does not grow with ``num``.
-
-    In a distributed run (``torch.distributed`` is initialised, as under torchrun) every process calls this with the
-    same arguments, reads and measures its share of the pairs, and gets the result over all of them, equal to that of
-    one process but for rounding. It does not matter whether the model is replicated, wrapped in
-    ``DistributedDataParallel``, or sharded by FSDP; on the GPUs, each process has its model on its own. If one process
-    fails, all raise an error that says which and why.
+    image before the text. Memory does not grow with ``num``. In a distributed run every process calls this with the
+    same arguments, reads and measures its share of the pairs, and gets the result over all of them; the model may be
+    replicated, in ``DistributedDataParallel``, or sharded by FSDP. What is not named here is as for `score_batches`.
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
@@ -277,23 +247,18 @@ def score(
         text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
-        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. See
-            `score_batches`.
-        groups: Number of groups of the jackknife that stands in where influences do not exist.
-        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
+        confidence: Level of the interval over samples; None for the value alone.
+        groups: Number of jackknife groups.
+        trace: Route to the trace term.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
-        merge_processes: In a distributed run, whether the processes share the pairs. False measures all pairs in this
-            process alone, and no other has to call this.
-        progress: Whether to show bars on stderr; in a distributed run, those of the process with rank 0.
-
-    Returns:
-        `MIRResult`.
+        merge_processes: False measures all pairs in this process alone, also in a distributed run.
+        progress: Whether to show bars on stderr, in a distributed run those of rank 0.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, for
-            the authors' presets in a distributed run, and all that `score_batches` raises.
+        MirlibError: For unreadable files, fewer images or texts than ``num``, sequences longer than the model's, the
+            authors' presets in a distributed run, and all that `score_batches` raises.
 
     Source: arXiv 2410.07167, section 2.1.
     """

@@ -1,12 +1,8 @@
 """The Modality Integration Rate over batches, in constant memory and as a rule in one pass, as a torchmetrics metric.
 
-The outlier rule needs every norm before it can drop a row. But α is a common factor, so moments may be taken unscaled,
-and most rows lie so far inside the 3σ bounds that they can be accepted at once. The others, a few in a hundred, are set
-aside in the model's precision, and decided when all norms are known. Norms are kept (4 bytes a token a layer), so a row
-that was accepted and should not have been is always seen; then, and only then, the layers concerned need the batches
-once more. Nothing else grows with the number of samples.
-
-An interval takes one more pass: the influence of each sample needs the moments first; see `mirlib.influence`.
+Most rows lie so far inside the 3σ bounds that they are accepted at once, the others wait until all norms are known. The
+norms are kept (4 bytes a token a layer), so a row that was accepted and should not have been is always seen; only then
+the layers concerned need the batches once more. An interval takes one more pass, see `mirlib.influence`.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.frechet import (
     TRACE_METHODS,
     Moments,
@@ -73,18 +69,12 @@ _BAR = {"unit": "layer", "delay": 3, "leave": False}
 
 
 def moment_bytes(layers: int, dim: int, groups: int = 0) -> int:
-    """Bytes of the moments in float64: scatter and mean of vision, text and vision rows of norm 1, for each layer.
-
-    Args:
-        layers: K.
-        dim: d.
-        groups: Groups of a jackknife, each with moments of vision and text of its own.
-    """
+    """Bytes of the float64 moments of all layers: vision, text, vision rows of norm 1, groups of a jackknife."""
     return (MATRICES + 2 * groups) * layers * (dim + 2) * dim * 8
 
 
 def interval_bytes(layers: int, dim: int) -> int:
-    """Bytes of the maps that influences need, in float32; they take the place of the moments, layer by layer."""
+    """Bytes of the float32 maps that influences need; they take the place of the moments, layer by layer."""
     return 2 * layers * dim**2 * 4
 
 
@@ -118,11 +108,10 @@ class ModalityIntegrationRate(Metric):
         outliers: ``"drop"`` (default) or ``"none"``.
         normalize: Whether to apply the text-centric scale α_k.
         confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone.
-        groups: Number of groups of samples for the jackknife that takes the place of influences where these do not
-            exist: where rows are fewer than twice the dimensions, or a covariance is singular.
-        trace: Route to the trace term of each layer, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. The
-            result's settings hold the largest error that ``"polar"`` proved, and a warning names the layers where it
-            could not and the exact route was taken.
+        groups: Groups of samples for the jackknife that stands in where rows are fewer than twice the dimensions or a
+            covariance is singular, so that influences do not exist.
+        trace: Route to the trace term, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. What ``"polar"``
+            proved stands in the settings, and a warning names the layers where the exact route was taken.
         kwargs: Passed to `torchmetrics.Metric`; with ``sync_on_compute=False`` each process is on its own.
 
     Raises:
@@ -137,8 +126,6 @@ class ModalityIntegrationRate(Metric):
         >>> for _ in range(6):
         ...     rows = torch.randn(2, 50, 4, generator=generator)
         ...     metric.update(3 * rows, rows)
-        >>> metric.needs_second_pass() is None
-        True
         >>> round(float(metric.compute()), 1)
         0.9
     """
@@ -160,7 +147,7 @@ class ModalityIntegrationRate(Metric):
         trace: str = "exact",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "distributed_available_fn": _never})  # the processes meet in `Processes`
+        super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
         chosen = resolve_settings(preset, outliers, None)
         if chosen.outliers == "median" or chosen.sqrt != "exact":
             raise MirlibError(
@@ -173,8 +160,7 @@ class ModalityIntegrationRate(Metric):
             check_confidence(confidence)
         if groups < 2:
             raise MirlibError(f"a jackknife needs at least 2 groups, got {groups}")
-        if trace not in TRACE_METHODS:
-            raise MirlibError(f"unknown route to the trace term {trace!r}; choose one of {', '.join(TRACE_METHODS)}")
+        check_choice("route to the trace term", trace, TRACE_METHODS)
         self.num_layers, self.dim, self.groups, self.trace = num_layers, dim, groups, trace
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
         self._clear()
@@ -190,7 +176,7 @@ class ModalityIntegrationRate(Metric):
         self._forget_sum()
         self._maps: list[LayerInfluence] = []
         self._influences: list[list[SampleInfluence | None]] = []
-        self._group_of: list[int] = []  # of the sample at each place, in a jackknife
+        self._group_of: dict[int, int] = {}  # of each sample, in a jackknife
         # By layer, modality and group: moments, and (2,) how many rows came and the sum of their norms.
         self._by_group: dict[tuple[int, int, int], tuple[Running, Tensor]] = {}
 
@@ -219,11 +205,7 @@ class ModalityIntegrationRate(Metric):
         return self._forward_cache
 
     def merge_state(self, incoming_state: Any) -> None:
-        """Refused: what waits for the outlier rule in one metric depends on the rows of the other.
-
-        Raises:
-            MirlibError: Always.
-        """
+        """Refused with a `MirlibError`: what waits in one metric depends on the rows of the other."""
         raise MirlibError(
             "the states of two metrics cannot be merged: feed all batches to one, or let processes of "
             "torch.distributed each feed their own and call compute() together"
@@ -238,8 +220,8 @@ class ModalityIntegrationRate(Metric):
         Args:
             vision: K arrays (r, d).
             text: K arrays (s, d).
-            samples: Pair of integer arrays (r,) and (s,): the sample that each row belongs to, numbered by you, the
-                same in every pass. Left out, each batch is one sample.
+            samples: Pair of integer arrays (r,) and (s,): the sample of each row, numbered by you, the same in every
+                pass. Left out, each batch is one sample.
 
         Raises:
             MirlibError: For wrong shapes or values that are not finite; the state is left as it was.
@@ -258,8 +240,8 @@ class ModalityIntegrationRate(Metric):
         checks.settle()
         self._updates += 1
         self._samples_are_batches |= by_batch
-        for k, (rows, norms) in enumerate(layers, start=1):
-            self._add_layer(k, rows, norms, samples)
+        for k, pair in enumerate(layers, start=1):
+            self._add_layer(k, pair, samples)
 
     def update_layer(
         self,
@@ -278,20 +260,20 @@ class ModalityIntegrationRate(Metric):
             text: (s, d) rows.
             samples: As for `update`, or `RowSamples`, which spares looking them up again in every layer.
             name_row: Names a row in an error message, given the modality and its number in the batch.
-            checks: Where to note whether the rows are finite, for callers that `settle` a batch at once and give the
-                metric up if it raises. Without it the host waits for the answer here.
+            checks: Notes whether the rows are finite, to be settled by the caller once a batch; else the host waits
+                here.
         """
         if not 1 <= layer <= self.num_layers:
             raise MirlibError(f"layer {layer}: layers are numbered 1..{self.num_layers}")
         by_batch, samples = samples is None, self._samples_of(samples)
         now = FiniteChecks() if checks is None else checks
-        rows, norms = self._checked(layer, (vision, text), samples, name_row, now)
+        pair = self._checked(layer, (vision, text), samples, name_row, now)
         if checks is None:
             now.settle()
         self._updates += layer == self.num_layers
         self._update_count += layer == self.num_layers  # torchmetrics asks for it
         self._samples_are_batches |= by_batch
-        self._add_layer(layer, rows, norms, samples)
+        self._add_layer(layer, pair, samples)
 
     def _samples_of(self, samples: Any) -> RowSamples:
         if isinstance(samples, RowSamples):
@@ -309,8 +291,8 @@ class ModalityIntegrationRate(Metric):
         samples: RowSamples,
         name_row: Callable[[str, int], str],
         checks: FiniteChecks,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The rows of a layer and their norms, vision and text, refused where they do not fit."""
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The rows of a layer with their norms, vision and text, refused where they do not fit."""
         found = []
         for modality, values in zip(MODALITIES, pair, strict=True):
             rows = as_rows(values, f"{modality}, layer {layer}")
@@ -323,11 +305,9 @@ class ModalityIntegrationRate(Metric):
             checks.add(layer, modality, norms, name_row)
             found.append((rows, norms))
         samples.check(tuple(len(rows) for rows, _ in found))
-        return tuple(zip(*found, strict=True))
+        return found
 
-    def _add_layer(
-        self, layer: int, pair: tuple[Tensor, ...], norms_of: tuple[Tensor, ...], samples: RowSamples
-    ) -> None:
+    def _add_layer(self, layer: int, pair: list[tuple[Tensor, Tensor]], samples: RowSamples) -> None:
         """Add checked rows. Counts and masks stay on the device; where rows are set aside, the host waits for them."""
         self._computed = None
         if self._stage == "moments":
@@ -338,16 +318,12 @@ class ModalityIntegrationRate(Metric):
             self._summaries = []
         elif unknown := [number for number in samples.numbers if number not in self._places]:
             raise MirlibError(f"sample {unknown[0]} was not in the first pass; feed the same batches again")
-        for side, (rows, norms) in enumerate(zip(pair, norms_of, strict=True)):
+        for side, (rows, norms) in enumerate(pair):
             kept = self._layers[layer - 1][side]
-            kept.count(norms, again=self._stage != "moments")
             if self._stage == "moments":
-                if self.outliers == "none":
-                    kept.add(rows, norms)
-                else:
-                    kept.keep_norms(norms)
-                    kept.sort(rows, norms, len(self._places))
+                kept.take(rows, norms, len(self._places), self.outliers == "drop")
                 continue
+            kept.count(norms, again=True)
             bounds = self._known.bounds[layer - 1][side]
             inside = None if bounds is None else ~bounds.outliers(norms)
             if self._stage == "repair":
@@ -369,41 +345,26 @@ class ModalityIntegrationRate(Metric):
     def _add_groups(
         self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
     ) -> None:
-        device = float64_device(rows)
-        for group, members in samples.groups(side, self._group_of, self._places, len(rows), rows.device):
-            chosen, their_norms, weights = rows, norms, inside
-            if members is not None:
-                chosen, their_norms = rows[members], norms[members.to(norms.device)]
-                weights = None if inside is None else inside[members.to(inside.device)]
-            key = (layer, side, group)
-            if key not in self._by_group:
-                self._by_group[key] = Running.empty(self.dim, device), norms.new_zeros(2)
-            moments, sums = self._by_group[key]
-            moments.add(chosen, None if weights is None else weights.to(device, torch.float64))
-            sums += torch.stack([torch.full_like(their_norms[0], len(their_norms)), their_norms.sum()]).to(sums.device)
+        index = samples.index(side, self._group_of, len(rows), norms.device)
+        for group in sorted({self._group_of[number] for number in samples.numbers}):
+            member = (index == group).to(torch.float64)
+            if (layer, side, group) not in self._by_group:
+                self._by_group[layer, side, group] = Running.empty(self.dim, norms.device), norms.new_zeros(2)
+            moments, sums = self._by_group[layer, side, group]
+            moments.add(rows, member if inside is None else member * inside)
+            sums += torch.stack([member.sum(), member @ norms]).to(sums.device)
 
     def pretend(self, stage: str) -> None:
         """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
+        self._clear()
         self._stage, self._places = stage, {0: 0}
         wrong = np.ones((self.num_layers, 2), dtype=bool)
         self._known = _Known(None, [(NormBounds(0.0, math.inf),) * 2] * self.num_layers, wrong, 0.0, [1])
-        self._layers = [(Side(self.dim, True), Side(self.dim, False)) for _ in range(self.num_layers)]
-        if stage == "influence":
-            wide = {"dtype": torch.float32}
-            self._influences = [[None, None] for _ in range(self.num_layers)]
-            self._maps = [
-                LayerInfluence(
-                    1.0,
-                    1.0,
-                    True,
-                    tuple(torch.zeros(self.dim, self.dim, **wide) for _ in range(2)),
-                    tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in range(2)),
-                    (0.0, 0.0),
-                    (2, 2),
-                    2,
-                )
-                for _ in range(self.num_layers)
-            ]
+        for _ in range(self.num_layers) if stage == "influence" else ():
+            gradients = tuple(torch.zeros(self.dim, self.dim, dtype=torch.float32) for _ in MODALITIES)
+            means = tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in MODALITIES)
+            self._maps.append(LayerInfluence(1.0, 1.0, True, gradients, means, (0.0, 0.0), (2, 2), 2))
+            self._influences.append([None, None])
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
@@ -412,11 +373,7 @@ class ModalityIntegrationRate(Metric):
         return Processes.current(bool(self.sync_on_compute)) if processes is None else processes
 
     def _learn(self, processes: Processes) -> _Known:
-        """What the first pass says, found once after the last batch.
-
-        Raises:
-            MirlibError: If a modality has fewer than 2 rows.
-        """
+        """What the first pass says, found once after the last batch."""
         if self._known is not None:
             return self._known
         sums = torch.stack([torch.stack([side.sums.cpu() for side in layer]) for layer in self._layers])
@@ -439,8 +396,7 @@ class ModalityIntegrationRate(Metric):
             found = torch.zeros(self.num_layers, 2, dtype=torch.float64)
             for k, layer in enumerate(self._layers):
                 for side, kept in enumerate(layer):
-                    reached = kept.reached.cpu()
-                    found[k, side] = bool(bounds[k][side].outliers(reached[reached.isfinite()]).any())
+                    found[k, side] = kept.accepted_outlier(bounds[k][side])
                     aside += sum(len(rows) for rows, _ in kept.aside)
             wrong = processes.total(found).numpy() > 0
             aside = processes.total(aside)
@@ -452,10 +408,8 @@ class ModalityIntegrationRate(Metric):
     def needs_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> str | None:
         """Why the batches have to go in once more, or None if all is known.
 
-        Args:
-            processes: Those that share the samples; in a distributed run all must call this. Left out, those of
-                ``torch.distributed``.
-            progress: Whether to draw a bar on stderr if adding up takes more than three seconds.
+        In a distributed run all ``processes`` (left out: those of ``torch.distributed``) must call it, and the next two
+        as well.
 
         Raises:
             MirlibError: If nothing was fed, or a pass did not see the rows of the first.
@@ -476,10 +430,6 @@ class ModalityIntegrationRate(Metric):
     def begin_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> None:
         """Get ready for the batches to go in once more; after a repair, for an interval, a third time.
 
-        Args:
-            processes: As for `needs_second_pass`.
-            progress: As for `needs_second_pass`.
-
         Raises:
             MirlibError: If nothing was fed, or no further pass is needed.
         """
@@ -499,8 +449,10 @@ class ModalityIntegrationRate(Metric):
         else:
             total = sum(self._known.samples)
             groups = min(self.groups, total)
-            self._forget_moments()
-            self._group_of = [(place + self._samples_before) * groups // total for place in range(len(self._places))]
+            for side in (side for layer in self._layers for side in layer):
+                side.clear()
+            before = self._samples_before
+            self._group_of = {number: (place + before) * groups // total for number, place in self._places.items()}
             self._stage = "jackknife"
         for side in (side for layer in self._layers for side in layer):
             side.again = torch.zeros(2, dtype=torch.float64)
@@ -509,27 +461,20 @@ class ModalityIntegrationRate(Metric):
         self._passes += 1
 
     def moments(self, layer: int) -> tuple[Moments, Moments]:
-        """Moments of the vision rows and of the text rows of a layer that the outlier rule keeps, unscaled.
-
-        They are those of this process, after the first pass and before one for an interval.
+        """Unscaled moments of the vision rows and text rows of a layer that the outlier rule keeps, in this process.
 
         Raises:
-            MirlibError: If they are not known, or a repair is needed first.
+            MirlibError: Before the first pass is over, while a repair is due, and in a pass for an interval.
         """
         if self._stage not in ("moments", "repair") or self._needs_repair(self._meet(None)):
             raise MirlibError("the moments are known after the first pass, and a repair if it needs one")
         return tuple(part.moments for part in self._settled(layer)[:2])
 
     def bounds(self, layer: int) -> tuple[NormBounds | None, NormBounds | None]:
-        """The norms between which vision rows and text rows of a layer are kept; None where all are.
-
-        Raises:
-            MirlibError: If nothing was fed.
-        """
+        """The norms between which vision rows and text rows of a layer are kept; None where all are."""
         return self._learn(self._meet(None)).bounds[layer - 1]
 
     def _needs_repair(self, processes: Processes) -> bool:
-        """Whether the value itself is not known yet."""
         return self._stage == "moments" and bool(self._learn(processes).wrong.any())
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -543,72 +488,68 @@ class ModalityIntegrationRate(Metric):
         )
         return vision, text, unit
 
-    def _owned(self, processes: Processes) -> Iterator[tuple[int, tuple[Moments, Moments, Moments]]]:
+    def _owned(self, processes: Processes, forget: bool) -> Iterator[tuple[int, tuple[Moments, ...]]]:
         """The moments of the layers that this process adds up, over all processes: layer k in process k − 1 modulo."""
-        layers = range(1, self.num_layers + 1)
-        if processes.size == 1:
-            yield from ((layer, tuple(part.moments for part in self._settled(layer))) for layer in layers)
-            return
-        mine = []
-        for layer in layers:
-            owner = (layer - 1) % processes.size
-            merged = [processes.merge_moments(part.packed, owner) for part in self._settled(layer)]
-            if owner == processes.rank:
-                mine.append((layer, tuple(unpack(packed[0]) for packed in merged)))
-        yield from mine
+        for layer in range(1, self.num_layers + 1):
+            owner, parts = (layer - 1) % processes.size, self._settled(layer)
+            if processes.size == 1:
+                yield layer, tuple(part.moments for part in parts)
+            else:
+                merged = [processes.merge_moments(part.packed, owner) for part in parts]
+                if owner == processes.rank:
+                    yield layer, tuple(unpack(packed[0]) for packed in merged)
+            for side in self._layers[layer - 1] if forget else ():
+                side.clear()
+
+    def _each_owned(
+        self, processes: Processes, progress: bool, what: str, work: Callable[..., Any], forget: bool = False
+    ) -> dict[int, Any]:
+        """What ``work(layer, vision, text, unit)`` returns for the moments of the layers that this process adds up."""
+        owned: Any = self._owned(processes, forget)
+        if processes.size > 1:
+            owned = list(owned)  # the processes meet here, and not in their work
+        total, silent = self.num_layers // processes.size, not (progress and processes.leads)
+
+        def run() -> dict[int, Any]:
+            bar = tqdm(owned, desc=what, total=total, disable=silent, **_BAR)
+            with threads_for(self.dim):
+                return {layer: work(layer, *moments) for layer, moments in bar}
+
+        return processes.together(run)
 
     def _add_up(self, processes: Processes, progress: bool) -> None:
-        """Sum the layers up, once, and find out which way to an interval is open.
-
-        Raises:
-            MirlibError: If a repair did not see the rows of the first pass, or fewer than 2 rows of a kind are left.
-        """
+        """Sum the layers up, once, and find out which way to an interval is open."""
         if self._summaries:
             return
         processes.together(self._check_passes)
-        owned = self._owned(processes)
-        bar = {"total": self.num_layers // processes.size, "disable": not (progress and processes.leads), **_BAR}
-
-        def work() -> dict[int, tuple[LayerSummary, bool]]:
-            with threads_for(self.dim), tqdm(desc="adding up", **bar) as shown:
-                found = {}
-                for layer, moments in owned:
-                    found[layer] = self._summary(layer, *moments)
-                    shown.update()
-                return found
-
-        parts: dict[int, tuple[LayerSummary, bool]] = {}
-        if processes.size > 1:
-            owned = list(owned)  # the processes meet here, and not in their work
-        for part in processes.gather(processes.together(work)):
-            parts |= part
+        mine = self._each_owned(processes, progress, "adding up", self._summary)
+        parts = {layer: found for part in processes.gather(mine) for layer, found in part.items()}
         self._summaries = [parts[layer][0] for layer in sorted(parts)]
         if self.confidence is not None:
             self._choose_way([parts[layer][1] for layer in sorted(parts)])
 
     def _choose_way(self, differentiable: list[bool]) -> None:
         """Influences where they exist in all layers, else a jackknife where it fits, else no interval."""
-        self._way, self._notes = "influence", []
         samples = sum(self._known.samples)
         if samples < 2:
+            self._way, self._notes = None, ["there is no interval: it needs at least 2 samples"]
+            return
+        if all(differentiable):
+            self._way, self._notes = "influence", []
+            return
+        groups = min(self.groups, samples)
+        why = (
+            f"in {differentiable.count(False)} of {self.num_layers} layers, rows are fewer than {ROWS_PER_DIMENSION} "
+            f"times the {self.dim} dimensions or a covariance is singular, so influences do not exist"
+        )
+        self._way, self._notes = "jackknife", [f"{why}: the interval is a jackknife over {groups} groups of samples"]
+        need = moment_bytes(self.num_layers, self.dim, groups) - self.state_bytes
+        if need > LARGEST_JACKKNIFE:
             self._way = None
-            self._notes = ["there is no interval: it needs at least 2 samples"]
-        elif not all(differentiable):
-            self._way, groups = "jackknife", min(self.groups, samples)
-            why = (
-                f"in {differentiable.count(False)} of {self.num_layers} layers, rows are fewer than "
-                f"{ROWS_PER_DIMENSION} times the {self.dim} dimensions or a covariance is singular, so influences do "
-                "not exist"
-            )
-            need = moment_bytes(self.num_layers, self.dim, groups) - self.state_bytes
-            if need > LARGEST_JACKKNIFE:
-                self._way = None
-                self._notes = [
-                    f"there is no interval: {why}, and a jackknife over {groups} groups of samples would take "
-                    f"{need / 2**30:.0f} GiB; use more samples"
-                ]
-            else:
-                self._notes = [f"{why}: the interval is a jackknife over {groups} groups of samples"]
+            self._notes = [
+                f"there is no interval: {why}, and a jackknife over {groups} groups of samples would take "
+                f"{need / 2**30:.0f} GiB; use more samples"
+            ]
 
     def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> tuple[LayerSummary, bool]:
         """A layer's summary, and whether its distance has a derivative."""
@@ -646,32 +587,13 @@ class ModalityIntegrationRate(Metric):
             for side, side_bounds in zip(layer, bounds, strict=True):
                 side.settle(side_bounds)
         devices = [layer[0].device for layer in self._layers]
-        owned = self._owned(processes)
-        if processes.size > 1:
-            owned = list(owned)  # the processes meet here, and not in their work
-            self._forget_moments()
-        bar = {"total": self.num_layers // processes.size, "disable": not (progress and processes.leads), **_BAR}
 
-        def work() -> dict[int, LayerInfluence]:
-            with threads_for(self.dim), tqdm(desc="maps", **bar) as shown:
-                made = {}
-                for layer, (vision, text, _) in owned:
-                    summary = self._summaries[layer - 1]
-                    made[layer] = LayerInfluence.of(
-                        vision,
-                        text,
-                        summary.distance.total,
-                        summary.scale,
-                        normalized=self.normalize,
-                        text_rows=summary.rows[1],
-                        dtype=torch.float32,
-                    )
-                    for side in self._layers[layer - 1]:
-                        side.clear()
-                    shown.update()
-                return made
+        def make(layer: int, vision: Moments, text: Moments, _: Moments) -> LayerInfluence:
+            summary = self._summaries[layer - 1]
+            options = {"normalized": self.normalize, "text_rows": summary.rows[1], "dtype": torch.float32}
+            return LayerInfluence.of(vision, text, summary.distance.total, summary.scale, **options)
 
-        made = processes.together(work)
+        made = self._each_owned(processes, progress, "maps", make, forget=True)
         self._maps, cpu = [], torch.device("cpu")
         for layer, device in enumerate(devices, start=1):
             mine = made.pop(layer, None)
@@ -680,28 +602,15 @@ class ModalityIntegrationRate(Metric):
             self._maps.append(mine.to(device))
         self._influences = [[None, None] for _ in range(self.num_layers)]
 
-    def _forget_moments(self) -> None:
-        for side in (side for layer in self._layers for side in layer):
-            side.clear()
-
     def compute(self) -> Tensor:
-        """MIR as a float64 scalar; for its parts see `result`.
-
-        Raises:
-            MirlibError: If a pass is missing that the value needs.
-        """
+        """MIR as a float64 scalar; for its parts see `result`. A `MirlibError` says if it needs another pass."""
         processes = self._meet(None)
         self._check_value(processes)
         self._add_up(processes, progress=True)
         return torch.tensor(log10_sum(layer.distance.total for layer in self._summaries), dtype=torch.float64)
 
     def result(self, processes: Processes | None = None, *, progress: bool = True) -> MIRResult:
-        """The whole `MIRResult`, over all processes.
-
-        Args:
-            processes: As for `needs_second_pass`. The layers are shared out: each process adds up some of them, and no
-                process holds the state of another.
-            progress: As for `needs_second_pass`.
+        """The whole `MIRResult`, over all processes, each of which adds up some of the layers.
 
         Raises:
             MirlibError: If a pass is missing, the passes saw different rows, or fewer than 2 rows are left.
@@ -756,13 +665,14 @@ class ModalityIntegrationRate(Metric):
         """The influences of all samples, those of one process behind those of another."""
         sides = []
         for side in range(2):
-            parts = [layer[side] for layer in self._influences]
-            slopes = processes.total(torch.stack([_slopes_of(part) for part in parts]))
-            empty = torch.zeros(len(self._places), dtype=torch.float64)
-            mine = [
-                empty if part is None else part.total(of_all).cpu() for part, of_all in zip(parts, slopes, strict=True)
-            ]
-            sides.append(processes.concatenate(torch.stack(mine)).numpy())
+            parts = [layer[side] for layer in self._influences]  # None where this process has no samples
+            none = torch.zeros(2, dtype=torch.float64)
+            slopes = processes.total(torch.stack([none if part is None else part.slopes.cpu() for part in parts]))
+            mine = torch.zeros(self.num_layers, len(self._places), dtype=torch.float64)
+            for layer, part in enumerate(parts):
+                if part is not None:
+                    mine[layer] = part.total(slopes[layer])
+            sides.append(processes.concatenate(mine).numpy())
         return Influence(*sides, paired=True)
 
     def _jackknife(self, processes: Processes, value: float) -> Interval:
@@ -805,13 +715,11 @@ class ModalityIntegrationRate(Metric):
     def _replicates(self, layer: int, vision: list[Moments], text: list[Moments], sums: Tensor) -> np.ndarray:
         """FID_k without each of the groups."""
         distances = np.zeros(len(vision))
-        for row, rest_of_vision, rest_of_text in zip(
-            reversed(range(len(vision))), _leave_one_out(vision), _leave_one_out(text), strict=True
-        ):
+        rests = zip(_leave_one_out(vision), _leave_one_out(text), strict=True)
+        for row, rest in zip(reversed(range(len(vision))), rests, strict=True):
             count, norms = (sums.sum(dim=0) - sums[row])[1].tolist()
             scale = text_scale(norms, int(count), layer) if self.normalize else 1.0
-            distance, _, _ = distance_and_trace(rest_of_vision, rest_of_text, self.trace)
-            distances[row] = scaled(distance, scale).total
+            distances[row] = scaled(distance_and_trace(*rest, self.trace)[0], scale).total
         return distances
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -844,14 +752,6 @@ class ModalityIntegrationRate(Metric):
         """Forget everything and start a first pass."""
         super().reset()
         self._clear()
-
-
-def _slopes_of(part: SampleInfluence | None) -> Tensor:
-    return torch.zeros(2, dtype=torch.float64) if part is None else part.slopes.cpu()
-
-
-def _never() -> bool:
-    return False
 
 
 def _leave_one_out(parts: list[Moments]) -> Iterator[Moments]:

@@ -1,7 +1,6 @@
 """Tables with a row a sample: local parquet files, read by pyarrow alone, and datasets of Hugging Face.
 
-The package datasets asks the hub about every file that it is to load, a local one too. It is therefore kept for what
-lies on the hub, and for folders that it saved itself.
+The package datasets asks the hub even about local files, and is kept for what lies there and for folders that it saved.
 """
 
 from __future__ import annotations
@@ -9,29 +8,34 @@ from __future__ import annotations
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from mirlib.data import Named, Walk, check_regular, text_of
-from mirlib.errors import MirlibError, first_line, shown
-from mirlib.values import (
+from mirlib.data import (
     IMAGE_FIELDS,
     TEXT_FIELDS,
     Items,
+    Named,
     Pairs,
     Unreadable,
+    Walk,
+    check_regular,
     field_of,
     folders_of,
     image_at,
     image_in,
     is_conversation,
     listed,
+    reading,
     some,
     text_in,
+    text_of,
 )
+from mirlib.errors import MirlibError, boundary, shown
+
+__all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
 
 HUB = "hf:"
 ROWS = 32  # of a parquet file that are decoded at once
@@ -67,45 +71,10 @@ def _package(name: str) -> Any:
         ) from error
 
 
-class _Rows(Protocol):
-    """What a table is made of."""
-
-    name: str
-    schema: Any  # of pyarrow
-
-    def __len__(self) -> int: ...
-
-    def column(self, name: str) -> Callable[[int], Any]:
-        """What reads the value in a row, as it is stored."""
-
-    def whole(self, name: str) -> list[Any]:
-        """All values of a column of numbers or words."""
-
-    def where(self, row: int) -> str:
-        """What a message calls a row."""
-
-    def folders(self, row: int) -> Sequence[Path]:
-        """What paths in a row are relative to."""
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever pyarrow raises becomes a sentence with the file's name."""
-    try:
-        yield
-    except MirlibError:
-        raise
-    except Exception as error:
-        raise MirlibError(f"cannot read {shown(path)}: {shown(first_line(error), 200)}") from error
-
-
 class ParquetRows:
     """The rows of parquet files, one file after the other, of which a few are in memory at a time.
 
-    Args:
-        paths: The files.
-        image_root: The folder of the images; None for a file's own and ``images`` in it.
-        on_unreadable: Called with a sentence for each file that is left out; None for an error.
+    ``on_unreadable`` is called with a sentence for each file that is left out; None for an error.
     """
 
     def __init__(self, paths: Sequence[Path], image_root: str | Path | None, on_unreadable: Unreadable) -> None:
@@ -117,7 +86,7 @@ class ParquetRows:
         for path in paths:
             try:
                 check_regular(path)
-                with _reading(path), self._open(path) as file:
+                with reading(path, errors=Exception), self._open(path) as file:
                     metadata = file.metadata
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
                     schema = file.schema_arrow
@@ -151,26 +120,26 @@ class ParquetRows:
         return number, row - (self._ends[number - 1] if number else 0)
 
     def where(self, row: int) -> str:
-        """The file and the row in it, from 0."""
+        """What a message calls a row: the file and the row in it, from 0."""
         number, row = self._place(row)
         return f"{shown(self._paths[number])}, row {row}"
 
     def folders(self, row: int) -> Sequence[Path]:
-        """Those of the file that the row is in."""
+        """What paths in a row are relative to."""
         return self._folders[self._place(row)[0]]
 
     def whole(self, name: str) -> list[Any]:
-        """The column of every file."""
+        """All values of a column of numbers or words."""
         values: list[Any] = []
         for path in self._paths:
-            with _reading(path), self._open(path) as file:
+            with reading(path, errors=Exception), self._open(path) as file:
                 values += file.read(columns=[name]).column(0).to_pylist()
         if len(values) != len(self):
             raise MirlibError(f"{self.name}: column {shown(name)!r} has {len(values)} rows, and the table {len(self)}")
         return values
 
     def column(self, name: str) -> Callable[[int], Any]:
-        """Reads on from where it is, or from the start of the row group; rows in order are decoded once."""
+        """What reads a value of a column: on from where it is, so that rows in order are decoded once, or anew."""
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if name not in schema.names:
                 raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
@@ -180,7 +149,7 @@ class ParquetRows:
             nonlocal place, first, values, batches
             number, row = self._place(start)
             group = bisect_right(self._groups[number], row)
-            with _reading(self._paths[number]):
+            with reading(self._paths[number], errors=Exception):
                 if place != (number, group) or row < first:
                     place, values = (number, group), []
                     first = self._groups[number][group - 1] if group else 0
@@ -198,7 +167,7 @@ class ParquetRows:
 
 
 class DatasetRows:
-    """The rows of a table of the package datasets, as they are stored: it would decode images, and name none."""
+    """Rows of a table of the package datasets, as they are stored: it would decode images, and name none."""
 
     def __init__(self, table: Any, name: str, folder: Path) -> None:
         self._table, self.name, self._folder = table.with_format("arrow"), name, folder
@@ -208,19 +177,15 @@ class DatasetRows:
         return len(self._table)
 
     def where(self, row: int) -> str:
-        """The table and the row in it, from 0."""
         return f"{self.name}, row {row}"
 
     def folders(self, row: int) -> Sequence[Path]:
-        """The folder of a dataset that was saved."""
         return [self._folder]
 
     def whole(self, name: str) -> list[Any]:
-        """The column."""
         return self._table.select_columns([name])[:].column(0).to_pylist()
 
     def column(self, name: str) -> Callable[[int], Any]:
-        """Reads one row."""
         table = self._table.select_columns([name])
         return lambda row: table[row].column(0)[0].as_py()
 
@@ -228,28 +193,20 @@ class DatasetRows:
 class Table:
     """Images and texts out of the columns of a table."""
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: ParquetRows | DatasetRows) -> None:
         self.rows = rows
 
     def _held(self) -> list[str]:
         """The columns that hold images by their type: bytes, or a struct of bytes and path, or a list of these."""
         types = _package("pyarrow").types
+        of_bytes = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
         held = []
         for column in self.rows.schema:
             kind = column.type
             while types.is_list(kind) or types.is_large_list(kind):
                 kind = kind.value_type
-            if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-                held.append(column.name)
-            elif column.name not in TEXT_FIELDS and any(
-                is_bytes(kind)
-                for is_bytes in (
-                    types.is_binary,
-                    types.is_large_binary,
-                    types.is_fixed_size_binary,
-                    types.is_binary_view,
-                )
-            ):
+            is_struct = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            if is_struct or (column.name not in TEXT_FIELDS and any(is_bytes(kind) for is_bytes in of_bytes)):
                 held.append(column.name)
         return held
 
@@ -347,11 +304,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable) -> Table:
-    """``hf:NAME``, ``hf:NAME@CONFIG``, ``hf:NAME:SPLIT`` or ``hf:NAME@CONFIG:SPLIT``: a folder, or a name on the hub.
-
-    Raises:
-        MirlibError: If there is no such dataset, or it cannot be read.
-    """
+    """The dataset that ``hf:NAME``, with ``@CONFIG`` and ``:SPLIT`` or without, names: a folder, or one on the hub."""
     rest = source.removeprefix(HUB)
     name, config, split = rest, None, None
     if not Path(rest).exists():
@@ -370,14 +323,12 @@ def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable)
 
 def _local(
     folder: Path, config: str | None, split: str | None, image_root: str | Path | None, on_unreadable: Unreadable
-) -> _Rows:
+) -> ParquetRows | DatasetRows:
     """The rows of a folder. The package is never asked what it holds: that may fetch what a file in it names."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         datasets = _package("datasets")
-        try:
+        with boundary("cannot load the dataset"):
             found = datasets.load_from_disk(str(folder))
-        except Exception as error:  # the package's errors and those of pyarrow have no common class
-            raise MirlibError(f"cannot load the dataset ({shown(first_line(error), 200)})") from error
         if isinstance(found, dict):
             split = _one_of(found, split, "split", f"{HUB}{folder}:SPLIT")
             found = found[split]
@@ -394,11 +345,7 @@ def _local(
 
 
 def files_of(folder: Path, files: Sequence[Path], config: str | None = None, split: str | None = None) -> list[Path]:
-    """Those of a folder's parquet files that belong to one split of one configuration, by the names that the hub gives.
-
-    Raises:
-        MirlibError: If there is no such split, or there are several and none is named.
-    """
+    """A folder's parquet files of one split of one configuration, by the names that the hub gives."""
     found: dict[str, dict[str, list[Path]]] = {}
     for path in files:
         match = re.fullmatch(r"(.+)-\d+-of-\d+|(train|validation|test)", path.stem)
@@ -408,12 +355,12 @@ def files_of(folder: Path, files: Sequence[Path], config: str | None = None, spl
     return found[config][_one_of(found[config], split, "split", f"{HUB}{folder}:SPLIT")]
 
 
-def _of_hub(name: str, config: str | None, split: str | None) -> _Rows:
+def _of_hub(name: str, config: str | None, split: str | None) -> DatasetRows:
     datasets = _package("datasets")
     if name.lower() in KNOWN:
         known = KNOWN[name.lower()]
         name, config, split = known.name, config or known.config, split or known.split
-    try:
+    with boundary("cannot load the dataset"):
         builder = datasets.load_dataset_builder(name, config)
         files = getattr(builder.config, "data_files", None)
         if files and type(builder).__module__.rpartition(".")[2] == "parquet":
@@ -424,10 +371,6 @@ def _of_hub(name: str, config: str | None, split: str | None) -> _Rows:
             found = datasets.load_dataset(name, config)
             split = _one_of(found, split, "split", f"{HUB}{name}:SPLIT")
             found = found[split]
-    except MirlibError:
-        raise
-    except Exception as error:  # the package's errors, the hub's, and those of the network have no common class
-        raise MirlibError(f"cannot load the dataset ({shown(first_line(error), 200)})") from error
     return DatasetRows(found, f"{HUB}{name}:{split}", Path())
 
 

@@ -21,35 +21,24 @@ __all__ = ["OptimalMaps", "optimal_maps", "row_costs", "unreached_spread"]
 
 
 class OptimalMaps(NamedTuple):
-    """The optimal maps between two centred Gaussians, both ways.
+    """The optimal maps T between two centred Gaussians, on the ranges of their covariances.
 
     Attributes:
-        forward: (d, d) symmetric float64 T from the first to the second.
-        backward: (d, d) from the second to the first.
+        forward: (d, d) symmetric float64 from the first to the second; ``backward`` from the second to the first.
         trace: ``Tr((Σ_x Σ_y)^{1/2})``.
-        regular: Whether both covariances have full rank; else the maps are those on their ranges, and the distance has
-            no derivative in the directions that are missing.
     """
 
     forward: Tensor
     backward: Tensor
     trace: float
-    regular: bool
 
 
 def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
-    """The optimal maps between Gaussians with these covariances.
+    """The optimal maps between Gaussians with these (d, d) symmetric positive semi-definite float64 covariances.
 
-    With ``Σ_x = F Fᵀ``, ``Σ_y = G Gᵀ`` and the singular value decomposition ``Fᵀ G = U S Vᵀ`` the map is
-    ``T = F⁺ᵀ U S Uᵀ F⁺``; where F is regular that is ``G V Uᵀ F⁻¹``, which moves the one covariance onto the other to
-    the last digit however small some of the singular values are.
-
-    Args:
-        covariance_x: (d, d) symmetric positive semi-definite float64 matrix.
-        covariance_y: (d, d), on the same device.
-
-    Returns:
-        `OptimalMaps`.
+    With ``Σ_x = F Fᵀ``, ``Σ_y = G Gᵀ`` and the singular value decomposition ``Fᵀ G = U S Vᵀ`` the map is ``T = F⁺ᵀ U S
+    Uᵀ F⁺``; where F is regular that is ``G V Uᵀ F⁻¹``, which is right to the last digit however small some singular
+    values are.
 
     Raises:
         MirlibError: For covariances that overflow.
@@ -89,22 +78,15 @@ def optimal_maps(covariance_x: Tensor, covariance_y: Tensor) -> OptimalMaps:
         onto(factor_x, lower_x is not None, factor_y, u, vh) * (root_y / root_x),
         onto(factor_y, lower_y is not None, factor_x, vh.T, u.T) * (root_x / root_y),
         float(s.sum()) * root_x * root_y,
-        lower_x is not None and lower_y is not None,
     )
 
 
 def row_costs(rows: Tensor, own: Moments, other: Moments, map: Tensor) -> Tensor:
     """What each row pays: the squared way that it goes when its cloud is moved onto the other one.
 
-    With ``c = x − μ_own``, ``δ = μ_own − μ_other`` and T the map, row x costs ``‖δ + √(n / (n − 1)) (I − T) c‖²``. The
-    factor is that of a covariance with divisor n − 1. So the plain mean of the costs over the n rows that ``own`` was
-    made of, plus `unreached_spread`, is the squared Fréchet distance: the term with δ and c sums to 0 over them.
-
-    Args:
-        rows: (m, d) rows of any floating dtype, on any device: those behind ``own``, or some of them.
-        own: Moments of the n ≥ 2 rows of the cloud that moves.
-        other: Moments of the cloud that it moves onto.
-        map: (d, d) float64 T; `OptimalMaps.forward` of the covariances of ``own`` and ``other``.
+    With ``c = x − μ_own``, ``δ = μ_own − μ_other`` and the (d, d) float64 map T, row x of the (m, d) ``rows``, which
+    are among the n ≥ 2 behind ``own``, costs ``‖δ + √(n / (n − 1)) (I − T) c‖²``. The mean over all n, plus
+    `unreached_spread`, is the squared Fréchet distance.
 
     Returns:
         (m,) float64 costs, at least 0, in squared units of the rows, on the device of the rows (the CPU for MPS).
@@ -127,16 +109,7 @@ def row_costs(rows: Tensor, own: Moments, other: Moments, map: Tensor) -> Tensor
 
 
 def unreached_spread(own: Moments, other: Moments, map: Tensor) -> float:
-    """``Tr(Σ_other − T Σ_own T)``: spread of the other cloud in directions in which no row of this one differs.
-
-    Args:
-        own: Moments of the cloud that moves.
-        other: Moments of the cloud that it moves onto.
-        map: (d, d) float64 T, as for `row_costs`.
-
-    Returns:
-        At least 0; 0 where the covariance of ``own`` has full rank.
-    """
+    """``Tr(Σ_other − T Σ_own T)``, at least 0: spread of the other cloud that no row of this one reaches."""
     covariance = own.covariance
     if _cholesky(covariance) is not None:
         return 0.0

@@ -25,6 +25,7 @@ def bfloat16(monkeypatch):
 
 LONGEST = [
     "test_distributed.py",
+    "test_accessibility.py",
     "test_pages.py",
     "test_readme.py",
     "test_callback.py",

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,8 +14,6 @@ from mirlib import MirlibError, MIRResult, compare, modality_integration_rate
 from mirlib.comparison import _weight, paired_difference
 from mirlib.gaps import GapResult, kid
 from mirlib.result import Influence, Interval, LengthSplit, Sample
-
-mpl.use("Agg")
 
 
 def samples(numbers, texts=None):
@@ -305,8 +302,6 @@ def test_models_of_other_depth_have_a_difference_but_none_by_layer(two):
     found = compare(a, shallow)
     assert found.paired and found.per_layer == () and found.contributions == ()
     assert any("layers differs" in sentence for sentence in found.incomparable)
-    with pytest.raises(MirlibError, match="not the same number of layers"):
-        found.plot()
 
 
 def test_what_has_no_difference_is_refused(two):
@@ -354,7 +349,6 @@ def test_measures_of_the_zoo_are_compared_in_the_same_way():
     assert found.quantity == "kid" and found.difference == expected.difference and found.unpaired == expected.unpaired
     assert [one.value for one in found.per_layer] == pytest.approx([0.1, 0.1]) and found.contributions == ()
     assert found.incomparable == ("not comparable: k differs (5 in a; 7 in b)",)
-    assert found.plot().get_ylabel() == "difference"
 
 
 def test_what_a_measure_found_beside_its_value_does_not_keep_two_apart():
@@ -399,15 +393,6 @@ def test_a_comparison_prints_and_writes_itself(two):
     assert data["samples"][0] == [*found.samples[0].sample, found.samples[0].value]
     assert max(map(len, found.to_json().splitlines())) < 250
     assert found.difference.distinguishable == data["distinguishable"] == (low > 0 or high < 0)
-
-
-def test_the_figure_shows_what_each_layer_contributes(two):
-    found = compare(*two)
-    ax = found.plot()
-    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
-    assert heights == pytest.approx({k: one.value for k, one in enumerate(found.contributions, start=1)})
-    largest = max(heights, key=lambda layer: abs(heights[layer]))
-    assert f"{found.difference.value:+.4f}".replace("-", "−") in ax.get_title() and f"layer {largest}" in ax.get_title()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -431,20 +431,11 @@ def test_the_sentence_follows_the_intervals(values, reading):
     results = {name: result_of(*value) for name, value in {"real": (1.0, 0.1), **values}.items()}
     found = Controls(results, {"fresh": "no"}, {"seed": 0}, ("so",))
     assert found.reading() == reading if reading is None else found.reading().startswith(reading)
-    again = Controls.from_dict(json.loads(found.to_json()))
-    assert again.to_dict() == found.to_dict() and repr(again).startswith("Controls(real 1.000")
+    again = json.loads(json.dumps(found.to_dict()))
+    assert again["reading"] == found.reading() and repr(found).startswith("Controls(real 1.000")
+    assert MIRResult.from_dict(again["results"]["real"]).value == 1.0
     frame = found.to_frame()
     assert len(frame) == len(results) and frame["mir"].iloc[0] == 1.0
-
-
-def test_the_figure_counts_what_lies_below(found):
-    import matplotlib.pyplot as plt
-
-    ax = found.plot()
-    below = [name for name in CONTROLS if found.difference(name).high < 0]
-    assert {"gaussian", "fresh"} <= set(below)
-    assert ax.get_title() == f"{len(below)} of {len(CONTROLS)} controls lie below the real pictures"
-    plt.close(ax.figure)
 
 
 def test_names():
@@ -463,7 +454,7 @@ def test_the_command_says_the_cost_and_keeps_the_controls(tmp_path, capsys):
     assert "2 controls take" in printed.err and "more passes over 8 pairs" in printed.err
     assert "random rows of the same lengths" in printed.out and "a low MIR alone is no evidence" in printed.out
     stored = json.loads(out.read_text())
-    assert MIRResult.from_dict(stored).value == Controls.from_dict(stored["controls"]).real.value
+    assert MIRResult.from_dict(stored).value == MIRResult.from_dict(stored["controls"]["results"]["real"]).value
 
 
 def test_the_command_refuses_unknown_controls_before_a_model_is_loaded(capsys):

@@ -65,13 +65,10 @@ def test_modality_gap_and_ima_against_scikit_learn_and_scipy():
         assert gaps.ima(vision, text).per_layer[k] == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_score_against_scikit_learn_with_text_rows_and_with_a_reference():
+def test_a_score_against_scikit_learn():
     vision, text = rows()
     expected = [pairwise.cosine_similarity(v, t).max(1).mean() for v, t in zip(vision, text, strict=True)]
     assert gaps.a_score(vision, text).per_layer == pytest.approx(expected, rel=1e-12)
-    reference = text[1][:5]
-    expected = [pairwise.cosine_similarity(v, reference).max(1).mean() for v in vision]
-    assert gaps.a_score(vision, text, reference=reference).per_layer == pytest.approx(expected, rel=1e-12)
 
 
 def unbiased(kernel, x, y):
@@ -81,20 +78,18 @@ def unbiased(kernel, x, y):
     return sum(within) - 2 * kernel(x, y).mean()
 
 
-@pytest.mark.parametrize("sigma", [None, 1.7])
-def test_mmd_against_scikit_learns_kernel(sigma):
+def test_mmd_against_scikit_learns_kernel():
     vision, text = rows()
     for k in range(LAYERS):
         unit_of_length = np.linalg.norm(text[k], axis=1).mean()
         v, t = vision[k] / unit_of_length, text[k] / unit_of_length
-        width = np.median(distance.pdist(np.vstack([v, t]))) if sigma is None else sigma
+        width = np.median(distance.pdist(np.vstack([v, t])))
 
         def kernel(x, y, width=width):
             return pairwise.rbf_kernel(x, y, gamma=1 / (2 * width**2))
 
         # torch's median of an even number is the lower one of the two in the middle
-        found = gaps.mmd(vision, text, sigma=sigma).per_layer[k]
-        assert found == pytest.approx(unbiased(kernel, v, t), rel=2e-3 if sigma is None else 1e-10)
+        assert gaps.mmd(vision, text).per_layer[k] == pytest.approx(unbiased(kernel, v, t), rel=2e-3)
 
 
 def test_cmmd_against_scikit_learns_kernel_and_close_to_ten_squared_gaps():
@@ -106,7 +101,6 @@ def test_cmmd_against_scikit_learns_kernel_and_close_to_ten_squared_gaps():
         assert gaps.cmmd(vision, text).per_layer[k] == pytest.approx(expected, rel=1e-9)
         blocks = [pairwise.rbf_kernel(*pair, gamma=gamma).mean() for pair in ((v, v), (t, t), (v, t))]
         biased = 1000 * (blocks[0] + blocks[1] - 2 * blocks[2])
-        assert gaps.cmmd(vision, text, unbiased=False).per_layer[k] == pytest.approx(biased, rel=1e-9)
         gap = gaps.modality_gap(vision, text).per_layer[k]
         assert biased == pytest.approx(10 * gap**2, rel=0.02)
 
@@ -132,9 +126,9 @@ def test_sliced_wasserstein_of_a_shift_is_what_a_mean_slice_sees_of_it():
     _, text = rows(m=60, d=5)
     shift = np.array([3.0, 0, 0, 0, 0])
     unit_of_length = np.linalg.norm(text, axis=2).mean(1)
-    for p, mean in ((1, clouds.mean_projection(5)), (2, 5**-0.5)):
-        found = gaps.sliced_wasserstein(text + shift, text, directions=20_000, p=p).per_layer
-        assert found == pytest.approx(3 * mean / unit_of_length, rel=0.02)
+    mean = math.gamma(5 / 2) / math.gamma(3) / math.sqrt(math.pi)  # of |θ·e|
+    found = gaps.sliced_wasserstein(text + shift, text, directions=20_000).per_layer
+    assert found == pytest.approx(3 * mean / unit_of_length, rel=0.02)
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1])

@@ -170,7 +170,6 @@ def test_bad_settings_are_refused(miniature, pairs):
         ({"groups": 1}, "at least 2"),
         ({"num": 1}, "at least 2"),
         ({"trace": "quick"}, "unknown trace"),
-        ({"confidence": 95}, "between 0 and 1"),
     ):
         with pytest.raises(MirlibError, match=message):
             layer_map(*miniature, *pairs, progress=False, **({"num": 4} | wrong))

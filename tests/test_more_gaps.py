@@ -20,8 +20,8 @@ from mirlib.adapters import decoder_parts
 from mirlib.align.weighting import vision_hidden
 from mirlib.batches import pair_batches
 from mirlib.data import sample_images, sample_texts
-from mirlib.gaps import connector, hiding, sphere
-from mirlib.gaps.samples import mean_interval, of_samples
+from mirlib.gaps import connector, hiding, paired
+from mirlib.gaps.base import mean_interval, of_samples
 from mirlib.prompts import encode_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -194,11 +194,6 @@ def test_the_depth_is_where_the_agreement_stays_and_its_interval_where_the_ends_
     assert interval[0] <= depth <= interval[1]
 
 
-def test_a_share_that_is_none_is_refused(tiny, pairs):
-    with pytest.raises(MirlibError, match="unchanged must lie in"):
-        gaps.exit_depth(*tiny, *pairs, unchanged=0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The sphere
 
@@ -214,14 +209,14 @@ def test_uniformity_against_its_definition_and_closed_forms():
 
 
 def test_the_even_spread_against_integration_and_a_draw():
-    assert sphere.even_spread(3) == pytest.approx(-4 + math.log(math.sinh(4) / 4), rel=1e-12)  # E exp(κ cos θ)
+    assert paired.even_spread(3) == pytest.approx(-4 + math.log(math.sinh(4) / 4), rel=1e-12)  # E exp(κ cos θ)
     for dim in (2, 8):
         weight = lambda a, dim=dim: math.sin(a) ** (dim - 2)  # noqa: E731
         above = integrate.quad(lambda a: math.exp(-2 * (2 - 2 * math.cos(a))) * weight(a), 0, math.pi)[0]  # noqa: B023
         below = integrate.quad(weight, 0, math.pi)[0]
-        assert sphere.even_spread(dim) == pytest.approx(math.log(above / below), rel=1e-8)
+        assert paired.even_spread(dim) == pytest.approx(math.log(above / below), rel=1e-8)
     drawn = np.random.default_rng(2).normal(size=(1500, 8))
-    assert gaps.uniformity(drawn) == pytest.approx(sphere.even_spread(8), abs=0.01)
+    assert gaps.uniformity(drawn) == pytest.approx(paired.even_spread(8), abs=0.01)
 
 
 def test_alignment_against_a_loop_rmg_and_closed_forms():

@@ -70,19 +70,6 @@ def test_figure_pictures_shows_each_picture_in_the_line_of_its_kind():
     assert brightness == [0, 0, 255, 255]
 
 
-def test_figure_token_map_draws_every_token_in_a_shade_of_its_modality():
-    points = {
-        "vision": {"a": np.zeros((3, 2)), "b": np.ones((2, 2))},
-        "text": {"c": np.full((4, 2), 5.0)},
-    }
-    ax = plots.figure_token_map(points)
-    sizes = {c.get_label(): len(c.get_offsets()) for c in ax.collections}
-    assert sizes == {"a": 3, "b": 2, "c": 4}
-    colours = {c.get_label(): c.get_edgecolor()[0][:3] for c in ax.collections}
-    red, green, blue = colours["b"]
-    assert red > blue and colours["c"][2] > colours["c"][0], "vision is warm, text is cool"
-
-
 def test_figure_training_draws_loss_and_mir_on_their_own_axes():
     ax = plots.figure_training({"losses": [4.0, 2.0, 1.0], "mir": {1: 0.5, 3: 0.75}, "zeroed_rows": 0.9})
     np.testing.assert_array_equal(lines(ax, "loss (left)"), [[1, 2, 3], [4.0, 2.0, 1.0]])

@@ -14,7 +14,7 @@ from tiny_processors import BUILDERS, LLAVA_TEMPLATE, SPECIAL, chat_template, ll
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from mirlib import MirlibError, bounded
+from mirlib import MirlibError, prompts
 from mirlib.data import sample_images, sample_texts
 from mirlib.prompts import _Listener, build_prompt, encode_batch, image_token, shorten, used_template
 
@@ -240,15 +240,15 @@ def test_templates_that_cannot_be_used(template, sentence):
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch):
-    monkeypatch.setattr(bounded, "SECONDS", 1)
+    monkeypatch.setattr(prompts, "SECONDS", 1)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(
         MirlibError, match=r"the chat template takes more than 1 s for one short text; .*--template plain"
     ):
         encode_batch(llava_processor(chat_template=endless), PAIR, TEXTS)
-    monkeypatch.setattr(bounded, "PATIENCE", 0.2)  # for what waits and computes nothing
+    monkeypatch.setattr(prompts, "PATIENCE", 0.2)  # for what waits and computes nothing
     with pytest.raises(MirlibError, match="the work takes more than"):
-        bounded.bounded(lambda: time.sleep(60) or "", "the work", "do less")
+        prompts.bounded(lambda: time.sleep(60) or "", "the work", "do less")
 
 
 def test_what_was_used_in_place_of_a_template_that_is_missing():

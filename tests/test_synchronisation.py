@@ -169,10 +169,6 @@ def test_samples_are_found_once_and_refused_where_they_do_not_fit():
         and samples.index(1, places, 3, cpu).tolist() == [0] * 3
     )
     assert samples.index(0, places, 4, cpu) is samples.index(0, places, 4, cpu)
-    found = samples.groups(0, [5, 2], places, 4, cpu)
-    assert [(group, rows.tolist()) for group, rows in found] == [(2, [0, 2, 3]), (5, [1])]
-    assert samples.groups(0, [5, 2], places, 4, cpu) is found
-    assert samples.groups(1, [5, 2], places, 3, cpu) == [(5, None)], "all rows: nothing is to be cut"
     samples.check((4, 3))
     with pytest.raises(MirlibError, match=r"one number for each of 3 vision rows, got shape \(4,\)"):
         samples.check((3, 3))

@@ -22,7 +22,7 @@ from mirlib import modality_integration_rate, transport_map  # noqa: E402
 from mirlib.costs import as_seen  # noqa: E402
 from mirlib.data import draw, sample_images, sample_texts  # noqa: E402
 from mirlib.loading import load_miniature  # noqa: E402
-from mirlib.plots import figure_per_layer, figure_token_map, figure_transport_map, style  # noqa: E402
+from mirlib.plots import TEXT, VISION, figure_per_layer, figure_transport_map, style  # noqa: E402
 from mirlib.rows import collect_rows  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[1] / "book" / "_static"
@@ -40,14 +40,13 @@ def clouds() -> Figure:
     vision, text = rows.of_samples(range(DRAWN))
     for ax, k in ((axes[0], 1), (axes[1], rows.num_layers)):
         plane = PCA(2, svd_solver="full").fit(cat([vision[k - 1], text[k - 1]]))
-        figure_token_map(
-            {
-                "vision": {"vision tokens": plane.transform(vision[k - 1])},
-                "text": {"text tokens": plane.transform(text[k - 1])},
-            },
-            ax,
-            legend=k == 1,
-        )
+        looks = {"s": 11, "linewidth": 0.8, "alpha": 0.75}
+        ax.scatter(*plane.transform(vision[k - 1]).T, color=VISION, marker="o", label="vision tokens", **looks)
+        ax.scatter(*plane.transform(text[k - 1]).T, color=TEXT, marker="x", label="text tokens", **looks)
+        ax.set(xticks=[], yticks=[])
+        ax.set_aspect("equal", adjustable="datalim")
+        if k == 1:
+            ax.legend(markerscale=1.8, handletextpad=0.2)
         share = plane.explained_variance_ratio_.sum()
         ax.set_title(f"layer {k} (PCA, {share:.0%} of the variance)")
     figure_per_layer(result, axes[2])

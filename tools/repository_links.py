@@ -1,11 +1,14 @@
 """Derive every link to the repository from the one address in pyproject.toml.
 
 As a Sphinx extension this switches the buttons of the book's pages on (repository, issues, Binder, Colab) when
-`[project.urls] Repository` is set, and off when it is not. As a command it copies the address into CITATION.cff.
+`[project.urls] Repository` is set, and off when it is not. As a command it copies the address into CITATION.cff, and
+into a first cell of each notebook that installs the library where it is missing, as on Colab. Binder installs what
+environment.yml names.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -14,6 +17,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BRANCH = "main"
+INSTALL = "install-mirlib"  # the identity of the cell
+INSTALLS = """\
+# Where you have only this file, as on Colab, this installs the library.
+import importlib.util
+
+if importlib.util.find_spec("mirlib") is None:
+    %pip install --quiet "mirlib[train] @ git+{url}" myst-nb"""
 
 
 def repository_url(pyproject: str) -> str | None:
@@ -79,6 +89,22 @@ def citation(text: str, url: str | None) -> str:
     )
 
 
+def notebook(text: str, url: str | None) -> str:
+    """Return a notebook with the cell that installs the library below its title, or without one.
+
+    Args:
+        text: The file as it is.
+        url: The repository's address, or None.
+    """
+    found = json.loads(text)
+    cells = [cell for cell in found["cells"] if cell["id"] != INSTALL]
+    if url is not None:
+        source = INSTALLS.format(url=url).splitlines(keepends=True)
+        cell = {"cell_type": "code", "execution_count": None, "id": INSTALL}
+        cells.insert(1, cell | {"metadata": {"tags": ["remove-cell"]}, "outputs": [], "source": source})
+    return json.dumps({**found, "cells": cells}, indent=1, ensure_ascii=False) + "\n"
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Set the theme's options when Sphinx has read its configuration."""
     options = theme_options(repository_url((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
@@ -87,10 +113,11 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def main() -> int:
-    """Write the address into CITATION.cff and say what it is."""
+    """Write the address into CITATION.cff and the notebooks, and say what it is."""
     url = repository_url((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    path = ROOT / "CITATION.cff"
-    path.write_text(citation(path.read_text(encoding="utf-8"), url), encoding="utf-8")
+    for path in (ROOT / "CITATION.cff", *(ROOT / "notebooks").glob("*.ipynb")):
+        write = notebook if path.suffix == ".ipynb" else citation
+        path.write_text(write(path.read_text(encoding="utf-8"), url), encoding="utf-8")
     print(url or "The repository's address is unset: no page and no citation names one.")
     return 0
 

@@ -1,5 +1,5 @@
 // A figure of several panels keeps a width at which its words can be read. On a phone its box scrolls sideways, as the
-// boxes of the tables do; without this script the whole figure is fitted into the page, as any other.
+// boxes of the tables do, by the arrow keys, too; without this script the whole figure is fitted into the page, as any other.
 const WIDE = 900; // pixels of the picture as it was drawn; one panel has fewer
 
 function box(image) {
@@ -9,6 +9,12 @@ function box(image) {
   const outer = image.parentElement.matches("a") ? image.parentElement : image;
   outer.replaceWith(scroller);
   scroller.append(outer);
+  reach(scroller);
+}
+
+function reach(scroller) {
+  if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
+  else scroller.removeAttribute("tabindex");
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -17,3 +23,4 @@ document.addEventListener("DOMContentLoaded", () => {
     else image.addEventListener("load", () => box(image));
   }
 });
+addEventListener("resize", () => document.querySelectorAll(".wide-figure").forEach(reach));

@@ -10,7 +10,6 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from mirlab.model import miniature
 from mirlab.recipes import CONNECTORS
 from mirlib.align import norms
-from mirlib.errors import MirlibError
 
 LORA_RANK = 8
 _LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -40,44 +39,6 @@ class QFormerConnector(nn.Module):
         """(n, patches, d_vision) to (n, queries, d)."""
         queries = self.queries.expand(len(features), -1, -1)
         return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
-
-
-class PrefixConnector(nn.Module):
-    """One vector to many tokens by an MLP, as ClipCap's mapping network makes a prefix: each place has its own weights.
-
-    The vector comes as features that are the same at every place, which is how a model of many features carries one.
-
-    Args:
-        vision_dim: Width of the vector.
-        text_dim: Width of a token.
-        places: Number of tokens.
-        hidden: Width of the hidden layer.
-    """
-
-    def __init__(self, vision_dim: int, text_dim: int, places: int, hidden: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(vision_dim, hidden)
-        self.act = nn.GELU()
-        self.linear_2 = nn.Linear(hidden, places * text_dim)
-        self.places = places
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(n, any, d_vision), the same at every place, to (n, places, d).
-
-        Raises:
-            MirlibError: The features differ: all but the first would go unread.
-        """
-        if not torch.equal(features, features[:, :1].expand_as(features)):
-            raise MirlibError("a prefix connector reads one vector, and these features differ from place to place")
-        return self.linear_2(self.act(self.linear_1(features[:, 0]))).unflatten(-1, (self.places, -1))
-
-
-def prefix(model: LlavaForConditionalGeneration, *, hidden: int, seed: int = 0) -> PrefixConnector:
-    """A fresh connector from one vector to as many tokens as a picture has patches, not yet put into the model."""
-    vision_dim, text_dim = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return PrefixConnector(vision_dim, text_dim, miniature.VISION_TOKENS, hidden)
 
 
 def replace(

@@ -1,7 +1,7 @@
 """Which way the miniature leans: pictures contradicted by words, and questions about what is not there.
 
-They make the arrays that `mirlib.gaps.text_preference`, `mirlib.gaps.yes_bias` and `mirlib.gaps.correspondence` take,
-and `measured` is what a run with `mirlab.recipes.Run.leaning` adds to its row.
+They make the arrays that `mirlib.gaps.text_preference` and `mirlib.gaps.yes_bias` take, and `measured` is what a
+run with `mirlab.recipes.Run.leaning` adds to its row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
 from mirlab.model import evaluation, precision, sequence, train
-from mirlab.model.miniature import PATCH_SIZE
 from mirlab.world import language
 from mirlib import gaps
 
@@ -150,32 +149,3 @@ def measured(
         "text_preference": preference.value,
         "text_preference_null": preference.settings["null"],
     }
-
-
-def same_things(count: int = 100, *, seed: int = 0) -> tuple[list[world.Scene], np.ndarray]:
-    """Pairs of scenes that share one thing, in different cells, among things that differ from it.
-
-    Returns:
-        2 ``count`` scenes, a pair after the other, and (2 ``count``, 2) the row and the column of the patch that shows
-        the thing's middle.
-    """
-    rng = np.random.default_rng([seed, 93])
-    scenes: list[world.Scene] = []
-    middles: list[list[int]] = []
-    while len(scenes) < 2 * count:
-        first, second = (world.sample_scene(rng, count=3, digits=0.0, held_out=True) for _ in range(2))
-        thing = first.things[int(rng.integers(3))]
-        replaced = next(other for other in second.things if other.cell != thing.cell)
-        moved = replace(thing, cell=replaced.cell)
-        second = replace(second, things=tuple(moved if t is replaced else t for t in second.things))
-        alike = [t for t in (*first.things, *second.things) if (t.shape, t.colour) == (thing.shape, thing.colour)]
-        if len(alike) == 2:
-            scenes += [first, second]
-            middles += [_patch_of(thing), _patch_of(moved)]
-    return scenes, np.array(middles)
-
-
-def _patch_of(thing: world.Thing) -> list[int]:
-    cell = world.IMAGE_SIZE // 2
-    places = (thing.row, thing.offset[1]), (thing.column, thing.offset[0])
-    return [(place * cell + cell // 2 + offset) // PATCH_SIZE for place, offset in places]

@@ -233,14 +233,20 @@ def _handwriting(digit: str) -> np.ndarray:
     return np.clip(scans[labels == int(digit)].reshape(-1, 8, 8) * (255 / 16), 0, 255).astype(np.uint8)
 
 
+def handwritten(digit: str, size: str, writing: int) -> np.ndarray:
+    """A handwriting of a digit in one of the world's sizes: uint8 (2r + 1, 2r + 1), 255 where the ink is thickest."""
+    side = 2 * SIZES[size] + 1
+    scan = Image.fromarray(_handwriting(digit)[writing])
+    return np.asarray(scan.resize((side, side), Image.Resampling.BICUBIC))
+
+
 @cache
 def _sprite(shape: str, size: str, writing: int = 0) -> np.ndarray:
     """Coverage of each pixel by a form, (2r + 1, 2r + 1, 1), in [0, 1]; 4 x 4 samples a pixel give soft edges."""
     radius, samples = SIZES[size], 4
     if shape in DIGITS:
-        side = 2 * radius + 1
-        scan = Image.fromarray(_handwriting(shape)[writing]).resize((side, side), Image.Resampling.BICUBIC)
-        coverage = np.minimum(np.asarray(scan, dtype=np.float32) / 200, 1)  # thin strokes keep their colour
+        scan = handwritten(shape, size, writing)
+        coverage = np.minimum(scan.astype(np.float32) / 200, 1)  # thin strokes keep their colour
         coverage.setflags(write=False)
         return coverage[:, :, None]
     side = 2 * radius + 1

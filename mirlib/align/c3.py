@@ -1,63 +1,33 @@
 r"""C³ (connect, collapse, corrupt): vision rows are moved until their mean is that of the text, and shaken in training.
 
-Zhang et al. (arXiv:2401.08567) take a gap for a constant: they subtract its mean from each modality (collapse), and add
-Gaussian noise while the reader is trained (corrupt), so that it learns to bear what is left. A language model knows its
-words where they are, so here the text stays and the vision rows take the whole way,
-
-.. math:: x \mapsto x - \mu_v + \mu_t + \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, \sigma^2 I)
-   \text{ in training, } 0 \text{ else,}
-
-which makes the difference of the means the same as moving both. It acts where rows enter the decoder's first layer, on
-vision rows alone. The paper's rows are single embeddings of CLIP, of length 1; these are tokens of any length. Nothing
-is learned: the means are those of pictures and texts that you give, see `means`. What connects, the third C, is the
-connector that the model has.
-
-`attach` hangs the shift on the decoder, as its child ``c3``; `detach` takes it off; `save` and `load` keep it in a file
-beside the model's own.
-
-When to use it: as the cheapest remedy there is, and as a control: it closes the gap of the means and changes nothing
-that tells two pictures apart, so that whatever a measure gains by it was never about the pictures.
+Zhang et al. (arXiv:2401.08567) take a gap for a constant: they subtract its mean from each modality, and add Gaussian
+noise in training. A language model knows its words where they are, so here the vision rows that enter the first layer
+take the whole way, :math:`x \mapsto x - \mu_v + \mu_t + \varepsilon`. When to use it: as a control, since it closes the
+gap of the means and changes nothing that tells two pictures apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts
-from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
-from mirlib.align.moca import _parent
+from mirlib.align.files import Method, base_of, check_not_compiled, check_one_stream, parent_of
 from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Collapse", "attach", "detach", "find", "load", "means", "save"]
 
-FILE = "c3.safetensors"
-"""Name of the file that `save` writes."""
-
 CHILD = "c3"
 """Name that it has on the decoder, and so before its numbers in the ``state_dict``."""
 
 
 class Collapse(Float32Module):
-    """The shift of the vision rows, and the hook through which it acts.
-
-    Args:
-        shift: (d,) mean of the text minus mean of the vision rows.
-        noise: Standard deviation, of each entry, of what is added in training.
-
-    Attributes:
-        shift: (d,) buffer, float32 at least.
-        noise: The same of ``noise``, a scalar.
-
-    Raises:
-        MirlibError: If ``noise`` is negative.
-    """
+    """The (d,) shift of the vision rows, the noise that is added in training, and the hook through which they act."""
 
     def __init__(self, shift: Tensor, noise: float = 0.0) -> None:
         super().__init__()
@@ -69,20 +39,22 @@ class Collapse(Float32Module):
         self._handle: Any = None
 
     def forward(self, hidden: Tensor, vision: Tensor) -> Tensor:
-        """Move the vision rows.
-
-        Args:
-            hidden: (B, T, d) what enters the first layer.
-            vision: (B, T) bool, true where vision stands.
-
-        Returns:
-            (B, T, d) with the dtype of ``hidden``; rows that are not vision are bit for bit as they were.
-        """
+        """Move the vision rows, true in the (B, T) mask, of what enters the first layer, (B, T, d), and no others."""
         shift, noise = self.shift.to(hidden.device), self.noise.to(hidden.device)
         moved = hidden + shift
         if self.training:
             moved = moved + noise * torch.randn_like(moved)
         return torch.where(vision.unsqueeze(-1), moved.to(hidden.dtype), hidden)
+
+    def hang(self, model: nn.Module, layer: nn.Module) -> None:
+        """Put the hook on, a bound method, so that copies call their own."""
+        self._rows = VisionRows.of(model)
+        self._handle = layer.register_forward_pre_hook(self._before_layer, with_kwargs=True, prepend=True)
+
+    def take_off(self, model: nn.Module) -> None:
+        """Remove the hook."""
+        self._handle.remove()
+        self._rows.release(model)
 
     def _before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -91,20 +63,9 @@ class Collapse(Float32Module):
 
 
 def means(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any) -> Any:
-    """The mean vision row and the mean text row that enter the decoder's first layer.
+    """The mean vision row and the mean text row that enter the decoder's first layer, (d,) float32 tensors.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts.
-        options: Of `mirlib.rows.collect_rows`, such as ``template``.
-
-    Returns:
-        Two (d,) tensors, float32.
-
-    Raises:
-        MirlibError: What `mirlib.rows.collect_rows` raises.
+    Arguments, options and errors are those of `mirlib.rows.collect_rows`.
     """
     from mirlib.rows import collect_rows  # which knows of the methods, as this module is one of
 
@@ -141,90 +102,26 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
     if is_attached(model):
         raise MirlibError("C³ is attached to this model already; detach() takes it off")
     parts = decoder_parts(model)
-    if parts.read is not None:
-        raise MirlibError(f"C³: the layers of {model.config.model_type} keep several residual streams for each row")
+    check_one_stream(parts, model, "C³")
     width = model.config.get_text_config().hidden_size
     if vision_mean.shape != (width,) or text_mean.shape != (width,):
         shapes = f"{tuple(vision_mean.shape)} and {tuple(text_mean.shape)}"
         raise MirlibError(f"C³: the model's rows have {width} entries, and the means {shapes}")
-    layer = parts.layers[0]
-    decoder = _parent(model, layer)
+    decoder = parent_of(model, parts.layers[0])
     like = next(p for p in decoder.parameters() if p.is_floating_point())
     made = Collapse(text_mean.detach().cpu() - vision_mean.detach().cpu(), noise).to(like.device, like.dtype)
     made.train(decoder.training)
-    made._rows = VisionRows.of(model)
-    made._handle = layer.register_forward_pre_hook(made._before_layer, with_kwargs=True, prepend=True)
+    made.hang(model, parts.layers[0])
     decoder.add_module(CHILD, made)
     return made
 
 
-def is_attached(model: nn.Module) -> bool:
-    """Whether `attach` put it on the model, or on the one that the model is a copy of."""
-    return any(isinstance(module, Collapse) for module in model.modules())
-
-
-def find(model: nn.Module) -> Collapse:
-    """What `attach` put on a model, or on the model that it is a copy of.
-
-    Raises:
-        MirlibError: If there is nothing.
-    """
-    found = next((module for module in model.modules() if isinstance(module, Collapse)), None)
-    if found is None:
-        raise MirlibError("C³ is not attached to this model; attach() does that, load() from a file")
-    return found
-
-
-def detach(model: nn.Module) -> None:
-    """Take it off a model; vision rows enter the decoder as they did before.
-
-    Raises:
-        MirlibError: If it is not attached.
-    """
-    made = find(model)
-    made._handle.remove()
-    made._rows.release(base_of(model))
-    delattr(_parent(model, made), CHILD)
-
-
-def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write shift and noise to ``c3.safetensors`` in the folder that holds the model.
-
-    Returns:
-        The file.
-
-    Raises:
-        MirlibError: If it is not attached.
-    """
-    return write_file(Path(folder) / FILE, "c3", find(model).state_dict(), {})
-
-
-def load(model: nn.Module, folder: str | Path) -> Collapse:
-    """Put what `save` wrote on a model, in the place of what it may have.
-
-    Args:
-        model: The model, changed in place.
-        folder: The folder, or the file itself.
-
-    Returns:
-        What was attached.
-
-    Raises:
-        MirlibError: If there is no such file, if it is damaged, or if it belongs to a model of another width.
-    """
-    path, tensors, settings = read_file(Path(folder), FILE, "c3")
-    return restore(model, tensors, settings, str(path))
-
-
-def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Collapse:
-    """Put a saved shift on a model; ``source`` is where it comes from, for messages."""
-    there = is_attached(model)
+def _blank(model: nn.Module, settings: Any) -> Collapse:
     nothing = torch.zeros(base_of(model).config.get_text_config().hidden_size)
-    made = find(model) if there else attach(model, nothing, nothing)
-    try:
-        put(tensors, made, source)
-    except MirlibError:
-        if not there:
-            detach(model)
-        raise
-    return made
+    return attach(model, nothing, nothing)
+
+
+_METHOD = Method("c3", (Collapse,), "C³ is not attached to this model; attach() does that, load() from a file", _blank)
+FILE = _METHOD.file
+is_attached, find, detach = _METHOD.is_attached, _METHOD.find, _METHOD.detach
+save, load, restore = _METHOD.save, _METHOD.load, _METHOD.restore

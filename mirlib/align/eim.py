@@ -1,26 +1,9 @@
-r"""EIM: three contrastive losses, one for each part of an LVLM (Bai et al., doi 10.1371/journal.pone.0329590).
+"""EIM: three contrastive losses, one for each part of an LVLM (Bai et al., doi 10.1371/journal.pone.0329590).
 
-All three are InfoNCE over a queue that holds a key for every training pair: `info_nce` and `KeyQueue`. They differ in
-what is compared; each side has a function here, which works on Hugging Face models.
-
-- IE trains the vision encoder. Query: `image_vectors`, the [CLS] of CLIP's vision tower. Key: `caption_vectors`, the
-  [EOS] of CLIP's text tower for the image's caption.
-- ST trains the projector. Query: `mean_vision_tokens`, the mean of its output. Key: `mean_text_embeddings`, the mean of
-  the embedded instruction and response.
-- LM trains the language model. Query: `last_token_vectors`. Key: the same of the language model as it was before, from
-  the same texts.
-
-What the paper leaves open, and what is done here:
-
-- Length. Queries and keys are scaled to unit length, as in the contrastive work that the paper builds on. A loss of
-  cosines says nothing about norms: none of the three can pull long vision tokens back.
-- The last block. The hidden state after layer K and the final norm, which is what the output layer reads.
-- Gradient truncation. Keys carry no gradient. Which parameters a loss moves is the caller's choice, by
-  ``requires_grad_``: a stage that trains the projector alone freezes the rest.
-- Widths of IE. Without their output layers CLIP's two towers may differ in width. The functions take the output layer
-  as ``projection``, for the loss alone; the projector of the LVLM still reads the features before it. Towers of one
-  width need none.
-- Weights of the losses. The caller's; the paper names none.
+All three are InfoNCE over a queue that holds a key for every training pair, of unit vectors: none can pull long vision
+tokens back. IE trains the vision encoder (`image_vectors` against `caption_vectors`), ST the projector
+(`mean_vision_tokens` against `mean_text_embeddings`), LM the language model (`last_token_vectors` against its own as
+they were before). Keys carry no gradient; which parameters a loss moves, and its weight, are the caller's choice.
 """
 
 from __future__ import annotations
@@ -38,17 +21,8 @@ from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError, UndefinedMIRError
 from mirlib.hidden_states import hidden_of, read_modules, token_masks
 
-__all__ = [
-    "TEMPERATURE",
-    "KeyQueue",
-    "caption_vectors",
-    "image_vectors",
-    "info_nce",
-    "last_token_vectors",
-    "mean_text_embeddings",
-    "mean_vision_tokens",
-    "vision_tower",
-]
+__all__ = ["TEMPERATURE", "KeyQueue", "caption_vectors", "image_vectors", "info_nce", "last_token_vectors"]
+__all__ += ["mean_text_embeddings", "mean_vision_tokens", "vision_tower"]
 
 TEMPERATURE = 0.07
 """Of all three losses in the paper."""
@@ -111,25 +85,21 @@ class KeyQueue(Float32Module):
     """The keys of all training pairs, built once before a stage: unit vectors that no gradient reaches.
 
     The keys are a buffer, so they move with ``.to(device)``, and they are not saved with a model. They take 4 N d
-    bytes in float32 (`nbytes`): 9.1 GB for 558,000 pairs at a width of 4096.
+    bytes in float32: 9.1 GB for 558,000 pairs at a width of 4096.
 
     Attributes:
         keys: (N, d) float32 or wider, of unit length.
 
     Examples:
         >>> queue = KeyQueue(torch.eye(4) * 5)
-        >>> queue.nbytes, queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
-        (64, 0.75)
+        >>> queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+        0.75
     """
 
     keys: Tensor
 
     def __init__(self, keys: Tensor) -> None:
-        """Keep keys (N, d).
-
-        Raises:
-            MirlibError: If they are no matrix, or one of them has no direction.
-        """
+        """Keep keys (N, d), each of which must have a direction."""
         super().__init__()
         if keys.ndim != 2 or len(keys) == 0:
             raise MirlibError(f"keys must be a matrix (N, d) with N > 0, not of shape {tuple(keys.shape)}")
@@ -151,11 +121,6 @@ class KeyQueue(Float32Module):
     def __len__(self) -> int:
         """Number of keys, N."""
         return len(self.keys)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the keys in bytes."""
-        return self.keys.numel() * self.keys.element_size()
 
     def cosines(self, queries: Tensor) -> Tensor:
         """Of queries (n, d) with all keys, (n, N)."""
@@ -183,11 +148,7 @@ class KeyQueue(Float32Module):
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
-    """The vision tower of an LVLM, by the names that families give it; a tower is returned as it is.
-
-    Raises:
-        MirlibError: If there is none of a known name.
-    """
+    """The vision tower of an LVLM, by the names that families give it, or refused; a tower is returned as it is."""
     model = unwrap(model)
     places = [module for module in (model, getattr(model, "model", None)) if isinstance(module, nn.Module)]
     for place in places:
@@ -203,19 +164,12 @@ def vision_tower(model: nn.Module) -> nn.Module:
 def image_vectors(
     model: nn.Module, pixel_values: Tensor, *, projection: nn.Module | None = None, **inputs: Any
 ) -> Tensor:
-    """Queries of IE: the [CLS] token that the vision tower returns for each image, with its gradient.
+    """Queries of IE: (n, d), the [CLS] token that the vision tower returns for each image, with its gradient.
 
-    Args:
-        model: An LVLM, whose tower is found, or the tower.
-        pixel_values: As the tower takes them, (n, 3, height, width).
-        projection: CLIP's output layer, if the keys went through theirs.
-        inputs: What else the tower takes.
-
-    Returns:
-        (n, d), after the tower's last norm. Towers that pool by attention instead (SigLIP) give what they pool.
-
-    Raises:
-        MirlibError: If the tower has no such vector, as those without a [CLS]: IE is then undefined.
+    Towers that pool by attention instead (SigLIP) give what they pool; one without a vector for a whole image is
+    refused, for which IE is undefined. ``model`` is an LVLM or its tower; ``inputs`` is what else the tower takes.
+    ``projection`` is CLIP's output layer, for the loss alone, if the keys went through theirs: without theirs, CLIP's
+    towers may differ in width.
     """
     tower = vision_tower(model)
     name = type(tower).__name__
@@ -236,16 +190,9 @@ def caption_vectors(
     *,
     projection: nn.Module | None = None,
 ) -> Tensor:
-    """Keys of IE: the [EOS] token that CLIP's text tower returns for each caption.
+    """Keys of IE: (n, d), the [EOS] token that CLIP's text tower (a ``CLIPTextModel``) returns for each caption.
 
-    Args:
-        text_tower: A ``CLIPTextModel``.
-        input_ids: (n, T).
-        attention_mask: (n, T), 0 at padding.
-        projection: CLIP's output layer, if the queries went through theirs.
-
-    Returns:
-        (n, d), after the tower's last norm.
+    Ids and mask are (n, T); ``projection`` is CLIP's output layer, if the queries went through theirs.
     """
     pooled = text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
     return pooled if projection is None else projection(pooled)
@@ -256,21 +203,10 @@ def caption_vectors(
 
 
 def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Queries of ST: the mean, over the image, of the vision rows that the decoder's first layer reads.
+    """Queries of ST: (B, d), the mean, over the image, of the vision rows that the decoder's first layer reads.
 
-    These rows are the projector's output (where a decoder adds positions to its input, with those). The forward pass
-    ends there: no layer of the decoder runs.
-
-    Args:
-        model: An LVLM whose vision tokens enter the decoder's sequence.
-        batch: What its forward pass takes, with ``input_ids`` (B, T).
-
-    Returns:
-        (B, d), with their gradient.
-
-    Raises:
-        UndefinedMIRError: If vision never enters the sequence.
-        MirlibError: If a sample has no vision rows, or the decoder was never reached.
+    These rows are the projector's output (where a decoder adds positions to its input, with those). The forward pass of
+    the batch ends there: no layer of the decoder runs. A sample without vision rows is refused.
     """
     model = unwrap(model)
     parts = decoder_parts(model)
@@ -286,19 +222,11 @@ def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def mean_text_embeddings(model: nn.Module, batch: Mapping[str, Any], text_mask: Tensor | None = None) -> Tensor:
-    """Keys of ST: the mean of the embedded tokens of each text, by the language model's embedding layer alone.
+    """Keys of ST: (B, d), the mean of the embedded tokens of each text, by the language model's embedding layer alone.
 
-    Args:
-        model: An LVLM.
-        batch: With ``input_ids`` (B, T) and, if padded, ``attention_mask``.
-        text_mask: (B, T) bool, which tokens are instruction and response; left out, all attended ones but those that
-            stand for vision.
-
-    Returns:
-        (B, d).
-
-    Raises:
-        MirlibError: If a text has no token.
+    The batch holds ``input_ids`` (B, T) and, if padded, ``attention_mask``; ``text_mask``, (B, T) bool, says which
+    tokens are instruction and response, all attended ones but those that stand for vision if left out. A text without a
+    token is refused.
     """
     model = unwrap(model)
     input_ids = batch["input_ids"]
@@ -309,18 +237,9 @@ def mean_text_embeddings(model: nn.Module, batch: Mapping[str, Any], text_mask: 
 
 
 def last_token_vectors(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Queries and keys of LM: what the last block, with the final norm, returns for the last token of each text.
+    """Queries and keys of LM: (B, d), what the last block, with the final norm, returns for each text's last token.
 
-    Args:
-        model: An LVLM, or the language model alone.
-        batch: What its forward pass takes, with ``input_ids`` (B, T) and, if padded, ``attention_mask``. The last
-            attended token is that of the text, [EOS] if the text has one.
-
-    Returns:
-        (B, d), with their gradient.
-
-    Raises:
-        MirlibError: If no decoder is found, or its last block was never reached.
+    ``model`` is an LVLM, or the language model alone. The last attended token is that of the text, [EOS] if it has one.
     """
     model = unwrap(model)
     try:
@@ -359,18 +278,16 @@ def _first_reading(model: nn.Module, module: nn.Module, batch: Mapping[str, Any]
     """What a module is given (``entering``) or returns in a forward pass of the model, which ends there."""
     found: list[Any] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _ReadingDoneError
-
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        found.append(output)
+    def done(reading: Any) -> None:
+        found.append(reading)
         raise _ReadingDoneError
 
     if entering:
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        handle = module.register_forward_pre_hook(
+            lambda _, args, kwargs: done(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        )
     else:
-        handle = module.register_forward_hook(after)
+        handle = module.register_forward_hook(lambda _, args, output: done(output))
     try:
         model(**batch)
     except _ReadingDoneError:

@@ -1,9 +1,10 @@
-"""Files in which a method keeps what it adds to a model, beside the model's own."""
+"""What the methods share that hang numbers on a model: to find them, to take them off, and to keep them in a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,99 @@ from torch import Tensor, nn
 from mirlib.adapters import unwrap
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["base_of", "check_not_compiled", "method_of", "put", "read_file", "write_file"]
+__all__ = ["Method", "base_of", "check_not_compiled", "method_of", "put", "read_file", "write_file"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method whose numbers are those of one module that hangs on a model as a child.
+
+    Attributes:
+        name: Of its module in `mirlib.align`, and of its file.
+        kinds: Classes of the module; they have ``take_off(model)``, which removes hooks.
+        absent: What `find` says where there is none.
+        attach: Puts one on a model as it starts, from what the file says besides the numbers.
+        settings: That, of a model that has one.
+    """
+
+    name: str
+    kinds: tuple[type[nn.Module], ...]
+    absent: str
+    attach: Callable[[nn.Module, Mapping[str, Any]], Any]
+    settings: Callable[[nn.Module], dict[str, Any]] = lambda model: {}
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return f"{self.name}.safetensors"
+
+    def is_attached(self, model: nn.Module) -> bool:
+        """Whether ``attach`` put it on the model, or on the one that the model is a copy of."""
+        return any(isinstance(module, self.kinds) for module in model.modules())
+
+    def find(self, model: nn.Module) -> Any:
+        """What ``attach`` put on a model, or on the model that it is a copy of; refused where there is nothing."""
+        found = next((module for module in model.modules() if isinstance(module, self.kinds)), None)
+        if found is None:
+            raise MirlibError(self.absent)
+        return found
+
+    def detach(self, model: nn.Module) -> None:
+        """Take it off a model, which computes as before, with what else was trained; refused where there is nothing."""
+        made, model = self.find(model), base_of(model)
+        made.take_off(model)
+        parent, child = place_of(model, made)
+        delattr(model.get_submodule(parent), child)
+
+    def save(self, model: nn.Module, folder: str | Path) -> Path:
+        """Write its numbers to a file of its name in the folder that holds the model; refused where there are none.
+
+        ``model.save_pretrained`` writes them, too, under the names that they have in the ``state_dict``; but a model
+        that transformers loads from there is without the method: ``load`` puts it on again, and so does ``mir score``.
+        """
+        return write_file(Path(folder) / self.file, self.name, self.find(model).state_dict(), self.settings(model))
+
+    def load(self, model: nn.Module, folder: str | Path) -> Any:
+        """Put what ``save`` wrote on a model, in the place of what it may have.
+
+        Args:
+            model: The model, changed in place.
+            folder: The folder, or the file itself.
+
+        Raises:
+            MirlibError: If there is no such file, if it is damaged, or if it belongs to another model.
+        """
+        path, tensors, settings = read_file(Path(folder), self.file, self.name)
+        return self.restore(model, tensors, settings, str(path))
+
+    def restore(self, model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Any:
+        """Put saved numbers on a model; ``source`` is where they come from, for messages."""
+        if self.is_attached(model) and self.settings(model) != settings:
+            self.detach(model)
+        there = self.is_attached(model)
+        made = self.find(model) if there else self.attach(model, settings)
+        try:
+            put(tensors, made, source)
+        except MirlibError:
+            if not there:
+                self.detach(model)
+            raise
+        return made
+
+
+def place_of(model: nn.Module, module: nn.Module) -> tuple[str, str]:
+    """Dotted name of the module that holds another, and the other's name in it."""
+    name = next(name for name, each in model.named_modules() if each is module)
+    parent, _, child = name.rpartition(".")
+    return parent, child
+
+
+def parent_of(model: nn.Module, module: nn.Module) -> nn.Module:
+    """The module that holds another, lists of modules passed over."""
+    while True:
+        module = model.get_submodule(place_of(model, module)[0])
+        if not isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            return module
 
 
 def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
@@ -27,15 +120,7 @@ def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings:
 
 
 def read_file(path: Path, name: str, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """What `write_file` wrote.
-
-    Args:
-        path: The file, or the folder that holds it.
-        name: Of the file in its folder.
-        method: Whose file it must be.
-
-    Returns:
-        The file, its tensors and its settings.
+    """The file, its tensors and its settings, from a file of `write_file` or the folder that holds it by a name.
 
     Raises:
         MirlibError: If there is no such file, it is damaged, or it is of another method.
@@ -90,14 +175,19 @@ def base_of(model: nn.Module) -> nn.Module:
 
 
 def check_not_compiled(model: nn.Module, method: str) -> None:
-    """Refuse a model that is compiled, in whole or in part.
-
-    Raises:
-        MirlibError: Naming the method.
-    """
+    """Refuse a model that is compiled, in whole or in part; the message names the method."""
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise MirlibError(
                 f"{method}: the model is compiled, or a part of it is, and runs past hooks that are added now: attach "
                 f"{method} first, and compile afterwards"
             )
+
+
+def check_one_stream(parts: Any, model: nn.Module, method: str) -> None:
+    """Refuse a model whose layers keep several residual streams for each row; the message names the method."""
+    if parts.read is not None:
+        raise MirlibError(
+            f"{method}: the layers of {model.config.model_type} keep several residual streams for each row; only "
+            "models with one can be changed"
+        )

@@ -1,23 +1,15 @@
 """The gap itself as a loss: MIR on the moments of recent batches, and the distance of image tokens to text tokens.
 
-The Fréchet term of MIR can be differentiated, so the gap can be lowered by force instead of waiting for it to fall. The
-MIR paper does not report such a loss; the authors' public code holds one, commented out, without the covariance product
-and with a weight of 1e-3 on the mean over layers.
-
-What is chosen here, because no source settles it:
-
-- `GapLoss` is MIR: ``log10 Σ_k FID_k``, whose gradient does not grow with the gap, over chosen layers or all.
-- A batch has fewer rows than a model has dimensions. Moments of earlier batches are kept, without gradient, and fade.
-  They say where the two clouds lie; the rows of the batch say where they move. The gradient is that of the batch's rows
-  as a sample of the cloud that the moments describe: its size does not depend on how long the memory is.
-- The text is where vision has to go: no gradient flows into text rows, nor into the scale α that they set.
-- Outlier rows stay in: dropping them would leave the rows that are farthest off without a gradient.
+A batch has fewer rows than a model has dimensions: moments of earlier batches are kept, without gradient, and fade. The
+text is where vision has to go: no gradient flows into it, nor into the scale α. Outlier rows stay in, or the rows
+farthest off would have no gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,14 +22,7 @@ from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 from mirlib.hidden_states import hidden_of, read_modules
 
-__all__ = [
-    "DISTANCES",
-    "GapLoss",
-    "HiddenRows",
-    "StreamedDistance",
-    "differentiable_trace_sqrt",
-    "token_distance",
-]
+__all__ = ["DISTANCES", "GapLoss", "HiddenRows", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,20 +45,13 @@ class _TraceSqrt(torch.autograd.Function):
 
 
 def differentiable_trace_sqrt(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
-    """``Tr((Σ_x Σ_y)^{1/2})`` with a gradient that stays finite where covariances are singular.
+    """``Tr((Σ_x Σ_y)^{1/2})`` of (d, d) float64 covariances, with a gradient that is finite where they are singular.
 
     With ``Σ_y = L Lᵀ`` the trace is ``Σ √λ`` over the eigenvalues λ of ``G = Lᵀ Σ_x L``, and its derivative by ``Σ_x``
-    is ``½ L G^{-1/2} Lᵀ``. Where Σ_x has directions without variance (fewer rows than dimensions), ``G^{-1/2}`` does
-    not exist; the pseudo-inverse is taken, with eigenvalues below d · 1e-15 of the largest as zeros. That is the
-    subgradient of the smallest norm, and what reaches the rows is bounded: for rows ``X`` with ``Σ_x = XᵀX`` it is the
-    polar factor of ``X L`` times ``Lᵀ``, whose singular values are at most 1 and at most those of L.
-
-    Args:
-        covariance_x: (d, d) symmetric positive semi-definite, float64.
-        covariance_y: (d, d), likewise; gradients flow into both.
-
-    Returns:
-        The trace, a scalar.
+    is ``½ L G^{-1/2} Lᵀ``. Where Σ_x has directions without variance (fewer rows than dimensions), the pseudo-inverse
+    is taken, with eigenvalues below d · 1e-15 of the largest as zeros: the subgradient of the smallest norm. What
+    reaches the rows ``X`` with ``Σ_x = XᵀX`` is the polar factor of ``X L`` times ``Lᵀ``, whose singular values are at
+    most 1 and at most those of L.
     """
     return _TraceSqrt.apply(covariance_x, covariance_y)
 
@@ -143,12 +121,7 @@ class StreamedDistance:
     With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
     follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
 
-    Args:
-        decay: In [0, 1]; 0 remembers nothing.
-        detach_text: Keep gradients out of the text rows.
-
-    Raises:
-        MirlibError: If ``decay`` is not in [0, 1].
+    ``decay`` is in [0, 1]; 0 remembers nothing.
 
     Examples:
         >>> import torch
@@ -160,37 +133,27 @@ class StreamedDistance:
         True
     """
 
-    def __init__(self, decay: float = 0.9, *, detach_text: bool = True) -> None:
+    def __init__(self, decay: float = 0.9) -> None:
         if not 0 <= decay <= 1:
             raise MirlibError(f"decay must be between 0 and 1, not {decay}")
         self.decay = decay
-        self.detach_text = detach_text
         self._past: dict[str, _Moments] = {}
         self._past_norms = 0.0  # sum of text norms, fading as the moments do
 
     def __call__(self, vision: Tensor, text: Tensor) -> Tensor:
-        """The distance over this batch and the past, in units of the squared mean text norm.
+        """The distance of (r, d) and (s, d) rows and the past, in units of the squared mean text norm, float64.
 
-        Args:
-            vision: (r, d) rows of the layer, of any floating dtype.
-            text: (s, d).
-
-        Returns:
-            A float64 scalar.
-
-        Raises:
-            MirlibError: For fewer than 2 rows, rows that are not finite, or text whose norm is 0.
+        Fewer than 2 rows, rows that are not finite, and text whose norm is 0 are refused.
         """
         for name, rows in (("vision", vision), ("text", text)):
             if rows.ndim != 2 or len(rows) < 2:
                 raise MirlibError(f"{name}: a distance needs at least 2 rows (n, d), got shape {tuple(rows.shape)}")
             if not bool(torch.isfinite(rows).all()):
                 raise MirlibError(f"{name}: the batch holds rows that are not finite")
-        text = text.detach() if self.detach_text else text
         with torch.autocast(vision.device.type, enabled=False):
-            vision, text = vision.double(), text.double().to(vision.device)
+            vision, text = vision.double(), text.detach().double().to(vision.device)
             together = {name: self._with_past(name, rows) for name, rows in (("vision", vision), ("text", text))}
-            self._past_norms += float(text.detach().norm(dim=1).sum())
+            self._past_norms += float(text.norm(dim=1).sum())
             if not self._past_norms > 0:
                 raise MirlibError("the norm of all text rows is 0, so there is no scale to measure in")
             scale = together["text"][0] / self._past_norms
@@ -229,8 +192,7 @@ class HiddenRows:
     Args:
         model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence. The hooks hang on it until
             `remove`.
-        layers: Numbers of layers, 1..K; 0 is what the first layer reads. None: 1..K. Layer K is read after the final
-            norm where there is one.
+        layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one.
 
     Raises:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
@@ -242,74 +204,51 @@ class HiddenRows:
         parts = decoder_parts(model)
         count = len(parts.layers)
         self.layers = tuple(range(1, count + 1)) if layers is None else tuple(sorted(set(layers)))
-        wrong = [k for k in self.layers if not 0 <= k <= count]
+        wrong = [k for k in self.layers if not 1 <= k <= count]
         if wrong or not self.layers:
-            raise MirlibError(f"layers must be numbers from 0 to {count}, not {wrong or 'none at all'}")
+            raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
         self._parts = parts
         self._model = model
         self._rows = VisionRows.of(model)
         self._states: dict[int, Tensor] = {}
         self._vision: Tensor | None = None
-        self._handles = []
         modules = dict(enumerate(read_modules(parts), start=1))
-        for k in self.layers:
-            reader = _Reader(self, k)
-            if k == 0:
-                first = parts.layers[0]
-                self._handles.append(first.register_forward_pre_hook(reader.before, with_kwargs=True))
-            else:
-                self._handles.append(modules[k].register_forward_hook(reader.after))
+        # Partials of bound methods, so that a copy of the model calls its own.
+        self._handles = [modules[k].register_forward_hook(partial(self._keep, k)) for k in self.layers]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the latest pass left: a copy starts empty, and tensors with a graph cannot be copied."""
         return {**self.__dict__, "_states": {}}
 
-    def keep(self, layer: int, hidden: Any) -> None:
-        """Called by the hooks."""
+    def _keep(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if torch.is_grad_enabled():
-            self._states[layer] = hidden_of(self._parts, hidden)
+            self._states[layer] = hidden_of(self._parts, output)
             self._vision = self._rows.of_sequence(self._states[layer])  # what is announced now may be over later
 
     def take(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The vision rows and the text rows of each layer in the latest pass, which is then forgotten.
+        """(r, d) vision rows and (s, d) text rows of each layer in the latest pass, which is then forgotten.
 
-        Args:
-            text: (B, T) bool, where text stands. The decoder may have put rows of its own in front of the T.
-
-        Returns:
-            Pairs of (r, d) and (s, d), one a layer, with their graph.
-
-        Raises:
-            MirlibError: If there was no pass with gradients since the last call, or the shapes do not fit.
+        ``text`` says where text stands, (B, T) bool; the decoder may have put rows of its own in front of the T. Where
+        there was no pass with gradients since the last call, that is refused.
         """
-        hidden = self.take_hidden()
+        states, self._states = self._states, {}
+        missing = [k for k in self.layers if k not in states]
+        if missing:
+            raise MirlibError(
+                f"layers {missing} left no hidden states: run the model forward, with gradients, before each call. A "
+                "compiled model runs past hooks that were added after its first call"
+            )
         vision = self._vision
         front = vision.shape[1] - text.shape[1]
         if text.shape[0] != vision.shape[0] or front < 0:
             raise MirlibError(f"text has shape {tuple(text.shape)}, the sequence {tuple(vision.shape)}")
         text = pad(text.to(vision.device), (front, 0)) & ~vision
+        hidden = [states[k] for k in self.layers]
         return [(h[vision.to(h.device)], h[text.to(h.device)]) for h in hidden]
-
-    def take_hidden(self) -> list[Tensor]:
-        """The hidden states (B, T, d) of each layer in the latest pass, which is then forgotten."""
-        missing = [k for k in self.layers if k not in self._states]
-        if missing:
-            self._states.clear()
-            raise MirlibError(
-                f"layers {missing} left no hidden states: run the model forward, with gradients, before each call. A "
-                "compiled model runs past hooks that were added after its first call"
-            )
-        hidden = [self._states[k] for k in self.layers]
-        self._states.clear()
-        return hidden
-
-    def forget(self) -> None:
-        """Drop what the latest pass left."""
-        self._states.clear()
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self.forget()
+        self._states = {}
         for handle in self._handles:
             handle.remove()
         if self._handles:
@@ -317,30 +256,17 @@ class HiddenRows:
         self._handles = []
 
 
-class _Reader:
-    """The hooks of one layer; bound methods, so that a copy of the model calls its own."""
-
-    def __init__(self, rows: HiddenRows, layer: int) -> None:
-        self.rows, self.layer = rows, layer
-
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rows.keep(self.layer, args[0] if args else kwargs["hidden_states"])
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.rows.keep(self.layer, output)
-
-
 class GapLoss:
     """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
 
-    One unit of it is a factor of ten in the summed distances, whatever their size.
+    One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper reports no such loss;
+    the authors' public code holds one, commented out, without the covariance product.
 
     Args:
         model: See `HiddenRows`.
         layers: See `HiddenRows`. A residual stream passes on what the connector puts in, so a few layers do nearly what
             all do, and cost less: one factorisation and one eigenvalue problem of d × d a layer and step.
         decay: See `StreamedDistance`.
-        detach_text: Likewise.
 
     Examples:
         >>> import torch
@@ -354,23 +280,12 @@ class GapLoss:
         >>> gap.remove()
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[int] | None = None,
-        *,
-        decay: float = 0.9,
-        detach_text: bool = True,
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None, *, decay: float = 0.9) -> None:
         self.rows = HiddenRows(model, layers)
-        self.distances = [StreamedDistance(decay, detach_text=detach_text) for _ in self.rows.layers]
+        self.distances = [StreamedDistance(decay) for _ in self.rows.layers]
 
     def __call__(self, text: Tensor) -> Tensor:
-        """The loss of the latest forward pass, a float64 scalar.
-
-        Args:
-            text: (B, T) bool, where text stands; ``labels != -100`` while captions are learnt.
-        """
+        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
         rows = self.rows.take(text)
         found = [distance(*pair) for distance, pair in zip(self.distances, rows, strict=True)]
         device = found[0].device
@@ -394,14 +309,12 @@ def token_distance(
     vision_mask: Tensor | None = None,
     *,
     kind: str = "mean",
-    detach_text: bool = True,
 ) -> Tensor:
     """How far the image tokens of each pair are from its text tokens, in units of the mean text norm.
 
-    ReGap (Yang et al., arXiv 2505.24208) adds such a distance to the loss of pre-training. Its formula was not at hand.
-    Chosen here: both kinds are taken pair by pair where vision enters the language model (the connector's output and
-    the embeddings of the words), are not squared, so that a far cloud is not pulled harder than a near one, and are
-    divided by the mean text norm.
+    No gradient flows into the text. ReGap (Yang et al., arXiv 2505.24208) adds such a distance to the loss of
+    pre-training; its formula was not at hand. Chosen here: not squared, so that a far cloud is not pulled harder than a
+    near one.
 
     Args:
         vision: (B, V, d) image tokens.
@@ -410,7 +323,6 @@ def token_distance(
         vision_mask: (B, V) bool, likewise.
         kind: ``"mean"``: between the mean image token and the mean text token; ``"nearest"``: from each image token to
             the text token nearest to it, mean over image tokens.
-        detach_text: Keep gradients out of the text tokens.
 
     Returns:
         The mean over pairs, a scalar, at least 0.
@@ -439,8 +351,8 @@ def token_distance(
         masks.append(mask)
     seen, read = masks
     with torch.autocast(vision.device.type, enabled=False):
-        vision, text = vision.float(), (text.detach() if detach_text else text).float()
-        unit = text[read].detach().norm(dim=-1).mean()
+        vision, text = vision.float(), text.detach().float()
+        unit = text[read].norm(dim=-1).mean()
         if kind == "mean":
             found = (_mean_token(vision, seen) - _mean_token(text, read)).norm(dim=-1)
         else:

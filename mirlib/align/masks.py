@@ -1,21 +1,14 @@
 """Who may look at whom: attention masks for the vision rows of a Hugging Face LVLM, put on and taken off.
 
-A decoder of text is causal: row i attends to rows 0..i. Nothing in a picture says that its patches come one after the
-other, so one may let vision rows see each other both ways, or keep the rows of different images apart. "Improved
-Alignment of Modalities in Large Vision Language Models" (arXiv 2503.19508) reports that no causal mask on vision helps;
-only its abstract is public to us, so the variants here are our reading of it, see `VARIANTS`.
-
-The mask is rewritten where it acts: hooks in front of every decoder layer take the mask that the model made (its
-padding and its sliding windows stay) and hand the layer another one. That asks nothing of a model but layers that take
-an ``attention_mask``, and works whether the model computes attention with SDPA or eagerly.
-
-All hooks are bound methods of objects that hang on the model, so a `copy.deepcopy` of the model has masks of its own.
+Nothing in a picture says that its patches come one after the other, so one may let vision rows see each other both ways
+or keep images apart. "Improved Alignment of Modalities in Large Vision Language Models" (arXiv 2503.19508) reports that
+no causal mask on vision helps; only its abstract is public to us, so `VARIANTS` are our reading of it.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,10 +43,7 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def image_numbers(vision: Tensor) -> Tensor:
-    """Number the images of each sample: a run of neighbouring vision rows is one image.
-
-    Args:
-        vision: (B, T) bool, true where vision stands.
+    """Number the images of each sample, from a (B, T) mask of vision: a run of neighbouring vision rows is one image.
 
     Returns:
         (B, T) int64: 0, 1, ... in the order of the images; -1 where text stands.
@@ -70,16 +60,10 @@ def image_numbers(vision: Tensor) -> Tensor:
 def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Tensor:
     """What a variant allows where nothing is padded and no window limits how far a row sees.
 
-    Args:
-        variant: One of `VARIANTS`.
-        images: (B, T) number of the image that a row belongs to, -1 where text stands; see `image_numbers`.
-        prompt: (B, T) bool, the rows of image and prompt; only ``prefix`` asks for it.
+    ``images`` are those of `image_numbers`, (B, T); ``prefix`` must be told the ``prompt``, (B, T) bool.
 
     Returns:
         (B, T, T) bool; entry (b, i, j) says whether row i may attend to row j.
-
-    Raises:
-        MirlibError: If there is no such variant, or ``prefix`` is not told the prompt.
 
     Examples:
         >>> may_attend("vision_bidirectional", torch.tensor([[0, 0, -1]]))[0].int().tolist()
@@ -104,19 +88,16 @@ def attach(model: nn.Module, variant: str) -> None:
     """Give all decoder layers of a model another attention mask, until `detach`.
 
     What the variant does not speak of stays as the model has it: padding is never attended to, and a layer with a
-    sliding window of w rows looks less than w rows back, and less than w rows ahead. A model that has a mask of its own
-    for vision (Gemma 3 lets the rows of an image see each other, PaliGemma its whole prompt) loses it: the variant says
-    all of it, so ``causal`` makes those models causal, and ``vision_bidirectional`` is what Gemma 3 does anyway.
+    sliding window of w rows looks less than w rows back, and less than w rows ahead. A mask that the model has for
+    vision (Gemma 3 lets the rows of an image see each other, PaliGemma its whole prompt) is replaced.
 
     An image is a run of neighbouring vision rows. Where a model puts other tokens into its pictures (line breaks in
     Pixtral, tiles in Idefics3), or pictures without anything between them, say with `rows_are` which rows are whose.
 
     The prompt of ``prefix`` is what `rows_are` says. Left unsaid, it is everything before the first learnt label if the
     model is called with ``labels``, and else all that a pass without a filled cache reads, as generation's first pass
-    does. Tokens that are generated with a cache are text and causal; without a cache say what the prompt is, since
-    every pass then reads prompt and answer together.
-
-    The masks have no parameters, so a checkpoint does not show that there were any: `save` writes beside it which.
+    does. Generated tokens are text and causal; without a cache say what the prompt is, since every pass then reads
+    prompt and answer together.
 
     Args:
         model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
@@ -137,22 +118,21 @@ def attach(model: nn.Module, variant: str) -> None:
     _check_variant(variant)
     inner = unwrap(model)
     if is_attached(inner):
-        raise MirlibError(
-            f"the model has the attention mask {getattr(inner, _ATTRIBUTE).variant!r} already: detach() it first"
-        )
+        raise MirlibError(f"the model has the attention mask {_masks_of(inner).variant!r} already: detach() it first")
     setattr(inner, _ATTRIBUTE, _Masks(inner, variant))
 
 
-def detach(model: nn.Module) -> None:
-    """Take the masks of `attach` off; the model attends as before.
-
-    Raises:
-        MirlibError: If it has none.
-    """
-    model = unwrap(model)
-    if not is_attached(model):
+def _masks_of(model: nn.Module) -> _Masks:
+    masks = getattr(unwrap(model), _ATTRIBUTE, None)
+    if masks is None:
         raise MirlibError("the model has no attention mask of attach()")
-    getattr(model, _ATTRIBUTE).remove(model)
+    return masks
+
+
+def detach(model: nn.Module) -> None:
+    """Take the masks of `attach` off; the model attends as before. Refused if it has none."""
+    model = unwrap(model)
+    _masks_of(model).remove(model)
     delattr(model, _ATTRIBUTE)
 
 
@@ -162,38 +142,20 @@ def is_attached(model: nn.Module) -> bool:
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write the name of the variant to ``masks.safetensors`` in the folder that holds the model.
-
-    Returns:
-        The file.
+    """Write the name of the variant to a file in the folder that holds the model: a checkpoint does not show any mask.
 
     Raises:
         MirlibError: If the model has no mask.
     """
-    if not is_attached(model):
-        raise MirlibError("the model has no attention mask of attach()")
-    return write_file(Path(folder) / FILE, "masks", {}, {"variant": getattr(unwrap(model), _ATTRIBUTE).variant})
+    return write_file(Path(folder) / FILE, "masks", {}, {"variant": _masks_of(model).variant})
 
 
 def load(model: nn.Module, folder: str | Path) -> None:
-    """Attach the variant that `save` wrote, in the place of one that the model may have.
-
-    Args:
-        model: The model, changed in place.
-        folder: The folder, or the file itself.
-
-    Raises:
-        MirlibError: If there is no such file, if it is damaged, or for what `attach` refuses.
-    """
-    path, tensors, settings = read_file(Path(folder), FILE, "masks")
-    restore(model, tensors, settings, str(path))
-
-
-def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
-    """Attach a saved variant; ``source`` is where it comes from, for messages."""
+    """Attach the variant that `save` wrote to a folder (or that file), in the place of one that the model may have."""
+    path, _, settings = read_file(Path(folder), FILE, "masks")
     variant = str(settings.get("variant"))
     if variant not in VARIANTS:
-        raise MirlibError(f"{source}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")
+        raise MirlibError(f"{path}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")
     if is_attached(model):
         detach(model)
     attach(model, variant)
@@ -203,13 +165,9 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[s
 def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor | None = None) -> Iterator[None]:
     """Say which rows belong to which image, or which are the prompt, for the passes inside the ``with`` block.
 
+    ``images`` are (B, T) numbers, -1 where text stands; ``prompt`` is (B, T) bool, false on the answer and on padding.
     Rows are counted from the start of the sequence, those in a cache included; rows behind the given ones are text and
-    no prompt.
-
-    Args:
-        model: The whole model. Without a mask on it this does nothing.
-        images: (B, T) int64, number of the image that a row belongs to, -1 where text stands.
-        prompt: (B, T) bool, true on image and prompt, false on the answer and on padding.
+    no prompt. Without a mask on the model this does nothing.
     """
     masks = getattr(unwrap(model), _ATTRIBUTE, None)
     if masks is None:
@@ -226,19 +184,10 @@ def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor |
 
 @torch.no_grad()
 def attention_weights(model: nn.Module, **inputs: Any) -> Tensor:
-    """How much each row attended to each row, layer by layer: what really happened, whatever the masks promise.
-
-    Attention is computed eagerly for this pass, since only that way says its weights; afterwards as before.
-
-    Args:
-        model: A Hugging Face LVLM.
-        inputs: What the model is called with.
+    """How much each row attended to each row, layer by layer, in a pass whose attention is computed eagerly.
 
     Returns:
         (K, B, T, T), mean over the heads; a row sums to 1, and is exactly 0 where attention was forbidden.
-
-    Raises:
-        MirlibError: If the model does not return attention weights.
     """
     model = unwrap(model)
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
@@ -270,13 +219,7 @@ class _Place:
 
 
 class _Masks:
-    """The masks of one model: what its layers share.
-
-    Attributes:
-        variant: One of `VARIANTS`.
-        told_images: What `rows_are` said, or None.
-        told_prompt: Likewise.
-    """
+    """The masks of one model: what its layers share. The hooks are bound methods, so that copies have their own."""
 
     def __init__(self, model: nn.Module, variant: str) -> None:
         self.variant = variant

@@ -1,34 +1,24 @@
 r"""Norms for what a projector puts out: the simplest ways to bring vision tokens to the length of words.
 
 `LayerNorm` is the proposal of arXiv:2512.08374: one LayerNorm behind the projector, whose gain starts at
-:math:`T/\sqrt{d}`, so that a vision token starts with about the mean norm T of the text embeddings. Gain and bias learn
+:math:`T/\sqrt{d}`, so that a vision token starts with about the mean norm T of the text embeddings; gain and bias learn
 with the projector. `NormMatched` has nothing to learn: every vision token is rescaled to T, and stays there.
-
-`attach` puts either behind the projector of a Hugging Face LVLM, as its child ``norm_of_text``: it is trained, moved,
-copied and listed in the ``state_dict`` with it, and the names of the projector's own weights stay what they were.
-`detach` takes it away. `save` and `load` keep it in a file beside the model's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import connector_names
-from mirlib.align.files import base_of, check_not_compiled, put, read_file, write_file
+from mirlib.align.files import Method, base_of, check_not_compiled, place_of
 from mirlib.align.precision import Float32Module, widened
 from mirlib.errors import MirlibError
 
-__all__ = ["FILE", "KINDS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save"]
-__all__ += ["text_norm"]
-
-FILE = "norms.safetensors"
-"""Name of the file that `save` writes."""
+__all__ = ["FILE", "KINDS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save", "text_norm"]
 
 CHILD = "norm_of_text"
 """Name that the norm has on the projector, and so before its weights in the ``state_dict``."""
@@ -41,27 +31,23 @@ class _Behind:
 
     _handle: Any = None
 
-    def _hang(self, projector: nn.Module) -> None:
+    def hang(self, projector: nn.Module) -> None:
+        """Become the projector's child, and put the hook on."""
         projector.add_module(CHILD, self)
         if not isinstance(projector, nn.Sequential):  # which calls its last child anyway
             self._handle = projector.register_forward_hook(self._after, prepend=True)
 
-    def _take_off(self, projector: nn.Module) -> None:
+    def take_off(self, model: nn.Module) -> None:
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
-        delattr(projector, CHILD)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return self(output)
 
 
 class NormMatched(_Behind, Float32Module):
-    """Rescales every token to one norm.
-
-    Args:
-        dim: Width of a token, d; any width will do.
-        norm: The norm, usually the mean norm of the text embeddings.
-    """
+    """Rescales every token, of any width, to one norm, usually the mean norm of the text embeddings."""
 
     kind: ClassVar[str] = "matched"
 
@@ -81,10 +67,6 @@ class LayerNorm(_Behind, Float32Module, nn.LayerNorm):
     With its mean and variance a row of d numbers is brought to length :math:`\sqrt{d}`, and the gain makes that
     ``norm``. The paper speaks of the gain; the bias that every LayerNorm has starts at 0 here, and learns too. Both are
     float32 whatever the precision of the model.
-
-    Args:
-        dim: Width of a token, d.
-        norm: Length that a token starts with, usually the mean norm of the text embeddings, T.
     """
 
     kind: ClassVar[str] = "layer_norm"
@@ -117,6 +99,9 @@ def text_norm(model: nn.Module) -> float:
 
 def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None = None) -> LayerNorm | NormMatched:
     """Put a norm behind the projector of a model, in place.
+
+    It is the projector's child ``norm_of_text``: trained, moved, copied and listed in the ``state_dict`` with it, while
+    the names of the projector's own weights stay what they were.
 
     Args:
         model: A Hugging Face LVLM.
@@ -153,90 +138,8 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
     if like is not None:
         made.to(device=like.device, dtype=like.dtype)
     made.train(module.training)
-    made._hang(module)
+    made.hang(module)
     return made
-
-
-def is_attached(model: nn.Module) -> bool:
-    """Whether `attach` put a norm on the model, or on the one that the model is a copy of."""
-    return _place(base_of(model)) is not None
-
-
-def find(model: nn.Module) -> LayerNorm | NormMatched:
-    """The norm that `attach` put on a model, or on the model that it is a copy of.
-
-    Raises:
-        MirlibError: If there is none.
-    """
-    place = _place(base_of(model))
-    if place is None:
-        raise MirlibError("there is no norm behind the projector of this model; attach() puts one there")
-    return base_of(model).get_submodule(place).get_submodule(CHILD)
-
-
-def detach(model: nn.Module) -> None:
-    """Take the norm away: the projector stands where it stood, as it was trained.
-
-    Raises:
-        MirlibError: If there is none.
-    """
-    model = base_of(model)
-    find(model)._take_off(model.get_submodule(_place(model)))
-
-
-def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write the norm to ``norms.safetensors`` in the folder that holds the model.
-
-    ``model.save_pretrained`` writes it, too, beside the projector's own weights; but a model that is loaded from there
-    by transformers has no norm yet: `load` puts it on, and so does ``mir score``.
-
-    Returns:
-        The file.
-
-    Raises:
-        MirlibError: If there is none.
-    """
-    made = find(model)
-    settings = {"kind": made.kind, "projector": _place(base_of(model))}
-    return write_file(Path(folder) / FILE, "norms", made.state_dict(), settings)
-
-
-def load(model: nn.Module, folder: str | Path) -> LayerNorm | NormMatched:
-    """Put the norm that `save` wrote on a model, in the place of one that it may have.
-
-    Args:
-        model: The model, changed in place.
-        folder: The folder, or the file itself.
-
-    Returns:
-        The norm.
-
-    Raises:
-        MirlibError: If there is no such file, if it is damaged, or if it belongs to another model.
-    """
-    path, tensors, settings = read_file(Path(folder), FILE, "norms")
-    return restore(model, tensors, settings, str(path))
-
-
-def restore(
-    model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str
-) -> LayerNorm | NormMatched:
-    """Put a saved norm on a model; ``source`` is where it comes from, for messages."""
-    if is_attached(model):
-        detach(model)
-    made = attach(model, settings.get("kind"), projector=settings.get("projector"))
-    try:
-        put(tensors, made, source)
-    except MirlibError:
-        detach(model)
-        raise
-    return made
-
-
-def _place(model: nn.Module) -> str | None:
-    """Name of the projector that has a norm."""
-    found = (name for name, module in model.named_modules() if isinstance(module, _Behind))
-    return next((name.rpartition(".")[0] for name in found), None)
 
 
 def _projector(model: nn.Module) -> str:
@@ -247,3 +150,20 @@ def _projector(model: nn.Module) -> str:
     raise MirlibError(
         f"{type(model).__name__}: which module makes the vision tokens? Found {there}; say it with projector="
     )
+
+
+def _settings(model: nn.Module) -> dict[str, Any]:
+    made, model = find(model), base_of(model)
+    return {"kind": made.kind, "projector": place_of(model, made)[0]}
+
+
+_METHOD = Method(
+    "norms",
+    (LayerNorm, NormMatched),
+    "there is no norm behind the projector of this model; attach() puts one there",
+    lambda model, settings: attach(model, settings.get("kind"), projector=settings.get("projector")),
+    _settings,
+)
+FILE = _METHOD.file
+is_attached, find, detach = _METHOD.is_attached, _METHOD.find, _METHOD.detach
+save, load, restore = _METHOD.save, _METHOD.load, _METHOD.restore

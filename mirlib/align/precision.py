@@ -1,7 +1,6 @@
 """Parameters of a method stay in float32 in a model of half precision.
 
-A step of training is often smaller than what half precision can tell apart: next to 1, bfloat16 knows no number between
-1 and 1.0078. A scale that starts at 1 and is kept in it would never move.
+Next to 1, bfloat16 knows no number between 1 and 1.0078: a scale that starts at 1 and is kept in it would never move.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Where vision stands in the sequence that a decoder is reading, for what has to treat its vision rows apart.
 
-A method that changes vision rows only hooks into the decoder's layers, and a layer sees hidden states alone, not the
-ids they came from. `VisionRows` hooks into the whole model, reads the ids of each forward pass as `mirlib.capture`
-does, and keeps the mask for the layers.
-
-All hooks are bound methods of objects that hang on the model, so that a `copy.deepcopy` of the model has hooks of its
-own, over its own parameters: a hook that is a closure would go on serving the model that was copied.
+A layer sees hidden states alone, not the ids they came from: `VisionRows` hooks into the whole model, reads the ids of
+each forward pass as `mirlib.capture` does, and keeps the mask for the layers. All hooks are bound methods of objects
+that hang on the model, so that a `copy.deepcopy` of it has hooks of its own; a closure would serve the old one.
 """
 
 from __future__ import annotations
@@ -34,9 +31,7 @@ class VisionRows:
     it reads with `vision_rows_are`.
 
     Use `VisionRows.of`, which gives every method on a model the same one, and `release` when the method comes off.
-
-    Attributes:
-        mask: (B, T) bool, true where vision stands; None before the first pass.
+    ``mask`` is (B, T) bool, true where vision stands; None before the first pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,12 +44,7 @@ class VisionRows:
 
     @classmethod
     def of(cls, model: nn.Module) -> VisionRows:
-        """The one that hangs on a model, made if there is none; each call is one user, see `release`.
-
-        Raises:
-            UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-            MirlibError: If its decoder is not recognised.
-        """
+        """The one that hangs on a model, made if there is none; each call is one user, see `release`."""
         model = unwrap(model)
         rows = getattr(model, _ATTRIBUTE, None)
         if rows is None:
@@ -71,11 +61,7 @@ class VisionRows:
             delattr(unwrap(model), _ATTRIBUTE)
 
     def of_sequence(self, hidden: Tensor) -> Tensor:
-        """The mask (B, T) for hidden states (B, T, d) that a layer reads or returns, on their device.
-
-        Raises:
-            MirlibError: If no forward pass said where vision stands, or one of another shape did.
-        """
+        """The mask (B, T) for hidden states (B, T, d) that a layer reads or returns, on their device."""
         if self.mask is None or self.mask.shape != hidden.shape[:2]:
             there = "nothing" if self.mask is None else f"a batch of shape {tuple(self.mask.shape)}"
             raise MirlibError(
@@ -96,11 +82,9 @@ class VisionRows:
 
 @contextmanager
 def vision_rows_are(model: nn.Module, mask: Tensor) -> Iterator[None]:
-    """Say where vision stands in the ``inputs_embeds`` of the forward passes inside the ``with`` block.
+    """Say where vision stands, (B, T) bool, in the ``inputs_embeds`` of the forward passes inside the ``with`` block.
 
-    Args:
-        model: The whole model. Without a method on it that asks, this does nothing.
-        mask: (B, T) bool, true where vision stands.
+    The model is the whole one; without a method on it that asks, this does nothing.
 
     Examples:
         >>> import torch

@@ -1,63 +1,41 @@
 """Weights for the words of a caption: those that need the picture count for more.
 
-Most words of a caption follow from the words before them, and a loss that counts all alike spends itself on those. Two
-ways to weigh words are written here as functions of logits alone, and for any Hugging Face LVLM.
-
-- CAL (Xiao et al., arXiv 2405.17871): by how much the picture raises the logit of the right word.
-- PRIOR (Chen et al., arXiv 2505.08971): by how improbable a language model that sees no picture finds it.
-
-Both give ``Σ w CE / Σ w`` over the words that are learnt, with weights that carry no gradient.
+CAL (Xiao et al., arXiv 2405.17871) weighs by how much the picture raises the logit of the right word, PRIOR (Chen et
+al., arXiv 2505.08971) by how improbable a language model that sees no picture finds it. Both give ``Σ w CE / Σ w`` over
+the words that are learnt, with weights that carry no gradient: as functions of logits, and for any Hugging Face LVLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts, find_decoder, unwrap
+from mirlib.adapters import find_decoder, unwrap
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
-from mirlib.hidden_states import token_masks
 
-__all__ = [
-    "IGNORED",
-    "cal_loss",
-    "cal_weights",
-    "neighbour_mean",
-    "prior_loss",
-    "prior_weights",
-    "text_only_logits",
-    "vision_hidden",
-    "weighted_cross_entropy",
-]
+__all__ = ["IGNORED", "cal_loss", "cal_weights", "neighbour_mean", "prior_loss", "prior_weights", "vision_hidden"]
+__all__ += ["weighted_cross_entropy"]
 
 IGNORED = -100
 """The label of a position that is not learnt, as in PyTorch and transformers."""
 
 
 def neighbour_mean(values: Tensor, counts: Tensor, width: int = 3) -> Tensor:
-    """Mean of each value and its neighbours in the same row, over those that count.
+    """(B, T) mean of each value and its neighbours in the same row, over those that count; 0 where one does not.
 
     At the ends of a row, and beside a position that does not count (padding, the question before an answer), the mean
-    is over fewer values. CAL's public code pools over the whole batch as one row instead, so that a word at the end of
-    one caption is averaged with the padding behind it and with the start of the next row; and the padding counts there
-    as a word of the smallest weight.
+    is over fewer values. CAL's public code pools over the whole batch as one row instead, padding included.
 
     Args:
         values: (B, T).
         counts: (B, T) bool.
-        width: Odd number of positions.
-
-    Returns:
-        (B, T), 0 where a position does not count.
-
-    Raises:
-        MirlibError: For an even or non-positive width.
+        width: Odd number of positions; others are refused.
     """
     if width < 1 or width % 2 == 0:
         raise MirlibError(f"the pooling width must be an odd number of positions, not {width}")
@@ -106,9 +84,8 @@ def cal_weights(
 def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> Tensor:
     """PRIOR's weights: ``(1 − p)^power`` with ``p`` the probability that a reference without picture gives the word.
 
-    They are scaled to a mean of 1 over the words of each caption, so a caption keeps its share of the loss whatever the
-    reference thinks of it. The paper's text was not at hand: form, power 1 and scaling are those that a published
-    summary of it reports.
+    They are scaled to a mean of 1 over the words of each caption. The paper's text was not at hand: form, power 1 and
+    scaling are those that a published summary of it reports.
 
     Args:
         reference: (B, T, vocabulary) logits of the reference; position t predicts ``labels[:, t]``.
@@ -139,18 +116,10 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """``Σ w CE / Σ w`` over the positions that are learnt.
+    """``Σ w CE / Σ w`` in nats a word, over the positions that are learnt.
 
-    Args:
-        logits: (B, T, vocabulary); position t predicts ``labels[:, t]``.
-        labels: (B, T) ids, `IGNORED` where nothing is learnt.
-        weights: (B, T); those of ignored positions do not count.
-
-    Returns:
-        The loss in nats a word, a scalar. Equal weights give the mean cross-entropy.
-
-    Raises:
-        MirlibError: If the shapes do not fit, or the weights of all learnt positions are 0.
+    Logits are (B, T, vocabulary) and position t predicts ``labels[:, t]``; labels and weights are (B, T). Weights that
+    are all 0 where something is learnt are refused.
     """
     _fit(logits, labels)
     weights = weights.detach() * (labels != IGNORED)
@@ -210,51 +179,31 @@ class _Hider:
 
 @contextmanager
 def vision_hidden(model: nn.Module) -> Iterator[None]:
-    """Inside the ``with`` block no row of the decoder attends to a vision row; positions stay as they are.
+    """Inside the ``with`` block no row of the decoder attends to a vision row (CAL's "image masked"); positions stay.
 
-    That is CAL's "image masked": the same sequence, with the vision columns taken out of the attention mask.
-
-    Args:
-        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence and meet the words in attention
-            only (not in a recurrent layer). Call it with ``input_ids``.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If its decoder, or the form of its attention mask, is not recognised.
+    The model's vision rows must stand in its decoder's sequence and meet the words in attention only (not in a
+    recurrent layer). Call it with ``input_ids``. A model, or a form of its attention mask, that is not recognised is
+    refused.
     """
     inner = unwrap(model)
-    rows = VisionRows.of(inner)
-    handle = None
-    try:
+    with ExitStack() as stack:
+        rows = VisionRows.of(inner)
+        stack.callback(rows.release, inner)
         decoder = find_decoder(inner)
         if decoder is None:
             raise MirlibError(f"{type(inner).__name__}: no decoder with `layers` found")
-        handle = decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True)
+        stack.callback(decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True).remove)
         yield
-    finally:
-        if handle is not None:
-            handle.remove()
-        rows.release(inner)
 
 
-def cal_loss(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    labels: Tensor,
-    *,
-    low: float = 1.0,
-    high: float = 5.0,
-    width: int = 3,
-) -> Tensor:
+def cal_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, **options: Any) -> Tensor:
     """CAL's loss of a batch: one forward pass with the picture, and one, without gradients, with the picture hidden.
 
     Args:
         model: Any Hugging Face LVLM, see `vision_hidden`.
         inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
         labels: (B, T) as transformers has them: equal to the ids where a word is learnt, `IGNORED` elsewhere.
-        low: See `cal_weights`; ``high`` and ``width`` likewise.
-        high: Largest weight.
-        width: Positions that are averaged.
+        options: Of `cal_weights`.
 
     Returns:
         The loss in nats a word.
@@ -263,65 +212,17 @@ def cal_loss(
         unseen = model(**inputs).logits[:, :-1].float()
     seen = model(**inputs).logits[:, :-1].float()
     following = labels[:, 1:]
-    return weighted_cross_entropy(
-        seen, following, cal_weights(seen, unseen, following, low=low, high=high, width=width)
-    )
+    return weighted_cross_entropy(seen, following, cal_weights(seen, unseen, following, **options))
 
 
-def prior_loss(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    labels: Tensor,
-    reference: Callable[..., Any] | None = None,
-    *,
-    power: float = 1.0,
-) -> Tensor:
-    """PRIOR's loss of a batch.
+def prior_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, *, power: float = 1.0) -> Tensor:
+    """PRIOR's loss of a batch, in nats a word; the reference is the model itself with the picture hidden.
 
-    Args:
-        model: Any Hugging Face LVLM, see `vision_hidden`.
-        inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
-        labels: (B, T) as transformers has them.
-        reference: A causal language model with the same vocabulary of words, see `text_only_logits`; in the paper, one
-            that was trained on the captions alone. None: the model itself with the picture hidden.
-        power: See `prior_weights`.
-
-    Returns:
-        The loss in nats a word.
+    Arguments are those of `cal_loss` and `prior_weights`. The paper's reference is a language model that was trained on
+    the captions alone: give its logits to `prior_weights` instead.
     """
     seen = model(**inputs).logits[:, :-1].float()
-    with torch.no_grad():
-        if reference is None:
-            with vision_hidden(model):
-                blind = model(**inputs).logits
-        else:
-            parts = decoder_parts(unwrap(model))
-            ids, attended = inputs["input_ids"], inputs.get("attention_mask")
-            vision, _ = token_masks(ids, attended, parts.vision_token_ids)
-            words = ~vision if attended is None else ~vision & attended.bool()
-            blind = text_only_logits(reference, ids, words)
+    with torch.no_grad(), vision_hidden(model):
+        blind = model(**inputs).logits[:, :-1]
     following = labels[:, 1:]
-    return weighted_cross_entropy(seen, following, prior_weights(blind[:, :-1], following, power=power))
-
-
-def text_only_logits(reference: Callable[..., Any], ids: Tensor, words: Tensor) -> Tensor:
-    """What a language model makes of the words of sequences when everything else is cut out.
-
-    Args:
-        reference: Takes ``input_ids`` and ``attention_mask``, returns something with ``logits``: any causal language
-            model of transformers.
-        ids: (B, T), with placeholders of pictures and padding.
-        words: (B, T) bool, the positions that the reference may read.
-
-    Returns:
-        (B, T, vocabulary) logits of which position t predicts ``ids[:, t + 1]`` from the words before it. Zeros, that
-        is equal probabilities, where t + 1 is no word or the first one.
-    """
-    order = torch.argsort(words.logical_not().long(), dim=1, stable=True)  # words first, in their order
-    length = int(words.sum(dim=1).max())
-    packed, kept = (x.gather(1, order)[:, :length] for x in (ids, words))
-    logits = reference(input_ids=packed.masked_fill(~kept, 0), attention_mask=kept.long()).logits.float()
-    found = logits.new_zeros(*ids.shape, logits.shape[-1])
-    row, place = kept[:, 1:].nonzero(as_tuple=True)  # the word at place + 1 is predicted at place
-    found[row, order[row, place + 1] - 1] = logits[row, place]
-    return found
+    return weighted_cross_entropy(seen, following, prior_weights(blind, following, power=power))

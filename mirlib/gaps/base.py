@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from mirlib.errors import MirlibError
@@ -160,16 +163,32 @@ class Measure:
 MEASURES: dict[str, Measure] = {}
 
 
-def register(
-    name: str, *, title: str, asks: str, source: str, needs: str, direction: str, cost: str
-) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
-    """Decorator: make a measure known by its name."""
+def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
+    """Decorator: make a measure known by its name; ``entry`` are the other texts of `Measure`."""
 
     def keep(function: Callable[..., GapResult]) -> Callable[..., GapResult]:
-        MEASURES[name] = Measure(name, title, function, asks, source, needs, direction, cost)
+        MEASURES[name] = Measure(name=name, function=function, **entry)
         return function
 
     return keep
+
+
+def public(
+    function: Callable[..., Any], measure: Callable[..., GapResult], taken: str, refused: str
+) -> Callable[..., GapResult]:
+    """The ``measure`` of all layers, with the name, the options and the words of the ``function`` of one of them.
+
+    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and ``refused`` behind it.
+    """
+    common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
+    functools.update_wrapper(measure, function)
+    parameters = [*common[:-1], *own[1:]]
+    measure.__signature__ = inspect.Signature(parameters, return_annotation="GapResult")
+    measure.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": "GapResult"}
+    words, _, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
+    arguments = f"{taken}{options}".rstrip()
+    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{arguments}\n\n{refused}"
+    return measure
 
 
 def result(
@@ -186,20 +205,11 @@ def result(
     calibration: Calibration | None = None,
     **settings: Any,
 ) -> GapResult:
-    """A result of a registered measure.
+    """A result of a registered measure from its (K,) values; arguments not named here are those of `GapResult`.
 
-    Args:
-        name: Of the measure.
-        per_layer: (K,) values.
-        rows: What went into it.
-        value: Over all layers; their mean if left out.
-        logarithm: Whether the value is the logarithm to base 10 of the sum of the layers instead.
-        influence: (K, N) influences on the layers, see `GapResult.influence`, or (N,) on the value.
-        no_interval: Why there are none.
-        groups: Whether the N are groups of samples rather than samples.
-        confidence: Of the interval; None for none.
-        calibration: What random pairs give.
-        settings: The result's.
+    The value is the mean over the layers if left out, or with ``logarithm`` that of their sum, to base 10. Without a
+    ``confidence`` there is no interval. ``influence`` is (K, N) on the layers or (N,) on the value, of samples or of
+    ``groups`` of them; ``no_interval`` says why there is none.
     """
     measure, per_layer = MEASURES[name], np.asarray(per_layer, dtype=float)
     if value is None:
@@ -223,18 +233,8 @@ def result(
         else:
             settings["no_interval"] = no_interval or "the rows belong to no samples"
         found = found if interval is not None and not groups else None
-    return GapResult(
-        name,
-        float(value),
-        per_layer,
-        measure.direction,
-        measure.needs,
-        dict(rows),
-        calibration,
-        settings,
-        interval,
-        found,
-    )
+    measured = measure.direction, measure.needs, dict(rows), calibration, settings, interval, found
+    return GapResult(name, float(value), per_layer, *measured)
 
 
 def standard_error(influence: np.ndarray) -> float:
@@ -250,17 +250,63 @@ def standard_error(influence: np.ndarray) -> float:
 
 
 def left_out(values: Any) -> np.ndarray:
-    """Influences from the values without each sample, or each group of samples: the delete-one jackknife.
-
-    Args:
-        values: (..., N) values of all other samples.
-
-    Returns:
-        (..., N) ``(N − 1) / N (their mean − value)``, which is ``(x_i − mean) / N`` for a mean of N numbers.
-    """
+    """Influences by the delete-one jackknife: ``(N − 1) / N (mean − value)`` of (..., N) values without each sample."""
     values = np.asarray(values, dtype=float)
     count = values.shape[-1]
     return (count - 1) / count * (values.mean(-1, keepdims=True) - values)
+
+
+def mean_interval(values: Any) -> Interval:
+    """Student's t interval for the mean of two or more independent samples, at `CONFIDENCE`.
+
+    Examples:
+        >>> round(mean_interval([1.0, 2.0, 3.0, 4.0]).low, 4)
+        0.4457
+    """
+    values = np.asarray(values, dtype=float)
+    return t_interval(float(values.mean()), float(stats.sem(values)), CONFIDENCE, "influence", len(values) - 1)
+
+
+def of_samples(
+    name: str,
+    values: Any,
+    rows: Mapping[str, int],
+    *,
+    layers: Any = None,
+    null: Any = None,
+    samples: Sequence[Sample] = (),
+    **settings: Any,
+) -> GapResult:
+    """The result of a registered measure that is a mean over samples, with Student's t interval.
+
+    Args:
+        name: Of the measure.
+        values: (N,) what each sample gives, of 2 or more.
+        rows: See `GapResult`.
+        layers: (K, N) the same by layer; left out, the measure has no layers.
+        null: (N,) what each sample gives where there is nothing to find, or one number for all.
+        samples: The N samples.
+        settings: Those of the result. To them come, by layer, ``standard_error``; and with a null its mean, ``null``,
+            and ``above_null`` and ``above_null_interval``, of the difference sample by sample.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        raise MirlibError(f"{name}: an interval over samples takes at least 2 of them, got {len(values)}")
+    by_layer = np.empty((0, len(values))) if layers is None else np.asarray(layers, dtype=float)
+    broken = ~np.isfinite(np.vstack([values[None], by_layer])).all(0)
+    if broken.any():
+        raise MirlibError(f"{name}: sample {int(broken.argmax())} gives a number that is not finite")
+    beside: dict[str, Any] = {}
+    if layers is not None:
+        beside["standard_error"] = stats.sem(by_layer, axis=1).tolist()
+    if null is not None:
+        above = values - null
+        beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
+        beside["above_null_interval"] = list(mean_interval(above)[:2])
+    mean = values.mean()
+    influence = (values - mean) / len(values)
+    options = {"value": mean, "influence": influence, "confidence": CONFIDENCE, **beside, **settings}
+    return replace(result(name, by_layer.mean(1), rows, **options), samples=tuple(samples))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -287,11 +333,7 @@ class Rows:
 
     @classmethod
     def of(cls, vision: Any, text: Any, samples: Any, *, max_rows: int | None, seed: int) -> Rows:
-        """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer.
-
-        Raises:
-            MirlibError: If they do not belong together, or a row is not finite.
-        """
+        """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer."""
         layers = as_layers(vision, "vision"), as_layers(text, "text")
         check_layers(*layers, minimum=2)
         if max_rows is not None and max_rows < 2:
@@ -327,20 +369,11 @@ class Rows:
         """Which of the N samples each chosen row belongs to, 0..N−1, by modality."""
         return None if self.samples is None else tuple(torch.searchsorted(self.names, ids) for ids in self.samples)
 
-    @property
-    def dim(self) -> int:
-        """Number of dimensions, d."""
-        return self.text[0].shape[1]
-
     def layers(self, scale: str = "none") -> Iterator[tuple[Tensor, Tensor]]:
         """The chosen vision rows and text rows of each layer, float64 on the CPU.
 
-        Args:
-            scale: ``"none"``; ``"unit"``, every row divided by its norm (a row of zero stays zero); ``"text"``, both
-                modalities divided by the mean norm of all text rows, as MIR does.
-
-        Raises:
-            MirlibError: For ``"text"`` if every text row is zero.
+        ``scale`` is ``"none"``; ``"unit"``, every row divided by its norm (a row of zero stays zero); or ``"text"``,
+        both modalities divided by the mean norm of all text rows, as MIR does, which must not be zero.
         """
         for k, sides in enumerate(zip(self.vision, self.text, strict=True), start=1):
             rows = [
@@ -364,11 +397,7 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def sample_ids(samples: Any, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """The sample of each row, by modality, as int64 tensors on the CPU.
-
-    Raises:
-        MirlibError: If there is not one whole number for each row.
-    """
+    """The sample of each row, by modality, as int64 tensors on the CPU; refused if not one whole number a row."""
     try:
         vision, text = samples
     except (TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ measure that does not look back at the encoder. These do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +19,19 @@ from torch.nn.functional import pad
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, QUADRATIC_ROWS, GapResult, register, result
+from mirlib.gaps.base import (
+    CONFIDENCE,
+    HIGHER,
+    MODEL,
+    QUADRATIC_ROWS,
+    GapResult,
+    mean_interval,
+    of_samples,
+    register,
+    result,
+)
 from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
-from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.gaps.reading import in_order
 from mirlib.result import Sample
 
 FOLDS = 5
@@ -58,32 +69,18 @@ def connector_rows(
 ) -> ConnectorRows:
     """Read what goes into the connector and what becomes of it, one pair a forward pass.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts.
-        max_rows: Keep about so many patches, equally many of each picture, drawn at random.
-        seed: Of the draw of patches.
-        progress: Whether to show a bar on stderr.
-        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
-
-    Returns:
-        `ConnectorRows`.
-
-    Raises:
-        MirlibError: If the connector is not found, or hears nothing of a picture, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    Arguments and errors are those of `mirlib.score`, and a connector that is not found, or hears nothing of a picture,
+    is refused. About ``max_rows`` patches are kept, equally many of each picture, drawn at random by ``seed``.
     """
     inner = unwrap(model)
     parts = decoder_parts(inner)
     if parts.connector is None:
         raise MirlibError(f"{type(inner).__name__}: no connector found; register_adapter() tells mirlib which it is")
     batches = in_order(model, processor, images, texts, batch_size=1, **options)
-    heard: list[Tensor] = []  # of the picture that is being read
+    heard: list[Tensor] = []  # of the picture that is being read: features, and the states that enter layer 1
     entering: list[Tensor] = []
+    features: list[Tensor] = []  # all that follow have an entry a picture
     places: list[Tensor | None] = []
-    features: list[Tensor] = []
     of_features: list[Tensor] = []
     means: list[list[Tensor]] = []
     of_rows: list[list[Tensor]] = []
@@ -96,22 +93,25 @@ def connector_rows(
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entering[:] = [args[0] if args else kwargs["hidden_states"]]
 
+    def chosen(rows: Tensor) -> Tensor:
+        return rows[:0] if places[-1] is None else rows[places[-1]]
+
     def begin(count: int) -> None:
         if not heard:
             raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
         whole = torch.cat(heard)
         heard.clear()
         features.append(whole.mean(0))
-        means.append([])
-        of_rows.append([])
         drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))  # the same in all pictures
         places.append(drawn[:quota].sort().values if len(whole) == count else None)
-        of_features.append(whole[places[-1]] if places[-1] is not None else whole[:0])
+        of_features.append(chosen(whole))
+        means.append([])
+        of_rows.append([])
 
     def keep(rows: Tensor) -> None:
         rows = rows.float().cpu().double()
         means[-1].append(rows.mean(0))
-        of_rows[-1].append(rows[places[-1]] if places[-1] is not None else rows[:0])
+        of_rows[-1].append(chosen(rows))
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         if k == 1:
@@ -119,21 +119,15 @@ def connector_rows(
             keep(entering[0][batch.positions["vision"].to(entering[0].device)])
         keep(vision)
 
-    handles = [
-        parts.connector.register_forward_pre_hook(hear, with_kwargs=True),
-        parts.layers[0].register_forward_pre_hook(enter, with_kwargs=True),
-    ]
-    try:
-        with evaluating(model):
-            reader = Reader(model, batches)
-            reader.run(on_layer, "pictures", progress)
-    finally:
-        for handle in handles:
-            handle.remove()
-    counts = torch.tensor([len(some) for some in of_features])
+    with ExitStack() as stack:
+        for module, hook in ((parts.connector, hear), (parts.layers[0], enter)):
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        stack.enter_context(evaluating(model))
+        reader = Reader(model, batches)
+        reader.run(on_layer, "pictures", progress)
     patches = None
-    if all(chosen is not None for chosen in places):
-        owners = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    if all(each is not None for each in places):
+        owners = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(some) for some in of_features]))
         patches = torch.cat(of_features), owners, [torch.cat(layer) for layer in zip(*of_rows, strict=True)]
     layers = [torch.stack(layer) for layer in zip(*means, strict=True)]
     return ConnectorRows(torch.stack(features), layers, patches, tuple(reader.samples))
@@ -165,9 +159,7 @@ def neighbours_kept(
     texts: Sequence[str],
     *,
     neighbours: int = NEIGHBOURS,
-    max_rows: int = QUADRATIC_ROWS,
     seed: int = 0,
-    progress: bool = False,
     **options: Any,
 ) -> GapResult:
     """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
@@ -178,31 +170,18 @@ def neighbours_kept(
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts; with causal attention they do not matter.
-        neighbours: k.
-        max_rows: See `connector_rows`.
-        seed: See `connector_rows`.
-        progress: See `connector_rows`.
-        options: See `connector_rows`.
+    Arguments are those of `connector_rows`, and ``neighbours``, k; texts do not matter with causal attention. Fewer
+    than k + 1 pictures are refused.
 
     Returns:
         `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
         the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
         ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
 
-    Raises:
-        MirlibError: For k pictures and fewer, and as `connector_rows`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-
     Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
     itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
     """
-    options |= {"max_rows": max_rows, "seed": seed}
-    rows = connector_rows(model, processor, images, texts, progress=progress, **options)
+    rows = connector_rows(model, processor, images, texts, seed=seed, **options)
     entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
     after = shared_neighbours(rows.features, rows.layers[1:], neighbours, confidence=None)
     null = neighbours / (len(images) - 1)
@@ -284,7 +263,6 @@ def feature_probe(
     ridge: float = RIDGE,
     max_rows: int = 4 * QUADRATIC_ROWS,
     seed: int = 0,
-    progress: bool = False,
     **options: Any,
 ) -> GapResult:
     """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
@@ -296,31 +274,20 @@ def feature_probe(
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
     what the place in the picture alone says.
 
-    Args:
-        model: A Hugging Face LVLM.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts; with causal attention they do not matter.
-        folds: Parts of the pictures, each of which is left out once.
-        ridge: Penalty, see `ridge_errors`.
-        max_rows: See `connector_rows`; rows should be several times as many as dimensions.
-        seed: Of the draws of patches and folds.
-        progress: See `connector_rows`.
-        options: See `connector_rows`.
+    Arguments are those of `connector_rows`, where rows should be several times as many as dimensions, and of
+    `ridge_errors`; each of the ``folds`` parts of the pictures is left out once.
 
     Returns:
         `GapResult` up to 1, below 0 where the mean of the features would do better; ``per_layer`` after each layer,
         the value their mean, ``settings["entering"]`` where the rows enter layer 1. See
-        `mirlib.gaps.samples.of_samples`; intervals take R² for the ratio of means that it is.
+        `mirlib.gaps.base.of_samples`; intervals take R² for the ratio of means that it is.
 
     Raises:
         MirlibError: For fewer pictures than folds, an impossible penalty, and as `connector_rows`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")
-    options |= {"max_rows": max_rows, "seed": seed}
-    rows = connector_rows(model, processor, images, texts, progress=progress, **options)
+    rows = connector_rows(model, processor, images, texts, max_rows=max_rows, seed=seed, **options)
     features, owners, layers = rows.features, torch.arange(len(images)), rows.layers
     if rows.patches is not None and len(rows.patches[1].bincount().unique()) == 1:
         features, owners, layers = rows.patches

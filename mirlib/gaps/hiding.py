@@ -24,11 +24,12 @@ from mirlib.align.weighting import vision_hidden
 from mirlib.batches import ModelInputs, PairBatches
 from mirlib.errors import MirlibError
 from mirlib.forward import evaluating, forward_advice
-from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, register, result
-from mirlib.gaps.samples import in_order, mean_interval, of_samples
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, mean_interval, of_samples, register, result
+from mirlib.gaps.reading import in_order
 from mirlib.result import Interval, Sample
 
 UNCHANGED = 0.95
+"""Agreement, as a mean over samples, from which on nothing counts as changed."""
 
 
 def _with_next_pictures(batches: PairBatches) -> PairBatches:
@@ -102,23 +103,12 @@ def picture_gain(
     The null gives each text the picture of the next pair: what any picture brings. The difference to it is what this
     picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
 
-    Args:
-        model: A Hugging Face LVLM, see `mirlib.align.weighting.vision_hidden`.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts that belong to them.
-        batch_size: Pairs a forward pass.
-        template: As for `mirlib.score`.
-        max_text_tokens: Read so many tokens of each text.
-        progress: Whether to show a bar on stderr.
+    Model (see `mirlib.align.weighting.vision_hidden`), processor, N images with the N texts that belong to them, and
+    options are those of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
 
     Returns:
-        `GapResult` without layers; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold ``log_probability``,
-        the means with the picture, with another and with it hidden.
-
-    Raises:
-        MirlibError: For fewer than 2 pairs, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        `GapResult` without layers; see `mirlib.gaps.base.of_samples`. ``settings`` also hold ``log_probability``, the
+        means with the picture, with another and with it hidden.
 
     Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
     """
@@ -180,16 +170,10 @@ class _HiddenBehind:
 
 @contextmanager
 def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
-    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth``.
+    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
 
-    Args:
-        model: A Hugging Face LVLM whose vision rows meet the words in attention only, computed by ``sdpa`` or
-            ``eager``.
-        depth: From 0, where the words never see the picture, to K, where nothing is hidden.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If the form of its attention mask is not recognised.
+    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
+    attention mask that is not recognised is refused.
     """
     inner = unwrap(model)
     layers = decoder_parts(inner).layers
@@ -205,12 +189,11 @@ def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
         rows.release(inner)
 
 
-def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, list[int]]:
-    """From which depth on the mean agreement stays at a share or above it.
+def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
+    """From which depth on the mean agreement stays at `UNCHANGED` or above it.
 
     Args:
         agreement: (K + 1, N), by depth from 0 and by sample; 1 at depth K.
-        unchanged: The share.
 
     Returns:
         The depth, and the depths at which that is true of the upper and of the lower end of Student's t interval.
@@ -221,7 +204,7 @@ def depth_of(agreement: np.ndarray, unchanged: float = UNCHANGED) -> tuple[int, 
     """
     ends = [mean_interval(values) for values in agreement]
     curves = agreement.mean(1), [end.high for end in ends], [end.low for end in ends]
-    found = [max((k + 1 for k, share in enumerate(curve) if share < unchanged), default=0) for curve in curves]
+    found = [max((k + 1 for k, share in enumerate(curve) if share < UNCHANGED), default=0) for curve in curves]
     return found[0], found[1:]
 
 
@@ -243,7 +226,6 @@ def exit_depth(
     batch_size: int = 4,
     template: str = "chat",
     max_text_tokens: int | None = None,
-    unchanged: float = UNCHANGED,
     progress: bool = False,
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
@@ -255,29 +237,15 @@ def exit_depth(
     say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's
     agreement is the share of its words that stay.
 
-    Args:
-        model: A Hugging Face LVLM, see `vision_hidden_behind`.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts that belong to them.
-        batch_size: Pairs a forward pass.
-        template: As for `mirlib.score`.
-        max_text_tokens: Read so many tokens of each text.
-        unchanged: Agreement, as a mean over samples, from which on nothing counts as changed.
-        progress: Whether to show a bar on stderr.
+    Model (see `vision_hidden_behind`), processor, N images with the N texts that belong to them, and options are those
+    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
 
     Returns:
         `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
         ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
         one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
-        lower end of the agreement's interval reach ``unchanged``.
-
-    Raises:
-        MirlibError: For fewer than 2 pairs, a share outside (0, 1], and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+        lower end of the agreement's interval reach 95 %.
     """
-    if not 0 < unchanged <= 1:
-        raise MirlibError(f"unchanged must lie in (0, 1], got {unchanged:g}")
     options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
@@ -290,14 +258,10 @@ def exit_depth(
             with vision_hidden_behind(model, depth):
                 by_depth.append(words.means(words.logits().argmax(-1) == said[-1]))
         agreements.append(np.stack(by_depth))
-    null = [
-        words.means(words.logits().argmax(-1) == before)
-        for words, before in zip(
-            _read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True
-        )
-    ]
+    others = zip(_read(model, _with_next_pictures(batches), "other pictures", progress), said, strict=True)
+    null = [words.means(words.logits().argmax(-1) == before) for words, before in others]
     agreement = np.concatenate([np.concatenate(agreements, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
-    depth, interval = depth_of(agreement, unchanged)
+    depth, interval = depth_of(agreement)
     found = result(
         "exit_depth",
         agreement[1:].mean(1),
@@ -306,7 +270,7 @@ def exit_depth(
         standard_error=stats.sem(agreement[1:], axis=1).tolist(),
         never_seen=float(agreement[0].mean()),
         null=float(np.concatenate(null).mean()),
-        unchanged=unchanged,
+        unchanged=UNCHANGED,
         **options,
     )
     return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

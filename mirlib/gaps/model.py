@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import nn
+from tqdm import tqdm
 
 from mirlib.align.saved import attached
 from mirlib.batches import pair_batches
@@ -71,12 +72,13 @@ class ZooResult:
         lines = []
         for name, found in self.results.items():
             random, missing = found.calibration, float("nan")
+            low, high = (missing, missing) if found.interval is None else found.interval[:2]
             lines.append(
                 {
                     "measure": MEASURES[name].title,
                     "value": found.value,
-                    "low": missing if found.interval is None else found.interval.low,
-                    "high": missing if found.interval is None else found.interval.high,
+                    "low": low,
+                    "high": high,
                     "first layer": found.per_layer[0],
                     "last layer": found.per_layer[-1],
                     "integrated": found.direction,
@@ -87,21 +89,13 @@ class ZooResult:
                     "seconds": self.seconds[name],
                 }
             )
-        return pd.DataFrame(lines).set_index("measure") if lines else pd.DataFrame()
+        return pd.DataFrame(lines).set_index("measure")
 
 
 def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[str], dict[str, str]]:
-    """Which measures are meant, and why others are left out.
+    """Which measures are meant by ``"all"``, by names with commas between them or a list, and why others are left out.
 
-    Args:
-        names: ``"all"``, names with commas between them, or a list of names.
-        pairs: Whether images and texts belong together.
-
-    Returns:
-        Names in the order of the registry (those of ``all``) or of the caller, and reasons by name.
-
-    Raises:
-        MirlibError: If a name is unknown, or a measure was named that cannot be had here.
+    ``pairs`` says whether images and texts belong together. A name that is unknown, or cannot be had here, is refused.
     """
     missing = {
         PAIRS: "needs images and the texts that belong to them (--pairs)",
@@ -134,34 +128,24 @@ def apply_measures(
     confidence: float | None = CONFIDENCE,
     pairs: PairMeans | None = None,
     random: Sequence[PairMeans] = (),
-    on_measure: Callable[[str], None] = lambda name: None,
 ) -> tuple[dict[str, GapResult], dict[str, float]]:
-    """Measures of rows in memory, and the seconds of processor time that each took.
+    """Measures of rows in memory by name, none of a task, and the seconds of processor time that each took.
 
-    Args:
-        rows: The rows.
-        measures: Names in `MEASURES`, none of a task.
-        seed: Of draws of rows, folds and pairings.
-        permutations: Random pairings of those that take pairs.
-        confidence: Of their intervals; None for none.
-        pairs: What those of pairs take, see `mirlib.gaps.reading.PairReader`. Left out, they take the means of all rows
-            of a sample where `rows` holds them, and else those of the rows kept: of a text that has seen the picture.
-        random: The same of models with random weights.
-        on_measure: Called with each name before its turn.
+    Those of pairs take ``pairs``, see `mirlib.gaps.reading.PairReader` (if left out the rows, of a text that has seen
+    the picture), and stand beside ``random``, the same of models with random weights.
     """
     results, seconds = {}, {}
     for name in measures:
-        on_measure(name)
         started = time.process_time()
-        function = MEASURES[name].function
+        function, of_pairs = MEASURES[name].function, MEASURES[name].needs == PAIRS
         options: dict[str, Any] = {"samples": rows.samples, "seed": seed, "confidence": confidence}
         sides = rows.vision, rows.text
-        if MEASURES[name].needs == PAIRS:
+        if of_pairs:
             options["permutations"] = permutations
-            if pairs is not None or rows.pooled is not None:
-                sides, options["samples"] = pairs or rows.pooled, None  # a row a sample
+            if pairs is not None:
+                sides, options["samples"] = pairs, None  # a row a sample
         found = function(*sides, **options)
-        if MEASURES[name].needs == PAIRS and found.calibration is not None and random:
+        if of_pairs and found.calibration is not None and random:
             values = [function(*means, seed=seed, permutations=0, confidence=None).per_layer for means in random]
             found = replace(found, calibration=replace(found.calibration, random_weights=np.array(values)))
         results[name], seconds[name] = found, round(time.process_time() - started, 3)
@@ -223,95 +207,34 @@ def score_measures(
     read again beside one short text that is the same for all. The same is done with models of the same class whose
     weights are random.
 
-    Args:
-        model: As for `mirlib.score`.
-        processor: Its processor.
-        images: Images, as for `mirlib.score`.
-        texts: Texts.
-        measures: ``"all"``, or names in `mirlib.gaps.MEASURES`.
-        num: Number of pairs.
-        batch_size: Pairs a forward pass.
-        seed: Of the draw of pairs and rows, and of what the measures draw.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``; measures of pairs need it.
-        max_rows: Rows of each modality to keep; as many as take 1 GiB in all layers if left out.
-        text: For measures of pairs: ``"alone"``, or ``"after the picture"`` to see what that does.
-        random_weights: For measures of pairs: how many models of random weights to measure beside this one, with the
-            seeds from ``seed`` on; 0 for none. One is left out where there is no room for it.
-        confidence: Of the intervals over samples; None for none.
-        template: As for `mirlib.score`.
-        text_rows: As for `mirlib.score`.
-        last: As for `mirlib.score`.
-        max_text_tokens: As for `mirlib.score`.
-        skip_unreadable: As for `mirlib.score`.
-        progress: Whether to show bars on stderr.
-
-    Returns:
-        `ZooResult`.
-
-    Raises:
-        UndefinedMIRError: If the model's decoder never sees vision rows.
-        MirlibError: For unknown measures, and as `mirlib.score`.
+    Arguments that are not named here, and errors, are those of `mirlib.score`. ``measures`` is ``"all"`` or names in
+    `mirlib.gaps.MEASURES`; those of pairs need ``paired``. ``max_rows`` of each modality are kept, as many as take 1
+    GiB in all layers if left out. For measures of pairs, ``text="after the picture"`` shows what that does, and
+    ``random_weights`` says how many models of random weights to measure beside this one, with the seeds from ``seed``
+    on; one is left out where there is no room for it.
     """
-    from tqdm import tqdm
-
     wanted, skipped = chosen_measures(measures, pairs=paired)
-    batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-        merge_processes=False,
-    )
-    limit = rows_that_fit(model) if max_rows is None else max_rows
-    chosen_images, chosen_texts = zip(*batches.chosen, strict=True)
-    chosen = _Picked(images, chosen_images), [texts[i] for i in chosen_texts]
-    reading = {
-        "batch_size": batch_size,
-        "template": template,
-        "text_rows": text_rows,
-        "last": last,
-        "max_text_tokens": max_text_tokens,
-        "progress": progress,
-    }
+    reading = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
+    drawing = {"num": num, "seed": seed, "paired": paired, "skip_unreadable": skip_unreadable}
+    batches = pair_batches(model, processor, images, texts, merge_processes=False, **drawing, **reading)
+    reading |= {"text_rows": text_rows, "last": last, "progress": progress}
+    chosen = _Picked(images, [i for i, _ in batches.chosen]), [texts[i] for _, i in batches.chosen]
     reader = PairReader(processor, *chosen, text=text, **reading)
+    limit = rows_that_fit(model) if max_rows is None else max_rows
+    of_pairs = [name for name in wanted if MEASURES[name].needs == PAIRS]
+    pairs, random, said = None, [], {}
     with memory_advice(model, batch_size):
         rows = collect_rows(model, processor, *chosen, max_rows=limit, seed=seed, **reading)
-        pairs, random, of_pairs = None, [], {}
-        if any(MEASURES[name].needs == PAIRS for name in wanted):
+        if of_pairs:
             try:
-                pairs, of_pairs = _read_pairs(model, reader, rows)
+                pairs, said = _read_pairs(model, reader, rows)
             except MirlibError as error:
                 if measures != "all":
                     raise
-                skipped |= {name: f"cannot be had: {error}" for name in wanted if MEASURES[name].needs == PAIRS}
+                skipped |= {name: f"cannot be had: {error}" for name in of_pairs}
                 wanted = [name for name in wanted if name not in skipped]
             else:
-                random, of_pairs["random_weights"] = _read_random(model, reader, seed, random_weights)
-    with tqdm(total=len(wanted), desc="measures", disable=not progress, leave=False) as bar:
-
-        def show(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        results, seconds = {}, {}
-        for name in wanted:
-            try:
-                found = apply_measures(
-                    rows, [name], seed=seed, confidence=confidence, pairs=pairs, random=random, on_measure=show
-                )
-            except MirlibError as error:  # too few samples for one of them; the others are worth having
-                if measures != "all" or (name == wanted[-1] and not results):
-                    raise
-                skipped[name] = f"cannot be had: {error}"
-            else:
-                results, seconds = results | found[0], seconds | found[1]
+                random, said["random_weights"] = _read_random(model, reader, seed, random_weights)
     kept = {"vision": len(rows.vision_samples), "text": len(rows.text_samples)}
     settings = {
         **batches.settings,
@@ -321,16 +244,30 @@ def score_measures(
         "layers": rows.num_layers,
         "rows_kept": kept,
         "rows_seen": dict(rows.seen or kept),
-        **of_pairs,
+        **said,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
     samples = batches.samples()
-    for name, found in results.items():  # what mirlib.compare holds against that of another result
-        counts = ("template", "max_text_tokens", "text_rows", "last")
-        counts += ("pair_text", "pair_vision") if MEASURES[name].needs == PAIRS else ()
-        read = {setting: settings[setting] for setting in counts}
-        of_samples = samples if found.influence is not None else ()
-        results[name] = replace(found, settings={**found.settings, **read}, samples=of_samples)
+    results, seconds = {}, {}
+    with tqdm(wanted, desc="measures", disable=not progress, leave=False) as bar:
+        for name in bar:
+            bar.set_postfix_str(name)
+            try:
+                found, took = apply_measures(rows, [name], seed=seed, confidence=confidence, pairs=pairs, random=random)
+            except MirlibError as error:  # too few samples for one of them; the others are worth having
+                if measures != "all" or (name == wanted[-1] and not results):
+                    raise
+                skipped[name] = f"cannot be had: {error}"
+                continue
+            # What mirlib.compare holds against that of another result.
+            counts = ("template", "max_text_tokens", "text_rows", "last")
+            counts += ("pair_text", "pair_vision") if name in of_pairs else ()
+            results[name] = replace(
+                found[name],
+                settings={**found[name].settings, **{setting: settings[setting] for setting in counts}},
+                samples=samples if found[name].influence is not None else (),
+            )
+            seconds |= took
     return ZooResult(results, seconds, skipped, settings, samples)
 
 

@@ -1,22 +1,20 @@
 """Measures of pairs: the rows of a sample are pooled to their mean, and image i is held against text i.
 
 They ask whether samples lie to each other in vision as they do in text, not whether the two clouds lie in one place,
-and many of them are well above zero for samples that were put together at random. Each is therefore reported beside
-its mean and spread over random pairings, see `Calibration`.
-
-Text rows that come after the picture in one sequence have seen it, and a model with random weights then scores as well
-as any: read the text alone, as `mirlib.gaps.model.score_measures` does and `mirlib.gaps.reading.PairReader` for these
-functions.
+and many of them are well above zero for samples that were put together at random: each stands beside its mean and
+spread over random pairings, see `Calibration`. Text rows behind a picture in one sequence have seen it, and score as
+high with random weights: read the text alone, as `mirlib.gaps.reading.PairReader` does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import hyp0f1
 from torch import Tensor
 
 from mirlib.errors import MirlibError
@@ -31,6 +29,7 @@ from mirlib.gaps.base import (
     GapResult,
     Rows,
     left_out,
+    public,
     register,
     result,
     unit,
@@ -39,6 +38,7 @@ from mirlib.gaps.base import (
 PERMUTATIONS = 200
 NEIGHBOURS = 10
 VARIANCE = 0.99
+SHARPNESS = 2.0
 
 DELETE_ONE, GROUPS = 100, 20
 """Where no short way leads to the value without a pair (SVCCA): up to so many are left out one by one, and of more so
@@ -51,18 +51,26 @@ class Statistic(NamedTuple):
     Attributes:
         of: From a (N,) pairing (image i with text ``pairing[i]``) to the value.
         without: The (N,) values without each pair, or one a group of pairs.
+        by_layer: What else the settings of the result say of the layer, by name.
+        once: And what is the same in all of them.
     """
 
     of: Callable[[Tensor], float]
-    without: Callable[[], np.ndarray]
+    without: Callable[[], Any]
+    by_layer: Mapping[str, float] = {}
+    once: Mapping[str, float] = {}
+
+
+class Pooled(NamedTuple):
+    """(N, d) means of the rows of N samples in a layer, of images and of texts, and the seed of what is drawn."""
+
+    images: Tensor
+    texts: Tensor
+    seed: int
 
 
 def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
-    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N.
-
-    Raises:
-        MirlibError: If a sample has rows of one modality only, or there are no samples and the rows are no pairs.
-    """
+    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N."""
     if rows.samples is None:
         counts = rows.counts
         if counts["vision"] != counts["text"]:
@@ -85,62 +93,87 @@ def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
     return pool, count
 
 
-def _paired(
-    name: str,
-    statistic_of: Callable[[Tensor, Tensor], Statistic],
-    vision: Any,
-    text: Any,
-    samples: Any,
-    *,
-    seed: int,
-    permutations: int,
-    confidence: float | None,
-    minimum: int,
-    spare: int = 1,
-    max_pairs: int | None = QUADRATIC_ROWS,
-    **settings: Any,
-) -> GapResult:
-    rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
-    pool, count = pooled(rows)
-    generator = torch.Generator().manual_seed(seed)
-    kept, pairs = torch.arange(count), count
-    if max_pairs is not None and count > max_pairs:
-        kept = torch.randperm(count, generator=generator)[:max_pairs].sort().values
-        count = max_pairs
-    if count < minimum:
-        raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {minimum}")
-    pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
-    # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
-    no_interval = None if count >= minimum + spare else f"{count} pairs are too few to leave one out"
-    values, nulls, without = [], [], []
-    for v, t in rows.layers():
-        statistic = statistic_of(pool(v, 0)[kept], pool(t, 1)[kept])
-        values.append(statistic.of(torch.arange(count)))
-        nulls.append([statistic.of(pairing) for pairing in pairings])
-        if confidence is not None and no_interval is None:
-            without.append(statistic.without())
-    influence, groups = None, False
-    if without:
-        influence = left_out(without)
-        groups = influence.shape[1] < count
-        if not groups:  # pairs that were not drawn do not change the value
-            every = np.zeros((len(values), pairs))
-            every[:, kept.numpy()] = influence
-            influence = every
-    calibration = _calibrate(np.array(values), np.array(nulls), MEASURES[name].direction) if permutations else None
-    return result(
-        name,
-        values,
-        {"pairs": count},
-        influence=influence,
-        no_interval=no_interval,
-        groups=groups,
-        confidence=confidence,
-        calibration=calibration,
-        permutations=permutations,
-        seed=seed,
-        **settings,
-    )
+_TAKEN = """\
+    vision: K arrays (r, d); each sample's rows are pooled to their mean.
+    text: K arrays (s, d).
+    samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
+    seed: Of the random pairings.
+    permutations: How many of them.
+    confidence: Of the interval over pairs, each left out once; None for none.
+"""
+_REFUSED = """\
+Raises:
+    MirlibError: For rows that do not belong together or are not finite, too few pairs, and options out of range.
+"""
+
+
+def of_pairs(
+    name: str, *, minimum: Callable[[int], int] | int = 2, spare: int = 1, **entry: str
+) -> Callable[[Callable[..., Statistic]], Callable[..., GapResult]]:
+    """Decorator: from a function of `Pooled` means and options to a measure of all layers, known by its name.
+
+    It needs a ``minimum`` of pairs, or what follows from the neighbours asked for, and ``spare`` more to leave one out.
+    """
+
+    def decorate(function: Callable[..., Statistic]) -> Callable[..., GapResult]:
+        def measure(
+            vision: Any,
+            text: Any,
+            *,
+            samples: Any = None,
+            seed: int = 0,
+            permutations: int = PERMUTATIONS,
+            confidence: float | None = CONFIDENCE,
+            **options: Any,
+        ) -> GapResult:
+            settings = {**(function.__kwdefaults__ or {}), **options}
+            needed = minimum(settings["neighbours"]) if callable(minimum) else minimum
+            rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
+            pool, count = pooled(rows)
+            generator = torch.Generator().manual_seed(seed)
+            kept, pairs = torch.arange(count), count
+            if count > QUADRATIC_ROWS:
+                kept, count = torch.randperm(count, generator=generator)[:QUADRATIC_ROWS].sort().values, QUADRATIC_ROWS
+            if count < needed:
+                raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {needed}")
+            pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
+            # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
+            no_interval = None if count >= needed + spare else f"{count} pairs are too few to leave one out"
+            values, nulls, without, said = [], [], [], []
+            for v, t in rows.layers():
+                statistic = function(Pooled(pool(v, 0)[kept], pool(t, 1)[kept], seed), **options)
+                values.append(statistic.of(torch.arange(count)))
+                nulls.append([statistic.of(pairing) for pairing in pairings])
+                if confidence is not None and no_interval is None:
+                    without.append(np.asarray(statistic.without()))
+                said.append(statistic.by_layer)
+                settings |= statistic.once
+            influence, groups = None, False
+            if without:
+                influence = left_out(without)
+                groups = influence.shape[1] < count
+                if not groups:  # pairs that were not drawn do not change the value
+                    every = np.zeros((len(values), pairs))
+                    every[:, kept.numpy()] = influence
+                    influence = every
+            settings |= {key: [each[key] for each in said] for key in said[0]}
+            return result(
+                name,
+                values,
+                {"pairs": count},
+                influence=influence,
+                no_interval=no_interval,
+                groups=groups,
+                confidence=confidence,
+                calibration=_calibrate(np.array(values), np.array(nulls), entry["direction"]) if permutations else None,
+                permutations=permutations,
+                seed=seed,
+                **settings,
+            )
+
+        return register(name, needs=PAIRS, **entry)(public(function, measure, _TAKEN, _REFUSED))
+
+    return decorate
 
 
 def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibration:
@@ -156,78 +189,54 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Distances
 
 
-@register(
+@of_pairs(
     "rmg",
     title="RMG",
     asks="Is the distance of a pair small against that of two images, or of two texts?",
     source="arXiv 2404.07983",
-    needs=PAIRS,
     direction=LOWER,
     cost="n² d",
 )
-def rmg(
-    vision: Any,
-    text: Any,
-    *,
-    samples: Any = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float | None = CONFIDENCE,
-) -> GapResult:
+def rmg(layer: Pooled) -> Statistic:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
     ``d_match`` is the mean distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts.
 
-    Args:
-        vision: K arrays (r, d); each sample's rows are pooled to their mean.
-        text: K arrays (s, d).
-        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-        seed: Of the random pairings.
-        permutations: How many of them.
-        confidence: Of the interval over pairs, each left out once; None for none.
-
     Returns:
         `GapResult`, each layer in [0, 1].
 
-    Raises:
-        MirlibError: For rows that do not belong together or are not finite, or fewer than 2 pairs.
-
     Source: arXiv 2404.07983.
     """
+    x, y = unit(layer.images), unit(layer.texts)
+    count = len(x)
+    cosines = x @ y.T
 
-    def of(x: Tensor, y: Tensor) -> Statistic:
-        x, y = unit(x), unit(y)
-        count = len(x)
-        cosines = x @ y.T
+    def apart(side: Tensor, without: bool = False) -> Tensor:
+        """Mean distance of two different rows; (N,) without each of them, or of all."""
+        total, squares, left = side.sum(0, keepdim=True), side.square().sum(1), count
+        if without:
+            total, squares, left = total - side, squares.sum() - squares, count - 1
+        return (1 - (total.square().sum(1) - (squares if without else squares.sum())) / (left * (left - 1))) / 2
 
-        def apart(side: Tensor, without: bool = False) -> Tensor:
-            """Mean distance of two different rows; (N,) without each of them, or of all."""
-            total, squares, left = side.sum(0, keepdim=True), side.square().sum(1), count
-            if without:
-                total, squares, left = total - side, squares.sum() - squares, count - 1
-            return (1 - (total.square().sum(1) - (squares if without else squares.sum())) / (left * (left - 1))) / 2
+    def relative(matched: Tensor, within: Tensor) -> Tensor:
+        match = ((1 - matched) / 2).clamp(min=0)
+        whole = within + match
+        return torch.where(whole > 1e-15, match / whole, 0.0)
 
-        def relative(matched: Tensor, within: Tensor) -> Tensor:
-            match = ((1 - matched) / 2).clamp(min=0)
-            whole = within + match
-            return torch.where(whole > 1e-15, match / whole, 0.0)
+    within = (apart(x) + apart(y)) / 2
 
-        within = (apart(x) + apart(y)) / 2
+    def without() -> Tensor:
+        matched = (cosines.trace() - cosines.diagonal()) / (count - 1)
+        return relative(matched, (apart(x, True) + apart(y, True)) / 2)
 
-        def statistic(pairing: Tensor) -> float:
-            return float(relative(cosines[torch.arange(count), pairing].mean(), within))
+    return Statistic(lambda pairing: float(relative(cosines[torch.arange(count), pairing].mean(), within)), without)
 
-        def without() -> np.ndarray:
-            matched = (cosines.trace() - cosines.diagonal()) / (count - 1)
-            return relative(matched, (apart(x, True) + apart(y, True)) / 2).numpy()
 
-        return Statistic(statistic, without)
-
-    return _paired(
-        "rmg", of, vision, text, samples, seed=seed, permutations=permutations, confidence=confidence, minimum=2
-    )
+# ---------------------------------------------------------------------------------------------------------------------
+# Alignment of kernels
 
 
 def _double_centred(gram: Tensor) -> Tensor:
@@ -267,171 +276,90 @@ def _products_without(first: Tensor, second: Tensor, unbiased: bool) -> Tensor:
     return left - 2 * a * rows + b * totals[0] * totals[1]
 
 
-def _cka(unbiased: bool) -> Callable[[Tensor, Tensor], Statistic]:
-    centre = _u_centred if unbiased else _double_centred
+def _cka(layer: Pooled, unbiased: bool) -> Statistic:
+    x, y = (side - side.mean(0) for side in layer[:2])  # a shift does not count, and costs digits
+    grams = x @ x.T, y @ y.T
+    first, second = map(_u_centred if unbiased else _double_centred, grams)
+    norm = float(torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second))
 
-    def of(x: Tensor, y: Tensor) -> Statistic:
-        x, y = (side - side.mean(0) for side in (x, y))  # a shift does not count, and costs digits
-        grams = x @ x.T, y @ y.T
-        first, second = map(centre, grams)
-        norm = float(torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second))
+    def of(pairing: Tensor) -> float:
+        return float((first * second[pairing][:, pairing]).sum()) / norm if norm > 0 else 0.0
 
-        def statistic(pairing: Tensor) -> float:
-            return float((first * second[pairing][:, pairing]).sum()) / norm if norm > 0 else 0.0
+    def without() -> Tensor:
+        across, *within = (_products_without(*two, unbiased) for two in (grams, grams[:1] * 2, grams[1:] * 2))
+        norms = (within[0] * within[1]).clamp(min=0).sqrt()
+        return torch.where(norms > 0, across / norms, 0.0)
 
-        def without() -> np.ndarray:
-            across, *within = (_products_without(*two, unbiased) for two in (grams, grams[:1] * 2, grams[1:] * 2))
-            norms = (within[0] * within[1]).clamp(min=0).sqrt()
-            return torch.where(norms > 0, across / norms, 0.0).numpy()
-
-        return Statistic(statistic, without)
-
-    return of
+    return Statistic(of, without)
 
 
-@register(
+@of_pairs(
     "cka",
     title="CKA",
     asks="Are images that are alike described by texts that are alike?",
     source="Kornblith et al. 2019; arXiv 2405.07987",
-    needs=PAIRS,
     direction=HIGHER,
     cost="n² d",
 )
-def cka(
-    vision: Any,
-    text: Any,
-    *,
-    samples: Any = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float | None = CONFIDENCE,
-) -> GapResult:
+def cka(layer: Pooled) -> Statistic:
     """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
 
     With few pairs and many dimensions it is far above 0 for random pairs; see `cka_debiased` and the calibration.
 
-    Args:
-        vision: K arrays (r, d); each sample's rows are pooled to their mean.
-        text: K arrays (s, d).
-        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-        seed: Of the random pairings.
-        permutations: How many of them.
-        confidence: Of the interval over pairs, each left out once; None for none.
-
     Returns:
         `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
 
-    Raises:
-        MirlibError: For rows that do not belong together or are not finite, or fewer than 2 pairs.
-
     Source: Kornblith et al. (2019).
     """
-    return _paired(
-        "cka",
-        _cka(False),
-        vision,
-        text,
-        samples,
-        seed=seed,
-        permutations=permutations,
-        confidence=confidence,
-        minimum=2,
-    )
+    return _cka(layer, unbiased=False)
 
 
-@register(
+@of_pairs(
     "cka_debiased",
+    minimum=4,
     title="CKA, debiased",
     asks="The same, without what few pairs in many dimensions add?",
     source="Song et al. 2012; arXiv 2405.07987",
-    needs=PAIRS,
     direction=HIGHER,
     cost="n² d",
 )
-def cka_debiased(
-    vision: Any,
-    text: Any,
-    *,
-    samples: Any = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float | None = CONFIDENCE,
-) -> GapResult:
+def cka_debiased(layer: Pooled) -> Statistic:
     """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
 
-    Args:
-        vision: K arrays (r, d); each sample's rows are pooled to their mean.
-        text: K arrays (s, d).
-        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-        seed: Of the random pairings.
-        permutations: How many of them.
-        confidence: Of the interval over pairs, each left out once; None for none.
-
     Returns:
-        `GapResult`, each layer in [−1, 1].
-
-    Raises:
-        MirlibError: For rows that do not belong together or are not finite, or fewer than 4 pairs.
+        `GapResult`, each layer in [−1, 1]; of 4 pairs or more.
 
     Source: Song et al. (2012) for the estimate of HSIC.
     """
-    return _paired(
-        "cka_debiased",
-        _cka(True),
-        vision,
-        text,
-        samples,
-        seed=seed,
-        permutations=permutations,
-        confidence=confidence,
-        minimum=4,
-    )
+    return _cka(layer, unbiased=True)
 
 
-def _shuffled(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+# ---------------------------------------------------------------------------------------------------------------------
+# Correlations and neighbours
 
 
-@register(
+@of_pairs(
     "svcca",
+    minimum=3,
     title="SVCCA",
     asks="How much of what varies in one can be read linearly off the other?",
     source="Raghu et al. 2017; arXiv 2405.07987",
-    needs=PAIRS,
     direction=HIGHER,
     cost="n d min(n, d)",
 )
-def svcca(
-    vision: Any,
-    text: Any,
-    *,
-    samples: Any = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float | None = CONFIDENCE,
-    variance: float = VARIANCE,
-) -> GapResult:
+def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     """Mean canonical correlation of the leading principal components of pooled pairs.
-
-    Args:
-        vision: K arrays (r, d); each sample's rows are pooled to their mean.
-        text: K arrays (s, d).
-        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-        seed: Of the random pairings.
-        permutations: How many of them.
-        confidence: Of the interval over pairs, each left out once; None for none.
-        variance: Share of the variance that the components of each side must hold, in (0, 1]. With nearly as many of
-            them as pairs the correlations of random pairs are close to 1 too: read the calibrated value.
 
     The interval leaves out each pair by itself up to 100 pairs, and of more 20 groups of them in turn, which gives no
     influence of single pairs: each time both sides are decomposed again.
 
-    Returns:
-        `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
+    Args:
+        layer: Its rows.
+        variance: Share of the variance that the components of each side must hold, in (0, 1]. With nearly as many of
+            them as pairs the correlations of random pairs are close to 1 too: read the calibrated value.
 
-    Raises:
-        MirlibError: For rows that do not belong together or are not finite, fewer than 3 pairs, or an impossible share.
+    Returns:
+        `GapResult`, each layer in [0, 1]; 0 where a side does not vary. Of 3 pairs or more.
 
     Source: Raghu et al. (2017).
     """
@@ -452,75 +380,43 @@ def svcca(
         kept = min(first.shape[1], second.shape[1])
         return float(torch.linalg.svdvals(first.T @ second).clamp(max=1).sum()) / kept if kept else 0.0
 
-    def of(x: Tensor, y: Tensor) -> Statistic:
-        first, second = basis(x), basis(y)
-        count = len(x)
+    first, second = basis(layer.images), basis(layer.texts)
+    count = len(first)
 
-        def without() -> np.ndarray:
-            # Turned into as many columns as there are pairs, once, the rows are the same to what follows.
-            sides = [torch.linalg.svd(side - side.mean(0), full_matrices=False) for side in (x, y)]
-            sides = [left * values for left, values, _ in sides]
-            order = torch.arange(count) if count <= DELETE_ONE else _shuffled(count, seed)
-            parts = count if count <= DELETE_ONE else GROUPS
-            found = []
-            for part in range(parts):
-                left = (order % parts != part).nonzero()[:, 0]
-                found.append(correlation(*(basis(side[left]) for side in sides)))
-            return np.array(found)
+    def without() -> list[float]:
+        # Turned into as many columns as there are pairs, once, the rows are the same to what follows.
+        sides = [torch.linalg.svd(side - side.mean(0), full_matrices=False) for side in layer[:2]]
+        sides = [left * values for left, values, _ in sides]
+        order, parts = torch.arange(count), count
+        if count > DELETE_ONE:
+            order, parts = torch.randperm(count, generator=torch.Generator().manual_seed(layer.seed)), GROUPS
+        rest = [(order % parts != part).nonzero()[:, 0] for part in range(parts)]
+        return [correlation(*(basis(side[left]) for side in sides)) for left in rest]
 
-        return Statistic(lambda pairing: correlation(first, second[pairing]), without)
-
-    return _paired(
-        "svcca",
-        of,
-        vision,
-        text,
-        samples,
-        seed=seed,
-        permutations=permutations,
-        confidence=confidence,
-        minimum=3,
-        variance=variance,
-    )
+    return Statistic(lambda pairing: correlation(first, second[pairing]), without)
 
 
-@register(
+@of_pairs(
     "mutual_knn",
+    minimum=lambda neighbours: neighbours + 1,
+    spare=2,  # with one more than k pairs, all are neighbours of all
     title="mutual k-NN",
     asks="Has a sample the same nearest neighbours in vision and in text?",
     source="Huh et al. 2024, arXiv 2405.07987",
-    needs=PAIRS,
     direction=HIGHER,
     cost="n² d",
 )
-def mutual_knn(
-    vision: Any,
-    text: Any,
-    *,
-    samples: Any = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float | None = CONFIDENCE,
-    neighbours: int = NEIGHBOURS,
-) -> GapResult:
+def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
 
     Neighbours change in jumps where a sample is left out, so the interval is wider than other draws ask for.
 
     Args:
-        vision: K arrays (r, d); each sample's rows are pooled to their mean.
-        text: K arrays (s, d).
-        samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-        seed: Of the random pairings.
-        permutations: How many of them.
-        confidence: Of the interval over pairs, each left out once; None for none.
+        layer: Its rows.
         neighbours: k; there must be more pairs.
 
     Returns:
         `GapResult`, each layer in [0, 1]; random pairs give ``k / (N − 1)``.
-
-    Raises:
-        MirlibError: For rows that do not belong together or are not finite, or k pairs and fewer.
 
     Source: Huh et al. (2024), arXiv 2405.07987.
     """
@@ -533,36 +429,86 @@ def mutual_knn(
         cosines = (side @ side.T).fill_diagonal_(-math.inf)
         return cosines.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
-    def of(x: Tensor, y: Tensor) -> Statistic:
-        first, second = ranks(x), ranks(y)
-        near = [(side < neighbours).double() for side in (first, second)]
-        count = len(x)
+    first, second = ranks(layer.images), ranks(layer.texts)
+    near = [(side < neighbours).double() for side in (first, second)]
+    count = len(first)
 
-        def statistic(pairing: Tensor) -> float:
-            return float((near[0] * near[1][pairing][:, pairing]).sum()) / (count * neighbours)
+    def of(pairing: Tensor) -> float:
+        return float((near[0] * near[1][pairing][:, pairing]).sum()) / (count * neighbours)
 
-        def without() -> np.ndarray:
-            # A sample that loses a neighbour gets the next one: in one side, in the other, in both or in none.
-            lost = [side < neighbours for side in (first, second)]
-            shared = torch.zeros(count, count, dtype=torch.float64)  # of sample j, without sample i, at (j, i)
-            for more in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                both = ((first < neighbours + more[0]) & (second < neighbours + more[1])).double()
-                here = (lost[0] == bool(more[0])) & (lost[1] == bool(more[1]))
-                shared += torch.where(here, both.sum(1, keepdim=True) - both, 0.0)
-            return ((shared.sum(0) - shared.diagonal()) / ((count - 1) * neighbours)).numpy()
+    def without() -> Tensor:
+        # A sample that loses a neighbour gets the next one: in one side, in the other, in both or in none.
+        lost = [side < neighbours for side in (first, second)]
+        shared = torch.zeros(count, count, dtype=torch.float64)  # of sample j, without sample i, at (j, i)
+        for more in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            both = ((first < neighbours + more[0]) & (second < neighbours + more[1])).double()
+            here = (lost[0] == bool(more[0])) & (lost[1] == bool(more[1]))
+            shared += torch.where(here, both.sum(1, keepdim=True) - both, 0.0)
+        return (shared.sum(0) - shared.diagonal()) / ((count - 1) * neighbours)
 
-        return Statistic(statistic, without)
+    return Statistic(of, without)
 
-    return _paired(
-        "mutual_knn",
-        of,
-        vision,
-        text,
-        samples,
-        seed=seed,
-        permutations=permutations,
-        confidence=confidence,
-        minimum=neighbours + 1,
-        spare=2,  # with one more than k pairs, all are neighbours of all
-        neighbours=neighbours,
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sphere
+
+
+def uniformity(rows: Any) -> float:
+    """Uniformity: ``log mean exp(−2 ‖x − y‖²)`` over all pairs of different rows (N, d), scaled to length 1.
+
+    When to use it: beside `alignment`, to see whether pairs meet because all samples have collapsed to one point.
+
+    Returns:
+        From −8 to 0, where all rows point one way; lower is more spread. Rows that are spread evenly give
+        `even_spread`.
+
+    Raises:
+        MirlibError: For fewer than 2 rows.
+
+    Source: Wang & Isola (2020), arXiv 2005.10242.
+
+    Examples:
+        >>> round(uniformity(np.eye(3)), 6)  # all at a right angle, ‖x − y‖² = 2
+        -4.0
+    """
+    rows = unit(torch.as_tensor(rows).double())
+    if rows.ndim != 2 or len(rows) < 2:
+        raise MirlibError(f"uniformity: expected at least 2 rows (N, d), got {tuple(rows.shape)}")
+    kernel = torch.exp(-SHARPNESS * (2 - 2 * (rows @ rows.T)))
+    return math.log(float(kernel.sum() - kernel.diagonal().sum()) / (len(rows) * (len(rows) - 1)))
+
+
+def even_spread(dim: int) -> float:
+    """What `uniformity` tends to for rows spread evenly over the sphere in d dimensions: ``−4 + log ₀F₁(; d/2; 4)``."""
+    return -2 * SHARPNESS + math.log(float(hyp0f1(dim / 2, SHARPNESS**2)))
+
+
+@of_pairs(
+    "alignment",
+    title="alignment on the sphere",
+    asks="How far apart do the two of a pair lie on the unit sphere?",
+    source="Wang & Isola 2020, arXiv 2005.10242",
+    direction=LOWER,
+    cost="n² d",
+)
+def alignment(layer: Pooled) -> Statistic:
+    """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1.
+
+    When to use it: to tell a gap that is the same for all samples, in which random pairs are as far apart as true
+    ones, from samples that have not found each other; read it beside the uniformity of both sides.
+
+    Returns:
+        `GapResult`, each layer in [0, 4]; 4 times the ``d_match`` of `rmg`. ``settings`` hold the `uniformity` of the
+        vision means and of the text means of each layer, and the `even_spread` in so many dimensions.
+
+    Source: Wang & Isola (2020), arXiv 2005.10242, with α = 2; the pairs there are two views of one sample.
+    """
+    squares = 2 - 2 * unit(layer.images) @ unit(layer.texts).T
+    places, own = torch.arange(len(squares)), squares.diagonal()
+    spread = {"vision_uniformity": uniformity(layer.images), "text_uniformity": uniformity(layer.texts)}
+    return Statistic(
+        lambda pairing: float(squares[places, pairing].mean()),
+        lambda: (own.sum() - own) / (len(own) - 1),
+        by_layer=spread,
+        once={"even_spread": even_spread(layer.images.shape[1])},
     )

@@ -8,7 +8,6 @@ Here the text is read without its picture, and the picture beside a text that is
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.adapters import unwrap
-from mirlib.batches import ANY_TEXT, ModelInputs
+from mirlib.batches import ANY_TEXT, ModelInputs, PairBatches, pair_batches
 from mirlib.data import load_image
 from mirlib.errors import MirlibError, boundary, said_by
 from mirlib.forward import evaluating, forward_advice, memory_advice
@@ -29,20 +28,23 @@ from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
 from mirlib.rows import means_of_samples
 
-__all__ = ["PairMeans", "PairReader", "random_twin"]
+__all__ = ["PairMeans", "PairReader", "in_order", "random_twin"]
 
 ALONE, AFTER = "alone", "after the picture"
 SEEN = 1e-3
 """Share of its length by which a vision row must move with the text to have seen it; rounding moves it by less."""
 
 
-class PairMeans(NamedTuple):
-    """Means of the rows of N samples after each of K layers: what measures of pairs take as ``(vision, text)``.
+def in_order(
+    model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any
+) -> PairBatches:
+    """The pairs ``(images[i], texts[i])`` in their order, checked as `mirlib.batches.pair_batches` does."""
+    drawn = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
+    return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
 
-    Attributes:
-        vision: K tensors (N, d), float32.
-        text: K tensors (N, d).
-    """
+
+class PairMeans(NamedTuple):
+    """Means of the rows of N samples, K tensors (N, d) each: what measures of pairs take as ``(vision, text)``."""
 
     vision: list[Tensor]
     text: list[Tensor]
@@ -52,17 +54,8 @@ class PairMeans(NamedTuple):
 class PairReader:
     """Reads the pairs ``(images[i], texts[i])`` with a model, the one modality apart from the other.
 
-    Attributes:
-        processor: The model's processor, with a fast tokenizer.
-        images: N paths, PIL images or arrays.
-        texts: N non-empty strings.
-        text: ``"alone"``, or ``"after the picture"`` to see what comes of that.
-        batch_size: Samples a forward pass.
-        template: As for `mirlib.score`; a text alone stands in the same prompt, with nothing in the picture's place.
-        text_rows: As for `mirlib.capture`; without a picture always those of the text.
-        last: As for `mirlib.capture`.
-        max_text_tokens: Cut each text after so many tokens.
-        progress: Whether to show bars on stderr.
+    ``text`` is ``"alone"``, or ``"after the picture"`` to see what comes of that; all else is as for `mirlib.score`. A
+    text alone stands in the same prompt, with nothing in the picture's place.
 
     Examples:
         >>> from mirlib import gaps
@@ -96,12 +89,7 @@ class PairReader:
     def read(self, model: nn.Module, *, name: str = "pairs") -> PairMeans:
         """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
 
-        Args:
-            model: As for `mirlib.score`.
-            name: What the bars say is read.
-
-        Raises:
-            MirlibError: If the model does not take a text without a picture, and all that `mirlib.capture` raises.
+        A model that does not take a text without a picture is refused.
         """
         if self.text == AFTER:
             return PairMeans(*self._means(model, self.images, self.texts, MODALITIES, name))
@@ -194,16 +182,10 @@ class PairReader:
 
 
 def random_twin(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model of the same class and config with the weights that its class starts from, before any training.
+    """A model of the same class and config, in evaluation mode, with the weights that its class starts from.
 
-    Adapters of PEFT and methods of `mirlib.align` that were added to the model are left out.
-
-    Args:
-        model: The model; the new one is on its device and in its precision.
-        seed: Of the weights; those of a GPU are others than those of a CPU.
-
-    Returns:
-        A model in evaluation mode.
+    It is on the model's device and in its precision, without adapters of PEFT and methods of `mirlib.align`. Weights of
+    a GPU are others than those of a CPU.
 
     Raises:
         MirlibError: If it would not fit in the memory that is free, the weights are spread over devices or stored in
@@ -252,8 +234,4 @@ def _free_memory(device: torch.device) -> int | None:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        pass
-    try:  # half of all, where nothing tells what others use
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
         return None

@@ -1,13 +1,34 @@
-"""Measures that need a labelled task: what the model does with the image, rather than where its rows lie."""
+"""Measures of a labelled task: what the model does with the picture, rather than where its rows lie."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from scipy import special, stats
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import CONFIDENCE, HIGHER, TASK, GapResult, register, result
+from mirlib.gaps.base import (
+    CONFIDENCE,
+    HIGHER,
+    LOWER,
+    TASK,
+    GapResult,
+    mean_interval,
+    of_samples,
+    register,
+    result,
+    unit,
+)
+from mirlib.influence import t_interval
+from mirlib.mir import as_layers
+
+
+def _of_questions(name: str, values: np.ndarray, confidence: float | None, **settings: Any) -> GapResult:
+    options = {"value": values.mean(), "influence": (values - values.mean()) / len(values), "confidence": confidence}
+    return result(name, [], {"questions": len(values)}, **options, **settings)
 
 
 @register(
@@ -44,20 +65,10 @@ def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONF
         raise MirlibError(
             f"expected (n,) and (n,) or (draws, n) answers with n ≥ 2, got {own.shape} and {permuted.shape}"
         )
-    for values in (own, permuted):
-        if not ((values >= 0) & (values <= 1)).all():
-            raise MirlibError("answers must be 0, 1 or between (right or wrong)")
-    gained = own - permuted.mean(0)
-    return result(
-        "perceptual_score",
-        [],
-        {"questions": len(own)},
-        value=gained.mean(),
-        influence=(gained - gained.mean()) / len(gained),
-        confidence=confidence,
-        accuracy=float(own.mean()),
-        permuted_accuracy=float(permuted.mean()),
-    )
+    if not all(((values >= 0) & (values <= 1)).all() for values in (own, permuted)):
+        raise MirlibError("answers must be 0, 1 or between (right or wrong)")
+    accuracies = {"accuracy": float(own.mean()), "permuted_accuracy": float(permuted.mean())}
+    return _of_questions("perceptual_score", own - permuted.mean(0), confidence, **accuracies)
 
 
 @register(
@@ -102,12 +113,198 @@ def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = C
         raise MirlibError("scores must be finite, but for −inf where there is no candidate")
     among = np.exp(scores - scores.max(1, keepdims=True))
     probability = among[np.arange(len(right)), right] / among.sum(1)
-    return result(
-        "soft_discrimination",
+    chance = float((1 / np.isfinite(scores).sum(1)).mean())
+    return _of_questions("soft_discrimination", probability, confidence, chance=chance)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which way a model leans where picture and words disagree
+
+
+def _scores(values: Any, name: str, count: int | None = None) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values) or (count is not None and len(values) != count):
+        wanted = "(n,)" if count is None else f"({count},)"
+        raise MirlibError(f"{name}: expected {wanted} numbers, got an array of shape {values.shape}")
+    return values
+
+
+@register(
+    "text_preference",
+    title="preference for text",
+    asks="Whom does the model believe where a text contradicts the picture?",
+    source="here",
+    needs=TASK,
+    direction=LOWER,
+    cost="the task, once or twice",
+)
+def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None = None) -> GapResult:
+    """Mean probability of the answer that a text gives, against the one that the picture gives, where they differ.
+
+    When to use it: the model is to trust its picture (documents, screens, medicine), and what stands in its prompt may
+    be wrong.
+
+    Args:
+        picture: (n,) logit or log-probability of the answer that is right of the picture, for n questions asked with
+            the picture and a text that contradicts it.
+        text: (n,) the same of the answer that is right of the text.
+        without: Both once more, for the same questions without the text: the null. Left out, it is ½, no preference.
+
+    Returns:
+        `GapResult` in [0, 1], without layers: 0 trusts the picture, 1 the text. See `mirlib.gaps.base.of_samples`.
+
+    Raises:
+        MirlibError: If the shapes differ, there are fewer than 2 questions, or a difference is not a number.
+
+    Examples:
+        >>> round(text_preference([0.0, 0.0], [np.log(3.0), 0.0]).value, 6)
+        0.625
+    """
+
+    def preferred(pair: tuple[Any, Any], name: str) -> np.ndarray:
+        first = _scores(pair[0], f"{name}picture")
+        return special.expit(_scores(pair[1], f"{name}text", len(first)) - first)
+
+    found = preferred((picture, text), "")
+    null: Any = 0.5
+    if without is not None:
+        null = _scores(preferred(without, "without, "), "without", len(found))
+    return of_samples("text_preference", found, {"questions": len(found)}, null=null)
+
+
+@register(
+    "yes_bias",
+    title="yes-bias",
+    asks="Does the model say yes to what is not there more often than no to what is?",
+    source="here, after the questions of POPE, arXiv 2305.10355",
+    needs=TASK,
+    direction=LOWER,
+    cost="the task, once or twice",
+)
+def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = None) -> GapResult:
+    """Rate of yes on things that are not in the picture, minus rate of no on things that are.
+
+    When to use it: to tell a model that sees too little from one that hallucinates; both have the same accuracy.
+
+    Args:
+        absent: (n,) whether (or how probably) each question about a thing that is absent was answered with yes, in
+            [0, 1].
+        present: (m,) the same of things that are present.
+        permuted: Both once more with the picture of another sample: the null, a model that looks at nothing.
+
+    Returns:
+        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes. The interval is
+        Welch's, of two sets of questions. ``settings`` hold ``hallucinated`` and ``missed``, the two rates, and the
+        interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``.
+
+    Raises:
+        MirlibError: For fewer than 2 questions of a kind, or a number outside [0, 1].
+
+    Examples:
+        >>> yes_bias([1, 1, 0, 0], [1, 1, 1, 0]).value
+        0.25
+    """
+
+    def rates(pair: tuple[Any, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+        first, second = _scores(pair[0], f"{name}absent"), 1 - _scores(pair[1], f"{name}present")
+        for values in (first, second):
+            if len(values) < 2 or not ((values >= 0) & (values <= 1)).all():
+                raise MirlibError("expected at least 2 answers of each kind, 0 for no, 1 for yes, or between")
+        return first, second
+
+    hallucinated, missed = rates((absent, present), "")
+    beside: dict[str, Any] = {}
+    if permuted is not None:
+        first, second = rates(permuted, "permuted, ")
+        beside = {"null": float(first.mean() - second.mean()), "null_hallucinated": float(first.mean())}
+    squares = np.array([stats.sem(hallucinated), stats.sem(missed)]) ** 2
+    free = np.array([len(hallucinated) - 1, len(missed) - 1])
+    degrees = squares.sum() ** 2 / (squares**2 / free).sum() if squares.any() else float(free.sum())  # Welch
+    found = result(
+        "yes_bias",
         [],
-        {"questions": len(right)},
-        value=probability.mean(),
-        influence=(probability - probability.mean()) / len(right),
-        confidence=confidence,
-        chance=float((1 / np.isfinite(scores).sum(1)).mean()),
+        {"absent": len(hallucinated), "present": len(missed)},
+        value=hallucinated.mean() - missed.mean(),
+        hallucinated=float(hallucinated.mean()),
+        hallucinated_interval=list(mean_interval(hallucinated)[:2]),
+        missed=float(missed.mean()),
+        **beside,
+    )
+    interval = t_interval(found.value, squares.sum() ** 0.5, CONFIDENCE, "influence", float(degrees))
+    return replace(found, interval=interval)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whether what shows the same thing in two pictures lies close together
+
+
+@register(
+    "correspondence",
+    title="C-score",
+    asks="Is a part of one picture closest to the same part of another?",
+    source="after arXiv 2408.16357",
+    needs=TASK,
+    direction=HIGHER,
+    cost="m p d, for m matches and p patches a picture",
+)
+def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, within: float = 1.0) -> GapResult:
+    """Share of matched patches whose most similar patch in the other picture lies where the match says.
+
+    When to use it: with matched points at hand, to see how much of *where* and *what* single vision rows still know;
+    `mirlib.gaps.neighbours_kept` needs none. High values need no training.
+
+    Args:
+        vision: K arrays (r, d) of vision rows.
+        samples: (r,) the picture of each row.
+        positions: (r, 2) where each row's patch lies in its picture, in patches or in any unit of length.
+        matches: (m, 2) numbers of rows: a patch of one picture, and the patch of another that shows the same.
+        within: How far from the match a patch may lie to be right, in the unit of ``positions``.
+
+    Returns:
+        `GapResult` in [0, 1]; a sample is a picture with all matches that begin in it. The null is exact: the share of
+        patches of the other picture that lie near enough. See `mirlib.gaps.base.of_samples`.
+
+    Raises:
+        MirlibError: If shapes or numbers do not belong together, a match stays in its picture, or all matches begin in
+            one.
+
+    Source: arXiv 2408.16357, where it is the share of correct keypoints (PCK) on SPair-71k, of encoder features that
+    are interpolated to a finer grid, within a distance that goes with the object's size. Here: rows of the decoder as
+    well, patches as they are, one distance for all. The AC score itself, a quadratic form of this and of the A-score
+    fitted to the benchmarks of many models, is left out: it says nothing of a single model.
+    """
+    layers = as_layers(vision, "vision")
+    count = len(layers[0])
+    samples, positions, matches = np.asarray(samples), np.asarray(positions, dtype=float), np.asarray(matches)
+    if any(len(layer) != count for layer in layers) or samples.shape != (count,) or positions.shape != (count, 2):
+        raise MirlibError(
+            f"expected a picture and a place for each of {count} rows in every layer, got {samples.shape} and "
+            f"{positions.shape}"
+        )
+    if matches.ndim != 2 or matches.shape[1:] != (2,) or matches.dtype.kind not in "iu" or not len(matches):
+        raise MirlibError(f"matches: expected (m, 2) numbers of rows, got {matches.dtype} of shape {matches.shape}")
+    if matches.min() < 0 or matches.max() >= count:
+        raise MirlibError(f"matches: expected numbers of rows from 0 to {count - 1}")
+    if (samples[matches[:, 0]] == samples[matches[:, 1]]).any():
+        raise MirlibError("matches: the two rows of a match must lie in different pictures")
+    right = np.empty((len(layers), len(matches)))
+    chance = np.empty(len(matches))
+    candidates = {target: np.flatnonzero(samples == target) for target in np.unique(samples[matches[:, 1]])}
+    for k, layer in enumerate(layers):
+        rows = unit(layer.detach().to("cpu", torch.float64))
+        for m, (source, target) in enumerate(matches):
+            others = candidates[samples[target]]
+            near = np.linalg.norm(positions[others] - positions[target], axis=1) <= within
+            right[k, m] = near[int((rows[others] @ rows[source]).argmax())]
+            chance[m] = near.mean()
+    pictures, owners = np.unique(samples[matches[:, 0]], return_inverse=True)
+    share = np.bincount(owners)
+    by_picture = np.stack([np.bincount(owners, layer) / share for layer in (*right, chance)])
+    return of_samples(
+        "correspondence",
+        by_picture[:-1].mean(0),
+        {"pictures": len(pictures), "matches": len(matches)},
+        layers=by_picture[:-1],
+        null=by_picture[-1],
+        within=within,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import HIGHER, MODEL, GapResult, register
-from mirlib.gaps.samples import in_order, of_samples
+from mirlib.gaps.base import HIGHER, MODEL, GapResult, of_samples, register
+from mirlib.gaps.reading import in_order
 
 SHARE = 0.1
 
@@ -22,11 +24,7 @@ OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "fc_out", "wo")
 
 
 def last_map(layer: nn.Module) -> nn.Module:
-    """The map of a decoder layer from its MLP's units back to the residual stream.
-
-    Raises:
-        MirlibError: If there is none under a usual name, or several, as where experts share the work.
-    """
+    """The map of a decoder layer from its MLP's units back to the residual stream; refused where it is not one."""
     found = [
         module
         for name, module in layer.named_modules()
@@ -42,18 +40,9 @@ def last_map(layer: nn.Module) -> nn.Module:
 
 
 def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
-    """Share of the units that are among the most excited of both.
+    """(...) the share of u units that are among the most excited of both, from how much each is, (..., u) twice.
 
-    Args:
-        first: (..., u) how much each of u units is excited.
-        second: (..., u).
-        share: Of the units that counts as most excited, in (0, 1).
-
-    Returns:
-        (...) from 0 to 1; two independent choices share ``share`` of them, rounded to whole units.
-
-    Raises:
-        MirlibError: If ``share`` leaves no unit, or all.
+    Two independent choices have ``share`` in common, rounded to whole units; one that leaves none or all is refused.
 
     Examples:
         >>> shared_units(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 4.0, 2.0]), 0.5).item()
@@ -94,23 +83,12 @@ def unit_overlap(
     null is the share of units, which two independent choices have in common; the best to hope for is ``two_texts``, the
     overlap of a sample's text rows with those of the next.
 
-    Args:
-        model: A Hugging Face LVLM with one dense MLP a layer.
-        processor: Its processor.
-        images: N images, as for `mirlib.score`.
-        texts: N texts.
-        share: Of the units that counts as most excited.
-        batch_size: Pairs a forward pass.
-        progress: Whether to show a bar on stderr.
-        options: ``template`` and ``max_text_tokens``, as for `mirlib.score`.
+    Model (with one dense MLP a layer), processor, N images, N texts and options are those of `mirlib.score`; so are the
+    errors, and a ``share`` of the units that leaves none or all of them is refused.
 
     Returns:
-        `GapResult` in [0, 1]; see `mirlib.gaps.samples.of_samples`. ``settings`` also hold by layer ``two_texts`` and
+        `GapResult` in [0, 1]; see `mirlib.gaps.base.of_samples`. ``settings`` also hold by layer ``two_texts`` and
         ``two_pictures``, the same of vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
-
-    Raises:
-        MirlibError: For a model without one dense MLP a layer, an impossible share, and as `mirlib.score`.
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
 
     Source: after arXiv 2405.16700, whose code keeps of each weight matrix the weights that Wanda scores highest,
     ``|W| · ‖activation‖``, and takes the intersection over union. Here the weights are left out: they are the same for
@@ -119,32 +97,27 @@ def unit_overlap(
     inner = unwrap(model)
     layers = list(decoder_parts(inner).layers)
     batches = in_order(model, processor, images, texts, batch_size=batch_size, **options)
-    power = [[torch.zeros(len(texts), 0) for _ in layers] for _ in range(2)]  # by modality and layer, (N, u)
+    power: list[list[Tensor]] = [[], []]  # by modality and layer, (N, u)
     squares: dict[int, Tensor] = {}
 
-    def keep(number: int) -> Any:
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            squares[number] = args[0].detach().float().square()
-
-        return before
+    def keep(number: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        squares[number] = args[0].detach().float().square()
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        flat = squares.pop(k - 1).flatten(0, -2)
+        flat = squares.pop(k).flatten(0, -2)
         for side, (modality, owners) in enumerate(zip(("vision", "text"), batch.samples, strict=True)):
-            if not power[side][k - 1].shape[1]:
-                power[side][k - 1] = torch.zeros(len(texts), flat.shape[1])
+            if len(power[side]) < k:
+                power[side].append(torch.zeros(len(texts), flat.shape[1]))
             rows = flat[batch.positions[modality].flatten().to(flat.device)].cpu()
             owners = owners.cpu()
             power[side][k - 1].index_add_(0, owners, rows / owners.bincount()[owners][:, None])
 
-    handles = [last_map(layer).register_forward_pre_hook(keep(k)) for k, layer in enumerate(layers)]
-    try:
-        with evaluating(model):
-            reader = Reader(model, batches)
-            reader.run(on_layer, "units", progress)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for k, layer in enumerate(layers, start=1):
+            stack.callback(last_map(layer).register_forward_pre_hook(partial(keep, k)).remove)
+        stack.enter_context(evaluating(model))
+        reader = Reader(model, batches)
+        reader.run(on_layer, "units", progress)
     vision, text = power
 
     def overlap(first: list[Tensor], second: list[Tensor]) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from mirlib.widgets.ask_the_model import AskTheModel
 from mirlib.widgets.base import StaticWidget
-from mirlib.widgets.layers import LayerExplorer
 from mirlib.widgets.patch_costs import PatchCosts
+from mirlib.widgets.questions import quiz
 from mirlib.widgets.robustness import RobustnessPicker
+from mirlib.widgets.the_model import TheModel
 from mirlib.widgets.two_clouds import TwoClouds
 
-__all__ = ["AskTheModel", "LayerExplorer", "PatchCosts", "RobustnessPicker", "StaticWidget", "TwoClouds"]
+__all__ = ["AskTheModel", "PatchCosts", "RobustnessPicker", "StaticWidget", "TheModel", "TwoClouds", "quiz"]

@@ -1,218 +1,155 @@
-// Pictures, questions and answers. The cards come from Python: the gallery with the page, others from a kernel on request.
-const FILLS = ["solid", "hatched"];
-
-// What the editor's controls change: like Jupyter's model, but it stays in the page until `save_changes` is told.
-class Draft {
-  constructor(state, changed) {
-    Object.assign(this, { state, changed, listeners: {} });
-  }
-  get(name) {
-    return this.state[name];
-  }
-  set(name, value) {
-    this.state[name] = value;
-    for (const listener of this.listeners[`change:${name}`] ?? []) listener();
-  }
-  on(event, listener) {
-    (this.listeners[event] ??= []).push(listener);
-  }
-  save_changes() {
-    this.changed();
-  }
-}
-
-let chooserCount = 0;
-
-// A labelled drop-down list. `fill` sets its options: [[label of group or "", [[value, text], …]], …].
-function chooser(label, name, onChange) {
-  const id = `mirlib-chooser-${(chooserCount += 1)}`;
-  const select = element("select", { id, name });
-  select.addEventListener("change", () => onChange(select.value));
-  const node = element("div", { class: "mirlib-chooser" }, element("label", { for: id }, label), select);
-  const fill = (groups, value) => {
-    const option = ([of, text]) => element("option", { value: of }, text);
-    select.replaceChildren(
-      ...groups.flatMap(([group, options]) =>
-        group ? [element("optgroup", { label: group }, ...options.map(option))] : options.map(option),
-      ),
-    );
-    select.value = value;
-  };
-  return { node, select, fill };
-}
-
-const same = (words) => [["", words.map((word) => [word, word])]];
+// Draw a scene, ask about it, and read the answers of models that run in the page.
+const FILLS = ["solid", "hatched", "dotted"];
+const CELLS = ["topleft", "topright", "bottomleft", "bottomright"];
+const NUMBERS = ["zero", "one", "two", "three", "four"];
+const [SIDE, CELL, SAMPLES] = [48, 24, 4];
 const percent = (share) => (share >= 0.005 || share === 0 ? `${Math.round(100 * share)} %` : "< 1 %");
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+// --- The world, as mirlab/world/scenes.py has it -----------------------------------------------------------------------
+
+// How much of each pixel a form covers: 4 x 4 samples a pixel. Digits are handwritings, brought along by the page.
+function sprite(shape_, size, world) {
+  const radius = world.sizes[size];
+  const side = 2 * radius + 1;
+  const coverage = new Float32Array(side * side);
+  if (world.digits[shape_]) {
+    const scan = bytesOf(world.digits[shape_][size]);
+    return coverage.map((_, i) => Math.min(Math.fround(scan[i] / 200), 1));
+  }
+  const inside = {
+    circle: (x, y) => Math.hypot(x, y) <= 1,
+    ring: (x, y) => Math.hypot(x, y) <= 1 && Math.hypot(x, y) >= 0.55,
+    square: (x, y) => Math.max(Math.abs(x), Math.abs(y)) <= 0.87,
+    triangle: (x, y) => y <= 0.87 && Math.abs(x) <= (y + 1) * 0.55,
+    cross: (x, y) => Math.min(Math.abs(x), Math.abs(y)) <= 0.3 && Math.max(Math.abs(x), Math.abs(y)) <= 1,
+  }[shape_];
+  const at = (i) => ((i + 0.5) / SAMPLES - side / 2) / radius;
+  for (let i = 0; i < side * SAMPLES; i += 1) {
+    for (let j = 0; j < side * SAMPLES; j += 1) {
+      const pixel = Math.floor(i / SAMPLES) * side + Math.floor(j / SAMPLES);
+      if (inside(at(j), at(i))) coverage[pixel] += 1 / SAMPLES ** 2;
+    }
+  }
+  return coverage;
+}
+
+// Pixels of a scene, 48 x 48 x 3. The noise comes with the page, so that it is Python's.
+export function paint(things, background, world) {
+  const canvas = new Float32Array(SIDE * SIDE * 3).fill(background);
+  for (const thing of things) {
+    const radius = world.sizes[thing.size];
+    const cell = CELLS.indexOf(thing.cell);
+    const left = (cell % 2) * CELL + CELL / 2 + thing.right - radius;
+    const top = Math.floor(cell / 2) * CELL + CELL / 2 + thing.down - radius;
+    const coverage = sprite(thing.shape, thing.size, world);
+    const side = 2 * radius + 1;
+    coverage.forEach((share, i) => {
+      for (let c = 0; c < 3; c += 1) {
+        const place = ((top + Math.floor(i / side)) * SIDE + left + (i % side)) * 3 + c;
+        const step = Math.fround(world.colours[thing.colour][c] - canvas[place]);
+        canvas[place] += Math.fround(share * step);
+      }
+    });
+  }
+  const noise = new Float32Array(bytesOf(world.noise).buffer);
+  return Uint8Array.from(canvas, (value, i) => {
+    const noisy = Math.fround(value + Math.fround(10 * noise[Math.floor(i / 3)]));
+    return Math.max(0, Math.min(255, noisy));
+  });
+}
+
+const plural = (form) => (/^\d$/.test(form) ? form : form === "cross" ? "crosses" : `${form}s`);
+
+// Questions that a scene allows, with their answers and the words that could be answers. "The circle" is asked about
+// only where there is exactly one.
+export function questionsOf(things, world) {
+  const colours = Object.keys(world.colours);
+  const family = /^\d$/.test(things[0].shape) ? Object.keys(world.digits) : world.shapes;
+  const once = things.filter((thing) => things.filter((other) => other.shape === thing.shape).length === 1);
+  const found = [["how many objects ?", NUMBERS[things.length], NUMBERS]];
+  for (const thing of things) {
+    found.push([`what colour is ${thing.cell} ?`, thing.colour, colours]);
+    found.push([`what shape is ${thing.cell} ?`, thing.shape, family]);
+  }
+  for (const thing of once) {
+    found.push([`what colour is the ${thing.shape} ?`, thing.colour, colours]);
+    found.push([`what size is the ${thing.shape} ?`, thing.size, Object.keys(world.sizes)]);
+    found.push([`where is the ${thing.shape} ?`, thing.cell, CELLS]);
+  }
+  for (const { shape: form } of once) {
+    const held = things.filter((thing) => thing.shape === form).length;
+    found.push([`how many ${plural(form)} ?`, NUMBERS[held], NUMBERS]);
+  }
+  const is = (colour, form) => things.some((thing) => thing.colour === colour && thing.shape === form);
+  const { colour, shape: form } = things[0];
+  for (const asked of [colour, colours.find((other) => !is(other, form))]) {
+    found.push([`is there a ${asked} ${form} ?`, is(asked, form) ? "yes" : "no", ["yes", "no"]]);
+  }
+  for (const first of once) {
+    for (const second of once) {
+      const [a, b] = [CELLS.indexOf(first.cell), CELLS.indexOf(second.cell)];
+      if (a % 2 < b % 2) found.push([`is the ${first.shape} left of the ${second.shape} ?`, "yes", ["yes", "no"]]);
+      if (a % 2 > b % 2) found.push([`is the ${first.shape} left of the ${second.shape} ?`, "no", ["yes", "no"]]);
+    }
+  }
+  return found.map(([text, answer, words]) => ({ text, answer, words }));
+}
+
+// What a full caption would say.
+export const captionOf = (things) => things.map((t) => `${t.cell} ${t.shape} ${t.size} ${t.colour} .`).join(" ");
+
+// --- The widget ----------------------------------------------------------------------------------------------------------
 
 function render({ model, el }) {
+  const world = model.get("world");
   const names = model.get("names");
-  const gallery = model.get("gallery");
-  const choices = model.get("choices");
-  const live = model.get("live");
-  let card = gallery[0];
-  let asked = 0; // which question of the card
-  let origin = 0; // which card of the gallery the picture comes from; null if the reader changed it
+  const engine = startEngine(model);
+  const shown = () =>
+    model
+      .get("things")
+      .slice(0, model.get("count"))
+      .sort((a, b) => CELLS.indexOf(a.cell) - CELLS.indexOf(b.cell));
+  let chosen = 0;
 
-  // The picture, the gallery and the answers.
-  const picture = element("img", { class: "mirlib-picture dark-light", width: 48, height: 48 });
-  const thumbnails = gallery.map((one, i) => {
-    const image = element("img", { class: "dark-light", src: one.picture, alt: one.caption, width: 48, height: 48 });
-    const button = element("button", { type: "button", class: "mirlib-thumbnail", "data-card": i }, image);
-    button.addEventListener("click", () => {
-      origin = i;
-      if (live) load(one);
-      show(one);
-    });
-    return button;
-  });
-  const question = chooser("Question", "question", (value) => {
-    asked = Number(value);
-    typed.value = "";
-    refresh();
-  });
-  const head = element("thead");
+  const canvas = element("canvas", { class: "mirlib-picture", width: SIDE, height: SIDE, role: "img" });
+  const head = element("tr", {}, element("th", { scope: "col" }, "possible answer"), ...names.map((name) => element("th", { scope: "col" }, name)));
   const body = element("tbody");
   const captions = element("tbody");
   const spoken = announcer();
-  const problem = element("p", { class: "mirlib-problem", role: "alert" });
+  const status = element("p", { class: "mirlib-note", role: "status" });
 
-  function show(next) {
-    const before = card.questions[asked];
-    card = next;
-    const kept = card.questions.findIndex((q) => q.text === before.text);
-    const alike = card.questions.findIndex((q) => q.kind === before.kind);
-    asked = typed.value ? 0 : Math.max(kept >= 0 ? kept : alike, 0); // a typed question stands first
-    question.fill([["", card.questions.map((q, i) => [String(i), q.text])]], String(asked));
-    refresh();
-  }
-
-  function refresh() {
-    const { kind, text, answer, words } = card.questions[asked];
-    picture.src = card.picture;
-    picture.alt = `Picture: ${card.caption}`;
-    thumbnails.forEach((button, i) => button.setAttribute("aria-pressed", String(i === origin)));
-    head.replaceChildren(
-      element(
-        "tr",
-        {},
-        element("th", { scope: "col" }, kind ? "possible answer" : "likeliest words"),
-        ...names.map((name) => element("th", { scope: "col" }, name)),
-      ),
-    );
-    const rows = words.map((word, w) =>
-      element(
-        "tr",
-        { class: word === answer ? "mirlib-true" : "" },
-        element("th", { scope: "row" }, word === answer ? `${word} ✓` : word),
-        ...names.map((name, m) => {
-          const share = card.models[name].probabilities[asked][w];
-          const bar = element("div", { class: `mirlib-bar ${FILLS[m % FILLS.length]}` });
-          bar.style.width = `${100 * share}%`;
-          return element(
-            "td",
-            { "data-word": word, "data-model": name, "data-value": share },
-            element("div", { class: "mirlib-share" }, bar),
-            element("span", { class: "mirlib-value" }, percent(share)),
-          );
-        }),
-      ),
-    );
-    const said = names.map((name) => card.models[name].said[asked]);
-    const verdict = (word) => (kind ? (word === answer ? `${word} (right)` : `${word} (wrong)`) : word);
-    rows.push(
-      element(
-        "tr",
-        { class: "mirlib-said" },
-        element("th", { scope: "row" }, "it says"),
-        ...said.map((word, m) => element("td", { "data-said": names[m] }, verdict(word))),
-      ),
-    );
-    body.replaceChildren(...rows);
-    captions.replaceChildren(
-      ...[["the truth", card.caption], ...names.map((name) => [name, card.models[name].caption])].map(([who, line]) =>
-        element(
-          "tr",
-          {},
-          element("th", { scope: "row" }, who),
-          element("td", { "data-caption": who }, line || "(nothing)"),
-        ),
-      ),
-    );
-    const truth = kind ? ` The truth: ${answer}.` : "";
-    spoken.say(`${text} ${names.map((name, m) => `${name} says ${said[m]}.`).join(" ")}${truth}`);
-  }
-
-  // The editor. One question to the kernel is under way at a time; what changes meanwhile is asked next.
-  const things = [];
-  let waiting = false;
-  let stale = false;
-  let patience;
-  const draft = new Draft({ count: 1, right: 0, down: 0, background: 110 }, () => {
-    const thing = things[chosen];
-    if (thing) Object.assign(thing, { right: draft.get("right"), down: draft.get("down") });
-    origin = null;
-    chosen = Math.min(chosen, draft.get("count") - 1);
-    refreshEditor();
-    request();
-  });
-  let chosen = 0;
-
-  function request() {
-    if (waiting) {
-      stale = true;
-      return;
-    }
-    waiting = true;
-    model.set("things", things.slice(0, draft.get("count")).map((thing) => ({ ...thing })));
-    model.set("background", draft.get("background"));
-    model.set("typed", typed.value);
-    model.set("request", model.get("request") + 1);
-    model.save_changes();
-    root.setAttribute("aria-busy", "true");
-    clearTimeout(patience);
-    patience = setTimeout(() => {
-      problem.textContent = "The kernel is busy with another cell; the answer follows.";
-    }, 1500);
-  }
-
-  function answered() {
-    const reply = model.get("reply");
-    if (!waiting || reply.number !== model.get("request")) return;
-    waiting = false;
-    clearTimeout(patience);
-    root.removeAttribute("aria-busy");
-    problem.textContent = reply.error ?? "";
-    if (!reply.error) show(reply);
-    if (stale) {
-      stale = false;
-      request();
-    }
-  }
-
-  // Put a card's scene into the editor. Things that are not shown wait in the free cells.
-  function load(one) {
-    const free = choices.cell.filter((cell) => one.things.every((thing) => thing.cell !== cell));
-    const spare = free.map((cell, i) => ({ ...one.things[i % one.things.length], cell, right: 0, down: 0 }));
-    things.splice(0, things.length, ...one.things.map((thing) => ({ ...thing })), ...spare);
-    draft.set("count", one.things.length);
-    draft.set("background", one.background);
-    typed.value = "";
-    chosen = 0;
-    refreshEditor();
-  }
-
-  function change(name, value) {
+  // The editor: one thing at a time, chosen by its button.
+  const edit = (name, value) => {
+    const things = model.get("things").map((thing) => ({ ...thing }));
     const thing = things[chosen];
     if (name === "cell") things.find((other) => other.cell === value).cell = thing.cell; // they change places
     thing[name] = value;
-    const slack = choices.slack[thing.size];
+    const slack = CELL / 2 - world.sizes[thing.size] - 1;
     for (const way of ["right", "down"]) thing[way] = Math.max(-slack, Math.min(slack, thing[way]));
-    origin = null;
-    refreshEditor();
-    request();
-  }
-
-  const tabs = choices.cell?.map((_, i) => {
+    model.set("things", things);
+    model.save_changes();
+  };
+  const now = (name) => model.get("things")[chosen][name];
+  const options = (words) => words.map((word) => [word, word]);
+  const lists = {
+    shape: [["shapes", options(world.shapes)], ["digits", options(Object.keys(world.digits))]],
+    colour: [["", options(Object.keys(world.colours))]],
+    size: [["", options(Object.keys(world.sizes))]],
+    cell: [["", options(CELLS)]],
+  };
+  const fields = Object.entries(lists).map(([name, groups]) => {
+    const made = choice(name, groups, () => now(name), (value) => edit(name, value));
+    made.input.name = name;
+    return made;
+  });
+  const proxy = { get: now, set: edit, save_changes() {}, on: (event, listener) => model.on("change:things", listener) };
+  const pixels = (value) => `${number(value)} px`;
+  const moves = [
+    slider(proxy, "right", { label: "To the right", min: -5, max: 5, step: 1, show: pixels }),
+    slider(proxy, "down", { label: "Down", min: -5, max: 5, step: 1, show: pixels }),
+  ];
+  const tabs = [0, 1, 2, 3].map((i) => {
     const button = element("button", { type: "button", "data-thing": i }, `Thing ${i + 1}`);
     button.addEventListener("click", () => {
       chosen = i;
@@ -220,85 +157,148 @@ function render({ model, el }) {
     });
     return button;
   });
-  const fields = Object.fromEntries(
-    ["shape", "colour", "size", "cell"].map((name) => [name, chooser(name, name, (value) => change(name, value))]),
-  );
-  const typed = element("input", { type: "text", name: "typed", id: `mirlib-typed-${(chooserCount += 1)}` });
-  const form = element(
-    "form",
-    { class: "mirlib-chooser" },
-    element("label", { for: typed.id }, "Or ask in your own words"),
-    typed,
-    element("button", { type: "submit" }, "Ask"),
-  );
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    request();
-  });
-  // A notebook keeps Enter from submitting a form, so the field listens itself.
-  typed.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter") return;
-    event.preventDefault();
-    request();
-  });
-  const moves = element("div");
-
   function refreshEditor() {
-    const thing = things[chosen];
+    chosen = Math.min(chosen, model.get("count") - 1);
     tabs.forEach((button, i) => {
-      button.hidden = i >= draft.get("count");
+      button.hidden = i >= model.get("count");
       button.setAttribute("aria-pressed", String(i === chosen));
     });
-    fields.shape.fill([["shapes", same(choices.shape)[0][1]], ["digits", same(choices.digit)[0][1]]], thing.shape);
-    for (const name of ["colour", "size", "cell"]) fields[name].fill(same(choices[name]), thing[name]);
-    const slack = choices.slack[thing.size];
-    for (const input of moves.querySelectorAll("input")) Object.assign(input, { min: -slack, max: slack });
-    draft.set("right", thing.right);
-    draft.set("down", thing.down);
+    fields.forEach((field) => field.refresh());
+    moves.forEach((move) => {
+      const input = move.querySelector("input");
+      input.value = now(input.name);
+      move.querySelector("output").textContent = pixels(now(input.name));
+    });
   }
 
-  const pixels = (value) => `${number(value)} px`;
-  const parts = [
-    element("div", {}, picture, element("div", { class: "mirlib-gallery", role: "group", "aria-label": "Scenes" }, ...thumbnails)),
+  // The question: one of those that the scene allows, or the reader's own.
+  const list = element("select", { id: "mirlib-question", name: "question" });
+  list.addEventListener("change", () => {
+    model.set("question", list.value);
+    model.save_changes();
+  });
+  const typed = element("input", { type: "text", name: "typed", id: "mirlib-typed" });
+  const form = element("form", { class: "mirlib-chooser" }, element("label", { for: typed.id }, "Or ask in your own words"), typed, element("button", { type: "submit" }, "Ask"));
+  const askTyped = (event) => {
+    event.preventDefault();
+    const words = typed.value.trim().split(/\s+/).join(" ");
+    if (words) model.set("question", words);
+    model.save_changes();
+  };
+  form.addEventListener("submit", askTyped);
+  typed.addEventListener("keydown", (event) => event.key === "Enter" && askTyped(event)); // a notebook keeps it from the form
+
+  async function refresh() {
+    const things = shown();
+    const drawn = paint(things, model.get("background"), world);
+    const image = new ImageData(SIDE, SIDE);
+    for (let i = 0; i < SIDE * SIDE; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    canvas.setAttribute("aria-label", `Picture: ${captionOf(things)}`);
+    const known = questionsOf(things, world);
+    const wanted = model.get("question");
+    const question = known.find((one) => one.text === wanted) ?? { text: wanted, answer: "", words: [] };
+    const all = question.answer ? known : [question, ...known];
+    list.replaceChildren(...all.map(({ text }) => element("option", { value: text }, text)));
+    list.value = question.text;
+    root.setAttribute("aria-busy", "true");
+    const mine = (turn += 1);
+    try {
+      await ready;
+      const replies = [];
+      for (const name of names) {
+        const settings = { input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" };
+        const given = { pixels: drawn, question: question.text, words: question.words, settings };
+        replies.push(await engine.ask("answer", given));
+        if (mine !== turn) return;
+      }
+      show(question, things, replies);
+      status.textContent = "";
+    } catch (error) {
+      status.textContent = `The model does not answer: ${error.message}.`;
+    }
+    root.removeAttribute("aria-busy");
+  }
+  let turn = 0;
+
+  function show({ text, answer, words }, things, replies) {
+    const listed = words.length ? words : [...new Set(replies.flatMap(({ likeliest }) => likeliest.map(([word]) => word)))];
+    const share = (reply, word) => {
+      if (words.length) return reply.probabilities[words.indexOf(word)];
+      return reply.likeliest.find(([other]) => other === word)?.[1] ?? 0;
+    };
+    const rows = listed.map((word) =>
+      element(
+        "tr",
+        { class: word === answer ? "mirlib-true" : "" },
+        element("th", { scope: "row" }, word === answer ? `${word} ✓` : word),
+        ...replies.map((reply, m) => {
+          const bar = element("div", { class: `mirlib-bar ${FILLS[m % FILLS.length]}` });
+          bar.style.width = `${100 * share(reply, word)}%`;
+          const value = element("span", { class: "mirlib-value" }, percent(share(reply, word)));
+          const data = { "data-word": word, "data-model": names[m], "data-value": share(reply, word) };
+          return element("td", data, element("div", { class: "mirlib-share" }, bar), value);
+        }),
+      ),
+    );
+    const said = replies.map(({ likeliest }) => likeliest[0][0]);
+    const verdict = (word) => (answer ? `${word} (${word === answer ? "right" : "wrong"})` : word);
+    const line = said.map((word, m) => element("td", { "data-said": names[m] }, verdict(word)));
+    body.replaceChildren(...rows, element("tr", { class: "mirlib-said" }, element("th", { scope: "row" }, "it says"), ...line));
+    const told = [["the truth", captionOf(things)], ...replies.map(({ caption }, m) => [names[m], caption])];
+    captions.replaceChildren(
+      ...told.map(([who, words_]) =>
+        element("tr", {}, element("th", { scope: "row" }, who), element("td", { "data-caption": who }, words_ || "(nothing)")),
+      ),
+    );
+    const truth = answer ? ` The truth: ${answer}.` : "";
+    spoken.say(`${text} ${names.map((name, m) => `${name} says ${said[m]}.`).join(" ")}${truth}`);
+  }
+
+  const ready = (async () => {
+    await engine.load((part) => {
+      status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
+    });
+    for (const [name, text] of Object.entries(model.get("projectors"))) {
+      if (text) await engine.ask("projector", { name, values: new Float32Array(bytesOf(text).buffer) });
+    }
+  })();
+
+  const editor = element(
+    "fieldset",
+    { class: "mirlib-wide mirlib-editor" },
+    element("legend", {}, "Draw a scene"),
     element(
       "div",
       {},
-      question.node,
-      live ? form : "",
-      element("table", { class: "mirlib-answers" }, head, body),
-      problem,
+      slider(model, "count", { label: "Number of things", min: 1, max: 4, step: 1 }),
+      slider(model, "background", { label: "Grey of the background", min: 70, max: 149, step: 1 }),
     ),
-  ];
-  if (live) {
-    moves.append(
-      slider(draft, "right", { label: "To the right", min: -5, max: 5, step: 1, show: pixels }),
-      slider(draft, "down", { label: "Down", min: -5, max: 5, step: 1, show: pixels }),
-    );
-    const whole = element(
+    element(
       "div",
       {},
-      slider(draft, "count", { label: "Number of things", min: 1, max: choices.cell.length, step: 1 }),
-      slider(draft, "background", { label: "Grey of the background", min: 70, max: 149, step: 1 }),
-    );
-    const words = element("div", { class: "mirlib-fields" }, ...Object.values(fields).map((field) => field.node));
-    const editor = element(
-      "fieldset",
-      { class: "mirlib-wide mirlib-editor" },
-      element("legend", {}, "Draw a scene"),
-      whole,
-      element("div", {}, element("div", { class: "mirlib-buttons" }, ...tabs), words, moves),
-    );
-    parts.unshift(editor);
-    load(card);
-    model.on("change:reply", answered);
-  }
-  const table = element("table", {}, element("caption", {}, "The picture described"), captions);
-  parts.push(element("div", { class: "mirlib-wide" }, table, spoken.node));
-  const frame = element("div", { class: "mirlib-frame" }, ...parts);
+      element("div", { class: "mirlib-buttons" }, ...tabs),
+      element("div", { class: "mirlib-fields" }, ...fields.map((field) => field.node)),
+      ...moves,
+    ),
+  );
+  const asked = element("div", { class: "mirlib-chooser" }, element("label", { for: list.id }, "Question"), list);
+  const table = element("table", { class: "mirlib-answers" }, element("thead", {}, head), body);
+  const described = element("table", {}, element("caption", {}, "The picture described"), captions);
+  const frame = element(
+    "div",
+    { class: "mirlib-frame" },
+    editor,
+    element("div", {}, canvas),
+    element("div", {}, asked, form, table, status),
+    element("div", { class: "mirlib-wide" }, described, spoken.node),
+  );
   const root = element("div", { class: "mirlib-widget mirlib-ask", role: "group", "aria-label": "Ask the model" }, frame);
   el.append(root);
-  show(card);
-  return () => model.off("change:reply", answered);
+  for (const name of ["things", "count"]) model.on(`change:${name}`, refreshEditor);
+  for (const name of ["things", "count", "background", "question"]) model.on(`change:${name}`, refresh);
+  refreshEditor();
+  refresh();
 }
 
 export default { render };

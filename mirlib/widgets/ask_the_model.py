@@ -1,73 +1,54 @@
-"""A picture, questions about it, and what models answer: a gallery for all, an editor where there is a kernel."""
+"""Draw a scene, ask about it, and see what models say: they run in the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import traitlets
+from torch import nn
 
-from mirlib.widgets.base import StaticWidget
+from mirlib.widgets.the_model import EngineWidget
 
-Answer = Callable[[list[dict[str, Any]], int, str], dict[str, Any]]
-"""From the things of a scene, its background and a typed question to a card, as the gallery holds them."""
+PARTS = ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias")
 
 
-class AskTheModel(StaticWidget):
-    """Scenes with questions, and the answers of one or more models.
-
-    Every scene comes as a *card*: a dictionary with ``things``, ``background``, ``picture`` (an image address),
-    ``caption`` (the true one), ``questions`` (each with ``kind``, ``text``, ``answer`` and the possible ``words``) and
-    ``models`` (by name: ``caption``, and for every question the word ``said`` and the ``probabilities`` of the words).
-    `mirlab.live.answer_cards` makes them.
-
-    A page without a kernel shows the cards of the gallery. With a kernel the reader also draws scenes of her own and
-    types questions: the page raises `request`, Python answers with `reply`.
+class AskTheModel(EngineWidget):
+    """A scene that the reader draws, a question, and the answers of the miniature with one projector or more.
 
     Args:
-        answer: Makes the card of a scene that the reader has drawn; without it there is only the gallery.
-        **traits: The attributes below.
+        projectors: By the names that the reader sees, projectors of the miniature's shape, or None for its own.
+        **traits: The attributes below; `mirlab.live.ask_the_model` fills them in.
 
     Attributes:
-        gallery: Cards.
-        names: Names of the models, in the order of their columns.
-        choices: What the editor offers: lists ``shape``, ``digit``, ``colour``, ``size``, ``cell``, and ``slack``, the
-            largest offset in pixels by size.
-        live: Whether there is a kernel that answers.
-        things: What the reader has drawn.
-        background: Its grey level.
-        typed: The question that she typed.
-        request: Goes up by one when the page wants a card.
-        reply: The card with its ``number``, that of the request; or ``number`` and ``error``, one sentence.
+        names: The names, in the order of their columns.
+        world: What can be drawn and how: see `mirlab.live.drawing`.
+        things: What is drawn: dictionaries with ``shape``, ``colour``, ``size``, ``cell``, ``right`` and ``down``
+            (pixels), one for each of the four cells.
+        count: How many of them are shown, 1 to 4.
+        background: Grey level, 70 to 149.
+        question: What is asked.
     """
 
     asset = "ask_the_model"
 
-    gallery = traitlets.List(traitlets.Dict()).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    choices = traitlets.Dict().tag(sync=True)
-    live = traitlets.Bool(False).tag(sync=True)
+    projectors = traitlets.Dict().tag(sync=True)
+    world = traitlets.Dict().tag(sync=True)
     things = traitlets.List(traitlets.Dict()).tag(sync=True)
-    background = traitlets.Int(110).tag(sync=True)
-    typed = traitlets.Unicode("").tag(sync=True)
-    request = traitlets.Int(0).tag(sync=True)
-    reply = traitlets.Dict().tag(sync=True)
+    count = traitlets.Int(2, min=1, max=4).tag(sync=True)
+    background = traitlets.Int(110, min=70, max=149).tag(sync=True)
+    question = traitlets.Unicode("how many objects ?").tag(sync=True)
 
-    def __init__(self, *, answer: Answer | None = None, **traits: Any) -> None:
-        super().__init__(live=answer is not None, **traits)
-        self._answer = answer
+    def __init__(self, projectors: Mapping[str, nn.Module | None], **traits: Any) -> None:
+        weights = {name: None if part is None else _as_text(part) for name, part in projectors.items()}
+        super().__init__(names=list(projectors), projectors=weights, **traits)
 
-    @traitlets.observe("request")
-    def _reply_to_request(self, change: traitlets.Bunch) -> None:
-        if self._answer is None:
-            return
-        try:
-            card = self._answer(self.things, self.background, self.typed)
-        except ValueError as error:  # a scene that cannot be: the reader is told, and the widget lives on
-            card = {"error": str(error)}
-        self.reply = {"number": change.new, **card}
 
-    def state(self) -> dict[str, Any]:
-        """Return the values of the traits as they hold in a page without a kernel."""
-        alone = {"live": False, "request": 0, "reply": {}, "things": [], "typed": ""}
-        return {**super().state(), **alone}
+def _as_text(projector: nn.Module) -> str:
+    """The weights of a projector, float32, one behind the other, in base 64."""
+    state = projector.state_dict()
+    data = np.concatenate([state[name].float().numpy().ravel() for name in PARTS]).astype("<f4").tobytes()
+    return base64.b64encode(data).decode()

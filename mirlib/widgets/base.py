@@ -1,8 +1,7 @@
 """The part that all widgets share: one class, which is at home in Jupyter and in a static page.
 
-A widget is one `NAME.py` beside one `NAME.js`. The Python file declares the state as synced traits; the JavaScript file
-is an ECMAScript module whose default export has `render({model, el})`, as anywidget defines it, and does all the maths
-and the drawing. Nothing is asked of a kernel, so the same module also runs in a page that has none.
+`NAME.py` declares the state as synced traits; `NAME.js` beside it is an ECMAScript module whose default export has
+`render({model, el})`, as anywidget defines it, and does all the maths and the drawing, with or without a kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +17,11 @@ _FOLDER = "mirlib.widgets"
 
 def _read(name: str) -> str:
     return files(_FOLDER).joinpath(name).read_text(encoding="utf-8")
+
+
+def rounded(value: float, digits: int) -> float:
+    """A number with as many significant digits as a page needs."""
+    return float(f"{value:.{digits}g}")
 
 
 def _literal(value: Any) -> str:

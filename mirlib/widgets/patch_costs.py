@@ -12,7 +12,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from mirlib.widgets.base import StaticWidget
+from mirlib.widgets.base import StaticWidget, rounded
 
 if TYPE_CHECKING:
     from mirlib.costs import TransportMap
@@ -37,9 +37,9 @@ class PatchReading(NamedTuple):
     by_layer: tuple[float | None, ...]
 
 
-def rounded(value: float) -> float | None:
+def _short(value: float) -> float | None:
     """Three significant digits are all that a page shows; JSON has no NaN."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return rounded(value, DIGITS) if math.isfinite(value) else None
 
 
 def picture_address(picture: np.ndarray) -> str:
@@ -52,14 +52,7 @@ def picture_address(picture: np.ndarray) -> str:
 
 
 def reading(picture: Mapping[str, Any], layers: list[dict[str, Any]], layer: int, patch: int) -> PatchReading:
-    """What the widget says of a patch, from the rounded numbers that the page holds.
-
-    Args:
-        picture: One of `PatchCosts.pictures`.
-        layers: `PatchCosts.layers`.
-        layer: 1..K, or 0 for all together.
-        patch: The number of the vision row.
-    """
+    """What the widget says of a patch of a picture in a layer (0 for all), from the numbers that the page holds."""
     by_layer = tuple(costs[patch] for costs in picture["costs"])
     parts = [(cost or 0.0) / one["kept"] for cost, one in zip(by_layer, layers[1:], strict=True)]
     total = [one["distance"] for one in layers[1:]]
@@ -135,27 +128,23 @@ class PatchCosts(StaticWidget):
         grid, costs = map.grids[number], map.vision[number]
         return {
             "name": map.names[number].replace("\\", "/").rpartition("/")[2],
-            "mean": rounded(float(map.patch_costs(number).mean())),
+            "mean": _short(float(map.patch_costs(number).mean())),
             "address": picture_address(picture),
             "width": int(picture.shape[1]),
             "height": int(picture.shape[0]),
             "rows": 0 if grid is None else int(grid.rows),
             "columns": 0 if grid is None else int(grid.columns),
             "cells": [-1] * costs.shape[1] if grid is None else [int(cell) for cell in grid.cells],
-            "costs": [[rounded(cost) for cost in line] for line in costs],
+            "costs": [[_short(cost) for cost in line] for line in costs],
         }
 
     @staticmethod
     def _layer(map: TransportMap, layer: int | None, distance: float, kept: int) -> dict[str, Any]:
         level = map.null_level(layer)
         every = np.concatenate([map.patch_costs(number, layer) for number in range(len(map.vision))])
-        return {
-            "distance": float(distance),
-            "kept": int(kept),
-            "word": rounded(level.mean),
-            "high": rounded(level.high),
-            "top": rounded(float(np.nanquantile(every, 0.99))) or 1.0,
-        }
+        top = _short(float(np.nanquantile(every, 0.99))) or 1.0
+        word, high = _short(level.mean), _short(level.high)
+        return {"distance": float(distance), "kept": int(kept), "word": word, "high": high, "top": top}
 
     def numbers(self) -> PatchReading:
         """Return what the widget says in its present state."""

@@ -261,7 +261,7 @@ function render({ model, el }) {
     for (const picture of pictures) {
       for (const text of texts) seen.set(key(picture, text), cellNumbers(models, [picture, text], reference, unit));
     }
-    // Full colour stands for a quarter of U, the limit of the protocol, or for the farthest cell where there is no U.
+    // Full colour, at which the number can still be read in the dark theme, stands for a quarter of U, the limit of the protocol, or for the farthest cell where there is no U.
     const farthest = Math.max(...[...seen.values()].map((one) => Math.abs(one.difference)));
     const full = unit / 4 || farthest || 1;
     for (const [name, button] of buttons) {
@@ -269,7 +269,7 @@ function render({ model, el }) {
       const isReference = name === key(...reference);
       button.replaceChildren(fixed(one.mean), element("small", {}, isReference ? "reference" : signed(one.difference)));
       button.style.setProperty("--mirlib-shade", one.difference > 0 ? "var(--mirlib-warm)" : "var(--mirlib-cool)");
-      button.style.setProperty("--mirlib-strength", `${Math.min(1, Math.abs(one.difference) / full) * 55}%`);
+      button.style.setProperty("--mirlib-strength", `${Math.min(1, Math.abs(one.difference) / full) * 40}%`);
       button.toggleAttribute("data-reference", isReference);
       button.setAttribute("aria-pressed", String(name === key(...state.cell)));
       button.tabIndex = name === key(...state.cell) ? 0 : -1;

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import traitlets
 
-from mirlib.widgets.base import StaticWidget
-from mirlib.widgets.ledger_rows import Row, arm_names, mean_and_range, rounded
+from mirlib.widgets.base import StaticWidget, rounded
 
 ALL = "all"  # what `model` says when all models are taken together
-_DIGITS = 6
+DIGITS = 6
 
 
 class CellNumbers(NamedTuple):
@@ -67,37 +67,31 @@ class CountNumbers(NamedTuple):
     in_units: float | None
 
 
-def robustness_models(rows: Iterable[Row], arm_of: Callable[[Row], str] | None = None) -> list[dict[str, Any]]:
-    """Return what the page needs of the rows of a robustness study; others are left out.
-
-    Args:
-        rows: Rows of the ledger.
-        arm_of: Gives the name of a row's arm; see `mirlib.widgets.ledger_rows.arm_names`.
+def robustness_models(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the page needs of the ledger's rows of a robustness study; other rows are left out.
 
     Returns:
-        Dictionaries with ``regime``, ``seed``, ``kinds`` (MIR by picture kind, text kind and draw) and ``counts`` (MIR
-        by number of samples and draw; may be empty).
+        Dictionaries with ``regime`` (the arm), ``seed``, ``kinds`` (MIR by picture kind, text kind and draw) and
+        ``counts`` (MIR by number of samples and draw; may be empty).
     """
-    own = [row for row in rows if "kinds" in row["metrics"]]
+
+    def short(draws: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        return {name: [rounded(value, DIGITS) for value in values] for name, values in draws.items()}
+
     return [
         {
-            "regime": regime,
+            "regime": row["arm"],
             "seed": row["configuration"]["seed"],
-            "kinds": {
-                picture: {text: [rounded(value, _DIGITS) for value in draws] for text, draws in by_text.items()}
-                for picture, by_text in row["metrics"]["kinds"].items()
-            },
-            "counts": {
-                count: [rounded(value, _DIGITS) for value in draws]
-                for count, draws in row["metrics"].get("counts", {}).items()
-            },
+            "kinds": {picture: short(draws) for picture, draws in row["metrics"]["kinds"].items()},
+            "counts": short(row["metrics"].get("counts", {})),
         }
-        for row, regime in zip(own, arm_names(own, arm_of), strict=True)
+        for row in rows
+        if "kinds" in row["metrics"]
     ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return mean_and_range(values)["mean"]
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def cell_numbers(
@@ -106,28 +100,23 @@ def cell_numbers(
     reference_cell: tuple[str, str],
     unit: float | None = None,
 ) -> CellNumbers:
-    """Return what the widget shows of a cell.
+    """What the widget shows of a cell, a kind of picture and a kind of text, of some models of one regime.
 
-    Args:
-        models: Some of `robustness_models`, of one regime.
-        cell: Kind of picture and kind of text.
-        reference_cell: The cell that differences are taken to, within each model.
-        unit: U, a difference of MIR to express differences in, for example between models that are to be ranked.
+    ``unit`` is U, a difference of MIR to express differences in, for example between models that are to be ranked.
     """
-    draws = [model["kinds"][cell[0]][cell[1]] for model in models]
+    draws, references = ([model["kinds"][p][t] for model in models] for p, t in (cell, reference_cell))
     means = [_mean(values) for values in draws]
-    references = [_mean(model["kinds"][reference_cell[0]][reference_cell[1]]) for model in models]
-    differences = [mean - reference for mean, reference in zip(means, references, strict=True)]
-    everything = [value for values in draws for value in values]
+    differences = [mean - _mean(values) for mean, values in zip(means, references, strict=True)]
+    everything = np.concatenate(draws)
     difference = _mean(differences)
     return CellNumbers(
         mean=_mean(means),
-        low=min(everything),
-        high=max(everything),
+        low=float(everything.min()),
+        high=float(everything.max()),
         values=len(everything),
         model_low=min(means),
         model_high=max(means),
-        draw_range=_mean([max(values) - min(values) for values in draws]),
+        draw_range=_mean(np.ptp(values) for values in draws),
         difference=difference,
         difference_low=min(differences),
         difference_high=max(differences),
@@ -136,46 +125,26 @@ def cell_numbers(
 
 
 def range_of_cells(models: Sequence[Mapping[str, Any]]) -> float:
-    """Highest minus lowest mean over all cells of a model, mean over models.
-
-    Args:
-        models: Some of `robustness_models`, of one regime.
-    """
-    spans = []
-    for model in models:
-        means = [_mean(draws) for by_text in model["kinds"].values() for draws in by_text.values()]
-        spans.append(max(means) - min(means))
-    return _mean(spans)
+    """Highest minus lowest mean over all cells of a model, mean over models (of one regime)."""
+    cells = [[_mean(draws) for texts in model["kinds"].values() for draws in texts.values()] for model in models]
+    return _mean(np.ptp(means) for means in cells)
 
 
 def count_numbers(models: Sequence[Mapping[str, Any]], count: str, unit: float | None = None) -> CountNumbers:
-    """Return what the widget shows of a number of samples.
-
-    Args:
-        models: Some of `robustness_models`, of one regime, with ``counts``.
-        count: The number of samples, as the rows spell it.
-        unit: See `cell_numbers`.
-    """
+    """What the widget shows of a number of samples, spelled as in the rows; see `cell_numbers`."""
     draws = [model["counts"][count] for model in models]
     largest = max(models[0]["counts"], key=int)
-    at_largest = _mean([_mean(model["counts"][largest]) for model in models])
-    everything = [value for values in draws for value in values]
-    mean = _mean([_mean(values) for values in draws])
-    draw_range = _mean([max(values) - min(values) for values in draws])
+    mean, draw_range = _mean(map(_mean, draws)), _mean(np.ptp(values) for values in draws)
+    several = min(map(len, draws)) > 1
     return CountNumbers(
         mean=mean,
-        low=min(everything),
-        high=max(everything),
+        low=min(map(min, draws)),
+        high=max(map(max, draws)),
         draw_range=draw_range,
-        deviation=_mean([_deviation(values) for values in draws]) if min(map(len, draws)) > 1 else None,
-        shift=mean - at_largest,
+        deviation=_mean(np.std(values, ddof=1) for values in draws) if several else None,
+        shift=mean - _mean(_mean(model["counts"][largest]) for model in models),
         in_units=draw_range / unit if unit else None,
     )
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 class RobustnessPicker(StaticWidget):
@@ -185,7 +154,6 @@ class RobustnessPicker(StaticWidget):
         rows: Rows of the ledger of a robustness study; missing runs are simply not there.
         reference: U, a difference of MIR to measure by: one for all, or one for each regime, for example the highest
             minus the lowest MIR over the amounts of data. Where there is none, nothing is said in such units.
-        arm_of: Gives the name of a row's arm. Without it, see `mirlib.widgets.ledger_rows.arm_names`.
         **state: First values of the attributes below.
 
     Raises:
@@ -219,13 +187,9 @@ class RobustnessPicker(StaticWidget):
     units = traitlets.Dict(value_trait=traitlets.Float(min=0)).tag(sync=True)
 
     def __init__(
-        self,
-        rows: Iterable[Row],
-        reference: float | Mapping[str, float] | None = None,
-        arm_of: Callable[[Row], str] | None = None,
-        **state: Any,
+        self, rows: Iterable[Mapping[str, Any]], reference: float | Mapping[str, float] | None = None, **state: Any
     ) -> None:
-        models = robustness_models(rows, arm_of)
+        models = robustness_models(rows)
         if not models:
             raise ValueError("none of the rows has MIR by kind of picture and text (metrics['kinds'])")
         regimes = list(dict.fromkeys(model["regime"] for model in models))
@@ -236,13 +200,14 @@ class RobustnessPicker(StaticWidget):
                 raise ValueError(f"reference must be a positive difference of MIR, not {unit} ({regime})")
             if regime not in regimes:
                 raise ValueError(f"reference is given for {regime!r}; the regimes are {', '.join(regimes)}")
-        first = [next(iter(models[0]["kinds"])), next(iter(next(iter(models[0]["kinds"].values()))))]
-        counts = [count for count in ("100", *models[0]["counts"]) if count in models[0]["counts"]]
+        picture, texts = next(iter(models[0]["kinds"].items()))
+        first = [picture, next(iter(texts))]
+        counts = models[0]["counts"]
         start = {
             "regime": models[0]["regime"],
             "cell": first,
             "reference_cell": first,
-            "count": counts[0] if counts else "",
+            "count": "100" if "100" in counts else next(iter(counts), ""),
             **state,
         }
         super().__init__(models=models, units=units, **start)
@@ -253,14 +218,14 @@ class RobustnessPicker(StaticWidget):
         return self.units.get(self.regime)
 
     def shown(self) -> list[dict[str, Any]]:
-        """Return the models shown: those of the regime, or the one that is picked."""
+        """The models shown: those of the regime, or the one that is picked."""
         return [m for m in self.models if m["regime"] == self.regime and self.model in (ALL, str(m["seed"]))]
 
     def numbers(self) -> CellNumbers:
-        """Return what the widget shows of the present cell."""
+        """What the widget shows of the present cell."""
         return cell_numbers(self.shown(), tuple(self.cell), tuple(self.reference_cell), self.unit)
 
     def count_numbers(self) -> CountNumbers | None:
-        """Return what the widget shows of the present number of samples, or None without counts."""
+        """What the widget shows of the present number of samples, or None without counts."""
         models = [model for model in self.shown() if self.count in model["counts"]]
         return count_numbers(models, self.count, self.unit) if models else None

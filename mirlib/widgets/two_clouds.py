@@ -38,14 +38,10 @@ class CloudDistance(NamedTuple):
 
 
 def mean_norm(mean: np.ndarray, covariance: np.ndarray) -> float:
-    """Return E‖x‖ of a Gaussian in the plane.
+    """E‖x‖ of a Gaussian in the plane, from its (2,) mean and its (2, 2) covariance, positive definite.
 
     The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, and u·x is a Gaussian number, whose
     mean absolute value is known. The mean over directions runs over a smooth periodic function, so it converges fast.
-
-    Args:
-        mean: (2,) the mean.
-        covariance: (2, 2) the covariance, positive definite.
     """
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     u = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (directions, 2)
@@ -64,17 +60,11 @@ def cloud_distance(
     layer_scale: float = 1.0,
     text_centric: bool = False,
 ) -> CloudDistance:
-    """Return the distance between the two clouds, as the widget computes it in the page.
+    """The distance between the two clouds, as the widget computes it in the page.
 
     Two 2 × 2 covariances A and B have Tr((AB)^{1/2}) = √(Tr(AB) + 2√(det A · det B)), so nothing is iterated.
 
-    Args:
-        mean_shift: Distance of the two means before `layer_scale`, at least 0.
-        vision_scale: Spread of the vision cloud; 1 gives it the area of the text cloud.
-        rotation: Of the vision cloud, in degrees.
-        anisotropy: Ratio of the vision cloud's long to its short axis; 2 is that of the text cloud.
-        layer_scale: Factor on both clouds, as a layer of a network might apply it.
-        text_centric: Whether to divide both clouds by the mean norm of the text.
+    Arguments are the attributes of `TwoClouds`.
 
     Example:
         >>> cloud_distance(mean_shift=2, vision_scale=1, rotation=0, anisotropy=2).total
@@ -133,5 +123,5 @@ class TwoClouds(StaticWidget):
     text_centric = traitlets.Bool(False).tag(sync=True)
 
     def numbers(self) -> CloudDistance:
-        """Return what the widget shows in its present state."""
+        """What the widget shows in its present state."""
         return cloud_distance(**self.state())

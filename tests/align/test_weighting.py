@@ -16,7 +16,6 @@ from mirlib.align.weighting import (
     neighbour_mean,
     prior_loss,
     prior_weights,
-    text_only_logits,
     vision_hidden,
     weighted_cross_entropy,
 )
@@ -224,44 +223,3 @@ def test_the_gradient_goes_through_the_seen_pass_alone(models):
     projector = next(model.model.multi_modal_projector.parameters())
     assert projector.grad.abs().sum() > 0
     model.zero_grad()
-
-
-def test_a_reference_reads_the_words_alone(models):
-    class Reference:
-        """Logits that tell which id was read at which place."""
-
-        def __call__(self, input_ids, attention_mask):
-            self.read = input_ids, attention_mask
-            places = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
-            logits = F.one_hot(input_ids, 64).float() + 100 * places[..., None]
-            return type("Output", (), {"logits": logits})
-
-    inputs = BY_NAME["llava"].inputs()
-    ids, words = inputs["input_ids"], (inputs["input_ids"] != IMAGE) & inputs["attention_mask"].bool()
-    reference = Reference()
-    found = text_only_logits(reference, ids, words)
-    for row in range(2):
-        kept = words[row].nonzero()[:, 0]
-        count = len(kept)
-        assert torch.equal(reference.read[0][row, :count], ids[row, kept])
-        assert reference.read[1][row].sum() == count
-        for rank, place in enumerate(kept[1:]):  # the word at `place` is predicted from the word before it
-            before = ids[row, kept[rank]]
-            assert found[row, place - 1].argmax() == before
-            assert found[row, place - 1].max() == 100 * rank + 1
-        predicted = torch.zeros(ids.shape[1], dtype=torch.bool)
-        predicted[kept[1:] - 1] = True
-        assert not found[row, ~predicted].any()
-
-
-def test_prior_loss_with_a_reference(models):
-    inputs, model = BY_NAME["llava"].inputs(), models["llava"]
-    torch.manual_seed(1)
-    reference = LlamaForCausalLM(model.config.text_config).eval()
-    labels = labels_of(inputs)
-    words = (inputs["input_ids"] != IMAGE) & inputs["attention_mask"].bool()
-    with torch.no_grad():
-        seen = model(**inputs).logits[:, :-1]
-        blind = text_only_logits(reference, inputs["input_ids"], words)[:, :-1]
-    expected = weighted_cross_entropy(seen, labels[:, 1:], prior_weights(blind, labels[:, 1:]))
-    torch.testing.assert_close(prior_loss(model, inputs, labels, reference), expected)

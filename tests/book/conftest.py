@@ -27,10 +27,16 @@ import screenshots  # noqa: E402
 KNOWN_ERROR = "THEBE_JS_URL"
 
 SAMPLE_CELLS = [
-    ("markdown", "# Sample\n\nAn equation, {eq}`sample-eq`:\n\n$$\n\\tr(A) = \\sum_i A_{ii}\n$$ (sample-eq)"),
-    ("code", "import matplotlib.pyplot as plt\n\nplt.plot([0, 1], [0, 1])\nplt.show()"),
-    ("code", "from mirlib.widgets import TwoClouds\n\nTwoClouds()"),
-    ("code", "TwoClouds(mean_shift=1.0, text_centric=True)"),
+    ("markdown", {}, "# Sample\n\nAn equation, {eq}`sample-eq`:\n\n$$\n\\tr(A) = \\sum_i A_{ii}\n$$ (sample-eq)"),
+    ("code", {"mystnb": {"image": {"alt": "A line."}}}, "import matplotlib.pyplot as plt\n\nplt.plot([0, 1]);"),
+    ("code", {}, "from mirlib.widgets import TwoClouds\n\nTwoClouds()"),
+    ("code", {}, "TwoClouds(mean_shift=1.0, text_centric=True)"),
+    (
+        "code",
+        {},
+        "from mirlab.measuring import pictures_of, texts_of\nfrom mirlib.widgets import TheModel\n\n"
+        'TheModel({"scenes": pictures_of("scenes", 6)}, texts_of("news", 6))',
+    ),
 ]
 
 
@@ -72,7 +78,7 @@ def _build_sample(folder: Path) -> Path:
     (folder / "notebooks").mkdir()
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     notebook = nbformat.v4.new_notebook(
-        cells=[make[kind](text) for kind, text in SAMPLE_CELLS],
+        cells=[make[kind](text, metadata=metadata) for kind, metadata, text in SAMPLE_CELLS],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(notebook, folder / "notebooks" / "sample.ipynb")

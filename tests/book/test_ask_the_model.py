@@ -1,117 +1,139 @@
-"""The widget that is asked about pictures, in a browser: from the gallery alone, and with somebody who answers."""
+"""The widget in which a reader draws and asks: pictures and answers are those of Python."""
 
-import json
+import copy
 
+import numpy as np
 import pytest
+from widget_pages import write_page
 
-from mirlib.widgets import AskTheModel
+from mirlab import live, world
+from mirlab.model import connectors, evaluation, train
+from mirlib.loading import load_miniature
+from mirlib.widgets import engine
 
 pytestmark = pytest.mark.browser
 
-PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
-CHOICES = {
-    "shape": ["circle", "square"],
-    "digit": ["0", "1"],
-    "colour": ["red", "blue"],
-    "size": ["small", "large"],
-    "cell": ["topleft", "topright", "bottomleft", "bottomright"],
-    "slack": {"small": 5, "large": 1},
-}
+
+@pytest.fixture(scope="module")
+def untrained():
+    model, processor = load_miniature()
+    model = copy.deepcopy(model)
+    connectors.replace(model, "mlp2", seed=0)
+    return model, processor
 
 
-def card(colour, cell="topleft", share=0.75):
-    """A card of one circle."""
-    other = "blue" if colour == "red" else "red"
-    return {
-        "things": [{"shape": "circle", "colour": colour, "size": "small", "cell": cell, "right": 3, "down": 0}],
-        "background": 100,
-        "picture": PIXEL,
-        "caption": f"{cell} circle small {colour} .",
-        "questions": [
-            {"kind": "count", "text": "how many objects ?", "answer": "one", "words": ["one", "two"]},
-            {"kind": "colour", "text": "what colour is the circle ?", "answer": colour, "words": [colour, other]},
-        ],
-        "models": {
-            "A": {"caption": "a", "said": ["one", colour], "probabilities": [[1, 0], [share, 0.25]]},
-            "B": {"caption": "", "said": ["two", other], "probabilities": [[0, 1], [0.125, 0.5]]},
-        },
-    }
+@pytest.fixture
+def opened(untrained, tmp_path, visit):
+    widget = live.ask_the_model({"untrained": untrained[0].model.multi_modal_projector, "shipped": None})
+    engine.write_scripts(tmp_path / "_static")
+    (tmp_path / "_static" / "book.css").write_text("")
+    head = '<link rel="stylesheet" href="_static/book.css">'
+    seen = visit(write_page(widget, tmp_path, head))
+    seen.page.set_default_timeout(240_000)
+    settled(seen.page)
+    yield seen.page
+    assert seen.errors == [] and seen.foreign == []
 
 
-WIDGET = {"gallery": [card("red"), card("blue", share=0.5)], "names": ["A", "B"], "choices": CHOICES}
-
-HARNESS = """<!doctype html><script type="module">
-const listeners = {};
-window.asked = [];
-const model = {
-  state: STATE,
-  get(name) { return this.state[name]; },
-  set(name, value) { this.state[name] = value; },
-  on(event, listener) { (listeners[event] ??= []).push(listener); },
-  off() {},
-  save_changes() { window.asked.push(JSON.parse(JSON.stringify(this.state))); },
-};
-window.answer = (card) => {
-  model.state.reply = { number: model.state.request, ...card };
-  for (const listener of listeners["change:reply"]) listener();
-};
-const widget = await import(URL.createObjectURL(new Blob([SOURCE], { type: "text/javascript" })));
-widget.default.render({ model, el: document.body });
-</script>"""
+def settled(page):
+    page.wait_for_function(
+        "() => !document.querySelector('.mirlib-ask').hasAttribute('aria-busy') && "
+        "document.querySelector('.mirlib-ask [data-said]')"
+    )
 
 
-def shown(page, word, model):
-    return float(page.locator(f'[data-word="{word}"][data-model="{model}"]').get_attribute("data-value"))
+def pixels(page):
+    read = """() => [...document.querySelector('.mirlib-ask canvas').getContext('2d')
+      .getImageData(0, 0, 48, 48).data].filter((_, i) => i % 4 < 3)"""
+    return np.array(page.evaluate(read), dtype=np.uint8).reshape(48, 48, 3)
 
 
-def test_the_gallery_answers_without_a_kernel(visit, tmp_path):
-    path = tmp_path / "static.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8>{AskTheModel(**WIDGET).static_html()}", encoding="utf-8")
-    seen = visit(path.as_uri())
-    page = seen.page
-    page.locator('select[name="question"]').select_option(label="what colour is the circle ?")
-    assert (shown(page, "red", "A"), shown(page, "red", "B"), shown(page, "blue", "B")) == (0.75, 0.125, 0.5)
-    assert page.locator('[data-said="A"]').inner_text() == "red (right)"
-    assert page.locator('[data-said="B"]').inner_text() == "blue (wrong)"
-    page.locator('[data-card="1"]').focus()
-    page.keyboard.press("Enter")
-    assert shown(page, "blue", "A") == 0.5, "the question stays when the picture changes"
-    assert page.locator('[data-caption="the truth"]').inner_text() == "topleft circle small blue ."
-    assert page.locator('[data-caption="B"]').inner_text() == "(nothing)"
-    page.wait_for_function("document.querySelector('[aria-live]').textContent.includes('B says red. The truth: blue.')")
-    assert page.locator("fieldset").count() == 0, "nothing that needs a kernel is offered"
-    assert seen.errors == []
-    assert seen.foreign == []
+def choose(page, **values):
+    for name, value in values.items():
+        page.locator(f'.mirlib-ask select[name="{name}"]').select_option(value)
 
 
-def test_the_editor_sends_what_its_controls_say_one_request_at_a_time(visit, tmp_path):
-    widget = AskTheModel(answer=lambda *_: {}, **WIDGET)
-    state = {name: getattr(widget, name) for name in widget.state()}
-    path = tmp_path / "live.html"
-    source = json.dumps(widget._esm).replace("<", "\\u003c")
-    path.write_text(HARNESS.replace("STATE", json.dumps(state)).replace("SOURCE", source), encoding="utf-8")
-    seen = visit(path.as_uri())
-    page = seen.page
-    page.locator('select[name="colour"]').select_option("blue")
-    page.locator('select[name="size"]').select_option("large")  # while the first request is under way
-    page.locator('select[name="cell"]').select_option("bottomright")
-    assert len(page.evaluate("asked")) == 1
-    assert page.evaluate("asked[0].things") == [{**card("blue")["things"][0]}]
-    page.evaluate("card => answer(card)", card("blue"))
-    asked = page.evaluate("asked")
-    assert len(asked) == 2, "what changed meanwhile is asked at once, and only once"
-    (thing,) = asked[1]["things"]
-    assert (thing["size"], thing["cell"], thing["right"]) == ("large", "bottomright", 1), "a large thing moves less"
-    page.evaluate("card => answer(card)", card("blue", cell="bottomright"))
-    assert page.locator('[data-caption="the truth"]').inner_text() == "bottomright circle small blue ."
+def test_the_page_paints_what_python_paints(opened):
+    """Every form in both sizes, with the noise; a pixel may be rounded the other way."""
+    for form in world.FORMS:
+        for size in world.SIZES:
+            choose(opened, shape=form, size=size, colour="purple")
+            thing = world.Thing(
+                form, "purple", size, "topleft", writing=live.GALLERY_WRITING if form in "0123456789" else 0
+            )
+            other = world.Thing("square", "blue", "small", "bottomright")
+            want = world.render(world.Scene((thing, other), background=110, noise_seed=0)).astype(int)
+            away = np.abs(pixels(opened).astype(int) - want)
+            assert away.max() <= 1 and (away > 0).mean() < 1e-3, (form, size)
 
-    page.locator('input[name="count"]').fill("4")
-    things = page.evaluate("asked.at(-1).things")
-    assert sorted(thing["cell"] for thing in things) == sorted(CHOICES["cell"]), "things never share a cell"
-    page.evaluate("answer({ error: 'it cannot be' })")
-    assert page.locator('[role="alert"]').inner_text() == "it cannot be"
 
-    page.locator('input[name="typed"]').fill("is it raining ?")
-    page.keyboard.press("Enter")
-    assert page.evaluate("asked.at(-1).typed") == "is it raining ?"
-    assert seen.errors == []
+def test_both_projectors_answer_as_in_python(opened, untrained):
+    choose(opened, colour="green")
+    opened.locator("#mirlib-question").select_option("what colour is topleft ?")
+    settled(opened)
+    scene = world.Scene(
+        (world.Thing("circle", "green", "large", "topleft"), world.Thing("square", "blue", "small", "bottomright")),
+        background=110,
+    )
+    question = world.Question("colour_at", "what colour is topleft ?", "", "green")
+    for name, (model, processor) in {"untrained": untrained, "shipped": load_miniature()}.items():
+        (reply,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
+        (caption,) = evaluation.write_captions(model, processor.tokenizer, train.vision_features(model, [scene]))
+        said = opened.locator(f'.mirlib-ask [data-said="{name}"]').inner_text()
+        assert said == f"{reply.said} ({'right' if reply.is_right else 'wrong'})"
+        shown = opened.locator(f'.mirlib-ask [data-caption="{name}"]').inner_text()
+        assert shown.split() == caption.split()
+        for word, share in zip(reply.words, reply.probabilities, strict=True):
+            shown = opened.locator(f'.mirlib-ask [data-word="{word}"][data-model="{name}"]').get_attribute("data-value")
+            assert float(shown) == pytest.approx(share, abs=2e-3)
+    assert opened.locator('.mirlib-ask [data-caption="the truth"]').inner_text() == world.caption(scene)
+
+
+def test_things_change_places_stay_in_their_cells_and_obey_the_keyboard(opened):
+    choose(opened, cell="bottomright")
+    truth = opened.locator('.mirlib-ask [data-caption="the truth"]')
+    settled(opened)
+    assert truth.inner_text() == "topleft square small blue . bottomright circle large red ."
+    opened.locator('.mirlib-ask input[name="right"]').focus()
+    for _ in range(4):
+        opened.keyboard.press("ArrowRight")
+    assert opened.locator('.mirlib-ask input[name="right"]').input_value() == "1", "a large thing moves by one pixel"
+    opened.locator('.mirlib-ask input[name="count"]').fill("4")
+    settled(opened)
+    assert len(world.parse_caption(truth.inner_text())) == 4
+
+
+def test_a_question_in_the_readers_own_words_gets_the_likeliest(opened):
+    typed = opened.locator('.mirlib-ask input[name="typed"]')
+    typed.fill("is it  raining ?")
+    typed.press("Enter")
+    settled(opened)
+    assert opened.locator("#mirlib-question").input_value() == "is it raining ?"
+    shares = [float(cell.get_attribute("data-value")) for cell in opened.locator('[data-model="shipped"]').all()]
+    assert max(shares) > 0 and 5 <= len(shares) <= 10
+
+
+QUESTIONS = """([things, world]) => import(URL.createObjectURL(new Blob([SOURCE], {type: 'text/javascript'})))
+  .then(m => m.questionsOf(things, world))"""
+
+
+def test_questions_have_the_answers_that_python_gives(opened):
+    """Where both ask the same, they agree."""
+    source = (engine.MINIATURE.parent / "widgets" / "ask_the_model.js").read_text(encoding="utf-8")
+    ask = QUESTIONS.replace("SOURCE", "source").replace("([things, world])", "([source, things, world])")
+    rng = np.random.default_rng(3)
+    shared = 0
+    for _ in range(40):
+        scene = world.sample_scene(rng)
+        things = [
+            {"shape": t.shape, "colour": t.colour, "size": t.size, "cell": t.cell, "right": 0, "down": 0}
+            for t in scene.things
+        ]
+        asked = opened.evaluate(ask, [source, things, live.drawing()])
+        theirs = {q.text: q.answer for q in live.questions_of(scene, most=16)}
+        for question in asked:
+            assert question["answer"] in question["words"]
+            if question["text"] in theirs:
+                shared += 1
+                assert question["answer"] == theirs[question["text"]], question
+    assert shared > 200

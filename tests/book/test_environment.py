@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mirlab.ledger import shipped
 from mirlib.loading import FAMILY_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,15 @@ def test_every_dependency_has_one_version_which_its_range_allows():
 def test_the_packages_that_a_message_promises_come_with_the_extra():
     families = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"]["families"]
     assert sorted(Requirement(each).name for each in families) == sorted(FAMILY_PACKAGES)
+
+
+def test_the_whole_ledger_is_installed_with_the_package():
+    """And where it lies with its marks, `shipped` finds it."""
+    patterns = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["data-files"]
+    listed = {path for globs in patterns.values() for glob in globs for path in ROOT.glob(glob)}
+    assert listed == {path for path in (ROOT / "results").rglob("*") if path.is_file()}
+    assert patterns.keys() == {f"share/mirlab/{path.parent.relative_to(ROOT).as_posix()}" for path in listed}
+    assert shipped() == ROOT / "results"
 
 
 def test_everything_that_installs_reads_the_constraints():

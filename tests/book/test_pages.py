@@ -1,12 +1,18 @@
 """The built pages, in a browser: self-contained, whole, and readable on a phone."""
 
+import re
+from pathlib import Path
+
 import pytest
+from test_visible_analysis import OLD
 
 import mirlib
 
 pytestmark = pytest.mark.browser
 
 EQUATIONS_READY = "() => window.MathJax?.startup?.promise?.then(() => true) ?? false"
+MEASURE = Path(__file__).with_name("measure_layout.js").read_text(encoding="utf-8")
+HEAVIEST = 1_500_000  # bytes
 IMAGES = """() => [...document.images].map(i => [i.src.split('/').pop(), i.naturalWidth])"""
 
 
@@ -35,18 +41,70 @@ def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
             seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
         problems += [f"{path.stem}: asks {url}" for url in seen.foreign]
         problems += [f"{path.stem}: {error}" for error in seen.errors]
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
-def test_no_page_is_wider_than_a_phone(site, served, visit):
-    wide = {}
-    seen = visit(width=360)
+def misfits(seen, wide):
+    """What `measure_layout.js` finds in the light theme and in the dark one."""
+    for theme in ("light", "dark"):
+        seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        for fault in seen.page.evaluate(MEASURE, wide):
+            yield f"{seen.page.viewport_size['width']} px, {theme}: {fault}"
+
+
+def test_everything_fits_on_every_page(site, served, visit):
+    """On a laptop nothing scrolls sideways; on a phone wide things may, within themselves, and the page may not."""
+    problems = []
+    seen = visit(width=1280)
     for path in site.pages:
+        seen.page.set_viewport_size({"width": 1280, "height": 900})
         seen.go(f"{served}/{path.relative_to(site.folder).as_posix()}")
-        width = seen.page.evaluate("document.documentElement.scrollWidth")
-        if width > 360:
-            wide[path.stem] = width
-    assert wide == {}
+        if 'class="math' in path.read_text(encoding="utf-8"):
+            seen.page.wait_for_function(EQUATIONS_READY)
+        found = list(misfits(seen, True))
+        seen.page.set_viewport_size({"width": 390, "height": 900})
+        found += misfits(seen, False)
+        seen.page.set_viewport_size({"width": 360, "height": 900})
+        if (width := seen.page.evaluate("document.documentElement.scrollWidth")) > 360:
+            found.append(f"the page is {width} px wide on a phone of 360")
+        if path.stem not in OLD:
+            problems += [f"{path.stem}, {fault}" for fault in found]
+    assert not problems, "\n".join(problems)
+
+
+def test_no_page_is_heavy(site):
+    """A page with all that it embeds; the pictures beside it are counted with it."""
+    weights = {}
+    for path in site.pages:
+        html = path.read_text(encoding="utf-8")
+        pictures = {path.parent / name for name in re.findall(r'<img[^>]* src="([^":]+)"', html)}
+        weights[path.stem] = sum(each.stat().st_size for each in {path, *pictures})
+    assert {name: weight for name, weight in weights.items() if weight > HEAVIEST} == {}
+
+
+FAULTY = """<article>
+<pre style="width: 20em; overflow-x: auto">{long}</pre>
+<div style="overflow-x: auto"><table><tr><td style="min-width: 1500px">wide table</td></tr></table></div>
+<div style="overflow-x: hidden"><table><tr><td style="min-width: 1600px">cut table</td></tr></table></div>
+<div class="math" style="overflow-x: auto"><p style="width: 1700px">wide equation</p></div>
+<details><summary>more</summary><pre style="width: 20em; overflow-x: hidden">folded away {long}</pre></details>
+<img src="data:," alt=""><img src="data:," alt="picture.png">
+<p>&lt;IPython.core.display.Markdown object&gt; and 60.09201993299985, but 3.14159 may stand</p>
+</article>"""
+
+
+def test_the_measure_of_the_layout_sees_what_it_is_for(visit):
+    seen = visit(width=1280)
+    page = f"<!doctype html><html><body>{FAULTY.format(long='word ' * 40)}</body></html>"
+    seen.page.set_content(page)
+    found = list(misfits(seen, True))
+    assert len(found) % 2 == 0 and len(found) // 2 == 11
+    for words in ("folded away", "wide table", "cut table", "wide equation", "IPython", "60.092", "no words"):
+        assert any(words in fault for fault in found), words
+    seen.page.set_viewport_size({"width": 390, "height": 900})
+    found = " ".join(misfits(seen, False))
+    assert "cut table" in found and "folded away" in found
+    assert "wide table" not in found and "wide equation" not in found
 
 
 def test_the_index_leads_to_the_first_page(site, served, visit):
@@ -55,9 +113,9 @@ def test_the_index_leads_to_the_first_page(site, served, visit):
     assert seen.page.locator("article h1").first.is_visible()
 
 
-def test_the_library_page_describes_every_public_name(site):
+def test_the_pages_of_the_library_describe_every_public_name(site):
     if not site.is_whole:
-        pytest.skip("only the built book has the page of the library: run `make book` first")
-    html = (site.folder / "book" / "api.html").read_text(encoding="utf-8")
+        pytest.skip("only the built book has the pages of the library: run `make book` first")
+    html = "".join(page.read_text(encoding="utf-8") for page in site.folder.glob("book/api*.html"))
     public = [getattr(mirlib, name) for name in mirlib.__all__]
     assert [f"{o.__module__}.{o.__name__}" for o in public if f'id="{o.__module__}.{o.__name__}"' not in html] == []

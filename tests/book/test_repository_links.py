@@ -1,8 +1,12 @@
 """The repository's address stands in one place, and everything else follows from it."""
 
+import json
+
+import nbformat
 import pytest
 import repository_links
-from repository_links import citation, repository_url, theme_options
+from IPython.core.inputtransformer2 import TransformerManager
+from repository_links import citation, notebook, repository_url, theme_options
 
 UNSET = '[project]\nname = "x"\n'
 SET = UNSET + '[project.urls]\nRepository = "https://github.com/someone/something/"\n'
@@ -36,6 +40,18 @@ def test_the_citation_can_be_set_twice_and_unset_again():
     assert citation(once, None) == CFF
 
 
+def test_a_notebook_installs_the_library_where_it_is_missing():
+    url = "https://github.com/a/b"
+    title = {"cell_type": "markdown", "id": "0", "metadata": {}, "source": ["# A chapter"]}
+    bare = json.dumps({"cells": [title], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
+    once = notebook(bare, url)
+    first, cell = nbformat.reads(once, 4).cells
+    assert first.source == "# A chapter" and f'"mirlib[train] @ git+{url}" myst-nb' in cell.source
+    python = TransformerManager().transform_cell(cell.source)
+    assert compile(python, "cell", "exec") and "run_line_magic('pip'" in python
+    assert notebook(once, url) == once and notebook(once, None) == bare == notebook(bare, None)
+
+
 def test_a_bad_address_is_refused():
     with pytest.raises(ValueError, match="https"):
         repository_url(UNSET + '[project.urls]\nRepository = "git@github.com:someone/something"\n')
@@ -46,6 +62,9 @@ def test_the_files_of_the_project_agree():
     url = repository_url((root / "pyproject.toml").read_text(encoding="utf-8"))
     text = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert citation(text, url) == text, "run `python tools/repository_links.py`"
+    for path in (root / "notebooks").glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        assert json.loads(notebook(text, url)) == json.loads(text), "run `python tools/repository_links.py`"
 
 
 def test_the_pages_show_what_the_address_says(site):

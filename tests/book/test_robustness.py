@@ -171,7 +171,7 @@ def test_a_cell_shows_its_mean_and_its_difference_and_the_pointer_previews_it(op
     assert {"1", "100", "1000"} <= set(labels), "the present N and both ends"
     assert "U of this regime is 0.250" in root.locator(".mirlib-note").text_content()
     strength = cell.evaluate("b => parseFloat(b.style.getPropertyValue('--mirlib-strength'))")
-    assert strength == pytest.approx(55 * min(1, abs(want.difference) / (UNIT / 4)), abs=1e-6)
+    assert strength == pytest.approx(40 * min(1, abs(want.difference) / (UNIT / 4)), abs=1e-6)
 
 
 @pytest.mark.browser

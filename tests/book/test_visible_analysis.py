@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
-OLD = {"10_recipes_and_designs", "12_eim", "13_masks_and_stages", "14_weighting_tokens", "15_metric_zoo"}
+OLD = {"12_eim", "13_masks_and_stages"}
 """Chapters that still read the first edition of the laboratory."""
 
 FOLDED = {"hide-input", "hide-cell", "remove-input"}
@@ -30,7 +30,7 @@ def page_cells(path: Path) -> list[str]:
     if path.suffix == ".ipynb":
         return [source for source, _ in notebook_cells(path)]
     found = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-    return [re.sub(r"^:[^\n]*\n", "", source, flags=re.M) for source in found]
+    return [re.sub(r"\A---\n.*?^---\n|^:[^\n]*\n", "", source, flags=re.M | re.S) for source in found]
 
 
 PAGES = [p for p in [*CHAPTERS, *sorted((ROOT / "book").glob("*.md"))] if page_cells(p) and p.stem not in OLD]

@@ -5,12 +5,12 @@ from pathlib import Path
 from mirlib.widgets import StaticWidget
 
 
-def write_page(widget: StaticWidget, folder: Path) -> str:
-    """Write a page that holds the widget, and return its address."""
+def write_page(widget: StaticWidget, folder: Path, head: str = "") -> str:
+    """Write a page that holds the widget, and return its address; `head` goes into the page's head."""
     path = folder / "page.html"
     path.write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>one widget</title>'
-        '<meta name="viewport" content="width=device-width"></head>'
+        f'<meta name="viewport" content="width=device-width">{head}</head>'
         f"<body>{widget.static_html()}</body></html>",
         encoding="utf-8",
     )

@@ -7,16 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from made_rows import measured, rows_of
 
 from mirlab import methods, recipes, world
 from mirlab.experiments import EXPERIMENTS
-from mirlab.first import verdicts
-from mirlab.first.closing import eim as experiment
-from mirlab.first.outcomes import NOT_MEASURED, OPPOSITE, REPRODUCED, UNDECIDED
-from mirlab.first.protocols import PROTOCOLS
-from mirlab.ledger import key_of
-from mirlab.methods import PLAIN, TECHNIQUES
+from mirlab.methods import PLAIN
 from mirlab.methods import eim as method
 from mirlab.methods.eim import EIM
 from mirlab.model import train
@@ -24,7 +18,6 @@ from mirlab.model.miniature import assemble, new_encoder, new_language_model, pi
 from mirlab.world import language
 from mirlib.loading import MINIATURE, load_miniature
 
-PROTOCOL = experiment.PROTOCOL
 RECIPE = recipes.StageOne(pairs=24, batch=8, warmup_steps=1, learning_rate=1e-2)
 TUNE = recipes.StageTwo(images=8, batch=4)
 
@@ -350,93 +343,3 @@ def test_the_text_tower_finds_the_pictures_of_its_captions_and_leaves_the_model_
 def test_what_there_is_not_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         EIM(**wrong)
-
-
-# The protocol
-
-
-def test_the_arms_differ_from_the_plain_one_in_what_their_names_say():
-    assert TECHNIQUES["eim"] is EIM
-    keys = [key_of(run.configuration) for run in PROTOCOL.runs]
-    assert len(set(keys)) == len(keys) == 50
-    for name, runs in PROTOCOL.arms.items():
-        for run, plain in zip(runs, PROTOCOL.arms["plain"], strict=True):
-            found, expected = run.configuration, plain.configuration
-            told = found.pop("method", None)
-            if name == "two epochs":
-                expected["stage_one"] |= {"epochs": 2, "warmup_steps": found["stage_one"]["warmup_steps"]}
-            assert found == expected
-            assert (told is None) == (name in ("plain", "two epochs"))
-            if told is not None and name not in ("one stage", "encoder"):
-                order = [*told["segments"], *([told["final"]] if told["final"] != "none" else [])]
-                assert ", ".join(order).upper() == name
-    others = {key_of(run.configuration) for run in PROTOCOLS["data_scale"].runs}
-    assert all(key_of(run.configuration) in others for run in PROTOCOL.arms["plain"])
-
-
-# The judge
-
-ACCURACY = {
-    "plain": 0.50, "ST": 0.53, "LM": 0.50, "IE": 0.48, "ST, LM": 0.55, "ST, LM, IE": 0.57, "one stage": 0.52,
-    "LM, ST": 0.58, "encoder": 0.45, "two epochs": 0.55,
-}  # fmt: skip
-MIR = {"ST": 0.8, "LM": 1.2, "ST, LM": 1.0}
-
-
-def made(arm, run):
-    """Levels of `ACCURACY` and `MIR`; what differs by nothing differs by noise of both signs."""
-    noise = (run.seed - 2) * 1e-3
-    own = noise if arm in ("LM", "ST, LM") else 0
-    return measured(MIR.get(arm, 1.0) + noise + own, ACCURACY[arm] + noise + own)
-
-
-@pytest.fixture(scope="module")
-def outcomes():
-    claims = verdicts.judge(PROTOCOL, rows_of("eim", made))
-    return {(claim.paper, claim.condition): claim for claim in claims}
-
-
-def test_every_claim_of_the_protocol_is_judged_under_its_conditions(outcomes):
-    assert {paper for paper, _ in outcomes} == set(PROTOCOL.criteria)
-    assert {condition for paper, condition in outcomes if paper == experiment.ALONE} == {"ST", "LM", "IE"}
-    assert {condition for paper, condition in outcomes if paper == experiment.LOWERS} == {"ST", "LM", "ST, LM"}
-    ours = {paper for (paper, _), claim in outcomes.items() if claim.source == "ours"}
-    assert ours == {experiment.TUNED, experiment.LONGER, experiment.LOWERS}
-    assert all(claim.seeds == 5 for claim in outcomes.values())
-
-
-@pytest.mark.parametrize(
-    ("paper", "condition", "outcome", "estimate"),
-    [
-        (experiment.ALONE, "ST", REPRODUCED, 0.03),
-        (experiment.ALONE, "LM", UNDECIDED, 0.0),
-        (experiment.ALONE, "IE", OPPOSITE, -0.02),
-        (experiment.ADDED, "", REPRODUCED, 0.03),
-        (experiment.SEGMENTED, "", REPRODUCED, 0.05),
-        (experiment.ORDER, "", OPPOSITE, -0.03),
-        (experiment.TUNED, "", REPRODUCED, 0.03),
-        (experiment.LONGER, "", UNDECIDED, 0.0),
-        (experiment.LOWERS, "ST", REPRODUCED, -0.2),
-        (experiment.LOWERS, "LM", OPPOSITE, 0.2),
-        (experiment.LOWERS, "ST, LM", UNDECIDED, 0.0),
-    ],
-)
-def test_the_judge_finds_what_was_put_into_the_rows(outcomes, paper, condition, outcome, estimate):
-    assert outcomes[paper, condition].outcome == outcome
-    assert outcomes[paper, condition].estimate == pytest.approx(estimate)
-
-
-@pytest.mark.parametrize("stage", ["ST", "ST, LM", "ST, LM, IE"])
-def test_one_stage_that_lowers_accuracy_undoes_the_claim_on_all(stage):
-    levels = {"plain": 0.5, "ST": 0.6, "ST, LM": 0.7, "ST, LM, IE": 0.8}
-    before = dict(experiment.STEPS)[stage]
-    levels[stage] = levels[before] - 0.01
-
-    claims = verdicts.judge(PROTOCOL, rows_of("eim", lambda arm, run: measured(1.0, levels.get(arm, 0.5))))
-    (added,) = (claim for claim in claims if claim.paper == experiment.ADDED)
-    assert added.outcome == OPPOSITE and added.estimate == pytest.approx(-0.01)
-
-
-def test_nothing_is_judged_from_four_seeds():
-    claims = verdicts.judge(PROTOCOL, rows_of("eim", made, seeds=range(4)))
-    assert {claim.outcome for claim in claims} == {NOT_MEASURED}

@@ -6,7 +6,6 @@ import torch
 
 from mirlab import world
 from mirlab.model import evaluation, leaning
-from mirlab.model.miniature import PATCH_SIZE
 from mirlib import gaps
 from mirlib.loading import load_miniature
 
@@ -53,21 +52,3 @@ def test_existence_is_that_of_the_model_asked_one_by_one(miniature):
             expected[question.answer].append(np.exp(scores[0]) / np.exp(scores).sum())
         assert found[0] == pytest.approx(expected["no"], abs=0.02)
         assert found[1] == pytest.approx(expected["yes"], abs=0.02)
-
-
-def test_pairs_of_scenes_share_one_thing_where_the_patches_say():
-    scenes, middles = leaning.same_things(20)
-    assert len(scenes) == 40 and middles.shape == (40, 2)
-    for first, second, (here, there) in zip(scenes[::2], scenes[1::2], middles.reshape(20, 2, 2), strict=True):
-        cells = [world.CELLS[2 * (row // 3) + column // 3] for row, column in (here, there)]  # of 3 x 3 patches
-        assert cells[0] != cells[1]
-        things = [next(t for t in s.things if t.cell == cell) for s, cell in zip((first, second), cells, strict=True)]
-        looks = {(t.shape, t.colour, t.size) for t in things}
-        assert len(looks) == 1
-        alike = [t for scene in (first, second) for t in scene.things if (t.shape, t.colour, t.size) in looks]
-        assert len(alike) == 2
-        for scene, thing, place in zip((first, second), things, (here, there), strict=True):
-            row, column = place * PATCH_SIZE
-            window = world.render(scene)[row : row + PATCH_SIZE, column : column + PATCH_SIZE].reshape(-1, 3)
-            apart = np.abs(window - np.array(world.COLOURS[thing.colour])).max(1).min()
-            assert apart < 60 or thing.shape == "ring"  # the middle shows the thing's colour

@@ -4,10 +4,13 @@ import json
 import multiprocessing
 import os
 import time
+from importlib.metadata import PackagePath
+from types import SimpleNamespace
 
 import pytest
 
-from mirlab.ledger import Ledger, key_of, provenance
+from mirlab import ledger as ledger_module
+from mirlab.ledger import CEILINGS, Ledger, key_of, provenance, shipped
 from mirlib import MirlibError
 
 
@@ -19,6 +22,21 @@ def test_a_row_comes_back(tmp_path):
     assert ledger.rows() == [{"key": "a", "value": 1.5}, {"key": "b", "value": None}]
     assert ledger.find("b") == {"key": "b", "value": None}
     assert ledger.find("c") is None
+
+
+@pytest.mark.parametrize("place", ["site/share/mirlab/results", "share/mirlab/results"])
+def test_an_installed_package_finds_the_ledger_that_came_with_it(tmp_path, monkeypatch, place):
+    """The first as `pip install --target` leaves it, the second as the installer says in its record."""
+    package, folder = tmp_path / "site" / "mirlab" / "ledger.py", tmp_path / place
+    monkeypatch.setattr(ledger_module, "__file__", str(package))
+    recorded = PackagePath("../" + f"{place}/{CEILINGS}")
+    recorded.dist = SimpleNamespace(locate_file=lambda path: tmp_path / "site" / path)
+    monkeypatch.setattr(ledger_module, "files", lambda _: [recorded])
+    with pytest.raises(MirlibError, match="without its ledger"):
+        shipped()
+    folder.mkdir(parents=True)
+    (folder / CEILINGS).write_text("{}")
+    assert shipped() == folder
 
 
 def test_a_row_is_kept_once(tmp_path):

@@ -1,8 +1,8 @@
-"""What a reader does by hand: the curve that grows, scenes that she draws, and answers that are the model's own."""
+"""What a reader does by hand: the curve that grows, and answers that are the model's own."""
 
 import base64
 import io
-import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbclient
@@ -15,19 +15,10 @@ from mirlab import live, world
 from mirlab.model import evaluation
 from mirlib.loading import load_miniature
 
-RED_SQUARE = {"shape": "square", "colour": "red", "size": "large", "cell": "bottomleft", "right": 1, "down": -1}
-BLUE_SEVEN = {"shape": "7", "colour": "blue", "size": "small", "cell": "topright", "right": -5, "down": 5}
-
 
 @pytest.fixture(scope="module")
 def miniature():
     return load_miniature()
-
-
-@pytest.fixture(scope="module")
-def widget(miniature):
-    model, processor = miniature
-    return live.ask_the_model({"it": model}, processor.tokenizer, scenes=live.gallery_scenes(each=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,41 +82,15 @@ def test_a_busy_machine_draws_less_often(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Scenes
+# Answers
 
 
-def test_the_editor_builds_the_scene_that_its_controls_say():
-    scene = live.scene_of([RED_SQUARE, BLUE_SEVEN], background=90)
-    assert world.caption(scene) == "topright 7 small blue . bottomleft square large red ."
-    assert [t.offset for t in scene.things] == [(-5, 5), (1, -1)]
-    assert scene.background == 90
-    assert live.things_of(scene) == [BLUE_SEVEN, RED_SQUARE]
-    assert world.render(scene).shape == (48, 48, 3)  # nothing leaves the picture
-
-
-@pytest.mark.parametrize(
-    ("things", "message"),
-    [
-        ([], "1 to 4 things, not 0"),
-        ([RED_SQUARE, {**BLUE_SEVEN, "cell": "bottomleft"}], "two things stand in one cell"),
-        ([{**RED_SQUARE, "right": 2}], "a large thing moves by at most 1 pixels"),
-        ([{**RED_SQUARE, "colour": "orange"}], "colour must be one of red, .*'orange'"),
-    ],
-)
-def test_a_scene_that_cannot_be_is_refused(things, message):
-    with pytest.raises(ValueError, match=message):
-        live.scene_of(things)
-
-
-def test_the_gallery_holds_every_number_of_shapes_and_of_digits():
-    scenes = live.gallery_scenes(each=2)
-    found = [(len(scene.things), scene.things[0].shape in world.DIGITS) for scene in scenes]
-    assert sorted(found) == sorted([(n, digits) for n in (1, 2, 3, 4) for digits in (False, True)] * 2)
-    assert {t.writing % 5 for s in scenes for t in s.things if t.shape in world.DIGITS} == {4}, "held-out handwritings"
+RED_SQUARE = world.Thing("square", "red", "large", "bottomleft", (1, -1))
+BLUE_CIRCLE = world.Thing("circle", "blue", "small", "topright", (-5, 5))
 
 
 def test_questions_of_a_scene_are_true_and_the_same_each_time():
-    scene = live.scene_of([RED_SQUARE, {**BLUE_SEVEN, "shape": "circle"}])
+    scene = world.Scene((BLUE_CIRCLE, RED_SQUARE))
     questions = live.questions_of(scene)
     assert questions == live.questions_of(scene)
     assert {q.kind for q in questions} == set(world.QUESTION_KINDS)
@@ -133,10 +98,6 @@ def test_questions_of_a_scene_are_true_and_the_same_each_time():
     assert truth["what colour is the square ?"] == "red"
     assert truth["where is the circle ?"] == "topright"
     assert len(truth) == len(questions)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Answers
 
 
 def test_answers_are_those_that_the_evaluation_counts(miniature):
@@ -156,55 +117,9 @@ def test_answers_are_those_that_the_evaluation_counts(miniature):
 
 def test_another_picture_changes_the_answer_but_not_the_question(miniature):
     model, processor = miniature
-    scene, other = (live.scene_of([{**RED_SQUARE, "colour": colour}]) for colour in ("red", "yellow"))
+    scene, other = (world.Scene((replace(RED_SQUARE, colour=colour),)) for colour in ("red", "yellow"))
     (question,) = [q for q in live.questions_of(scene) if q.kind == "colour_at"]
     (own,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
     (blind,) = live.ask_pictures(model, processor.tokenizer, scene, [question], picture_of=other)
     (its_own,) = live.ask_pictures(model, processor.tokenizer, other, [question])
     assert blind.probabilities == its_own.probabilities != own.probabilities
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The widget
-
-
-def test_the_static_page_holds_the_answers_of_the_model(widget, miniature):
-    model, processor = miniature
-    state = widget.state()
-    assert not state["live"]
-    html = widget.static_html()
-    for scene, card in zip(live.gallery_scenes(each=1), state["gallery"], strict=True):
-        assert json.dumps(card["picture"]) in html
-        picture = Image.open(io.BytesIO(base64.b64decode(card["picture"].split(",")[1]))).convert("RGB")
-        np.testing.assert_array_equal(np.asarray(picture), world.render(scene))
-        questions = live.questions_of(scene)
-        assert [(q["text"], q["answer"]) for q in card["questions"]] == [(q.text, q.answer) for q in questions]
-        replies = live.ask_pictures(model, processor.tokenizer, scene, questions)
-        said = card["models"]["it"]
-        assert said["said"] == [reply.said for reply in replies]
-        for shown, reply in zip(said["probabilities"], replies, strict=True):
-            np.testing.assert_allclose(shown, reply.probabilities, atol=6e-4)
-
-
-def test_a_request_of_the_page_is_answered(widget, miniature):
-    model, processor = miniature
-    assert widget.live
-    widget.things, widget.background, widget.typed = [BLUE_SEVEN, RED_SQUARE], 120, "what colour is topright ?"
-    widget.request += 1
-    assert widget.reply["number"] == widget.request
-    assert widget.reply["caption"] == "topright 7 small blue . bottomleft square large red ."
-    assert widget.reply["questions"][0]["answer"] == "blue", "a typed question that is known has its truth"
-    scene = live.scene_of(widget.things, background=120)
-    replies = live.ask_pictures(model, processor.tokenizer, scene, live.questions_of(scene))
-    assert sorted(widget.reply["models"]["it"]["said"]) == sorted(reply.said for reply in replies)
-
-    widget.typed = "is it  raining ?"
-    widget.request += 1
-    first = widget.reply["questions"][0]
-    assert (first["text"], first["kind"], first["answer"], len(first["words"])) == ("is it raining ?", "", "", 5)
-    shares = widget.reply["models"]["it"]["probabilities"][0]
-    assert shares == sorted(shares, reverse=True)
-
-    widget.things = [BLUE_SEVEN, BLUE_SEVEN]
-    widget.request += 1
-    assert widget.reply == {"number": widget.request, "error": "two things stand in one cell"}

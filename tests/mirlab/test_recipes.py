@@ -30,7 +30,6 @@ EVERYTHING = Run(
     probes=(16, 64),
     robustness=True,
     zoo=True,
-    zoo_samples=True,
 )
 
 
@@ -48,7 +47,7 @@ def test_a_run_comes_back_from_its_json(run):
 def test_what_is_not_done_has_no_entry():
     plain = Run().configuration
     assert set(plain) == {"seed", "parts", "stage_one", "stage_two", "scenes"}
-    assert set(EVERYTHING.configuration) - set(plain) == {"method", "probes", "robustness", "zoo", "zoo_samples"}
+    assert set(EVERYTHING.configuration) - set(plain) == {"method", "probes", "robustness", "zoo"}
 
 
 @pytest.mark.parametrize("pairs, batch, warmup, steps", [(8192, 32, 0.03, 8), (8192, 8, 0.1, 102), (32, 32, 0.03, 1)])
@@ -109,7 +108,7 @@ def test_what_a_run_costs_grows_with_what_it_does():
     base = Run()
     assert Run(stage_one=StageOne(pairs=512)).cost < base.cost
     assert Run(stage_one=StageOne(unlock="all")).cost > base.cost
-    for more in ({"probes": (4, 8)}, {"robustness": True}, {"zoo": True}, {"zoo_samples": True}, {"leaning": True}):
+    for more in ({"probes": (4, 8)}, {"robustness": True}, {"zoo": True}, {"leaning": True}):
         assert Run(**more).cost > base.cost
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mirlab import experiments, results
+from mirlab import experiments, power, results
 from mirlab.claims import Contrast, Effect
 from mirlab.experiments import EXPERIMENTS, Experiment, Registry
 from mirlab.ledger import key_of
 from mirlab.statistics import ABOVE, simulated, spearman_of_means, spearman_within, spread
 from mirlib import MirlibError
 
-FIRST_EDITION = Path(__file__).parents[2] / "results" / "0.1"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def row(seed, *, rate=0.008, mir=2.0, arm=None, method=None, **metrics):
@@ -63,18 +63,6 @@ def test_a_row_is_a_line(tmp_path):
     assert "perplexity" not in table
 
 
-def test_an_index_names_the_arms_of_rows_that_do_not(tmp_path):
-    rows = [row(1), row(0), row(0, rate=0.02), row(0, rate=0.5), row(0, rate=0.03, arm="own")]
-    write(tmp_path, rows)
-    index = {"made": {"high": [rows[2]["key"]], "plain": [rows[0]["key"], rows[1]["key"]]}, "other": {}}
-    (tmp_path / "arms.json").write_text(json.dumps(index))
-    table = results.load("made", tmp_path)
-    assert table[["arm", "seed"]].values.tolist() == [["high", 0], ["plain", 0], ["plain", 1], ["own", 0]]
-    (tmp_path / "arms.json").write_text("{")
-    with pytest.raises(MirlibError, match=r"arms\.json: not JSON"):
-        results.load("made", tmp_path)
-
-
 def test_a_damaged_row_is_refused_and_no_ledger_is_an_empty_table(tmp_path):
     assert len(results.load("made", tmp_path)) == len(results.probes("made", tmp_path)) == 0
     damaged = row(0, arm="plain")
@@ -98,36 +86,10 @@ def test_probes_have_lines_of_their_own_and_the_loss_before_them(tmp_path):
     assert table["accuracy"].isna().tolist() == [True, True, False]
 
 
-def test_the_first_edition_reads_as_it_stands(tmp_path):
-    rows = [json.loads(line) for line in (FIRST_EDITION / "moca.jsonl").read_text().splitlines()]
-    high, low = {}, {}
-    for r in rows:
-        recipe = r["configuration"]["stage_one"]
-        if "method" not in r["configuration"] and not recipe["norm_matched"]:
-            {0.02: high, 0.002: low}[recipe["learning_rate"]][r["configuration"]["seed"]] = r
-    (tmp_path / "moca.jsonl").write_bytes((FIRST_EDITION / "moca.jsonl").read_bytes())
-    arms = {"high": [r["key"] for r in high.values()], "low": [r["key"] for r in low.values()]}
-    (tmp_path / "arms.json").write_text(json.dumps({"moca": arms}))
-    table = results.load("moca", tmp_path)
-    assert len(table) == len(high) + len(low) == 10
-    differences = results.paired(table, "high", "low", "accuracy_colour")
-    for seed in range(5):
-        kinds = [r["metrics"]["accuracy_by_kind"]["colour"] for r in (high[seed], low[seed])]
-        assert differences[seed] == pytest.approx(kinds[0] - kinds[1])
-    mir = table.groupby("arm")["mir"].mean()
-    assert mir["high"] == pytest.approx(sum(r["metrics"]["mir"]["value"] for r in high.values()) / 5)
-
-
-def test_the_audits_numbers_come_out_again(tmp_path):
+def test_the_audits_numbers_come_out_again():
     """Correlations of arm means, and how often an oracle's mean correlation of five seeds is at most −.8."""
-    arms = {}
-    for line in (FIRST_EDITION / "data_scale.jsonl").read_text().splitlines():
-        recipe = json.loads(line)["configuration"]["stage_one"]
-        if recipe["norm_matched"] and recipe["unlock"] == "none":
-            arms.setdefault(str(recipe["pairs"]), []).append(json.loads(line)["key"])
-    (tmp_path / "data_scale.jsonl").write_bytes((FIRST_EDITION / "data_scale.jsonl").read_bytes())
-    (tmp_path / "arms.json").write_text(json.dumps({"data_scale": arms}))
-    table = results.load("data_scale", tmp_path)
+    table = power.first_edition("data_scale", RESULTS)
+    table = table[table["arm"].str.startswith("matched, ")]
     mir, accuracy = (results.wide(table, column).to_numpy() for column in ("mir", "accuracy"))
     assert mir.shape == (5, 4)
     assert spearman_of_means(mir, accuracy) == pytest.approx(-0.8)
@@ -141,16 +103,6 @@ def test_mir_that_was_measured_again_and_again_comes_as_lists(tmp_path):
     first = results.load("made", tmp_path).iloc[0]
     assert (first["mir_kinds_digits_news"], first["mir_kinds_digits_code"]) == ([1.0, 1.1], [2.0])
     assert (first["mir_counts_5"], first["gap_ima"]) == ([3.0, 3.5], 0.2)
-
-
-@pytest.mark.parametrize("path", sorted(FIRST_EDITION.glob("*.jsonl")), ids=lambda path: path.stem)
-def test_every_ledger_of_the_first_edition_has_a_line_for_every_run(path, tmp_path):
-    keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
-    if path.stem == "base":  # the pre-training of the shipped miniature: no run
-        return
-    (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "arms.json").write_text(json.dumps({path.stem: {"all": keys}}))
-    assert sorted(results.load(path.stem, tmp_path)["key"]) == sorted(keys)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,5 +196,48 @@ def test_ranges_of_kinds_are_those_of_the_runs_that_have_them_and_not_of_their_p
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_ledger_as_it_is_can_be_judged(name):
     """Half of the runs may be there: each claim has a word, and no column is asked for that runs do not have."""
-    found = results.outcomes(name, FIRST_EDITION.parent)
+    found = results.outcomes(name, RESULTS)
     assert [finding.claim for finding in found] == list(EXPERIMENTS[name].claims)
+
+
+MEASURED = {"leaning", "long_tokens", "probes", "robustness", "zoo"}
+"""What is asked of a run beside the plain questions; it changes no training."""
+
+VARIED = {
+    "captions": {"detail"},
+    "connectors": {"connector"},
+    "data_scale": {"pairs", "warmup_steps"},
+    "eim": {"method", "epochs", "warmup_steps"},
+    "hallucination": {"method", "norm_matched"},
+    "masks": {"method", "unlock"},
+    "moca": {"method", "norm_matched"},
+    "operating_point": {"batch", "learning_rate", "pairs", "warmup_steps"},
+    "overfitting": {"epochs", "pairs"},
+    "real": {"pairs", "warmup_steps"},
+    "recipes": {"learning_rate", "scheduler", "warmup_steps"},
+    "stages": {"method", "pairs", "warmup_steps", "unlock", "unlock_encoder", "stage two, images"},
+    "unlocking": {"unlock"},
+    "warmup_or_data": {"pairs", "warmup_steps"},
+    "weighting": {"method", "norm_matched"},
+    "zoo": {"batch", "learning_rate", "pairs", "scheduler", "warmup_steps"},
+}
+
+
+def settings(run):
+    """All settings of a run's training, each as text; those of the second stage with its name before them."""
+    flat = dict(run.configuration)
+    flat |= flat.pop("stage_one")
+    flat |= {f"stage two, {name}": value for name, value in flat.pop("stage_two", {}).items()}
+    return {name: str(value) for name, value in flat.items() if name not in MEASURED}
+
+
+@pytest.mark.parametrize("name", [name for name, declared in EXPERIMENTS.items() if declared.claims])
+def test_arms_differ_in_what_is_asked_and_in_nothing_else(name):
+    arms = list(EXPERIMENTS[name].arms.values())
+    different = set()
+    for runs in arms[1:]:
+        for one, other in zip(runs, arms[0], strict=False):
+            assert (one.seed, one.parts) == (other.seed, other.parts), "arms are compared seed by seed"
+            ours, theirs = settings(one), settings(other)
+            different |= {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
+    assert different == VARIED.get(name, set())

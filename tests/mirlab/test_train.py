@@ -233,6 +233,6 @@ def test_unknown_and_unrun_experiments_are_named(tmp_path):
 
 
 def test_the_ledger_of_base_tells_how_the_shipped_one_was_made():
-    text = commands.show("base", MINIATURE.parent.parent / "results" / "0.1")
+    text = commands.show("base", MINIATURE.parent.parent / "results")
     for kind in world.QUESTION_KINDS:
         assert kind in text

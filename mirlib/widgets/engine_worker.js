@@ -1,0 +1,217 @@
+// Runs behind engine.js in a worker, so that nothing it does stops the page. The page sends {id, task, ...}; the answer
+// is {id, done}, and on the way {id, part}. A task of a kind is dropped when a later one of that kind has come.
+let model = null;
+const latest = {};
+
+// 13 bits from two characters of 91 that a script may hold; see engine.py.
+function fromText(text, length) {
+  const places = new Uint8Array(128);
+  for (let code = 33, place = 0; code < 127; code += 1) if (!"\"'\\".includes(String.fromCharCode(code))) places[code] = place++;
+  const bytes = new Uint8Array(length);
+  let [held, bits, at] = [0, 0, 0];
+  for (let i = 0; i < text.length; i += 2) {
+    held = (held << 13) | (places[text.charCodeAt(i)] * 91 + places[text.charCodeAt(i + 1)]);
+    bits += 13;
+    while (bits >= 8 && at < length) {
+      bits -= 8;
+      bytes[at++] = (held >> bits) & 255;
+    }
+    held &= (1 << bits) - 1;
+  }
+  return bytes;
+}
+
+// A float16 as a number.
+const halves = (() => {
+  const table = new Float32Array(65536);
+  for (let code = 0; code < 65536; code += 1) {
+    const [sign, exponent, mantissa] = [code >> 15 ? -1 : 1, (code >> 10) & 31, code & 1023];
+    table[code] = sign * (exponent ? 2 ** (exponent - 15) * (1 + mantissa / 1024) : 2 ** -14 * (mantissa / 1024));
+  }
+  return table;
+})();
+
+async function unpack(pieces) {
+  const compressed = new Blob(pieces.map((piece) => (Array.isArray(piece) ? fromText(piece[1], piece[0]) : piece)));
+  const stream = compressed.stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const end = bytes.indexOf(10);
+  const head = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
+  const count = head.weights.reduce((sum, [, size]) => sum + size, 0);
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i += 1) values[i] = halves[(bytes[end + 1 + i] << 8) | bytes[end + 1 + count + i]];
+  const weights = {};
+  let at = 0;
+  for (const [name, size] of head.weights) weights[name] = values.subarray(at, (at += size));
+  return new Miniature({ weights, words: head.words, merges: head.merges });
+}
+
+// Numbers that look random and are the same for the same seed (mulberry32); normal ones by Box and Muller.
+function generator(seed) {
+  const uniform = () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  return { uniform, normal };
+}
+
+// A projector that nobody has trained: torch's first weights of a linear layer, uniform up to 1 / √inputs.
+function freshProjector(seed) {
+  const { uniform } = generator(seed);
+  const fresh = {};
+  for (const layer of ["linear_1", "linear_2"]) {
+    const name = `multi_modal_projector.${layer}`;
+    const outputs = model.weights[`${name}.bias`].length;
+    const most = 1 / Math.sqrt(model.weights[`${name}.weight`].length / outputs);
+    for (const part of ["weight", "bias"]) {
+      fresh[`${name}.${part}`] = model.weights[`${name}.${part}`].map(() => (2 * uniform() - 1) * most);
+    }
+  }
+  return fresh;
+}
+
+const PROJECTORS = { trained: () => model.weights, fresh: () => freshProjector(7) };
+const projectors = {}; // others, by name; see the task "projector"
+
+const INPUTS = {
+  black: () => new Uint8Array(SIDE * SIDE * 3),
+  noise: (_, { uniform }) => Uint8Array.from({ length: SIDE * SIDE * 3 }, () => 256 * uniform()),
+};
+
+// The 36 tokens of one picture, as they enter the language model.
+function tokensOf(pixels, number, { input, projector, gain }) {
+  const random = generator(number + 1);
+  const shown = INPUTS[input] ? INPUTS[input](pixels, random) : pixels;
+  const tokens = model.project(model.encode(shown), PROJECTORS[projector]?.() ?? projectors[projector]);
+  if (input === "random") {
+    // Gaussian directions, each with the length of the token in whose place it stands.
+    const lengths = norms(tokens, model.d);
+    for (let r = 0; r < IMAGE_TOKENS; r += 1) {
+      const row = Float32Array.from({ length: model.d }, random.normal);
+      const factor = lengths[r] / Math.hypot(...row);
+      tokens.set(row.map((value) => value * factor), r * model.d);
+    }
+  }
+  return tokens.map((value) => value * gain);
+}
+
+// The plane in which a layer is shown: the direction in which the means lie apart, and the one of widest spread beside it
+// (by power iteration on the covariance within both clouds). Orthonormal.
+function planeOf(vision, text, d) {
+  const of = [vision, text].map((rows) => moments(rows, d, 1));
+  const unit = (x) => {
+    const length = Math.hypot(...x);
+    return x.map((value) => value / length);
+  };
+  const apart = unit(of[0].mu.map((value, i) => value - of[1].mu[i]));
+  let beside = Float64Array.from({ length: d }, (_, i) => (i % 3) - 1);
+  for (let step = 0; step < 100; step += 1) {
+    const along = beside.reduce((sum, value, i) => sum + value * apart[i], 0);
+    beside = beside.map((value, i) => value - along * apart[i]);
+    const next = new Float64Array(d);
+    for (const { sigma } of of) {
+      for (let i = 0; i < d; i += 1) for (let j = 0; j < d; j += 1) next[i] += sigma[i * d + j] * beside[j];
+    }
+    beside = unit(next);
+  }
+  const along = beside.reduce((sum, value, i) => sum + value * apart[i], 0);
+  return [apart, unit(beside.map((value, i) => value - along * apart[i]))];
+}
+
+let fixed = null; // the planes of the first clouds that were shown; all later ones are shown in them
+
+const pause = () => new Promise((resolve) => setTimeout(resolve)); // lets messages in
+const TASKS = {
+  async load({ pieces }) {
+    model = await unpack(pieces);
+    return { layers: model.layers, d: model.d };
+  },
+
+  // Everything about some pictures with texts under them: MIR, its layers, norms, and points of both clouds in a plane.
+  async measure({ pictures, texts, settings, planes }, send, current) {
+    const rows = { vision: [], text: [] };
+    for (let i = 0; i < pictures.length; i += 1) {
+      const tokens = tokensOf(pictures[i], i, settings);
+      const { vision, memory } = model.look(tokens);
+      const ids = model.tokenize(` ${texts[i]}`);
+      rows.vision.push([tokens, ...vision]);
+      rows.text.push([model.embed(ids), ...model.tell(texts[i], memory)]);
+      send((i + 1) / (pictures.length + 2));
+      await pause();
+      if (!current()) return null;
+    }
+    const joined = {};
+    for (const [name, of] of Object.entries(rows)) {
+      joined[name] = of[0].map((_, k) => {
+        const parts = of.map((sample) => sample[k]);
+        const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+        parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
+        return all;
+      });
+    }
+    const { value, layers } = modalityIntegrationRate(joined.vision.slice(1), joined.text.slice(1), model.d);
+    await pause();
+    if (planes === "fixed") planes = fixed ??= joined.vision.map((all, k) => planeOf(all, joined.text[k], model.d));
+    const points = planes?.map(([x, y], k) =>
+      Object.fromEntries(
+        Object.entries(joined).map(([name, all]) => {
+          const scale = 1 / mean(norms(joined.text[k], model.d));
+          const shown = [];
+          for (let r = 0; r < all[k].length / model.d; r += 1) {
+            let [a, b] = [0, 0];
+            for (let i = 0; i < model.d; i += 1) {
+              a += x[i] * all[k][r * model.d + i];
+              b += y[i] * all[k][r * model.d + i];
+            }
+            shown.push([a * scale, b * scale]);
+          }
+          return [name, shown];
+        }),
+      ),
+    );
+    const lengths = joined.vision.map((all, k) => mean(norms(all, model.d)) / mean(norms(joined.text[k], model.d)));
+    return { value, layers, points, lengths };
+  },
+
+  // Another projector, its weights one behind the other.
+  async projector({ name, values }) {
+    projectors[name] = {};
+    let at = 0;
+    for (const layer of ["linear_1", "linear_2"]) {
+      for (const part of ["weight", "bias"]) {
+        const full = `multi_modal_projector.${layer}.${part}`;
+        projectors[name][full] = values.subarray(at, (at += model.weights[full].length));
+      }
+    }
+  },
+
+  // What is said of a picture: the caption, the likeliest answers to a question, and the probability of some words.
+  async answer({ pixels, question, settings, words }) {
+    const tokens = tokensOf(pixels, 0, settings);
+    const shares = model.ask(question, model.look(tokens).memory);
+    const likeliest = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
+    return {
+      caption: model.say(tokens),
+      likeliest: likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
+      probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
+    };
+  },
+
+  // How texts fall into tokens.
+  async tokenize({ texts }) {
+    return texts.map((text) => model.tokenize(text));
+  },
+};
+
+self.onmessage = async ({ data: { id, task, ...given } }) => {
+  latest[given.queue ?? task] = id;
+  try {
+    const done = await TASKS[task](given, (part) => self.postMessage({ id, part }), () => latest[given.queue ?? task] === id);
+    self.postMessage({ id, done });
+  } catch (error) {
+    self.postMessage({ id, error: String(error) });
+  }
+};

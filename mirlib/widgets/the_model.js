@@ -1,0 +1,249 @@
+// Two clouds of tokens of a model that runs in the page.
+const [WIDTH, HEIGHT] = [480, 340];
+const CURVE = { width: 480, height: 190, left: 44, right: 12, top: 26, bottom: 34 };
+const LAYERS = 8;
+const SETTINGS = ["input", "projector", "gain"];
+const INPUT_NAMES = {
+  scenes: "scenes, as in training",
+  photographs: "photographs, never seen",
+  black: "black pictures",
+  noise: "pictures of noise",
+  random: "random tokens of the same lengths",
+};
+
+const PROJECTOR_NAMES = { trained: "trained on 16,384 captions", fresh: "fresh: random weights" };
+
+// The smallest of a few fixed windows around the origin that shows nearly all points: it keeps still for small moves.
+function reachOf(points) {
+  const sizes = points.map(([x, y]) => Math.max(Math.abs(x), Math.abs(y) * (WIDTH / HEIGHT))).sort((a, b) => a - b);
+  return 2 ** Math.max(-1, Math.ceil(Math.log2(sizes[Math.floor(0.98 * (sizes.length - 1))] * 1.1)));
+}
+
+function drawClouds(svg, { vision, text }) {
+  const reach = reachOf([...vision, ...text]);
+  const unit = WIDTH / (2 * reach);
+  const toX = (x) => WIDTH / 2 + x * unit;
+  const toY = (y) => HEIGHT / 2 - y * unit;
+  const axis = { stroke: "var(--mirlib-line)", "stroke-width": 1 };
+  const parts = [
+    shape("line", { x1: 0, x2: WIDTH, y1: toY(0), y2: toY(0), ...axis }),
+    shape("line", { x1: toX(0), x2: toX(0), y1: 0, y2: HEIGHT, ...axis }),
+  ];
+  for (const tick of [-0.5, 0.5]) {
+    const x = toX(tick * reach);
+    parts.push(shape("line", { x1: x, x2: x, y1: toY(0) - 4, y2: toY(0) + 4, ...axis }));
+    parts.push(shape("text", { x, y: HEIGHT - 6, "text-anchor": "middle", class: "quiet" }, number(tick * reach)));
+  }
+  for (const [x, y] of text) {
+    parts.push(shape("circle", { cx: toX(x), cy: toY(y), r: 2.2, fill: "var(--mirlib-cool)", "fill-opacity": 0.6 }));
+  }
+  for (const [x, y] of vision) {
+    const place = `M${toX(x)} ${toY(y) - 3.2}l3 5.4h-6z`;
+    parts.push(shape("path", { d: place, fill: "var(--mirlib-warm)", "fill-opacity": 0.75 }));
+  }
+  parts.push(shape("circle", { cx: 14, cy: 16, r: 6, fill: "var(--mirlib-cool)" }));
+  parts.push(shape("text", { x: 26, y: 21 }, "words"));
+  parts.push(shape("path", { d: "M14 31l7 12h-14z", fill: "var(--mirlib-warm)" }));
+  parts.push(shape("text", { x: 26, y: 43 }, "pieces of pictures"));
+  svg.replaceChildren(svg.querySelector("title"), ...parts);
+}
+
+// Distances by layer: those of now, and dashed those of the untouched model.
+function drawCurve(svg, now, untouched, layer) {
+  const { width, height, left, right, top, bottom } = CURVE;
+  const most = Math.max(...now, ...untouched);
+  const ceiling = [1, 2, 5].flatMap((s) => [s, 10 * s, 100 * s]).sort((a, b) => a - b).find((s) => s >= most) ?? most;
+  const toX = (k) => left + ((width - left - right) * (k - 1)) / (now.length - 1);
+  const toY = (value) => height - bottom - ((height - top - bottom) * value) / ceiling;
+  const line = (values, extra) =>
+    shape("path", { d: values.map((v, i) => `${i ? "L" : "M"}${toX(i + 1)} ${toY(v)}`).join(""), fill: "none", ...extra });
+  const quiet = { stroke: "var(--mirlib-line)", "stroke-width": 1 };
+  const parts = [shape("line", { x1: left, x2: width - right, y1: toY(0), y2: toY(0), ...quiet })];
+  for (const tick of [0, ceiling / 2, ceiling]) {
+    parts.push(shape("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end", class: "quiet" }, number(tick)));
+  }
+  now.forEach((_, i) =>
+    parts.push(shape("text", { x: toX(i + 1), y: height - bottom + 15, "text-anchor": "middle", class: "quiet" }, String(i + 1))),
+  );
+  parts.push(shape("text", { x: width - right, y: height - 3, "text-anchor": "end", class: "quiet" }, "layer"));
+  parts.push(shape("text", { x: width - right, y: top + 6, "text-anchor": "end" }, "distance (dashed: untouched)"));
+  parts.push(line(untouched, { stroke: "var(--mirlib-quiet)", "stroke-width": 1.5, "stroke-dasharray": "5 4" }));
+  parts.push(line(now, { stroke: "var(--mirlib-warm)", "stroke-width": 2.5 }));
+  if (layer > 0) parts.push(shape("circle", { cx: toX(layer), cy: toY(now[layer - 1]), r: 5, fill: "var(--mirlib-warm)" }));
+  svg.replaceChildren(svg.querySelector("title"), ...parts);
+}
+
+// A guess first, the answer after it: two settings are measured, and the reader says which has the lower MIR.
+const GUESSES = [
+  {
+    ask: "Which of the two has the smaller gap, the lower MIR?",
+    options: [
+      ["The projector that was trained", {}],
+      ["A projector of random weights", { projector: "fresh" }],
+    ],
+    then: "A projector that has learned nothing is nearer to words than the trained one. Look at the lengths.",
+  },
+  {
+    ask: "And of these two, through the trained projector?",
+    options: [
+      ["Scenes, of which it can speak", {}],
+      ["Black pictures, which show nothing", { input: "black" }],
+    ],
+    then: "Nothing to see, and a smaller gap. So a small gap does not mean that a picture was understood.",
+  },
+  {
+    ask: "Half the gain makes every vision token half as long. Will MIR fall or rise?",
+    options: [
+      ["It falls", { gain: 0.5 }],
+      ["It rises, or stays", {}],
+    ],
+    then: "It falls: much of this distance is length. Now set the gain to 0. Are zeros nearest of all?",
+  },
+];
+
+function render({ model, el }) {
+  const untouched = { input: Object.keys(model.get("inputs"))[0], projector: "trained", gain: 1 };
+  const read = () => Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)]));
+  const known = new Map(); // what was measured, by settings
+  const waits = () => shape("title", {}, "Drawn as soon as the model has run.");
+  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, waits());
+  const curve = shape("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img" }, waits());
+  const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
+  const status = element("p", { class: "mirlib-note", role: "status" }, "The model comes with the page: 5 MB.");
+  const cells = {};
+  const rows = [
+    ["mir", "MIR, all layers"],
+    ["distance", "distance in this layer"],
+    ["length", "length, vision / text"],
+  ].map(([name, label]) => {
+    cells[name] = element("td", { class: "mirlib-number", "data-name": name });
+    return element("tr", {}, element("th", { scope: "row" }, label), cells[name]);
+  });
+  const spoken = announcer();
+  const pictures = element("div", { class: "mirlib-strip" });
+  const made = ["black", "noise", "random"]; // by the worker; all else has pictures
+  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || made.includes(name));
+  const controls = element(
+    "div",
+    {},
+    traitChoice(model, "input", "What goes in", [["", offered]]),
+    traitChoice(model, "projector", "Projector", [["", Object.entries(PROJECTOR_NAMES)]]),
+    slider(model, "gain", { label: "Gain of the projector", min: 0, max: 4, step: 0.05 }),
+    slider(model, "layer", {
+      label: "Layer",
+      min: 0,
+      max: LAYERS,
+      step: 1,
+      show: (k) => (k === 0 ? "what enters layer 1" : k === LAYERS ? `${k}, the last` : String(k)),
+    }),
+    element("div", { class: "mirlib-buttons" }, setter(model, "Reset", { ...untouched, layer: model.get("layer") })),
+  );
+
+  const engine = startEngine(model);
+  const pixels = {};
+  const key = (settings) => JSON.stringify(settings);
+  async function measured(settings, progress = () => {}) {
+    if (known.has(key(settings))) return known.get(key(settings));
+    await engine.load((part) => {
+      bar.value = part;
+    });
+    const named = settings.input in model.get("inputs") ? settings.input : untouched.input;
+    pixels[named] ??= await Promise.all(model.get("inputs")[named].map(pixelsOf));
+    const given = { pictures: pixels[named], texts: model.get("texts"), settings, planes: "fixed" };
+    const found = await engine.ask("measure", given, progress);
+    if (found) known.set(key(settings), found);
+    return found;
+  }
+
+  function show(found, settings) {
+    const layer = model.get("layer");
+    drawClouds(clouds, found.points[layer]);
+    const base = known.get(key(untouched));
+    const totals = ({ layers: all }) => all.map((one) => one.total);
+    drawCurve(curve, totals(found), totals(base ?? found), layer);
+    const at = found.layers[layer - 1];
+    cells.mir.textContent = found.value.toFixed(2).replace("-", "−");
+    cells.mir.dataset.value = String(found.value);
+    cells.distance.textContent = at ? number(at.total) : "–";
+    cells.distance.dataset.value = String(at?.total ?? "");
+    cells.length.textContent = number(found.lengths[layer]);
+    cells.length.dataset.value = String(found.lengths[layer]);
+    const sentence =
+      `MIR ${cells.mir.textContent}. Layer ${layer}: distance ${cells.distance.textContent}, vision tokens ` +
+      `${cells.length.textContent} times as long as words.`;
+    clouds.querySelector("title").textContent = `Words and pieces of pictures in layer ${layer}. ${sentence}`;
+    curve.querySelector("title").textContent = `Distance by layer, dashed for the untouched model. ${sentence}`;
+    spoken.say(sentence);
+  }
+
+  let shown = null;
+  async function refresh() {
+    const settings = read();
+    const named = settings.input in model.get("inputs") ? settings.input : "";
+    pictures.replaceChildren(
+      ...(named ? model.get("inputs")[named] : []).map((src, i) =>
+        element("img", { src, alt: `${INPUT_NAMES[named] ?? named}: ${i + 1}`, width: 48, height: 48, class: "dark-light" }),
+      ),
+    );
+    root.setAttribute("aria-busy", "true");
+    try {
+      if (!known.has(key(untouched))) await measured(untouched);
+      const found = await measured(settings, (part) => {
+        bar.value = part;
+      });
+      if (!found || key(read()) !== key(settings)) return; // a later wish has come
+      shown = found;
+      show(found, settings);
+      status.textContent = "Six pictures and six texts, read by the model in this page.";
+    } catch (error) {
+      status.textContent = `The model does not answer: ${error.message}.`;
+    }
+    root.setAttribute("aria-busy", "false");
+  }
+
+  // Guess, then reveal.
+  const quiz = element("div", { class: "mirlib-guesses" });
+  function pose(index) {
+    const { ask, options, then } = GUESSES[index];
+    const answer = element("p", { role: "status" });
+    const buttons = options.map(([label], choice) => {
+      const button = element("button", { type: "button" }, label);
+      button.addEventListener("click", async () => {
+        buttons.forEach((one) => (one.disabled = true));
+        answer.textContent = "The model reads …";
+        const values = [];
+        for (const [, change] of options) values.push(await measured({ ...untouched, ...change }));
+        if (values.some((value) => !value)) return pose(index);
+        const [first, second] = values.map((found) => found.value);
+        const lower = first < second ? 0 : 1;
+        const numbers = options.map(([name], i) => `${name}: ${values[i].value.toFixed(2)}`).join(". ");
+        answer.textContent = `${choice === lower ? "Yes." : "No."} ${numbers}. ${then}`;
+        const changed = options[0][1] && Object.keys(options[0][1]).length ? options[0][1] : options[1][1];
+        for (const [name, value] of Object.entries({ ...untouched, ...changed })) model.set(name, value);
+        model.save_changes();
+        if (index + 1 < GUESSES.length) {
+          const next = element("button", { type: "button" }, "Next guess");
+          next.addEventListener("click", () => pose(index + 1));
+          quiz.append(element("div", { class: "mirlib-buttons" }, next));
+        }
+      });
+      return button;
+    });
+    const title = element("p", { class: "mirlib-guess" }, `Guess: ${ask}`);
+    quiz.replaceChildren(title, element("div", { class: "mirlib-buttons" }, ...buttons), answer);
+  }
+  pose(0);
+
+  for (const name of SETTINGS) model.on(`change:${name}`, refresh);
+  model.on("change:layer", () => shown && show(shown, read()));
+  const figures = element("div", {}, clouds, pictures, status, bar);
+  const side = element("div", {}, element("table", {}, element("tbody", {}, ...rows)), controls, curve, spoken.node);
+  const above = element("div", { class: "mirlib-wide" }, quiz);
+  const frame = element("div", { class: "mirlib-frame" }, above, figures, side);
+  const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "The model in the page" }, frame);
+  el.append(root);
+  refresh();
+  return () => SETTINGS.forEach((name) => model.off(`change:${name}`, refresh));
+}
+
+export default { render };

@@ -1,0 +1,238 @@
+"""The teaching kit: quizzes, the lecture view, and the homework with its checks."""
+
+import importlib.util
+import math
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from mirlib import frechet_distance
+from mirlib.errors import MirlibError
+from mirlib.widgets import quiz
+from mirlib.widgets.questions import questions
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIZZES = sorted(path.stem for path in (ROOT / "mirlib" / "widgets" / "quizzes").glob("*.toml"))
+SHELL = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>a page</title></head><body>{}</body></html>'
+
+
+@pytest.mark.parametrize("name", QUIZZES)
+def test_a_question_has_one_right_option_and_a_reason_for_each(name):
+    for question in questions(name):
+        options = question["options"]
+        assert question["ask"].strip() and len(options) >= 3
+        assert [option.get("right", False) for option in options].count(True) == 1, question["ask"]
+        assert len({option["say"] for option in options}) == len(options)
+        for option in options:
+            assert set(option) <= {"say", "why", "right"} and len(option["why"].split()) >= 5, option["say"]
+
+
+@pytest.mark.parametrize("name", QUIZZES)
+def test_a_quiz_says_all_of_it_without_a_script(name):
+    shown = quiz(name).data
+    asked = questions(name)
+    assert "<script" not in shown and "http" not in shown
+    assert shown.count("<details") == sum(len(question["options"]) for question in asked)
+    assert shown.count("<strong>Yes.</strong>") == len(asked)
+
+
+def test_every_quiz_stands_on_the_page_of_quizzes():
+    page = (ROOT / "book" / "quizzes.md").read_text(encoding="utf-8")
+    assert [name for name in QUIZZES if f'quiz("{name}")' not in page] == []
+
+
+def test_the_kit_is_in_the_book_and_the_teacher_finds_it():
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    for name in ("quizzes", "misconceptions", "../notebooks/homework", "cheat_sheet"):
+        assert f"{{doc}}`{name}`" in page and f"/{name.split('/')[-1]}\n" in toc, name
+    links = re.findall(r'href="([^"?#]+)\.html', page)
+    assert len(links) == 4
+    for link in links:
+        place = ROOT / "book" / link
+        assert place.with_suffix(".ipynb").exists() or place.with_suffix(".md").exists(), link
+    assert "{doc}`teaching`" in (ROOT / "book" / "how_to_use.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_quiz_is_refused_with_those_there_are():
+    with pytest.raises(MirlibError, match="no quiz 'none'; take one of frechet_distance, measuring"):
+        quiz("none")
+
+
+def sorted_grains(mean, deviation):
+    """The cost of the plan that matches equal ranks, from a normal distribution of mean 0 and deviation 1."""
+    ranks = np.sort(np.random.default_rng(0).normal(size=200_000))
+    return np.mean((mean + deviation * ranks - ranks) ** 2)
+
+
+@pytest.mark.parametrize(("name", "mean", "deviation"), [("frechet_distance", 3, 2), ("ninety_minutes", 1, 2)])
+def test_the_distances_that_a_quiz_asks_for_are_those_of_sand(name, mean, deviation):
+    question = next(each for each in questions(name) if "On a line" in each["ask"])
+    right = next(option["say"] for option in question["options"] if option.get("right"))
+    assert sorted_grains(mean, deviation) == pytest.approx(float(right), rel=0.01)
+    at_random = mean**2 + 1 + deviation**2
+    assert any(option["say"] == str(at_random) and "random" in option["why"] for option in question["options"])
+
+
+def test_the_depths_that_a_quiz_compares_differ_by_what_it_says():
+    question = next(each for each in questions("measuring") if "40 layers" in each["ask"])
+    right = next(option["say"] for option in question["options"] if option.get("right"))
+    assert float(right.split()[-1].rstrip(".")) == pytest.approx(math.log10(40 / 32), abs=0.005)
+
+
+@pytest.mark.browser
+def test_a_keyboard_opens_one_option_at_a_time(visit, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(SHELL.format(quiz("mir").data), encoding="utf-8")
+    page = visit(path.as_uri()).page
+    for _ in range(2):
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+    opened = page.locator("details[open]")
+    assert opened.count() == 1 and "Yes." in opened.inner_text()
+    groups = page.get_by_role("group", name="MIR of 2, another a MIR of 1")
+    assert groups.count() == 1
+
+
+CHAPTER = """<div class="bd-article"><section><h2>Unit 1</h2><p>a question</p>
+<div class="cell"><pre>code alone</pre></div>
+<div class="cell"><div class="cell_output"><pre>1.23</pre></div></div><p>the finding</p><p>more of it</p>
+<div class="cell"><div class="cell_output"><div class="mirlib-mount"><pre>a widget</pre></div></div></div>
+<div class="admonition">the next prediction</div><p>not a finding</p>
+<div class="solution"><div class="cell"><div class="cell_output"><pre>4</pre></div></div></div></section>
+<section><h2>What we know now</h2><p>the end</p></section></div>"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("asked", "hidden"), [("?lecture", True), ("", False)])
+def test_the_lecture_view_folds_findings_away_until_asked(visit, tmp_path, asked, hidden):
+    shutil.copy(ROOT / "book" / "_static" / "lecture.js", tmp_path)
+    path = tmp_path / "page.html"
+    path.write_text(SHELL.format(f'<script src="lecture.js"></script>{CHAPTER}'), encoding="utf-8")
+    page = visit(path.as_uri() + asked).page
+    for words in ("1.23", "the finding", "more of it", "the end"):
+        assert page.get_by_text(words, exact=True).is_hidden() is hidden, words
+    for words in (
+        "a question",
+        "code alone",
+        "a widget",
+        "the next prediction",
+        "not a finding",
+        "Unit 1",
+        "What we know now",
+    ):
+        assert page.get_by_text(words, exact=True).is_visible(), words
+    if hidden:
+        page.get_by_text("What happens?").first.click()
+        assert page.get_by_text("more of it").is_visible() and page.get_by_text("the end").is_hidden()
+
+
+@pytest.fixture(scope="module")
+def homework():
+    spec = importlib.util.spec_from_file_location("homework", ROOT / "tools" / "homework.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def sheet(homework):
+    """What the cell of the checks defines."""
+    names = {"np": np}
+    exec(homework.checks(), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def answers(homework):
+    return homework.answers()
+
+
+def test_the_checks_of_the_homework_know_the_answers_and_the_mistakes(homework, sheet, answers):
+    assert sheet["KNOWN"] == homework.fingerprints(answers)
+    for task, known in answers.items():
+        assert len(known) >= 3 and list(known)[0] == homework.RIGHT
+        for message, value in known.items():
+            assert sheet["check"](task, value) == message, (task, value)
+        assert sheet["check"](task, 7 * known[homework.RIGHT]) == "Not yet."
+        assert sheet["check"](task, None) == "No answer yet."
+
+
+def test_the_answers_of_the_homework_are_those_of_a_plain_measurement(answers, homework):
+    """By routes of their own: a search over factors for the one, the layers' own formula for the other."""
+    from mirlib import modality_integration_rate
+    from mirlib.data import sample_images, sample_texts
+    from mirlib.loading import load_miniature
+    from mirlib.rows import collect_rows
+
+    rows = collect_rows(*load_miniature(), sample_images(60), sample_texts(60))
+    factors = np.arange(0.322, 0.335, 0.002)
+    values = [modality_integration_rate([c * v for v in rows.vision], rows.text).value for c in factors]
+    fit = np.polyfit(factors, 10 ** np.array(values), 2)
+    assert -fit[1] / (2 * fit[0]) == pytest.approx(answers["factor"][homework.RIGHT], abs=5e-4)
+
+    changes = []
+    for left_out in range(0, 60, 3):
+        others = [i for i in range(60) if i != left_out]
+        changes.append(modality_integration_rate(*rows.of_samples(others)).value)
+    error = math.sqrt(59 * 59 / 60 * np.var(changes))  # jackknife, from every third pair
+    assert 60 * (1.96 * error / 0.005) ** 2 == pytest.approx(answers["pairs"][homework.RIGHT], rel=0.5)
+
+
+def root_of(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+
+def with_trace(trace, divisor=1, means=True):
+    """A student's distance, with a trace term of her own."""
+
+    def distance(x, y):
+        one, other = np.cov(x.T, ddof=divisor), np.cov(y.T, ddof=divisor)
+        shift = np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) if means else 0.0
+        return shift + np.trace(one) + np.trace(other) - 2 * trace(one, other)
+
+    return distance
+
+
+def nuclear(one, other):
+    return np.linalg.svd(root_of(one) @ root_of(other), compute_uv=False).sum()
+
+
+WRONG = {
+    "no means": with_trace(nuclear, means=False),
+    "root of every entry": with_trace(lambda a, b: np.trace(np.sqrt(np.abs(a @ b)))),
+    "roots multiplied": with_trace(lambda a, b: np.trace(root_of(a) @ root_of(b))),
+    "no root": with_trace(lambda a, b: np.trace(a @ b)),
+    "divisor n": with_trace(nuclear, divisor=0),
+    "by Cholesky": with_trace(lambda a, b: np.sqrt(np.linalg.eigvals(np.linalg.cholesky(b).T @ a)).sum().real),
+}
+
+
+def test_a_distance_that_obeys_the_laws_is_accepted(sheet):
+    check = sheet["check_distance"]
+    assert check(lambda x, y: frechet_distance(x, y).total) == check(with_trace(nuclear)) == "Right."
+    assert check(None) == "No answer yet."
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_distance_with_a_mistake_is_refused(sheet, name):
+    assert sheet["check_distance"](WRONG[name]).startswith("Not yet: ")
+
+
+def test_the_grader_runs_what_was_handed_in_with_checks_of_its_own(homework, answers, tmp_path):
+    """A notebook whose author overwrote the checks, got one number right and one wrong, and left the rest open."""
+    code = [
+        "import numpy as np\ncheck = check_distance = lambda *answers: 'Right.'\ndistance = None",
+        f"best_factor = {answers['factor'][homework.RIGHT]}",
+        "pairs_needed = 12\nmir_change = None\n1 / 0",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in code])
+    path = tmp_path / "one.ipynb"
+    nbformat.write(notebook, path)
+    said = homework.grade(path)
+    assert said[:4] == ["No answer yet.", "Right.", "Not yet.", "No answer yet."] and "colour_change" in said[4]
