@@ -83,7 +83,7 @@ notebook: $(INSTALLED)
 wheel: $(INSTALLED)
 	rm -rf dist
 	$(RUN) -m build
-	$(RUN) tools/wheel.py dist/*.whl $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(PIP_ARGS)
+	$(RUN) tools/check_wheel.py dist/*.whl $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(PIP_ARGS)
 
 readme-picture: $(INSTALLED)
 	$(RUN) tools/readme_picture.py

@@ -1,6 +1,6 @@
 """Check a wheel: what is in it, and that it measures the miniature where there is nothing else.
 
-    python tools/wheel.py WHEEL [PIP ARGUMENTS …]
+    python tools/check_wheel.py WHEEL [PIP ARGUMENTS …]
 
 `make wheel` builds one and calls this. The wheel is installed alone into a new virtual environment outside of the
 repository; in an empty folder there `mir score` measures the miniature, and `mirlab.results` reads the ledger.
