@@ -85,6 +85,14 @@ def test_a_wheel_without_the_miniature_fails(tmp_path, capsys):
     assert "mirlib/miniature/model.safetensors is missing" in said and "works alone" not in said
 
 
+def test_a_wheel_that_is_larger_than_the_readme_says_fails(tmp_path, capsys):
+    path = packed(tmp_path / "fat.whl", check_wheel.wanted())
+    path.write_bytes(bytes(int(check_wheel.LARGEST)) + path.read_bytes())
+    assert check_wheel.main([str(path)]) == 1
+    assert "it is larger than 7 MB" in capsys.readouterr().out
+    assert "under 7 MB" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_table_adds_up_to_the_folders(tmp_path):
     path = tmp_path / "some.whl"
     with zipfile.ZipFile(path, "w") as archive:

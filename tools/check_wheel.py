@@ -33,6 +33,7 @@ MIR = 1.146666
 """Of the miniature, with `TEXTS` and as many sample pictures; `tests/test_release.py` computes it from the library."""
 
 TOLERANCE = 1e-3  # processors sum in other orders
+LARGEST = 7e6  # bytes; README.md says so
 
 READ = """
 import json, sys
@@ -145,6 +146,8 @@ def main(arguments: list[str]) -> int:
     wheel = Path(arguments[0]).resolve()
     print(table(wheel))
     found = differences(wheel, wanted())
+    if wheel.stat().st_size > LARGEST:
+        found.append(f"it is larger than {LARGEST / 1e6:g} MB")
     if not found:
         with tempfile.TemporaryDirectory(prefix="wheel-") as name:
             place = Path(name).resolve()

@@ -29,7 +29,6 @@ from mirlib.plots import figure_transport_map, style  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[1] / "book" / "_static"
 WINDOW = {"width": 1460, "height": 1100}  # of it the widget takes about what README has on a screen
-COLOURS = 128
 SAMPLES = 100
 
 WIDGET = '[aria-label="The model in the page"]'
@@ -135,7 +134,7 @@ def write_gif(frames: list[tuple[Image.Image, int]], path: Path) -> None:
     sheet = Image.new("RGB", (width, height * len(pictures)))
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (0, number * height))
-    sheet = sheet.quantize(COLOURS, dither=Image.Dither.NONE)
+    sheet = sheet.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps rare colours
     first, *rest = (sheet.crop((0, n * height, width, (n + 1) * height)) for n in range(len(pictures)))
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
 
