@@ -39,7 +39,7 @@ RUN := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # The miniature's matrices are small: threads cost more than they give, and on a busy machine they wait for each other.
-book test figures: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+book test figures wheel: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
 .PHONY: help book test figures lab bench notebook wheel readme-picture lint test-newest test-pythons constraints clean
 
