@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
-import math
 import os
 import signal
 import sys
@@ -26,7 +25,7 @@ from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
 from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
-from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
+from mirlib.mir import PRESETS, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
 from mirlib.result import MIRResult, json_text
 
@@ -385,6 +384,9 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
             options.layer_map and other
         ),
         "--layer-map is computed by one process: start it without torchrun": options.layer_map and many,
+        f"there is no interval with --preset {options.preset}, which replaces rows: leave out --confidence": (
+            options.confidence is not None and other
+        ),
         f"--map needs --preset paper: rows that {options.preset} replaces have no costs": options.map and other,
         "--map keeps the costs in the memory of one process: start it without torchrun": options.map and many,
     }
@@ -638,7 +640,7 @@ def _hush() -> None:
 
 def _confidence(options: argparse.Namespace) -> float | None:
     """The level asked for; without a word 0.95 where there is an interval."""
-    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset != "authors-fast":
+    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset == "paper":
         return 0.95
     return options.confidence
 
@@ -743,7 +745,6 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
@@ -756,14 +757,8 @@ def _features(options: argparse.Namespace) -> None:
     if "vision_samples" in arrays and "text_samples" in arrays:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
-    if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
-        counts = [len(set(ids.ravel().tolist())) for ids in samples]
-        confidence = 0.95 if min(counts) > 1 else None
-        need = max(bootstrap_bytes(count, dim) for count in counts)
-        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
-        if confidence is not None and not by_influence and need > LARGEST_BOOTSTRAP:
-            confidence = None
-            _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
+    if confidence is None and not options.no_interval and samples is not None and options.preset == "paper":
+        confidence = 0.95 if min(len(set(ids.ravel().tolist())) for ids in samples) > 1 else None
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
     )

@@ -32,7 +32,15 @@ from mirlib.transport import optimal_maps
 if TYPE_CHECKING:
     from mirlib.mir import NormBounds
 
-__all__ = ["LayerInfluence", "SampleInfluence", "influence_interval", "rows_suffice", "standard_error", "t_interval"]
+__all__ = [
+    "LayerInfluence",
+    "SampleInfluence",
+    "influence_interval",
+    "no_interval",
+    "rows_suffice",
+    "standard_error",
+    "t_interval",
+]
 
 ROWS_PER_DIMENSION = 2
 
@@ -40,6 +48,14 @@ ROWS_PER_DIMENSION = 2
 def rows_suffice(rows: int, dim: int) -> bool:
     """Whether a modality has rows enough for the derivative to stand for a sample's effect: twice the dimensions."""
     return rows >= ROWS_PER_DIMENSION * dim
+
+
+def no_interval(missing: int, layers: int, dim: int) -> str:
+    """Why there is no interval where influences are missing in some layers."""
+    return (
+        f"there is no interval: in {missing} of {layers} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
+        f"{dim} dimensions or a covariance is singular; use more samples"
+    )
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def whole(rank, size, folder):
 
 
 def influences(rank, size, folder):
-    """Enough rows for the derivative; the other cases have a jackknife."""
+    """Enough rows for the derivative; the other cases have no interval."""
     return score(*model_in_float64(), images(24), texts(24), **{**OPTIONS, "num": 24})
 
 
