@@ -279,9 +279,9 @@ def _parser() -> argparse.ArgumentParser:
 
     planning = commands.add_parser(
         "plan",
-        help="memory and work of a measurement, before it starts",
-        description="Memory, forward passes and operations of `mir score` on a model, from its configuration alone: no "
-        "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
+        help="memory of a measurement, before it starts",
+        description="Memory and forward passes of `mir score` on a model, from its configuration alone: no weights are "
+        "read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
     )
     add = planning.add_argument
     add("model", metavar="MODEL")
@@ -290,7 +290,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights")
     add("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
-    add("--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time")
     planning.set_defaults(run=_plan)
 
     comparing = commands.add_parser(
@@ -725,19 +724,12 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
-    if options.tflops is not None and not options.tflops > 0:
-        raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
-    _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
 
     names = ("num", "batch_size", "text_tokens", "vision_tokens", "dtype", "device", "preset", "trust_remote_code")
     given = {name: getattr(options, name) for name in names}
     found = plan(options.model, confidence=_confidence(options), **given)
-    table = str(found)
-    if options.tflops:
-        seconds = found.seconds(options.tflops * 1e12)
-        table += f"\nAt {options.tflops:g}·10^12 operations a second: {seconds:.0f} s, at least"
-    _deliver(found.to_json(), lambda: table, options.json)
+    _deliver(found.to_json(), lambda: str(found), options.json)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

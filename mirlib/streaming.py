@@ -57,9 +57,6 @@ from mirlib.result import Influence, MIRResult
 __all__ = ["ModalityIntegrationRate"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
-# Of the rows, what is set aside at most: measured 3 to 8 % of 50 and 100 samples on norms of six shapes, and of the
-# first samples three in all.
-ASIDE_SHARE, ASIDE_SAMPLES = 0.09, 3
 MATRICES = 3  # scatters a layer: vision, text, and vision rows of norm 1
 _BAR = {"unit": "layer", "delay": 3, "leave": False}
 
@@ -67,17 +64,6 @@ _BAR = {"unit": "layer", "delay": 3, "leave": False}
 def moment_bytes(layers: int, dim: int) -> int:
     """Bytes of the float64 moments of all layers: vision, text, vision rows of norm 1."""
     return MATRICES * layers * (dim + 2) * dim * 8
-
-
-def interval_bytes(layers: int, dim: int) -> int:
-    """Bytes of the float32 maps that influences need; they take the place of the moments, layer by layer."""
-    return 2 * layers * dim**2 * 4
-
-
-def aside_bytes(rows: int, samples: int, layers: int, dim: int, itemsize: int) -> int:
-    """Bytes of the rows that are set aside in host memory, at most, for ``rows`` rows of both modalities."""
-    share = min(max(ASIDE_SHARE, ASIDE_SAMPLES / samples), 1.0)
-    return math.ceil(share * rows) * layers * dim * itemsize
 
 
 class _Known(NamedTuple):
@@ -326,18 +312,6 @@ class ModalityIntegrationRate(Metric):
             sums = SampleInfluence(self._maps[layer - 1], side, bounds, len(self._places), device)
             self._influences[layer - 1][side] = sums
         sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
-
-    def pretend(self, stage: str) -> None:
-        """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
-        self._clear()
-        self._stage, self._places = stage, {0: 0}
-        wrong = np.ones((self.num_layers, 2), dtype=bool)
-        self._known = _Known(None, [(NormBounds(0.0, math.inf),) * 2] * self.num_layers, wrong, 0.0, 1)
-        for _ in range(self.num_layers) if stage == "influence" else ():
-            gradients = tuple(torch.zeros(self.dim, self.dim, dtype=torch.float32) for _ in MODALITIES)
-            means = tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in MODALITIES)
-            self._maps.append(LayerInfluence(1.0, 1.0, True, gradients, means, (0.0, 0.0), (2, 2), 2))
-            self._influences.append([None, None])
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes

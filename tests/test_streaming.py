@@ -12,7 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import DIM, LAYERS, SAMPLES, TOKENS, agree, batch, feed, hidden_states, narrowing, same_interval, stream
+from streams import (
+    DIM,
+    LAYERS,
+    SAMPLES,
+    TOKENS,
+    agree,
+    batch,
+    bytes_of_state,
+    feed,
+    hidden_states,
+    narrowing,
+    same_interval,
+    stream,
+)
 from torchmetrics import Metric, MetricCollection
 
 from mirlib import MirlibError, ModalityIntegrationRate, modality_integration_rate
@@ -749,34 +762,6 @@ def test_one_row_is_not_enough():
     metric.update(torch.ones(2, 1, DIM), torch.ones(2, 5, DIM))
     with pytest.raises(MirlibError, match=r"layer 1: 1 vision row\(s\); at least 2 are needed"):
         metric.compute()
-
-
-def bytes_of_state(metric):
-    """Bytes by kind of all tensors that a metric holds, each storage once."""
-    found, seen = {}, set()
-
-    def look(value, kind):
-        if isinstance(value, torch.Tensor):
-            storage = value.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                found[kind] = found.get(kind, 0) + storage.nbytes()
-        elif isinstance(value, dict):
-            for part in value.values():
-                look(part, kind)
-        elif isinstance(value, (list, tuple)):
-            for part in value:
-                look(part, kind)
-        elif hasattr(value, "__dict__") and type(value).__module__.startswith("mirlib"):
-            for name, part in vars(value).items():
-                look(
-                    part, {"norms": "norms", "aside": "aside", "running": "moments", "unit": "moments"}.get(name, kind)
-                )
-
-    for name, value in vars(metric).items():
-        if name in ("_layers", "_maps", "_influences", "_known"):
-            look(value, name)
-    return found
 
 
 @pytest.mark.parametrize("options", [{}, {"outliers": "none"}, {"confidence": 0.95}], ids=str)
