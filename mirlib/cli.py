@@ -244,7 +244,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice")
     add("--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm")
     add("--max-text-tokens", type=integer, help="cut each text after so many tokens")
-    add("--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs")
     add("--measures", metavar="NAMES", help="all, or names with commas between them: other measures of the gap instead")
     add(
         "--random-weights",
@@ -369,7 +368,6 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
         "--map": options.map is not None,
         "--layer-map": options.layer_map is not None,
         "--preset": other,
-        "--trace": options.trace != "exact",
         "--controls": options.controls is not None,
     }
     refused = {
@@ -480,8 +478,8 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     if options.layer_map:
         from mirlib.layer_pairs import layer_map, layer_map_cost
 
-        say(layer_map_cost(model, num=options.num, trace=options.trace))
-    for_mir = draw | {"preset": options.preset, "trace": options.trace, "skip_unreadable": skipped.call}
+        say(layer_map_cost(model, num=options.num))
+    for_mir = draw | {"preset": options.preset, "skip_unreadable": skipped.call}
     stored, text, notes, drawings, problem = {}, [], [], [], None
     if wanted is None:
         result = score(*measured, confidence=_confidence(options), **for_mir)
@@ -493,7 +491,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     result = replace(result, settings={**result.settings, **_recorded(options, model)})
     try:
         if options.layer_map:
-            pairs = layer_map(*measured, trace=options.trace, **draw_again)
+            pairs = layer_map(*measured, **draw_again)
             stored["layer_map"] = pairs.to_dict()
             text += describe_layers(pairs)
             drawings.append((options.layer_map, pairs.plot))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Difference", "PairedDifference", "SampleDifference", "compare", "paired_difference"]
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
-# its width may differ; and the route to the trace term, since "polar" proves its error.
+# its width may differ.
 COMPARABLE = (
     *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
     *("paired", "images", "texts", "dtype", "quantization", "methods"),

@@ -177,8 +177,6 @@ class LayerSummary:
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
-    trace_error: float = math.nan  # what the polar route proved
-    trace_fallback: str | None = None  # why it was not taken
 
 
 def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:

@@ -17,7 +17,6 @@ from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
 from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.frechet import TRACE_METHODS
 from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
 from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
@@ -36,7 +35,6 @@ def score_batches(
     text_rows: str = "text",
     last: str = "normed",
     confidence: float | None = 0.95,
-    trace: str = "exact",
     merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
@@ -58,7 +56,6 @@ def score_batches(
         confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
             from `mirlib.influence`; where influences do not exist there is none, and the result says why. The authors'
             presets have none.
-        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
             processes count together; every process must then call this, gets the same result, and fails with an error
             that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
@@ -74,15 +71,10 @@ def score_batches(
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
     check_choice("text_rows", text_rows, TEXT_ROWS)
     check_choice("last", last, LAST_LAYER)
-    check_choice("trace", trace, TRACE_METHODS)
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    if in_memory and trace != "exact":
-        raise MirlibError(
-            f"trace={trace!r} is for moments, and preset {preset!r} keeps the rows; leave one of them out"
-        )
     if in_memory and processes.size > 1:
         raise MirlibError(
             f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
@@ -96,7 +88,6 @@ def score_batches(
             if in_memory:
                 result, samples = _score_in_memory(reader, options, progress)
             else:
-                options |= {"trace": trace}
                 result, samples = _score_streaming(reader, len(parts.layers), options, progress)
         finally:
             if lockstep:
@@ -213,7 +204,6 @@ def score(
     last: str = "normed",
     max_text_tokens: int | None = None,
     confidence: float | None = 0.95,
-    trace: str = "exact",
     skip_unreadable: Callable[[str], None] | None = None,
     merge_processes: bool = True,
     progress: bool = True,
@@ -243,7 +233,6 @@ def score(
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
         confidence: Level of the interval over samples; None for the value alone.
-        trace: Route to the trace term.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
         merge_processes: False measures all pairs in this process alone, also in a distributed run.
@@ -279,7 +268,6 @@ def score(
         text_rows=text_rows,
         last=last,
         confidence=confidence,
-        trace=trace,
         merge_processes=merge_processes,
         progress=progress,
     )

@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 from mirlib.frechet import (
-    TRACE_METHODS,
     Moments,
     as_rows,
-    distance_and_trace,
     energy,
     float64_device,
+    frechet_distance_from_moments,
     is_regular,
     threads_for,
 )
@@ -91,8 +90,6 @@ class ModalityIntegrationRate(Metric):
         normalize: Whether to apply the text-centric scale α_k.
         confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone. There
             is no interval where rows are fewer than twice the dimensions or a covariance is singular.
-        trace: Route to the trace term, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. What ``"polar"``
-            proved stands in the settings, and a warning names the layers where the exact route was taken.
         kwargs: Passed to `torchmetrics.Metric`; with ``sync_on_compute=False`` each process is on its own.
 
     Raises:
@@ -124,7 +121,6 @@ class ModalityIntegrationRate(Metric):
         outliers: str | None = None,
         normalize: bool = True,
         confidence: float | None = None,
-        trace: str = "exact",
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
@@ -138,8 +134,7 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError(f"num_layers and dim must be at least 1, got {num_layers} and {dim}")
         if confidence is not None:
             check_confidence(confidence)
-        check_choice("route to the trace term", trace, TRACE_METHODS)
-        self.num_layers, self.dim, self.trace = num_layers, dim, trace
+        self.num_layers, self.dim = num_layers, dim
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
         self._clear()
 
@@ -170,7 +165,7 @@ class ModalityIntegrationRate(Metric):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Add a batch, and return the value of that batch alone."""
-        options = {name: getattr(self, name) for name in ("outliers", "normalize", "trace")}
+        options = {name: getattr(self, name) for name in ("outliers", "normalize")}
         alone = ModalityIntegrationRate(self.num_layers, self.dim, sync_on_compute=False, **options)
         alone.update(*args, **kwargs)
         self._forward_cache = alone.compute()  # where Lightning looks for it
@@ -481,10 +476,10 @@ class ModalityIntegrationRate(Metric):
             if moments.count < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
         scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
-        distance, bias, trace = distance_and_trace(vision, text, self.trace)
+        distance, bias = frechet_distance_from_moments(vision, text)
         text_norm = text_norms / text_count
         equal = Moments(unit.count, unit.mean * text_norm, unit.scatter * text_norm**2)
-        equalised, _, _ = distance_and_trace(equal, text, self.trace)
+        equalised, _ = frechet_distance_from_moments(equal, text)
         energies = energy(vision) * scale**2, energy(text) * scale**2
         summary = LayerSummary(
             distance=scaled(distance, scale),
@@ -498,8 +493,6 @@ class ModalityIntegrationRate(Metric):
             outliers=(int(vision_count) - vision.count, int(text_count) - text.count),
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
-            trace_error=trace.error,
-            trace_fallback=trace.fallback,
         )
         wanted = self.confidence is not None and all(rows_suffice(side.count, self.dim) for side in (vision, text))
         return summary, wanted and is_regular(vision.covariance) and is_regular(text.covariance)
@@ -563,13 +556,6 @@ class ModalityIntegrationRate(Metric):
             per_layer = np.array([layer.distance.total for layer in self._summaries])
             influence = self._gathered(processes)
             interval = influence_interval(influence, per_layer, log10_sum(per_layer), self.confidence)
-        if self.trace == "polar":
-            layers = self._summaries
-            proved = [layer.trace_error for layer in layers if layer.trace_fallback is None]
-            settings |= {"trace": "polar", "trace_error": max(proved, default=None)}
-            for reason in dict.fromkeys(layer.trace_fallback for layer in layers if layer.trace_fallback):
-                where = ", ".join(str(k) for k, layer in enumerate(layers, start=1) if layer.trace_fallback == reason)
-                notes.append(f"the exact route to the trace term was taken in layers {where}: {reason}")
         found = assemble(self._summaries, settings, interval, notes)
         return replace(found, influence=influence, passes=self._passes)
 

@@ -169,7 +169,6 @@ def test_bad_settings_are_refused(miniature, pairs):
         ({"layers": []}, "layers must be"),
         ({"groups": 1}, "at least 2"),
         ({"num": 1}, "at least 2"),
-        ({"trace": "quick"}, "unknown trace"),
     ):
         with pytest.raises(MirlibError, match=message):
             layer_map(*miniature, *pairs, progress=False, **({"num": 4} | wrong))

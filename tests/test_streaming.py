@@ -172,26 +172,6 @@ def test_golden_values_in_a_stream(name):
     assert bool(result.warnings) == (name == "rank_deficient")
 
 
-@pytest.mark.parametrize("name", ["wide_gap", "rank_deficient"])
-def test_golden_values_by_the_polar_route(name):
-    """Where the covariances are singular the exact route steps in, and the result says in which layers."""
-    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as golden:
-        result = stream_golden(golden, 3, trace="polar", confidence=0.9)
-        assert result.value == pytest.approx(float(golden["exact_drop_mir"]), rel=1e-9)
-        layers = len(golden["exact_drop_fid"])
-    said = [warning for warning in result.warnings if "exact route" in warning]
-    if name == "wide_gap":
-        assert said == [] and 0 < result.settings["trace_error"] <= 1e-9
-        assert result.interval.method == "influence"
-    else:
-        where = ", ".join(str(k) for k in range(1, layers + 1))
-        assert said == [f"the exact route to the trace term was taken in layers {where}: a covariance is singular"]
-        assert result.settings["trace_error"] is None and result.interval is None
-    assert result.settings["trace"] == "polar"
-    with pytest.raises(MirlibError, match="unknown route to the trace term 'fast'"):
-        ModalityIntegrationRate(2, 3, trace="fast")
-
-
 def test_the_second_pass_may_come_in_other_batches():
     vision, text = hidden_states()
     metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
