@@ -21,7 +21,6 @@ from mirlib.errors import MirlibError, check_choice, first_line, said_by
 from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
 from mirlib.loading import check_layers, check_name, register_architectures
 from mirlib.mir import PRESETS
-from mirlib.streaming import moment_bytes
 
 __all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
 
@@ -235,7 +234,7 @@ def plan(
     share = min(max(ASIDE_SHARE, ASIDE_SAMPLES / num), 1.0)
     bytes_of = {
         "weights": _weight_bytes(built, dtype),
-        "moments": moment_bytes(layers, dim) * streams,
+        "moments": 3 * layers * (dim + 2) * dim * 8 * streams,  # vision, text, vision rows of norm 1
         "norms": 4 * layers * rows * streams,
         "maps": 2 * layers * dim**2 * 4 if interval else 0,
         "distances": (MAP_MATRICES if interval else FINAL_MATRICES) * dim**2 * 8 * streams,

@@ -56,13 +56,7 @@ from mirlib.result import Influence, MIRResult
 __all__ = ["ModalityIntegrationRate"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
-MATRICES = 3  # scatters a layer: vision, text, and vision rows of norm 1
 _BAR = {"unit": "layer", "delay": 3, "leave": False}
-
-
-def moment_bytes(layers: int, dim: int) -> int:
-    """Bytes of the float64 moments of all layers: vision, text, vision rows of norm 1."""
-    return MATRICES * layers * (dim + 2) * dim * 8
 
 
 class _Known(NamedTuple):
@@ -153,11 +147,6 @@ class ModalityIntegrationRate(Metric):
         self._known: _Known | None = None
         self._summaries: list[LayerSummary] = []
         self._no_interval: str | None = None  # why there is none
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the moments, which do not grow with the number of samples."""
-        return moment_bytes(self.num_layers, self.dim)
 
     def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
         """Leave the state in float64: a half-precision metric would be wrong without a word."""

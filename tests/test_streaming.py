@@ -759,12 +759,12 @@ def test_nothing_grows_with_the_samples_but_norms_and_what_waits(options, dim):
     assert small == large and large
 
 
-def test_state_bytes_are_what_the_moments_take():
+def test_bytes_of_the_moments():
     vision, text = hidden_states()
     metric = ModalityIntegrationRate(LAYERS, DIM)
     feed(metric, vision, text, ones())
     counts = 3 * LAYERS * (DIM - 1) * 8  # a count is planned as a row of the scatter
-    assert metric.state_bytes == bytes_of_state(metric)["moments"] + counts == 3 * LAYERS * (DIM + 2) * DIM * 8
+    assert bytes_of_state(metric)["moments"] + counts == 3 * LAYERS * (DIM + 2) * DIM * 8
 
 
 def test_rows_are_not_kept_alive():
