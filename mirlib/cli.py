@@ -239,7 +239,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--device-map", metavar="MAP", help="auto: over all GPUs, then the CPU (needs accelerate)")
     add("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
     add("--seed", type=integer, default=0, help="which images and texts are drawn (default: %(default)s)")
-    add("--part", metavar="I/N", help="draw from part I of N, which have no image or text in common: 1/3, 2/3, 3/3")
     add("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
     add("--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice")
     add("--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm")
@@ -565,7 +564,6 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         "texts": options.pairs or options.texts or "sample_texts",
         "paired": options.pairs is not None,
         **({"image_root": options.image_root} if options.image_root else {}),
-        **({"part": options.part} if options.part else {}),
         "quantization": quantization,
         "mirlib": __version__,
         "torch": torch.__version__,
@@ -574,32 +572,18 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
 
 
 def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts to draw from: all that the options name, or the part of them that ``--part`` names."""
-    from mirlib.readers import part_of
-
-    number, _, parts = (options.part or "1/1").partition("/")
-    decimal = all(part.isdecimal() and len(part) <= 18 for part in (number, parts))
-    if not (decimal and 1 <= int(number) <= int(parts)):
-        raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {shown(options.part)}")
-    found = shares = _all_sources(options, skip, int(parts))
+    """The images and the texts that the options name; without any, those of installed packages."""
+    found = _all_sources(options, skip)
     _spare_pictures(options, found[0])
-    if options.part is not None:
-        shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
-    for what, items, share in zip(("images", "texts"), found, shares, strict=True):
-        if len(share) < options.num:  # said before a model is loaded
-            raise MirlibError(
-                f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)"
-                if options.part is None
-                else f"part {options.part} holds {len(share)} of the {len(items)} {what}, and {options.num} are asked "
-                "for: take fewer parts (--part) or fewer pairs (--num)"
-            )
-    return shares
+    for what, items in zip(("images", "texts"), found, strict=True):
+        if len(items) < options.num:  # said before a model is loaded
+            raise MirlibError(f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)")
+    return found
 
 
 def _all_sources(
-    options: argparse.Namespace, skip: Callable[[str], None] | None, parts: int
+    options: argparse.Namespace, skip: Callable[[str], None] | None
 ) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts that the options name; without any, those of installed packages for so many parts."""
     from mirlib.data import sample_images, sample_texts
     from mirlib.readers import open_images, open_pairs, open_texts
 
@@ -614,7 +598,7 @@ def _all_sources(
             raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
     if root and not options.images:
         raise MirlibError("--image-root means nothing without --images or --pairs")
-    number = max(options.num, 1) * parts
+    number = max(options.num, 1)
     if options.texts:
         texts = open_texts(options.texts, text_field=options.text_field, on_unreadable=skip)
         number = min(number, len(texts))  # an image for each is enough

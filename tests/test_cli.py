@@ -168,61 +168,8 @@ def test_the_json_says_what_was_measured_and_with_what(checkpoint, inputs, capsy
 )
 def test_quantized_weights_are_recorded(stored, flag, expected):
     model = SimpleNamespace(config=SimpleNamespace(quantization_config=stored))
-    options = SimpleNamespace(
-        model="m", images=["i"], texts="t", pairs=None, part=None, image_root=None, load_in_4bit=flag
-    )
+    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, image_root=None, load_in_4bit=flag)
     assert cli._recorded(options, model)["quantization"] == expected
-
-
-def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, monkeypatch):
-    """Three parts of six images: each measurement reads two of them, and together they read all."""
-    read, encode = [], mirlib.batches.encode_batch
-
-    def spy(processor, images, texts, **options):
-        if texts != [mirlib.batches.ANY_TEXT]:  # with which the processor is tried first
-            for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
-                kind.update(items)
-        return encode(processor, images, texts, **options)
-
-    monkeypatch.setattr(mirlib.batches, "encode_batch", spy)
-    command = ["score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 2]
-    found = []
-    for part in ("1/3", "2/3", "3/3", "1/3"):
-        read.append((set(), set()))
-        outcome = mir(capsys, *command, "--part", part, "--json", "-", "--no-progress")
-        assert outcome.code == 0, outcome.err
-        found.append(outcome.out)
-        assert json.loads(found[-1])["settings"]["part"] == part
-    assert found[3] == found[0], "the same part gave other digits"
-    for kind in (0, 1):
-        assert [len(part[kind]) for part in read] == [2] * 4
-        assert len(set.union(*(part[kind] for part in read))) == 6
-    assert "part 1/3 holds 2 of the 6 images, and 3 are asked for" in refused(capsys, *command[:-1], 3, "--part", "1/3")
-    for wrong in ("0/3", "4/3", "3", "a/b", "1/", "-1/3", "1.5/3"):
-        assert "--part must be I/N" in refused(capsys, *command, f"--part={wrong}")
-
-
-def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages():
-    options = SimpleNamespace(
-        images=None,
-        texts=None,
-        pairs=None,
-        num=3,
-        seed=5,
-        part="2/2",
-        image_field=None,
-        text_field=None,
-        image_root=None,
-        json=None,
-        plot=None,
-    )
-    images, texts = cli._sources(options, None)
-    assert len(images) == len(texts) == 3
-
-    def pairs(images, texts):
-        return {(image.info["source"], text) for image, text in zip(images, texts, strict=True)}
-
-    assert pairs(images, texts) < pairs(sample_images(6, 5), sample_texts(6, 5))
 
 
 def test_no_progress_means_no_bars_of_others_either(checkpoint, capsys):
