@@ -25,7 +25,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from mirlib.frechet import Moments, float64_device
+from mirlib.frechet import Moments, float64_device, is_regular
 from mirlib.result import Influence, Interval
 from mirlib.transport import optimal_maps
 
@@ -54,7 +54,7 @@ def no_interval(missing: int, layers: int, dim: int) -> str:
     """Why there is no interval where influences are missing in some layers."""
     return (
         f"there is no interval: in {missing} of {layers} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
-        f"{dim} dimensions or a covariance is singular; use more samples"
+        f"{dim} dimensions; use more samples"
     )
 
 
@@ -88,12 +88,16 @@ class LayerInfluence:
         text_rows: int,
         dtype: torch.dtype = torch.float64,
     ) -> LayerInfluence:
-        """From the unscaled moments of the rows kept, whose covariances are regular, and their scaled distance.
+        """From the unscaled moments of the rows kept, and their scaled distance.
 
-        The two matrices are kept in ``dtype``; float32 takes half the memory, and is enough for a standard error.
+        The two matrices are kept in ``dtype``; float32 takes half the memory, and is enough for a standard error, but
+        not where a covariance is singular: other weights of the rows leave its range as it is, so the maps on it are
+        the derivative all the same, but their numbers may be large.
         """
         covariances = vision.covariance, text.covariance.to(vision.mean.device)
         maps = optimal_maps(*covariances)
+        if not all(map(is_regular, covariances)):
+            dtype = torch.float64
 
         def gradient(optimal: Tensor) -> Tensor:
             found = optimal.neg_()

@@ -27,7 +27,6 @@ from mirlib.frechet import (
     energy,
     float64_device,
     frechet_distance_from_moments,
-    is_regular,
     threads_for,
 )
 from mirlib.influence import (
@@ -83,7 +82,7 @@ class ModalityIntegrationRate(Metric):
         outliers: ``"drop"`` (default) or ``"none"``.
         normalize: Whether to apply the text-centric scale α_k.
         confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone. There
-            is no interval where rows are fewer than twice the dimensions or a covariance is singular.
+            is no interval where rows are fewer than twice the dimensions.
         kwargs: Passed to `torchmetrics.Metric`; with ``sync_on_compute=False`` each process is on its own.
 
     Raises:
@@ -483,8 +482,7 @@ class ModalityIntegrationRate(Metric):
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
         )
-        wanted = self.confidence is not None and all(rows_suffice(side.count, self.dim) for side in (vision, text))
-        return summary, wanted and is_regular(vision.covariance) and is_regular(text.covariance)
+        return summary, all(rows_suffice(side.count, self.dim) for side in (vision, text))
 
     def _make_maps(self, processes: Processes, progress: bool) -> None:
         """The maps that influences need, in place of the moments; each process makes some, and all get all."""

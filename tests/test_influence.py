@@ -260,22 +260,52 @@ def test_streamed_influences_are_those_of_rows_in_memory(outliers, normalize):
     assert tuple(found.length) == pytest.approx(tuple(expected.length), rel=1e-9)
 
 
-def test_no_interval_without_a_derivative_or_a_second_sample():
-    vision, text, samples = draw(12, dim=60)  # 144 rows for 60 dimensions suffice
-    text[:, :, -1] = 0  # but a dimension in which texts do not differ
-    for few_vision, few_text, ids in (
-        (vision, text, samples[0]),
-        (vision[:, :96], vision[:, :96] + 1, samples[0][:96]),
-    ):
-        metric = ModalityIntegrationRate(LAYERS, 60, confidence=0.95)
-        stream(metric, few_vision, few_text, ids)
-        assert metric.needs_second_pass() is None
-        held = modality_integration_rate(few_vision, few_text, samples=(ids, ids), confidence=0.95)
-        for found in (metric.result(), held):
-            assert found.interval is None and found.influence is None and found.passes == 1
-            assert found.warnings[0].endswith(
-                "rows are fewer than 2 times the 60 dimensions or a covariance is singular; use more samples"
-            )
+def test_a_dimension_in_which_rows_do_not_differ_changes_nothing():
+    """A covariance is singular then, and the derivative is the one of the other dimensions."""
+    vision, text, samples = draw(40)
+    flat = np.zeros((*vision.shape[:2], 1))
+    options = {"samples": samples, "confidence": 0.95}
+    expected = modality_integration_rate(vision, text, **options)
+    wide_vision, wide_text = (np.concatenate([rows, flat], axis=2) for rows in (vision, text))
+    metric = ModalityIntegrationRate(LAYERS, DIM + 1, confidence=0.95)
+    for step in range(2):
+        if step:
+            metric.begin_second_pass()
+        stream(metric, wide_vision, wide_text, samples[0])
+    for found in (metric.result(), modality_integration_rate(wide_vision, wide_text, **options)):
+        assert found.interval.standard_error == pytest.approx(expected.interval.standard_error, rel=1e-9)
+        for side in ("vision", "text"):
+            ours, theirs = getattr(found.influence, side), getattr(expected.influence, side)
+            assert np.allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("flat", ["vision", "text", "both"])
+def test_leaving_a_sample_out_of_rows_that_fill_few_dimensions(flat):
+    """As black pictures do, which give the same few vision rows in every sample."""
+    vision, text, samples = draw(60, seed=7, dim=8)
+    if flat != "text":
+        vision = np.tile(vision[:, :5], (1, 144, 1))  # rank 4
+    if flat != "vision":
+        text[:, :, 6:] = text[:, :, :2]  # rank 6
+    options = {"outliers": "none"}
+    found = modality_integration_rate(vision, text, samples=samples, confidence=0.95, **options)
+    kept = [samples[0] != number for number in range(60)]
+    values = [modality_integration_rate(vision[:, rows], text[:, rows], **options).value for rows in kept]
+    assert found.interval.standard_error == pytest.approx(math.sqrt(59 * np.var(values)), rel=0.03)
+
+
+def test_no_interval_of_few_rows_or_a_single_sample():
+    vision, text, samples = draw(12, dim=60)
+    few_vision, few_text, ids = vision[:, :96], text[:, :96], samples[0][:96]
+    metric = ModalityIntegrationRate(LAYERS, 60, confidence=0.95)
+    stream(metric, few_vision, few_text, ids)
+    assert metric.needs_second_pass() is None
+    held = modality_integration_rate(few_vision, few_text, samples=(ids, ids), confidence=0.95)
+    for found in (metric.result(), held):
+        assert found.interval is None and found.influence is None and found.passes == 1
+        assert found.warnings[0] == (
+            "there is no interval: in 3 of 3 layers, rows are fewer than 2 times the 60 dimensions; use more samples"
+        )
     vision, text, _ = draw(10)
     metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     metric.update(vision, text)  # a batch is a sample

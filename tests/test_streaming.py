@@ -307,15 +307,6 @@ def test_a_sample_without_rows_of_one_kind_keeps_its_place():
     assert (influence.vision[:, SAMPLES] == 0).all() and (influence.text[:, SAMPLES] == 0).all()
 
 
-def test_a_singular_covariance_has_no_influences():
-    """Many rows, of which one dimension is always zero in one layer."""
-    vision, text = hidden_states()
-    text[1, ..., 2] = 0
-    result = stream(vision, text, ones(), confidence=0.95).result()
-    assert result.interval is None and result.passes == 1
-    assert result.warnings[0].startswith("there is no interval: in 1 of 2 layers")
-
-
 def test_intervals_leave_the_value_alone_and_do_not_care_for_batches():
     vision, text = hidden_states()
     a, b, c = (
