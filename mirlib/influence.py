@@ -8,7 +8,8 @@ optimal maps T from vision to text and T' back, the distance D of a layer change
 
 and every text row adds ``−2 D (‖y‖ / mean ‖y‖ − 1)`` by its part in the scale. A sample's influence is the sum over its
 rows, divided by the number of rows of their modality. The bounds of the outlier rule move with each norm, and the slope
-of D in each bound is what the rows near it weigh.
+of D in each bound is what the rows near it weigh. Where a covariance is singular the maps are those on its range, which
+other weights of the same rows leave as it is.
 
 Source: Hampel (1974) for influence functions; Efron (1982), section 6, for the infinitesimal jackknife.
 """

@@ -480,7 +480,7 @@ def _influence_of_layer(
     places: Sequence[Tensor],
     normalize: bool,
 ) -> tuple[Tensor, Tensor] | None:
-    """(N,) influence of each sample's vision rows and text rows on FID_k; None where the derivative does not exist."""
+    """(N,) influence of each sample's vision rows and text rows on FID_k; None where rows are too few."""
     moments = [Moments.of(layer.kept[modality]) for modality in MODALITIES]
     if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None

@@ -54,8 +54,8 @@ def score_batches(
         text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from `mirlib.influence`; where influences do not exist there is none, and the result says why. The authors'
-            presets have none.
+            from `mirlib.influence`; where rows are too few there is none, and the result says so. The authors' presets
+            have none.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
             processes count together; every process must then call this, gets the same result, and fails with an error
             that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in

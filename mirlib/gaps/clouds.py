@@ -37,7 +37,7 @@ from mirlib.influence import LayerInfluence, SampleInfluence, rows_suffice
 from mirlib.mir import NormBounds, modality_integration_rate, row_norms
 
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
-NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions or in a subspace: the distance has no derivative"
+NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
