@@ -120,13 +120,9 @@ class Plan:
     authors_bytes: int
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self) | {"notes": list(self.notes)}
-
     def to_json(self) -> str:
         """JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(asdict(self), indent=2)
 
     def __str__(self) -> str:
         settings, sizes = self.settings, self.bytes_of
