@@ -47,12 +47,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A folder of six images and a file of six texts."""
+    """A folder of twenty images and a file of twenty texts, whose rows are enough for an interval."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "images").mkdir()
-    for number, image in enumerate(sample_images(6)):
+    for number, image in enumerate(sample_images(20)):
         image.save(folder / "images" / f"{number}.png")
-    (folder / "texts.txt").write_text("\n".join(sample_texts(6)), encoding="utf-8")
+    (folder / "texts.txt").write_text("\n".join(sample_texts(20)), encoding="utf-8")
     return folder
 
 
@@ -63,13 +63,13 @@ def inputs(tmp_path_factory):
 def test_score_of_a_saved_checkpoint_is_that_of_the_library(checkpoint, inputs, capsys, tmp_path):
     out = tmp_path / "result.json"
     outcome = mir(
-        capsys, "score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 6,
+        capsys, "score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 20,
         "--max-text-tokens", 30, "--json", out, "--no-progress",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     model, processor = lvlm("llava")
     expected = score(
-        model, processor, sorted((inputs / "images").iterdir()), read_texts(inputs / "texts.txt"), num=6,
+        model, processor, sorted((inputs / "images").iterdir()), read_texts(inputs / "texts.txt"), num=20,
         max_text_tokens=30, confidence=0.95, progress=False,
     )  # fmt: skip
     stored = MIRResult.from_dict(json.loads(out.read_text()))
@@ -138,7 +138,7 @@ def test_score_options_reach_the_measurement(checkpoint, inputs, capsys):
         else:
             assert changed["mir"] == pytest.approx(plain["mir"], abs=0.05)
     assert run("--no-interval")["interval"] is None
-    assert run("--confidence", 0.5)["interval"]["confidence"] == 0.5
+    assert run("--num", 20, "--confidence", 0.5)["interval"]["confidence"] == 0.5
     assert run("--preset", "authors-fast")["interval"] is None
 
 
