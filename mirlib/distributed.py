@@ -1,7 +1,7 @@
 """Several processes that measure together: each takes its share of the samples, and all end with the same result.
 
 They meet only between the passes, over gloo. An error in one of them is an error in all: it is written where the others
-    look between two batches, and all meet to learn the cause.
+look between two batches, and all meet to learn the cause.
 """
 
 from __future__ import annotations

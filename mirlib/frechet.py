@@ -189,7 +189,7 @@ def add_rows(count: Tensor, mean: Tensor, scatter: Tensor, rows: Tensor, weights
     """Merge (n, d) finite rows into a float64 count (), mean (d,) and scatter (d, d) in place, as `Moments` does.
 
     Nothing is read from the device, for which the host would wait: the count is a tensor, and ``weights``, (n,) float64
-        of zeros and ones, leave rows out that would otherwise be cut out.
+    of zeros and ones, leave rows out that would otherwise be cut out.
     """
     wide = _exact(rows)
     if weights is None:
@@ -291,10 +291,9 @@ def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
 
     One Cholesky factorisation and one symmetric eigenvalue problem; where a covariance is singular, singular values of
     the product of two factors, since square roots of eigenvalues that should be 0 would add noise of 1e-8 each. The
-    dimensions
-    are put in the order of falling variance: language models have a few with activations thousands of times larger than
-        the
-    rest, and with those in front small eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
+    dimensions are put in the order of falling variance: language models have a few with activations thousands of times
+    larger than the rest, and with those in front small eigenvalues keep their digits (relative error 1e-14 instead of
+    1e-8).
     """
     (covariance_x, root_x), (covariance_y, root_y) = _near_one(covariance_x), _near_one(covariance_y)
     return _spectrum_near_one(covariance_x, covariance_y) * root_x * root_y

@@ -1,7 +1,7 @@
 """The Fréchet distance between vision rows after one layer and text rows after another, for all pairs of layers.
 
 MIR is the diagonal of this map. Beside it stand two controls: every row at norm one, for norms grow from layer to layer
-    and may alone decide which is nearest; and text against text, from two halves of the samples.
+and may alone decide which is nearest; and text against text, from two halves of the samples.
 """
 
 from __future__ import annotations
