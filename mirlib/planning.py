@@ -217,7 +217,8 @@ def plan(
     built = _built(config, trust_remote_code)
     layers, dim = len(decoder_parts(built).layers), config.get_text_config().hidden_size
     rows, element = num * (vision_tokens + text_tokens), 4 if dtype == "float32" else 2
-    streams, interval, notes = preset == "paper", None, []
+    streams, interval = preset == "paper", None
+    notes = ["what the model's own forward pass of a batch holds is not in the plan"]
     if confidence is not None and streams:
         if num == 1:
             notes.append("there is no interval: it needs at least 2 samples")
