@@ -445,20 +445,19 @@ class ModalityIntegrationRate(Metric):
         processes.together(self._check_passes)
         mine = self._each_owned(processes, progress, "adding up", self._summary)
         parts = {layer: found for part in processes.gather(mine) for layer, found in part.items()}
-        self._summaries = [parts[layer][0] for layer in sorted(parts)]
+        self._summaries = [parts[layer] for layer in sorted(parts)]
         if self.confidence is not None:
-            self._no_interval = self._why_no_interval([parts[layer][1] for layer in sorted(parts)])
+            self._no_interval = self._why_no_interval()
 
-    def _why_no_interval(self, differentiable: list[bool]) -> str | None:
-        """Why there is no interval, or None where influences exist in all layers."""
+    def _why_no_interval(self) -> str | None:
+        """None where every layer has rows enough for influences."""
         if self._known.samples < 2:
             return "there is no interval: it needs at least 2 samples"
-        if all(differentiable):
-            return None
-        return no_interval(differentiable.count(False), self.num_layers, self.dim)
+        kept = [[rows - out for rows, out in zip(each.rows, each.outliers, strict=True)] for each in self._summaries]
+        few = sum(not rows_suffice(min(counts), self.dim) for counts in kept)
+        return no_interval(few, self.num_layers, self.dim) if few else None
 
-    def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> tuple[LayerSummary, bool]:
-        """A layer's summary, and whether its distance has a derivative."""
+    def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> LayerSummary:
         (vision_count, vision_norms), (text_count, text_norms) = self._known.sums[layer - 1].tolist()
         for modality, moments in zip(MODALITIES, (vision, text), strict=True):
             if moments.count < 2:
@@ -469,7 +468,7 @@ class ModalityIntegrationRate(Metric):
         equal = Moments(unit.count, unit.mean * text_norm, unit.scatter * text_norm**2)
         equalised, _ = frechet_distance_from_moments(equal, text)
         energies = energy(vision) * scale**2, energy(text) * scale**2
-        summary = LayerSummary(
+        return LayerSummary(
             distance=scaled(distance, scale),
             bias=bias * scale**2,
             scale=scale,
@@ -482,7 +481,6 @@ class ModalityIntegrationRate(Metric):
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
         )
-        return summary, all(rows_suffice(side.count, self.dim) for side in (vision, text))
 
     def _make_maps(self, processes: Processes, progress: bool) -> None:
         """The maps that influences need, in place of the moments; each process makes some, and all get all."""
