@@ -7,6 +7,8 @@
 #   make lab     list the experiments; `make lab EXPERIMENT=base` runs one, and resumes it
 #   make bench   speed and memory beside the usual ways of computing the same
 #   make notebook  open the chapters in JupyterLab
+#   make wheel   build a release into dist, install its wheel alone elsewhere and measure the miniature with it
+#   make readme-picture  draw the pictures of README.md; the first is filmed on the built book
 #   make lint    ruff, format and rules
 #   make test-newest   the tests with the newest versions that pyproject.toml allows, in a virtual environment of its own
 #   make test-pythons  the tests of the library on each of Python 3.11, 3.12 and 3.13 that there is, likewise
@@ -37,12 +39,12 @@ RUN := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # The miniature's matrices are small: threads cost more than they give, and on a busy machine they wait for each other.
-book test figures: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+book test figures wheel: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
-.PHONY: help book test figures lab bench notebook lint test-newest test-pythons constraints clean
+.PHONY: help book test figures lab bench notebook wheel readme-picture lint test-newest test-pythons constraints clean
 
 help:
-	@sed -n '4,18s/^# \{0,3\}//p' Makefile
+	@sed -n '4,20s/^# \{0,3\}//p' Makefile
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -78,6 +80,14 @@ bench: $(INSTALLED)
 notebook: $(INSTALLED)
 	$(RUN) -m jupyterlab notebooks
 
+wheel: $(INSTALLED)
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) tools/check_wheel.py dist/*.whl $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(PIP_ARGS)
+
+readme-picture: $(INSTALLED)
+	$(RUN) tools/readme_picture.py
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -97,5 +107,5 @@ constraints:
 	.venv-newest/bin/python tools/constraints.py
 
 clean:
-	rm -rf _build build mirlib.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build dist mirlib.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

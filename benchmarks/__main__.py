@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> list[Measurement]:
             nums = (4, 8) if options.quick else (50, 100, 200, 1000)
             table += peak_memory.measure(nums, 1 if options.quick else 3, options.threads)
         if "plan" in options.only:
-            shapes = ("weights",) if options.quick else ("weights", "activations", "moments", "maps", "groups")
+            shapes = ("weights",) if options.quick else ("weights", "moments", "maps")
             wide = () if options.quick or options.small else ("7B", "7B interval")
             table += planned_memory.measure((*shapes, *wide))
         if "gpu" in options.only:

@@ -3,13 +3,12 @@
 A pool of samples stands for the world: all rows of 1200 pairs are read once and kept. Sets of N pairs are drawn from it
 with replacement, hundreds of times, and each is measured as a user's N pairs would be, with outlier bounds and a scale
 of its own, by `mirlib.modality_integration_rate`. An interval says how far another draw of as many samples falls, so
-its target is the mean of MIR over all draws of that size. Three questions, a few rows of results/coverage.jsonl each:
+its target is the mean of MIR over all draws of that size. Two questions, a few rows of results/coverage.jsonl each:
 
 - ``coverage``: how often the interval of one draw holds the mean, on the miniature and on a tiny Qwen2-VL with random
   weights, whose pictures have different numbers of tokens; and the standard error beside the spread of the draws.
 - ``difference``: the same for the difference of two checkpoints on the same draws, with the interval of a paired
   difference and with that of two independent values: two of one training, and the shipped miniature against the later.
-- ``bootstrap``: standard errors from the influence of the samples against those of the bootstrap over the samples.
 
 Rows that are there are not made again; all together take about twenty minutes of one core.
 """
@@ -38,7 +37,6 @@ from mirlab.world import language
 from mirlib import capture, modality_integration_rate
 from mirlib.comparison import paired_difference
 from mirlib.data import sample_images, sample_texts
-from mirlib.errors import MirlibError
 from mirlib.loading import load_miniature
 from mirlib.result import MIRResult, Sample
 from mirlib.rows import collect_rows
@@ -46,8 +44,6 @@ from mirlib.rows import collect_rows
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "coverage.jsonl"
 POOL = 1200
 DRAWS = {"miniature": 500, "qwen2_vl": 2000}  # a draw of the small one takes a tenth of the time
-SETS = 4  # of the comparison with the bootstrap, which takes minutes
-RESAMPLES = 200
 CONFIDENCE = 0.95
 # Of the other checkpoints; the miniature that is shipped read 16,384 pairs.
 TRAINING = recipes.StageOne(pairs=1024, batch=8, learning_rate=2e-3)
@@ -256,36 +252,10 @@ def difference_of(configuration: dict[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-def bootstrap_of(configuration: dict[str, Any]) -> dict[str, Any]:
-    """Standard errors of the same sets by influence and by the bootstrap over samples."""
-    pool, size = pool_of(configuration["model"], configuration["pool"]), configuration["samples"]
-    errors = []
-    for number in tqdm(range(configuration["sets"]), desc=f"bootstrap, {size} samples", unit="set", leave=False):
-        chosen = drawn(pool, size, number, configuration["seed"])
-        pair = [
-            pool.measure(chosen, interval=way, **options).interval
-            for way, options in (
-                ("influence", {}),
-                ("bootstrap", {"resamples": configuration["resamples"], "seed": number}),
-            )
-        ]
-        if [each.method for each in pair] != ["influence", "bootstrap"]:
-            raise MirlibError(f"{size} samples are too few for influences")
-        errors.append([each.standard_error for each in pair])
-    by_influence, by_bootstrap = np.transpose(errors)
-    return {
-        "by_influence": by_influence.tolist(),
-        "by_bootstrap": by_bootstrap.tolist(),
-        "mean_ratio": float((by_influence / by_bootstrap).mean()),
-    }
+QUESTIONS = {"coverage": coverage_of, "difference": difference_of}
 
 
-QUESTIONS = {"coverage": coverage_of, "difference": difference_of, "bootstrap": bootstrap_of}
-
-
-def configurations(
-    pool: int = POOL, draws: Mapping[str, int] = MappingProxyType(DRAWS), sets: int = SETS
-) -> list[dict[str, Any]]:
+def configurations(pool: int = POOL, draws: Mapping[str, int] = MappingProxyType(DRAWS)) -> list[dict[str, Any]]:
     """What each row's key is made of, in the order in which they are made."""
     common = {"pool": pool, "confidence": CONFIDENCE, "seed": 0}
     found = [
@@ -293,21 +263,10 @@ def configurations(
         for model in ("miniature", "qwen2_vl")
         for samples in (50, 100)
     ]
-    found += [
+    return found + [
         {"question": "difference", "models": list(models), "samples": samples, "draws": draws["miniature"], **common}
         for models in PAIRS_OF_MODELS
         for samples in (50, 100)
-    ]
-    return found + [
-        {
-            "question": "bootstrap",
-            "model": "miniature",
-            "samples": samples,
-            "sets": sets,
-            "resamples": RESAMPLES,
-            **common,
-        }
-        for samples in (50, 100, 200)
     ]
 
 
@@ -317,8 +276,6 @@ def describe(row: dict[str, Any]) -> str:
     question = configuration["question"]
     model = configuration.get("model") or " − ".join(configuration["models"])
     head = f"{question:10}  {model:20}  {configuration['samples']:>4} samples"
-    if question == "bootstrap":
-        return f"{head}  standard error by influence / by bootstrap {found['mean_ratio']:.3f}"
     parts = {"interval": found} if question == "coverage" else {name: found[name] for name in ("paired", "unpaired")}
     said = [
         f"{name} holds {part['coverage']:.1%} ± {part['coverage_error']:.1%}, half width "
@@ -349,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "provenance": ledger.provenance(),
                 }
             )
-    print("\n".join(describe(row) for row in book.rows()))
+    print("\n".join(describe(row) for row in book.rows() if row["configuration"]["question"] in QUESTIONS))
 
 
 if __name__ == "__main__":

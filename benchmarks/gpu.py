@@ -30,7 +30,7 @@ from benchmarks.measuring import (
 from benchmarks.trace_term import ACCURACY, by_svd, sample_rows
 from mirlib import plan, score_batches
 from mirlib.authors import fast_frechet_distance, replace_rows_by_median
-from mirlib.frechet import Moments, trace_sqrt_product, trace_term
+from mirlib.frechet import Moments, trace_sqrt_product
 from mirlib.mir import NormBounds, row_norms
 from mirlib.planning import llava_shape
 
@@ -38,7 +38,6 @@ TRACE = "trace term on the GPU: mirlib / one eigvalsh"
 WHOLE = "MIR without an interval / one plain forward pass, on the GPU"
 WITH_INTERVAL = "MIR with a 95 % interval / one plain forward pass, on the GPU"
 ERROR = "relative error of the trace term: mirlib on the GPU"
-POLAR, POLAR_ERROR = "trace term on the GPU: polar route / mirlib", "relative error of the trace term: polar route"
 STEPS = ("pass 1, moments", "pass 2, influences", "adding up and maps")
 PARTS = tuple(f"{step} / plain forward pass, on the GPU" for step in STEPS)
 AUTHORS = "authors' distances, one layer scaled to all / MIR without an interval, on the GPU"
@@ -197,7 +196,7 @@ def peak_rows(
 
 
 def trace_rows(dims: Sequence[int], threads: int, device: str) -> list[Measurement]:
-    """Both routes to the trace term on the device."""
+    """The trace term on the device."""
     table = []
     for dim in dims:
         rows = sample_rows(dim)
@@ -205,23 +204,14 @@ def trace_rows(dims: Sequence[int], threads: int, device: str) -> list[Measureme
         actions = {
             "mirlib": lambda x=x, y=y: trace_sqrt_product(x, y),
             "eigvalsh": lambda x=x: torch.linalg.eigvalsh(x),
-            "polar": lambda x=x, y=y: trace_term(x, y, "polar"),
         }
         time_in_turns(actions, 1, f"warm-up, d = {dim}")
         timings = time_in_turns(actions, 5, f"trace term on {device}, d = {dim}")
         details = {"threads": threads, "dim": dim, "device": _name(torch.device(device)), "seconds": medians(timings)}
-        polar, reference = trace_term(x, y, "polar"), by_svd(*rows)
-        details |= {"polar_proved": polar.error, "polar_fallback": polar.fallback}
-        size = f"d = {dim}"
-        for what, name, beside, target in (
-            (TRACE, "mirlib", "eigvalsh", Target("≤", 2.2)),
-            (POLAR, "polar", "mirlib", None),
-        ):
-            values = ratios(timings[name], timings[beside], threads)
-            table.append(Measurement.of(what, size, values, target=target, details=details))
-        for what, value in ((ERROR, trace_sqrt_product(x, y)), (POLAR_ERROR, polar.value)):
-            error = abs(value / reference - 1)
-            table.append(Measurement(what, size, error, unit="", target=ACCURACY, details=details))
+        size, values = f"d = {dim}", ratios(timings["mirlib"], timings["eigvalsh"], threads)
+        table.append(Measurement.of(TRACE, size, values, target=Target("≤", 2.2), details=details))
+        error = abs(trace_sqrt_product(x, y) / by_svd(*rows) - 1)
+        table.append(Measurement(ERROR, size, error, unit="", target=ACCURACY, details=details))
     return table
 
 
@@ -231,9 +221,9 @@ def _name(device: torch.device) -> str:
 
 def not_measured(dims: Sequence[int], samples: int, nums: Sequence[int]) -> list[Measurement]:
     """The rows of a machine without a GPU."""
-    targets = {TRACE: Target("≤", 2.2), ERROR: ACCURACY, POLAR_ERROR: ACCURACY, WHOLE: WHOLE_TARGET}
+    targets = {TRACE: Target("≤", 2.2), ERROR: ACCURACY, WHOLE: WHOLE_TARGET}
     size = f"{SHAPES['7b'][0]}, {samples} samples"
-    rows = [(what, f"d = {dim}") for dim in dims for what in (TRACE, POLAR, ERROR, POLAR_ERROR)]
+    rows = [(what, f"d = {dim}") for dim in dims for what in (TRACE, ERROR)]
     rows += [(what, size) for what in (*PARTS, WHOLE, WITH_INTERVAL, AUTHORS)]
     table = [Measurement(what, where, None, target=targets.get(what), missing=NO_GPU) for what, where in rows]
     return [*table, *peak_rows(llava_shape(), "7b", nums, "cpu", torch.bfloat16)]

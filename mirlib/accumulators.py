@@ -153,10 +153,10 @@ class Running:
 
     @property
     def packed(self) -> Tensor:
-        """(1, d + 2, d), as `Processes.merge_moments` takes it."""
+        """(d + 2, d), as `Processes.merge_moments` takes it."""
         count = torch.zeros_like(self.mean)
         count[0] = self.count
-        return torch.cat([self.scatter, self.mean[None], count[None]])[None]
+        return torch.cat([self.scatter, self.mean[None], count[None]])
 
 
 def unpack(packed: Tensor) -> Moments:

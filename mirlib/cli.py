@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
-import math
 import os
 import signal
 import sys
@@ -26,7 +25,7 @@ from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
 from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
-from mirlib.mir import LARGEST_BOOTSTRAP, PRESETS, bootstrap_bytes, check_confidence
+from mirlib.mir import PRESETS, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
 from mirlib.result import MIRResult, json_text
 
@@ -240,12 +239,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--device-map", metavar="MAP", help="auto: over all GPUs, then the CPU (needs accelerate)")
     add("--load-in-4bit", action="store_true", help="NF4 weights (needs bitsandbytes and accelerate)")
     add("--seed", type=integer, default=0, help="which images and texts are drawn (default: %(default)s)")
-    add("--part", metavar="I/N", help="draw from part I of N, which have no image or text in common: 1/3, 2/3, 3/3")
     add("--template", default="chat", choices=("chat", "plain"), help="default: %(default)s")
     add("--text-rows", default="text", choices=("text", "after_image"), help="after_image is the authors' choice")
     add("--last", default="normed", choices=("normed", "raw"), help="last layer after or before its norm")
     add("--max-text-tokens", type=integer, help="cut each text after so many tokens")
-    add("--trace", default="exact", choices=("exact", "polar"), help="route to the trace term; polar is for GPUs")
     add("--measures", metavar="NAMES", help="all, or names with commas between them: other measures of the gap instead")
     add(
         "--random-weights",
@@ -280,9 +277,9 @@ def _parser() -> argparse.ArgumentParser:
 
     planning = commands.add_parser(
         "plan",
-        help="memory and work of a measurement, before it starts",
-        description="Memory, forward passes and operations of `mir score` on a model, from its configuration alone: no "
-        "weights are read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
+        help="memory of a measurement, before it starts",
+        description="Memory and forward passes of `mir score` on a model, from its configuration alone: no weights are "
+        "read. MODEL is llava-1.5-7b or llava-1.5-13b, a folder with a config.json, or a Hugging Face id.",
     )
     add = planning.add_argument
     add("model", metavar="MODEL")
@@ -291,7 +288,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights")
     add("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
-    add("--tflops", type=_real, metavar="RATE", help="10^12 operations a second that your device sustains, for a time")
     planning.set_defaults(run=_plan)
 
     comparing = commands.add_parser(
@@ -371,7 +367,6 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
         "--map": options.map is not None,
         "--layer-map": options.layer_map is not None,
         "--preset": other,
-        "--trace": options.trace != "exact",
         "--controls": options.controls is not None,
     }
     refused = {
@@ -385,6 +380,9 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
             options.layer_map and other
         ),
         "--layer-map is computed by one process: start it without torchrun": options.layer_map and many,
+        f"there is no interval with --preset {options.preset}, which replaces rows: leave out --confidence": (
+            options.confidence is not None and other
+        ),
         f"--map needs --preset paper: rows that {options.preset} replaces have no costs": options.map and other,
         "--map keeps the costs in the memory of one process: start it without torchrun": options.map and many,
     }
@@ -479,8 +477,8 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     if options.layer_map:
         from mirlib.layer_pairs import layer_map, layer_map_cost
 
-        say(layer_map_cost(model, num=options.num, trace=options.trace))
-    for_mir = draw | {"preset": options.preset, "trace": options.trace, "skip_unreadable": skipped.call}
+        say(layer_map_cost(model, num=options.num))
+    for_mir = draw | {"preset": options.preset, "skip_unreadable": skipped.call}
     stored, text, notes, drawings, problem = {}, [], [], [], None
     if wanted is None:
         result = score(*measured, confidence=_confidence(options), **for_mir)
@@ -492,7 +490,7 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
     result = replace(result, settings={**result.settings, **_recorded(options, model)})
     try:
         if options.layer_map:
-            pairs = layer_map(*measured, trace=options.trace, **draw_again)
+            pairs = layer_map(*measured, **draw_again)
             stored["layer_map"] = pairs.to_dict()
             text += describe_layers(pairs)
             drawings.append((options.layer_map, pairs.plot))
@@ -566,7 +564,6 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         "texts": options.pairs or options.texts or "sample_texts",
         "paired": options.pairs is not None,
         **({"image_root": options.image_root} if options.image_root else {}),
-        **({"part": options.part} if options.part else {}),
         "quantization": quantization,
         "mirlib": __version__,
         "torch": torch.__version__,
@@ -575,32 +572,18 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
 
 
 def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts to draw from: all that the options name, or the part of them that ``--part`` names."""
-    from mirlib.readers import part_of
-
-    number, _, parts = (options.part or "1/1").partition("/")
-    decimal = all(part.isdecimal() and len(part) <= 18 for part in (number, parts))
-    if not (decimal and 1 <= int(number) <= int(parts)):
-        raise MirlibError(f"--part must be I/N with I from 1 to N, such as 1/3, got {shown(options.part)}")
-    found = shares = _all_sources(options, skip, int(parts))
+    """The images and the texts that the options name; without any, those of installed packages."""
+    found = _all_sources(options, skip)
     _spare_pictures(options, found[0])
-    if options.part is not None:
-        shares = tuple(part_of(items, int(number), int(parts), seed=options.seed) for items in found)
-    for what, items, share in zip(("images", "texts"), found, shares, strict=True):
-        if len(share) < options.num:  # said before a model is loaded
-            raise MirlibError(
-                f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)"
-                if options.part is None
-                else f"part {options.part} holds {len(share)} of the {len(items)} {what}, and {options.num} are asked "
-                "for: take fewer parts (--part) or fewer pairs (--num)"
-            )
-    return shares
+    for what, items in zip(("images", "texts"), found, strict=True):
+        if len(items) < options.num:  # said before a model is loaded
+            raise MirlibError(f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)")
+    return found
 
 
 def _all_sources(
-    options: argparse.Namespace, skip: Callable[[str], None] | None, parts: int
+    options: argparse.Namespace, skip: Callable[[str], None] | None
 ) -> tuple[Sequence[Any], Sequence[str]]:
-    """The images and the texts that the options name; without any, those of installed packages for so many parts."""
     from mirlib.data import sample_images, sample_texts
     from mirlib.readers import open_images, open_pairs, open_texts
 
@@ -615,7 +598,7 @@ def _all_sources(
             raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
     if root and not options.images:
         raise MirlibError("--image-root means nothing without --images or --pairs")
-    number = max(options.num, 1) * parts
+    number = max(options.num, 1)
     if options.texts:
         texts = open_texts(options.texts, text_field=options.text_field, on_unreadable=skip)
         number = min(number, len(texts))  # an image for each is enough
@@ -638,7 +621,7 @@ def _hush() -> None:
 
 def _confidence(options: argparse.Namespace) -> float | None:
     """The level asked for; without a word 0.95 where there is an interval."""
-    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset != "authors-fast":
+    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset == "paper":
         return 0.95
     return options.confidence
 
@@ -723,19 +706,12 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
-    if options.tflops is not None and not options.tflops > 0:
-        raise MirlibError(f"--tflops must be above 0, got {options.tflops:g}")
-    _say(f"mir: running {shown(options.model, 300)} without numbers")
     from mirlib.planning import plan
 
     names = ("num", "batch_size", "text_tokens", "vision_tokens", "dtype", "device", "preset", "trust_remote_code")
     given = {name: getattr(options, name) for name in names}
     found = plan(options.model, confidence=_confidence(options), **given)
-    table = str(found)
-    if options.tflops:
-        seconds = found.seconds(options.tflops * 1e12)
-        table += f"\nAt {options.tflops:g}·10^12 operations a second: {seconds:.0f} s, at least"
-    _deliver(found.to_json(), lambda: table, options.json)
+    _deliver(found.to_json(), lambda: str(found), options.json)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -743,7 +719,6 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    from mirlib.influence import rows_suffice
     from mirlib.mir import modality_integration_rate
 
     _check_outputs(options)
@@ -756,14 +731,8 @@ def _features(options: argparse.Namespace) -> None:
     if "vision_samples" in arrays and "text_samples" in arrays:
         samples = (arrays["vision_samples"], arrays["text_samples"])
     confidence = options.confidence
-    if confidence is None and not options.no_interval and samples is not None and options.preset != "authors-fast":
-        counts = [len(set(ids.ravel().tolist())) for ids in samples]
-        confidence = 0.95 if min(counts) > 1 else None
-        need = max(bootstrap_bytes(count, dim) for count in counts)
-        by_influence = options.preset == "paper" and all(rows_suffice(math.prod(ids.shape), dim) for ids in samples)
-        if confidence is not None and not by_influence and need > LARGEST_BOOTSTRAP:
-            confidence = None
-            _say(f"mir: no interval: its bootstrap over samples would take {need / 2**30:.1f} GiB a layer")
+    if confidence is None and not options.no_interval and samples is not None and options.preset == "paper":
+        confidence = 0.95 if min(len(set(ids.ravel().tolist())) for ids in samples) > 1 else None
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
     )

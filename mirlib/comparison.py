@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Difference", "PairedDifference", "SampleDifference", "compare", "paired_difference"]
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
-# its width may differ; and the route to the trace term, since "polar" proves its error.
+# its width may differ.
 COMPARABLE = (
     *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
     *("paired", "images", "texts", "dtype", "quantization", "methods"),
@@ -286,7 +286,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
     On the same samples the interval is that of a paired difference, often far narrower than those of the two values
     suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in
     whatever order they come. Where images and texts were drawn independently, each are matched by themselves. With no
-    sample in common, or without the influences of samples (an interval by the jackknife), the interval is that of
+    sample in common, or without the influences of samples, the interval is that of
     independent draws, and a warning says so.
 
     Both are results of `mirlib.score`, or of one measure of the gap; ``b`` is subtracted, so that for MIR a negative

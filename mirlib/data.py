@@ -231,7 +231,7 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files from files and folders; folders are searched through and through, in sorted order.
 
     Symbolic links are followed, each file of a folder is taken once, and a warning counts what is passed over: hidden
-        files and folders, and files that do not end like an image.
+    files and folders, and files that do not end like an image.
 
     Raises:
         MirlibError: If a source does not exist or nothing is found.

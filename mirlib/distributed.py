@@ -1,7 +1,7 @@
 """Several processes that measure together: each takes its share of the samples, and all end with the same result.
 
 They meet only between the passes, over gloo. An error in one of them is an error in all: it is written where the others
-    look between two batches, and all meet to learn the cause.
+look between two batches, and all meet to learn the cause.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ __all__ = ["ProcessFailedError", "Processes", "launched", "processes_of_launcher
 
 # A process that died is noticed at once, by its closed connections; this is for one that is slow.
 PATIENCE = timedelta(hours=6)
-CHUNK = 1 << 26  # bytes that are summed at a time
 GRACE = 5.0  # seconds that the others wait for the process that failed to say why
 _numbers = count()
 _groups: dict[Any, Any] = {}
@@ -254,32 +253,24 @@ class Processes:
     def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
         """The moments of all processes merged, in the process ``owner``; None in the others.
 
-        They are packed, (groups, d + 2, d) float64: scatter, mean, and the count in the corner. No process holds the
-        moments of another: the scatters about the common mean are summed on the way.
+        They are packed, (d + 2, d) float64: scatter, mean, and the count in the corner. No process holds the moments of
+        another: the scatters about the common mean are summed on the way.
         """
         if self.size == 1:
             return packed
-        groups, dim = packed.shape[0], packed.shape[2]
-        heads = packed[:, dim:].cpu()  # (groups, 2, d): means and counts
-        parts = self.concatenate(heads.reshape(1, -1)).reshape(self.size, groups, 2, dim)
-        counts = parts[:, :, 1, 0]
-        total = counts.sum(dim=0)
-        mean = (counts[..., None] * parts[:, :, 0]).sum(dim=0) / total.clamp(min=1)[:, None]
-        offset = heads[:, 0] - mean
-        merged = torch.empty(groups, dim + 2, dim, dtype=packed.dtype) if owner == self.rank else None
-        step = max(1, CHUNK // (dim * dim * packed.element_size()))
-        for start in range(0, groups, step):
-            some = slice(start, start + step)
-            shift = offset[some] * heads[some, 1, :1].sqrt()
-            scatter = torch.baddbmm(packed[some, :dim].cpu(), shift[:, :, None], shift[:, None, :])
-            self._exchange(lambda scatter=scatter: dist.reduce(scatter, dst=owner, group=self._group))
-            if merged is not None:
-                merged[some, :dim] = scatter
-        if merged is None:
+        dim = packed.shape[1]
+        head = packed[dim:].cpu()  # (2, d): mean and count
+        means, counts = self.concatenate(head.reshape(1, -1)).reshape(self.size, 2, dim).unbind(dim=1)
+        total = counts[:, 0].sum()
+        mean = (counts[:, :1] * means).sum(dim=0) / total.clamp(min=1)
+        shift = (head[0] - mean) * head[1, 0].sqrt()
+        scatter = torch.addr(packed[:dim].cpu(), shift, shift)
+        self._exchange(lambda: dist.reduce(scatter, dst=owner, group=self._group))
+        if owner != self.rank:
             return None
-        merged[:, dim], merged[:, dim + 1] = mean, 0
-        merged[:, dim + 1, 0] = total
-        return merged.to(packed.device)
+        corner = torch.zeros(dim, dtype=packed.dtype)
+        corner[0] = total
+        return torch.cat([scatter, mean[None], corner[None]]).to(packed.device)
 
 
 def _describe(problem: Exception) -> str:

@@ -1,8 +1,7 @@
 """The Fréchet distance between two sets of rows, and the mergeable moments it needs. Knows arrays only.
 
 The trace term is never computed through a matrix square root: with ``Σ_x = AᵀA`` and ``Σ_y = BᵀB`` it is the nuclear
-norm ``‖A Bᵀ‖_*``, so eigenvalues of a symmetric matrix or singular values are enough. A second route through the polar
-factor of ``A Bᵀ``, for GPUs, proves its own accuracy.
+norm ``‖A Bᵀ‖_*``, so eigenvalues of a symmetric matrix or singular values are enough.
 """
 
 from __future__ import annotations
@@ -19,18 +18,16 @@ from scipy.linalg.lapack import dsygst
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 
 __all__ = [
     "FrechetDistance",
     "Moments",
-    "TraceTerm",
     "as_rows",
     "first_order_bias",
     "frechet_distance",
     "frechet_distance_from_moments",
     "trace_sqrt_product",
-    "trace_term",
 ]
 
 
@@ -192,7 +189,7 @@ def add_rows(count: Tensor, mean: Tensor, scatter: Tensor, rows: Tensor, weights
     """Merge (n, d) finite rows into a float64 count (), mean (d,) and scatter (d, d) in place, as `Moments` does.
 
     Nothing is read from the device, for which the host would wait: the count is a tensor, and ``weights``, (n,) float64
-        of zeros and ones, leave rows out that would otherwise be cut out.
+    of zeros and ones, leave rows out that would otherwise be cut out.
     """
     wide = _exact(rows)
     if weights is None:
@@ -294,10 +291,9 @@ def _spectrum(covariance_x: Tensor, covariance_y: Tensor) -> Tensor:
 
     One Cholesky factorisation and one symmetric eigenvalue problem; where a covariance is singular, singular values of
     the product of two factors, since square roots of eigenvalues that should be 0 would add noise of 1e-8 each. The
-    dimensions
-    are put in the order of falling variance: language models have a few with activations thousands of times larger than
-        the
-    rest, and with those in front small eigenvalues keep their digits (relative error 1e-14 instead of 1e-8).
+    dimensions are put in the order of falling variance: language models have a few with activations thousands of times
+    larger than the rest, and with those in front small eigenvalues keep their digits (relative error 1e-14 instead of
+    1e-8).
     """
     (covariance_x, root_x), (covariance_y, root_y) = _near_one(covariance_x), _near_one(covariance_y)
     return _spectrum_near_one(covariance_x, covariance_y) * root_x * root_y
@@ -335,194 +331,18 @@ def trace_sqrt_product(covariance_x: Tensor, covariance_y: Tensor) -> float:
     return float(_spectrum(covariance_x, covariance_y).sum())
 
 
-class TraceTerm(NamedTuple):
-    """``Tr((Σ_x Σ_y)^{1/2})``, at least 0, in squared units of the rows, and how it was found; see `trace_term`.
-
-    Attributes:
-        value: The trace.
-        method: The route that gave it, ``"exact"`` or ``"polar"``.
-        error: Bound of the relative error that ``"polar"`` proved. NaN for ``"exact"``, typically right to 1e-14.
-        fallback: Why the exact route was taken where ``"polar"`` was asked for, or None.
-        nodes: (m,) square roots of the eigenvalues of ``Σ_x Σ_y``, or points of a quadrature over them.
-        weights: (m,) how many eigenvalues each of them stands for; they add up to d at most.
-    """
-
-    value: float
-    method: str
-    error: float
-    fallback: str | None
-    nodes: Tensor
-    weights: Tensor
-
-
-TRACE_METHODS = ("exact", "polar")
-TOLERANCE = 1e-9  # relative; what the polar route must prove, or the exact one is taken
-LARGEST_WEIGHT = 1e10  # of a step of the polar iteration; rounding in it is this times 1e-16, and enters squared
-
-
-def trace_term(
-    covariance_x: Tensor, covariance_y: Tensor, method: str = "exact", tolerance: float = TOLERANCE
-) -> TraceTerm:
-    """``Tr((Σ_x Σ_y)^{1/2})`` of two (d, d) covariances of one dtype and device, by eigenvalues or by products.
-
-    ``"exact"`` is the route of `trace_sqrt_product`. ``"polar"`` uses what GPUs do at full speed: matrix products,
-        Cholesky factors and triangular solves. With ``Σ = L Lᵀ`` the trace is the nuclear norm of ``M = L_xᵀ L_y``,
-        which is ``Tr(Uᵀ M)`` for the polar factor U of M, found by QDWH with weights below 1e10 and two Newton–Schulz
-        steps. The result is then proved to the relative ``tolerance``, whatever the iteration did: its last step leaves
-        ``‖X‖₂ ≤ 1``, so ``Tr(XᵀM)`` cannot be above the nuclear norm, and with ``XᵀM = S + K``, the symmetric and the
-        skew part, and ``R = M − X XᵀM``
-
-        ‖M‖_* ≤ Tr(S) + 2 d τ + √d (‖K‖_F + ‖R‖_F)    if ``S + τ I`` has a Cholesky factor.
-
-    Where the proof falls short or a covariance is singular, the exact route is taken, and `TraceTerm` says so.
-
-    Raises:
-        MirlibError: For an unknown method, or covariances that overflow.
-
-    Source: Nakatsukasa, Bai & Gygi (2010) for QDWH; Higham (2008), chapter 8, for Newton–Schulz.
-
-    Examples:
-        >>> import torch
-        >>> four_nine = torch.diag(torch.tensor([4.0, 9.0])).double()
-        >>> found = trace_term(four_nine, torch.eye(2).double(), "polar")
-        >>> round(found.value, 9), found.method, found.error < 1e-9
-        (5.0, 'polar', True)
-    """
-    check_choice("route to the trace term", method, TRACE_METHODS)
-    fallback = None
-    if method == "polar":
-        found = _polar_trace(covariance_x, covariance_y, tolerance)
-        if isinstance(found, TraceTerm):
-            return found
-        fallback = found
-    spectrum = _spectrum(covariance_x, covariance_y)
-    return TraceTerm(float(spectrum.sum()), "exact", math.nan, fallback, spectrum, torch.ones_like(spectrum))
-
-
-@cache
-def _polar_weights(smallest: float) -> tuple[tuple[float, float, float], ...]:
-    """Weights (a, b, c) of the QDWH steps that lift singular values from ``smallest`` to 1 − 1e-3 and above."""
-
-    def weights(low: float) -> tuple[float, float, float]:
-        square = low * low
-        root = (4 * (1 - square) / square**2) ** (1 / 3)
-        a = math.sqrt(1 + root)
-        a += math.sqrt(max(8 - 4 * root + 8 * (2 - square) / (square * a), 0)) / 2
-        b = (a - 1) ** 2 / 4
-        return a, b, a + b - 1
-
-    def capped(low: float) -> tuple[float, float, float]:
-        found = weights(low)
-        while found[2] > LARGEST_WEIGHT:  # c falls as low rises
-            low *= 1.05
-            found = weights(low)
-        return found
-
-    steps, low = [], smallest
-    while low < 1 - 1e-3:
-        a, b, c = capped(low)
-        steps.append((a, b, c))
-        low = min(low * (a + b * low**2) / (1 + c * low**2), 1.0)
-    return tuple(steps)
-
-
-def _polar_trace(covariance_x: Tensor, covariance_y: Tensor, tolerance: float) -> TraceTerm | str:
-    """The polar route, or a sentence that says why it cannot be trusted here."""
-    if covariance_x.dtype != torch.float64:
-        return f"the covariances are {str(covariance_x.dtype).removeprefix('torch.')}, not float64"
-    order = _order(covariance_x, covariance_y)
-    lower_x, lower_y = (_cholesky(covariance[order][:, order]) for covariance in (covariance_x, covariance_y))
-    if lower_x is None or lower_y is None:
-        return "a covariance is singular"
-    product = lower_x.T @ lower_y
-    dim, norm = len(product), float(torch.linalg.matrix_norm(product))
-    if not 0 < norm < math.inf:
-        return "the product of the factors is zero or overflows"
-    product = product / norm
-    gram = product.T @ product
-    spectral = float(torch.linalg.matrix_norm(gram)) ** 0.5  # ‖M‖₂ ≤ ‖MᵀM‖_F^{1/2}; the Frobenius norm of M is 1 now
-    # Singular values below this are d at most and together below tolerance/10 of the sum, which is ≥ ‖M‖_F² / ‖M‖₂.
-    smallest = tolerance / 10 / (spectral**2 * dim)
-    x, gram = product / spectral, gram / spectral**2
-    for a, b, c in _polar_weights(10 ** math.floor(math.log10(smallest))):
-        lower, failed = torch.linalg.cholesky_ex(_add_to_diagonal(c * gram, 1.0))
-        if int(failed):
-            return "rounding broke the iteration"
-        x = (b / c) * x + (a - b / c) * torch.cholesky_solve(x.T, lower).T
-        gram = x.T @ x
-    for _ in range(2):  # Newton–Schulz
-        x = 1.5 * x - 0.5 * (x @ gram)
-        gram = x.T @ x
-    polar = x.T @ product
-    symmetric, skew = (polar + polar.T) / 2, torch.linalg.matrix_norm(polar - polar.T) / 2
-    value = float(symmetric.trace())
-    rest = torch.linalg.matrix_norm(product - x @ polar)
-    if not math.isfinite(value) or value <= 0:
-        return "the iteration did not converge"
-    floor = tolerance / 8 * value / dim
-    indefinite = int(torch.linalg.cholesky_ex(_add_to_diagonal(symmetric.clone(), floor))[1])
-    error = 2 * dim * floor / value + dim**0.5 * float(skew + rest) / value
-    if indefinite or not error <= tolerance:
-        what = "has a negative eigenvalue" if indefinite else f"has a relative error of up to {error:.0e}"
-        return f"the polar factor that it found {what}"
-    if dim <= SMALL:
-        nodes = torch.linalg.eigvalsh(symmetric).clamp(min=0)
-        weights = torch.ones_like(nodes)
-    else:
-        nodes, weights = _quadrature(symmetric)
-    return TraceTerm(value * norm, "polar", error, None, nodes * norm, weights)
-
-
-def _add_to_diagonal(matrix: Tensor, value: float) -> Tensor:
-    matrix.diagonal().add_(value)
-    return matrix
-
-
-def _quadrature(matrix: Tensor, probes: int = 8, steps: int = 40) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the spectrum of a positive semi-definite matrix, by Lanczos from fixed random signs.
-
-    ``Σ w f(θ)`` estimates ``Tr f(matrix)`` to a few percent at a small part of the cost (Ubaru, Chen & Saad, 2017).
-    """
-    dim = len(matrix)
-    steps = min(steps, dim)
-    signs = torch.randint(2, (probes, dim), generator=torch.Generator().manual_seed(0)).to(matrix) * 2 - 1
-    basis = [signs / dim**0.5]
-    diagonal, beside = [], []
-    for step in range(steps):
-        image = basis[-1] @ matrix
-        diagonal.append((image * basis[-1]).sum(dim=1))
-        if step + 1 == steps:
-            break
-        stacked = torch.stack(basis, dim=1)  # (probes, step + 1, d)
-        for _ in range(2):  # twice is enough against the loss of orthogonality
-            image = image - torch.einsum("ps,psd->pd", torch.einsum("pd,psd->ps", image, stacked), stacked)
-        length = image.norm(dim=1)
-        beside.append(length)
-        basis.append(image / length.clamp(min=torch.finfo(matrix.dtype).tiny)[:, None])
-    small = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if beside:
-        off = torch.stack(beside, dim=1)
-        small = small + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    values, vectors = torch.linalg.eigh(small)
-    return values.clamp(min=0).flatten(), (vectors[:, 0].square() * dim / probes).flatten()
-
-
-def first_order_bias(
-    spectrum: Tensor, trace_x: float, trace_y: float, count_x: int, count_y: int, weights: Tensor | None = None
-) -> float:
+def first_order_bias(spectrum: Tensor, trace_x: float, trace_y: float, count_x: int, count_y: int) -> float:
     """First-order upward bias of the squared Fréchet distance of two Gaussian samples, in squared units of the rows.
 
         bias ≈ Tr(Σ_x)/n + Tr(Σ_y)/m + ½ (1/n + 1/m) (Σ_ij s_i s_j / (s_i + s_j) + ½ Σ_i s_i)
 
     from a second-order expansion of the trace term in the sampling noise of both covariances. ``spectrum`` holds s, the
-    square roots of the eigenvalues of ``Σ_x Σ_y``, each of which stands for so many of them as ``weights`` says. For
-    equal isotropic Gaussians and n = m the part of the covariances is ``Tr(Σ) (d + 1) / (2n)``. It assumes independent
-    rows and n, m ≫ d; tokens of one image are not independent, so read it as a lower bound.
+    square roots of the eigenvalues of ``Σ_x Σ_y``. For equal isotropic Gaussians and n = m the part of the covariances
+    is ``Tr(Σ) (d + 1) / (2n)``. It assumes independent rows and n, m ≫ d; tokens of one image are not independent, so
+    read it as a lower bound.
     """
-    w = torch.ones_like(spectrum) if weights is None else weights
-    s, w = spectrum[spectrum > 0], w[spectrum > 0]
-    pairs = float(w @ (s[:, None] * s[None, :] / (s[:, None] + s[None, :])) @ w) if s.numel() else 0.0
-    noise = pairs + 0.5 * float(s @ w)
+    s = spectrum[spectrum > 0]
+    noise = float((s[:, None] * s[None, :] / (s[:, None] + s[None, :])).sum()) + 0.5 * float(s.sum())
     return trace_x / count_x + trace_y / count_y + 0.5 * (1 / count_x + 1 / count_y) * noise
 
 
@@ -535,19 +355,13 @@ def _assemble(difference: Tensor, trace_x: float, trace_y: float, trace_sqrt: fl
 
 def frechet_distance_from_moments(x: Moments, y: Moments) -> tuple[FrechetDistance, float]:
     """The squared Fréchet distance of two sets of moments of at least 2 rows each, and its `first_order_bias`."""
-    return distance_and_trace(x, y)[:2]
-
-
-def distance_and_trace(x: Moments, y: Moments, method: str = "exact") -> tuple[FrechetDistance, float, TraceTerm]:
-    """The distance and its bias by a route of `trace_term`, and what that says; the polar bias is an estimate."""
     if x.dim != y.dim:
         raise MirlibError(f"the two sets of rows have {x.dim} and {y.dim} dimensions; they must be equal")
     covariance_x, covariance_y = x.covariance, y.covariance.to(x.mean.device)
-    trace = trace_term(covariance_x, covariance_y, method)
+    spectrum = _spectrum(covariance_x, covariance_y)
     trace_x, trace_y = float(covariance_x.trace()), float(covariance_y.trace())
-    distance = _assemble(x.mean - y.mean.to(x.mean.device), trace_x, trace_y, trace.value)
-    bias = first_order_bias(trace.nodes, trace_x, trace_y, x.count, y.count, trace.weights)
-    return distance, bias, trace
+    distance = _assemble(x.mean - y.mean.to(x.mean.device), trace_x, trace_y, float(spectrum.sum()))
+    return distance, first_order_bias(spectrum, trace_x, trace_y, x.count, y.count)
 
 
 def frechet_distance(x: Any, y: Any) -> FrechetDistance:

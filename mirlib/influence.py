@@ -8,7 +8,8 @@ optimal maps T from vision to text and T' back, the distance D of a layer change
 
 and every text row adds ``−2 D (‖y‖ / mean ‖y‖ − 1)`` by its part in the scale. A sample's influence is the sum over its
 rows, divided by the number of rows of their modality. The bounds of the outlier rule move with each norm, and the slope
-of D in each bound is what the rows near it weigh.
+of D in each bound is what the rows near it weigh. Where a covariance is singular the maps are those on its range, which
+other weights of the same rows leave as it is.
 
 Source: Hampel (1974) for influence functions; Efron (1982), section 6, for the infinitesimal jackknife.
 """
@@ -25,14 +26,22 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from mirlib.frechet import Moments, float64_device
+from mirlib.frechet import Moments, float64_device, is_regular
 from mirlib.result import Influence, Interval
 from mirlib.transport import optimal_maps
 
 if TYPE_CHECKING:
     from mirlib.mir import NormBounds
 
-__all__ = ["LayerInfluence", "SampleInfluence", "influence_interval", "rows_suffice", "standard_error", "t_interval"]
+__all__ = [
+    "LayerInfluence",
+    "SampleInfluence",
+    "influence_interval",
+    "no_interval",
+    "rows_suffice",
+    "standard_error",
+    "t_interval",
+]
 
 ROWS_PER_DIMENSION = 2
 
@@ -40,6 +49,14 @@ ROWS_PER_DIMENSION = 2
 def rows_suffice(rows: int, dim: int) -> bool:
     """Whether a modality has rows enough for the derivative to stand for a sample's effect: twice the dimensions."""
     return rows >= ROWS_PER_DIMENSION * dim
+
+
+def no_interval(missing: int, layers: int, dim: int) -> str:
+    """Why there is no interval where influences are missing in some layers."""
+    return (
+        f"there is no interval: in {missing} of {layers} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
+        f"{dim} dimensions; use more samples"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,12 +89,16 @@ class LayerInfluence:
         text_rows: int,
         dtype: torch.dtype = torch.float64,
     ) -> LayerInfluence:
-        """From the unscaled moments of the rows kept, whose covariances are regular, and their scaled distance.
+        """From the unscaled moments of the rows kept, and their scaled distance.
 
-        The two matrices are kept in ``dtype``; float32 takes half the memory, and is enough for a standard error.
+        The two matrices are kept in ``dtype``; float32 takes half the memory, and is enough for a standard error, but
+        not where a covariance is singular: other weights of the rows leave its range as it is, so the maps on it are
+        the derivative all the same, but their numbers may be large.
         """
         covariances = vision.covariance, text.covariance.to(vision.mean.device)
         maps = optimal_maps(*covariances)
+        if not all(map(is_regular, covariances)):
+            dtype = torch.float64
 
         def gradient(optimal: Tensor) -> Tensor:
             found = optimal.neg_()

@@ -109,11 +109,7 @@ class Controls:
         return "below" if found.high < 0 else "above" if found.low > 0 else "not told apart"
 
     def reading(self) -> str | None:
-        """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without.
-
-        A control without an interval counts for nothing here: black pictures and rows of zero have few different rows,
-        for which there is none in a model of many dimensions.
-        """
+        """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without."""
         standing = {name: self.standing(name) for name in self.results if name != REAL}
         found = {name: at for name, at in standing.items() if at is not None}
         if not found:

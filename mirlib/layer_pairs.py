@@ -1,7 +1,7 @@
 """The Fréchet distance between vision rows after one layer and text rows after another, for all pairs of layers.
 
 MIR is the diagonal of this map. Beside it stand two controls: every row at norm one, for norms grow from layer to layer
-    and may alone decide which is nearest; and text against text, from two halves of the samples.
+and may alone decide which is nearest; and text against text, from two halves of the samples.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tqdm import tqdm
 from mirlib.accumulators import FiniteChecks
 from mirlib.batches import pair_batches
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.frechet import SMALL, TRACE_METHODS, Moments, distance_and_trace, float64_device, threads_for
+from mirlib.frechet import SMALL, Moments, float64_device, frechet_distance_from_moments, threads_for
 from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
 from mirlib.mir import MODALITIES, NormBounds, row_norms, text_scale
 
@@ -215,7 +215,6 @@ def layer_map(
     last: str = "normed",
     layers: Sequence[int] | None = None,
     groups: int | None = None,
-    trace: str = "exact",
     progress: bool = True,
     **pairs: Any,
 ) -> LayerMap:
@@ -238,7 +237,6 @@ def layer_map(
             of a wider one.
         groups: Groups of samples for the jackknife that says, at 95 %, which text layers cannot be told from the
             nearest; with two there is no interval. Left out: 20, and 2 for models wider than 512 dimensions.
-        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``.
         progress: Whether to show bars on stderr.
         **pairs: ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
 
@@ -249,7 +247,6 @@ def layer_map(
     Source: arXiv 2602.00462 claims, for single tokens and their nearest neighbours, that vision tokens at the input lie
         nearest to text tokens of middle layers.
     """
-    check_choice("trace", trace, TRACE_METHODS)
     chosen, dim, groups = _size(model, num, layers, groups)
     if Processes.current(True).size > 1:
         raise MirlibError("a layer map is computed by one process: start it without torchrun")
@@ -264,7 +261,7 @@ def layer_map(
             reader.run(on_layer, "pass 2 of 2: moments", progress, sums.checks.settle)
     settings = {"text_rows": text_rows, "last": last, "outliers": "drop", "groups": groups, "confidence": CONFIDENCE}
     with threads_for(dim), torch.no_grad():
-        return _maps(sums, CONFIDENCE, trace, batches.settings | settings, progress)
+        return _maps(sums, CONFIDENCE, batches.settings | settings, progress)
 
 
 def _size(
@@ -291,16 +288,15 @@ def layer_map_cost(
     num: int = 100,
     layers: Sequence[int] | None = None,
     groups: int | None = None,
-    trace: str = "exact",
 ) -> str:
     """What `layer_map` will take, in a sentence: the time of one small distance on this CPU, times d³, and memory."""
     chosen, dim, groups = _size(model, num, layers, groups)
     probe = min(dim, 256)
     moments = Moments.of(torch.randn(2 * probe, probe, generator=torch.Generator().manual_seed(0)))
     with threads_for(dim):
-        distance_and_trace(moments, moments, trace)
+        frechet_distance_from_moments(moments, moments)
         start = time.perf_counter()
-        distance_and_trace(moments, moments, trace)
+        frechet_distance_from_moments(moments, moments)
         each = (time.perf_counter() - start) * (dim / probe) ** 3
     terms = _trace_terms(len(chosen), groups)
     seconds, unit = next(
@@ -322,7 +318,7 @@ def _trace_terms(layers: int, groups: int) -> int:
     return layers**2 * (len(KINDS) * (1 + replicates) + 1)
 
 
-def _maps(sums: _Sums, confidence: float, trace: str, settings: Mapping[str, Any], progress: bool) -> LayerMap:
+def _maps(sums: _Sums, confidence: float, settings: Mapping[str, Any], progress: bool) -> LayerMap:
     filled = sums.filled()
     left_out = filled if len(filled) > 2 else []
     count = len(sums.layers)
@@ -333,7 +329,7 @@ def _maps(sums: _Sums, confidence: float, trace: str, settings: Mapping[str, Any
         found = np.empty((count, count))
         for i, of_first in enumerate(first):
             for j, of_second in enumerate(second):
-                found[i, j] = distance_and_trace(of_first, of_second, trace)[0].total
+                found[i, j] = frechet_distance_from_moments(of_first, of_second)[0].total
                 bar.update()
         return found * np.square(scale)
 

@@ -27,17 +27,14 @@ from mirlib.frechet import (
     as_rows,
     distance_of_rows,
     float64_device,
-    frechet_distance_from_moments,
-    is_regular,
     threads_for,
 )
 from mirlib.influence import (
-    ROWS_PER_DIMENSION,
     LayerInfluence,
     SampleInfluence,
     influence_interval,
+    no_interval,
     rows_suffice,
-    t_interval,
 )
 from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
@@ -58,9 +55,6 @@ PRESETS = {
     "authors": Preset(outliers="median", sqrt="exact"),
     "authors-fast": Preset(outliers="median", sqrt="authors-fast"),
 }
-RESAMPLES = 200
-INTERVALS = ("influence", "bootstrap")
-LARGEST_BOOTSTRAP = 2 << 30  # bytes
 LARGEST_DEPTH = 1000  # layers; the deepest language models have about 130
 OUTLIERS = ("drop", "median", "none")
 SQRT = ("exact", "authors-fast")
@@ -182,8 +176,6 @@ class LayerSummary:
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
-    trace_error: float = math.nan  # what the polar route proved
-    trace_fallback: str | None = None  # why it was not taken
 
 
 def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
@@ -385,9 +377,6 @@ def modality_integration_rate(
     sqrt: str | None = None,
     samples: tuple[Any, Any] | None = None,
     confidence: float | None = None,
-    interval: str = "influence",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> MIRResult:
     """Modality Integration Rate of hidden states in memory: ``log10 Σ_k FID_k`` over the layers given.
 
@@ -401,11 +390,8 @@ def modality_integration_rate(
         sqrt: Overrides the preset: ``"exact"`` or ``"authors-fast"``.
         samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
             interval, since tokens of one sample are not independent.
-        confidence: For example 0.95, for an interval over samples.
-        interval: ``"influence"``, see `mirlib.influence`, or ``"bootstrap"`` over samples, which is also the way where
-            the derivative does not exist or outliers are replaced.
-        resamples: Number of bootstrap replicates.
-        seed: Seed of the bootstrap.
+        confidence: For example 0.95, for an interval over samples, see `mirlib.influence`. The authors' presets, which
+            replace rows, have none.
 
     Returns:
         `MIRResult`; lower means closer modalities.
@@ -442,57 +428,34 @@ def modality_integration_rate(
         check_confidence(confidence)
         if sample_ids is None:
             raise MirlibError(
-                "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so whole "
-                "samples are resampled, never tokens"
+                "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so it is "
+                "over whole samples, never over tokens"
             )
-        if chosen.sqrt == "authors-fast":
-            raise MirlibError("there is no interval for the authors' fast mode; use preset 'authors' or 'paper'")
-        check_choice("interval", interval, INTERVALS)
-        if chosen.outliers == "median":
-            interval = "bootstrap"
-        resampler = _Resampler(sample_ids, resamples, seed)
+        if chosen.outliers == "median" or chosen.sqrt != "exact":
+            raise MirlibError("there is no interval where rows are replaced by medians; use preset 'paper'")
+        names = [np.unique(ids) for ids in sample_ids]
+        if min(len(name) for name in names) < 2:
+            raise MirlibError("an interval needs at least 2 samples")
+        places = [torch.from_numpy(np.searchsorted(name, ids)) for name, ids in zip(names, sample_ids, strict=True)]
+    layers: list[LayerSummary] = []
+    influences: list[tuple[Tensor, Tensor] | None] = []
     pairs = list(zip(vision_layers, text_layers, strict=True))
-
-    def each_layer(work: Callable[[_PreparedLayer, int], Any]) -> list[Any]:
-        found = []
-        for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
-            with threads_for(v.shape[1]):
-                prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
-                found.append(work(prepared, k))
-        return found
-
-    def summary_and_influence(prepared: _PreparedLayer, k: int) -> tuple[LayerSummary, tuple[Tensor, Tensor] | None]:
-        summary, influence = _summarise_layer(prepared, chosen), None
-        if confidence is not None and interval == "influence":
-            rows = vision_layers[k - 1], text_layers[k - 1]
-            influence = _influence_of_layer(prepared, summary, rows, resampler.index, normalize)
-        return summary, influence
-
-    layers, influences = zip(*each_layer(summary_and_influence), strict=True)
+    for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
+        with threads_for(v.shape[1]):
+            prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+            layers.append(_summarise_layer(prepared, chosen))
+            if confidence is not None:
+                influences.append(_influence_of_layer(prepared, layers[-1], (v, t), places, normalize))
     found, influence = None, None
-    if confidence is not None:
-        value = log10_sum(layer.distance.total for layer in layers)
-        if interval == "influence" and all(each is not None for each in influences):
-            sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
-            influence = Influence(*sides, paired=resampler.paired)
-            found = influence_interval(
-                influence, np.array([layer.distance.total for layer in layers]), value, confidence
-            )
-        else:
-            if interval == "influence":
-                notes.append(
-                    f"in {influences.count(None)} of {len(layers)} layers, rows are fewer than "
-                    f"{ROWS_PER_DIMENSION} times the {layers[0].dim} dimensions or a covariance is singular, so "
-                    "influences do not exist: the interval is a bootstrap over samples"
-                )
-            replicates = each_layer(lambda prepared, _: resampler.distances(prepared, chosen, normalize))
-            variance = spread([log10_sum(draw) for draw in np.stack(replicates, axis=1)], ddof=1)
-            degrees = min(weights.shape[1] for weights in resampler.weights.values()) - 1
-            found = t_interval(value, math.sqrt(variance), confidence, "bootstrap", degrees)
+    if missing := influences.count(None):
+        notes.append(no_interval(missing, len(layers), layers[0].dim))
+    elif confidence is not None:
+        per_layer = np.array([layer.distance.total for layer in layers])
+        sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
+        influence = Influence(*sides, paired=np.array_equal(*names))
+        found = influence_interval(influence, per_layer, log10_sum(per_layer), confidence)
     shape = {"layers": len(layers), "dim": layers[0].dim}
     settings = {"preset": preset, **chosen._asdict(), "normalize": normalize, **shape}
-    if found is not None and found.method == "bootstrap":
-        settings |= {"resamples": resamples, "bootstrap_seed": seed}
     return replace(assemble(layers, settings, found, notes), influence=influence)
 
 
@@ -510,29 +473,24 @@ def check_confidence(confidence: float) -> None:
         raise MirlibError(f"confidence must lie between 0 and 1, got {confidence!r}")
 
 
-def spread(values: Sequence[float], ddof: int = 0) -> float:
-    """Variance of replicates; NaN if one of them is −inf, since then nothing can be said."""
-    return float(np.var(values, ddof=ddof)) if np.isfinite(values).all() else math.nan
-
-
 def _influence_of_layer(
     layer: _PreparedLayer,
     summary: LayerSummary,
     rows: tuple[Tensor, Tensor],
-    index: dict[str, Tensor],
+    places: Sequence[Tensor],
     normalize: bool,
 ) -> tuple[Tensor, Tensor] | None:
-    """(N,) influence of each sample's vision rows and text rows on FID_k; None where the derivative does not exist."""
+    """(N,) influence of each sample's vision rows and text rows on FID_k; None where rows are too few."""
     moments = [Moments.of(layer.kept[modality]) for modality in MODALITIES]
-    if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
+    if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None
     maps = LayerInfluence.of(
         *moments, summary.distance.total, layer.scale, normalized=normalize, text_rows=summary.rows[1]
     )
     found = []
     for side, modality in enumerate(MODALITIES):
-        sums = SampleInfluence(maps, side, layer.bounds[modality], int(index[modality].max()) + 1, torch.device("cpu"))
-        sums.add(rows[side], layer.norms[modality], index[modality])
+        sums = SampleInfluence(maps, side, layer.bounds[modality], int(places[side].max()) + 1, torch.device("cpu"))
+        sums.add(rows[side], layer.norms[modality], places[side])
         found.append(sums.total())
     return tuple(found)
 
@@ -548,78 +506,3 @@ def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.
     if any(part.dtype.kind not in "iu" for part in ids):
         raise MirlibError(f"samples must be integers, got {[str(part.dtype) for part in ids]}")
     return ids
-
-
-def bootstrap_bytes(samples: int, dim: int, resamples: int = RESAMPLES) -> int:
-    """Bytes of the scatter matrices of a layer: one of each sample, and one of each draw."""
-    return 8 * dim**2 * (samples + resamples)
-
-
-class _Resampler:
-    """Bootstrap over samples: draws them with replacement and re-weights their moments.
-
-    Image and text of a sample stay together where both modalities hold the same ids. Each draw has its own α_k; the
-    outlier rule is held at that of the full data.
-    """
-
-    def __init__(self, samples: tuple[np.ndarray, np.ndarray], resamples: int, seed: int) -> None:
-        if resamples < 2:
-            raise MirlibError(f"resamples must be at least 2, got {resamples}")
-        if seed < 0:
-            raise MirlibError(f"seed must be at least 0, got {seed}")
-        names = [np.unique(ids) for ids in samples]
-        if min(len(name) for name in names) < 2:
-            raise MirlibError("an interval needs at least 2 samples")
-        self.paired = np.array_equal(names[0], names[1])
-        generator = np.random.default_rng(seed)
-        weights = [generator.multinomial(len(name), [1 / len(name)] * len(name), size=resamples) for name in names]
-        if self.paired:
-            weights[1] = weights[0]
-        # (resamples, samples) how often each draw holds each sample; (rows,) the sample of each row
-        self.weights = {m: torch.from_numpy(w).to(torch.float64) for m, w in zip(MODALITIES, weights, strict=True)}
-        self.index = {
-            m: torch.from_numpy(np.searchsorted(name, ids))
-            for m, name, ids in zip(MODALITIES, names, samples, strict=True)
-        }
-
-    def distances(self, layer: _PreparedLayer, chosen: Preset, normalize: bool) -> np.ndarray:
-        """(resamples,) FID_k of one layer, one for each draw."""
-        moments, counts, norm_sums = {}, {}, {}
-        for modality in MODALITIES:
-            moments[modality] = self._moments(layer, modality, drop=chosen.outliers == "drop")
-            weights, index = self.weights[modality], self.index[modality]
-            sums = torch.zeros(weights.shape[1], dtype=torch.float64)
-            norm_sums[modality] = weights @ sums.index_add(0, index, layer.norms[modality].cpu())
-            counts[modality] = weights @ torch.bincount(index, minlength=weights.shape[1]).to(torch.float64)
-        values = []
-        for draw, (vision, text) in enumerate(zip(moments["vision"], moments["text"], strict=True)):
-            scale = float(counts["text"][draw] / norm_sums["text"][draw]) if normalize else 1.0
-            values.append(scaled(frechet_distance_from_moments(vision, text)[0], scale).total)
-        return np.array(values)
-
-    def _moments(self, layer: _PreparedLayer, modality: str, drop: bool) -> list[Moments]:
-        """Moments of every draw, from the moments of each sample about the mean of all."""
-        weights, index = self.weights[modality], self.index[modality]
-        rows = layer.kept[modality].cpu().to(torch.float64)
-        if drop:
-            index = index[layer.keep_mask[modality].cpu()]
-        samples, dim = weights.shape[1], rows.shape[1]
-        need = bootstrap_bytes(samples, dim, len(weights))
-        if need > LARGEST_BOOTSTRAP:
-            raise MirlibError(
-                f"a bootstrap over {samples} samples of {dim} dimensions needs {need / 2**30:.1f} GiB a layer; stream "
-                "the batches through ModalityIntegrationRate, which needs no such memory"
-            )
-        mean = rows.mean(dim=0)
-        centred = (rows - mean)[torch.argsort(index, stable=True)]
-        counts = torch.bincount(index, minlength=samples)
-        parts = torch.split(centred, counts.tolist())
-        scatters = torch.stack([(part.T @ part).flatten() for part in parts])  # (samples, d²), about the common mean
-        totals = weights @ counts.to(torch.float64)
-        if float(totals.min()) < 2:
-            raise MirlibError(f"a bootstrap draw holds fewer than 2 {modality} rows; an interval needs more samples")
-        shifts = weights @ torch.stack([part.sum(dim=0) for part in parts]) / totals[:, None]  # (resamples, d)
-        return [
-            Moments(int(n), mean + shift, scatter.view(dim, dim).addr(shift, shift, alpha=-float(n)))
-            for n, shift, scatter in zip(totals, shifts, weights @ scatters, strict=True)
-        ]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import string
 import sys
-import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -443,14 +441,10 @@ def bounded(work: Callable[[], str], what: str, advice: str) -> str:
     if child == 0:
         _answer(work, writing)
     os.close(writing)
-    try:
-        answer = _read(reading, time.monotonic() + PATIENCE)
-    finally:
-        os.close(reading)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-    if answer is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()  # until the child ends, as it will
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM):
         raise MirlibError(f"{what} takes more than {SECONDS} s for one short text; {advice}")
     if not answer:
         raise MirlibError(f"{what} takes more than {MEBIBYTES} MiB for one short text, or crashes; {advice}")
@@ -480,6 +474,8 @@ def _answer(work: Callable[[], str], writing: int) -> None:
 def _set_limits() -> None:
     import resource
 
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_CPU, SECONDS)
     if sys.platform.startswith("linux"):
@@ -492,14 +488,3 @@ def _lower(what: int, limit: int) -> None:
 
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _read(reading: int, deadline: float) -> bytes | None:
-    """Everything that comes until the other end is closed; None if it is still open at the deadline."""
-    parts = []
-    while select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        part = os.read(reading, 1 << 20)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-    return None

@@ -46,7 +46,6 @@ from mirlib.data import (
     is_conversation,
     json_of,
     listed,
-    random_stream,
     read_texts,
     reading,
     refuse_remote,
@@ -58,7 +57,7 @@ from mirlib.errors import MirlibError, first_line, shown
 from mirlib.records import CSV, JSON, Records, layout_of
 from mirlib.tables import HUB, ParquetRows, Table, files_of, named
 
-__all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts", "part_of"]
+__all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts"]
 
 COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1A|\xfd7zXZ|\x28\xb5\x2f\xfd|PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
 MOST_SHARDS = 100_000  # that one {000..009} stands for
@@ -155,23 +154,6 @@ def open_pairs(
         )
     _check_root([reader], image_root)
     return reader.pairs(image_field, text_field)
-
-
-def part_of(items: Sequence[Any], number: int, parts: int, *, seed: int = 0) -> Items:
-    """Part ``number`` of 1..``parts`` that have no item in common, for measurements that are repeated on other data.
-
-    Their sizes differ by at most one. Sequences of one length are divided alike, by the seed, so that images and the
-    texts that belong to them stay together.
-
-    Examples:
-        >>> halves = [set(part_of(range(5), number, 2)) for number in (1, 2)]
-        >>> len(halves[0]), len(halves[1]), halves[0] & halves[1]
-        (3, 2, set())
-    """
-    if not 1 <= number <= parts:
-        raise MirlibError(f"part {number} of {parts}: parts are numbered from 1 to their number")
-    chosen = random_stream(seed, 3).permutation(len(items))[number - 1 :: parts].tolist()
-    return Items(len(chosen), lambda i: items[chosen[i]])
 
 
 def _reader(

@@ -33,7 +33,7 @@ class Interval(NamedTuple):
         high: Upper end.
         confidence: For example 0.95.
         standard_error: Standard error of the value.
-        method: ``"influence"``, ``"jackknife"`` or ``"bootstrap"``, all over samples (images), never over tokens.
+        method: How it was found; ``"influence"`` for MIR. Always over samples (images), never over tokens.
         degrees: Degrees of freedom of the Student's t that gives its width; None for a normal distribution.
     """
 

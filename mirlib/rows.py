@@ -49,11 +49,6 @@ class TokenRows:
         return len(self.vision)
 
     @property
-    def num_samples(self) -> int:
-        """Number of samples, N."""
-        return int(self.vision_samples.max()) + 1
-
-    @property
     def samples(self) -> tuple[Tensor, Tensor]:
         """The pair that `mirlib.modality_integration_rate` takes as ``samples``."""
         return self.vision_samples, self.text_samples

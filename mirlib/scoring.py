@@ -17,11 +17,10 @@ from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
 from mirlib.errors import MirlibError, check_choice
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.frechet import TRACE_METHODS
 from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
 from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
-from mirlib.streaming import DEFAULT_GROUPS, ModalityIntegrationRate
+from mirlib.streaming import ModalityIntegrationRate
 
 __all__ = ["score", "score_batches"]
 
@@ -36,8 +35,6 @@ def score_batches(
     text_rows: str = "text",
     last: str = "normed",
     confidence: float | None = 0.95,
-    groups: int = DEFAULT_GROUPS,
-    trace: str = "exact",
     merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
@@ -57,10 +54,8 @@ def score_batches(
         text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from `mirlib.influence`, or where influences do not exist from a jackknife over ``groups`` groups of
-            samples, and the result says so; with the authors' exact preset from a bootstrap.
-        groups: Number of jackknife groups.
-        trace: Route to the trace term, ``"exact"`` or, for GPUs, ``"polar"``; see `mirlib.frechet.trace_term`.
+            from `mirlib.influence`; where rows are too few there is none, and the result says so. The authors' presets
+            have none.
         merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
             processes count together; every process must then call this, gets the same result, and fails with an error
             that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
@@ -76,15 +71,10 @@ def score_batches(
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
     check_choice("text_rows", text_rows, TEXT_ROWS)
     check_choice("last", last, LAST_LAYER)
-    check_choice("trace", trace, TRACE_METHODS)
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
     in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    if in_memory and trace != "exact":
-        raise MirlibError(
-            f"trace={trace!r} is for moments, and preset {preset!r} keeps the rows; leave one of them out"
-        )
     if in_memory and processes.size > 1:
         raise MirlibError(
             f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
@@ -98,7 +88,6 @@ def score_batches(
             if in_memory:
                 result, samples = _score_in_memory(reader, options, progress)
             else:
-                options |= {"groups": groups, "trace": trace}
                 result, samples = _score_streaming(reader, len(parts.layers), options, progress)
         finally:
             if lockstep:
@@ -174,10 +163,8 @@ def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool)
         for layer in rows:
             stacked[side].append(torch.cat(layer[side]))
             layer[side].clear()
-    if len(reader.samples) < 2:
-        options = {**options, "confidence": None}
-    samples = tuple(map(torch.cat, ids))
-    return modality_integration_rate(*stacked, samples=samples, **options), reader.samples
+    options = {**options, "confidence": None}
+    return modality_integration_rate(*stacked, samples=tuple(map(torch.cat, ids)), **options), reader.samples
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
@@ -217,8 +204,6 @@ def score(
     last: str = "normed",
     max_text_tokens: int | None = None,
     confidence: float | None = 0.95,
-    groups: int = DEFAULT_GROUPS,
-    trace: str = "exact",
     skip_unreadable: Callable[[str], None] | None = None,
     merge_processes: bool = True,
     progress: bool = True,
@@ -248,8 +233,6 @@ def score(
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
         confidence: Level of the interval over samples; None for the value alone.
-        groups: Number of jackknife groups.
-        trace: Route to the trace term.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
         merge_processes: False measures all pairs in this process alone, also in a distributed run.
@@ -285,8 +268,6 @@ def score(
         text_rows=text_rows,
         last=last,
         confidence=confidence,
-        groups=groups,
-        trace=trace,
         merge_processes=merge_processes,
         progress=progress,
     )

@@ -20,24 +20,21 @@ from tqdm import tqdm
 
 from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 from mirlib.frechet import (
-    TRACE_METHODS,
     Moments,
     as_rows,
-    distance_and_trace,
     energy,
     float64_device,
-    is_regular,
+    frechet_distance_from_moments,
     threads_for,
 )
 from mirlib.influence import (
-    ROWS_PER_DIMENSION,
     LayerInfluence,
     SampleInfluence,
     influence_interval,
+    no_interval,
     rows_suffice,
-    t_interval,
 )
 from mirlib.mir import (
     MODALITIES,
@@ -51,37 +48,14 @@ from mirlib.mir import (
     resolve_settings,
     row_norms,
     scaled,
-    spread,
     text_scale,
 )
-from mirlib.result import Influence, Interval, MIRResult
+from mirlib.result import Influence, MIRResult
 
 __all__ = ["ModalityIntegrationRate"]
 
 SAME_NORMS = 1e-5  # relative: kernels that add in another order in the second pass are forgiven, dropout is not
-DEFAULT_GROUPS = 20
-LARGEST_JACKKNIFE = 8 << 30  # bytes
-# Of the rows, what is set aside at most: measured 3 to 8 % of 50 and 100 samples on norms of six shapes, and of the
-# first samples three in all.
-ASIDE_SHARE, ASIDE_SAMPLES = 0.09, 3
-MATRICES = 3  # scatters a layer: vision, text, and vision rows of norm 1
 _BAR = {"unit": "layer", "delay": 3, "leave": False}
-
-
-def moment_bytes(layers: int, dim: int, groups: int = 0) -> int:
-    """Bytes of the float64 moments of all layers: vision, text, vision rows of norm 1, groups of a jackknife."""
-    return (MATRICES + 2 * groups) * layers * (dim + 2) * dim * 8
-
-
-def interval_bytes(layers: int, dim: int) -> int:
-    """Bytes of the float32 maps that influences need; they take the place of the moments, layer by layer."""
-    return 2 * layers * dim**2 * 4
-
-
-def aside_bytes(rows: int, samples: int, layers: int, dim: int, itemsize: int) -> int:
-    """Bytes of the rows that are set aside in host memory, at most, for ``rows`` rows of both modalities."""
-    share = min(max(ASIDE_SHARE, ASIDE_SAMPLES / samples), 1.0)
-    return math.ceil(share * rows) * layers * dim * itemsize
 
 
 class _Known(NamedTuple):
@@ -91,7 +65,7 @@ class _Known(NamedTuple):
     bounds: list[tuple[NormBounds | None, NormBounds | None]]
     wrong: np.ndarray  # (K, modality) bool: a row was accepted that is an outlier
     aside: float  # share of the rows that were set aside to the end
-    samples: list[int]  # in each process
+    samples: int
 
 
 class ModalityIntegrationRate(Metric):
@@ -107,11 +81,8 @@ class ModalityIntegrationRate(Metric):
         preset: ``"paper"``. The authors' presets need the rows themselves; see `mirlib.modality_integration_rate`.
         outliers: ``"drop"`` (default) or ``"none"``.
         normalize: Whether to apply the text-centric scale α_k.
-        confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone.
-        groups: Groups of samples for the jackknife that stands in where rows are fewer than twice the dimensions or a
-            covariance is singular, so that influences do not exist.
-        trace: Route to the trace term, ``"exact"`` or ``"polar"``; see `mirlib.frechet.trace_term`. What ``"polar"``
-            proved stands in the settings, and a warning names the layers where the exact route was taken.
+        confidence: For example 0.95, for an interval over samples, by their influences; None for the value alone. There
+            is no interval where rows are fewer than twice the dimensions.
         kwargs: Passed to `torchmetrics.Metric`; with ``sync_on_compute=False`` each process is on its own.
 
     Raises:
@@ -143,8 +114,6 @@ class ModalityIntegrationRate(Metric):
         outliers: str | None = None,
         normalize: bool = True,
         confidence: float | None = None,
-        groups: int = DEFAULT_GROUPS,
-        trace: str = "exact",
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
@@ -158,38 +127,25 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError(f"num_layers and dim must be at least 1, got {num_layers} and {dim}")
         if confidence is not None:
             check_confidence(confidence)
-        if groups < 2:
-            raise MirlibError(f"a jackknife needs at least 2 groups, got {groups}")
-        check_choice("route to the trace term", trace, TRACE_METHODS)
-        self.num_layers, self.dim, self.groups, self.trace = num_layers, dim, groups, trace
+        self.num_layers, self.dim = num_layers, dim
         self.preset, self.outliers, self.normalize, self.confidence = preset, chosen.outliers, normalize, confidence
         self._clear()
 
     def _clear(self) -> None:
         self._layers = [(Side(self.dim, True), Side(self.dim, False)) for _ in range(self.num_layers)]
-        self._stage = "moments"  # then perhaps "repair", then perhaps "influence" or "jackknife"
+        self._stage = "moments"  # then perhaps "repair", then perhaps "influence"
         self._passes = 1
         self._places: dict[int, int] = {}  # of the samples, in the order in which they came
         self._updates, self._samples_are_batches = 0, False
         self._batches = 0  # of the first pass
-        self._samples_before = 0
         self._forget_sum()
         self._maps: list[LayerInfluence] = []
         self._influences: list[list[SampleInfluence | None]] = []
-        self._group_of: dict[int, int] = {}  # of each sample, in a jackknife
-        # By layer, modality and group: moments, and (2,) how many rows came and the sum of their norms.
-        self._by_group: dict[tuple[int, int, int], tuple[Running, Tensor]] = {}
 
     def _forget_sum(self) -> None:
         self._known: _Known | None = None
         self._summaries: list[LayerSummary] = []
-        self._way: str | None = None  # to an interval
-        self._notes: list[str] = []
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the moments, which do not grow with the number of samples."""
-        return moment_bytes(self.num_layers, self.dim)
+        self._no_interval: str | None = None  # why there is none
 
     def set_dtype(self, dst_type: Any) -> ModalityIntegrationRate:
         """Leave the state in float64: a half-precision metric would be wrong without a word."""
@@ -197,7 +153,7 @@ class ModalityIntegrationRate(Metric):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Add a batch, and return the value of that batch alone."""
-        options = {name: getattr(self, name) for name in ("outliers", "normalize", "trace")}
+        options = {name: getattr(self, name) for name in ("outliers", "normalize")}
         alone = ModalityIntegrationRate(self.num_layers, self.dim, sync_on_compute=False, **options)
         alone.update(*args, **kwargs)
         self._forward_cache = alone.compute()  # where Lightning looks for it
@@ -329,10 +285,8 @@ class ModalityIntegrationRate(Metric):
             if self._stage == "repair":
                 if self._known.wrong[layer - 1, side]:
                     kept.add(rows, norms, inside)
-            elif self._stage == "influence":
-                self._add_influence(layer, side, rows, norms, samples)
             else:
-                self._add_groups(layer, side, rows, norms, inside, samples)
+                self._add_influence(layer, side, rows, norms, samples)
 
     def _add_influence(self, layer: int, side: int, rows: Tensor, norms: Tensor, samples: RowSamples) -> None:
         sums = self._influences[layer - 1][side]
@@ -341,30 +295,6 @@ class ModalityIntegrationRate(Metric):
             sums = SampleInfluence(self._maps[layer - 1], side, bounds, len(self._places), device)
             self._influences[layer - 1][side] = sums
         sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
-
-    def _add_groups(
-        self, layer: int, side: int, rows: Tensor, norms: Tensor, inside: Tensor | None, samples: RowSamples
-    ) -> None:
-        index = samples.index(side, self._group_of, len(rows), norms.device)
-        for group in sorted({self._group_of[number] for number in samples.numbers}):
-            member = (index == group).to(torch.float64)
-            if (layer, side, group) not in self._by_group:
-                self._by_group[layer, side, group] = Running.empty(self.dim, norms.device), norms.new_zeros(2)
-            moments, sums = self._by_group[layer, side, group]
-            moments.add(rows, member if inside is None else member * inside)
-            sums += torch.stack([member.sum(), member @ norms]).to(sums.device)
-
-    def pretend(self, stage: str) -> None:
-        """Stand where a pass of this kind begins, without numbers, for a plan of what it takes."""
-        self._clear()
-        self._stage, self._places = stage, {0: 0}
-        wrong = np.ones((self.num_layers, 2), dtype=bool)
-        self._known = _Known(None, [(NormBounds(0.0, math.inf),) * 2] * self.num_layers, wrong, 0.0, [1])
-        for _ in range(self.num_layers) if stage == "influence" else ():
-            gradients = tuple(torch.zeros(self.dim, self.dim, dtype=torch.float32) for _ in MODALITIES)
-            means = tuple(torch.zeros(self.dim, dtype=torch.float64) for _ in MODALITIES)
-            self._maps.append(LayerInfluence(1.0, 1.0, True, gradients, means, (0.0, 0.0), (2, 2), 2))
-            self._influences.append([None, None])
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
@@ -400,8 +330,7 @@ class ModalityIntegrationRate(Metric):
                     aside += sum(len(rows) for rows, _ in kept.aside)
             wrong = processes.total(found).numpy() > 0
             aside = processes.total(aside)
-        samples = processes.gather(len(self._places))
-        self._samples_before = sum(samples[: processes.rank])
+        samples = sum(processes.gather(len(self._places)))
         self._known = _Known(sums, bounds, wrong, float(aside) / float(sums[:, :, 0].sum()), samples)
         return self._known
 
@@ -423,8 +352,8 @@ class ModalityIntegrationRate(Metric):
             )
         if self._stage in ("moments", "repair") and self.confidence is not None:
             self._add_up(processes, progress)
-            if self._way is not None:
-                return f"interval: by {self._way}, which needs the moments first"
+            if self._no_interval is None:
+                return "interval: by influence, which needs the moments first"
         return None
 
     def begin_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> None:
@@ -443,17 +372,9 @@ class ModalityIntegrationRate(Metric):
                     if wrong[side]:
                         layer[side].clear()
             self._stage = "repair"
-        elif self._way == "influence":
+        else:
             self._make_maps(processes, progress)
             self._stage = "influence"
-        else:
-            total = sum(self._known.samples)
-            groups = min(self.groups, total)
-            for side in (side for layer in self._layers for side in layer):
-                side.clear()
-            before = self._samples_before
-            self._group_of = {number: (place + before) * groups // total for number, place in self._places.items()}
-            self._stage = "jackknife"
         for side in (side for layer in self._layers for side in layer):
             side.again = torch.zeros(2, dtype=torch.float64)
         self._batches = self._batches if self._passes > 1 else self._updates
@@ -497,7 +418,7 @@ class ModalityIntegrationRate(Metric):
             else:
                 merged = [processes.merge_moments(part.packed, owner) for part in parts]
                 if owner == processes.rank:
-                    yield layer, tuple(unpack(packed[0]) for packed in merged)
+                    yield layer, tuple(unpack(packed) for packed in merged)
             for side in self._layers[layer - 1] if forget else ():
                 side.clear()
 
@@ -518,52 +439,36 @@ class ModalityIntegrationRate(Metric):
         return processes.together(run)
 
     def _add_up(self, processes: Processes, progress: bool) -> None:
-        """Sum the layers up, once, and find out which way to an interval is open."""
+        """Sum the layers up, once, and find out whether there can be an interval."""
         if self._summaries:
             return
         processes.together(self._check_passes)
         mine = self._each_owned(processes, progress, "adding up", self._summary)
         parts = {layer: found for part in processes.gather(mine) for layer, found in part.items()}
-        self._summaries = [parts[layer][0] for layer in sorted(parts)]
+        self._summaries = [parts[layer] for layer in sorted(parts)]
         if self.confidence is not None:
-            self._choose_way([parts[layer][1] for layer in sorted(parts)])
+            self._no_interval = self._why_no_interval()
 
-    def _choose_way(self, differentiable: list[bool]) -> None:
-        """Influences where they exist in all layers, else a jackknife where it fits, else no interval."""
-        samples = sum(self._known.samples)
-        if samples < 2:
-            self._way, self._notes = None, ["there is no interval: it needs at least 2 samples"]
-            return
-        if all(differentiable):
-            self._way, self._notes = "influence", []
-            return
-        groups = min(self.groups, samples)
-        why = (
-            f"in {differentiable.count(False)} of {self.num_layers} layers, rows are fewer than {ROWS_PER_DIMENSION} "
-            f"times the {self.dim} dimensions or a covariance is singular, so influences do not exist"
-        )
-        self._way, self._notes = "jackknife", [f"{why}: the interval is a jackknife over {groups} groups of samples"]
-        need = moment_bytes(self.num_layers, self.dim, groups) - self.state_bytes
-        if need > LARGEST_JACKKNIFE:
-            self._way = None
-            self._notes = [
-                f"there is no interval: {why}, and a jackknife over {groups} groups of samples would take "
-                f"{need / 2**30:.0f} GiB; use more samples"
-            ]
+    def _why_no_interval(self) -> str | None:
+        """None where every layer has rows enough for influences."""
+        if self._known.samples < 2:
+            return "there is no interval: it needs at least 2 samples"
+        kept = [[rows - out for rows, out in zip(each.rows, each.outliers, strict=True)] for each in self._summaries]
+        few = sum(not rows_suffice(min(counts), self.dim) for counts in kept)
+        return no_interval(few, self.num_layers, self.dim) if few else None
 
-    def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> tuple[LayerSummary, bool]:
-        """A layer's summary, and whether its distance has a derivative."""
+    def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> LayerSummary:
         (vision_count, vision_norms), (text_count, text_norms) = self._known.sums[layer - 1].tolist()
         for modality, moments in zip(MODALITIES, (vision, text), strict=True):
             if moments.count < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
         scale = text_scale(text_norms, int(text_count), layer) if self.normalize else 1.0
-        distance, bias, trace = distance_and_trace(vision, text, self.trace)
+        distance, bias = frechet_distance_from_moments(vision, text)
         text_norm = text_norms / text_count
         equal = Moments(unit.count, unit.mean * text_norm, unit.scatter * text_norm**2)
-        equalised, _, _ = distance_and_trace(equal, text, self.trace)
+        equalised, _ = frechet_distance_from_moments(equal, text)
         energies = energy(vision) * scale**2, energy(text) * scale**2
-        summary = LayerSummary(
+        return LayerSummary(
             distance=scaled(distance, scale),
             bias=bias * scale**2,
             scale=scale,
@@ -575,11 +480,7 @@ class ModalityIntegrationRate(Metric):
             outliers=(int(vision_count) - vision.count, int(text_count) - text.count),
             rows=(int(vision_count), int(text_count)),
             dim=self.dim,
-            trace_error=trace.error,
-            trace_fallback=trace.fallback,
         )
-        wanted = self.confidence is not None and all(rows_suffice(side.count, self.dim) for side in (vision, text))
-        return summary, wanted and is_regular(vision.covariance) and is_regular(text.covariance)
 
     def _make_maps(self, processes: Processes, progress: bool) -> None:
         """The maps that influences need, in place of the moments; each process makes some, and all get all."""
@@ -634,23 +535,12 @@ class ModalityIntegrationRate(Metric):
         }
         if self.outliers != "none":
             settings["set_aside"] = self._known.aside
-        interval, influence, notes = None, None, list(self._notes)
-        if self._stage in ("influence", "jackknife"):
+        interval, influence, notes = None, None, [] if self._no_interval is None else [self._no_interval]
+        if self._stage == "influence":
             processes.together(self._check_passes)
             per_layer = np.array([layer.distance.total for layer in self._summaries])
-            value = log10_sum(per_layer)
-            if self._stage == "influence":
-                influence = self._gathered(processes)
-                interval = influence_interval(influence, per_layer, value, self.confidence)
-            else:
-                interval = self._jackknife(processes, value)
-        if self.trace == "polar":
-            layers = self._summaries
-            proved = [layer.trace_error for layer in layers if layer.trace_fallback is None]
-            settings |= {"trace": "polar", "trace_error": max(proved, default=None)}
-            for reason in dict.fromkeys(layer.trace_fallback for layer in layers if layer.trace_fallback):
-                where = ", ".join(str(k) for k, layer in enumerate(layers, start=1) if layer.trace_fallback == reason)
-                notes.append(f"the exact route to the trace term was taken in layers {where}: {reason}")
+            influence = self._gathered(processes)
+            interval = influence_interval(influence, per_layer, log10_sum(per_layer), self.confidence)
         found = assemble(self._summaries, settings, interval, notes)
         return replace(found, influence=influence, passes=self._passes)
 
@@ -674,53 +564,6 @@ class ModalityIntegrationRate(Metric):
                     mine[layer] = part.total(slopes[layer])
             sides.append(processes.concatenate(mine).numpy())
         return Influence(*sides, paired=True)
-
-    def _jackknife(self, processes: Processes, value: float) -> Interval:
-        """Delete-a-group jackknife; every replicate has its own α_k, and the outlier bounds stay those of all rows."""
-        groups = min(self.groups, sum(self._known.samples))
-        sums = torch.zeros(groups, self.num_layers, 2, 2, dtype=torch.float64)
-        for (layer, side, group), (_, of_group) in self._by_group.items():
-            sums[group, layer - 1, side] = of_group.cpu()
-        sums = processes.total(sums)
-        filled = (sums[:, 0, :, 0] > 0).all(dim=1).nonzero()[:, 0].tolist()
-        mine: dict[int, list[list[Moments]]] = {}
-        for layer in range(1, self.num_layers + 1):
-            owner, sides = (layer - 1) % processes.size, []
-            for side in range(2):
-                none = Running.empty(self.dim, torch.device("cpu")), None
-                parts = [self._by_group.get((layer, side, group), none)[0] for group in filled]
-                if processes.size == 1:
-                    sides.append([part.moments for part in parts])
-                else:
-                    merged = processes.merge_moments(torch.cat([part.packed.cpu() for part in parts]), owner)
-                    sides.append(None if merged is None else [unpack(packed) for packed in merged])
-            if owner == processes.rank:
-                mine[layer] = sides
-
-        def work() -> dict[int, np.ndarray]:
-            with threads_for(self.dim):
-                return {
-                    layer: self._replicates(layer, *sides, sums[filled, layer - 1]) for layer, sides in mine.items()
-                }
-
-        if len(filled) < 2:
-            raise MirlibError("a jackknife interval needs rows of both modalities in at least 2 groups")
-        distances: dict[int, np.ndarray] = {}
-        for part in processes.gather(processes.together(work)):
-            distances |= part
-        replicates = [log10_sum(left_out) for left_out in np.stack(list(distances.values()), axis=1)]
-        error = math.sqrt((len(replicates) - 1) * spread(replicates))
-        return t_interval(value, error, self.confidence, "jackknife", len(replicates) - 1)
-
-    def _replicates(self, layer: int, vision: list[Moments], text: list[Moments], sums: Tensor) -> np.ndarray:
-        """FID_k without each of the groups."""
-        distances = np.zeros(len(vision))
-        rests = zip(_leave_one_out(vision), _leave_one_out(text), strict=True)
-        for row, rest in zip(reversed(range(len(vision))), rests, strict=True):
-            count, norms = (sums.sum(dim=0) - sums[row])[1].tolist()
-            scale = text_scale(norms, int(count), layer) if self.normalize else 1.0
-            distances[row] = scaled(distance_and_trace(*rest, self.trace)[0], scale).total
-        return distances
 
     # -----------------------------------------------------------------------------------------------------------------
     # Were the passes the same?
@@ -752,14 +595,3 @@ class ModalityIntegrationRate(Metric):
         """Forget everything and start a first pass."""
         super().reset()
         self._clear()
-
-
-def _leave_one_out(parts: list[Moments]) -> Iterator[Moments]:
-    """For each part, from the last to the first, the moments of all others, by merging from both ends."""
-    after = Moments.empty(parts[0].dim, parts[0].mean.device)
-    before = [after]
-    for part in parts[:-1]:
-        before.append(before[-1].merge(part))
-    for part in reversed(parts):
-        yield before.pop().merge(after)
-        after = part.merge(after)

@@ -34,6 +34,7 @@ from mirlib.cli import main
 PAIRS = 11
 LIMIT = 900  # seconds; a hundred times what it takes on an idle core
 OPTIONS = {"num": PAIRS, "batch_size": 2, "max_text_tokens": 12, "progress": False}
+TWO_PASSES = {**OPTIONS, "num": 24}  # rows enough for an interval
 WORDS = "red green blue square circle above below left of right two three small large".split()
 LLAVA = FAMILIES[0]
 
@@ -93,8 +94,8 @@ def whole(rank, size, folder):
 
 
 def influences(rank, size, folder):
-    """Enough rows for the derivative; the other cases have a jackknife."""
-    return score(*model_in_float64(), images(24), texts(24), **{**OPTIONS, "num": 24})
+    """Enough rows for the derivative; the other cases have no interval."""
+    return score(*model_in_float64(), images(24), texts(24), **TWO_PASSES)
 
 
 def value_alone(rank, size, folder):
@@ -183,7 +184,7 @@ class Flaky(list):
 
 
 def exception_in_one(rank, size, folder):
-    return error_of(lambda: score(*model_in_float64(), Flaky(images()), texts(), **OPTIONS))
+    return error_of(lambda: score(*model_in_float64(), Flaky(images(24)), texts(24), **TWO_PASSES))
 
 
 class Broken:
@@ -285,7 +286,7 @@ def sharded_and_not_finite(rank, size, folder):
 def sharded_and_unreadable(rank, size, folder):
     model, processor = model_in_float64()
     model = shard(model, 2)
-    return error_of(lambda: score(model, processor, Flaky(images()), texts(), **OPTIONS))
+    return error_of(lambda: score(model, processor, Flaky(images(24)), texts(24), **TWO_PASSES))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,34 @@ def stream(vision, text, batches, *, metric=None, **options):
     return metric
 
 
+def bytes_of_state(metric):
+    """Bytes by kind of all tensors that a metric holds, each storage once."""
+    found, seen = {}, set()
+
+    def look(value, kind):
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                found[kind] = found.get(kind, 0) + storage.nbytes()
+        elif isinstance(value, dict):
+            for part in value.values():
+                look(part, kind)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                look(part, kind)
+        elif hasattr(value, "__dict__") and type(value).__module__.startswith("mirlib"):
+            for name, part in vars(value).items():
+                look(
+                    part, {"norms": "norms", "aside": "aside", "running": "moments", "unit": "moments"}.get(name, kind)
+                )
+
+    for name, value in vars(metric).items():
+        if name in ("_layers", "_maps", "_influences", "_known"):
+            look(value, name)
+    return found
+
+
 def measure(share, batch_size, dim=DIM, make=None, **options):
     """All passes over some samples; returns the metric."""
     vision, text = narrowing() if make == "narrowing" else hidden_states(seed=4, samples=2 * SAMPLES, dim=dim)

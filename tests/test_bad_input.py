@@ -481,7 +481,6 @@ EMPTY = [
     (["score", "--images", "a", ""], "--images"),
     (["score", "--texts", " \t"], "--texts"),
     (["score", ""], "MODEL"),
-    (["score", "--part", ""], "--part"),
     (["score", "--measures="], "--measures"),
     (["score", "--json", ""], "--json"),
     (["features", "a.npz", "--plot", ""], "--plot"),
@@ -501,12 +500,6 @@ def test_an_unset_variable_of_the_shell_means_no_default(arguments, name, capsys
     [
         (["-n", 10**12], "1000000000000 were asked for"),
         (["-n", 10**12, "--texts", "texts.txt"], "1000000000000 images were asked for, there are 3"),
-        (["-n", 2, "--part", "1/1000000000000"], "2000000000000 were asked for"),
-        (
-            ["-n", 2, "--texts", "texts.txt", "--part", "1/1000000000000"],
-            "holds 1 of the 3 images, and 2 are asked for",
-        ),
-        (["--part", f"1/{'9' * 5000}"], "--part must be I/N with I from 1 to N"),
         (["-n", "9" * 5000], "argument --num/-n: expected a whole number of at most 18 digits, got 9"),
         (["-n", "1e12"], "expected a whole number of at most 18 digits, got 1e12"),
         (["--confidence", "nan"], "confidence must lie between 0 and 1, got nan"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainers import IMAGES, MEASURED, TEXTS, tiny, trainer_for, with_dropout
+from trainers import IMAGES, MANY, MEASURED, TEXTS, tiny, trainer_for, with_dropout
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
 import mirlib
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
     model, processor = tiny()
     snapshots, reporter = Snapshots(), Reporter()
     trainer = trainer_for(model, tmp_path_factory.mktemp("run"), callbacks=[snapshots, reporter])
-    callback = MIRCallback(processor, IMAGES, TEXTS, every=2, confidence=0.9, **MEASURED).attach(trainer)
+    callback = MIRCallback(processor, every=2, confidence=0.9, **MANY).attach(trainer)
     trainer.train()
     return callback, trainer, snapshots, reporter, processor
 
@@ -72,9 +72,7 @@ def test_the_numbers_are_those_of_score_at_that_step(run):
     callback, _, snapshots, _, processor = run
     assert [record["step"] for record in callback.history] == [0, 2, 4, 6]
     for record in callback.history:
-        by_hand = score(
-            snapshots.models[record["step"]], processor, IMAGES, TEXTS, confidence=0.9, progress=False, **MEASURED
-        )
+        by_hand = score(snapshots.models[record["step"]], processor, confidence=0.9, progress=False, **MANY)
         assert record["mir"] == by_hand.value
         assert record["norm_only"] == by_hand.norm_only and record["zeroed_rows"] == by_hand.zeroed_rows
         assert record["mean_term"] == by_hand.mean_term.sum()
@@ -121,11 +119,11 @@ def test_an_interval_only_where_it_is_asked_for_since_it_takes_a_second_pass(con
     trainer = trainer_for(model, tmp_path)
     passed = []
     model.register_forward_pre_hook(lambda *_: passed.append(1))
-    options = {**MEASURED, "num": 8} | ({} if confidence is None else {"confidence": confidence})
-    callback = MIRCallback(processor, IMAGES, TEXTS, **options)
+    options = MANY | ({} if confidence is None else {"confidence": confidence})
+    callback = MIRCallback(processor, **options)
     callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
     (record,) = callback.history
-    assert callback.latest.passes == len(passed) / 4 == (1 if confidence is None else 2)
+    assert callback.latest.passes == len(passed) / 10 == (1 if confidence is None else 2)
     assert ("low" in record) == ("high" in record) == (confidence is not None)
     if confidence is None:
         assert callback.latest.interval is None

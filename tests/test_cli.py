@@ -47,12 +47,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A folder of six images and a file of six texts."""
+    """A folder of twenty images and a file of twenty texts, whose rows are enough for an interval."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "images").mkdir()
-    for number, image in enumerate(sample_images(6)):
+    for number, image in enumerate(sample_images(20)):
         image.save(folder / "images" / f"{number}.png")
-    (folder / "texts.txt").write_text("\n".join(sample_texts(6)), encoding="utf-8")
+    (folder / "texts.txt").write_text("\n".join(sample_texts(20)), encoding="utf-8")
     return folder
 
 
@@ -63,13 +63,13 @@ def inputs(tmp_path_factory):
 def test_score_of_a_saved_checkpoint_is_that_of_the_library(checkpoint, inputs, capsys, tmp_path):
     out = tmp_path / "result.json"
     outcome = mir(
-        capsys, "score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 6,
+        capsys, "score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 20,
         "--max-text-tokens", 30, "--json", out, "--no-progress",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     model, processor = lvlm("llava")
     expected = score(
-        model, processor, sorted((inputs / "images").iterdir()), read_texts(inputs / "texts.txt"), num=6,
+        model, processor, sorted((inputs / "images").iterdir()), read_texts(inputs / "texts.txt"), num=20,
         max_text_tokens=30, confidence=0.95, progress=False,
     )  # fmt: skip
     stored = MIRResult.from_dict(json.loads(out.read_text()))
@@ -138,7 +138,7 @@ def test_score_options_reach_the_measurement(checkpoint, inputs, capsys):
         else:
             assert changed["mir"] == pytest.approx(plain["mir"], abs=0.05)
     assert run("--no-interval")["interval"] is None
-    assert run("--confidence", 0.5)["interval"]["confidence"] == 0.5
+    assert run("--num", 20, "--confidence", 0.5)["interval"]["confidence"] == 0.5
     assert run("--preset", "authors-fast")["interval"] is None
 
 
@@ -168,61 +168,8 @@ def test_the_json_says_what_was_measured_and_with_what(checkpoint, inputs, capsy
 )
 def test_quantized_weights_are_recorded(stored, flag, expected):
     model = SimpleNamespace(config=SimpleNamespace(quantization_config=stored))
-    options = SimpleNamespace(
-        model="m", images=["i"], texts="t", pairs=None, part=None, image_root=None, load_in_4bit=flag
-    )
+    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, image_root=None, load_in_4bit=flag)
     assert cli._recorded(options, model)["quantization"] == expected
-
-
-def test_parts_have_no_image_and_no_text_in_common(checkpoint, inputs, capsys, monkeypatch):
-    """Three parts of six images: each measurement reads two of them, and together they read all."""
-    read, encode = [], mirlib.batches.encode_batch
-
-    def spy(processor, images, texts, **options):
-        if texts != [mirlib.batches.ANY_TEXT]:  # with which the processor is tried first
-            for kind, items in zip(read[-1], ([image.tobytes() for image in images], texts), strict=True):
-                kind.update(items)
-        return encode(processor, images, texts, **options)
-
-    monkeypatch.setattr(mirlib.batches, "encode_batch", spy)
-    command = ["score", checkpoint, "--images", inputs / "images", "--texts", inputs / "texts.txt", "--num", 2]
-    found = []
-    for part in ("1/3", "2/3", "3/3", "1/3"):
-        read.append((set(), set()))
-        outcome = mir(capsys, *command, "--part", part, "--json", "-", "--no-progress")
-        assert outcome.code == 0, outcome.err
-        found.append(outcome.out)
-        assert json.loads(found[-1])["settings"]["part"] == part
-    assert found[3] == found[0], "the same part gave other digits"
-    for kind in (0, 1):
-        assert [len(part[kind]) for part in read] == [2] * 4
-        assert len(set.union(*(part[kind] for part in read))) == 6
-    assert "part 1/3 holds 2 of the 6 images, and 3 are asked for" in refused(capsys, *command[:-1], 3, "--part", "1/3")
-    for wrong in ("0/3", "4/3", "3", "a/b", "1/", "-1/3", "1.5/3"):
-        assert "--part must be I/N" in refused(capsys, *command, f"--part={wrong}")
-
-
-def test_parts_keep_pairs_together_and_make_more_samples_of_installed_packages():
-    options = SimpleNamespace(
-        images=None,
-        texts=None,
-        pairs=None,
-        num=3,
-        seed=5,
-        part="2/2",
-        image_field=None,
-        text_field=None,
-        image_root=None,
-        json=None,
-        plot=None,
-    )
-    images, texts = cli._sources(options, None)
-    assert len(images) == len(texts) == 3
-
-    def pairs(images, texts):
-        return {(image.info["source"], text) for image, text in zip(images, texts, strict=True)}
-
-    assert pairs(images, texts) < pairs(sample_images(6, 5), sample_texts(6, 5))
 
 
 def test_no_progress_means_no_bars_of_others_either(checkpoint, capsys):
@@ -332,16 +279,14 @@ def test_features_with_samples_have_an_interval(capsys, tmp_path):
     assert "95% interval [" in table and "influence over samples" in table
 
 
-def test_an_interval_that_nobody_asked_for_stops_no_measurement(capsys, tmp_path):
-    """Its bootstrap would take 8 d² bytes for each of 200 draws."""
+def test_features_of_few_rows_have_no_interval(capsys, tmp_path):
     rng = np.random.default_rng(0)
-    rows = {name: rng.normal(size=(1, 6, 1200)) for name in ("vision", "text")}
+    rows = {name: rng.normal(size=(1, 6, 12)) for name in ("vision", "text")}
     np.savez(tmp_path / "a.npz", **rows, vision_samples=np.arange(6), text_samples=np.arange(6))
-    outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", "-")
-    assert json.loads(outcome.out)["mir"] == modality_integration_rate(**rows).value
-    assert "mir: no interval: its bootstrap over samples would take 2.2 GiB a layer" in outcome.err
-    sentence = refused(capsys, "features", tmp_path / "a.npz", "--confidence", 0.9)
-    assert "a bootstrap over 6 samples of 1200 dimensions needs 2.2 GiB a layer" in sentence
+    for options in ((), ("--confidence", 0.9)):
+        outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", "-", *options)
+        assert json.loads(outcome.out)["mir"] == modality_integration_rate(**rows).value
+        assert "there is no interval: in 1 of 1 layers" in outcome.err
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

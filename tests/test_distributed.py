@@ -24,11 +24,11 @@ from mirlib.distributed import Processes, processes_of_launcher
 ALL = range(2 * SAMPLES)
 FORTY = range(40)
 INTERVAL = {"confidence": 0.95}
-FEW_ROWS = {"confidence": 0.95, "dim": 80, "groups": 6}  # 144 rows: a jackknife
+FEW_ROWS = {"confidence": 0.95, "dim": 80}  # 144 rows: no interval
 CASES = {
     1: {
         "influence": ((ALL,), INTERVAL),
-        "jackknife": ((ALL,), FEW_ROWS),
+        "few rows": ((ALL,), FEW_ROWS),
         "value": ((ALL,), {}),
     },
     2: {
@@ -36,9 +36,7 @@ CASES = {
         "two halves, few rows": ((ALL[:12], ALL[12:]), FEW_ROWS),
         "two halves, value alone": ((ALL[:12], ALL[12:]), {}),
         "two unequal shares, no outlier rule": ((ALL[:5], ALL[5:]), {"outliers": "none", **INTERVAL}),
-        "two unequal shares, few rows, no outlier rule": ((ALL[:5], ALL[5:]), {"outliers": "none", **FEW_ROWS}),
         "one process without samples": ((ALL, ALL[:0]), INTERVAL),
-        "one process without samples, few rows": ((ALL[:0], ALL), FEW_ROWS),
         "every other sample, not normalised": ((ALL[::2], ALL[1::2]), {"normalize": False, **INTERVAL}),
         "a repair in one process": ((FORTY[:20], FORTY[20:]), {"make": "narrowing", **INTERVAL}),
         "a repair, value alone": ((FORTY[:20], FORTY[20:]), {"make": "narrowing"}),
@@ -46,7 +44,6 @@ CASES = {
     },
     3: {
         "three unequal shares": ((ALL[:1], ALL[1:15], ALL[15:]), INTERVAL),
-        "three unequal shares, few rows": ((ALL[:1], ALL[1:15], ALL[15:]), FEW_ROWS),
         "three unequal shares, value alone": ((ALL[:1], ALL[1:15], ALL[15:]), {}),
     },
 }
@@ -78,8 +75,7 @@ def test_processes_find_what_one_process_finds(found):
         alone = measure(sorted(order), 4, **options).result()
         if options.get("outliers") != "none":
             assert alone.outliers["vision"].sum() > 0, "no outliers: the shared bounds are not tested"
-        methods = {None: None} if "confidence" not in options else {4: "influence", 80: "jackknife"}
-        expected = methods.get(options.get("dim", 4)) if "confidence" in options else None
+        expected = "influence" if "confidence" in options and "dim" not in options else None
         assert (alone.interval and alone.interval.method) == expected, name
         for computed, result, again, kept in ranks:
             agree(result, alone, rel=1e-9)
@@ -174,8 +170,7 @@ def test_shares_give_the_result_of_one_process(size, case, crews, alone):
             of, few = of
             assert few.rows == {"vision": 4, "text": few.rows["text"]} and few.settings["samples"] == 1
         same(of, alone[SAME[case]])
-        method = "jackknife" if case in ("whole", "data_parallel", "fewer_pairs_than_processes") else None
-        method = "influence" if SAME[case] == "influences" else method
+        method = "influence" if SAME[case] == "influences" else None
         assert case == "batches_of_ones_own" or (of.interval and of.interval.method) == method
 
 

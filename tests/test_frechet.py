@@ -1,9 +1,7 @@
 """The Fréchet distance: closed forms, laws, two independent implementations beside it, precision, and moments."""
 
 import math
-import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
-from mirlib import MirlibError, frechet, frechet_distance
+from mirlib import MirlibError, frechet_distance
 from mirlib.frechet import (
     Moments,
     add_rows,
     as_rows,
-    distance_and_trace,
     first_order_bias,
     frechet_distance_from_moments,
     trace_sqrt_product,
-    trace_term,
 )
 
 
@@ -349,94 +345,6 @@ def test_trace_term_against_svd_up_to_a_condition_of_1e12(d, condition, shape):
     x, y, expected = covariances_of(shape, d, condition)
     got = trace_sqrt_product(x, y)
     assert abs(got - expected) <= 1e-9 * expected, f"relative error {abs(got - expected) / expected:.1e}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The polar route
-
-
-@pytest.mark.parametrize("condition", [1e2, 1e6, 1e12])
-@pytest.mark.parametrize("shape", SPECTRA)
-def test_polar_route_keeps_what_it_proves(condition, shape):
-    x, y, expected = covariances_of(shape, 64, condition)
-    found = trace_term(x, y, "polar")
-    assert (found.method, found.fallback) == ("polar", None)
-    assert found.error <= 1e-9
-    assert abs(found.value / expected - 1) <= found.error
-
-
-def test_polar_route_in_closed_form():
-    s1, s2 = np.geomspace(0.1, 1e4, 33), np.linspace(3, 1, 33)
-    q = rotation(33)
-    for axes in (np.eye(33), q):
-        found = trace_term(*(torch.tensor(axes.T @ np.diag(s**2) @ axes) for s in (s1, s2)), "polar")
-        assert found.method == "polar" and found.value == pytest.approx((s1 * s2).sum(), rel=1e-9)
-        assert np.allclose(np.sort(found.nodes), np.sort(s1 * s2), rtol=0, atol=1e-9 * s1.max())
-    one = trace_term(torch.tensor([[9.0]]).double(), torch.tensor([[4.0]]).double(), "polar")
-    assert one.value == pytest.approx(6.0, rel=1e-9)
-
-
-def test_polar_route_on_golden_hidden_states():
-    """wide_gap and same_scale have more rows than dimensions; the covariances of rank_deficient are singular."""
-    for name, route in (("wide_gap", "polar"), ("same_scale", "polar"), ("rank_deficient", "exact")):
-        with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as golden:
-            x, y = (torch.tensor(np.cov(golden[side][0], rowvar=False)) for side in ("vision", "text"))
-        exact, polar = trace_term(x, y), trace_term(x, y, "polar")
-        assert polar.method == route
-        assert polar.value == pytest.approx(exact.value, rel=1e-9)
-
-
-def test_polar_route_says_why_it_fell_back():
-    x, y, expected = covariances_of("other axes", 16, 1e2)
-    flat = x.clone()
-    flat[3] = flat[:, 3] = 0
-    for a, b, reason in (
-        (flat, y, "a covariance is singular"),
-        (x, flat, "a covariance is singular"),
-        (x.float(), y.float(), "the covariances are float32, not float64"),
-    ):
-        found = trace_term(a, b, "polar")
-        assert (found.method, found.fallback) == ("exact", reason)
-        assert math.isnan(found.error)
-        assert found.value == trace_sqrt_product(a, b)
-    assert trace_term(x, y).fallback is None
-    with pytest.raises(MirlibError, match="unknown route to the trace term 'newton'; choose one of exact, polar"):
-        trace_term(x, y, "newton")
-    with pytest.raises(MirlibError, match="overflow"):
-        trace_term(1e200 * x, 1e200 * y, "polar")
-
-
-@pytest.mark.parametrize(
-    ("weights", "reason"),
-    [
-        (lambda smallest: (), "relative error of up to"),  # stops too early
-        (lambda smallest: ((3.0, 1.0, 3.0),) * 2, "relative error of up to"),
-        (lambda smallest: ((3.0, 1.0, -3.0),), "rounding broke the iteration"),  # no Cholesky factor
-        (lambda smallest: ((-1e3, 0.0, 1e3),) * 9, "did not converge|negative eigenvalue|relative error"),  # wrong sign
-    ],
-)
-def test_polar_route_proves_its_result_whatever_the_iteration_did(monkeypatch, weights, reason):
-    """With a broken iteration the proof fails and the exact route is taken: a wrong value never comes out."""
-    monkeypatch.setattr(frechet, "_polar_weights", weights)
-    x, y, expected = covariances_of("other axes", 64, 1e12)
-    found = trace_term(x, y, "polar")
-    assert found.method == "exact" and re.search(reason, found.fallback)
-    assert found.value == pytest.approx(expected, rel=1e-9)
-
-
-def test_bias_by_the_polar_route_is_that_of_the_eigenvalues(monkeypatch):
-    """Above 512 dimensions the polar route has a quadrature instead of eigenvalues."""
-    x, y = (Moments.of(mixed(700, 96, seed)) for seed in (0, 1))
-    exact = distance_and_trace(x, y)
-    polar = distance_and_trace(x, y, "polar")
-    assert polar[2].method == "polar"
-    assert polar[0].total == pytest.approx(exact[0].total, rel=1e-9)
-    assert polar[1] == pytest.approx(exact[1], rel=1e-9)
-    monkeypatch.setattr(frechet, "SMALL", 0)
-    estimated = distance_and_trace(x, y, "polar")
-    assert estimated[2].nodes.numel() == 8 * 40
-    assert float(estimated[2].weights.sum()) == pytest.approx(96)
-    assert estimated[1] != exact[1] and estimated[1] == pytest.approx(exact[1], rel=0.05)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

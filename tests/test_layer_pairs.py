@@ -96,7 +96,7 @@ def by_hand(rows, samples, unit=False, without=None, halves=None):
 
 def test_all_three_maps_and_the_jackknife_are_those_of_loops():
     rows, samples = clouds()
-    found = _maps(collected(rows, samples), 0.9, "exact", {}, progress=False)
+    found = _maps(collected(rows, samples), 0.9, {}, progress=False)
     assert found.layers == (0, 1, 2) and found.rows == {"vision": 54, "text": 45}
     np.testing.assert_allclose(found.scale, [1 / np.linalg.norm(r, axis=1).mean() for r in rows["text"]])
     for unit, pairs in ((False, found.given), (True, found.unit)):
@@ -130,7 +130,7 @@ def test_norms_alone_can_put_every_layer_nearest_to_the_longest_one():
 
     lengths = {"vision": (30, 30, 30), "text": (1, 3, 10)}
     rows = {modality: list(map(cloud, of_layers, directions)) for modality, of_layers in lengths.items()}
-    found = _maps(collected(rows, samples), 0.95, "exact", {}, progress=False)
+    found = _maps(collected(rows, samples), 0.95, {}, progress=False)
     assert found.given.nearest.tolist() == [2, 2, 2]
     assert found.unit.nearest.tolist() == [0, 1, 2]
     assert found.unit.within.tolist() == np.eye(3, dtype=bool).tolist()
@@ -169,7 +169,6 @@ def test_bad_settings_are_refused(miniature, pairs):
         ({"layers": []}, "layers must be"),
         ({"groups": 1}, "at least 2"),
         ({"num": 1}, "at least 2"),
-        ({"trace": "quick"}, "unknown trace"),
     ):
         with pytest.raises(MirlibError, match=message):
             layer_map(*miniature, *pairs, progress=False, **({"num": 4} | wrong))
@@ -186,7 +185,7 @@ def test_the_cost_counts_what_the_bar_counts(miniature, monkeypatch):
 
 def test_the_figure_marks_what_it_says():
     rows, samples = clouds()
-    found = _maps(collected(rows, samples), 0.9, "exact", {}, progress=False)
+    found = _maps(collected(rows, samples), 0.9, {}, progress=False)
     within = np.array([[True, False, False], [True, False, True], [False, False, True]])
     distances = np.array([[1.0, 2, 3], [1, 200, 1.1], [5, 4, 3]])
     axes = figure_layer_map(distances, [0, 4, 8], within, name="Rows", unit="squares")
@@ -233,7 +232,7 @@ def test_a_result_survives_where_its_layer_map_fails(capsys, tmp_path, monkeypat
 
 def test_it_is_json():
     rows, samples = clouds()
-    found = _maps(collected(rows, samples), 0.9, "exact", {"num": 9}, progress=False)
+    found = _maps(collected(rows, samples), 0.9, {"num": 9}, progress=False)
     assert isinstance(found, LayerMap)
     stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert stored["unit"]["distances"] == found.unit.distances.tolist() and stored["settings"] == {"num": 9}

@@ -137,19 +137,6 @@ def test_a_device_map_on_a_machine_without_gpus(tmp_path):
     assert score_batches(spread, batches, progress=False).value == pytest.approx(expected.value, rel=1e-12)
 
 
-def test_the_polar_route_of_a_model_and_what_it_does_not_go_with():
-    family = FAMILIES[0]
-    batches = [family.inputs(4, text=40, seed=seed) for seed in range(12)]
-    model = family.model()
-    exact, polar = (score_batches(model, batches, progress=False, trace=trace) for trace in ("exact", "polar"))
-    assert polar.value == pytest.approx(exact.value, rel=1e-9)
-    assert polar.settings["trace"] == "polar" and "trace" not in exact.settings
-    with pytest.raises(MirlibError, match="trace='polar' is for moments"):
-        score_batches(model, batches, progress=False, trace="polar", preset="authors")
-    with pytest.raises(MirlibError, match="unknown trace 'fast'; choose one of exact, polar"):
-        score_batches(model, batches, progress=False, trace="fast")
-
-
 # What a folder can hold that must not be opened, built or fetched.
 
 

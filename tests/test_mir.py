@@ -14,7 +14,6 @@ from mirlib import MirlibError, MirlibWarning, MIRResult, frechet_distance, moda
 from mirlib.authors import fast_square_root, replace_rows_by_median
 from mirlib.mir import PRESETS, NormBounds, text_scale
 from mirlib.result import Interval
-from mirlib.streaming import ModalityIntegrationRate
 
 GOLDEN = ("wide_gap", "same_scale", "rank_deficient")
 
@@ -365,86 +364,59 @@ def correlated(seed, samples=24, tokens=8, d=3, layers=2):
     return vision, text, ids
 
 
-def jackknife(vision, text, ids, groups, confidence=0.95):
-    """With a dimension in which all rows are zero, which changes no distance and leaves no influences."""
-    vision, text = (np.concatenate([rows, np.zeros((*rows.shape[:2], 1))], axis=2) for rows in (vision, text))
-    metric = ModalityIntegrationRate(len(vision), vision.shape[2], groups=groups, confidence=confidence)
-    for step in range(2):
-        if step:
-            metric.begin_second_pass()
-        metric.update(vision, text, samples=(ids, ids))
-    return metric.result()
+def left_out(vision, text, ids):
+    """Standard error by leaving out each sample in turn."""
+    values = [modality_integration_rate(vision[:, ids != i], text[:, ids != i]).value for i in np.unique(ids)]
+    return math.sqrt((len(values) - 1) * np.var(values))
 
 
-def test_a_bootstrap_is_reproducible_by_seed():
+def test_interval_is_centred_and_wider_for_more_confidence():
     vision, text, ids = correlated(0)
-    options = {"samples": (ids, ids), "confidence": 0.95, "interval": "bootstrap", "resamples": 50}
-    a, b, c = (modality_integration_rate(vision, text, seed=seed, **options).interval for seed in (1, 1, 2))
-    assert a == b
-    assert a != c and a.standard_error == pytest.approx(c.standard_error, rel=0.5)
-
-
-@pytest.mark.parametrize("method", ["influence", "bootstrap"])
-def test_interval_is_centred_and_wider_for_more_confidence(method):
-    vision, text, ids = correlated(0)
-    options = {"samples": (ids, ids), "resamples": 50, "interval": method}
+    options = {"samples": (ids, ids)}
     results = [modality_integration_rate(vision, text, confidence=level, **options) for level in (0.5, 0.95, 0.999)]
     for result in results:
         interval = result.interval
-        assert interval.method == method and interval.standard_error > 0 and interval.degrees == 23
+        assert interval.method == "influence" and interval.standard_error > 0 and interval.degrees == 23
         assert (interval.low + interval.high) / 2 == pytest.approx(result.value, rel=1e-12)
     widths = [result.interval.high - result.interval.low for result in results]
     assert widths == sorted(widths)
     # Student's t with one degree of freedom fewer than there are samples
     assert widths[1] == pytest.approx(2 * 2.0686576 * results[1].interval.standard_error, rel=1e-6)
-    bootstrap = {"resamples": 50, "bootstrap_seed": 0}
-    assert (results[1].settings.items() >= bootstrap.items()) == (method == "bootstrap")
-    assert (results[1].influence is None) == (method == "bootstrap")
 
 
-@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
-def test_interval_does_not_change_the_value(interval):
+def test_interval_does_not_change_the_value():
     vision, text, ids = correlated(0)
-    options = {"samples": (ids, ids), "confidence": 0.9, "resamples": 10, "interval": interval}
+    options = {"samples": (ids, ids), "confidence": 0.9}
     assert modality_integration_rate(vision, text, **options).value == modality_integration_rate(vision, text).value
 
 
-@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
-def test_order_of_rows_and_names_of_samples_do_not_matter(interval):
+def test_order_of_rows_and_names_of_samples_do_not_matter():
     vision, text, ids = correlated(0)
     order = np.random.default_rng(5).permutation(len(ids))
-    options = {"confidence": 0.9, "resamples": 40, "interval": interval}
+    options = {"confidence": 0.9}
     a = modality_integration_rate(vision, text, samples=(ids, ids), **options)
     renamed = ids[order] * 10 + 1000, torch.tensor(ids) * 10 + 1000
     b = modality_integration_rate(vision[:, order], text, samples=renamed, **options)
     assert b.interval.standard_error == pytest.approx(a.interval.standard_error, rel=1e-9)
 
 
-def test_no_influences_of_few_rows_or_a_singular_covariance():
-    """A bootstrap takes their place, and the result says so; where outliers are replaced, too, without a word."""
+def test_no_interval_of_few_rows():
+    """The result says why."""
     vision, text, ids = correlated(0, samples=8, tokens=2, d=9)
-    few = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=20)
-    assert few.interval.method == "bootstrap" and few.influence is None
-    assert "in 2 of 2 layers, rows are fewer than 2 times the 9 dimensions" in few.warnings[0]
-    assert few.warnings[0].endswith("influences do not exist: the interval is a bootstrap over samples")
-    vision, text, ids = correlated(0)
-    replaced = modality_integration_rate(vision, text, preset="authors", samples=(ids, ids), confidence=0.9)
-    assert replaced.interval.method == "bootstrap" and replaced.warnings == ()
-    text[1, :, 2] = text[1, :, 0]
-    singular = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=20)
-    assert singular.interval.method == "bootstrap" and "in 1 of 2 layers" in singular.warnings[0]
-    with pytest.raises(MirlibError, match="unknown interval 'jackknife'; choose one of influence, bootstrap"):
-        modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, interval="jackknife")
+    few = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9)
+    assert few.interval is None and few.influence is None
+    assert few.warnings[0] == (
+        "there is no interval: in 2 of 2 layers, rows are fewer than 2 times the 9 dimensions; use more samples"
+    )
 
 
-@pytest.mark.parametrize("interval", ["influence", "bootstrap"])
-def test_image_and_text_of_a_sample_are_drawn_together(interval):
+def test_image_and_text_of_a_sample_belong_together():
     """Loud samples are loud in both modalities: the text-centric scale cancels that, unless the two are drawn apart."""
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(20), 10)
     loudness = rng.uniform(0.2, 5, 20)[ids][:, None]
     vision, text = (loudness * (rng.normal(size=(1, 200, 3)) + shift) for shift in (9, 3))
-    options = {"confidence": 0.95, "outliers": "none", "interval": interval}
+    options = {"confidence": 0.95, "outliers": "none"}
     together, apart = (
         modality_integration_rate(vision, text, samples=(ids, other), **options).interval for other in (ids, ids + 1000)
     )
@@ -452,31 +424,24 @@ def test_image_and_text_of_a_sample_are_drawn_together(interval):
 
 
 def test_standard_errors_agree_with_the_true_spread():
-    """Over 60 fresh draws of 24 correlated samples: what the intervals say is what the value does."""
-    values, errors = [], {"influence": [], "bootstrap": [], "jackknife": []}
+    """Over 60 fresh draws of 24 correlated samples: what the interval says is what the value does."""
+    values, errors = [], {"influence": [], "leaving out": []}
     for seed in range(60):
         vision, text, ids = correlated(seed)
-        if seed < 25:
-            options = {"samples": (ids, ids), "confidence": 0.95, "resamples": 60}
-            for method in ("influence", "bootstrap"):
-                result = modality_integration_rate(vision, text, interval=method, **options)
-                assert result.interval.method == method
-                errors[method].append(result.interval.standard_error)
-            left_out = jackknife(vision, text, ids, groups=24)
-            assert left_out.interval.method == "jackknife" and left_out.value == pytest.approx(result.value, rel=1e-9)
-            errors["jackknife"].append(left_out.interval.standard_error)
-        else:
-            result = modality_integration_rate(vision, text)
+        result = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.95)
         values.append(result.value)
+        if seed < 25:
+            errors["influence"].append(result.interval.standard_error)
+        if seed < 8:
+            errors["leaving out"].append(left_out(vision, text, ids))
     truth = np.std(values, ddof=1)
     for method, found in errors.items():
         assert 2 / 3 < np.mean(found) / truth < 3 / 2, f"{method} {np.mean(found):.4f}, true {truth:.4f}"
-    # Resampling tokens instead of samples would have been wrong by far: the tokens of a sample stand together.
+    # Taking tokens for samples would have been wrong by far: the tokens of a sample stand together.
     vision, text, ids = correlated(0)
     tokens = np.arange(len(ids))
-    for method in ("influence", "bootstrap"):
-        options = {"samples": (tokens, tokens), "confidence": 0.95, "resamples": 60, "interval": method}
-        assert modality_integration_rate(vision, text, **options).interval.standard_error < truth / 1.5
+    found = modality_integration_rate(vision, text, samples=(tokens, tokens), confidence=0.95)
+    assert found.interval.standard_error < truth / 1.5
 
 
 @pytest.mark.parametrize(
@@ -486,7 +451,6 @@ def test_standard_errors_agree_with_the_true_spread():
         ({"confidence": 1.0, "samples": "ids"}, "confidence must lie between 0 and 1, got 1.0"),
         ({"confidence": 0.0, "samples": "ids"}, "confidence must lie between 0 and 1"),
         ({"confidence": -1, "samples": "ids"}, "confidence must lie between 0 and 1"),
-        ({"confidence": 0.9, "samples": "ids", "resamples": 1}, "resamples must be at least 2"),
         ({"confidence": 0.9, "samples": "one"}, "at least 2 samples"),
         ({"samples": "short"}, r"shapes \(192,\) and \(192,\), got \[\(5,\)"),
         ({"samples": "float"}, "samples must be integers"),
@@ -503,34 +467,21 @@ def test_intervals_that_cannot_be_had(options, message):
         modality_integration_rate(vision, text, **options)
 
 
-def test_the_fast_mode_has_no_interval():
+@pytest.mark.filterwarnings("ignore::mirlib.errors.MirlibWarning")
+@pytest.mark.parametrize("preset", ["authors", "authors-fast"])
+def test_the_presets_of_the_authors_have_no_interval(preset):
     vision, text, ids = correlated(0)
-    with pytest.warns(MirlibWarning), pytest.raises(MirlibError, match="no interval for the authors' fast mode"):
-        modality_integration_rate(vision, text, preset="authors-fast", samples=(ids, ids), confidence=0.95)
-
-
-def test_a_bootstrap_too_large_for_memory_names_the_way_out():
-    rng = np.random.default_rng(0)
-    ids = np.arange(600)
-    rows_ = rng.normal(size=(1, 600, 700)).astype(np.float32)
-    with pytest.raises(
-        MirlibError, match="GiB a layer; stream the batches through ModalityIntegrationRate, which needs no such"
-    ):
-        modality_integration_rate(rows_, rows_, samples=(ids, ids), confidence=0.95)
+    with pytest.raises(MirlibError, match="no interval where rows are replaced by medians"):
+        modality_integration_rate(vision, text, preset=preset, samples=(ids, ids), confidence=0.95)
 
 
 def test_a_sample_whose_rows_are_all_outliers():
-    """Draws may hold only rows that the outlier rule dropped: that is an error in words, or no error, never a NaN."""
     rng = np.random.default_rng(0)
     vision, text = rng.normal(size=(1, 41, 3)), rng.normal(size=(1, 41, 3))
     vision[0, 40] = 1e3
     ids = np.repeat([0, 1], [40, 1])
-    try:
-        result = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9, resamples=30)
-    except MirlibError as error:
-        assert "sample" in str(error)
-    else:
-        assert math.isfinite(result.interval.standard_error)
+    result = modality_integration_rate(vision, text, samples=(ids, ids), confidence=0.9)
+    assert math.isfinite(result.interval.standard_error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -597,17 +548,9 @@ def test_an_interval_of_nothing_can_be_written():
     ids = np.array([0, 0, 1, 1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = modality_integration_rate(text, text, samples=(ids, ids), confidence=0.9, resamples=5)
+        result = modality_integration_rate(text, text, samples=(ids, ids), confidence=0.9)
     data = json.loads(result.to_json())
     MIRResult.from_dict(data)
-
-
-def test_numpy_numbers_in_the_settings_can_be_written():
-    vision, text, ids = correlated(0)
-    result = modality_integration_rate(
-        vision, text, samples=(ids, ids), confidence=0.9, interval="bootstrap", resamples=np.int64(10), seed=np.int64(3)
-    )
-    assert json.loads(result.to_json())["settings"]["bootstrap_seed"] == 3
 
 
 @pytest.mark.parametrize(

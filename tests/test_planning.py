@@ -1,21 +1,19 @@
-"""The plan of a measurement: exact where it counts, right within 15 % where memory is measured, and never in need of
-weights."""
+"""The plan of a measurement: exact where it counts, within 15 % of a process, and never in need of weights."""
 
 import json
-import math
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+from streams import bytes_of_state
 from tiny_models import FAMILIES, TEXT, llava_config, qwen2_vl_config
 
-from mirlib import MirlibError, UndefinedMIRError, cli, plan, score_batches
-from mirlib.planning import SHAPES, llava_shape
+from mirlib import MirlibError, ModalityIntegrationRate, UndefinedMIRError, cli, plan, score_batches
+from mirlib.planning import llava_shape
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
 
-from benchmarks import planned_memory  # noqa: E402
+from benchmarks import gpu, planned_memory  # noqa: E402
 
 
 def tiny(**options):
@@ -38,12 +36,7 @@ def test_the_shape_of_llava_15_7b_is_the_published_one(seven_billion):
     assert found.settings["vision_tokens"] == 576 and found.settings["dtype"] == "bfloat16"
     assert (found.passes, found.forward_passes) == (2, 50)
     assert found.authors_bytes == 100 * (576 + 800) * 33 * 4096 * 2
-    # a multiplication and an addition a weight of the language model and token, and some percent for attention
-    assert found.operations["forward"] == pytest.approx(2 * 6.6e9 * 4 * 1377, rel=0.08)
-    peaks = (("moments", "first_pass"), ("moments", "distances"), ("maps", "second_pass"))
-    assert found.peak == max(
-        sum(found.bytes_of[name] for name in ("weights", "norms", state, work)) for state, work in peaks
-    )
+    assert found.peak == sum(found.bytes_of[name] for name in ("weights", "norms", "moments", "distances"))
     assert found.bytes_of["aside"] == pytest.approx(0.09 * 100 * (576 + 800) * 32 * 4096 * 2, rel=1e-4)  # on the CPU
     value = plan("llava-1.5-7b", confidence=None)
     assert (value.passes, value.forward_passes, value.bytes_of["maps"]) == (1, 25, 0)
@@ -59,11 +52,9 @@ def test_plan_in_words(seven_billion):
         f"{seven_billion.bytes_of['moments'] / 2**30:.2f}",
         f"{seven_billion.peak / 2**30:.2f}",
         "authors' code would keep all hidden states",
+        "! what the model's own forward pass of a batch holds is not in the plan",
     ):
         assert words in text, words
-    assert seven_billion.seconds(1e12) == pytest.approx(
-        sum(seven_billion.operations[n] for n in ("forward_passes", "moments", "distances")) / 1e12
-    )
     assert json.loads(seven_billion.to_json())["peak"] == seven_billion.peak
 
 
@@ -73,6 +64,27 @@ def test_peak_memory_is_predicted_within_15_percent(shape):
     found = planned_memory.in_fresh_process(shape)
     assert abs(found["planned"] / found["taken"] - 1) <= 0.15, found
     assert found["taken"] > 200 * 2**20, "too small to tell"
+
+
+def test_formulas_say_what_a_measurement_holds(monkeypatch):
+    """Bytes of the tensors of a real one, caught between its passes."""
+    held, begin = [], ModalityIntegrationRate.begin_second_pass
+
+    def watched(metric, *args, **options):
+        held.append(bytes_of_state(metric))
+        begin(metric, *args, **options)
+        held.append(bytes_of_state(metric))
+
+    monkeypatch.setattr(ModalityIntegrationRate, "begin_second_pass", watched)
+    config, model, drawn = llava_config(), FAMILIES[0].model(), {"batch_size": 4, "text_tokens": 7}
+    score_batches(model, gpu.random_batches(config, 40, **drawn), progress=False)
+    found = plan(config, num=40, **drawn, device="cpu").bytes_of
+    (before, after), (layers, dim) = held, (TEXT["num_hidden_layers"], TEXT["hidden_size"])
+    assert found["weights"] == sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    assert found["moments"] == before["moments"] + 3 * layers * (dim - 1) * 8  # a count is planned as a row
+    assert found["norms"] == before["norms"] == after["norms"]
+    assert found["maps"] == after["_maps"] - 2 * layers * dim * 8 and "moments" not in after  # and two means
+    assert 0 < before["aside"] <= found["aside"]
 
 
 class Counting(list):
@@ -89,8 +101,6 @@ class Counting(list):
 OPTIONS = [
     {},
     {"confidence": None},
-    {"outliers": "none"},
-    {"outliers": "none", "confidence": None},
     {"preset": "authors"},
 ]
 
@@ -114,7 +124,8 @@ def test_what_grows_and_what_does_not():
     ten, thousand = tiny(num=10), tiny(num=1000)
     grows = ("norms", "aside")
     assert thousand.bytes_of["norms"] == 100 * ten.bytes_of["norms"]
-    assert ten.settings["interval"] == "jackknife" and thousand.settings["interval"] == "influence"
+    assert ten.settings["interval"] is None and thousand.settings["interval"] == "influence"
+    assert "there is no interval: fewer than 2 rows a dimension; use more samples" in str(ten)
     value, larger = tiny(num=10, confidence=None), tiny(num=1000, confidence=None)
     assert all(value.bytes_of[name] == larger.bytes_of[name] for name in value.bytes_of if name not in grows)
     hundred = tiny(num=100)
@@ -122,18 +133,7 @@ def test_what_grows_and_what_does_not():
     for name in grows:
         assert thousand.bytes_of[name] == pytest.approx(10 * hundred.bytes_of[name], rel=1e-2)
     assert ten.bytes_of["aside"] / ten.bytes_of["norms"] > 3 * hundred.bytes_of["aside"] / hundred.bytes_of["norms"]
-    assert thousand.forward_passes == 500 and larger.forward_passes == 250
-    assert tiny(batch_size=8).bytes_of["first_pass"] > 1.5 * ten.bytes_of["first_pass"]
-    assert ten.bytes_of["maps"] == 10 * 2 * ten.bytes_of["moments"] / 3  # as many groups as samples
-    assert tiny(groups=4).bytes_of["maps"] == 4 * 2 * ten.bytes_of["moments"] / 3
-    wide = llava_shape(2, 2048, 64, 32, vision_layers=1, heads=8, vocabulary=100, image_size=28)
-    none = plan(wide, num=20, text_tokens=5, device="cpu")
-    assert none.settings["interval"] == "jackknife" and "jackknife over 20 groups" in str(none)
-    none = plan(
-        llava_shape(8, 4096, 64, 32, vision_layers=1, heads=8, vocabulary=100, image_size=28), num=20, text_tokens=5
-    )
-    assert (none.settings["interval"], none.passes, none.bytes_of["maps"]) == (None, 1, 0)
-    assert "there is no interval: fewer than 2 rows a dimension, and a jackknife over 20 groups" in str(none)
+    assert (thousand.forward_passes, larger.forward_passes, ten.forward_passes) == (500, 250, 3)
     one = tiny(num=1)
     assert one.settings["interval"] is None and "it needs at least 2 samples" in str(one)
     authors = tiny(preset="authors")
@@ -156,8 +156,7 @@ def test_families_whose_vision_tokens_depend_on_the_image_want_to_be_told():
     with pytest.raises(MirlibError, match="qwen2_vl: the number of vision tokens depends .*--vision-tokens"):
         plan(qwen2_vl_config(), device="cpu")
     found = plan(qwen2_vl_config(), num=3, batch_size=2, text_tokens=5, vision_tokens=4, device="cpu")
-    assert found.layers == TEXT["num_hidden_layers"] and found.forward_passes == 4
-    assert any("vision encoder are not in the plan" in note for note in found.notes)
+    assert found.layers == TEXT["num_hidden_layers"] and found.forward_passes == 2
 
 
 def test_bad_input(tmp_path):
@@ -179,26 +178,12 @@ def test_bad_input(tmp_path):
 
 def test_plan_in_the_shell(tmp_path, capsys):
     llava_config().save_pretrained(tmp_path / "model")
-    arguments = ["plan", str(tmp_path / "model"), "-n", "10", "--text-tokens", "7", "--device", "cpu"]
-    assert cli.main([*arguments, "--tflops", "0.5", "--json", str(tmp_path / "plan.json")]) == 0
+    arguments = ["plan", str(tmp_path / "model"), "-n", "20", "--text-tokens", "7", "--device", "cpu"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "plan.json")]) == 0
     out, err = capsys.readouterr()
-    assert "6 forward passes (2 over every pair)" in out and "keeps, in place of the moments" in out
-    assert (
-        "Rows that wait for the outlier rule, on the CPU, at most: 0.00 GiB" in out
-        and "At 0.5·10^12 operations a second" in out
-    )
+    assert "10 forward passes (2 over every pair)" in out and "keeps, in place of the moments" in out
+    assert "Rows that wait for the outlier rule, on the CPU, at most: 0.00 GiB" in out
     stored = json.loads((tmp_path / "plan.json").read_text())
     assert cli.main([*arguments, "--json", "-"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == stored and printed["peak"] == tiny(device="cpu").peak
-    assert cli.main([*arguments, "--tflops", "0"]) == 2
-    assert "--tflops must be above 0" in capsys.readouterr().err
-
-
-def test_nothing_is_left_behind():
-    """The default precision is what it was, and no fake tensor reaches the caller."""
-    before = torch.get_default_dtype()
-    found = tiny(dtype="float16")
-    assert torch.get_default_dtype() is before
-    assert all(type(value) in (int, float) and math.isfinite(value) for value in found.operations.values())
-    assert set(SHAPES) == {"llava-1.5-7b", "llava-1.5-13b"}
+    assert printed == stored and printed["peak"] == tiny(num=20).peak

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PICTURES = {"book/_static/readme.gif", "book/_static/readme_map.png"}
 
 
 @pytest.fixture
@@ -49,5 +51,12 @@ def test_the_two_commands_are_targets_of_the_makefile():
 
 def test_files_that_it_links_to_exist():
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
-    assert {"CONTRIBUTING.md", "book/_static/readme.png", "book/_static/readme_map.png"} <= set(links)
+    assert {"CONTRIBUTING.md", "CITATION.cff", *PICTURES} <= set(links)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_pictures_are_small_and_have_words():
+    assert {path for words, path in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", README) if len(words) > 50} == PICTURES
+    assert sum((ROOT / path).stat().st_size for path in PICTURES) < 700_000
+    with Image.open(ROOT / "book" / "_static" / "readme.gif") as film:
+        assert film.n_frames > 8 and 700 <= film.width <= 860 and film.info["loop"] == 0

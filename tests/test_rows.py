@@ -41,7 +41,7 @@ def test_mir_of_the_rows_equals_the_streamed_score(lvlm, pairs, rows):
 
 
 def test_rows_are_sorted_by_sample_and_whole(rows):
-    assert rows.num_layers == 2 and rows.num_samples == 5
+    assert rows.num_layers == 2 and int(rows.vision_samples.max()) == 4
     assert rows.vision_samples.tolist() == sorted(rows.vision_samples.tolist())
     assert rows.vision_samples.bincount().tolist() == [miniature.VISION_TOKENS] * 5
     assert rows.text_samples.bincount().max() in (40, 41)  # a first word may be another token behind a line break

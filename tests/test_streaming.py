@@ -4,7 +4,6 @@ import copy
 import io
 import math
 import pickle
-import re
 import warnings
 from pathlib import Path
 
@@ -13,13 +12,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import DIM, LAYERS, SAMPLES, TOKENS, agree, batch, feed, hidden_states, narrowing, same_interval, stream
+from streams import (
+    DIM,
+    LAYERS,
+    SAMPLES,
+    TOKENS,
+    agree,
+    batch,
+    bytes_of_state,
+    feed,
+    hidden_states,
+    narrowing,
+    same_interval,
+    stream,
+)
 from torchmetrics import Metric, MetricCollection
 
 from mirlib import MirlibError, ModalityIntegrationRate, modality_integration_rate
 from mirlib.accumulators import RowSamples, _append, early_bounds
 from mirlib.mir import NormBounds
-from mirlib.streaming import LARGEST_JACKKNIFE, moment_bytes
 
 
 def in_memory(vision, text, **options):
@@ -34,11 +45,6 @@ def without_outliers(seed=0, **options):
     vision[0, 2, 1] /= 30
     text[1, 3, 0] /= 30
     return vision, text
-
-
-def narrow_rows(seed=0):
-    """72 rows of 40 dimensions: too few for influences."""
-    return hidden_states(seed, dim=40)
 
 
 def ones(samples=SAMPLES):
@@ -166,30 +172,9 @@ def test_golden_values_in_a_stream(name):
     assert bool(result.warnings) == (name == "rank_deficient")
 
 
-@pytest.mark.parametrize("name", ["wide_gap", "rank_deficient"])
-def test_golden_values_by_the_polar_route(name):
-    """Where the covariances are singular the exact route steps in, and the result says in which layers."""
-    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as golden:
-        result = stream_golden(golden, 3, trace="polar", groups=3, confidence=0.9)
-        assert result.value == pytest.approx(float(golden["exact_drop_mir"]), rel=1e-9)
-        layers = len(golden["exact_drop_fid"])
-    said = [warning for warning in result.warnings if "exact route" in warning]
-    if name == "wide_gap":
-        assert said == [] and 0 < result.settings["trace_error"] <= 1e-9
-        assert result.interval.method == "influence"
-    else:
-        where = ", ".join(str(k) for k in range(1, layers + 1))
-        assert said == [f"the exact route to the trace term was taken in layers {where}: a covariance is singular"]
-        assert result.settings["trace_error"] is None and result.interval.method == "jackknife"
-    assert result.settings["trace"] == "polar" and result.interval.low < result.value < result.interval.high
-    with pytest.raises(MirlibError, match="unknown route to the trace term 'fast'"):
-        ModalityIntegrationRate(2, 3, trace="fast")
-
-
-@pytest.mark.parametrize("dim", [DIM, 40])
-def test_the_second_pass_may_come_in_other_batches(dim):
-    vision, text = hidden_states(dim=dim)
-    metric = ModalityIntegrationRate(LAYERS, dim, confidence=0.95)
+def test_the_second_pass_may_come_in_other_batches():
+    vision, text = hidden_states()
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     feed(metric, vision, text, ones())
     metric.begin_second_pass()
     feed(metric, vision, text, [range(7, 12), range(7)])
@@ -322,40 +307,10 @@ def test_a_sample_without_rows_of_one_kind_keeps_its_place():
     assert (influence.vision[:, SAMPLES] == 0).all() and (influence.text[:, SAMPLES] == 0).all()
 
 
-def test_jackknife_written_out():
-    vision, text = without_outliers(3, dim=40)  # no outliers: leaving samples out is all that happens
-    metric = stream(vision, text, [range(5), range(5, 12)], outliers="none", groups=4, confidence=0.9)
-    left_out = [
-        in_memory(*(part[:, [i for i in range(12) if i * 4 // 12 != g]] for part in (vision, text)), outliers="none")
-        for g in range(4)
-    ]
-    expected = math.sqrt(3 * np.var([r.value for r in left_out]))
-    result = metric.result()
-    interval = result.interval
-    assert interval.method == "jackknife" and interval.confidence == 0.9 and interval.degrees == 3
-    assert interval.standard_error == pytest.approx(expected, rel=1e-9)
-    assert interval.high - interval.low == pytest.approx(2 * 2.353363 * expected, rel=1e-6)  # t of 3 degrees
-    assert result.influence is None and result.passes == 2
-    assert result.warnings[0] == (
-        "in 2 of 2 layers, rows are fewer than 2 times the 40 dimensions or a covariance is singular, so influences "
-        "do not exist: the interval is a jackknife over 4 groups of samples"
-    )
-
-
-def test_a_singular_covariance_has_no_influences():
-    """Many rows, of which one dimension is always zero in one layer."""
+def test_intervals_leave_the_value_alone_and_do_not_care_for_batches():
     vision, text = hidden_states()
-    text[1, ..., 2] = 0
-    result = stream(vision, text, ones(), confidence=0.95).result()
-    assert result.interval.method == "jackknife" and result.interval.standard_error > 0
-    assert "in 1 of 2 layers" in result.warnings[0]
-
-
-@pytest.mark.parametrize("make", [hidden_states, narrow_rows])
-def test_intervals_leave_the_value_alone_and_do_not_care_for_batches(make):
-    vision, text = make()
     a, b, c = (
-        stream(vision, text, batches, confidence=level, groups=5).result()
+        stream(vision, text, batches, confidence=level).result()
         for batches, level in ((ones(), 0.95), ([range(12)], 0.95), ([range(4), range(4, 12)], None))
     )
     for result in (a, b, c):
@@ -364,13 +319,7 @@ def test_intervals_leave_the_value_alone_and_do_not_care_for_batches(make):
     assert c.interval is None and c.influence is None and c.passes == 1 and a.passes == 2
 
 
-def test_as_many_groups_as_samples_at_most():
-    vision, text = narrow_rows()
-    twelve, many = (stream(vision, text, ones(), confidence=0.95, groups=n).result() for n in (12, 50))
-    assert many.interval == twelve.interval and many.interval.degrees == 11
-
-
-def test_no_interval_of_one_sample_and_none_that_takes_too_much_memory(monkeypatch):
+def test_no_interval_of_one_sample():
     vision, text = hidden_states(samples=12)
     one = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     one.update(batch(vision, range(12)), batch(text, range(12)))
@@ -379,13 +328,6 @@ def test_no_interval_of_one_sample_and_none_that_takes_too_much_memory(monkeypat
     assert result.interval is None and result.passes == 1
     assert result.warnings == ("there is no interval: it needs at least 2 samples",)
     agree(result, in_memory(vision, text))
-
-    monkeypatch.setattr("mirlib.streaming.LARGEST_JACKKNIFE", 20_000)
-    vision, text = narrow_rows()
-    wide = stream(vision, text, ones(), confidence=0.95).result()
-    assert wide.interval is None and wide.passes == 1
-    assert re.search("there is no interval: .*jackknife over 12 groups of samples would take 0 GiB", wide.warnings[0])
-    assert moment_bytes(32, 4096, 20) - moment_bytes(32, 4096) > LARGEST_JACKKNIFE == 8 * 2**30, "a 7B has none"
 
 
 def test_samples_that_cannot_be():
@@ -501,15 +443,11 @@ KINDS = ["nothing", "fewer rows", "more rows", "twice", "other rows", "slightly 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["influence", "jackknife", "repair"])
+@pytest.mark.parametrize("way", ["influence", "repair"])
 def test_a_later_pass_with_other_rows_is_refused(kind, way):
     """Without outliers: counting them alone would notice nothing."""
     options = {} if way == "repair" else {"confidence": 0.95}
-    make = {
-        "influence": without_outliers,
-        "jackknife": lambda seed: without_outliers(seed, dim=40),
-        "repair": narrowing,
-    }
+    make = {"influence": without_outliers, "repair": narrowing}
     vision, text = make[way](0)
     samples = vision.shape[1]
     metric = ModalityIntegrationRate(LAYERS, vision.shape[-1], **options)
@@ -544,11 +482,10 @@ def test_rows_that_come_after_a_repair_was_summed_up_are_noticed():
             method()
 
 
-@pytest.mark.parametrize("dim", [DIM, 40])
-def test_rounding_between_the_passes_is_forgiven(dim):
+def test_rounding_between_the_passes_is_forgiven():
     """Kernels on a GPU may add in another order; that is no other row."""
-    vision, text = hidden_states(dim=dim)
-    metric = ModalityIntegrationRate(LAYERS, dim, confidence=0.95)
+    vision, text = hidden_states()
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     feed(metric, vision, text, ones())
     metric.begin_second_pass()
     feed(metric, vision * (1 + 1e-8), text, ones())
@@ -556,11 +493,10 @@ def test_rounding_between_the_passes_is_forgiven(dim):
     assert metric.result().value == pytest.approx(in_memory(vision, text).value, rel=1e-12)
 
 
-@pytest.mark.parametrize("make", [hidden_states, narrow_rows])
-def test_reset_forgets_everything(make):
-    vision, text = make()
+def test_reset_forgets_everything():
+    vision, text = hidden_states()
     expected = stream(vision, text, ones(), confidence=0.95).result()
-    metric = stream(*make(5), ones(), confidence=0.95)
+    metric = stream(*hidden_states(5), ones(), confidence=0.95)
     metric.reset()
     with pytest.raises(MirlibError):
         metric.result()
@@ -600,9 +536,8 @@ def test_more_batches_after_a_value_change_it(options):
 
 @pytest.mark.parametrize("method", ["pickle", "deepcopy", "torch.save", "clone"])
 @pytest.mark.parametrize("moment", ["first pass", "between", "second pass"])
-@pytest.mark.parametrize("dim", [DIM, 40])
-def test_copies_go_on_where_the_original_stood(method, moment, dim):
-    vision, text = hidden_states(dim=dim)
+def test_copies_go_on_where_the_original_stood(method, moment):
+    vision, text = hidden_states()
 
     def copied(metric):
         if method == "pickle":
@@ -614,7 +549,7 @@ def test_copies_go_on_where_the_original_stood(method, moment, dim):
             return torch.load(buffer, weights_only=False)
         return metric.clone() if method == "clone" else copy.deepcopy(metric)
 
-    metric = ModalityIntegrationRate(LAYERS, dim, confidence=0.95)
+    metric = ModalityIntegrationRate(LAYERS, DIM, confidence=0.95)
     feed(metric, vision, text, [range(5)])
     if moment == "first pass":
         original, metric = metric, copied(metric)
@@ -751,7 +686,6 @@ def test_arguments_that_cannot_be_streamed():
         ({"outliers": "median"}, "needs all rows in memory"),
         ({"preset": "nonsense"}, "unknown preset 'nonsense'; choose one of"),
         ({"confidence": 1.5}, "between 0 and 1"),
-        ({"groups": 1}, "a jackknife needs at least 2 groups, got 1"),
         ({"num_layers": 0}, "must be at least 1"),
         ({"dim": 0}, "must be at least 1"),
     ):
@@ -801,34 +735,6 @@ def test_one_row_is_not_enough():
         metric.compute()
 
 
-def bytes_of_state(metric):
-    """Bytes by kind of all tensors that a metric holds, each storage once."""
-    found, seen = {}, set()
-
-    def look(value, kind):
-        if isinstance(value, torch.Tensor):
-            storage = value.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                found[kind] = found.get(kind, 0) + storage.nbytes()
-        elif isinstance(value, dict):
-            for part in value.values():
-                look(part, kind)
-        elif isinstance(value, (list, tuple)):
-            for part in value:
-                look(part, kind)
-        elif hasattr(value, "__dict__") and type(value).__module__.startswith("mirlib"):
-            for name, part in vars(value).items():
-                look(
-                    part, {"norms": "norms", "aside": "aside", "running": "moments", "unit": "moments"}.get(name, kind)
-                )
-
-    for name, value in vars(metric).items():
-        if name in ("_layers", "_maps", "_influences", "_by_group", "_known"):
-            look(value, name)
-    return found
-
-
 @pytest.mark.parametrize("options", [{}, {"outliers": "none"}, {"confidence": 0.95}], ids=str)
 @pytest.mark.parametrize("dim", [DIM, 150])
 def test_nothing_grows_with_the_samples_but_norms_and_what_waits(options, dim):
@@ -841,17 +747,15 @@ def test_nothing_grows_with_the_samples_but_norms_and_what_waits(options, dim):
     if "confidence" in options and dim == DIM:  # three numbers a sample, and two slopes, of each layer and modality
         assert (small.pop("_influences"), large.pop("_influences")) == (12 * 96 + 64, 48 * 96 + 64)
         assert "moments" not in large, "the maps take the place of the moments"
-    if "confidence" in options and dim == 150:  # 12 groups of 12 samples, 20 of 48
-        assert small.pop("_by_group") / large.pop("_by_group") == 12 / 20
     assert small == large and large
 
 
-def test_state_bytes_are_what_the_moments_take():
+def test_bytes_of_the_moments():
     vision, text = hidden_states()
     metric = ModalityIntegrationRate(LAYERS, DIM)
     feed(metric, vision, text, ones())
     counts = 3 * LAYERS * (DIM - 1) * 8  # a count is planned as a row of the scatter
-    assert metric.state_bytes == bytes_of_state(metric)["moments"] + counts == 3 * LAYERS * (DIM + 2) * DIM * 8
+    assert bytes_of_state(metric)["moments"] + counts == 3 * LAYERS * (DIM + 2) * DIM * 8
 
 
 def test_rows_are_not_kept_alive():

@@ -32,7 +32,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-DIMS = {"value": 32, "influence": 16, "jackknife": 128}  # of some 50 rows of each modality
+DIMS = {"value": 32, "influence": 16}  # of some 50 rows of each modality
 
 
 def model_of(layers, dim):
@@ -64,14 +64,14 @@ def waits_of(model, batches, **options):
     return result, ends
 
 
-@pytest.mark.parametrize("way", ["value", "influence", "jackknife"])
+@pytest.mark.parametrize("way", DIMS)
 @pytest.mark.parametrize("outliers", ["none", "drop"])
 def test_waits_of_a_batch_do_not_grow_with_the_layers(way, outliers):
     """But for the rows that are set aside: the host must know how many, once a layer and modality.
 
     Where bounds are drawn anew, in a batch whenever a third more rows are in, it waits a few times more.
     """
-    options = {"outliers": outliers, "confidence": None if way == "value" else 0.95, "groups": 3}
+    options = {"outliers": outliers, "confidence": None if way == "value" else 0.95}
     added = {}
     for layers in (2, 5):
         model = model_of(layers, DIMS[way])
@@ -96,11 +96,10 @@ def test_the_counter_sees_what_waits():
     assert waits.found.count("_local_scalar_dense") >= 2 and waits.found.count("index") == 2
 
 
-@pytest.mark.parametrize("dim", [4, 8])  # 12 rows: influences, or a jackknife
-def test_update_layer_waits_for_nothing_once_samples_and_checks_are_shared(dim):
+def test_update_layer_waits_for_nothing_once_samples_and_checks_are_shared():
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(6, dim, generator=generator) for _ in "ab"]
-    metric = ModalityIntegrationRate(3, dim, outliers="none", confidence=0.95)
+    batches = [torch.randn(6, 4, generator=generator) for _ in "ab"]
+    metric = ModalityIntegrationRate(3, 4, outliers="none", confidence=0.95)
     for step in range(2):
         if step:
             metric.begin_second_pass()
@@ -114,7 +113,7 @@ def test_update_layer_waits_for_nothing_once_samples_and_checks_are_shared(dim):
             assert waits.found == []
             checks.settle()
     result = metric.result()
-    assert result.rows == {"vision": 12, "text": 12} and result.interval.method == {4: "influence", 8: "jackknife"}[dim]
+    assert result.rows == {"vision": 12, "text": 12} and result.interval.method == "influence"
 
 
 def test_rows_are_set_aside_with_one_wait_a_layer_and_modality():

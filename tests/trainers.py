@@ -16,6 +16,7 @@ from mirlib.data import sample_images, sample_texts
 NUM = 5
 IMAGES, TEXTS = list(sample_images(8)), sample_texts(8)
 MEASURED = {"num": NUM, "batch_size": 2, "max_text_tokens": 30, "seed": 3}
+MANY = {**MEASURED, "images": sample_images(20), "texts": sample_texts(20), "num": 20}  # enough for an interval
 
 
 class Scenes(torch.utils.data.Dataset):

@@ -127,7 +127,7 @@ class KeyQueue(Float32Module):
         if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
             raise MirlibError(
                 f"queries of shape {tuple(queries.shape)} do not fit keys of width {self.keys.shape[1]}; where CLIP's "
-                "towers differ in width, give both vectors their output layers (projection=)"
+                "towers differ in width, put CLIP's output layers behind both"
             )
         with torch.autocast(queries.device.type, enabled=False):
             return _unit(queries).to(self.keys.device) @ self.keys.T
@@ -161,15 +161,11 @@ def vision_tower(model: nn.Module) -> nn.Module:
     raise MirlibError(f"{type(model).__name__} has no vision tower of a known name; pass the tower itself")
 
 
-def image_vectors(
-    model: nn.Module, pixel_values: Tensor, *, projection: nn.Module | None = None, **inputs: Any
-) -> Tensor:
+def image_vectors(model: nn.Module, pixel_values: Tensor, **inputs: Any) -> Tensor:
     """Queries of IE: (n, d), the [CLS] token that the vision tower returns for each image, with its gradient.
 
     Towers that pool by attention instead (SigLIP) give what they pool; one without a vector for a whole image is
     refused, for which IE is undefined. ``model`` is an LVLM or its tower; ``inputs`` is what else the tower takes.
-    ``projection`` is CLIP's output layer, for the loss alone, if the keys went through theirs: without theirs, CLIP's
-    towers may differ in width.
     """
     tower = vision_tower(model)
     name = type(tower).__name__
@@ -180,22 +176,15 @@ def image_vectors(
     pooled = getattr(tower(pixel_values=pixel_values, **inputs), "pooler_output", None)
     if pooled is None or pooled.shape[:-1] != (len(pixel_values),):
         raise MirlibError(f"{name} returns no vector for a whole image ([CLS]), so IE is undefined for it")
-    return pooled if projection is None else projection(pooled)
+    return pooled
 
 
-def caption_vectors(
-    text_tower: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    projection: nn.Module | None = None,
-) -> Tensor:
+def caption_vectors(text_tower: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """Keys of IE: (n, d), the [EOS] token that CLIP's text tower (a ``CLIPTextModel``) returns for each caption.
 
-    Ids and mask are (n, T); ``projection`` is CLIP's output layer, if the queries went through theirs.
+    Ids and mask are (n, T). Where CLIP's towers differ in width, its output layers take keys and queries to one.
     """
-    pooled = text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-    return pooled if projection is None else projection(pooled)
+    return text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -232,8 +232,6 @@ class _Masks:
         self._labels: Tensor | None = None
         self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
         self.places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
-        self._asked: tuple[Any, ...] = ()
-        self._answer: Tensor | None = None
         self._rows = VisionRows.of(model)
         self._handles = [model.register_forward_pre_hook(self._before_model, with_kwargs=True)]
         try:
@@ -263,19 +261,9 @@ class _Masks:
         self._labels = labels if isinstance(labels, Tensor) else None
 
     def rewritten(self, given: Tensor | None, hidden: Tensor, place: _Place) -> Tensor | None:
-        """The mask for a layer, from the one that the model made; layers that ask alike share the answer."""
+        """The mask for a layer, from the one that the model made."""
         self._check_implementation()
         vision = self._rows.of_sequence(hidden)
-        asked = (given, vision, self._labels, self.told_images, self.told_prompt, place, hidden.dtype, hidden.device)
-        same = len(self._asked) == len(asked) and all(
-            a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(asked, self._asked, strict=True)
-        )
-        if not same:
-            self._answer = self._rewrite(given, hidden, vision, place)
-            self._asked = asked
-        return self._answer
-
-    def _rewrite(self, given: Tensor | None, hidden: Tensor, vision: Tensor, place: _Place) -> Tensor | None:
         queries, device = hidden.shape[1], hidden.device
         total = place.query_offset + queries
         images = self._images(vision, place.query_offset).to(device)

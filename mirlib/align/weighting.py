@@ -2,7 +2,7 @@
 
 CAL (Xiao et al., arXiv 2405.17871) weighs by how much the picture raises the logit of the right word, PRIOR (Chen et
 al., arXiv 2505.08971) by how improbable a language model that sees no picture finds it. Both give ``Σ w CE / Σ w`` over
-the words that are learnt, with weights that carry no gradient: as functions of logits, and for any Hugging Face LVLM.
+the words that are learnt, with weights that carry no gradient; `vision_hidden` gives the logits without the picture.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from mirlib.adapters import find_decoder, unwrap
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = ["IGNORED", "cal_loss", "cal_weights", "neighbour_mean", "prior_loss", "prior_weights", "vision_hidden"]
-__all__ += ["weighted_cross_entropy"]
+__all__ = ["IGNORED", "cal_weights", "neighbour_mean", "prior_weights", "vision_hidden", "weighted_cross_entropy"]
 
 IGNORED = -100
 """The label of a position that is not learnt, as in PyTorch and transformers."""
@@ -194,35 +193,3 @@ def vision_hidden(model: nn.Module) -> Iterator[None]:
             raise MirlibError(f"{type(inner).__name__}: no decoder with `layers` found")
         stack.callback(decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True).remove)
         yield
-
-
-def cal_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, **options: Any) -> Tensor:
-    """CAL's loss of a batch: one forward pass with the picture, and one, without gradients, with the picture hidden.
-
-    Args:
-        model: Any Hugging Face LVLM, see `vision_hidden`.
-        inputs: What ``model(**inputs)`` takes, ``input_ids`` (B, T) among it and no ``labels``.
-        labels: (B, T) as transformers has them: equal to the ids where a word is learnt, `IGNORED` elsewhere.
-        options: Of `cal_weights`.
-
-    Returns:
-        The loss in nats a word.
-    """
-    with torch.no_grad(), vision_hidden(model):
-        unseen = model(**inputs).logits[:, :-1].float()
-    seen = model(**inputs).logits[:, :-1].float()
-    following = labels[:, 1:]
-    return weighted_cross_entropy(seen, following, cal_weights(seen, unseen, following, **options))
-
-
-def prior_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, *, power: float = 1.0) -> Tensor:
-    """PRIOR's loss of a batch, in nats a word; the reference is the model itself with the picture hidden.
-
-    Arguments are those of `cal_loss` and `prior_weights`. The paper's reference is a language model that was trained on
-    the captions alone: give its logits to `prior_weights` instead.
-    """
-    seen = model(**inputs).logits[:, :-1].float()
-    with torch.no_grad(), vision_hidden(model):
-        blind = model(**inputs).logits[:, :-1]
-    following = labels[:, 1:]
-    return weighted_cross_entropy(seen, following, prior_weights(blind, following, power=power))

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mirlib.errors import MirlibError
-from mirlib.frechet import Moments, distance_of_rows, is_regular
+from mirlib.frechet import Moments, distance_of_rows
 from mirlib.gaps.base import (
     CONFIDENCE,
     HIGHER,
@@ -37,7 +37,7 @@ from mirlib.influence import LayerInfluence, SampleInfluence, rows_suffice
 from mirlib.mir import NormBounds, modality_integration_rate, row_norms
 
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
-NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions or in a subspace: the distance has no derivative"
+NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -664,12 +664,12 @@ def norm_only(layer: Layer) -> Found:
 def _fid_influence(
     sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples, bounds: Sequence[NormBounds] | None = None
 ) -> Tensor | None:
-    """(N,) influences on the Fréchet distance of the rows that are kept; None where it has no derivative.
+    """(N,) influences on the Fréchet distance of the rows that are kept; None where they are too few.
 
     With ``bounds`` those of the outlier rule, by which the rows were kept, move with the samples.
     """
     moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
-    if not all(rows_suffice(side.count, side.dim) and is_regular(side.covariance) for side in moments):
+    if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None
     layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
     if bounds is None:

@@ -194,6 +194,7 @@ function render({ model, el }) {
       if (!found || key(read()) !== key(settings)) return; // a later wish has come
       shown = found;
       show(found, settings);
+      bar.value = 1;
       status.textContent = "Six pictures and six texts, read by the model in this page.";
     } catch (error) {
       status.textContent = `The model does not answer: ${error.message}.`;

@@ -132,7 +132,7 @@ def test_a_key_without_a_direction_is_named():
         eim.KeyQueue(normal(4))
     with pytest.raises(MirlibError, match="no batches"):
         eim.KeyQueue.build(lambda batch: batch, [])
-    with pytest.raises(MirlibError, match="projection="):
+    with pytest.raises(MirlibError, match="output layers behind both"):
         eim.KeyQueue(normal(4, 5)).loss(normal(2, 6), torch.arange(2))
 
 
@@ -144,8 +144,8 @@ def test_image_and_caption_vectors_are_those_of_clip(clip):
     ids = torch.tensor([[1, 5, 6, 2, 0], [1, 7, 8, 9, 2]])
     attention = (ids != 0).long()
     with torch.no_grad():
-        image = eim.image_vectors(clip.vision_model, pixels, projection=clip.visual_projection)
-        text = eim.caption_vectors(clip.text_model, ids, attention, projection=clip.text_projection)
+        image = clip.visual_projection(eim.image_vectors(clip.vision_model, pixels))
+        text = clip.text_projection(eim.caption_vectors(clip.text_model, ids, attention))
         whole = clip(pixel_values=pixels, input_ids=ids, attention_mask=attention)
         assert eim.image_vectors(clip.vision_model, pixels).shape == (2, 24)
         assert eim.caption_vectors(clip.text_model, ids).shape == (2, 16)

@@ -84,6 +84,13 @@ def test_the_targets_work_in_a_folder_of_any_name(elsewhere):
     assert cache == ["tools/book_cache.py"] and book[-5:] == ["build", ".", "-W", "-n", "--keep-going"]
     (tests,) = make(elsewhere, "test")  # nothing is installed twice
     assert tests[:2] == ["-m", "pytest"]
+    build, check = make(elsewhere, "wheel")
+    assert build == ["-m", "build"] and check == [
+        "tools/check_wheel.py",
+        "dist/*.whl",
+        "--constraint",
+        "constraints.txt",
+    ]
     assert [call[1] for call in make(elsewhere, "lint")] == ["ruff", "ruff"]
     assert make(elsewhere, "figures", "FIGURES=03") == [["tools/figures.py", "03"]]
     assert make(elsewhere, "lab", "EXPERIMENT=base") == [["-m", "mirlib", "lab", "run", "base"]]

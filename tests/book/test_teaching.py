@@ -9,9 +9,15 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
+from scipy.stats import spearmanr
 
+from mirlab import results
+from mirlab.statistics import mean_interval
 from mirlib import frechet_distance
+from mirlib.authors import fast_square_root
 from mirlib.errors import MirlibError
+from mirlib.gaps import mutual_knn
 from mirlib.widgets import quiz
 from mirlib.widgets.questions import questions
 
@@ -40,9 +46,22 @@ def test_a_quiz_says_all_of_it_without_a_script(name):
     assert shown.count("<strong>Yes.</strong>") == len(asked)
 
 
-def test_every_quiz_stands_on_the_page_of_quizzes():
+@pytest.mark.parametrize("name", QUIZZES)
+def test_no_length_gives_the_right_option_away(name):
+    for question in questions(name):
+        right = [len(option["say"]) for option in question["options"] if option.get("right")]
+        wrong = [len(option["say"]) for option in question["options"] if not option.get("right")]
+        assert 0.7 * min(wrong) - 3 <= right[0] <= 1.3 * max(wrong) + 3, question["ask"]
+
+
+def test_every_quiz_stands_on_the_page_of_quizzes_and_at_the_end_of_its_chapter():
     page = (ROOT / "book" / "quizzes.md").read_text(encoding="utf-8")
     assert [name for name in QUIZZES if f'quiz("{name}")' not in page] == []
+    chapters = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "notebooks").glob("[01]*.ipynb"))]
+    words = {3: "Three", 4: "Four", 5: "Five"}
+    for name in set(QUIZZES) - {"ninety_minutes"}:
+        asked = f"{words[len(questions(name))]} questions to check yourself: [](quiz-{name.replace('_', '-')})"
+        assert sum(asked in chapter for chapter in chapters) == 1, name
 
 
 def test_the_kit_is_in_the_book_and_the_teacher_finds_it():
@@ -59,7 +78,7 @@ def test_the_kit_is_in_the_book_and_the_teacher_finds_it():
 
 
 def test_an_unknown_quiz_is_refused_with_those_there_are():
-    with pytest.raises(MirlibError, match="no quiz 'none'; take one of frechet_distance, measuring"):
+    with pytest.raises(MirlibError, match="no quiz 'none'; take one of convergence, data_scale"):
         quiz("none")
 
 
@@ -82,6 +101,93 @@ def test_the_depths_that_a_quiz_compares_differ_by_what_it_says():
     question = next(each for each in questions("measuring") if "40 layers" in each["ask"])
     right = next(option["say"] for option in question["options"] if option.get("right"))
     assert float(right.split()[-1].rstrip(".")) == pytest.approx(math.log10(40 / 32), abs=0.005)
+
+
+def right_option(name, words):
+    question = next(each for each in questions(name) if words in each["ask"])
+    return next(option["say"] for option in question["options"] if option.get("right"))
+
+
+def distance_without_the_root():
+    covariance = 0.01 * torch.eye(100, dtype=torch.float64)
+    return float(2 * covariance.trace() - 2 * fast_square_root(covariance @ covariance).trace())
+
+
+def newton_schulz_steps(kappa):
+    """From single eigenvalues, until the trace has ten digits."""
+    eigenvalues = np.geomspace(1, 1 / kappa, 48)
+    wanted, left, steps = np.sqrt(eigenvalues), 1 - eigenvalues / np.linalg.norm(eigenvalues), 0
+    while abs((wanted * np.sqrt(1 - left)).sum() / wanted.sum() - 1) > 1e-10:
+        left, steps = 0.75 * left**2 + 0.25 * left**3, steps + 1
+    return steps
+
+
+def growth_of_the_squared_length(rate):
+    weights, noise = np.random.default_rng(0).normal(size=(2, 64))
+    step = rate * (noise - weights * (noise @ weights) / (weights @ weights))
+    return np.sum((weights + step) ** 2) - np.sum(weights**2)
+
+
+def range_of_cells(draws):
+    cells = np.random.default_rng(0).normal(scale=0.02, size=(5_000, 20, draws)).mean(axis=-1)
+    return np.ptp(cells, axis=1).mean()
+
+
+def regret_by_mir():
+    models = [(2.1, 66), (2.4, 71), (2.6, 67)]
+    return max(points for _, points in models) - min(models)[1]
+
+
+def neighbours_above_chance():
+    """What 0.35 is worth, with the chance that strangers among thirty have."""
+    strangers = np.random.default_rng(0).normal(size=(30, 2, 1, 30, 8))
+    chance = np.mean([mutual_knn(*each, permutations=0, confidence=None).value for each in strangers])
+    return (0.35 - chance) / (1 - chance)
+
+
+CALCULATED = [
+    ("matrix_square_roots", "variance 0.01", distance_without_the_root, 0.001),
+    ("matrix_square_roots", "κ = 1,000,000,000", lambda: newton_schulz_steps(1e9), 1),
+    ("convergence", "2.2, 2.4, 2.3", lambda: spearmanr([2.2, 2.4, 2.3, 2.1, 2.0], range(5)).statistic, 1e-9),
+    ("data_scale", "16,384 pairs", lambda: round(0.03 * 16_384 / 64), 0),
+    ("robustness", "twelve draws", lambda: range_of_cells(12), 0.001),
+    ("recipes", "2.1, 2.4 and 2.6", regret_by_mir, 0),
+    ("metric_zoo", "finds 0.35", neighbours_above_chance, 0.008),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "compute", "tolerance"), CALCULATED)
+def test_what_a_quiz_asks_to_be_calculated_comes_out(name, words, compute, tolerance):
+    said = re.search(r"[−+]?\d[\d.,]*", right_option(name, words)).group().replace("−", "-")
+    assert compute() == pytest.approx(float(said), abs=tolerance)
+
+
+def test_the_other_two_answers_to_be_calculated_come_out():
+    u, v = right_option("moca", "mean 2 and standard deviation 4"), np.array([-2.0, 6.0])
+    assert u == "u = ½, v = 0" and (v.mean(), v.std()) == (2, 4) and ((v / 2).mean(), (v / 2).std()) == (1, 2)
+    assert right_option("data_scale", "double the learning rate") == "It becomes four times as large."
+    assert growth_of_the_squared_length(0.2) / growth_of_the_squared_length(0.1) == pytest.approx(4)
+    assert np.mean([66, 71, 67]) == 71 - 3 and "3 by lot" in right_option("recipes", "2.1, 2.4 and 2.6")
+
+
+def test_what_quizzes_take_from_the_ledger_stands_there():
+    runs = results.load("moca")
+    change = mean_interval(results.paired(runs, "MoCa", "plain", "mir"))
+    asked = next(question["ask"] for question in questions("moca") if "interval" in question["ask"])
+    for number in (change.value, change.low, change.high):
+        assert f"{number:+.2f}".replace("-", "−") in asked
+    zoo = results.load("zoo").set_index(["arm", "seed"])
+    by_data = zoo.index.get_level_values("arm").str.endswith("pairs")
+    asked = next(question["ask"] for question in questions("metric_zoo") if "twelve models" in question["ask"])
+    for rows, said in ((zoo, "0.67"), (zoo[by_data], "0.97"), (zoo[~by_data], "0.08")):
+        columns = ["gap_modality_gap", "accuracy"]
+        found = [-one[columns].corr(method="spearman").iloc[0, 1] for _, one in rows.groupby("seed")]
+        assert f"{np.mean(found):.2f}" == said and said in asked
+    kinds = results.load("robustness").filter(like="mir_kinds_").map(np.mean).mean()
+    highest, lowest = kinds["mir_kinds_digits_news"], kinds["mir_kinds_photographs_scenes"]
+    assert (kinds.max(), kinds.min()) == (highest, lowest) and highest - lowest == pytest.approx(0.5, abs=0.05)
+    loss = results.load("captions").groupby("arm")["loss"].mean()
+    assert f"{loss['brief']:.3f} {loss['plain']:.2f}" == "0.004 0.35"
 
 
 @pytest.mark.browser

@@ -27,7 +27,7 @@ def made_of(count, width=8, seed=0):
 def pairs_of(rows):
     return PairMeans(
         *(
-            means_of_samples(side, ids, rows.num_samples)
+            means_of_samples(side, ids, int(ids.max()) + 1)
             for side, ids in zip((rows.vision, rows.text), rows.samples, strict=True)
         )
     )
