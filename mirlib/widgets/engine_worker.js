@@ -213,7 +213,7 @@ const TASKS = {
       if (step % every === 0 || step === steps) {
         const found = await TASKS.measure({ pictures, texts, settings }, () => {}, current);
         if (!found) return;
-        send({ step, mir: found.value, length: found.lengths[0], caption: model.say(tokensOf(pictures[0], 0, settings)) });
+        send({ step, mir: found.value, length: found.lengths[1], caption: model.say(tokensOf(pictures[0], 0, settings)) });
       }
       if (step === steps) return;
       const chosen = [];

@@ -87,7 +87,7 @@ function render({ model, el }) {
     ["steps", "steps done", ({ losses }) => number(losses.length)],
     ["loss", "loss, mean of the last 8", (one) => (lossOf(one) === null ? "–" : lossOf(one).toFixed(2))],
     ["mir", "MIR, first → now", ({ probes }) => span(probes, "mir")],
-    ["length", "length, vision / text", ({ probes }) => span(probes, "length")],
+    ["length", "length in layer 1, vision / text", ({ probes }) => span(probes, "length")],
   ];
   const span = (probes, name) =>
     probes.length ? [...new Set([probes[0], probes.at(-1)])].map((one) => signed(one[name], 2)).join(" → ") : "–";
