@@ -1,7 +1,7 @@
 """What a reader does with her own hands: watch a training, draw a scene, ask the model about it.
 
 `LiveCurve` draws a training while it runs. `ask_the_model` makes a widget in which a reader draws a scene and asks
-about it; the miniature answers in the page.
+about it; the miniature answers in the page. `train_in_page` makes one in which its projector learns in the page.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
+from mirlab.measuring import texts_of
 from mirlab.model import evaluation, precision, sequence, train
 from mirlab.world import language
 from mirlab.world.scenes import handwritten
 from mirlib.widgets.ask_the_model import AskTheModel
+from mirlib.widgets.train_in_page import TrainInPage
 
 GALLERY_WRITING = 4
 """The handwriting of every digit that a reader draws: one that no training sees, see `world.sample_scene`."""
@@ -266,3 +268,17 @@ def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> 
     ]
     things = [dict(zip(names, words, strict=True)) | {"right": 0, "down": 0} for words in first]
     return AskTheModel(projectors, **{"world": drawing(), "things": things, **traits})
+
+
+def train_in_page(*, pictures: int = 6, **traits: Any) -> TrainInPage:
+    """A widget that trains the miniature's projector in the page, and measures MIR on held-out scenes and news.
+
+    Args:
+        pictures: Number of held-out scenes, and of news texts under them.
+        **traits: Attributes of `mirlib.widgets.TrainInPage`, such as the first ``learning_rate``.
+    """
+    rng = np.random.default_rng([0, 97])
+    scenes = [world.sample_scene(rng, count=2, digits=0, held_out=True) for _ in range(pictures)]
+    shown = {name: value for name, value in drawing().items() if name in ("shapes", "colours", "sizes")}
+    first = {"truth": world.caption(scenes[0]), "world": shown}
+    return TrainInPage([world.to_image(scene) for scene in scenes], texts_of("news", pictures), **{**first, **traits})

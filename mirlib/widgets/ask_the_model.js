@@ -1,63 +1,9 @@
 // Draw a scene, ask about it, and read the answers of models that run in the page.
 const FILLS = ["solid", "hatched", "dotted"];
-const CELLS = ["topleft", "topright", "bottomleft", "bottomright"];
 const NUMBERS = ["zero", "one", "two", "three", "four"];
-const [SIDE, CELL, SAMPLES] = [48, 24, 4];
 const percent = (share) => (share >= 0.005 || share === 0 ? `${Math.round(100 * share)} %` : "< 1 %");
-const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// --- The world, as mirlab/world/scenes.py has it -----------------------------------------------------------------------
-
-// How much of each pixel a form covers: 4 x 4 samples a pixel. Digits are handwritings, brought along by the page.
-function sprite(shape_, size, world) {
-  const radius = world.sizes[size];
-  const side = 2 * radius + 1;
-  const coverage = new Float32Array(side * side);
-  if (world.digits[shape_]) {
-    const scan = bytesOf(world.digits[shape_][size]);
-    return coverage.map((_, i) => Math.min(Math.fround(scan[i] / 200), 1));
-  }
-  const inside = {
-    circle: (x, y) => Math.hypot(x, y) <= 1,
-    ring: (x, y) => Math.hypot(x, y) <= 1 && Math.hypot(x, y) >= 0.55,
-    square: (x, y) => Math.max(Math.abs(x), Math.abs(y)) <= 0.87,
-    triangle: (x, y) => y <= 0.87 && Math.abs(x) <= (y + 1) * 0.55,
-    cross: (x, y) => Math.min(Math.abs(x), Math.abs(y)) <= 0.3 && Math.max(Math.abs(x), Math.abs(y)) <= 1,
-  }[shape_];
-  const at = (i) => ((i + 0.5) / SAMPLES - side / 2) / radius;
-  for (let i = 0; i < side * SAMPLES; i += 1) {
-    for (let j = 0; j < side * SAMPLES; j += 1) {
-      const pixel = Math.floor(i / SAMPLES) * side + Math.floor(j / SAMPLES);
-      if (inside(at(j), at(i))) coverage[pixel] += 1 / SAMPLES ** 2;
-    }
-  }
-  return coverage;
-}
-
-// Pixels of a scene, 48 x 48 x 3. The noise comes with the page, so that it is Python's.
-export function paint(things, background, world) {
-  const canvas = new Float32Array(SIDE * SIDE * 3).fill(background);
-  for (const thing of things) {
-    const radius = world.sizes[thing.size];
-    const cell = CELLS.indexOf(thing.cell);
-    const left = (cell % 2) * CELL + CELL / 2 + thing.right - radius;
-    const top = Math.floor(cell / 2) * CELL + CELL / 2 + thing.down - radius;
-    const coverage = sprite(thing.shape, thing.size, world);
-    const side = 2 * radius + 1;
-    coverage.forEach((share, i) => {
-      for (let c = 0; c < 3; c += 1) {
-        const place = ((top + Math.floor(i / side)) * SIDE + left + (i % side)) * 3 + c;
-        const step = Math.fround(world.colours[thing.colour][c] - canvas[place]);
-        canvas[place] += Math.fround(share * step);
-      }
-    });
-  }
-  const noise = new Float32Array(bytesOf(world.noise).buffer);
-  return Uint8Array.from(canvas, (value, i) => {
-    const noisy = Math.fround(value + Math.fround(10 * noise[Math.floor(i / 3)]));
-    return Math.max(0, Math.min(255, noisy));
-  });
-}
+// --- Questions about a scene ------------------------------------------------------------------------------------------
 
 const plural = (form) => (/^\d$/.test(form) ? form : form === "cross" ? "crosses" : `${form}s`);
 
@@ -96,13 +42,11 @@ export function questionsOf(things, world) {
   return found.map(([text, answer, words]) => ({ text, answer, words }));
 }
 
-// What a full caption would say.
-export const captionOf = (things) => things.map((t) => `${t.cell} ${t.shape} ${t.size} ${t.colour} .`).join(" ");
-
 // --- The widget ----------------------------------------------------------------------------------------------------------
 
 function render({ model, el }) {
   const world = model.get("world");
+  const noise = new Float32Array(bytesOf(world.noise).buffer); // comes with the page, so that it is Python's
   const names = model.get("names");
   const engine = startEngine(model);
   const shown = () =>
@@ -112,7 +56,7 @@ function render({ model, el }) {
       .sort((a, b) => CELLS.indexOf(a.cell) - CELLS.indexOf(b.cell));
   let chosen = 0;
 
-  const canvas = element("canvas", { class: "mirlib-picture", width: SIDE, height: SIDE, role: "img" });
+  const canvas = element("canvas", { class: "mirlib-picture", width: PICTURE, height: PICTURE, role: "img" });
   const head = element("tr", {}, element("th", { scope: "col" }, "possible answer"), ...names.map((name) => element("th", { scope: "col" }, name)));
   const body = element("tbody");
   const captions = element("tbody");
@@ -190,9 +134,9 @@ function render({ model, el }) {
 
   async function refresh() {
     const things = shown();
-    const drawn = paint(things, model.get("background"), world);
-    const image = new ImageData(SIDE, SIDE);
-    for (let i = 0; i < SIDE * SIDE; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
+    const drawn = paint(things, model.get("background"), noise, world);
+    const image = new ImageData(PICTURE, PICTURE);
+    for (let i = 0; i < PICTURE ** 2; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
     canvas.getContext("2d").putImageData(image, 0, 0);
     canvas.setAttribute("aria-label", `Picture: ${captionOf(things)}`);
     const known = questionsOf(things, world);

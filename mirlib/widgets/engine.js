@@ -6,29 +6,62 @@
 
 // --- Parts -----------------------------------------------------------------------------------------------------------
 
-// y = x Wᵀ + b: rows x inputs times (outputs x inputs). Four outputs at a time, so that each x is read once for four.
+// y = x Wᵀ + b: rows x inputs times (outputs x inputs). Three rows and four outputs at a time, so that each number that
+// is fetched is used more than once; where no third row is left, the last one is done again.
 function linear(x, rows, weight, bias, outputs) {
   const inputs = weight.length / outputs;
   const y = new Float32Array(rows * outputs);
   for (let o = 0; o < outputs; o += 4) {
-    const [w0, w1, w2, w3] = [o * inputs, (o + 1) * inputs, (o + 2) * inputs, (o + 3) * inputs];
-    for (let r = 0; r < rows; r += 1) {
-      let [s0, s1, s2, s3] = bias ? [bias[o], bias[o + 1], bias[o + 2], bias[o + 3]] : [0, 0, 0, 0];
-      const start = r * inputs;
+    const w0 = o * inputs;
+    const w1 = w0 + inputs;
+    const w2 = w1 + inputs;
+    const w3 = w2 + inputs;
+    for (let a = 0; a < rows; a += 3) {
+      const b = Math.min(a + 1, rows - 1);
+      const c = Math.min(a + 2, rows - 1);
+      const xa = a * inputs;
+      const xb = b * inputs;
+      const xc = c * inputs;
+      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0, c0 = 0, c1 = 0, c2 = 0, c3 = 0;
       for (let i = 0; i < inputs; i += 1) {
-        const value = x[start + i];
-        s0 += value * weight[w0 + i];
-        s1 += value * weight[w1 + i];
-        s2 += value * weight[w2 + i];
-        s3 += value * weight[w3 + i];
+        const va = x[xa + i];
+        const vb = x[xb + i];
+        const vc = x[xc + i];
+        let w = weight[w0 + i];
+        a0 += va * w;
+        b0 += vb * w;
+        c0 += vc * w;
+        w = weight[w1 + i];
+        a1 += va * w;
+        b1 += vb * w;
+        c1 += vc * w;
+        w = weight[w2 + i];
+        a2 += va * w;
+        b2 += vb * w;
+        c2 += vc * w;
+        w = weight[w3 + i];
+        a3 += va * w;
+        b3 += vb * w;
+        c3 += vc * w;
       }
-      const place = r * outputs + o;
-      y[place] = s0;
-      y[place + 1] = s1;
-      y[place + 2] = s2;
-      y[place + 3] = s3;
+      const ya = a * outputs + o;
+      const yb = b * outputs + o;
+      const yc = c * outputs + o;
+      y[ya] = a0;
+      y[ya + 1] = a1;
+      y[ya + 2] = a2;
+      y[ya + 3] = a3;
+      y[yb] = b0;
+      y[yb + 1] = b1;
+      y[yb + 2] = b2;
+      y[yb + 3] = b3;
+      y[yc] = c0;
+      y[yc + 1] = c1;
+      y[yc + 2] = c2;
+      y[yc + 3] = c3;
     }
   }
+  if (bias) for (let i = 0; i < y.length; i += 1) y[i] += bias[i % outputs];
   return y;
 }
 
@@ -112,14 +145,15 @@ function attend(q, k, v, rows, seen, heads, causal) {
   return out;
 }
 
-// Rotary position embedding, in place: each pair (i, i + width / 2) of a head turns by place / 10000^(2i / width).
-function rotate(x, rows, heads, first) {
+// Rotary position embedding, in place: each pair (i, i + width / 2) of a head turns by place / 10000^(2i / width), or with
+// way = -1 back.
+function rotate(x, rows, heads, first, way = 1) {
   const d = x.length / rows;
   const width = d / heads;
   const half = width / 2;
   for (let r = 0; r < rows; r += 1) {
     for (let i = 0; i < half; i += 1) {
-      const angle = (first + r) / 10000 ** (i / half);
+      const angle = (way * (first + r)) / 10000 ** (i / half);
       const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
       for (let h = 0; h < heads; h += 1) {
         const a = r * d + h * width + i;
@@ -202,8 +236,9 @@ export class Miniature {
   }
 
   // LlamaModel on `rows` more tokens behind those of a memory. Returns what each layer hands on, the last one behind
-  // the final norm as transformers has it, and the memory of keys and values with these tokens in it.
-  read(x, memory = null) {
+  // the final norm as transformers has it, and the memory of keys and values with these tokens in it. A tape, a list,
+  // takes down what the way back through the layers needs; see engine_training.js.
+  read(x, memory = null, tape = null) {
     const rows = x.length / this.d;
     const before = memory ? memory.length : 0;
     const grown = { length: before + rows, keys: [], values: [] };
@@ -212,6 +247,7 @@ export class Miniature {
     for (let k = 0; k < this.layers; k += 1) {
       const of = (name) => this.weights[`language_model.model.layers.${k}.${name}.weight`];
       const apply = (name, input, outputs) => linear(input, rows, of(name), null, outputs);
+      const noted = tape && { state: Float32Array.from(state) };
       const input = rmsNorm(state, rows, of("input_layernorm"));
       const [q, key, value] = ["q", "k", "v"].map((name) => apply(`self_attn.${name}_proj`, input, this.d));
       rotate(q, rows, HEADS, before);
@@ -226,14 +262,17 @@ export class Miniature {
       grown.values.push(joined(memory?.values[k], value));
       const seen = attend(q, grown.keys[k], grown.values[k], rows, grown.length, HEADS, true);
       add(state, apply("self_attn.o_proj", seen, this.d));
+      if (tape) noted.middle = Float32Array.from(state);
       const inner = rmsNorm(state, rows, of("post_attention_layernorm"));
       const width = of("mlp.up_proj").length / this.d;
       const gate = apply("mlp.gate_proj", inner, width);
       const up = apply("mlp.up_proj", inner, width);
+      tape?.push({ ...noted, q, key, value, gate, up: Float32Array.from(up) });
       for (let i = 0; i < up.length; i += 1) up[i] *= silu(gate[i]);
       add(state, apply("mlp.down_proj", up, this.d));
       states.push(Float32Array.from(state));
     }
+    tape?.push({ state });
     states[this.layers - 1] = rmsNorm(state, rows, this.weights["language_model.model.norm.weight"]);
     return { states, memory: grown };
   }

@@ -121,6 +121,19 @@ function planeOf(vision, text, d) {
   return [apart, unit(beside.map((value, i) => value - along * apart[i]))];
 }
 
+// Pairs of a scene's features, computed once, and the tokens of its caption; the same ones for the same number.
+const pairs = [];
+function trainingPair(number, world) {
+  if (!pairs[number]) {
+    const { uniform, normal } = generator(1000 + number);
+    const { things, background } = sampleScene(uniform, world);
+    const noise = Float32Array.from({ length: SIDE * SIDE }, normal);
+    const features = model.encode(paint(things, background, noise, world));
+    pairs[number] = { features, ids: captionIds(model, captionOf(things)) };
+  }
+  return pairs[number];
+}
+
 let fixed = null; // the planes of the first clouds that were shown; all later ones are shown in them
 
 const pause = () => new Promise((resolve) => setTimeout(resolve)); // lets messages in
@@ -187,6 +200,35 @@ const TASKS = {
       }
     }
   },
+
+  // Stage 1, for a minute: a fresh projector learns captions, a batch a step. The first weights and the scenes are always
+  // the same, so that two runs differ by their settings alone. Every few steps, and at the end, MIR of `pictures` and
+  // `texts` is measured, and the caption of the first picture is written.
+  async train({ world, steps, batch, rate, warmup, every, pictures, texts }, send, current) {
+    const projector = freshProjector(7);
+    const adam = new Adam(projector);
+    projectors.learning = projector;
+    const settings = { input: "", projector: "learning", gain: 1 };
+    for (let step = 0; step <= steps; step += 1) {
+      if (step % every === 0 || step === steps) {
+        const found = await TASKS.measure({ pictures, texts, settings }, () => {}, current);
+        if (!found) return;
+        send({ step, mir: found.value, length: found.lengths[1], caption: model.say(tokensOf(pictures[0], 0, settings)) });
+      }
+      if (step === steps) return;
+      const chosen = [];
+      for (let i = 0; i < batch; i += 1) {
+        chosen.push(trainingPair(step * batch + i, world));
+        await pause();
+        if (!current()) return;
+      }
+      const loss = trainingStep(model, adam, chosen, rate * rateShare(step, steps, warmup));
+      send({ step: step + 1, loss });
+    }
+  },
+
+  // Nothing: what it was sent for, in the queue of another task, is dropped.
+  async stop() {},
 
   // What is said of a picture: the caption, the likeliest answers to a question, and the probability of some words.
   async answer({ pixels, question, settings, words }) {

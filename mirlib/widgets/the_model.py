@@ -34,8 +34,9 @@ class EngineWidget(StaticWidget):
 
     @property
     def _esm(self) -> str:
-        source = _read("engine.js").replace("\nexport ", "\n") + _read("engine_worker.js")
-        shared = _read("controls.js") + _read("engine_page.js")
+        source = "".join(map(_read, ("engine.js", "engine_training.js", "scenes.js", "engine_worker.js")))
+        source = source.replace("\nexport ", "\n")
+        shared = "".join(map(_read, ("controls.js", "scenes.js", "engine_page.js")))
         return f"const WORKER = {_literal(source)};\n{shared}{_read(f'{self.asset}.js')}"
 
 

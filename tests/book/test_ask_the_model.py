@@ -10,6 +10,7 @@ from mirlab import live, world
 from mirlab.model import connectors, evaluation, train
 from mirlib.loading import load_miniature
 from mirlib.widgets import engine
+from mirlib.widgets.base import _read
 
 pytestmark = pytest.mark.browser
 
@@ -119,7 +120,7 @@ QUESTIONS = """([things, world]) => import(URL.createObjectURL(new Blob([SOURCE]
 
 def test_questions_have_the_answers_that_python_gives(opened):
     """Where both ask the same, they agree."""
-    source = (engine.MINIATURE.parent / "widgets" / "ask_the_model.js").read_text(encoding="utf-8")
+    source = _read("scenes.js") + _read("ask_the_model.js")
     ask = QUESTIONS.replace("SOURCE", "source").replace("([things, world])", "([source, things, world])")
     rng = np.random.default_rng(3)
     shared = 0
