@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreForm"]
 
-NO_KERNEL = "<p>Here stands a form that measures a model of your own. It needs Jupyter: download the page and run it.</p>"
+NO_KERNEL = "<p>Here stands a form that measures a model of your own. It needs Jupyter: download this page.</p>"
 
 
 class ScoreForm(ipywidgets.VBox):
@@ -24,8 +24,7 @@ class ScoreForm(ipywidgets.VBox):
 
     Attributes:
         checkpoint: Text field: a local folder or a name on the Hugging Face hub; empty for the shipped miniature.
-        pictures: Text field: a folder of pictures, or what else `mirlib.readers.open_images` reads; empty for the sample
-            pictures.
+        pictures: Text field: a folder, or what else `mirlib.readers.open_images` reads; empty for the sample pictures.
         pairs: How many pairs are measured; fewer where there are not so many pictures.
         button: Starts the measurement.
         result: The last `mirlib.MIRResult`, or None.

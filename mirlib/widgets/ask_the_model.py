@@ -65,7 +65,9 @@ class AskTheModel(EngineWidget):
     ) -> None:
         weights = {name: None if part is None else _as_text(part) for name, part in projectors.items()}
         names, pictures = list(projectors), [address_of(image) for image in beside]
-        super().__init__(**{"names": names, "projectors": weights, "companions": pictures, "inside": names[-1], **traits})
+        super().__init__(
+            **{"names": names, "projectors": weights, "companions": pictures, "inside": names[-1], **traits}
+        )
 
 
 def _as_text(projector: nn.Module) -> str:

@@ -197,6 +197,7 @@ def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(opened)
     pictures, (_, *texts) = live.beside_drawings()
     rows = collect_rows(*load_miniature(), pictures, texts)
     every = []
+    _, layers = costs_in_page(opened, pictures[0])
     for layer, text in enumerate(rows.text):
         text = text.double() / text.double().norm(dim=1).mean()
         norms = text.norm(dim=1)
@@ -207,7 +208,6 @@ def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(opened)
         costs = torch.zeros(len(text), dtype=torch.float64)
         costs[kept & even] = row_costs(text[kept & even], *clouds, map)
         every.append(costs[even])
-        _, layers = costs_in_page(opened, pictures[0]) if layer == 0 else (None, layers)
         found = costs[kept & even]
         assert layers[layer + 1]["word"] == pytest.approx(float(found.mean()), rel=1e-4)
         assert layers[layer + 1]["high"] == pytest.approx(float(np.quantile(found, 0.95)), rel=1e-4)
@@ -222,10 +222,11 @@ def test_costs_add_up_to_the_distance_also_where_rows_are_few(opened, n, m, d):
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(n, d)).astype(np.float32), (2 * rng.normal(size=(m, d)) + 1).astype(np.float32)
     got = opened.evaluate(
-        """([source, x, y, d]) => import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'}))).then((m) => {
-          const found = m.layerCosts(Float32Array.from(x), Float32Array.from(y), d);
+        """async ([source, x, y, d]) => {
+          const engine = await import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'})));
+          const found = engine.layerCosts(Float32Array.from(x), Float32Array.from(y), d);
           return { ...found, costs: Array.from(found.costs) };
-        })""",
+        }""",
         [source, x.ravel().tolist(), y.ravel().tolist(), d],
     )
     clouds = [torch.from_numpy(each).double() for each in (x, y)]
@@ -286,4 +287,3 @@ def test_the_words_on_the_patches_are_those_of_the_chosen_model(opened, untraine
             slider.fill(str(layer))
             shown = opened.locator(".mirlib-ask .mirlib-word").all_text_contents()
             assert shown == [word.strip() for word in want.words[layer, :, 0]], (name, layer)
-
