@@ -280,7 +280,7 @@ function render({ model, el }) {
   async function refresh() {
     const view = model.get("view");
     choices.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
-    for (const [parts, views] of shownIn) for (const part of parts) part.hidden = !views.includes(view);
+    for (const [parts, views] of shownIn) for (const part of parts) part.toggleAttribute("hidden", !views.includes(view));
     const things = shown();
     const drawn = paint(things, model.get("background"), world);
     const image = new ImageData(SIDE, SIDE);

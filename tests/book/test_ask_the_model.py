@@ -257,6 +257,7 @@ def numbers(page):
 
 
 def test_a_keyboard_and_a_touch_read_what_a_patch_costs(opened):
+    assert not opened.locator(".mirlib-ask .mirlib-stage").is_visible()
     look_inside(opened, "costs")
     stage = opened.locator(".mirlib-ask .mirlib-stage")
     stage.press("Home")
@@ -274,7 +275,8 @@ def test_a_keyboard_and_a_touch_read_what_a_patch_costs(opened):
     choose(opened, colour="green")
     opened.wait_for_function("() => !document.querySelector('.mirlib-ask').hasAttribute('aria-busy')")
     assert numbers(opened) != before, "another picture, other costs"
-    assert not opened.locator("#mirlib-question").is_visible(), "one thing at a time"
+    for part in ("#mirlib-question", ".mirlib-ask .mirlib-picture", ".mirlib-ask table.mirlib-answers"):
+        assert not opened.locator(part).first.is_visible(), "one thing at a time"
 
 
 def test_the_words_on_the_patches_are_those_of_the_chosen_model(opened, untrained):
