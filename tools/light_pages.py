@@ -1,7 +1,7 @@
 """A Sphinx extension that leaves out of the pages what nothing in them reads.
 
-A notebook keeps the state of its widgets a second time, for a widget manager. The book has none: a widget brings its own
-state (mirlib/widgets/base.py), and the second one would double the weight of a page.
+A notebook keeps the state of its widgets a second time, for a widget manager. The book has none: a widget brings its
+own state (mirlib/widgets/base.py), and the second one would double the weight of a page.
 """
 
 from __future__ import annotations
