@@ -17,11 +17,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
-from mirlab.measuring import texts_of
+from mirlab.measuring import pictures_of, texts_of
 from mirlab.model import evaluation, precision, sequence, train
 from mirlab.world import language
 from mirlab.world.scenes import handwritten
@@ -252,8 +253,15 @@ def drawing() -> dict[str, Any]:
     }
 
 
+def beside_drawings() -> tuple[list[Image.Image], list[str]]:
+    """Six scenes, as the cloud in which a drawing stands, and seven texts of made-up news, the drawing's first."""
+    return pictures_of("scenes", 6), texts_of("news", 7)
+
+
 def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> AskTheModel:
-    """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers.
+    """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers and how it sees it.
+
+    The drawing is measured beside six scenes and above seven texts, `beside_drawings`.
 
     Args:
         projectors: By the names that the reader sees, as for `AskTheModel`.
@@ -267,7 +275,8 @@ def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> 
         ("ring", "green", "small", "bottomleft"),
     ]
     things = [dict(zip(names, words, strict=True)) | {"right": 0, "down": 0} for words in first]
-    return AskTheModel(projectors, **{"world": drawing(), "things": things, **traits})
+    pictures, texts = beside_drawings()
+    return AskTheModel(projectors, pictures, **{"world": drawing(), "things": things, "texts": texts, **traits})
 
 
 def train_in_page(*, pictures: int = 6, **traits: Any) -> TrainInPage:

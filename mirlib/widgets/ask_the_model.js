@@ -1,4 +1,5 @@
-// Draw a scene, ask about it, and read the answers of models that run in the page.
+// Draw a scene, and see what models that run in the page make of it: their answer to a question, what each patch costs to
+// move onto words, and the words nearest to it.
 const FILLS = ["solid", "hatched", "dotted"];
 const NUMBERS = ["zero", "one", "two", "three", "four"];
 const percent = (share) => (share >= 0.005 || share === 0 ? `${Math.round(100 * share)} %` : "< 1 %");
@@ -44,7 +45,13 @@ export function questionsOf(things, world) {
 
 // --- The widget ----------------------------------------------------------------------------------------------------------
 
+const [SUM, ENTERING] = ["Layer (all: their sum)", "Layer (0: what enters the first)"];
+const NAMES_OF_ZERO = { [SUM]: "all", [ENTERING]: "0" };
+const VIEWS = { answer: "The answer", costs: "Cost of the patches", words: "Nearest words" };
+let asked = 0; // widgets in the page, so that none drops what another one waits for
+
 function render({ model, el }) {
+  const queue = `ask ${(asked += 1)}`;
   const world = model.get("world");
   const noise = new Float32Array(bytesOf(world.noise).buffer); // comes with the page, so that it is Python's
   const names = model.get("names");
@@ -62,6 +69,7 @@ function render({ model, el }) {
   const captions = element("tbody");
   const spoken = announcer();
   const status = element("p", { class: "mirlib-note", role: "status" });
+  const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress", hidden: "" });
 
   // The editor: one thing at a time, chosen by its button.
   const edit = (name, value) => {
@@ -132,13 +140,101 @@ function render({ model, el }) {
   form.addEventListener("submit", askTyped);
   typed.addEventListener("keydown", (event) => event.key === "Enter" && askTyped(event)); // a notebook keeps it from the form
 
+  // What is looked at: one thing at a time.
+  const choices = Object.entries(VIEWS).map(([view, label]) => {
+    const button = element("button", { type: "button", "data-view": view }, label);
+    button.addEventListener("click", () => {
+      model.set("view", view);
+      model.save_changes();
+    });
+    return button;
+  });
+  const inside = traitChoice(model, "inside", "Which model", [["", options(names)]]);
+  inside.hidden = names.length < 2;
+
+  // The picture under its patches, for the costs and for the words.
+  const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: SIDE, height: SIDE };
+  const stage = patchStage((patch) => {
+    model.set("patch", patch);
+    model.save_changes();
+  });
+  const costs = costPanel();
+  const nearest = element("tbody");
+  const vector = element("p", { class: "mirlib-note" });
+  const where = element("th", { scope: "col", colspan: 2 });
+  let found = null; // what the engine has said of the picture in the present view
+
+  function showPatches() {
+    const [view, layer, patch] = ["view", "layer", "patch"].map((name) => model.get(name));
+    if (!found || found.view !== view) return;
+    const place = placeOf(grid, patch);
+    let sentence;
+    if (view === "costs") {
+      const picture = { ...grid, address: found.address, costs: found.costs };
+      const fills = costColours(picture, found.layers, layer);
+      stage.draw(picture, { name: "Cost of each patch of your picture", fills, strength: 0.72, grey: true });
+      const said = costs.show(picture, found.layers, layer, patch, true);
+      sentence = said.sentence;
+      root.dataset.numbers = JSON.stringify({ ...said.numbers, ...found.layers[layer] });
+    } else {
+      const words = found.words[layer];
+      const fills = words.map(() => "var(--mirlib-paper)");
+      const texts = words.map(({ output }) => output[0][0].trim());
+      const name = "The word nearest to each patch of your picture";
+      stage.draw({ ...grid, address: found.address }, { name, fills, strength: 0.5, texts });
+      const at = layer === 0 ? "before layer 1" : `layer ${layer}`;
+      where.textContent = `${capital(place)}, ${at}`;
+      nearest.replaceChildren(...words[patch].output.map(([word, share]) => wordRow(word, share)));
+      const [[word, cosine]] = words[patch].input;
+      vector.textContent = `Of the vectors that words have where they enter, that of “${word.trim()}” is nearest: cosine ${number(cosine)}.`;
+      sentence = `${place}, ${at}: ${words[patch].output.slice(0, 3).map(([one, share]) => `${one.trim()}, ${percent(share)}`).join("; ")}.`;
+      root.dataset.numbers = JSON.stringify(words[patch]);
+    }
+    stage.point(patch, `Patches of your picture. Arrow keys move. ${sentence}`);
+    spoken.say(sentence);
+  }
+
+  function wordRow(word, share) {
+    const length = element("div", { class: "mirlib-bar solid" });
+    length.style.width = `${100 * share}%`;
+    const value = element("span", { class: "mirlib-value" }, percent(share));
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, word.trim()),
+      element("td", { "data-value": share }, element("div", { class: "mirlib-share" }, length), value),
+    );
+  }
+
+  const settingsOf = (name) => ({ input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" });
+  const working = (part) => {
+    bar.hidden = false;
+    bar.value = part;
+  };
+
+  async function lookInside(drawn, view) {
+    const given = { pixels: drawn, settings: settingsOf(model.get("inside")), queue };
+    if (view === "words") return { words: await engine.ask("lens", { ...given, most: 5 }, working) };
+    beside ??= await Promise.all(model.get("companions").map(pixelsOf));
+    const [text, ...texts] = model.get("texts");
+    return engine.ask("map", { ...given, text, beside: { pictures: beside, texts } }, working);
+  }
+  let beside = null; // pixels of the companions
+
   async function refresh() {
+    const view = model.get("view");
+    choices.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
+    for (const [parts, views] of shownIn) for (const part of parts) part.toggleAttribute("hidden", !views.includes(view));
     const things = shown();
     const drawn = paint(things, model.get("background"), noise, world);
     const image = new ImageData(PICTURE, PICTURE);
     for (let i = 0; i < PICTURE ** 2; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
     canvas.getContext("2d").putImageData(image, 0, 0);
     canvas.setAttribute("aria-label", `Picture: ${captionOf(things)}`);
+    if (view !== found?.view) {
+      found = null;
+      stage.draw({ ...grid, address: canvas.toDataURL() }, { name: "Your picture", fills: grid.cells.map(() => "none"), strength: 0 });
+    }
     const known = questionsOf(things, world);
     const wanted = model.get("question");
     const question = known.find((one) => one.text === wanted) ?? { text: wanted, answer: "", words: [] };
@@ -149,18 +245,25 @@ function render({ model, el }) {
     const mine = (turn += 1);
     try {
       await ready;
-      const replies = [];
-      for (const name of names) {
-        const settings = { input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" };
-        const given = { pixels: drawn, question: question.text, words: question.words, settings };
-        replies.push(await engine.ask("answer", given));
-        if (mine !== turn) return;
+      if (view === "answer") {
+        const replies = [];
+        for (const name of names) {
+          const given = { pixels: drawn, question: question.text, words: question.words, settings: settingsOf(name) };
+          replies.push(await engine.ask("answer", given));
+          if (mine !== turn) return;
+        }
+        show(question, things, replies);
+      } else {
+        const said = await lookInside(drawn, view);
+        if (mine !== turn || !said) return;
+        found = { ...said, view, address: canvas.toDataURL() };
+        showPatches();
       }
-      show(question, things, replies);
       status.textContent = "";
     } catch (error) {
       status.textContent = `The model does not answer: ${error.message}.`;
     }
+    bar.hidden = true;
     root.removeAttribute("aria-busy");
   }
   let turn = 0;
@@ -226,21 +329,38 @@ function render({ model, el }) {
       ...moves,
     ),
   );
-  const asked = element("div", { class: "mirlib-chooser" }, element("label", { for: list.id }, "Question"), list);
+  const chooser = element("div", { class: "mirlib-chooser" }, element("label", { for: list.id }, "Question"), list);
   const table = element("table", { class: "mirlib-answers" }, element("thead", {}, head), body);
   const described = element("table", {}, element("caption", {}, "The picture described"), captions);
+  const layers = (label) => slider(model, "layer", { label, min: 0, max: 8, step: 1, show: (k) => (k === 0 ? NAMES_OF_ZERO[label] : String(k)) });
+  const costNote =
+    "Your picture among six others, moved onto the words of seven texts at the least cost: the mean over all patches is the " +
+    "distance of which MIR is made. A word is moved onto other words.";
+  const costView = element("div", { class: "mirlib-costs" }, layers(SUM), costs.table, costs.legend, costs.chart, element("p", { class: "mirlib-note" }, costNote));
+  const wordTable = element("table", { class: "mirlib-answers" }, element("thead", {}, element("tr", {}, where)), nearest);
+  const wordNote = "Each patch is read as if this layer were the last: which word would come next? A � is a part of a letter.";
+  const wordView = element("div", {}, layers(ENTERING), wordTable, vector, element("p", { class: "mirlib-note" }, wordNote));
+  const shownIn = [
+    [[canvas, chooser, form, table, described], ["answer"]],
+    [[costView], ["costs"]],
+    [[wordView], ["words"]],
+    [[stage.node, ...(names.length < 2 ? [] : [inside])], ["costs", "words"]],
+  ];
+  const views = element("div", { class: "mirlib-wide mirlib-buttons", role: "group", "aria-label": "What you see" }, ...choices);
   const frame = element(
     "div",
     { class: "mirlib-frame" },
     editor,
-    element("div", {}, canvas),
-    element("div", {}, asked, form, table, status),
+    views,
+    element("div", {}, canvas, stage.node),
+    element("div", {}, inside, chooser, form, table, costView, wordView, status, bar),
     element("div", { class: "mirlib-wide" }, described, spoken.node),
   );
   const root = element("div", { class: "mirlib-widget mirlib-ask", role: "group", "aria-label": "Ask the model" }, frame);
   el.append(root);
   for (const name of ["things", "count"]) model.on(`change:${name}`, refreshEditor);
-  for (const name of ["things", "count", "background", "question"]) model.on(`change:${name}`, refresh);
+  for (const name of ["things", "count", "background", "question", "view", "inside"]) model.on(`change:${name}`, refresh);
+  for (const name of ["layer", "patch"]) model.on(`change:${name}`, showPatches);
   refreshEditor();
   refresh();
 }

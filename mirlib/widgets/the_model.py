@@ -21,6 +21,8 @@ class EngineWidget(StaticWidget):
         pieces: How many scripts carry the weights, see `mirlib.widgets.engine`.
     """
 
+    shared = ("scenes", "engine_page")
+
     pieces = traitlets.Int().tag(sync=True)
     _wanted = traitlets.Bool(False).tag(sync=True)  # by a page that has no scripts: a notebook
     _packet = traitlets.Bytes().tag(sync=True)
@@ -36,8 +38,7 @@ class EngineWidget(StaticWidget):
     def _esm(self) -> str:
         source = "".join(map(_read, ("engine.js", "engine_training.js", "scenes.js", "engine_worker.js")))
         source = source.replace("\nexport ", "\n")
-        shared = "".join(map(_read, ("controls.js", "scenes.js", "engine_page.js")))
-        return f"const WORKER = {_literal(source)};\n{shared}{_read(f'{self.asset}.js')}"
+        return f"const WORKER = {_literal(source)};\n{super()._esm}"
 
 
 class TheModel(EngineWidget):
