@@ -1,7 +1,7 @@
 """What a reader does with her own hands: watch a training, draw a scene, ask the model about it.
 
 `LiveCurve` draws a training while it runs. `ask_the_model` makes a widget in which a reader draws a scene and asks
-about it; the miniature answers in the page.
+about it; the miniature answers in the page. `train_in_page` makes one in which its projector learns in the page.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
+from mirlab.measuring import pictures_of, texts_of
 from mirlab.model import evaluation, precision, sequence, train
 from mirlab.world import language
 from mirlab.world.scenes import handwritten
 from mirlib.widgets.ask_the_model import AskTheModel
+from mirlib.widgets.train_in_page import TrainInPage
 
 GALLERY_WRITING = 4
 """The handwriting of every digit that a reader draws: one that no training sees, see `world.sample_scene`."""
@@ -250,8 +253,15 @@ def drawing() -> dict[str, Any]:
     }
 
 
+def beside_drawings() -> tuple[list[Image.Image], list[str]]:
+    """Six scenes, as the cloud in which a drawing stands, and seven texts of made-up news, the drawing's first."""
+    return pictures_of("scenes", 6), texts_of("news", 7)
+
+
 def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> AskTheModel:
-    """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers.
+    """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers and how it sees it.
+
+    The drawing is measured beside six scenes and above seven texts, `beside_drawings`.
 
     Args:
         projectors: By the names that the reader sees, as for `AskTheModel`.
@@ -265,4 +275,19 @@ def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> 
         ("ring", "green", "small", "bottomleft"),
     ]
     things = [dict(zip(names, words, strict=True)) | {"right": 0, "down": 0} for words in first]
-    return AskTheModel(projectors, **{"world": drawing(), "things": things, **traits})
+    pictures, texts = beside_drawings()
+    return AskTheModel(projectors, pictures, **{"world": drawing(), "things": things, "texts": texts, **traits})
+
+
+def train_in_page(*, pictures: int = 6, **traits: Any) -> TrainInPage:
+    """A widget that trains the miniature's projector in the page, and measures MIR on held-out scenes and news.
+
+    Args:
+        pictures: Number of held-out scenes, and of news texts under them.
+        **traits: Attributes of `mirlib.widgets.TrainInPage`, such as the first ``learning_rate``.
+    """
+    rng = np.random.default_rng([0, 97])
+    scenes = [world.sample_scene(rng, count=2, digits=0, held_out=True) for _ in range(pictures)]
+    shown = {name: value for name, value in drawing().items() if name in ("shapes", "colours", "sizes")}
+    first = {"truth": world.caption(scenes[0]), "world": shown}
+    return TrainInPage([world.to_image(scene) for scene in scenes], texts_of("news", pictures), **{**first, **traits})

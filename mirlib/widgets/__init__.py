@@ -6,6 +6,16 @@ from mirlib.widgets.patch_costs import PatchCosts
 from mirlib.widgets.questions import quiz
 from mirlib.widgets.robustness import RobustnessPicker
 from mirlib.widgets.the_model import TheModel
+from mirlib.widgets.train_in_page import TrainInPage
 from mirlib.widgets.two_clouds import TwoClouds
 
-__all__ = ["AskTheModel", "PatchCosts", "RobustnessPicker", "StaticWidget", "TheModel", "TwoClouds", "quiz"]
+__all__ = [
+    "AskTheModel",
+    "PatchCosts",
+    "RobustnessPicker",
+    "StaticWidget",
+    "TheModel",
+    "TrainInPage",
+    "TwoClouds",
+    "quiz",
+]

@@ -1,63 +1,10 @@
-// Draw a scene, ask about it, and read the answers of models that run in the page.
+// Draw a scene, and see what models that run in the page make of it: their answer to a question, what each patch costs to
+// move onto words, and the words nearest to it.
 const FILLS = ["solid", "hatched", "dotted"];
-const CELLS = ["topleft", "topright", "bottomleft", "bottomright"];
 const NUMBERS = ["zero", "one", "two", "three", "four"];
-const [SIDE, CELL, SAMPLES] = [48, 24, 4];
 const percent = (share) => (share >= 0.005 || share === 0 ? `${Math.round(100 * share)} %` : "< 1 %");
-const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// --- The world, as mirlab/world/scenes.py has it -----------------------------------------------------------------------
-
-// How much of each pixel a form covers: 4 x 4 samples a pixel. Digits are handwritings, brought along by the page.
-function sprite(shape_, size, world) {
-  const radius = world.sizes[size];
-  const side = 2 * radius + 1;
-  const coverage = new Float32Array(side * side);
-  if (world.digits[shape_]) {
-    const scan = bytesOf(world.digits[shape_][size]);
-    return coverage.map((_, i) => Math.min(Math.fround(scan[i] / 200), 1));
-  }
-  const inside = {
-    circle: (x, y) => Math.hypot(x, y) <= 1,
-    ring: (x, y) => Math.hypot(x, y) <= 1 && Math.hypot(x, y) >= 0.55,
-    square: (x, y) => Math.max(Math.abs(x), Math.abs(y)) <= 0.87,
-    triangle: (x, y) => y <= 0.87 && Math.abs(x) <= (y + 1) * 0.55,
-    cross: (x, y) => Math.min(Math.abs(x), Math.abs(y)) <= 0.3 && Math.max(Math.abs(x), Math.abs(y)) <= 1,
-  }[shape_];
-  const at = (i) => ((i + 0.5) / SAMPLES - side / 2) / radius;
-  for (let i = 0; i < side * SAMPLES; i += 1) {
-    for (let j = 0; j < side * SAMPLES; j += 1) {
-      const pixel = Math.floor(i / SAMPLES) * side + Math.floor(j / SAMPLES);
-      if (inside(at(j), at(i))) coverage[pixel] += 1 / SAMPLES ** 2;
-    }
-  }
-  return coverage;
-}
-
-// Pixels of a scene, 48 x 48 x 3. The noise comes with the page, so that it is Python's.
-export function paint(things, background, world) {
-  const canvas = new Float32Array(SIDE * SIDE * 3).fill(background);
-  for (const thing of things) {
-    const radius = world.sizes[thing.size];
-    const cell = CELLS.indexOf(thing.cell);
-    const left = (cell % 2) * CELL + CELL / 2 + thing.right - radius;
-    const top = Math.floor(cell / 2) * CELL + CELL / 2 + thing.down - radius;
-    const coverage = sprite(thing.shape, thing.size, world);
-    const side = 2 * radius + 1;
-    coverage.forEach((share, i) => {
-      for (let c = 0; c < 3; c += 1) {
-        const place = ((top + Math.floor(i / side)) * SIDE + left + (i % side)) * 3 + c;
-        const step = Math.fround(world.colours[thing.colour][c] - canvas[place]);
-        canvas[place] += Math.fround(share * step);
-      }
-    });
-  }
-  const noise = new Float32Array(bytesOf(world.noise).buffer);
-  return Uint8Array.from(canvas, (value, i) => {
-    const noisy = Math.fround(value + Math.fround(10 * noise[Math.floor(i / 3)]));
-    return Math.max(0, Math.min(255, noisy));
-  });
-}
+// --- Questions about a scene ------------------------------------------------------------------------------------------
 
 const plural = (form) => (/^\d$/.test(form) ? form : form === "cross" ? "crosses" : `${form}s`);
 
@@ -96,13 +43,17 @@ export function questionsOf(things, world) {
   return found.map(([text, answer, words]) => ({ text, answer, words }));
 }
 
-// What a full caption would say.
-export const captionOf = (things) => things.map((t) => `${t.cell} ${t.shape} ${t.size} ${t.colour} .`).join(" ");
-
 // --- The widget ----------------------------------------------------------------------------------------------------------
 
+const [SUM, ENTERING] = ["Layer (all: their sum)", "Layer (0: what enters the first)"];
+const NAMES_OF_ZERO = { [SUM]: "all", [ENTERING]: "0" };
+const VIEWS = { answer: "The answer", costs: "Cost of the patches", words: "Nearest words" };
+let asked = 0; // widgets in the page, so that none drops what another one waits for
+
 function render({ model, el }) {
+  const queue = `ask ${(asked += 1)}`;
   const world = model.get("world");
+  const noise = new Float32Array(bytesOf(world.noise).buffer); // comes with the page, so that it is Python's
   const names = model.get("names");
   const engine = startEngine(model);
   const shown = () =>
@@ -112,12 +63,13 @@ function render({ model, el }) {
       .sort((a, b) => CELLS.indexOf(a.cell) - CELLS.indexOf(b.cell));
   let chosen = 0;
 
-  const canvas = element("canvas", { class: "mirlib-picture", width: SIDE, height: SIDE, role: "img" });
+  const canvas = element("canvas", { class: "mirlib-picture", width: PICTURE, height: PICTURE, role: "img" });
   const head = element("tr", {}, element("th", { scope: "col" }, "possible answer"), ...names.map((name) => element("th", { scope: "col" }, name)));
   const body = element("tbody");
   const captions = element("tbody");
   const spoken = announcer();
   const status = element("p", { class: "mirlib-note", role: "status" });
+  const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress", hidden: "" });
 
   // The editor: one thing at a time, chosen by its button.
   const edit = (name, value) => {
@@ -188,13 +140,101 @@ function render({ model, el }) {
   form.addEventListener("submit", askTyped);
   typed.addEventListener("keydown", (event) => event.key === "Enter" && askTyped(event)); // a notebook keeps it from the form
 
+  // What is looked at: one thing at a time.
+  const choices = Object.entries(VIEWS).map(([view, label]) => {
+    const button = element("button", { type: "button", "data-view": view }, label);
+    button.addEventListener("click", () => {
+      model.set("view", view);
+      model.save_changes();
+    });
+    return button;
+  });
+  const inside = traitChoice(model, "inside", "Which model", [["", options(names)]]);
+  inside.hidden = names.length < 2;
+
+  // The picture under its patches, for the costs and for the words.
+  const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: SIDE, height: SIDE };
+  const stage = patchStage((patch) => {
+    model.set("patch", patch);
+    model.save_changes();
+  });
+  const costs = costPanel();
+  const nearest = element("tbody");
+  const vector = element("p", { class: "mirlib-note" });
+  const where = element("th", { scope: "col", colspan: 2 });
+  let found = null; // what the engine has said of the picture in the present view
+
+  function showPatches() {
+    const [view, layer, patch] = ["view", "layer", "patch"].map((name) => model.get(name));
+    if (!found || found.view !== view) return;
+    const place = placeOf(grid, patch);
+    let sentence;
+    if (view === "costs") {
+      const picture = { ...grid, address: found.address, costs: found.costs };
+      const fills = costColours(picture, found.layers, layer);
+      stage.draw(picture, { name: "Cost of each patch of your picture", fills, strength: 0.72, grey: true });
+      const said = costs.show(picture, found.layers, layer, patch, true);
+      sentence = said.sentence;
+      root.dataset.numbers = JSON.stringify({ ...said.numbers, ...found.layers[layer] });
+    } else {
+      const words = found.words[layer];
+      const fills = words.map(() => "var(--mirlib-paper)");
+      const texts = words.map(({ output }) => output[0][0].trim());
+      const name = "The word nearest to each patch of your picture";
+      stage.draw({ ...grid, address: found.address }, { name, fills, strength: 0.5, texts });
+      const at = layer === 0 ? "before layer 1" : `layer ${layer}`;
+      where.textContent = `${capital(place)}, ${at}`;
+      nearest.replaceChildren(...words[patch].output.map(([word, share]) => wordRow(word, share)));
+      const [[word, cosine]] = words[patch].input;
+      vector.textContent = `Of the vectors that words have where they enter, that of “${word.trim()}” is nearest: cosine ${number(cosine)}.`;
+      sentence = `${place}, ${at}: ${words[patch].output.slice(0, 3).map(([one, share]) => `${one.trim()}, ${percent(share)}`).join("; ")}.`;
+      root.dataset.numbers = JSON.stringify(words[patch]);
+    }
+    stage.point(patch, `Patches of your picture. Arrow keys move. ${sentence}`);
+    spoken.say(sentence);
+  }
+
+  function wordRow(word, share) {
+    const length = element("div", { class: "mirlib-bar solid" });
+    length.style.width = `${100 * share}%`;
+    const value = element("span", { class: "mirlib-value" }, percent(share));
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, word.trim()),
+      element("td", { "data-value": share }, element("div", { class: "mirlib-share" }, length), value),
+    );
+  }
+
+  const settingsOf = (name) => ({ input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" });
+  const working = (part) => {
+    bar.hidden = false;
+    bar.value = part;
+  };
+
+  async function lookInside(drawn, view) {
+    const given = { pixels: drawn, settings: settingsOf(model.get("inside")), queue };
+    if (view === "words") return { words: await engine.ask("lens", { ...given, most: 5 }, working) };
+    beside ??= await Promise.all(model.get("companions").map(pixelsOf));
+    const [text, ...texts] = model.get("texts");
+    return engine.ask("map", { ...given, text, beside: { pictures: beside, texts } }, working);
+  }
+  let beside = null; // pixels of the companions
+
   async function refresh() {
+    const view = model.get("view");
+    choices.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
+    for (const [parts, views] of shownIn) for (const part of parts) part.toggleAttribute("hidden", !views.includes(view));
     const things = shown();
-    const drawn = paint(things, model.get("background"), world);
-    const image = new ImageData(SIDE, SIDE);
-    for (let i = 0; i < SIDE * SIDE; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
+    const drawn = paint(things, model.get("background"), noise, world);
+    const image = new ImageData(PICTURE, PICTURE);
+    for (let i = 0; i < PICTURE ** 2; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
     canvas.getContext("2d").putImageData(image, 0, 0);
     canvas.setAttribute("aria-label", `Picture: ${captionOf(things)}`);
+    if (view !== found?.view) {
+      found = null;
+      stage.draw({ ...grid, address: canvas.toDataURL() }, { name: "Your picture", fills: grid.cells.map(() => "none"), strength: 0 });
+    }
     const known = questionsOf(things, world);
     const wanted = model.get("question");
     const question = known.find((one) => one.text === wanted) ?? { text: wanted, answer: "", words: [] };
@@ -205,18 +245,25 @@ function render({ model, el }) {
     const mine = (turn += 1);
     try {
       await ready;
-      const replies = [];
-      for (const name of names) {
-        const settings = { input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" };
-        const given = { pixels: drawn, question: question.text, words: question.words, settings };
-        replies.push(await engine.ask("answer", given));
-        if (mine !== turn) return;
+      if (view === "answer") {
+        const replies = [];
+        for (const name of names) {
+          const given = { pixels: drawn, question: question.text, words: question.words, settings: settingsOf(name) };
+          replies.push(await engine.ask("answer", given));
+          if (mine !== turn) return;
+        }
+        show(question, things, replies);
+      } else {
+        const said = await lookInside(drawn, view);
+        if (mine !== turn || !said) return;
+        found = { ...said, view, address: canvas.toDataURL() };
+        showPatches();
       }
-      show(question, things, replies);
       status.textContent = "";
     } catch (error) {
       status.textContent = `The model does not answer: ${error.message}.`;
     }
+    bar.hidden = true;
     root.removeAttribute("aria-busy");
   }
   let turn = 0;
@@ -282,21 +329,38 @@ function render({ model, el }) {
       ...moves,
     ),
   );
-  const asked = element("div", { class: "mirlib-chooser" }, element("label", { for: list.id }, "Question"), list);
+  const chooser = element("div", { class: "mirlib-chooser" }, element("label", { for: list.id }, "Question"), list);
   const table = element("table", { class: "mirlib-answers" }, element("thead", {}, head), body);
   const described = element("table", {}, element("caption", {}, "The picture described"), captions);
+  const layers = (label) => slider(model, "layer", { label, min: 0, max: 8, step: 1, show: (k) => (k === 0 ? NAMES_OF_ZERO[label] : String(k)) });
+  const costNote =
+    "Your picture among six others, moved onto the words of seven texts at the least cost: the mean over all patches is the " +
+    "distance of which MIR is made. A word is moved onto other words.";
+  const costView = element("div", { class: "mirlib-costs" }, layers(SUM), costs.table, costs.legend, costs.chart, element("p", { class: "mirlib-note" }, costNote));
+  const wordTable = element("table", { class: "mirlib-answers" }, element("thead", {}, element("tr", {}, where)), nearest);
+  const wordNote = "Each patch is read as if this layer were the last: which word would come next? A � is a part of a letter.";
+  const wordView = element("div", {}, layers(ENTERING), wordTable, vector, element("p", { class: "mirlib-note" }, wordNote));
+  const shownIn = [
+    [[canvas, chooser, form, table, described], ["answer"]],
+    [[costView], ["costs"]],
+    [[wordView], ["words"]],
+    [[stage.node, ...(names.length < 2 ? [] : [inside])], ["costs", "words"]],
+  ];
+  const views = element("div", { class: "mirlib-wide mirlib-buttons", role: "group", "aria-label": "What you see" }, ...choices);
   const frame = element(
     "div",
     { class: "mirlib-frame" },
     editor,
-    element("div", {}, canvas),
-    element("div", {}, asked, form, table, status),
+    views,
+    element("div", {}, canvas, stage.node),
+    element("div", {}, inside, chooser, form, table, costView, wordView, status, bar),
     element("div", { class: "mirlib-wide" }, described, spoken.node),
   );
   const root = element("div", { class: "mirlib-widget mirlib-ask", role: "group", "aria-label": "Ask the model" }, frame);
   el.append(root);
   for (const name of ["things", "count"]) model.on(`change:${name}`, refreshEditor);
-  for (const name of ["things", "count", "background", "question"]) model.on(`change:${name}`, refresh);
+  for (const name of ["things", "count", "background", "question", "view", "inside"]) model.on(`change:${name}`, refresh);
+  for (const name of ["layer", "patch"]) model.on(`change:${name}`, showPatches);
   refreshEditor();
   refresh();
 }

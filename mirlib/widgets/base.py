@@ -43,14 +43,16 @@ class StaticWidget(anywidget.AnyWidget):
 
     Attributes:
         asset: The name of the JavaScript file in `mirlib/widgets`, without its ending.
+        shared: Names of files that stand before it, behind `controls.js`.
     """
 
     asset: ClassVar[str]
+    shared: ClassVar[tuple[str, ...]] = ()
 
     # Properties, so that the files are read when a widget is made and not when the module is imported.
     @property
     def _esm(self) -> str:
-        return _read("controls.js") + _read(f"{self.asset}.js")
+        return "".join(_read(f"{name}.js") for name in ("controls", *self.shared, self.asset))
 
     @property
     def _css(self) -> str:

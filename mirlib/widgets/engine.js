@@ -6,29 +6,62 @@
 
 // --- Parts -----------------------------------------------------------------------------------------------------------
 
-// y = x Wᵀ + b: rows x inputs times (outputs x inputs). Four outputs at a time, so that each x is read once for four.
+// y = x Wᵀ + b: rows x inputs times (outputs x inputs). Three rows and four outputs at a time, so that each number that
+// is fetched is used more than once; where no third row is left, the last one is done again.
 function linear(x, rows, weight, bias, outputs) {
   const inputs = weight.length / outputs;
   const y = new Float32Array(rows * outputs);
   for (let o = 0; o < outputs; o += 4) {
-    const [w0, w1, w2, w3] = [o * inputs, (o + 1) * inputs, (o + 2) * inputs, (o + 3) * inputs];
-    for (let r = 0; r < rows; r += 1) {
-      let [s0, s1, s2, s3] = bias ? [bias[o], bias[o + 1], bias[o + 2], bias[o + 3]] : [0, 0, 0, 0];
-      const start = r * inputs;
+    const w0 = o * inputs;
+    const w1 = w0 + inputs;
+    const w2 = w1 + inputs;
+    const w3 = w2 + inputs;
+    for (let a = 0; a < rows; a += 3) {
+      const b = Math.min(a + 1, rows - 1);
+      const c = Math.min(a + 2, rows - 1);
+      const xa = a * inputs;
+      const xb = b * inputs;
+      const xc = c * inputs;
+      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0, c0 = 0, c1 = 0, c2 = 0, c3 = 0;
       for (let i = 0; i < inputs; i += 1) {
-        const value = x[start + i];
-        s0 += value * weight[w0 + i];
-        s1 += value * weight[w1 + i];
-        s2 += value * weight[w2 + i];
-        s3 += value * weight[w3 + i];
+        const va = x[xa + i];
+        const vb = x[xb + i];
+        const vc = x[xc + i];
+        let w = weight[w0 + i];
+        a0 += va * w;
+        b0 += vb * w;
+        c0 += vc * w;
+        w = weight[w1 + i];
+        a1 += va * w;
+        b1 += vb * w;
+        c1 += vc * w;
+        w = weight[w2 + i];
+        a2 += va * w;
+        b2 += vb * w;
+        c2 += vc * w;
+        w = weight[w3 + i];
+        a3 += va * w;
+        b3 += vb * w;
+        c3 += vc * w;
       }
-      const place = r * outputs + o;
-      y[place] = s0;
-      y[place + 1] = s1;
-      y[place + 2] = s2;
-      y[place + 3] = s3;
+      const ya = a * outputs + o;
+      const yb = b * outputs + o;
+      const yc = c * outputs + o;
+      y[ya] = a0;
+      y[ya + 1] = a1;
+      y[ya + 2] = a2;
+      y[ya + 3] = a3;
+      y[yb] = b0;
+      y[yb + 1] = b1;
+      y[yb + 2] = b2;
+      y[yb + 3] = b3;
+      y[yc] = c0;
+      y[yc + 1] = c1;
+      y[yc + 2] = c2;
+      y[yc + 3] = c3;
     }
   }
+  if (bias) for (let i = 0; i < y.length; i += 1) y[i] += bias[i % outputs];
   return y;
 }
 
@@ -80,6 +113,28 @@ function erf(x) {
 const gelu = (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2));
 const silu = (x) => x / (1 + Math.exp(-x));
 
+function softmax(logits) {
+  let most = -Infinity;
+  for (const logit of logits) most = Math.max(most, logit);
+  let sum = 0;
+  const shares = new Float64Array(logits.length);
+  logits.forEach((logit, i) => (sum += shares[i] = Math.exp(logit - most)));
+  return shares.map((share) => share / sum);
+}
+
+// The greatest values with their places, greatest first.
+function greatest(values, most) {
+  const found = [];
+  values.forEach((value, place) => {
+    if (found.length === most && value <= found[most - 1][1]) return;
+    let at = found.length;
+    while (at > 0 && found[at - 1][1] < value) at -= 1;
+    found.splice(at, 0, [place, value]);
+    found.length = Math.min(found.length, most);
+  });
+  return found;
+}
+
 function add(x, y) {
   for (let i = 0; i < x.length; i += 1) x[i] += y[i];
 }
@@ -112,14 +167,15 @@ function attend(q, k, v, rows, seen, heads, causal) {
   return out;
 }
 
-// Rotary position embedding, in place: each pair (i, i + width / 2) of a head turns by place / 10000^(2i / width).
-function rotate(x, rows, heads, first) {
+// Rotary position embedding, in place: each pair (i, i + width / 2) of a head turns by place / 10000^(2i / width), or with
+// way = -1 back.
+function rotate(x, rows, heads, first, way = 1) {
   const d = x.length / rows;
   const width = d / heads;
   const half = width / 2;
   for (let r = 0; r < rows; r += 1) {
     for (let i = 0; i < half; i += 1) {
-      const angle = (first + r) / 10000 ** (i / half);
+      const angle = (way * (first + r)) / 10000 ** (i / half);
       const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
       for (let h = 0; h < heads; h += 1) {
         const a = r * d + h * width + i;
@@ -202,8 +258,9 @@ export class Miniature {
   }
 
   // LlamaModel on `rows` more tokens behind those of a memory. Returns what each layer hands on, the last one behind
-  // the final norm as transformers has it, and the memory of keys and values with these tokens in it.
-  read(x, memory = null) {
+  // the final norm as transformers has it and `raw` without it, and the memory of keys and values with these tokens in it.
+  // A tape, a list, takes down what the way back through the layers needs; see engine_training.js.
+  read(x, memory = null, tape = null) {
     const rows = x.length / this.d;
     const before = memory ? memory.length : 0;
     const grown = { length: before + rows, keys: [], values: [] };
@@ -212,6 +269,7 @@ export class Miniature {
     for (let k = 0; k < this.layers; k += 1) {
       const of = (name) => this.weights[`language_model.model.layers.${k}.${name}.weight`];
       const apply = (name, input, outputs) => linear(input, rows, of(name), null, outputs);
+      const noted = tape && { state: Float32Array.from(state) };
       const input = rmsNorm(state, rows, of("input_layernorm"));
       const [q, key, value] = ["q", "k", "v"].map((name) => apply(`self_attn.${name}_proj`, input, this.d));
       rotate(q, rows, HEADS, before);
@@ -226,27 +284,46 @@ export class Miniature {
       grown.values.push(joined(memory?.values[k], value));
       const seen = attend(q, grown.keys[k], grown.values[k], rows, grown.length, HEADS, true);
       add(state, apply("self_attn.o_proj", seen, this.d));
+      if (tape) noted.middle = Float32Array.from(state);
       const inner = rmsNorm(state, rows, of("post_attention_layernorm"));
       const width = of("mlp.up_proj").length / this.d;
       const gate = apply("mlp.gate_proj", inner, width);
       const up = apply("mlp.up_proj", inner, width);
+      tape?.push({ ...noted, q, key, value, gate, up: Float32Array.from(up) });
       for (let i = 0; i < up.length; i += 1) up[i] *= silu(gate[i]);
       add(state, apply("mlp.down_proj", up, this.d));
       states.push(Float32Array.from(state));
     }
+    tape?.push({ state });
     states[this.layers - 1] = rmsNorm(state, rows, this.weights["language_model.model.norm.weight"]);
-    return { states, memory: grown };
+    return { states, raw: state, memory: grown };
   }
 
   // Probabilities of the next word behind one normed row: the output layer is the table of embeddings.
   next(row) {
-    const logits = linear(row, 1, this.embeddings, null, this.words.length);
-    let most = -Infinity;
-    for (const logit of logits) most = Math.max(most, logit);
-    let sum = 0;
-    const shares = new Float64Array(logits.length);
-    logits.forEach((logit, i) => (sum += shares[i] = Math.exp(logit - most)));
-    return shares.map((share) => share / sum);
+    return softmax(linear(row, 1, this.embeddings, null, this.words.length));
+  }
+
+  // The lens: the words nearest to each row, as [id, value], nearest first. `output`: the most probable ones if the row
+  // had come out of the last layer, through its norm. `input`: those whose embeddings have the greatest cosine with it.
+  nearest(x, most = 5) {
+    const rows = x.length / this.d;
+    const count = this.words.length;
+    this.lengths ??= norms(this.embeddings, this.d);
+    const normed = rmsNorm(x, rows, this.weights["language_model.model.norm.weight"]);
+    const logits = linear(normed, rows, this.embeddings, null, count);
+    const products = linear(x, rows, this.embeddings, null, count);
+    const own = norms(x, this.d);
+    return Array.from(own, (length, r) => {
+      const of = (values) => values.subarray(r * count, (r + 1) * count);
+      const cosines = Float64Array.from(of(products), (value, id) => value / (this.lengths[id] * length || 1));
+      return { output: greatest(softmax(of(logits)), most), input: greatest(cosines, most) };
+    });
+  }
+
+  // One token as a reader sees it.
+  word(id) {
+    return id > 3 ? this.decode([id]) : this.words[id];
   }
 
   // Byte-level byte-pair encoding. Words are cut as GPT-2's tokenizer cuts them, and merged best pair first.
@@ -281,8 +358,8 @@ export class Miniature {
     const x = new Float32Array(before.length + tokens.length);
     x.set(before);
     x.set(tokens, before.length);
-    const { states, memory } = this.read(x);
-    return { vision: states.map((state) => state.slice(before.length)), memory };
+    const { states, raw, memory } = this.read(x);
+    return { vision: states.map((state) => state.slice(before.length)), raw: raw.slice(before.length), memory };
   }
 
   // A text as an assistant would have said it under a picture: the states of its own tokens, without the frame.
@@ -328,23 +405,34 @@ const LETTERS = new Map(BYTES.map((letter, byte) => [letter, byte]));
 
 // Norms of rows.
 export function norms(x, d) {
-  return Float64Array.from({ length: x.length / d }, (_, r) => Math.hypot(...x.subarray(r * d, (r + 1) * d)));
+  const found = new Float64Array(x.length / d);
+  for (let r = 0; r < found.length; r += 1) {
+    let square = 0;
+    for (let i = r * d; i < (r + 1) * d; i += 1) square += x[i] * x[i];
+    found[r] = Math.sqrt(square);
+  }
+  return found;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-// The rows whose norm lies within three standard deviations of the (lower) median.
-function withoutOutliers(x, d) {
+// The numbers of the rows whose norm lies within three standard deviations of the (lower) median.
+function keptRows(x, d) {
   const length = norms(x, d).map(Math.fround);
   const centre = [...length].sort((a, b) => a - b)[Math.floor((length.length - 1) / 2)];
   const middle = mean(length);
   const reach = 3 * Math.sqrt(length.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (length.length - 1));
-  const kept = [...length.keys()].filter((r) => length.length < 2 || Math.abs(length[r] - centre) <= reach);
-  if (kept.length === length.length) return x;
-  const y = new Float32Array(kept.length * d);
-  kept.forEach((from, to) => y.set(x.subarray(from * d, (from + 1) * d), to * d));
+  return [...length.keys()].filter((r) => length.length < 2 || Math.abs(length[r] - centre) <= reach);
+}
+
+function take(x, d, chosen) {
+  if (chosen.length === x.length / d) return x;
+  const y = new Float32Array(chosen.length * d);
+  chosen.forEach((from, to) => y.set(x.subarray(from * d, (from + 1) * d), to * d));
   return y;
 }
+
+const withoutOutliers = (x, d) => take(x, d, keptRows(x, d));
 
 // Mean, and covariance with divisor n - 1, of rows times a factor.
 function moments(x, d, factor) {
@@ -361,7 +449,7 @@ function moments(x, d, factor) {
     }
   }
   for (let i = 0; i < d; i += 1) for (let j = 0; j < i; j += 1) sigma[j * d + i] = sigma[i * d + j];
-  return { mu, sigma, trace: mean(sigma.filter((_, i) => i % (d + 1) === 0)) * d };
+  return { n, mu, sigma, trace: mean(sigma.filter((_, i) => i % (d + 1) === 0)) * d };
 }
 
 // L with L Lᵀ = sigma (Cholesky), for a matrix that may be singular: a pivot that is nothing but rounding gives a
@@ -382,10 +470,12 @@ function cholesky(sigma, d) {
 }
 
 // Eigenvalues of a symmetric matrix: Householder's reflections make it tridiagonal, the QL algorithm with implicit
-// shifts does the rest. The matrix is overwritten.
-export function eigenvalues(a, d) {
+// shifts does the rest. The matrix is overwritten. If `vectors`, d x d, are handed in, their rows become the eigenvectors.
+export function eigenvalues(a, d, vectors = null) {
   const diagonal = new Float64Array(d);
   const beside = new Float64Array(d);
+  const lengths = new Float64Array(d); // of the reflections, whose directions stay in the lower half of the matrix
+  if (vectors) for (let i = 0; i < d * d; i += 1) vectors[i] = i % (d + 1) === 0 ? 1 : 0;
   for (let i = d - 1; i > 0; i -= 1) {
     let [scale, h] = [0, 0];
     for (let k = 0; k < i; k += 1) scale += Math.abs(a[i * d + k]);
@@ -402,6 +492,7 @@ export function eigenvalues(a, d) {
     const g = f >= 0 ? -Math.sqrt(h) : Math.sqrt(h);
     beside[i] = scale * g;
     h -= f * g;
+    lengths[i] = h;
     a[i * d + i - 1] = f - g;
     let sum = 0;
     for (let j = 0; j < i; j += 1) {
@@ -452,11 +543,28 @@ export function eigenvalues(a, d) {
         p = s * r;
         diagonal[i + 1] = g + p;
         g = c * r - b;
+        if (!vectors) continue;
+        for (let k = i * d; k < (i + 1) * d; k += 1) {
+          const [low, high] = [vectors[k], vectors[k + d]];
+          vectors[k] = c * low - s * high;
+          vectors[k + d] = s * low + c * high;
+        }
       }
       if (r === 0 && i >= l) continue;
       diagonal[l] -= p;
       beside[l] = g;
       beside[m] = 0;
+    }
+  }
+  if (!vectors) return diagonal;
+  // What was turned were the eigenvectors of the tridiagonal matrix: the reflections carry them back.
+  for (let row = 0; row < d * d; row += d) {
+    for (let i = 2; i < d; i += 1) {
+      if (lengths[i] === 0) continue;
+      let along = 0;
+      for (let k = 0; k < i; k += 1) along += a[i * d + k] * vectors[row + k];
+      along /= lengths[i];
+      for (let k = 0; k < i; k += 1) vectors[row + k] -= along * a[i * d + k];
     }
   }
   return diagonal;
@@ -495,4 +603,111 @@ export function modalityIntegrationRate(vision, text, d) {
     return { ...found, total: found.mean + found.covariance };
   });
   return { layers, value: Math.log10(layers.reduce((sum, layer) => sum + layer.total, 0)) };
+}
+
+// --- The optimal map ---------------------------------------------------------------------------------------------------
+
+// The cheapest way to move one cloud (its moments) onto another, if both were normal: x goes to mu_y + T (x - mu_x) with
+// T = F⁺ᵀ (Fᵀ S_y F)^½ F⁺ and S_x = F Fᵀ. F has the eigenvectors of S_x that are more than rounding, times the roots of their
+// eigenvalues. The rows of `whiten` are F⁺, those of `turn` the eigenvectors in the middle, and `roots` theirs.
+export function optimalMap(own, other, d) {
+  const vectors = new Float64Array(d * d);
+  const spread = eigenvalues(Float64Array.from(own.sigma), d, vectors);
+  const nothing = Math.max(...spread) * d * Number.EPSILON;
+  const found = [...spread.keys()].filter((k) => spread[k] > nothing);
+  const rank = found.length;
+  const [factor, whiten] = [new Float64Array(rank * d), new Float64Array(rank * d)];
+  found.forEach((from, k) => {
+    const root = Math.sqrt(spread[from]);
+    for (let i = 0; i < d; i += 1) {
+      factor[k * d + i] = vectors[from * d + i] * root;
+      whiten[k * d + i] = vectors[from * d + i] / root;
+    }
+  });
+  const dot = (x, k, y, j) => {
+    let sum = 0;
+    for (let i = 0; i < d; i += 1) sum += x[k * d + i] * y[j * d + i];
+    return sum;
+  };
+  const reached = new Float64Array(rank * d); // Fᵀ S_y
+  for (let k = 0; k < rank; k += 1) for (let i = 0; i < d; i += 1) reached[k * d + i] = dot(factor, k, other.sigma, i);
+  const middle = new Float64Array(rank * rank);
+  for (let k = 0; k < rank; k += 1) {
+    for (let j = 0; j <= k; j += 1) middle[k * rank + j] = middle[j * rank + k] = dot(reached, k, factor, j);
+  }
+  const turn = new Float64Array(rank * rank);
+  const roots = eigenvalues(middle, rank, turn).map((value) => Math.sqrt(Math.max(value, 0)));
+  const trace = roots.reduce((sum, root) => sum + root, 0);
+  const shift = own.mu.reduce((sum, value, i) => sum + (value - other.mu[i]) ** 2, 0);
+  const map = { rank, whiten, turn, roots, distance: shift + Math.max(own.trace + other.trace - 2 * trace, 0) };
+  // Spread of the other cloud in directions in which this one has none: no row reaches it.
+  map.unreached = rank === d ? 0 : Math.max(other.trace - reachedTrace(map, d), 0);
+  return map;
+}
+
+// x -> F⁺ᵀ W (roots · Wᵀ (F⁺ x)): T applied to a centred row.
+function moved(x, { rank, whiten, turn, roots }, d) {
+  const white = new Float64Array(rank);
+  for (let k = 0; k < rank; k += 1) for (let i = 0; i < d; i += 1) white[k] += whiten[k * d + i] * x[i];
+  const stretched = new Float64Array(rank);
+  for (let j = 0; j < rank; j += 1) {
+    let along = 0;
+    for (let k = 0; k < rank; k += 1) along += turn[j * rank + k] * white[k];
+    along *= roots[j];
+    for (let k = 0; k < rank; k += 1) stretched[k] += along * turn[j * rank + k];
+  }
+  const y = new Float64Array(d);
+  for (let k = 0; k < rank; k += 1) for (let i = 0; i < d; i += 1) y[i] += whiten[k * d + i] * stretched[k];
+  return y;
+}
+
+// The trace of T S_x T, the spread that arrives.
+function reachedTrace({ rank, whiten, turn, roots }, d) {
+  let trace = 0;
+  const along = new Float64Array(d);
+  for (let j = 0; j < rank; j += 1) {
+    along.fill(0);
+    for (let k = 0; k < rank; k += 1) for (let i = 0; i < d; i += 1) along[i] += turn[j * rank + k] * whiten[k * d + i];
+    for (let i = 0; i < d; i += 1) trace += (roots[j] * along[i]) ** 2;
+  }
+  return trace;
+}
+
+// What each row, times a factor, pays: the squared way that it goes when its cloud is moved onto the other one. The mean
+// over all rows of the cloud, plus what is unreached, is the squared Fréchet distance.
+export function rowCosts(x, d, factor, own, other, map) {
+  const wide = Math.sqrt(own.n / (own.n - 1)); // the covariance has the divisor n - 1
+  const costs = new Float64Array(x.length / d);
+  const centred = new Float64Array(d);
+  for (let r = 0; r < costs.length; r += 1) {
+    for (let i = 0; i < d; i += 1) centred[i] = factor * x[r * d + i] - own.mu[i];
+    const goal = moved(centred, map, d);
+    for (let i = 0; i < d; i += 1) costs[r] += (own.mu[i] - other.mu[i] + wide * (centred[i] - goal[i])) ** 2;
+  }
+  return costs;
+}
+
+// The costs of all vision rows of one layer, in squared mean norms of its text: NaN for those whose norm is an outlier.
+export function layerCosts(vision, text, d) {
+  const factor = 1 / mean(norms(text, d));
+  const kept = keptRows(vision, d);
+  const rows = take(vision, d, kept);
+  const [own, other] = [moments(rows, d, factor), moments(withoutOutliers(text, d), d, factor)];
+  const map = optimalMap(own, other, d);
+  const costs = new Float64Array(vision.length / d).fill(NaN);
+  rowCosts(rows, d, factor, own, other, map).forEach((cost, i) => (costs[kept[i]] = cost));
+  return { costs, kept: kept.length, distance: map.distance, unreached: map.unreached };
+}
+
+// What words cost on their way onto other words, in the same unit: a measure of what is much. `samples` say which text a
+// row belongs to; the texts 0, 2, ... are moved onto the texts 1, 3, ... NaN for these, and for outliers.
+export function wordCosts(text, samples, d) {
+  const factor = 1 / mean(norms(text, d));
+  const told = keptRows(text, d);
+  const [even, odd] = [0, 1].map((half) => told.filter((r) => samples[r] % 2 === half));
+  const rows = take(text, d, even);
+  const [own, other] = [moments(rows, d, factor), moments(take(text, d, odd), d, factor)];
+  const costs = new Float64Array(text.length / d).fill(NaN);
+  rowCosts(rows, d, factor, own, other, optimalMap(own, other, d)).forEach((cost, i) => (costs[even[i]] = cost));
+  return costs;
 }

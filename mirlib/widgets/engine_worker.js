@@ -121,6 +121,48 @@ function planeOf(vision, text, d) {
   return [apart, unit(beside.map((value, i) => value - along * apart[i]))];
 }
 
+// Pairs of a scene's features, computed once, and the tokens of its caption; the same ones for the same number.
+const pairs = [];
+function trainingPair(number, world) {
+  if (!pairs[number]) {
+    const { uniform, normal } = generator(1000 + number);
+    const { things, background } = sampleScene(uniform, world);
+    const noise = Float32Array.from({ length: SIDE * SIDE }, normal);
+    const features = model.encode(paint(things, background, noise, world));
+    pairs[number] = { features, ids: captionIds(model, captionOf(things)) };
+  }
+  return pairs[number];
+}
+
+// What one picture and the text under it are, layer by layer; layer 0 is what enters the first.
+function pairRows(pixels, number, text, settings) {
+  const tokens = tokensOf(pixels, number, settings);
+  const { vision, memory } = model.look(tokens);
+  const words = model.embed(model.tokenize(` ${text}`));
+  return { vision: [tokens, ...vision], text: [words, ...model.tell(text, memory)] };
+}
+
+// The rows of several pairs, one behind the other, in each layer of one side.
+function joined(pairs, side) {
+  return pairs[0][side].map((_, k) => {
+    const parts = pairs.map((pair) => pair[side][k]);
+    const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+    parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
+    return all;
+  });
+}
+
+// The pairs that stand beside the reader's own picture, by what they are: they are read once.
+const companions = new Map();
+
+// As numpy has it: between the two values that are nearest.
+function quantile(values, share) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const place = share * (sorted.length - 1);
+  const low = Math.floor(place);
+  return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
+}
+
 let fixed = null; // the planes of the first clouds that were shown; all later ones are shown in them
 
 const pause = () => new Promise((resolve) => setTimeout(resolve)); // lets messages in
@@ -132,33 +174,21 @@ const TASKS = {
 
   // Everything about some pictures with texts under them: MIR, its layers, norms, and points of both clouds in a plane.
   async measure({ pictures, texts, settings, planes }, send, current) {
-    const rows = { vision: [], text: [] };
+    const pairs = [];
     for (let i = 0; i < pictures.length; i += 1) {
-      const tokens = tokensOf(pictures[i], i, settings);
-      const { vision, memory } = model.look(tokens);
-      const ids = model.tokenize(` ${texts[i]}`);
-      rows.vision.push([tokens, ...vision]);
-      rows.text.push([model.embed(ids), ...model.tell(texts[i], memory)]);
+      pairs.push(pairRows(pictures[i], i, texts[i], settings));
       send((i + 1) / (pictures.length + 2));
       await pause();
       if (!current()) return null;
     }
-    const joined = {};
-    for (const [name, of] of Object.entries(rows)) {
-      joined[name] = of[0].map((_, k) => {
-        const parts = of.map((sample) => sample[k]);
-        const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-        parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
-        return all;
-      });
-    }
-    const { value, layers } = modalityIntegrationRate(joined.vision.slice(1), joined.text.slice(1), model.d);
+    const rows = { vision: joined(pairs, "vision"), text: joined(pairs, "text") };
+    const { value, layers } = modalityIntegrationRate(rows.vision.slice(1), rows.text.slice(1), model.d);
     await pause();
-    if (planes === "fixed") planes = fixed ??= joined.vision.map((all, k) => planeOf(all, joined.text[k], model.d));
+    if (planes === "fixed") planes = fixed ??= rows.vision.map((all, k) => planeOf(all, rows.text[k], model.d));
     const points = planes?.map(([x, y], k) =>
       Object.fromEntries(
-        Object.entries(joined).map(([name, all]) => {
-          const scale = 1 / mean(norms(joined.text[k], model.d));
+        Object.entries(rows).map(([name, all]) => {
+          const scale = 1 / mean(norms(rows.text[k], model.d));
           const shown = [];
           for (let r = 0; r < all[k].length / model.d; r += 1) {
             let [a, b] = [0, 0];
@@ -172,7 +202,7 @@ const TASKS = {
         }),
       ),
     );
-    const lengths = joined.vision.map((all, k) => mean(norms(all, model.d)) / mean(norms(joined.text[k], model.d)));
+    const lengths = rows.vision.map((all, k) => mean(norms(all, model.d)) / mean(norms(rows.text[k], model.d)));
     return { value, layers, points, lengths };
   },
 
@@ -188,6 +218,35 @@ const TASKS = {
     }
   },
 
+  // Stage 1, for a minute: a fresh projector learns captions, a batch a step. The first weights and the scenes are always
+  // the same, so that two runs differ by their settings alone. Every few steps, and at the end, MIR of `pictures` and
+  // `texts` is measured, and the caption of the first picture is written.
+  async train({ world, steps, batch, rate, warmup, every, pictures, texts }, send, current) {
+    const projector = freshProjector(7);
+    const adam = new Adam(projector);
+    projectors.learning = projector;
+    const settings = { input: "", projector: "learning", gain: 1 };
+    for (let step = 0; step <= steps; step += 1) {
+      if (step % every === 0 || step === steps) {
+        const found = await TASKS.measure({ pictures, texts, settings }, () => {}, current);
+        if (!found) return;
+        send({ step, mir: found.value, length: found.lengths[1], caption: model.say(tokensOf(pictures[0], 0, settings)) });
+      }
+      if (step === steps) return;
+      const chosen = [];
+      for (let i = 0; i < batch; i += 1) {
+        chosen.push(trainingPair(step * batch + i, world));
+        await pause();
+        if (!current()) return;
+      }
+      const loss = trainingStep(model, adam, chosen, rate * rateShare(step, steps, warmup));
+      send({ step: step + 1, loss });
+    }
+  },
+
+  // Nothing: what it was sent for, in the queue of another task, is dropped.
+  async stop() {},
+
   // What is said of a picture: the caption, the likeliest answers to a question, and the probability of some words.
   async answer({ pixels, question, settings, words }) {
     const tokens = tokensOf(pixels, 0, settings);
@@ -198,6 +257,69 @@ const TASKS = {
       likeliest: likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
       probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
     };
+  },
+
+  // What each token of a picture costs to move onto the texts, layer by layer, among the pictures and texts beside it.
+  // For each layer, and first for their sum: the distance, how dear 99 % of all tokens are at most, and, of the texts
+  // beside it alone, the mean and 95 % quantile of what a word costs on its way onto other words.
+  async map({ pixels, text, beside, settings }, send, current) {
+    const steps = beside.texts.length + 2 * model.layers;
+    const step = async (done) => {
+      send(done / steps);
+      await pause();
+      return current();
+    };
+    const key = JSON.stringify([settings, beside.texts]);
+    if (!companions.has(key)) companions.set(key, { pairs: [], words: [] });
+    const { pairs, words } = companions.get(key);
+    for (let i = pairs.length; i < beside.texts.length; i = pairs.length) {
+      pairs.push(pairRows(beside.pictures[i], i + 1, beside.texts[i], settings));
+      if (!(await step(i + 1))) return null;
+    }
+    const told = joined(pairs, "text");
+    const samples = pairs.flatMap((pair, i) => Array(pair.text[0].length / model.d).fill(i));
+    for (let k = words.length + 1; k <= model.layers; k = words.length + 1) {
+      words.push(wordCosts(told[k], samples, model.d));
+      if (!(await step(pairs.length + k))) return null;
+    }
+    const all = [pairRows(pixels, 0, text, settings), ...pairs];
+    const rows = { vision: joined(all, "vision"), text: joined(all, "text") };
+    const found = [];
+    for (let k = 1; k <= model.layers; k += 1) {
+      found.push(layerCosts(rows.vision[k], rows.text[k], model.d));
+      if (!(await step(pairs.length + model.layers + k))) return null;
+    }
+    // In the sum a row pays nothing for a layer whose outlier it is; a word that pays in no layer is none of the even ones.
+    const sum = (values) => values.reduce((total, value) => total + (value || 0), 0);
+    const over = (layers) => layers[0].map((_, r) => (layers.every((costs) => Number.isNaN(costs[r])) ? NaN : sum(layers.map((costs) => costs[r]))));
+    const level = (costs, own, more) => {
+      const [seen, said] = [costs, own].map((values) => values.filter((value) => !Number.isNaN(value)));
+      return { ...more, word: mean(said), high: quantile(said, 0.95), top: quantile(seen, 0.99) };
+    };
+    const costs = found.map((layer) => layer.costs);
+    const distance = sum(found.map((layer) => layer.distance));
+    return {
+      costs: costs.map((layer) => Array.from(layer.subarray(0, IMAGE_TOKENS), (cost) => (Number.isNaN(cost) ? null : cost))),
+      layers: [
+        level(over(costs), over(words), { distance, kept: 0 }),
+        ...found.map(({ costs: own, ...more }, k) => level(own, words[k], more)),
+      ],
+    };
+  },
+
+  // The words nearest to each token of a picture, in what enters layer 1 and after every layer.
+  async lens({ pixels, settings, most }, send, current) {
+    const tokens = tokensOf(pixels, 0, settings);
+    const { vision, raw } = model.look(tokens);
+    const layers = [];
+    for (const states of [tokens, ...vision.slice(0, -1), raw]) {
+      const named = (found) => found.map(([id, value]) => [model.word(id), value]);
+      layers.push(model.nearest(states, most).map(({ output, input }) => ({ output: named(output), input: named(input) })));
+      send(layers.length / (model.layers + 1));
+      await pause();
+      if (!current()) return null;
+    }
+    return layers;
   },
 
   // How texts fall into tokens.

@@ -99,6 +99,7 @@ class PatchCosts(StaticWidget):
     """
 
     asset = "patch_costs"
+    shared = ("patches",)
 
     pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
     layers = traitlets.List(traitlets.Dict()).tag(sync=True)

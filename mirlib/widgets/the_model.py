@@ -21,6 +21,8 @@ class EngineWidget(StaticWidget):
         pieces: How many scripts carry the weights, see `mirlib.widgets.engine`.
     """
 
+    shared = ("scenes", "engine_page")
+
     pieces = traitlets.Int().tag(sync=True)
     _wanted = traitlets.Bool(False).tag(sync=True)  # by a page that has no scripts: a notebook
     _packet = traitlets.Bytes().tag(sync=True)
@@ -34,9 +36,9 @@ class EngineWidget(StaticWidget):
 
     @property
     def _esm(self) -> str:
-        source = _read("engine.js").replace("\nexport ", "\n") + _read("engine_worker.js")
-        shared = _read("controls.js") + _read("engine_page.js")
-        return f"const WORKER = {_literal(source)};\n{shared}{_read(f'{self.asset}.js')}"
+        source = "".join(map(_read, ("engine.js", "engine_training.js", "scenes.js", "engine_worker.js")))
+        source = source.replace("\nexport ", "\n")
+        return f"const WORKER = {_literal(source)};\n{super()._esm}"
 
 
 class TheModel(EngineWidget):

@@ -1,15 +1,22 @@
-"""The widget in which a reader draws and asks: pictures and answers are those of Python."""
+"""The widget in which a reader draws and asks: pictures, answers, costs and words are those of Python."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
+import torch
 from widget_pages import write_page
 
 from mirlab import live, world
 from mirlab.model import connectors, evaluation, train
+from mirlib import lens, transport_map
+from mirlib.frechet import Moments, frechet_distance
 from mirlib.loading import load_miniature
+from mirlib.rows import collect_rows
+from mirlib.transport import optimal_maps, row_costs, unreached_spread
 from mirlib.widgets import engine
+from mirlib.widgets.base import _read
 
 pytestmark = pytest.mark.browser
 
@@ -119,7 +126,7 @@ QUESTIONS = """([things, world]) => import(URL.createObjectURL(new Blob([SOURCE]
 
 def test_questions_have_the_answers_that_python_gives(opened):
     """Where both ask the same, they agree."""
-    source = (engine.MINIATURE.parent / "widgets" / "ask_the_model.js").read_text(encoding="utf-8")
+    source = _read("scenes.js") + _read("ask_the_model.js")
     ask = QUESTIONS.replace("SOURCE", "source").replace("([things, world])", "([source, things, world])")
     rng = np.random.default_rng(3)
     shared = 0
@@ -137,3 +144,157 @@ def test_questions_have_the_answers_that_python_gives(opened):
                 shared += 1
                 assert question["answer"] == theirs[question["text"]], question
     assert shared > 200
+
+
+# --- what goes on inside ---
+
+SETTINGS = {"input": "", "projector": "trained", "gain": 1}
+
+
+def ask(page, task, **given):
+    return page.evaluate("([task, given]) => self.mirlibEngine.ask(task, given)", [task, given])
+
+
+def flat(image):
+    return np.asarray(image.convert("RGB")).ravel().tolist()
+
+
+def costs_in_page(page, image):
+    pictures, (text, *texts) = live.beside_drawings()
+    beside = {"pictures": [flat(each) for each in pictures], "texts": texts}
+    found = ask(page, "map", pixels=flat(image), text=text, beside=beside, settings=SETTINGS)
+    return np.array(found["costs"], dtype=float), found["layers"]
+
+
+def without_outliers(rows):
+    norms = rows.norm(dim=1)
+    return (norms - norms.median()).abs() <= 3 * norms.std()
+
+
+def test_costs_and_words_of_twenty_scenes_are_those_of_the_library(opened):
+    """Costs to 1e-4 of themselves, distances to 1e-5, probabilities and cosines to 1e-5; the same words."""
+    model, processor = load_miniature()
+    pictures, texts = live.beside_drawings()
+    for scene in evaluation.held_out_scenes(20, seed=13):
+        image = world.to_image(scene)
+        want = transport_map(model, processor, [image, *pictures], texts, num=7, paired=True, progress=False)
+        costs, (total, *layers) = costs_in_page(opened, image)
+        mine = want.vision[want.images.index(0)]
+        np.testing.assert_allclose(costs, mine, rtol=1e-4, equal_nan=True)
+        assert [one["distance"] for one in layers] == pytest.approx(want.per_layer, rel=1e-5)
+        assert total["distance"] == pytest.approx(want.per_layer.sum(), rel=1e-5)
+        assert [one["kept"] for one in layers] == want.kept.tolist()
+        every = [np.concatenate([want.patch_costs(n, k) for n in range(7)]) for k in (None, *range(1, 9))]
+        tops = [np.nanquantile(values, 0.99) for values in every]
+        assert [one["top"] for one in (total, *layers)] == pytest.approx(tops, rel=1e-4)
+
+        read = lens(model, processor, image)
+        for k, rows in enumerate(ask(opened, "lens", pixels=flat(image), settings=SETTINGS, most=5)):
+            for side, words, values in (
+                ("output", read.words, read.probabilities),
+                ("input", read.neighbours, read.cosines),
+            ):
+                assert [[word for word, _ in row[side]] for row in rows] == words[k].tolist(), (k, side)
+                np.testing.assert_allclose([[value for _, value in row[side]] for row in rows], values[k], atol=1e-5)
+
+
+def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(opened):
+    """The texts beside the drawing: the first, third and fifth are moved onto the others."""
+    pictures, (_, *texts) = live.beside_drawings()
+    rows = collect_rows(*load_miniature(), pictures, texts)
+    every = []
+    _, layers = costs_in_page(opened, pictures[0])
+    for layer, text in enumerate(rows.text):
+        text = text.double() / text.double().norm(dim=1).mean()
+        kept = without_outliers(text)
+        even = rows.text_samples % 2 == 0
+        clouds = [Moments.of(text[kept & half]) for half in (even, ~even)]
+        map = optimal_maps(*(cloud.covariance for cloud in clouds)).forward
+        costs = torch.zeros(len(text), dtype=torch.float64)
+        costs[kept & even] = row_costs(text[kept & even], *clouds, map)
+        every.append(costs[even])
+        found = costs[kept & even]
+        assert layers[layer + 1]["word"] == pytest.approx(float(found.mean()), rel=1e-4)
+        assert layers[layer + 1]["high"] == pytest.approx(float(np.quantile(found, 0.95)), rel=1e-4)
+    total = torch.stack(every).sum(dim=0)
+    assert layers[0]["word"] == pytest.approx(float(total.mean()), rel=1e-4)
+    assert layers[0]["high"] == pytest.approx(float(np.quantile(total, 0.95)), rel=1e-4)
+
+
+def test_costs_add_up_to_the_distance_also_where_rows_are_few(opened):
+    source = (engine.MINIATURE.parent / "widgets" / "engine.js").read_text(encoding="utf-8")
+    for n, m, d in [(90, 70, 12), (6, 40, 16), (40, 6, 16), (5, 4, 16)]:
+        rng = np.random.default_rng(n)
+        x, y = rng.normal(size=(n, d)).astype(np.float32), (2 * rng.normal(size=(m, d)) + 1).astype(np.float32)
+        got = opened.evaluate(
+            """async ([source, x, y, d]) => {
+              const engine = await import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'})));
+              const found = engine.layerCosts(Float32Array.from(x), Float32Array.from(y), d);
+              return { ...found, costs: Array.from(found.costs) };
+            }""",
+            [source, x.ravel().tolist(), y.ravel().tolist(), d],
+        )
+        clouds = [torch.from_numpy(each).double() for each in (x, y)]
+        vision, text = (each / clouds[1].norm(dim=1).mean() for each in clouds)
+        kept = without_outliers(vision)
+        vision, text = vision[kept], text[without_outliers(text)]
+        own, other = Moments.of(vision), Moments.of(text)
+        map = optimal_maps(own.covariance, other.covariance).forward
+        costs = np.array(got["costs"])
+        assert np.array_equal(~np.isnan(costs), kept) and got["kept"] == len(vision)
+        assert got["distance"] == pytest.approx(frechet_distance(vision, text).total, rel=1e-6)
+        assert costs[kept].mean() + got["unreached"] == pytest.approx(got["distance"], rel=1e-9)
+        assert got["unreached"] == pytest.approx(unreached_spread(own, other, map), rel=1e-6, abs=1e-9)
+        np.testing.assert_allclose(costs[kept], row_costs(vision, own, other, map), rtol=1e-6)
+
+
+def look_inside(page, view):
+    page.locator(f'.mirlib-ask [data-view="{view}"]').press("Enter")
+    page.wait_for_function("() => !document.querySelector('.mirlib-ask').hasAttribute('aria-busy')")
+
+
+def numbers(page):
+    return json.loads(page.locator(".mirlib-ask").get_attribute("data-numbers"))
+
+
+def test_a_keyboard_and_a_touch_read_what_a_patch_costs(opened):
+    assert not opened.locator(".mirlib-ask .mirlib-stage").is_visible()
+    look_inside(opened, "costs")
+    stage = opened.locator(".mirlib-ask .mirlib-stage")
+    stage.press("Home")
+    first = numbers(opened)
+    head = opened.locator(".mirlib-ask .mirlib-costs thead th")
+    assert head.inner_text() == "Patch in row 1, column 1, all layers"
+    assert sum(first["by_layer"]) == pytest.approx(first["cost"])
+    stage.press("ArrowRight")
+    assert "row 1, column 2" in head.inner_text() and numbers(opened)["cost"] != first["cost"]
+    opened.locator('.mirlib-ask .mirlib-costs [name="layer"]').press("ArrowRight")
+    assert head.inner_text() == "Patch in row 1, column 2, layer 1"
+    opened.locator('.mirlib-ask [data-patch="14"]').click()
+    assert "row 3, column 3" in head.inner_text()
+    before = numbers(opened)
+    choose(opened, colour="green")
+    opened.wait_for_function("() => !document.querySelector('.mirlib-ask').hasAttribute('aria-busy')")
+    assert numbers(opened) != before, "another picture, other costs"
+    for part in ("#mirlib-question", ".mirlib-ask .mirlib-picture", ".mirlib-ask table.mirlib-answers"):
+        assert not opened.locator(part).first.is_visible(), "one thing at a time"
+
+
+def test_the_words_on_the_patches_are_those_of_the_chosen_model(opened, untrained):
+    look_inside(opened, "words")
+    image = world.to_image(
+        world.Scene(
+            (world.Thing("circle", "red", "large", "topleft"), world.Thing("square", "blue", "small", "bottomright")),
+            background=110,
+        )
+    )
+    for name, (model, processor) in {"shipped": load_miniature(), "untrained": untrained}.items():
+        choose(opened, inside=name)
+        opened.wait_for_function("() => !document.querySelector('.mirlib-ask').hasAttribute('aria-busy')")
+        want = lens(model, processor, image, k=1)
+        sliders = opened.locator('.mirlib-ask [name="layer"]').all()
+        (slider,) = (each for each in sliders if each.is_visible())
+        for layer in (0, 8):
+            slider.fill(str(layer))
+            shown = opened.locator(".mirlib-ask .mirlib-word").all_text_contents()
+            assert shown == [word.strip() for word in want.words[layer, :, 0]], (name, layer)

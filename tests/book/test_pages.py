@@ -79,6 +79,7 @@ def test_no_page_is_heavy(site):
         html = path.read_text(encoding="utf-8")
         pictures = {path.parent / name for name in re.findall(r'<img[^>]* src="([^":]+)"', html)}
         weights[path.stem] = sum(each.stat().st_size for each in {path, *pictures})
+        assert "widget-state+json" not in html, f"{path.stem}: the state of its widgets a second time"
     assert {name: weight for name, weight in weights.items() if weight > HEAVIEST} == {}
 
 
