@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
-OLD = {"12_eim"}
+OLD = set()
 """Chapters that still read the first edition of the laboratory."""
 
 FOLDED = {"hide-input", "hide-cell", "remove-input"}
