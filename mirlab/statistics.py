@@ -90,7 +90,7 @@ def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: floa
     the number of seeds. Of a mean it is exactly `mean_interval`.
 
     Args:
-        statistic: Of the arrays, for example `ratio_of_means` or `spearman_of_means`.
+        statistic: Of the arrays, for example `spearman_of_means`.
         arrays: Each with the seeds as its first axis, three at least.
         confidence: Of the interval.
 
@@ -107,11 +107,6 @@ def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: floa
     error = np.sqrt((count - 1) * np.mean((left - left.mean()) ** 2))
     width = float(special.stdtrit(count - 1, (1 + confidence) / 2) * error)
     return Estimate(value, value - width, value + width, count)
-
-
-def ratio_of_means(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of x over mean of y: steadier than a mean of ratios. For `jackknife`."""
-    return float(np.mean(x) / np.mean(y))
 
 
 def p_value(values: Values, limit: float = 0.0, side: str | None = None, *, step: float = 0.0) -> np.ndarray:

@@ -85,31 +85,3 @@ def test_wilson_interval_is_that_of_the_books():
     low, high = plots.wilson_interval(np.array([0.5, 0.0]), np.array([100, 10]))
     np.testing.assert_allclose(low, [0.4038, 0.0], atol=1e-4)
     np.testing.assert_allclose(high, [0.5962, 0.2775], atol=1e-4)
-
-
-def test_word_weights_are_the_bars():
-    weights = {"CAL": np.array([1.0, 5.0, 2.0]), "PRIOR": np.array([0.2, 0.8, 2.0])}
-    ax = plots.figure_word_weights(["red", "circle", "."], weights)
-    bars = [[bar.get_height() for bar in container] for container in ax.containers]
-    assert bars == [[1.0, 5.0, 2.0], [0.2, 0.8, 2.0]]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["red", "circle", "."]
-    assert ax.get_title() == "Most weight, CAL: circle, PRIOR: ."
-
-
-def test_memory_compares_the_second_halves_with_the_truth():
-    ax = plots.figure_memory({"alone": [9.0, 9.0, 3.0, 3.0], "past": [9.0, 5.0, 1.5, 1.5]}, truth=1.0)
-    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[9.0, 9.0, 3.0, 3.0], [9.0, 5.0, 1.5, 1.5]]
-    assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4]
-    assert ax.get_title() == "Off by: alone 2, past 0.5"
-
-
-def test_attention_is_white_only_where_it_is_zero():
-    weights = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1e-6, 0.5, 0.5]])
-    ax = plots.figure_attention(weights, np.array([False, True, True]), name="causal")
-    pixels = np.asarray(ax.get_images()[0].get_array())
-    np.testing.assert_array_equal((pixels == 1).all(axis=-1), weights == 0)
-    warm, cool = (np.array(mpl.colors.to_rgb(each)) for each in (plots.VISION, plots.TEXT))
-    np.testing.assert_allclose(pixels[0, 0], cool)
-    np.testing.assert_allclose(pixels[1, 1], warm)
-    assert ax.get_title() == "causal: 67% of the pairs"
-    assert [line.get_ydata()[0] for line in ax.lines[::2]] == [0.5]
