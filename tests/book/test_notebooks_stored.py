@@ -9,7 +9,6 @@ import nbclient
 import nbformat
 import pytest
 import yaml
-from test_visible_analysis import OLD
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -56,10 +55,8 @@ READS_LEDGER = re.compile(r"\bshipped\(\)|\bresults\.(load|probes)\(")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_reads_nothing_beside_it(path, request):
+def test_a_notebook_reads_nothing_beside_it(path):
     """Who downloads it has this one file, and the installed packages."""
-    if path.stem in OLD:
-        request.applymarker(pytest.mark.xfail(reason="reads the ledger of the first edition beside it"))
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
     assert [line for line in code.splitlines() if ELSEWHERE.search(line)] == []

@@ -12,9 +12,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
-OLD = set()
-"""Chapters that still read the first edition of the laboratory."""
-
 FOLDED = {"hide-input", "hide-cell", "remove-input"}
 
 
@@ -33,7 +30,7 @@ def page_cells(path: Path) -> list[str]:
     return [re.sub(r"\A---\n.*?^---\n|^:[^\n]*\n", "", source, flags=re.M | re.S) for source in found]
 
 
-PAGES = [p for p in [*CHAPTERS, *sorted((ROOT / "book").glob("*.md"))] if page_cells(p) and p.stem not in OLD]
+PAGES = [p for p in [*CHAPTERS, *sorted((ROOT / "book").glob("*.md"))] if page_cells(p)]
 
 
 def names(path: Path) -> set[tuple[str, str]]:
@@ -85,7 +82,7 @@ def test_no_function_writes_a_sentence_for_a_page(path):
             assert len(re.findall(r"[A-Za-z]{2,}", text)) < 6, f"{module}.{name} returns prose: {text}"
 
 
-@pytest.mark.parametrize("path", [p for p in CHAPTERS[6:] if p.stem not in OLD], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CHAPTERS[6:], ids=lambda p: p.stem)
 def test_four_of_five_lines_of_code_are_in_sight(path):
     """The checks of exercises are folded, since they would give answers away, and do not count."""
     lines = {True: 0, False: 0}
@@ -95,7 +92,7 @@ def test_four_of_five_lines_of_code_are_in_sight(path):
     assert lines[True] >= 0.8 * sum(lines.values()), lines
 
 
-@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.stem not in OLD], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_no_cell_only_hands_its_results_to_one_call_that_draws(path):
     """But for widgets, which are no figures."""
     for source, tags in notebook_cells(path):
