@@ -153,7 +153,7 @@ function render({ model, el }) {
   inside.hidden = names.length < 2;
 
   // The picture under its patches, for the costs and for the words.
-  const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: SIDE, height: SIDE };
+  const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: PICTURE, height: PICTURE };
   const stage = patchStage((patch) => {
     model.set("patch", patch);
     model.save_changes();
