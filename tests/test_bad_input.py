@@ -93,13 +93,13 @@ def test_a_hidden_state_that_is_not_finite_in_memory(value, modality):
 def test_a_hidden_state_that_is_not_finite_in_a_model(modality, preset, second_pass):
     """One number of one row of the sixth sample, after layer 2."""
     model = LLAVA.model()
-    batches = [{**LLAVA.inputs(seed=s), "sample_names": [f"{s}-a.png", f"{s}-b.png"]} for s in range(4)]
+    batches = [{**LLAVA.inputs(seed=s), "sample_names": [f"{s}-a.png", f"{s}-b.png"]} for s in range(16)]
     position = {"vision": 3, "text": 7}[modality]
     calls = []
 
     def break_it(module, args, output):
         calls.append(1)
-        if len(calls) == (4 + 3 if second_pass else 3):
+        if len(calls) == (16 + 3 if second_pass else 3):
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
             hidden[1, position, 5] = float("nan")
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

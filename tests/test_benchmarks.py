@@ -148,7 +148,7 @@ def test_rows_are_kept_with_where_they_were_measured(tmp_path, trace_rows):
 
 def test_command_line_runs_one_part_and_hides_nothing(capsys):
     table = run(parse(["--only", "gpu", "--quick"]))
-    assert len(table) == 4 + 6 + 5
+    assert len(table) == 4 + 4 + 5
     assert "expect about" in capsys.readouterr().err
 
 

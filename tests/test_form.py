@@ -17,7 +17,7 @@ MINIATURE = Path(mirlib.__file__).parent / "miniature"
 
 @pytest.fixture
 def folder(tmp_path):
-    for number, image in enumerate(sample_images(5)):
+    for number, image in enumerate(sample_images(12)):
         image.resize((48, 48)).save(tmp_path / f"{number}.png")
     return tmp_path
 
@@ -27,10 +27,10 @@ def test_the_form_says_what_score_finds(folder):
     form.pictures.value, form.checkpoint.value = f" {folder} ", str(MINIATURE)
     form.button.click()
     paths = sorted(folder.iterdir())
-    want = mirlib.score(*load_miniature(), paths, sample_texts(5), num=5, progress=False)
+    want = mirlib.score(*load_miniature(), paths, sample_texts(12), num=12, progress=False)
     assert form.result.value == pytest.approx(want.value, abs=1e-9)
     assert form.said.value.startswith(f"MIR {want.value:.3f}, 95% interval {want.interval.low:.3f} to ")
-    assert "5 pairs, 8 layers." in form.said.value, "there are fewer pictures than pairs were asked for"
+    assert "12 pairs, 8 layers." in form.said.value, "there are fewer pictures than pairs were asked for"
     assert Image.open(io.BytesIO(form.curve.value)).size[0] > 300
     assert form.curve.layout.display is None and not form.button.disabled
 
