@@ -76,8 +76,8 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 
     Args:
         experiment: Name of its file, without ``.jsonl``.
-        folder: Of the ledger; by default the one that comes with mirlab (`mirlab.ledger.shipped`). Rows
-            that name no arm are left out.
+        folder: Of the ledger; by default the one that comes with mirlab (`mirlab.ledger.shipped`). Rows that name no
+            arm are left out.
 
     Returns:
         In the order of the arms and the seeds: ``experiment``, ``arm``, ``seed``, ``parts`` (seed of encoder and
@@ -103,7 +103,7 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
     Raises:
         MirlibError: The ledger is damaged.
     """
-    return _table(_line(row, arm) | _measured(row["metrics"]) for row, arm in _rows(experiment, _ledger(folder)))
+    return _table(_line(row) | _measured(row["metrics"]) for row in _rows(experiment, _ledger(folder)))
 
 
 def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
@@ -114,11 +114,11 @@ def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
         probe, or the last point before it where there are none.
     """
     lines = []
-    for row, arm in _rows(experiment, _ledger(folder)):
+    for row in _rows(experiment, _ledger(folder)):
         if "probes" not in row["metrics"]:
             continue
         curve = np.array(row["metrics"]["stage_one"]["curve"], dtype=float).reshape(-1, 2)
-        start = _line(row, arm)
+        start = _line(row)
         steps = start["epochs"] * (start["pairs"] // start["batch"])
         for probe in [*row["metrics"]["probes"], {**row["metrics"], "step": steps}]:
             measured = _measured(probe) | {"step": probe["step"], "loss": _loss_before(curve, probe["step"])}
@@ -150,8 +150,8 @@ def _ledger(folder: str | Path | None) -> Path:
     return shipped() if folder is None else Path(folder)
 
 
-def _rows(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str]]:
-    """Rows with their arms, in the order of the file; seeds in order within an arm. A row without one is left out."""
+def _rows(experiment: str, folder: Path) -> list[dict[str, Any]]:
+    """Rows that name an arm: arms in the order of the file, seeds in order within an arm."""
     path = folder / f"{experiment}.jsonl"
     rows = [row for row in _read(path, path.stat().st_mtime_ns if path.is_file() else 0) if "arm" in row]
     for row in rows:
@@ -160,8 +160,7 @@ def _rows(experiment: str, folder: Path) -> list[tuple[dict[str, Any], str]]:
                 f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
             )
     order = {arm: place for place, arm in enumerate(dict.fromkeys(row["arm"] for row in rows))}
-    rows = sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
-    return [(row, row["arm"]) for row in rows]
+    return sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
 
 
 @lru_cache(maxsize=8)
@@ -180,12 +179,12 @@ def _json(path: Path) -> dict[str, dict[str, Any]]:
         raise MirlibError(f"{shown(path)}: not JSON ({shown(first_line(error))}); restore it") from error
 
 
-def _line(row: dict[str, Any], arm: str) -> dict[str, Any]:
+def _line(row: dict[str, Any]) -> dict[str, Any]:
     """What was asked for."""
     run = row["configuration"]
     return {
         "experiment": row["experiment"],
-        "arm": arm,
+        "arm": row["arm"],
         **{key: run[key] for key in ("seed", "parts", "size", "study") if key in run},
         "method": run["method"]["name"] if "method" in run else "plain",
         "key": row["key"],

@@ -135,15 +135,11 @@ export function captionLoss(model, projector, features, ids, slopes = null, coun
   let loss = 0;
   for (let t = 0; t < told; t += 1) {
     const row = logits.subarray(t * model.words.length, (t + 1) * model.words.length);
-    let most = -Infinity;
-    for (const logit of row) most = Math.max(most, logit);
-    let sum = 0;
-    for (const logit of row) sum += Math.exp(logit - most);
-    loss += most + Math.log(sum) - row[ids[t + 1]];
-    if (!slopes) continue;
+    const shares = softmax(row);
+    loss -= Math.log(shares[ids[t + 1]]);
     // The slope along a logit: its probability, minus 1 for the right word.
-    for (let i = 0; i < row.length; i += 1) row[i] = Math.exp(row[i] - most) / sum / count;
-    row[ids[t + 1]] -= 1 / count;
+    shares[ids[t + 1]] -= 1;
+    row.set(shares.map((share) => share / count));
   }
   if (!slopes) return loss;
   // Back: logits -> all layers -> tokens -> the projector's weights.

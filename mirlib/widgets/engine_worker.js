@@ -251,10 +251,9 @@ const TASKS = {
   async answer({ pixels, question, settings, words }) {
     const tokens = tokensOf(pixels, 0, settings);
     const shares = model.ask(question, model.look(tokens).memory);
-    const likeliest = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
     return {
       caption: model.say(tokens),
-      likeliest: likeliest.map((id) => [model.decode([id]).trim(), shares[id]]),
+      likeliest: greatest(shares, 5).map(([id, share]) => [model.decode([id]).trim(), share]),
       probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
     };
   },
