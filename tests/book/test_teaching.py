@@ -10,14 +10,17 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from mirlab import results
 from mirlab.statistics import mean_interval
 from mirlib import frechet_distance
+from mirlib.align.eim import info_nce
+from mirlib.align.weighting import cal_weights
 from mirlib.authors import fast_square_root
 from mirlib.errors import MirlibError
-from mirlib.gaps import mutual_knn
+from mirlib.gaps import mutual_knn, yes_bias
 from mirlib.widgets import quiz
 from mirlib.widgets.questions import questions
 
@@ -145,6 +148,23 @@ def neighbours_above_chance():
     return (0.35 - chance) / (1 - chance)
 
 
+def loss_beside_twins():
+    keys = torch.eye(997)
+    return info_nce(keys[:1], keys[[0, 0, 0, *range(997)]], torch.tensor([0])).item()
+
+
+def weight_of_the_middle_piece():
+    seen = torch.tensor([8, 0.4, 0.2])[None, :, None] * torch.tensor([1.0, 0.0])
+    return cal_weights(seen, torch.zeros_like(seen), torch.zeros(1, 3, dtype=torch.long))[0, 1].item()
+
+
+def what_the_gap_pays():
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    far, near = (frechet_distance(rows + [shift, 0, 0], rows).total for shift in (30, 3))
+    assert (far, near) == pytest.approx((900, 9))
+    return 0.5 * math.log10(far) - 0.5 * math.log10(near)
+
+
 CALCULATED = [
     ("matrix_square_roots", "variance 0.01", distance_without_the_root, 0.001),
     ("matrix_square_roots", "κ = 1,000,000,000", lambda: newton_schulz_steps(1e9), 1),
@@ -153,6 +173,9 @@ CALCULATED = [
     ("robustness", "twelve draws", lambda: range_of_cells(12), 0.001),
     ("recipes", "2.1, 2.4 and 2.6", regret_by_mir, 0),
     ("metric_zoo", "finds 0.35", neighbours_above_chance, 0.008),
+    ("eim", "1000 captions", loss_beside_twins, 0.005),
+    ("weighting_tokens", "three pieces", weight_of_the_middle_piece, 0.05),
+    ("weighting_tokens", "from 900 down to 9", what_the_gap_pays, 1e-9),
 ]
 
 
@@ -170,12 +193,93 @@ def test_the_other_two_answers_to_be_calculated_come_out():
     assert np.mean([66, 71, 67]) == 71 - 3 and "3 by lot" in right_option("recipes", "2.1, 2.4 and 2.6")
 
 
+def test_what_a_quiz_says_that_st_notices():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(40, 36, 16, generator=generator)
+    keys, own = tokens.mean(dim=1), torch.tensor([0])
+    changed = {
+        "All of them become ten times": 10 * tokens[0],
+        "Each becomes the mean": tokens[0].mean(dim=0).expand(36, -1),
+        "They change places with each other": tokens[0].flip(0),
+        "They change places with another picture's": tokens[1],
+    }
+    losses = {name: info_nce(rows.mean(dim=0)[None], keys, own).item() for name, rows in changed.items()}
+    as_it_was = info_nce(tokens[:1].mean(dim=1), keys, own).item()
+    noticed = [name for name, loss in losses.items() if loss != pytest.approx(as_it_was, abs=1e-4)]
+    assert len(noticed) == 1 and right_option("eim", "loss notice").startswith(noticed[0])
+
+    keys = keys + 3
+    common = keys.mean(dim=0)
+    query = keys[:1] - common
+    turned = [query + share * common for share in (0, 0.1, 0.3, 1)]
+    losses = [info_nce(one, keys, own).item() for one in turned]
+    nearer = [torch.cosine_similarity(one, keys[:1]).item() for one in turned]
+    assert losses == sorted(losses) and nearer == sorted(nearer) and losses[-1] > losses[0] + 0.5
+    assert right_option("eim", "common way").startswith("It rises")
+
+
+def test_the_rows_that_a_quiz_says_a_mask_changes():
+    """By two layers of attention with random weights."""
+    rng, rows = np.random.default_rng(0), np.arange(43)
+    states, weights, question = rng.normal(size=(43, 8)), rng.normal(size=(2, 8, 8)), rows >= 36
+    causal = rows[:, None] >= rows
+    streams = []
+    for mask in (causal, causal | (question[:, None] & question)):
+        stream = [states]
+        for weight in weights:
+            logits = np.where(mask, stream[-1] @ weight @ stream[-1].T, -np.inf)
+            stream.append(stream[-1] + softmax(logits, axis=1) @ stream[-1])
+        streams.append(stream)
+    changed = [(abs(ours - other).max(axis=1) > 1e-9).sum() for ours, other in zip(*streams, strict=True)]
+    assert right_option("masks_and_stages", "7 rows of a question") == f"{changed[1]}, then {changed[2]}"
+
+
+def test_the_doubt_and_the_adaptation_that_a_quiz_weighs():
+    sure = np.linspace(0.5, 0.99, 50)  # what somebody who sees perfectly gives to the right one of six words
+    noisy, clean = -0.7 * np.log(sure) - 0.3 * np.log((1 - sure) / 5), -np.log(sure)
+    assert sure[noisy.argmin()] == pytest.approx(0.7) and clean.argmin() == len(sure) - 1
+    assert right_option("masks_and_stages", "see equally well").endswith("noisy captions.")
+    asked = next(question for question in questions("masks_and_stages") if "X-rays" in question["ask"])
+    before, after, direct, once, now = map(int, re.findall(r"\d+", asked["ask"]))
+    fair = f"It gains {after - before} of {direct - before} points to be had, and loses {once - now} elsewhere."
+    assert right_option("masks_and_stages", "X-rays") == fair
+    for points in (after, before):
+        assert re.search(rf"{points}/{direct}[^%]* {100 * points / direct:.0f} %", str(asked))
+
+
+def test_the_errors_that_a_quiz_counts_show_no_lean():
+    answers = np.arange(100)
+    for wrong in (20, 30):
+        found = yes_bias(answers < wrong, answers >= wrong)
+        assert found.value == 0 and found.settings["hallucinated"] == found.settings["missed"] == wrong / 100
+    assert right_option("weighting_tokens", "in a picture a model said") == "It sees less now."
+
+
+def as_said(estimate, places=2):
+    return [f"{n:+.{places}f}".replace("-", "−") for n in (estimate.value, estimate.low, estimate.high)]
+
+
 def test_what_quizzes_take_from_the_ledger_stands_there():
     runs = results.load("moca")
     change = mean_interval(results.paired(runs, "MoCa", "plain", "mir"))
     asked = next(question["ask"] for question in questions("moca") if "interval" in question["ask"])
-    for number in (change.value, change.low, change.high):
-        assert f"{number:+.2f}".replace("-", "−") in asked
+    assert all(number in asked for number in as_said(change))
+    runs = results.load("eim")
+    asked = next(question for question in questions("eim") if "interval" in question["ask"])
+    for arm in ("ST", "two epochs"):
+        change = mean_interval(results.paired(runs, arm, "plain", "mir"))
+        assert all(number in asked["ask"] for number in as_said(change))
+        assert results.paired(runs, arm, "plain", "norm_ratio").mean() > 0
+    _, low, high = as_said(mean_interval(results.paired(runs, "ST", "two epochs", "mir")))
+    assert str(asked["options"]).count(low) == str(asked["options"]).count(high) == 2
+    runs = results.load("weighting")
+    asked = next(question["ask"] for question in questions("weighting_tokens") if "interval" in question["ask"])
+    for column, places in (("accuracy", 3), ("mir", 2)):
+        change = mean_interval(results.paired(runs, "MIR as a loss, light", "matched norms", column))
+        assert all(number in asked for number in as_said(change, places))
+    against_plain = mean_interval(results.paired(runs, "MIR as a loss, light", "plain", "accuracy"))
+    assert against_plain.low < 0 < against_plain.high
+    assert (results.paired(runs, "matched norms", "plain", "accuracy") < 0).sum() == 4
     zoo = results.load("zoo").set_index(["arm", "seed"])
     by_data = zoo.index.get_level_values("arm").str.endswith("pairs")
     asked = next(question["ask"] for question in questions("metric_zoo") if "twelve models" in question["ask"])
