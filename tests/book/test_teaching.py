@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from scipy.stats import spearmanr
+from scipy.stats import nct, spearmanr
+from scipy.stats import t as student_t
 
 from mirlab import results
 from mirlab.statistics import mean_interval
@@ -98,6 +99,18 @@ def test_the_distances_that_a_quiz_asks_for_are_those_of_sand(name, mean, deviat
     assert sorted_grains(mean, deviation) == pytest.approx(float(right), rel=0.01)
     at_random = mean**2 + 1 + deviation**2
     assert any(option["say"] == str(at_random) and "random" in option["why"] for option in question["options"])
+
+
+def power(seeds, effect, deviation):
+    """How often a two-sided 95 % interval leaves out zero on the effect's side, by the noncentral t distribution."""
+    return float(nct.sf(student_t.ppf(0.975, seeds - 1), seeds - 1, effect / deviation * math.sqrt(seeds)))
+
+
+def test_the_seeds_that_a_quiz_asks_for_give_the_power_that_it_names():
+    seeds = int(right_option("real_parts", "How many seeds").split()[-1])
+    assert power(seeds - 1, 0.1, 0.2) < 0.8 <= power(seeds, 0.1, 0.2)
+    assert power(16, 0.1, 0.2) == pytest.approx(0.5, abs=0.04)  # "every second time"
+    assert student_t.ppf(0.975, 5) * 0.2 / math.sqrt(6) == pytest.approx(0.21, abs=0.005)
 
 
 def test_the_depths_that_a_quiz_compares_differ_by_what_it_says():
