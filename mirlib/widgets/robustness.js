@@ -261,7 +261,7 @@ function render({ model, el }) {
     for (const picture of pictures) {
       for (const text of texts) seen.set(key(picture, text), cellNumbers(models, [picture, text], reference, unit));
     }
-    // Full colour, at which the number can still be read in the dark theme, stands for a quarter of U, the limit of the protocol, or for the farthest cell where there is no U.
+    // Full colour, at which the number can still be read in the dark theme, stands for a quarter of U, or for the farthest cell where there is no U.
     const farthest = Math.max(...[...seen.values()].map((one) => Math.abs(one.difference)));
     const full = unit / 4 || farthest || 1;
     for (const [name, button] of buttons) {
@@ -297,8 +297,7 @@ function render({ model, el }) {
       `${plural(models.length, "model")} of this regime, ${plural(draws, "draw")} of samples each. Differences to the reference ` +
       `(${reference.join(" with ")}) are taken within a model. ` +
       (unit
-        ? `U of this regime is ${fixed(unit)}, a mean over seeds that one model is measured by, too. Red is higher than the ` +
-          `reference, blue lower; from U/4 on, the limit of the protocol, the colour is full.`
+        ? `U of this regime is ${fixed(unit)}. Red is higher than the reference, blue lower; from U/4 on the colour is full.`
         : "Red is higher than the reference, blue lower; the farthest cell has full colour.");
 
     let counted = null;
