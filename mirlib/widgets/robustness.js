@@ -1,6 +1,6 @@
 // MIR over kinds of pictures and texts, and over numbers of samples. robustness.py computes the same in Python.
 const ALL = "all";
-const TRAITS = ["regime", "model", "cell", "reference_cell", "count"];
+const TRAITS = ["model", "cell", "reference_cell", "count"];
 const LINES = ["none", "8 4", "2 3", "10 3 2 3", "14 4"];
 const [WIDTH, HEIGHT] = [480, 240];
 const BOX = { left: 58, right: 468, top: 26, bottom: 196 };
@@ -147,11 +147,10 @@ function drawCell(svg, models, cell, reference) {
 
 function render({ model, el }) {
   const everyone = model.get("models");
-  const units = model.get("units");
-  const regimes = [...new Set(everyone.map((one) => one.regime))];
+  const unit = model.get("unit");
   const pictures = [...new Set(everyone.flatMap((one) => Object.keys(one.kinds)))];
   const texts = [...new Set(everyone.flatMap((one) => Object.values(one.kinds).flatMap(Object.keys)))];
-  const seeds = [...new Set(everyone.map((one) => one.seed))].sort((a, b) => a - b);
+  const seeds = everyone.map((one) => one.seed).sort((a, b) => a - b);
   let hovered = null; // a cell under the pointer is shown for as long as it is under the pointer
 
   const set = (values) => {
@@ -243,20 +242,9 @@ function render({ model, el }) {
     const state = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
     const cell = hovered ?? state.cell;
     const reference = state.reference_cell;
-    const models = everyone.filter(
-      (one) => one.regime === state.regime && (state.model === ALL || String(one.seed) === state.model),
-    );
-    const unit = units[state.regime] || null;
+    const models = everyone.filter((one) => state.model === ALL || String(one.seed) === state.model);
     const inUnits = (value) => (unit ? `${fixed(value / unit, 2)} U` : "");
-    const missing = !models.length;
-    frame.classList.toggle("mirlib-empty", missing);
     const who = state.model === ALL ? plural(models.length, "model") : `the model of seed ${state.model}`;
-    if (missing) {
-      note.textContent = `There is no model of seed ${state.model} in this regime.`;
-      root.dataset.numbers = "null";
-      spoken.say(note.textContent);
-      return;
-    }
     const seen = new Map();
     for (const picture of pictures) {
       for (const text of texts) seen.set(key(picture, text), cellNumbers(models, [picture, text], reference, unit));
@@ -294,10 +282,10 @@ function render({ model, el }) {
 
     const draws = models[0].kinds[cell[0]][cell[1]].length;
     note.textContent =
-      `${plural(models.length, "model")} of this regime, ${plural(draws, "draw")} of samples each. Differences to the reference ` +
+      `${plural(models.length, "model")}, ${plural(draws, "draw")} of samples each. Differences to the reference ` +
       `(${reference.join(" with ")}) are taken within a model. ` +
       (unit
-        ? `U of this regime is ${fixed(unit)}. Red is higher than the reference, blue lower; from U/4 on the colour is full.`
+        ? `U is ${fixed(unit)}. Red is higher than the reference, blue lower; from U/4 on the colour is full.`
         : "Red is higher than the reference, blue lower; the farthest cell has full colour.");
 
     let counted = null;
@@ -327,8 +315,7 @@ function render({ model, el }) {
   toReference.addEventListener("click", () => set({ reference_cell: model.get("cell") }));
   const pick = element(
     "div",
-    { class: "mirlib-wide mirlib-pair" },
-    traitChoice(model, "regime", "Regime", [["", regimes.map((name) => [name, name])]]),
+    { class: "mirlib-wide" },
     traitChoice(model, "model", "Model", [
       ["", [[ALL, "all models"], ...seeds.map((seed) => [String(seed), `seed ${seed}`])]],
     ]),

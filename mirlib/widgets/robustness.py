@@ -71,7 +71,7 @@ def robustness_models(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     """What the page needs of the ledger's rows of a robustness study; other rows are left out.
 
     Returns:
-        Dictionaries with ``regime`` (the arm), ``seed``, ``kinds`` (MIR by picture kind, text kind and draw) and
+        Dictionaries with ``seed``, ``kinds`` (MIR by picture kind, text kind and draw) and
         ``counts`` (MIR by number of samples and draw; may be empty).
     """
 
@@ -80,7 +80,6 @@ def robustness_models(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
     return [
         {
-            "regime": row["arm"],
             "seed": row["configuration"]["seed"],
             "kinds": {picture: short(draws) for picture, draws in row["metrics"]["kinds"].items()},
             "counts": short(row["metrics"].get("counts", {})),
@@ -100,7 +99,7 @@ def cell_numbers(
     reference_cell: tuple[str, str],
     unit: float | None = None,
 ) -> CellNumbers:
-    """What the widget shows of a cell, a kind of picture and a kind of text, of some models of one regime.
+    """What the widget shows of a cell, a kind of picture and a kind of text, of some models.
 
     ``unit`` is U, a difference of MIR to express differences in, for example between models that are to be ranked.
     """
@@ -125,7 +124,7 @@ def cell_numbers(
 
 
 def range_of_cells(models: Sequence[Mapping[str, Any]]) -> float:
-    """Highest minus lowest mean over all cells of a model, mean over models (of one regime)."""
+    """Highest minus lowest mean over all cells of a model, mean over models."""
     cells = [[_mean(draws) for texts in model["kinds"].values() for draws in texts.values()] for model in models]
     return _mean(np.ptp(means) for means in cells)
 
@@ -152,20 +151,19 @@ class RobustnessPicker(StaticWidget):
 
     Args:
         rows: Rows of the ledger of a robustness study; missing runs are simply not there.
-        reference: U, a difference of MIR to measure by: one for all, or one for each regime, for example the highest
-            minus the lowest MIR over the amounts of data. Where there is none, nothing is said in such units.
+        reference: U, a difference of MIR to measure by, for example the one between two models that are to be ranked.
+            Without it nothing is said in such units.
         **state: First values of the attributes below.
 
     Raises:
-        ValueError: No row has MIR by kind, or `reference` is not positive, or for a regime that no row has.
+        ValueError: No row has MIR by kind, or `reference` is not positive.
 
     Attributes:
-        regime: Name of the arm.
-        model: ``"all"`` models of the regime, or the seed of one as text.
+        model: ``"all"`` models, or the seed of one as text.
         cell: Kind of picture and kind of text that are looked at.
         reference_cell: The cell that differences are taken to.
         count: Number of samples that is looked at, as the rows spell it; empty where there is none.
-        units: U by regime.
+        unit: U, or None.
         models: What `robustness_models` made of the rows.
 
     Example:
@@ -179,47 +177,32 @@ class RobustnessPicker(StaticWidget):
     asset = "robustness"
 
     models = traitlets.List(traitlets.Dict()).tag(sync=True)
-    regime = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode(ALL).tag(sync=True)
     cell = traitlets.List(traitlets.Unicode(), minlen=2, maxlen=2).tag(sync=True)
     reference_cell = traitlets.List(traitlets.Unicode(), minlen=2, maxlen=2).tag(sync=True)
     count = traitlets.Unicode("").tag(sync=True)
-    units = traitlets.Dict(value_trait=traitlets.Float(min=0)).tag(sync=True)
+    unit = traitlets.Float(None, allow_none=True).tag(sync=True)
 
-    def __init__(
-        self, rows: Iterable[Mapping[str, Any]], reference: float | Mapping[str, float] | None = None, **state: Any
-    ) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, Any]], reference: float | None = None, **state: Any) -> None:
         models = robustness_models(rows)
         if not models:
             raise ValueError("none of the rows has MIR by kind of picture and text (metrics['kinds'])")
-        regimes = list(dict.fromkeys(model["regime"] for model in models))
-        units = reference if isinstance(reference, Mapping) else dict.fromkeys(regimes, reference)
-        units = {regime: float(unit) for regime, unit in units.items() if unit is not None}
-        for regime, unit in units.items():
-            if not (math.isfinite(unit) and unit > 0):
-                raise ValueError(f"reference must be a positive difference of MIR, not {unit} ({regime})")
-            if regime not in regimes:
-                raise ValueError(f"reference is given for {regime!r}; the regimes are {', '.join(regimes)}")
+        if reference is not None and not (math.isfinite(reference) and reference > 0):
+            raise ValueError(f"reference must be a positive difference of MIR, not {reference}")
         picture, texts = next(iter(models[0]["kinds"].items()))
         first = [picture, next(iter(texts))]
         counts = models[0]["counts"]
         start = {
-            "regime": models[0]["regime"],
             "cell": first,
             "reference_cell": first,
             "count": "100" if "100" in counts else next(iter(counts), ""),
             **state,
         }
-        super().__init__(models=models, units=units, **start)
-
-    @property
-    def unit(self) -> float | None:
-        """U of the regime that is shown, or None."""
-        return self.units.get(self.regime)
+        super().__init__(models=models, unit=reference, **start)
 
     def shown(self) -> list[dict[str, Any]]:
-        """The models shown: those of the regime, or the one that is picked."""
-        return [m for m in self.models if m["regime"] == self.regime and self.model in (ALL, str(m["seed"]))]
+        """The models shown: all, or the one that is picked."""
+        return [m for m in self.models if self.model in (ALL, str(m["seed"]))]
 
     def numbers(self) -> CellNumbers:
         """What the widget shows of the present cell."""

@@ -11,39 +11,37 @@ from mirlib.widgets.robustness import cell_numbers, count_numbers, range_of_cell
 
 PICTURES, TEXTS, COUNTS = ("scenes", "scans"), ("news", "code", "topics"), (1, 10, 100, 1000)
 UNIT = 0.25
-UNITS = {"high": UNIT, "matched": 0.1}
 
 
 def rows():
-    """Two regimes of three and of two models; the other metrics are those of another study."""
+    """Three models; the row before them is of another study."""
     made = [{"experiment": "scale", "arm": "other", "configuration": {"seed": 0}, "metrics": {"mir": {"value": 1.0}}}]
-    for regime, seeds in (("high", (0, 1, 2)), ("matched", (0, 2))):
-        for seed in seeds:
-            rng = np.random.default_rng([len(regime), seed])
-            level = rng.uniform(0.5, 2)
-            kinds = {p: {t: (level + rng.normal(0, 0.1, 3)).tolist() for t in TEXTS} for p in PICTURES}
-            counts = {str(n): (level + rng.normal(0, 0.2 / n**0.5, 5)).tolist() for n in COUNTS}
-            metrics = {"kinds": kinds, "counts": counts, "mir": {"value": level}}
-            made.append({"experiment": "r", "arm": regime, "configuration": {"seed": seed}, "metrics": metrics})
+    for seed in range(3):
+        rng = np.random.default_rng([4, seed])
+        level = rng.uniform(0.5, 2)
+        kinds = {p: {t: (level + rng.normal(0, 0.1, 3)).tolist() for t in TEXTS} for p in PICTURES}
+        counts = {str(n): (level + rng.normal(0, 0.2 / n**0.5, 5)).tolist() for n in COUNTS}
+        metrics = {"kinds": kinds, "counts": counts, "mir": {"value": level}}
+        made.append({"experiment": "r", "arm": "plain", "configuration": {"seed": seed}, "metrics": metrics})
     return made
 
 
 @pytest.fixture
-def high():
-    return [model for model in robustness_models(rows()) if model["regime"] == "high"]
+def models():
+    return robustness_models(rows())
 
 
-def test_rows_of_other_studies_are_left_out_and_values_keep_six_digits(high):
-    assert [model["seed"] for model in high] == [0, 1, 2]
+def test_rows_of_other_studies_are_left_out_and_values_keep_six_digits(models):
+    assert [model["seed"] for model in models] == [0, 1, 2]
     own = rows()[1]["metrics"]
-    np.testing.assert_allclose(high[0]["kinds"]["scans"]["code"], own["kinds"]["scans"]["code"], rtol=5e-6)
-    np.testing.assert_allclose(high[0]["counts"]["10"], own["counts"]["10"], rtol=5e-6)
+    np.testing.assert_allclose(models[0]["kinds"]["scans"]["code"], own["kinds"]["scans"]["code"], rtol=5e-6)
+    np.testing.assert_allclose(models[0]["counts"]["10"], own["counts"]["10"], rtol=5e-6)
 
 
-def test_differences_are_taken_within_a_model(high):
-    draws = np.array([[model["kinds"][p][t] for p, t in (("scans", "code"), ("scenes", "news"))] for model in high])
+def test_differences_are_taken_within_a_model(models):
+    draws = np.array([[model["kinds"][p][t] for p, t in (("scans", "code"), ("scenes", "news"))] for model in models])
     means = draws.mean(axis=2)
-    got = cell_numbers(high, ("scans", "code"), ("scenes", "news"), UNIT)
+    got = cell_numbers(models, ("scans", "code"), ("scenes", "news"), UNIT)
     differences = means[:, 0] - means[:, 1]
     assert got.difference == pytest.approx(differences.mean())
     assert (got.difference_low, got.difference_high) == pytest.approx((differences.min(), differences.max()))
@@ -55,15 +53,15 @@ def test_differences_are_taken_within_a_model(high):
     assert got.values == 9
 
 
-def test_the_reference_differs_from_itself_by_nothing(high):
-    got = cell_numbers(high, ("scans", "news"), ("scans", "news"))
+def test_the_reference_differs_from_itself_by_nothing(models):
+    got = cell_numbers(models, ("scans", "news"), ("scans", "news"))
     assert (got.difference, got.difference_low, got.difference_high, got.in_units) == (0, 0, 0, None)
 
 
-def test_numbers_of_samples_give_the_spread_of_the_draws_of_a_model(high):
-    draws = np.array([model["counts"]["10"] for model in high])
-    largest = np.array([model["counts"]["1000"] for model in high])
-    got = count_numbers(high, "10", UNIT)
+def test_numbers_of_samples_give_the_spread_of_the_draws_of_a_model(models):
+    draws = np.array([model["counts"]["10"] for model in models])
+    largest = np.array([model["counts"]["1000"] for model in models])
+    got = count_numbers(models, "10", UNIT)
     assert got.deviation == pytest.approx(draws.std(axis=1, ddof=1).mean())
     assert got.draw_range == pytest.approx(np.ptp(draws, axis=1).mean())
     assert got.shift == pytest.approx(draws.mean() - largest.mean())
@@ -71,9 +69,9 @@ def test_numbers_of_samples_give_the_spread_of_the_draws_of_a_model(high):
     assert count_numbers([{"counts": {"5": [1.0]}}], "5").deviation is None
 
 
-def test_the_range_over_the_cells_is_that_of_one_model(high):
-    means = np.array([[np.mean(m["kinds"][p][t]) for p in PICTURES for t in TEXTS] for m in high])
-    assert range_of_cells(high) == pytest.approx(np.ptp(means, axis=1).mean())
+def test_the_range_over_the_cells_is_that_of_one_model(models):
+    means = np.array([[np.mean(m["kinds"][p][t]) for p in PICTURES for t in TEXTS] for m in models])
+    assert range_of_cells(models) == pytest.approx(np.ptp(means, axis=1).mean())
 
 
 def test_bad_input_is_told():
@@ -81,22 +79,19 @@ def test_bad_input_is_told():
         RobustnessPicker(rows()[:1])
     with pytest.raises(ValueError, match="positive difference"):
         RobustnessPicker(rows(), reference=-0.1)
-    with pytest.raises(ValueError, match="given for 'low'; the regimes are high, matched"):
-        RobustnessPicker(rows(), reference={"low": 0.1})
 
 
-def test_each_regime_has_its_own_unit():
-    picker = RobustnessPicker(rows(), reference={"high": 0.5}, cell=["scans", "code"])
+def test_a_difference_to_measure_by_may_be_given():
+    picker = RobustnessPicker(rows(), reference=0.5, cell=["scans", "code"])
     assert picker.numbers().in_units == pytest.approx(picker.numbers().difference / 0.5)
-    picker.regime = "matched"
-    assert picker.unit is None and picker.numbers().in_units is None
+    assert RobustnessPicker(rows()).numbers().in_units is None
 
 
 def test_a_start_can_be_picked_and_counts_may_be_missing():
     source = rows()[1:]
     for row in source:
         del row["metrics"]["counts"]
-    picker = RobustnessPicker(source, regime="matched", model="2", cell=["scans", "topics"])
+    picker = RobustnessPicker(source, model="2", cell=["scans", "topics"])
     assert picker.count_numbers() is None and picker.numbers().values == 3
     assert RobustnessPicker(rows()).count == "100", "the number of samples that MIR takes by default"
 
@@ -118,7 +113,7 @@ def check(root, picker):
 
 @pytest.fixture
 def opened(tmp_path, visit):
-    picker = RobustnessPicker(rows(), reference=UNITS)
+    picker = RobustnessPicker(rows(), reference=UNIT)
     seen = visit(write_page(picker, tmp_path))
     root = seen.page.locator(".mirlib-widget")
     root.wait_for()
@@ -133,10 +128,9 @@ def button(root, picture, text):
 @pytest.mark.browser
 def test_the_page_computes_the_numbers_of_python(opened):
     seen, root, picker = opened
-    for regime, model in (("high", "all"), ("high", "1"), ("matched", "all"), ("matched", "2")):
-        root.get_by_label("Regime").select_option(regime)
+    for model in ("all", "1", "2"):
         root.get_by_label("Model").select_option(model)
-        picker.regime, picker.model = regime, model
+        picker.model = model
         for picture in PICTURES:
             for text in TEXTS:
                 button(root, picture, text).click()
@@ -169,7 +163,7 @@ def test_a_cell_shows_its_mean_and_its_difference_and_the_pointer_previews_it(op
     assert dots.count() == 15, "five draws of three models"
     labels = root.locator("svg.mirlib-plot text").all_text_contents()
     assert {"1", "100", "1000"} <= set(labels), "the present N and both ends"
-    assert "U of this regime is 0.250" in root.locator(".mirlib-note").text_content()
+    assert "U is 0.250" in root.locator(".mirlib-note").text_content()
     strength = cell.evaluate("b => parseFloat(b.style.getPropertyValue('--mirlib-strength'))")
     assert strength == pytest.approx(40 * min(1, abs(want.difference) / (UNIT / 4)), abs=1e-6)
 
@@ -191,21 +185,11 @@ def test_the_grid_is_walked_by_arrow_keys_and_says_where_it_is(opened):
 
 
 @pytest.mark.browser
-def test_a_model_that_a_regime_lacks_is_told(opened):
-    _, root, _ = opened
-    root.get_by_label("Regime").select_option("matched")
-    root.get_by_label("Model").select_option("1")
-    assert root.locator(".mirlib-note").text_content() == "There is no model of seed 1 in this regime."
-    root.get_by_label("Model").select_option("all")
-    assert "2 models of this regime" in root.locator(".mirlib-note").text_content()
-
-
-@pytest.mark.browser
 def test_everything_has_a_name_and_a_place_on_a_phone(tmp_path, visit):
     seen = visit(write_page(RobustnessPicker(rows()), tmp_path), width=360)
     root = seen.page.locator(".mirlib-widget")
     root.wait_for()
     names = root.evaluate("r => [...r.querySelectorAll('input, select')].map(i => i.labels[0]?.textContent.trim())")
-    assert len(names) == 3 and all(names)
+    assert len(names) == 2 and all(names)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
     assert " U" not in root.text_content(), "none was given"
