@@ -209,8 +209,10 @@ function render({ model, el }) {
     const answer = element("p", { role: "status" });
     const buttons = options.map(([label], choice) => {
       const button = element("button", { type: "button" }, label);
-      button.addEventListener("click", async () => {
-        buttons.forEach((one) => (one.disabled = true));
+      // The button that was pressed stays, so that a keyboard does not lose its place.
+      const guess = async () => {
+        buttons.forEach((one) => (one.disabled = one !== button));
+        button.setAttribute("aria-pressed", "true");
         answer.textContent = "The model reads …";
         const values = [];
         for (const [, change] of options) values.push(await measured({ ...untouched, ...change }));
@@ -224,10 +226,14 @@ function render({ model, el }) {
         model.save_changes();
         if (index + 1 < GUESSES.length) {
           const next = element("button", { type: "button" }, "Next guess");
-          next.addEventListener("click", () => pose(index + 1));
+          next.addEventListener("click", () => {
+            pose(index + 1);
+            quiz.querySelector("button").focus();
+          });
           quiz.append(element("div", { class: "mirlib-buttons" }, next));
         }
-      });
+      };
+      button.addEventListener("click", guess, { once: true });
       return button;
     });
     const title = element("p", { class: "mirlib-guess" }, `Guess: ${ask}`);
