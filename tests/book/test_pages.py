@@ -30,8 +30,8 @@ def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
         html = path.read_text(encoding="utf-8")
         if 'class="math' in html:
             seen.page.wait_for_function(EQUATIONS_READY)
-            if not seen.page.locator("mjx-container").count():
-                problems.append(f"{path.stem}: equations are not set")
+            if count := seen.page.locator(".math:not(:has(mjx-container))").count():
+                problems.append(f"{path.stem}: {count} equations are not set")
             problems += [f"{path.stem}: equation: {t}" for t in seen.page.locator("mjx-merror").all_text_contents()]
         for name, width in seen.page.evaluate(IMAGES):
             if width == 0:
@@ -41,6 +41,20 @@ def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
         problems += [f"{path.stem}: asks {url}" for url in seen.foreign]
         problems += [f"{path.stem}: {error}" for error in seen.errors]
     assert not problems, "\n".join(problems)
+
+
+def test_pages_bring_of_others_what_they_show(site, visit):
+    """tools/light_pages.py: MathJax only where a formula is, and of the theme's icons those that a page names."""
+    for path in site.pages:
+        html = path.read_text(encoding="utf-8")
+        assert ("mathjax" in html.lower().split("</head>")[0]) == ('class="math' in html), path.stem
+    icons = site.folder / "_static" / "scripts" / "fontawesome.js"
+    assert icons.stat().st_size < 150_000
+    seen = visit(site.pages[0].as_uri())
+    shown = seen.page.locator("svg.svg-inline--fa")
+    shown.first.wait_for(state="attached")
+    assert shown.count() >= seen.page.locator("i[class*=fa-]").count()
+    assert not shown.locator("circle").count(), "the sign for an icon that is not there"
 
 
 def misfits(seen, wide):

@@ -179,15 +179,18 @@ def settled(page):
 def test_guesses_are_answered_by_what_the_model_does(opened):
     """Each comment under a guess says which is lower: it has to be true of the pictures on the page."""
     page = opened.page
+    kept = "() => document.activeElement.matches('.mirlib-guesses button')"  # by a keyboard: its place
     for number, (button, lower) in enumerate([(0, 1), (1, 1), (0, 0)]):
-        page.locator(".mirlib-guesses button").nth(button).click()
+        page.locator(".mirlib-guesses button").nth(button).press("Enter")
         answer = page.locator(".mirlib-guesses [role=status]")
         page.wait_for_function(
             "() => /^(Yes|No)/.test(document.querySelector('.mirlib-guesses [role=status]').textContent)"
         )
         assert answer.inner_text().startswith("Yes" if button == lower else "No"), number
+        assert page.evaluate(kept)
         if number < 2:
-            page.get_by_role("button", name="Next guess").click()
+            page.get_by_role("button", name="Next guess").press("Space")
+            assert page.evaluate(kept)
 
 
 def test_a_keyboard_moves_the_layers_and_the_input(opened):
