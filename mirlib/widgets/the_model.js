@@ -10,17 +10,19 @@ const INPUT_NAMES = {
   noise: "pictures of noise",
   random: "random tokens of the same lengths",
 };
+const MADE = { black: "six black squares", noise: "six squares of noise", random: "no pictures: random vectors" }; // by the worker
 
 const PROJECTOR_NAMES = { trained: "trained on 16,384 captions", fresh: "fresh: random weights" };
 
-// The smallest of a few fixed windows around the origin that shows nearly all points: it keeps still for small moves.
+// The smallest of a few fixed windows around the origin that shows nearly all points.
 function reachOf(points) {
   const sizes = points.map(([x, y]) => Math.max(Math.abs(x), Math.abs(y) * (WIDTH / HEIGHT))).sort((a, b) => a - b);
   return 2 ** Math.max(-1, Math.ceil(Math.log2(sizes[Math.floor(0.98 * (sizes.length - 1))] * 1.1)));
 }
 
-function drawClouds(svg, { vision, text }) {
-  const reach = reachOf([...vision, ...text]);
+// The window is never smaller than that of the untouched model, so that what shrinks looks smaller.
+function drawClouds(svg, { vision, text }, untouched) {
+  const reach = Math.max(...[{ vision, text }, untouched].map((one) => reachOf([...one.vision, ...one.text])));
   const unit = WIDTH / (2 * reach);
   const toX = (x) => WIDTH / 2 + x * unit;
   const toY = (y) => HEIGHT / 2 - y * unit;
@@ -76,12 +78,14 @@ function drawCurve(svg, now, untouched, layer) {
 // A guess first, the answer after it: two settings are measured, and the reader says which has the lower MIR.
 const GUESSES = [
   {
-    ask: "Which of the two has the smaller gap, the lower MIR?",
+    ask: "Which of the two brings pictures nearer to words?",
     options: [
       ["The projector that was trained", {}],
       ["A projector of random weights", { projector: "fresh" }],
     ],
-    then: "A projector that has learned nothing is nearer to words than the trained one. Look at the lengths.",
+    then: ([trained, fresh]) =>
+      "These are values of MIR, and lower is nearer: the projector that has learned nothing wins. Its vectors are " +
+      `${number(fresh.lengths[1])} times as long as those of words, the trained one's ${number(trained.lengths[1])} times.`,
   },
   {
     ask: "And of these two, through the trained projector?",
@@ -89,15 +93,15 @@ const GUESSES = [
       ["Scenes, of which it can speak", {}],
       ["Black pictures, which show nothing", { input: "black" }],
     ],
-    then: "Nothing to see, and a smaller gap. So a small gap does not mean that a picture was understood.",
+    then: () => "Nothing to see, and a smaller gap. So a small gap does not mean that a picture was understood.",
   },
   {
-    ask: "Half the gain makes every vision token half as long. Will MIR fall or rise?",
+    ask: "What is nearer to words: what the trained projector puts out, or the same made half as long?",
     options: [
-      ["It falls", { gain: 0.5 }],
-      ["It rises, or stays", {}],
+      ["Made half as long", { gain: 0.5 }],
+      ["As it is", {}],
     ],
-    then: "It falls: much of this distance is length. Now set the gain to 0. Are zeros nearest of all?",
+    then: () => "Much of this distance is length. Now set the gain to 0 yourself. Are zeros nearest of all?",
   },
 ];
 
@@ -106,7 +110,9 @@ function render({ model, el }) {
   const read = () => Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)]));
   const known = new Map(); // what was measured, by settings
   const waits = () => shape("title", {}, "Drawn as soon as the model has run.");
-  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, waits());
+  const middle = { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "quiet" };
+  const patience = shape("text", middle, "The model reads six pictures and six texts …");
+  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, waits(), patience);
   const curve = shape("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img" }, waits());
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const status = element("p", { class: "mirlib-note", role: "status" }, "The model comes with the page: 5 MB.");
@@ -114,15 +120,14 @@ function render({ model, el }) {
   const rows = [
     ["mir", "MIR, all layers"],
     ["distance", "distance in this layer"],
-    ["length", "length, vision / text"],
+    ["length", "length in this layer, vision / text"],
   ].map(([name, label]) => {
     cells[name] = element("td", { class: "mirlib-number", "data-name": name });
     return element("tr", {}, element("th", { scope: "row" }, label), cells[name]);
   });
   const spoken = announcer();
   const pictures = element("div", { class: "mirlib-strip" });
-  const made = ["black", "noise", "random"]; // by the worker; all else has pictures
-  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || made.includes(name));
+  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || name in MADE);
   const controls = element(
     "div",
     {},
@@ -142,25 +147,33 @@ function render({ model, el }) {
   const engine = startEngine(model);
   const pixels = {};
   const key = (settings) => JSON.stringify(settings);
-  async function measured(settings, progress = () => {}) {
-    if (known.has(key(settings))) return known.get(key(settings));
-    await engine.load((part) => {
-      bar.value = part;
-    });
+  const progress = (part) => {
+    bar.value = part;
+  };
+  async function measure(settings) {
+    await engine.load(progress);
     const named = settings.input in model.get("inputs") ? settings.input : untouched.input;
     pixels[named] ??= await Promise.all(model.get("inputs")[named].map(pixelsOf));
     const given = { pictures: pixels[named], texts: model.get("texts"), settings, planes: "fixed" };
-    const found = await engine.ask("measure", given, progress);
-    if (found) known.set(key(settings), found);
-    return found;
+    known.set(key(settings), await engine.ask("measure", given, progress));
+  }
+  // One after the other, since the engine drops what a later wish overtakes. Null if nobody wants it any more.
+  let turn = Promise.resolve();
+  function measured(settings, wanted = () => true) {
+    const mine = turn.then(async () => {
+      if (!known.has(key(settings)) && wanted()) await measure(settings);
+      return known.get(key(settings)) ?? null;
+    });
+    turn = mine.catch(() => {});
+    return mine;
   }
 
   function show(found, settings) {
     const layer = model.get("layer");
-    drawClouds(clouds, found.points[layer]);
     const base = known.get(key(untouched));
+    drawClouds(clouds, found.points[layer], base.points[layer]);
     const totals = ({ layers: all }) => all.map((one) => one.total);
-    drawCurve(curve, totals(found), totals(base ?? found), layer);
+    drawCurve(curve, totals(found), totals(base), layer);
     const at = found.layers[layer - 1];
     cells.mir.textContent = found.value.toFixed(2).replace("-", "−");
     cells.mir.dataset.value = String(found.value);
@@ -184,18 +197,18 @@ function render({ model, el }) {
       ...(named ? model.get("inputs")[named] : []).map((src, i) =>
         element("img", { src, alt: `${INPUT_NAMES[named] ?? named}: ${i + 1}`, width: 48, height: 48, class: "dark-light" }),
       ),
+      named ? "" : element("span", { class: "mirlib-note" }, MADE[settings.input]),
     );
     root.setAttribute("aria-busy", "true");
+    const wanted = () => key(read()) === key(settings);
     try {
-      if (!known.has(key(untouched))) await measured(untouched);
-      const found = await measured(settings, (part) => {
-        bar.value = part;
-      });
-      if (!found || key(read()) !== key(settings)) return; // a later wish has come
+      await measured(untouched);
+      const found = await measured(settings, wanted);
+      if (!found || !wanted()) return; // a later wish has come, and ends the waiting
       shown = found;
       show(found, settings);
       bar.value = 1;
-      status.textContent = "Six pictures and six texts, read by the model in this page.";
+      status.textContent = "Read by the model in this page, with six texts.";
     } catch (error) {
       status.textContent = `The model does not answer: ${error.message}.`;
     }
@@ -216,11 +229,10 @@ function render({ model, el }) {
         answer.textContent = "The model reads …";
         const values = [];
         for (const [, change] of options) values.push(await measured({ ...untouched, ...change }));
-        if (values.some((value) => !value)) return pose(index);
         const [first, second] = values.map((found) => found.value);
         const lower = first < second ? 0 : 1;
         const numbers = options.map(([name], i) => `${name}: ${values[i].value.toFixed(2)}`).join(". ");
-        answer.textContent = `${choice === lower ? "Yes." : "No."} ${numbers}. ${then}`;
+        answer.textContent = `${choice === lower ? "Yes." : "No."} ${numbers}. ${then(values)}`;
         const changed = options[0][1] && Object.keys(options[0][1]).length ? options[0][1] : options[1][1];
         for (const [name, value] of Object.entries({ ...untouched, ...changed })) model.set(name, value);
         model.save_changes();
@@ -228,7 +240,8 @@ function render({ model, el }) {
           const next = element("button", { type: "button" }, "Next guess");
           next.addEventListener("click", () => {
             pose(index + 1);
-            quiz.querySelector("button").focus();
+            quiz.querySelector("button").focus({ preventScroll: true });
+            quiz.scrollIntoView({ block: "nearest" });
           });
           quiz.append(element("div", { class: "mirlib-buttons" }, next));
         }

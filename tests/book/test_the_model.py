@@ -28,6 +28,16 @@ def visited(visit, at):
     return seen
 
 
+def test_a_guess_before_the_first_reading_is_answered(site, visit):
+    """The page invites it; whoever guesses while the model is still loading loses nothing."""
+    seen = visit(site.with_widget("the_model").as_uri())
+    seen.page.set_default_timeout(240_000)
+    seen.page.locator(".mirlib-guesses button").first.click()
+    seen.page.wait_for_function(f"() => /^(Yes|No)/.test({ANSWER}.textContent)")
+    settled(seen.page)
+    assert seen.page.locator("svg circle").count() > 50
+
+
 @pytest.fixture
 def opened(site, address, visit):
     """The page with the widget, over http and from disk."""
