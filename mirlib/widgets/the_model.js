@@ -85,7 +85,7 @@ const GUESSES = [
     ],
     then: ([trained, fresh]) =>
       "These are values of MIR, and lower is nearer: the projector that has learned nothing wins. Its vectors are " +
-      `${number(fresh.lengths[1])} times as long as those of words, the trained one's ${number(trained.lengths[1])} times.`,
+      `${fresh.lengths[1].toFixed(2)} times as long as those of words, the trained one's ${trained.lengths[1].toFixed(2)} times.`,
   },
   {
     ask: "And of these two, through the trained projector?",
