@@ -54,6 +54,8 @@ def test_pages_bring_of_others_what_they_show(site, visit):
     seen.page.wait_for_function("() => !document.querySelector('i[class*=fa-]')")
     assert seen.page.locator("svg.svg-inline--fa").count()
     assert not seen.page.locator("svg.svg-inline--fa .missing").count(), "the sign for an icon that is not there"
+    font = "getComputedStyle(document.documentElement).getPropertyValue('--fa-font-solid')"
+    assert "Free" in seen.page.evaluate(font), "the font of the icons in boxes"
 
 
 def misfits(seen, wide):
