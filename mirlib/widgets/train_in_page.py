@@ -12,7 +12,7 @@ from mirlib.widgets.the_model import EngineWidget, address_of
 
 
 class TrainInPage(EngineWidget):
-    """The projector of the miniature learns for about a minute, with the reader's learning rate and warm-up.
+    """The projector of the miniature learns for a minute or two, with the reader's learning rate and warm-up.
 
     The page computes what `mirlab.model.train.stage_one` computes: captions of scenes behind their pictures, a frozen
     encoder and language model, Adam with warm-up and a cosine. First weights and scenes are the same in every run.
