@@ -252,7 +252,8 @@ function render({ model, el }) {
           replies.push(await engine.ask("answer", given));
           if (mine !== turn) return;
         }
-        show(question, things, replies);
+        show(question, replies);
+        if (!(await describe(things, drawn, () => mine === turn))) return;
       } else {
         const said = await lookInside(drawn, view);
         if (mine !== turn || !said) return;
@@ -268,7 +269,30 @@ function render({ model, el }) {
   }
   let turn = 0;
 
-  function show({ text, answer, words }, things, replies) {
+  // The captions, below the answers and after them; another question about the same picture needs no new ones.
+  async function describe(things, drawn, current) {
+    const picture = drawn.join();
+    if (picture === pictured) return true;
+    pictured = "";
+    const told = [["the truth", captionOf(things)], ...names.map((name) => [name, "…"])];
+    const tell = () =>
+      captions.replaceChildren(
+        ...told.map(([who, words]) =>
+          element("tr", {}, element("th", { scope: "row" }, who), element("td", { "data-caption": who }, words || "(nothing)")),
+        ),
+      );
+    tell();
+    for (let m = 0; m < names.length; m += 1) {
+      told[m + 1][1] = await engine.ask("caption", { pixels: drawn, settings: settingsOf(names[m]) });
+      if (!current()) return false;
+      tell();
+    }
+    pictured = picture;
+    return true;
+  }
+  let pictured = "";
+
+  function show({ text, answer, words }, replies) {
     const listed = words.length ? words : [...new Set(replies.flatMap(({ likeliest }) => likeliest.map(([word]) => word)))];
     const share = (reply, word) => {
       if (words.length) return reply.probabilities[words.indexOf(word)];
@@ -292,12 +316,6 @@ function render({ model, el }) {
     const verdict = (word) => (answer ? `${word} (${word === answer ? "right" : "wrong"})` : word);
     const line = said.map((word, m) => element("td", { "data-said": names[m] }, verdict(word)));
     body.replaceChildren(...rows, element("tr", { class: "mirlib-said" }, element("th", { scope: "row" }, "it says"), ...line));
-    const told = [["the truth", captionOf(things)], ...replies.map(({ caption }, m) => [names[m], caption])];
-    captions.replaceChildren(
-      ...told.map(([who, words_]) =>
-        element("tr", {}, element("th", { scope: "row" }, who), element("td", { "data-caption": who }, words_ || "(nothing)")),
-      ),
-    );
     const truth = answer ? ` The truth: ${answer}.` : "";
     spoken.say(`${text} ${names.map((name, m) => `${name} says ${said[m]}.`).join(" ")}${truth}`);
   }

@@ -247,12 +247,15 @@ const TASKS = {
   // Nothing: what it was sent for, in the queue of another task, is dropped.
   async stop() {},
 
-  // What is said of a picture: the caption, the likeliest answers to a question, and the probability of some words.
+  // What is said of a picture.
+  async caption({ pixels, settings }) {
+    return model.say(tokensOf(pixels, 0, settings));
+  },
+
+  // The likeliest answers to a question about a picture, and the probability of some words.
   async answer({ pixels, question, settings, words }) {
-    const tokens = tokensOf(pixels, 0, settings);
-    const shares = model.ask(question, model.look(tokens).memory);
+    const shares = model.ask(question, model.look(tokensOf(pixels, 0, settings)).memory);
     return {
-      caption: model.say(tokens),
       likeliest: greatest(shares, 5).map(([id, share]) => [model.decode([id]).trim(), share]),
       probabilities: words.map((word) => shares[model.tokenize(` ${word}`)[0]]),
     };

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -25,6 +26,7 @@ import screenshots  # noqa: E402
 
 # The theme declares this constant twice on every page, with its live code switched off too. It is not ours.
 KNOWN_ERROR = "THEBE_JS_URL"
+ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 
 SAMPLE_CELLS = [
     ("markdown", {}, "# Sample\n\nAn equation, {eq}`sample-eq`:\n\n$$\n\\tr(A) = \\sum_i A_{ii}\n$$ (sample-eq)"),
@@ -143,8 +145,8 @@ class Visit:
         self.page.goto(address, wait_until="load")
 
 
-@pytest.fixture
-def visit(browser: object) -> Iterator[Callable[..., Visit]]:
+@contextlib.contextmanager
+def windows(browser: object) -> Iterator[Callable[..., Visit]]:
     """Open an address in a fresh window. Requests to other hosts are stopped and counted."""
     contexts = []
 
@@ -153,15 +155,11 @@ def visit(browser: object) -> Iterator[Callable[..., Visit]]:
         contexts.append(context)
         result = Visit(context.new_page())
 
-        def gate(route: object) -> None:
-            url = urlsplit(route.request.url)
-            if url.scheme in ("http", "https", "ws", "wss") and url.hostname != "127.0.0.1":
-                result.foreign.append(route.request.url)
-                route.abort()
-            else:
-                route.continue_()
+        def stop(route: object) -> None:
+            result.foreign.append(route.request.url)
+            route.abort()
 
-        context.route("**/*", gate)
+        context.route(ELSEWHERE, stop)
         result.page.on("pageerror", lambda e: result.errors.append(str(e)) if KNOWN_ERROR not in str(e) else None)
         result.go(address)
         return result
@@ -169,6 +167,20 @@ def visit(browser: object) -> Iterator[Callable[..., Visit]]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(browser: object) -> Iterator[Callable[..., Visit]]:
+    """`windows` of one test."""
+    with windows(browser) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def visit_once(browser: object) -> Iterator[Callable[..., Visit]]:
+    """`windows` that the tests of a file share, for what they only ask."""
+    with windows(browser) as open_page:
+        yield open_page
 
 
 @pytest.fixture(params=["http", "file"])

@@ -29,17 +29,28 @@ def untrained():
     return model, processor
 
 
-@pytest.fixture
-def opened(untrained, tmp_path, visit):
+def page_of(untrained, folder, visit):
     widget = live.ask_the_model({"untrained": untrained[0].model.multi_modal_projector, "shipped": None})
-    engine.write_scripts(tmp_path / "_static")
-    (tmp_path / "_static" / "book.css").write_text("")
+    engine.write_scripts(folder / "_static")
+    (folder / "_static" / "book.css").write_text("")
     head = '<link rel="stylesheet" href="_static/book.css">'
-    seen = visit(write_page(widget, tmp_path, head))
+    seen = visit(write_page(widget, folder, head))
     seen.page.set_default_timeout(240_000)
     settled(seen.page)
+    return seen
+
+
+@pytest.fixture
+def opened(untrained, tmp_path, visit):
+    seen = page_of(untrained, tmp_path, visit)
     yield seen.page
     assert seen.errors == [] and seen.foreign == []
+
+
+@pytest.fixture(scope="module")
+def asked(untrained, tmp_path_factory, visit_once):
+    """The same, for questions to the engine and to functions of the page: nobody touches the widget."""
+    return page_of(untrained, tmp_path_factory.mktemp("asked"), visit_once).page
 
 
 def settled(page):
@@ -124,7 +135,7 @@ QUESTIONS = """([things, world]) => import(URL.createObjectURL(new Blob([SOURCE]
   .then(m => m.questionsOf(things, world))"""
 
 
-def test_questions_have_the_answers_that_python_gives(opened):
+def test_questions_have_the_answers_that_python_gives(asked):
     """Where both ask the same, they agree."""
     source = _read("scenes.js") + _read("ask_the_model.js")
     ask = QUESTIONS.replace("SOURCE", "source").replace("([things, world])", "([source, things, world])")
@@ -136,9 +147,9 @@ def test_questions_have_the_answers_that_python_gives(opened):
             {"shape": t.shape, "colour": t.colour, "size": t.size, "cell": t.cell, "right": 0, "down": 0}
             for t in scene.things
         ]
-        asked = opened.evaluate(ask, [source, things, live.drawing()])
+        found = asked.evaluate(ask, [source, things, live.drawing()])
         theirs = {q.text: q.answer for q in live.questions_of(scene, most=16)}
-        for question in asked:
+        for question in found:
             assert question["answer"] in question["words"]
             if question["text"] in theirs:
                 shared += 1
@@ -171,14 +182,14 @@ def without_outliers(rows):
     return (norms - norms.median()).abs() <= 3 * norms.std()
 
 
-def test_costs_and_words_of_twenty_scenes_are_those_of_the_library(opened):
+def test_costs_and_words_of_ten_scenes_are_those_of_the_library(asked):
     """Costs to 1e-4 of themselves, distances to 1e-5, probabilities and cosines to 1e-5; the same words."""
     model, processor = load_miniature()
     pictures, texts = live.beside_drawings()
-    for scene in evaluation.held_out_scenes(20, seed=13):
+    for scene in evaluation.held_out_scenes(10, seed=13):
         image = world.to_image(scene)
         want = transport_map(model, processor, [image, *pictures], texts, num=7, paired=True, progress=False)
-        costs, (total, *layers) = costs_in_page(opened, image)
+        costs, (total, *layers) = costs_in_page(asked, image)
         mine = want.vision[want.images.index(0)]
         np.testing.assert_allclose(costs, mine, rtol=1e-4, equal_nan=True)
         assert [one["distance"] for one in layers] == pytest.approx(want.per_layer, rel=1e-5)
@@ -189,7 +200,7 @@ def test_costs_and_words_of_twenty_scenes_are_those_of_the_library(opened):
         assert [one["top"] for one in (total, *layers)] == pytest.approx(tops, rel=1e-4)
 
         read = lens(model, processor, image)
-        for k, rows in enumerate(ask(opened, "lens", pixels=flat(image), settings=SETTINGS, most=5)):
+        for k, rows in enumerate(ask(asked, "lens", pixels=flat(image), settings=SETTINGS, most=5)):
             for side, words, values in (
                 ("output", read.words, read.probabilities),
                 ("input", read.neighbours, read.cosines),
@@ -198,12 +209,12 @@ def test_costs_and_words_of_twenty_scenes_are_those_of_the_library(opened):
                 np.testing.assert_allclose([[value for _, value in row[side]] for row in rows], values[k], atol=1e-5)
 
 
-def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(opened):
+def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(asked):
     """The texts beside the drawing: the first, third and fifth are moved onto the others."""
     pictures, (_, *texts) = live.beside_drawings()
     rows = collect_rows(*load_miniature(), pictures, texts)
     every = []
-    _, layers = costs_in_page(opened, pictures[0])
+    _, layers = costs_in_page(asked, pictures[0])
     for layer, text in enumerate(rows.text):
         text = text.double() / text.double().norm(dim=1).mean()
         kept = without_outliers(text)
@@ -221,12 +232,12 @@ def test_a_word_costs_on_its_way_onto_other_words_what_the_library_finds(opened)
     assert layers[0]["high"] == pytest.approx(float(np.quantile(total, 0.95)), rel=1e-4)
 
 
-def test_costs_add_up_to_the_distance_also_where_rows_are_few(opened):
+def test_costs_add_up_to_the_distance_also_where_rows_are_few(asked):
     source = (engine.MINIATURE.parent / "widgets" / "engine.js").read_text(encoding="utf-8")
     for n, m, d in [(90, 70, 12), (6, 40, 16), (40, 6, 16), (5, 4, 16)]:
         rng = np.random.default_rng(n)
         x, y = rng.normal(size=(n, d)).astype(np.float32), (2 * rng.normal(size=(m, d)) + 1).astype(np.float32)
-        got = opened.evaluate(
+        got = asked.evaluate(
             """async ([source, x, y, d]) => {
               const engine = await import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'})));
               const found = engine.layerCosts(Float32Array.from(x), Float32Array.from(y), d);

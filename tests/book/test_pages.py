@@ -22,25 +22,35 @@ def test_the_whole_book_stands_in_the_build(site):
     assert {"intro", "api", "glossary", "01_modality_gap", "05_mir_on_llava"} <= names
 
 
-def test_every_page_is_whole_and_asks_no_other_host(site, address, visit):
-    problems = []
+def gaps(seen, path):
+    """What an open page lacks, asks of another host, or fails at."""
+    html = path.read_text(encoding="utf-8")
+    if 'class="math' in html:
+        seen.page.wait_for_function(EQUATIONS_READY)
+        if count := seen.page.locator(".math:not(:has(mjx-container))").count():
+            yield f"{count} equations are not set"
+        yield from (f"equation: {text}" for text in seen.page.locator("mjx-merror").all_text_contents())
+    yield from (f"picture {name} is not shown" for name, width in seen.page.evaluate(IMAGES) if width == 0)
+    if mounts := html.count('class="mirlib-mount"'):
+        seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
+    yield from (f"asks {url}" for url in seen.foreign)
+    yield from map(str, seen.errors)
+
+
+def test_every_page_is_whole_and_asks_no_other_host_from_disk(site, visit):
     seen = visit()
+    problems = []
     for path in site.pages:
-        seen.go(address(path))
-        html = path.read_text(encoding="utf-8")
-        if 'class="math' in html:
-            seen.page.wait_for_function(EQUATIONS_READY)
-            if count := seen.page.locator(".math:not(:has(mjx-container))").count():
-                problems.append(f"{path.stem}: {count} equations are not set")
-            problems += [f"{path.stem}: equation: {t}" for t in seen.page.locator("mjx-merror").all_text_contents()]
-        for name, width in seen.page.evaluate(IMAGES):
-            if width == 0:
-                problems.append(f"{path.stem}: picture {name} is not shown")
-        if mounts := html.count('class="mirlib-mount"'):
-            seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
-        problems += [f"{path.stem}: asks {url}" for url in seen.foreign]
-        problems += [f"{path.stem}: {error}" for error in seen.errors]
+        seen.go(path.as_uri())
+        problems += [f"{path.stem}: {gap}" for gap in gaps(seen, path)]
     assert not problems, "\n".join(problems)
+
+
+def test_a_request_to_another_host_is_stopped_and_seen(visit, served):
+    seen = visit(f"{served}/book/glossary.html")
+    for address in ("https://example.org/x.png", "http://127.0.0.1.example.org/y.png", f"{served}/_static/logo.svg"):
+        seen.page.evaluate("address => fetch(address, { mode: 'no-cors' }).catch(() => {})", address)
+    assert seen.foreign == ["https://example.org/x.png", "http://127.0.0.1.example.org/y.png"]
 
 
 def test_pages_bring_of_others_what_they_show(site, visit):
@@ -66,16 +76,14 @@ def misfits(seen, wide):
             yield f"{seen.page.viewport_size['width']} px, {theme}: {fault}"
 
 
-def test_everything_fits_on_every_page(site, served, visit):
+def test_over_http_every_page_is_whole_and_everything_fits(site, served, visit):
     """On a laptop nothing scrolls sideways; on a phone wide things may, within themselves, and the page may not."""
     problems = []
     seen = visit(width=1280)
     for path in site.pages:
         seen.page.set_viewport_size({"width": 1280, "height": 900})
         seen.go(f"{served}/{path.relative_to(site.folder).as_posix()}")
-        if 'class="math' in path.read_text(encoding="utf-8"):
-            seen.page.wait_for_function(EQUATIONS_READY)
-        found = list(misfits(seen, True))
+        found = [*gaps(seen, path), *misfits(seen, True)]
         seen.page.set_viewport_size({"width": 390, "height": 900})
         found += misfits(seen, False)
         seen.page.set_viewport_size({"width": 360, "height": 900})

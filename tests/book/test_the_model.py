@@ -46,10 +46,10 @@ def opened(site, address, visit):
     assert not seen.foreign and not seen.errors
 
 
-@pytest.fixture
-def asked(site, visit):
-    """The same, from disk, for questions to the engine."""
-    return visited(visit, site.with_widget("the_model").as_uri())
+@pytest.fixture(scope="module")
+def asked(site, visit_once):
+    """The same, from disk and once, for questions to the engine."""
+    return visited(visit_once, site.with_widget("the_model").as_uri())
 
 
 def ask(seen, task, **given):
@@ -163,8 +163,7 @@ def test_captions_are_those_that_python_writes(asked, miniature):
     scenes = evaluation.held_out_scenes(6, seed=12)
     features = evaluation.train.vision_features(model, scenes)
     want = evaluation.write_captions(model, processor.tokenizer, features)
-    given = {"question": "how many objects ?", "words": [], "settings": SETTINGS}
-    got = [ask(asked, "answer", pixels=pixels(world.to_image(scene)), **given)["caption"] for scene in scenes]
+    got = [ask(asked, "caption", pixels=pixels(world.to_image(scene)), settings=SETTINGS) for scene in scenes]
     assert got == want
 
 
