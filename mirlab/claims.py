@@ -337,7 +337,7 @@ class Finding:
 
     @property
     def note(self) -> str:
-        """Where the two intervals part: what the 95 % interval alone would say; else empty."""
+        """What the 95 % interval alone would say, where the two intervals part; else empty."""
         return "" if self.alone == self.outcome else f"by the 95 % interval alone: {self.alone}"
 
 

@@ -30,7 +30,7 @@ from mirlib.widgets.ask_the_model import AskTheModel
 from mirlib.widgets.train_in_page import TrainInPage
 
 GALLERY_WRITING = 4
-"""The handwriting of every digit that a reader draws: one that no training sees, see `world.sample_scene`."""
+"""The handwriting of every digit that a reader draws, one that no training sees, see `world.sample_scene`."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A training, while it runs

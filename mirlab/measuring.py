@@ -180,8 +180,8 @@ def mir_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor, **op
     """MIR with its parts and baselines; options as for `collect`.
 
     Returns:
-        ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``, ``null``, and
-        ``floor``, the mean MIR of text against text over two splits.
+        ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``,
+        ``null``, with zeros instead of vision rows, and ``floor``, the mean MIR of text against text over two splits.
     """
     return mir_of_rows(collect(model, processor, **options))
 
@@ -221,8 +221,7 @@ def robustness(
     Returns:
         ``kinds``: by picture kind and text kind, MIR of three draws of 100; ``template``: chat or plain;
         ``relevance``: pictures with their own captions or with those of other scenes; ``seen``: pictures and captions
-        of stage 1 or held-out ones; ``counts``: by number of samples, MIR of `_DRAWS` draws. All with ``per_layer``
-        where one model is compared.
+        of stage 1 or held-out ones; ``counts``: by number of samples, MIR of five draws.
     """
 
     def value(pictures: Sequence[Any], texts: list[str], template: str = "chat") -> float:

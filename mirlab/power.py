@@ -38,7 +38,7 @@ OLD_ARMS = {
 """Experiments whose arm means come from the first edition, and what arms were called there or which comes nearest."""
 
 FIRST_EDITION = "first_edition.csv"
-"""What the rates need of the runs of the first edition, beside the ledger: five seeds on two sets of parts."""
+"""What the rates need of the runs of the first edition, beside the ledger (five seeds on two sets of parts)."""
 
 OLD_REGIME = {"low": ".008", "high": ".02"}
 """Regimes of the first edition whose spreads stood for the rates of pre-registration A, before there was a pilot."""

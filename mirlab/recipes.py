@@ -21,7 +21,7 @@ CONNECTORS = ("mlp1", "mlp2", "mlp4", "qformer")
 UNLOCKS = ("none", "lora", "lora_merged", "half", "all")
 
 POOL = 65_536
-"""Scenes that belong to a set of parts: its stream, of which a run reads the first ones."""
+"""Scenes that belong to a set of parts, its stream, of which a run reads the first ones."""
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 PARTS = (10, 12, 18, 14, 15, 16)
@@ -195,7 +195,7 @@ class Method:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """As JSON: the name and the options."""
+        """The name and the options as JSON."""
         return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in self.options}
 
     @classmethod

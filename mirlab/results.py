@@ -84,8 +84,8 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
         language model), ``method`` (``plain`` without one), ``key``; the recipe of stage 1 (``pairs``, ``batch``,
         ``learning_rate``, ``warmup_steps`` …); and what was measured:
 
-        - ``mir``, ``norm_only``, ``mir_minus_norm_only``, ``null``, ``floor``, ``mir_scenes`` (captions as the text),
-          ``norm_ratio`` and ``log_norm_ratio`` (base 10) of layer 1;
+        - ``mir``, ``norm_only``, ``mir_minus_norm_only``, ``null`` (zeros instead of vision rows), ``floor``,
+          ``mir_scenes`` (captions as the text), ``norm_ratio`` and ``log_norm_ratio`` (base 10) of layer 1;
         - ``loss``, ``perplexity``, ``perplexity_out``, ``in_context_text``, ``in_context_image``, ``discrimination``;
         - ``accuracy``, ``blind``, and for each kind of question ``accuracy_KIND``, ``blind_KIND``, ``zero_shot_KIND``
           and how many ``questions_KIND``; of the real parts ``majority_KIND``, ``probe_KIND``, ``caption_loss_own`` and

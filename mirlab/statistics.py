@@ -95,6 +95,7 @@ def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: floa
         confidence: Of the interval.
 
     Examples:
+        >>> import numpy as np
         >>> print(jackknife(np.mean, [1.0, 2.0, 3.0]))
         +2.00 [−0.48, +4.48]
     """

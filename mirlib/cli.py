@@ -32,8 +32,9 @@ from mirlib.result import MIRResult, json_text
 BAD_INPUT = 2
 PLAIN = {"█": "#", "×": "x", "−": "-", "±": "+-", "·": "*", "…": "...", "∞": "inf"}
 COMMANDS = "mirlib.commands"
-"""The group of entry points under which another package adds a command: a function that takes the sub-parsers."""
+"""The group of entry points under which another package adds a command, a function that takes the sub-parsers."""
 
+READ_BY = ("image_root", "image_field", "text_field", "skip_unreadable")  # options that say how sources are read
 PICTURES = 3  # dearest and cheapest ones each, on a map
 POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
 
@@ -287,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--text-tokens", type=integer, default=800, help="of the longest text (default: %(default)s)")
     add("--vision-tokens", type=integer, help="of an image, where the configuration does not say")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "4bit"), help="of the weights")
-    add("--device", default="cuda", help="where it will run: cuda or cpu (default: %(default)s)")
+    add("--device", default="cuda", help="where it will run: cuda, mps or cpu (default: %(default)s)")
     planning.set_defaults(run=_plan)
 
     comparing = commands.add_parser(
@@ -563,7 +564,7 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         "images": [options.pairs] if options.pairs else options.images or "sample_images",
         "texts": options.pairs or options.texts or "sample_texts",
         "paired": options.pairs is not None,
-        **({"image_root": options.image_root} if options.image_root else {}),
+        **{name: value for name in READ_BY if (value := getattr(options, name))},
         "quantization": quantization,
         "mirlib": __version__,
         "torch": torch.__version__,

@@ -243,6 +243,7 @@ def paired_difference(
     refused.
 
     Examples:
+        >>> import numpy as np
         >>> samples = [Sample(f"image {i}", f"{i:016x}", f"{i:016x}") for i in range(4)]
         >>> influence = np.array([0.1, -0.2, 0.3, -0.2])
         >>> found = paired_difference(3.4, 1.1 * influence, samples, 3.2, influence[::-1], samples[::-1])
@@ -285,7 +286,8 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
 
     On the same samples the interval is that of a paired difference, often far narrower than those of the two values
     suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in
-    whatever order they come. Where images and texts were drawn independently, each are matched by themselves. With no
+    whatever order they come. Pictures and texts are matched together where they went in as one
+    sequence, and each by themselves where vision and text rows belong to different samples. With no
     sample in common, or without the influences of samples, the interval is that of
     independent draws, and a warning says so.
 
@@ -297,6 +299,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
             distances in different units; or for a confidence outside (0, 1).
 
     Examples:
+        >>> import numpy as np
         >>> import mirlib
         >>> rng = np.random.default_rng(0)
         >>> text = rng.normal(size=(2, 400, 8))

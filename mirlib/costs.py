@@ -91,7 +91,7 @@ class TransportMap:
 
     @cached_property
     def by_picture(self) -> np.ndarray:
-        """(K, N) the part of each layer's distance that each picture pays: sums to ``per_layer − unreached``."""
+        """(K, N) what each picture pays of each layer's distance; it sums to ``per_layer − unreached["vision"]``."""
         return np.stack([np.nansum(costs, axis=1) for costs in self.vision], axis=1) / self.kept[:, None]
 
     @cached_property

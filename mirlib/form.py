@@ -22,6 +22,8 @@ NO_KERNEL = "<p>Here stands a form that measures a model of your own. It needs J
 class ScoreForm(ipywidgets.VBox):
     """Measures a model of one's own on pictures of one's own, as `mirlib.score` does, over the texts that come along.
 
+    It measures on the CPU.
+
     Attributes:
         checkpoint: Text field: a local folder or a name on the Hugging Face hub; empty for the shipped miniature.
         pictures: Text field: a folder, or what else `mirlib.readers.open_images` reads; empty for the sample pictures.

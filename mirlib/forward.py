@@ -49,7 +49,7 @@ class ReadBatch:
 
     @cached_property
     def samples(self) -> tuple[Tensor, Tensor]:
-        """(r,) and (s,): the number of the sample of each vision row and of each text row; the same in all layers."""
+        """(r,) and (s,) numbers of the sample of each vision row and of each text row; the same in all layers."""
         return self._stream.vision_samples + self.first, self._stream.text_samples + self.first
 
     @property

@@ -169,7 +169,8 @@ def capture(
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. Call it with ``input_ids``.
-        text_rows: ``"text"`` or ``"after_image"``; see `token_masks`.
+        text_rows: ``"text"``, every attended position that is neither vision nor special; or ``"after_image"``, as the
+            authors do, every attended one after the last vision token.
         last: Layer K is read after the final norm (``"normed"``, as ``hidden_states[-1]`` of transformers) or before
             (``"raw"``).
         on_layer: Called with ``(k, vision_rows, text_rows)``, k from 1, as soon as layer k is done; the rows are then

@@ -51,7 +51,10 @@ CONTROLS = {
     "fresh": "fresh projector",
     "fresh_rescaled": "fresh projector at the trained length",
 }
-"""The controls by name, in the order in which they are measured."""
+"""The controls by name.
+
+They are measured in the order black, noise, shuffled, zero, gaussian, fresh, fresh_rescaled.
+"""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
 OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
@@ -79,7 +82,7 @@ class Controls:
 
     @property
     def real(self) -> MIRResult:
-        """The value itself: MIR on the real pictures."""
+        """MIR on the real pictures, the value itself."""
         return self.results[REAL]
 
     def difference(self, name: str) -> Difference | None:
@@ -200,7 +203,8 @@ def controls(
       mean length of the trained projector's rows.
 
     Every control costs as much as the value itself; ``only`` names some of `CONTROLS`, in a list or with commas between
-    them. What that is, is told to ``say`` once the real pictures are measured, or to stderr with the progress. What
+    them; ``fresh_rescaled`` brings ``fresh`` with it. The time that they will take is told to ``say`` once the real
+    pictures are measured, or to stderr with the progress. What
     cannot be done to a model is left out, with the reason: in particular a projector that goes by none of the usual
     names (`mirlib.adapters.register_adapter` can name it), is stored in few bits or spread over processes.
 

@@ -26,7 +26,7 @@ MINIATURE = Path(__file__).resolve().parent / "miniature"
 """Folder of the shipped miniature."""
 
 ARCHITECTURES = "mirlib.architectures"
-"""The group of entry points under which another package makes a model type known to transformers: a function without
+"""The group of entry points under which another package makes a model type known to transformers, a function without
 arguments that registers it, under the name of the type."""
 
 # Packages that processors and models of some families need, and that come with the extra [families].
@@ -219,11 +219,12 @@ def load_model(
     Args:
         name: Hugging Face id or local folder.
         device: Where the model goes, unless ``device_map`` says where.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but float32 on a CPU
-            unless its weights are stored in fewer bits.
+        dtype: ``"float64"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: the checkpoint's, but
+            float32 on a CPU unless its weights are stored in fewer bits.
         device_map: ``"auto"``, or what else transformers takes: spreads the layers over devices. Needs accelerate.
         load_in_4bit: Whether to hold the weights of the linear layers in 4 bits (NF4, scales in 8 bits), computing in
-            bfloat16. Needs bitsandbytes and accelerate. MIR then is that of the rounded model.
+            bfloat16, or in float16 if ``dtype`` says so. Needs bitsandbytes and accelerate. MIR then is that of
+            the rounded model.
         trust_remote_code: Let the checkpoint bring its own code.
         allow_pickle: Load weights that are not safetensors.
 

@@ -390,15 +390,16 @@ def modality_integration_rate(
         sqrt: Overrides the preset: ``"exact"`` or ``"authors-fast"``.
         samples: Pair of integer arrays (r,) and (s,): which sample (image, text) each row belongs to. Needed for an
             interval, since tokens of one sample are not independent.
-        confidence: For example 0.95, for an interval over samples, see `mirlib.influence`. The authors' presets, which
-            replace rows, have none.
+        confidence: For example 0.95, for an interval over samples, see `mirlib.influence`. Refused with the
+            authors' presets, which replace rows.
 
     Returns:
         `MIRResult`; lower means closer modalities.
 
     Raises:
         MirlibError: For NaN or infinite values (naming layer, modality and row), fewer than 2 rows, zero text norm,
-            unequal K or d, integer, complex or empty arrays, unknown presets.
+            unequal K or d, integer, complex or empty arrays, unknown presets; for samples that do not fit the rows, and
+            for a confidence without samples, with fewer than two, or with a preset of the authors.
 
     Source: arXiv 2410.07167, Eq. 1–4. The base 10 is that of the authors' code.
 

@@ -174,7 +174,7 @@ def plan(
     """Memory of a measurement with `mirlib.score`, from the configuration alone: no weights are read.
 
     Args:
-        model: ``"llava-1.5-7b"`` or another name in `SHAPES`, a folder with a ``config.json``, a Hugging Face id, or a
+        model: ``"llava-1.5-7b"``, ``"llava-1.5-13b"``, a folder with a ``config.json``, a Hugging Face id, or a
             configuration of transformers.
         num: Number of pairs.
         batch_size: Pairs a forward pass.

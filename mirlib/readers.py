@@ -111,8 +111,8 @@ def open_texts(source: str | Path, *, text_field: str | None = None, on_unreadab
             file that holds JSON is read as such, whatever it is called.
         text_field: The field, the column or the ending of the texts. Left out, the first of ``text``, ``caption``,
             ``article``, ``question``, ``sentence``, ``txt``, ``conversations``, ``messages``. Of a list of texts the
-            first is taken, and of a conversation the first answer of the model (``gpt``, ``assistant``), without
-            ``<image>``.
+            first is taken, and of a conversation the first answer of the model (``gpt``, ``assistant``,
+            ``model``), without ``<image>``.
         on_unreadable: As for `open_images`.
 
     Raises:

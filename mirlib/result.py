@@ -92,8 +92,9 @@ class MIRResult:
     """A Modality Integration Rate and everything it was made of. K is the number of layers; lists run over layers 1..K.
 
     Attributes:
-        value: MIR, ``log10 Σ_k FID_k``; lower means closer modalities. −inf if every distance is 0.
-        per_layer: (K,) FID_k in units of (mean text norm)², at least 0.
+        value: MIR, ``log10 Σ_k FID_k``; lower means closer modalities. −inf if every distance is 0; NaN if their
+            sum is negative, which only the preset ``authors-fast`` can give.
+        per_layer: (K,) FID_k in units of (mean text norm)², at least 0 but for ``authors-fast``.
         mean_term: (K,) the part of FID_k that comes from the means.
         covariance_term: (K,) the part that comes from the covariances.
         norm_ratio: (K,) mean vision norm / mean text norm, all rows included.
@@ -103,7 +104,7 @@ class MIRResult:
         bias: (K,) first-order upward bias of FID_k from the finite number of rows, if rows were independent Gaussians.
         outliers: ``{"vision": (K,), "text": (K,)}`` number of rows that the 3σ rule caught.
         rows: ``{"vision": r, "text": s}`` number of rows that came in.
-        interval: `Interval` or None if none was asked for.
+        interval: `Interval`; None if none was asked for, or if there can be none, as ``warnings`` then says.
         settings: How it was computed; enough to repeat it.
         warnings: Sentences that a reader of the number should see.
         influence: `Influence` of each sample, or None if it was not asked for or does not exist.
@@ -138,7 +139,7 @@ class MIRResult:
 
     @property
     def vision_influence(self) -> np.ndarray | None:
-        """(N,) influence on MIR of the vision rows of each sample: ``Σ_k influence_k / (S ln 10)``; None if unknown."""
+        """(N,) influence on MIR of the vision rows of each sample, ``Σ_k influence_k / (S ln 10)``; None if unknown."""
         return None if self.influence is None else self._on_mir(self.influence.vision)
 
     @property

@@ -392,7 +392,7 @@ class ModalityIntegrationRate(Metric):
         return tuple(part.moments for part in self._settled(layer)[:2])
 
     def bounds(self, layer: int) -> tuple[NormBounds | None, NormBounds | None]:
-        """The norms between which vision rows and text rows of a layer are kept; None where all are."""
+        """Centre and reach of the norms of a layer's rows that are kept, vision's and text's; None where all are."""
         return self._learn(self._meet(None)).bounds[layer - 1]
 
     def _needs_repair(self, processes: Processes) -> bool:

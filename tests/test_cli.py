@@ -168,7 +168,8 @@ def test_the_json_says_what_was_measured_and_with_what(checkpoint, inputs, capsy
 )
 def test_quantized_weights_are_recorded(stored, flag, expected):
     model = SimpleNamespace(config=SimpleNamespace(quantization_config=stored))
-    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, image_root=None, load_in_4bit=flag)
+    options = SimpleNamespace(model="m", images=["i"], texts="t", pairs=None, load_in_4bit=flag)
+    vars(options).update(dict.fromkeys(cli.READ_BY))
     assert cli._recorded(options, model)["quantization"] == expected
 
 

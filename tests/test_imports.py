@@ -178,3 +178,15 @@ def test_no_import_leads_back_to_where_it_began(package):
 def test_a_circle_is_found(last, expected):
     modules = {"m": "", "m.a": "from m import b", "m.b": "from m.c import thing", "m.c": last}
     assert circle(arrows(modules)) == expected
+
+
+def test_examples_import_numpy_and_torch_themselves():
+    """A reader pastes them; as doctests they also see what their module has imported."""
+    found = []
+    for module, path in (sources("mirlib") | sources("mirlab")).items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and ">>>" in node.value:
+                names = [n.id for tree in examples(node) for n in ast.walk(tree) if isinstance(n, ast.Name)]
+                lines = {"np": "import numpy as np", "torch": "import torch", "nn": "from torch import nn"}
+                found += [(module, line) for name, line in lines.items() if name in names and line not in node.value]
+    assert found == []

@@ -17,7 +17,7 @@ RATES = {".008": 8e-3, ".02": 2e-2}
 FIXED = 15
 
 SIZE = -0.31
-"""Change of MIR for which the oracle is asked: as large as the rise that the first edition saw, the other way."""
+"""Change of MIR for which the oracle is asked, as large as the rise that the first edition saw, the other way."""
 
 
 def _arms() -> dict:

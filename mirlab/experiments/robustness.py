@@ -8,7 +8,7 @@ from mirlab.experiments import Experiment
 from mirlab.recipes import plain
 
 MARGIN = 0.19
-"""How far two values of one model lie apart in the paper: LLaVA-1.5 7B has 3.182 in Table 4 and 3.374 in Table 5."""
+"""How far two values of one model lie apart in the paper, LLaVA-1.5 7B's 3.182 in Table 4 and 3.374 in Table 5."""
 
 RANGES = {
     "range_pictures": "MIR moves with the kind of picture by less than .19",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mirlab.recipes import StageOne, StageTwo
 
 TECHNIQUES: dict[str, type[Technique]] = {}
-"""All techniques by the names of their methods."""
+"""Techniques by name; all of them once `mirlab.methods.technique` was called."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Technique:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """As JSON: the name and all options, those at their defaults included."""
+        """The name and all options as JSON, those at their defaults included."""
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"name": self.name, **options}
 

@@ -131,7 +131,7 @@ class EIM(Technique):
 
 
 Asked = tuple[Callable[[np.ndarray], torch.Tensor], KeyQueue]
-"""What a loss compares: from positions in `Training.chosen` to queries, and the keys of all of them."""
+"""What a loss compares, from positions in `Training.chosen` to queries, and the keys of all of them."""
 
 
 def _ie(training: Training) -> Asked:

@@ -70,8 +70,8 @@ STAGES: tuple[dict[str, Any], ...] = (
     {"unlock": "half", "unlock_encoder": True},
     {"unlock": "all", "unlock_encoder": True},
 )
-"""What learns beside the connector in each of four stages of alignment: nothing; half of the encoder; half of the
-language model too; all of it."""
+"""What learns beside the connector in each of four stages of alignment (nothing; half of the encoder; half of the
+language model too; all of it)."""
 
 
 @register

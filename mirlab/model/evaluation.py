@@ -54,7 +54,7 @@ def text_accuracy(
     Args:
         llm: The language model alone.
         tokenizer: Its tokenizer.
-        form: ``chat`` (``USER: scene \\n question ASSISTANT:``) or ``facts`` (``scene \\n facts : short question``).
+        form: ``chat`` (``USER: scene \n question ASSISTANT:``) or ``facts`` (``scene \n facts : short question``).
         scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
         permuted: Show another scene than the one asked about: the blind baseline.
         seed: Seed of the scenes and questions.
@@ -249,7 +249,7 @@ def caption_scores(
     Args:
         model: The whole model.
         tokenizer: Its tokenizer.
-        image: ``own``, ``permuted`` (the next scene's picture) or ``none``.
+        image: ``own``, ``permuted`` (another scene's picture) or ``none``.
         scenes: Number of held-out scenes.
         detail: Kind of caption; slots exist in full captions only.
         seed: Seed of the scenes.

@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "words_all": ("all", "words"),
     "equal_all": ("all", "mean"),
 }
-"""By name, which tokens of a picture are chosen, and what becomes of them: dropped, or rescaled to the mean length of
+"""Which tokens of a picture are chosen, by name, and what becomes of them; dropped, or rescaled to the mean length of
 the picture's other tokens (``rest``), of the word embeddings (``words``) or of all the picture's tokens (``mean``)."""
 
 
@@ -46,13 +46,15 @@ def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None)
 
     Args:
         tokens: (n, m, d).
-        which: The ``long``est quarter of each picture, the ``short``est, as many at ``random``, or ``all``.
+        which: ``long``, the longest quarter of each picture; ``short``, the shortest; ``random``, as many at random; or
+            ``all``.
         generator: Of the random ones.
 
     Returns:
         (n, m) bool.
 
     Examples:
+        >>> import torch
         >>> chosen(torch.tensor([[[3.0], [-9.0], [1.0], [2.0]]]), "long")
         tensor([[False,  True, False, False]])
     """

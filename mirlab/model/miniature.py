@@ -30,10 +30,10 @@ PATCH_SIZE = 8
 VISION_TOKENS = (world.IMAGE_SIZE // PATCH_SIZE) ** 2
 VISION_DIM = 96
 VISION_FEATURE_LAYER = -2
-"""The encoder's hidden state that the projector reads, as in LLaVA: the last layer but one, without its CLS token."""
+"""The encoder's hidden state that the projector reads, as in LLaVA the last layer but one, without its CLS token."""
 
 ATTENTION = "eager"
-"""How attention is computed in training. On a CPU the backward pass of PyTorch's fused attention is slow: with it, a
+"""How attention is computed in training. On a CPU the backward pass of PyTorch's fused attention is slow, and with it a
 step of stage 1 takes more than twice as long."""
 
 CAPTION_TOKENS = 5 * len(world.CELLS) + 2

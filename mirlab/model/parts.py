@@ -98,7 +98,7 @@ WORDS_GATE, PROBE_GATE = 0.95, 0.9
 """Least share of right answers about scenes in words, for every kind of question; and of the probe on the encoder."""
 
 PROBED = ("colour", "shape", "cell")
-"""What the probe must read. Handwritten digits are a quarter of the world and harder: their share stands beside."""
+"""What the probe must read. Handwritten digits are a quarter of the world and harder; their share stands beside."""
 
 
 def failures(measured: dict[str, dict[str, float]]) -> list[str]:

@@ -28,7 +28,7 @@ from mirlib import data, prompts, rows
 from mirlib.errors import MirlibError
 
 HELD_OUT = 1_000_000
-"""Seed of the held-out scenes, which is no run's: scenes of one seed share backgrounds and places."""
+"""Seed of the held-out scenes, which is no run's, since scenes of one seed share backgrounds and places."""
 
 TEXT_TOKENS = 48
 """Texts that MIR is measured on are cut after so many tokens; they give as many rows as is needed (d = 576)."""

@@ -170,7 +170,7 @@ def stage_one(
         progress: Draw progress bars on stderr.
 
     Returns:
-        The loss of every step, the time taken, and what the method did before.
+        The loss of every step, the time taken, what the method did before, and what it says after.
     """
     scenes = stage_one_scenes(method.wanted(recipe.pairs), seed=seed) if scenes is None else scenes
     if len(scenes) < recipe.pairs:

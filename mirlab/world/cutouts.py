@@ -27,7 +27,7 @@ SIDE = 224
 
 NUMBERS = ("one", "two", "three")
 KINDS = ("what", "count", "exist", "side")
-"""Kinds of question: which of all words; how many; which of two words, of which one is there; left or right of."""
+"""Kinds of question, which of all words; how many; which of two words, of which one is there; left or right of."""
 
 _ARRANGEMENTS = ((1,), (2,), (3,), (1, 1), (1, 2), (2, 1))
 

@@ -47,7 +47,7 @@ _EXTRA_WORDS = ("USER", "ASSISTANT", "facts")
 
 
 ENGLISH_KINDS = ("topics", "docstrings", "code")
-"""Real texts that come with every Python: documentation topics, docstrings and source of the standard library."""
+"""Real texts that come with every Python, documentation topics, docstrings and source of the standard library."""
 
 _MODULE_CHARACTERS = 40_000  # of each module, so that no long one speaks for all
 
@@ -187,7 +187,7 @@ def segment_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], tuple
 # Documents
 
 Segment = tuple[str, str]
-"""A text and its role: scene, prompt, answer, description, prose."""
+"""A text and its role (scene, prompt, answer, description or prose)."""
 
 
 def textual_scene(scene: world.Scene, rng: np.random.Generator) -> list[Segment]:
@@ -248,7 +248,7 @@ def lookup_document(rng: np.random.Generator) -> list[Segment]:
 def question_document(
     rng: np.random.Generator, *, count: int, short: float, weights: dict[str, float] | None = None
 ) -> list[Segment]:
-    r"""A scene, then many questions with their answers: ``scene \\n facts : red circle ? yes . ...``.
+    r"""A scene, then many questions with their answers: ``scene \n facts : red circle ? yes . ...``.
 
     Args:
         rng: Source of randomness.

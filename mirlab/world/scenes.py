@@ -184,7 +184,7 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     """Change exactly one thing about a scene: one shape, colour, size or position.
 
     Such near neighbours are the hard negatives of contrastive training: two captions that differ in one word
-    cannot be told apart by a glance at the dominant colour. The pixel noise and the jitter are drawn anew.
+    cannot be told apart by a glance at the dominant colour. Background, noise and jitter are drawn anew.
     """
     things = list(scene.things)
     index = int(rng.integers(len(things)))

@@ -91,6 +91,7 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
             model is compiled or keeps several residual streams.
 
     Examples:
+        >>> import torch
         >>> from mirlib.loading import load_miniature
         >>> model, _ = load_miniature()
         >>> attach(model, torch.zeros(128), torch.ones(128)).shift.sum()

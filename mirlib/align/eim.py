@@ -51,6 +51,7 @@ def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: floa
         MirlibError: If shapes do not fit, a positive names no key, or the temperature is not positive.
 
     Examples:
+        >>> import torch
         >>> eye = torch.eye(3)
         >>> round(info_nce(eye, eye, torch.arange(3), temperature=1.0).item(), 4)  # log(e + 2) - 1
         0.5514
@@ -91,6 +92,7 @@ class KeyQueue(Float32Module):
         keys: (N, d) float32 or wider, of unit length.
 
     Examples:
+        >>> import torch
         >>> queue = KeyQueue(torch.eye(4) * 5)
         >>> queue.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
         0.75

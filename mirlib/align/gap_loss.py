@@ -117,6 +117,8 @@ class _Moments:
 class StreamedDistance:
     """The text-centric Fréchet distance of one layer, batch after batch, with a gradient for the batch's vision rows.
 
+    Called with (r, d) vision rows and (s, d) text rows of a batch, at least two of each, it gives a float64 scalar.
+
     On the first batch its value is that of `mirlib.frechet_distance` on the rows scaled by α = 1 / (mean text norm).
     With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
     follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
@@ -259,8 +261,9 @@ class HiddenRows:
 class GapLoss:
     """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
 
-    One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper reports no such loss;
-    the authors' public code holds one, commented out, without the covariance product.
+    Called after each forward pass as ``gap(text)`` with a (B, T) bool mask, true where text is learnt, it gives a
+    float64 scalar. One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper
+    reports no such loss; the authors' public code holds one, commented out, without the covariance product.
 
     Args:
         model: See `HiddenRows`.

@@ -49,6 +49,7 @@ def image_numbers(vision: Tensor) -> Tensor:
         (B, T) int64: 0, 1, ... in the order of the images; -1 where text stands.
 
     Examples:
+        >>> import torch
         >>> image_numbers(torch.tensor([[False, True, True, False, True]])).tolist()
         [[-1, 0, 0, -1, 1]]
     """
@@ -66,6 +67,7 @@ def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Te
         (B, T, T) bool; entry (b, i, j) says whether row i may attend to row j.
 
     Examples:
+        >>> import torch
         >>> may_attend("vision_bidirectional", torch.tensor([[0, 0, -1]]))[0].int().tolist()
         [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
     """

@@ -83,7 +83,7 @@ class LayerNorm(_Behind, Float32Module, nn.LayerNorm):
 _CLASSES = {each.kind: each for each in (LayerNorm, NormMatched)}
 
 KINDS = tuple(_CLASSES)
-"""What `attach` knows: `LayerNorm` and `NormMatched`."""
+"""What `attach` knows, `LayerNorm` and `NormMatched`."""
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ class Float32Module(nn.Module):
     ``model.to(dtype)`` change its children alone.
 
     Examples:
+        >>> import torch
+        >>> from torch import nn
         >>> class Scale(Float32Module):
         ...     def __init__(self):
         ...         super().__init__()

@@ -67,6 +67,7 @@ def cal_weights(
         MirlibError: If the shapes do not fit.
 
     Examples:
+        >>> import torch
         >>> labels = torch.tensor([[0, 1, 0]])
         >>> seen = torch.tensor([[[3.0, 0.0], [0.0, 9.0], [0.0, 0.0]]])  # the right words gain 3, 9 and 0
         >>> cal_weights(seen, torch.zeros(1, 3, 2), labels)
@@ -99,6 +100,7 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
         MirlibError: If the shapes do not fit, or for a negative power.
 
     Examples:
+        >>> import torch
         >>> reference = torch.tensor([[[0.75, 0.25], [0.75, 0.25]]]).log()
         >>> prior_weights(reference, torch.tensor([[0, 1]]))
         tensor([[0.5000, 1.5000]])
@@ -115,7 +117,7 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """``Σ w CE / Σ w`` in nats a word, over the positions that are learnt.
+    """``Σ w CE / Σ w`` in nats a token, over the positions that are learnt.
 
     Logits are (B, T, vocabulary) and position t predicts ``labels[:, t]``; labels and weights are (B, T). Weights that
     are all 0 where something is learnt are refused.

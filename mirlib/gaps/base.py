@@ -84,9 +84,9 @@ class GapResult:
 
     Attributes:
         measure: Its name in `mirlib.gaps.MEASURES`.
-        value: Over all layers: the mean of ``per_layer``, or for ``mir``, ``norm_only`` and ``fd_infinity`` the
-            logarithm to base 10 of its sum.
-        per_layer: (K,) by layer; empty for measures of a labelled task.
+        value: Over all layers: the mean of ``per_layer``, for ``mir``, ``norm_only`` and ``fd_infinity`` the logarithm
+            to base 10 of its sum; of a few measures something else, which their docstrings say.
+        per_layer: (K,) by layer; empty for measures without layers.
         direction: ``"lower"`` or ``"higher"``, which of the two means that vision and text are better integrated.
         needs: ``"rows"`` of both modalities, ``"pairs"`` of images and texts that belong together, a labelled
             ``"task"``, or the ``"model"`` itself, in passes of the measure's own.
@@ -241,6 +241,7 @@ def standard_error(influence: np.ndarray) -> float:
     """Of a value with these influences of N samples: ``(N / (N − 1) Σ influence²)^{1/2}``.
 
     Examples:
+        >>> import numpy as np
         >>> sample = np.array([1.0, 2.0, 6.0])
         >>> round(standard_error((sample - sample.mean()) / 3) ** 2, 6), round(float(sample.var(ddof=1)) / 3, 6)
         (2.333333, 2.333333)

@@ -108,7 +108,7 @@ class Layer:
 
 
 Found = tuple[float, Any]
-"""A layer's value, and the (N,) influences of the samples on it: None if none are wanted, or why there are none."""
+"""A layer's value, and the (N,) influences of the samples on it; None if none are wanted, or why there are none."""
 
 _TAKEN = """\
     vision: K arrays (r, d), as `mirlib.modality_integration_rate` takes them.

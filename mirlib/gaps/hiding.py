@@ -1,7 +1,7 @@
 """What a model loses when its picture is hidden: measures that take pairs of pictures and texts, and no labels.
 
-A text is read as the model's own answer, see `mirlib.prompts.build_prompt`, and each of its words predicted from the
-picture and the right words before it. ``max_text_tokens=1`` asks for the first word alone.
+A text is read as the model's own answer, see `mirlib.prompts.build_prompt`, and each of its tokens predicted from
+the picture and the right tokens before it. ``max_text_tokens=1`` asks for the first one alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _with_next_pictures(batches: PairBatches) -> PairBatches:
 
 
 class _Words:
-    """The words of a batch's texts and what the model says in their places."""
+    """The tokens of a batch's texts and what the model says in their places."""
 
     def __init__(self, model: nn.Module, batch: ModelInputs) -> None:
         ids = batch.inputs["input_ids"]
@@ -95,7 +95,7 @@ def picture_gain(
     max_text_tokens: int | None = None,
     progress: bool = False,
 ) -> GapResult:
-    """``log P(text | picture) − log P(text | picture hidden)``, in nats a word.
+    """``log P(text | picture) − log P(text | picture hidden)``, in nats a token.
 
     When to use it: you have pictures with texts that describe them and no labels, and want to know whether the model
     reads its pictures at all.
@@ -199,6 +199,7 @@ def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
         The depth, and the depths at which that is true of the upper and of the lower end of Student's t interval.
 
     Examples:
+        >>> import numpy as np
         >>> depth_of(np.array([[0.0, 0.5], [1.0, 1.0], [0.8, 0.9], [1.0, 1.0]]))
         (3, [0, 3])
     """
@@ -235,7 +236,7 @@ def exit_depth(
 
     For each depth k the vision rows are hidden from the text in all layers behind k, and the word that the model would
     say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's
-    agreement is the share of its words that stay.
+    agreement is the share of its tokens that stay.
 
     Model (see `vision_hidden_behind`), processor, N images with the N texts that belong to them, and options are those
     of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.

@@ -41,7 +41,7 @@ VARIANCE = 0.99
 SHARPNESS = 2.0
 
 DELETE_ONE, GROUPS = 100, 20
-"""Where no short way leads to the value without a pair (SVCCA): up to so many are left out one by one, and of more so
+"""Where no short way leads to the value without a pair (SVCCA), up to so many are left out one by one, and of more so
 many groups of them."""
 
 
@@ -97,9 +97,9 @@ _TAKEN = """\
     vision: K arrays (r, d); each sample's rows are pooled to their mean.
     text: K arrays (s, d).
     samples: Pair (r,), (s,) of the samples that rows belong to; left out, row i belongs to row i.
-    seed: Of the random pairings.
+    seed: Of the random pairings, and of the 1000 pairs that are taken where there are more.
     permutations: How many of them.
-    confidence: Of the interval over pairs, each left out once; None for none.
+    confidence: Of the interval over pairs, from leaving some out; None for none.
 """
 _REFUSED = """\
 Raises:
@@ -468,6 +468,7 @@ def uniformity(rows: Any) -> float:
     Source: Wang & Isola (2020), arXiv 2005.10242.
 
     Examples:
+        >>> import numpy as np
         >>> round(uniformity(np.eye(3)), 6)  # all at a right angle, ‖x − y‖² = 2
         -4.0
     """

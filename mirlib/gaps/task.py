@@ -100,6 +100,7 @@ def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = C
     Source: arXiv 2602.12892.
 
     Examples:
+        >>> import numpy as np
         >>> round(soft_discrimination([[0.0, 0.0], [np.log(3.0), 0.0]], [0, 0]).value, 6)
         0.625
     """
@@ -157,6 +158,7 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
         MirlibError: If the shapes differ, there are fewer than 2 questions, or a difference is not a number.
 
     Examples:
+        >>> import numpy as np
         >>> round(text_preference([0.0, 0.0], [np.log(3.0), 0.0]).value, 6)
         0.625
     """
@@ -193,9 +195,10 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
         permuted: Both once more with the picture of another sample: the null, a model that looks at nothing.
 
     Returns:
-        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes. The interval is
-        Welch's, of two sets of questions. ``settings`` hold ``hallucinated`` and ``missed``, the two rates, and the
-        interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``.
+        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes, −1 always no; the
+        nearer to 0, the better. The interval is Welch's, of two sets of questions. ``settings`` hold ``hallucinated``
+        and ``missed``, the two rates, and the interval of the first; with ``permuted`` the ``null`` and
+        ``null_hallucinated``.
 
     Raises:
         MirlibError: For fewer than 2 questions of a kind, or a number outside [0, 1].

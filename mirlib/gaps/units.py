@@ -45,6 +45,7 @@ def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
     Two independent choices have ``share`` in common, rounded to whole units; one that leaves none or all is refused.
 
     Examples:
+        >>> import torch
         >>> shared_units(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 4.0, 2.0]), 0.5).item()
         0.5
     """

@@ -86,6 +86,7 @@ class PatchCosts(StaticWidget):
         coloured: Whether the patches are coloured.
 
     Example:
+        >>> import numpy as np
         >>> from types import SimpleNamespace as Some
         >>> level = lambda layer=None: Some(mean=0.5, high=0.75)
         >>> costs = np.array([[1.0, 3.0]])
