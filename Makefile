@@ -63,8 +63,8 @@ book: $(INSTALLED)
 	@$(RUN) tools/book_cache.py
 	$(RUN) -c 'from jupyter_book.cli.main import main; main()' build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 
-# One process more than there are cores; a file stays in one process, so that what its tests share is made once. The
-# longest files come first (tests/conftest.py), and not, as pytest-xdist would have it, those with the most tests.
+# A process a core; a file stays in one process, so that what its tests share is made once. The longest files come first
+# (tests/conftest.py), and not, as pytest-xdist would have it, those with the most tests.
 test: $(INSTALLED)
 	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import torch
 
@@ -23,11 +21,6 @@ def bfloat16(monkeypatch):
     monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
     with precision.use("bfloat16"):
         yield precision.multiplying
-
-
-def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores: a test that drives a browser or another process waits for half of its time."""
-    return (os.cpu_count() or 1) + 1
 
 
 LONGEST = [
