@@ -204,9 +204,9 @@ def controls(
 
     Every control costs as much as the value itself; ``only`` names some of `CONTROLS`, in a list or with commas between
     them; ``fresh_rescaled`` brings ``fresh`` with it. The time that they will take is told to ``say`` once the real
-    pictures are measured, or to stderr with the progress. What
-    cannot be done to a model is left out, with the reason: in particular a projector that goes by none of the usual
-    names (`mirlib.adapters.register_adapter` can name it), is stored in few bits or spread over processes.
+    pictures are measured, or to stderr with the progress. What cannot be done to a model is left out, with the reason:
+    in particular a projector that goes by none of the usual names (`mirlib.adapters.register_adapter` can name it), is
+    stored in few bits or spread over processes.
 
     All other arguments are those of `mirlib.score`. The model is left as it was, bit for bit, also by an error.
 

@@ -50,7 +50,9 @@ def opened(untrained, tmp_path, visit):
 @pytest.fixture(scope="module")
 def asked(untrained, tmp_path_factory, visit_once):
     """The same, for questions to the engine and to functions of the page: nobody touches the widget."""
-    return page_of(untrained, tmp_path_factory.mktemp("asked"), visit_once).page
+    seen = page_of(untrained, tmp_path_factory.mktemp("asked"), visit_once)
+    yield seen.page
+    assert seen.errors == [] and seen.foreign == []
 
 
 def settled(page):
