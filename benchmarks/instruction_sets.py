@@ -1,9 +1,10 @@
-"""``python -m benchmarks.instruction_sets [EXPERIMENT …]``: does a small machine make the rows of the ledger again?
+"""``python -m benchmarks.instruction_sets [EXPERIMENT …]``: how far does a row depend on the machine that made it?
 
-The cheapest run of each experiment on miniatures, once more in a process that has the instructions of AVX2 and nothing
-newer, from the encoder's features on; trained parts are taken from the cache. What differs shows how far a row depends
-on the machine that made it. Rows go to results/small_machine.jsonl, each with the key of the row that it repeats; those
-that are there are not made again.
+The cheapest run of each experiment on miniatures, done twice on the parts of the shipped miniature (the six trained
+sets are in no repository): with the instructions that PyTorch chooses here, and with those of a smaller machine, AVX2,
+or none for vectors where AVX2 is all there is. Rows go to results/small_machine.jsonl with the smaller machine's
+``metrics`` and, under ``beside``, this one's; those that are there are not made again. Four older rows repeat rows of
+the ledger instead, on the same trained parts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +21,58 @@ from tqdm import tqdm
 
 from mirlab import commands, ledger, recipes, runs
 from mirlab.experiments import EXPERIMENTS
-from mirlab.model import precision
+from mirlab.model import parts, precision
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-SMALL = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+NO_VECTORS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 
 def cheapest(experiment: str) -> dict[str, Any] | None:
-    """The row that took the fewest seconds, of those that the experiment made itself."""
-    rows = (row for row in ledger.Ledger(RESULTS / f"{experiment}.jsonl").rows() if "copied_from" not in row)
-    return min(rows, key=lambda row: row["seconds"]["all"], default=None)
+    """The row that took the fewest seconds, of those that the experiment made itself if there are any."""
+    rows = ledger.Ledger(RESULTS / f"{experiment}.jsonl").rows()
+    own = [row for row in rows if "copied_from" not in row]
+    return min(own or rows, key=lambda row: row["seconds"]["all"], default=None)
 
 
-def again(row: dict[str, Any], cache: Path) -> dict[str, Any]:
-    """The run of a row in a process that has only the instructions of a small machine."""
-    code = "from benchmarks.instruction_sets import in_process; in_process()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(row["configuration"]), str(cache)],
-        env=os.environ | SMALL | {"OMP_NUM_THREADS": "1"},
+def done(configuration: dict[str, Any], instructions: dict[str, str]) -> dict[str, Any]:
+    """The run of a configuration in a process of one thread with these settings for its instructions."""
+    process = subprocess.run(
+        [sys.executable, "-c", "from benchmarks.instruction_sets import in_process; in_process()"],
+        input=json.dumps(configuration),
+        env=os.environ | instructions | {"OMP_NUM_THREADS": "1"},
         cwd=RESULTS.parent,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return {
-        "key": row["key"],
-        "experiment": row["experiment"],
-        "arm": row["arm"],
-        "configuration": row["configuration"],
-        **json.loads(done.stdout),
-    }
+    return dict(json.loads(process.stdout))
 
 
 def in_process() -> None:
-    """Do the run of the command line and print what it gave as JSON."""
+    """Do the run that stdin names, from the encoder's features on, and print what it gave as JSON."""
     torch.set_num_threads(1)
-    run, cache = recipes.Run.of(json.loads(sys.argv[1])), Path(sys.argv[2])
-    found = runs.execute(run, cache)
+    cache = commands.default_cache() / torch.backends.cpu.get_cpu_capability()
+    found = runs.execute(recipes.Run.of(json.load(sys.stdin)), cache)
     print(json.dumps({**found, "provenance": precision.provenance()}))
 
 
 def main(names: list[str]) -> None:
     """Make the rows that are missing."""
     book = ledger.Ledger(RESULTS / "small_machine.jsonl")
+    there = {row["experiment"] for row in book.rows()}
     of_the_miniature = [name for name, declared in EXPERIMENTS.items() if declared.runs[0].done_by == runs.__name__]
-    rows = [row for name in names or of_the_miniature if (row := cheapest(name)) is not None]
-    with tempfile.TemporaryDirectory() as folder:
-        for trained in commands.default_cache().glob("parts-*"):
-            (Path(folder) / trained.name).symlink_to(trained)
-        for row in tqdm([row for row in rows if book.find(row["key"]) is None], unit="run"):
-            book.append(again(row, Path(folder)))
+    smaller = NO_VECTORS if torch.backends.cpu.get_cpu_capability() == "AVX2" else AVX2
+    for name in tqdm([name for name in names or of_the_miniature if name not in there], unit="run"):
+        row = cheapest(name)
+        if row is None:
+            continue
+        configuration = row["configuration"] | {"parts": parts.SHIPPED}
+        key = ledger.key_of(configuration)
+        if book.find(key) is None:  # some experiments share runs
+            beside = done(configuration, {})
+            again = {"key": key, "experiment": name, "arm": row["arm"], "configuration": configuration}
+            book.append({**again, **done(configuration, smaller), "beside": beside})
 
 
 if __name__ == "__main__":
