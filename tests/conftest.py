@@ -25,7 +25,6 @@ def bfloat16(monkeypatch):
 
 LONGEST = [
     "test_distributed.py",
-    "test_accessibility.py",
     "test_pages.py",
     "test_readme.py",
     "test_callback.py",

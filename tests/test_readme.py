@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from mirlib.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,30 +16,26 @@ PICTURES = {"book/_static/readme.gif", "book/_static/readme_map.png"}
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A folder that looks like a clone from the command line, and takes what the commands write."""
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder that looks like a clone from the command line, and takes what the commands write."""
     (tmp_path / "mirlib").symlink_to(ROOT / "mirlib")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_python_lines_print_a_mir(clone):
+def test_the_python_lines_print_a_mir(clone, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    run = subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    exec(code, {})
     said = r"MIRResult\(-?\d\.\d{4} \[-?\d\.\d{4}, -?\d\.\d{4}\], layers=\d+, rows=\d+ vision \+ \d+ text"
-    assert re.search(said, run.stdout), run.stdout
+    assert re.search(said, capsys.readouterr().out)
 
 
-def test_the_shell_lines_run_one_after_another(clone):
-    commands = re.findall(r"^\.venv/bin/(mir .*)$", README, re.MULTILINE)
+def test_the_shell_lines_run_one_after_another(clone, capsys):
+    commands = re.findall(r"^\.venv/bin/mir (.*)$", README, re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
-        program, *arguments = command.split()
-        run = subprocess.run(
-            [Path(sys.executable).with_name(program), *arguments], cwd=clone, capture_output=True, text=True
-        )
-        assert run.returncode == 0, f"{command}\n{run.stderr}"
-        assert "MIR" in run.stdout
+        assert main(command.split()) == 0, command
+        assert "MIR" in capsys.readouterr().out
     assert (clone / "mir.json").is_file()
     assert all((clone / picture).stat().st_size > 10_000 for picture in ("mir.png", "map.png"))
 

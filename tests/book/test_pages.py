@@ -1,5 +1,6 @@
-"""The built pages, in a browser: self-contained, whole, and readable on a phone."""
+"""The built pages, in a browser: self-contained, whole, readable on a phone, and as axe-core would have them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,40 @@ pytestmark = pytest.mark.browser
 EQUATIONS_READY = "() => window.MathJax?.startup?.promise?.then(() => true) ?? false"
 MEASURE = Path(__file__).with_name("measure_layout.js").read_text(encoding="utf-8")
 HEAVIEST = 1_500_000  # bytes
+AXE = """async ([runOnly, rules]) => {
+  const { violations } = await axe.run({ runOnly, rules, resultTypes: ["violations"], preload: false });
+  return violations
+    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html.slice(0, 120)}: ${node.any[0]?.message ?? ""}`));
+}"""
+STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+COLOURS, SIZES = ["color-contrast"], ["target-size", "scrollable-region-focusable"]
+"""Rules whose answer another theme can change, or another width."""
+# What is alike is looked at once, or axe takes minutes: of neighbouring descriptions of the library the first, and of
+# words in one style some. The glyphs of formulas are hidden from a reader of the screen, and are no text.
+FEWER_ELEMENTS = """() => {
+  for (const one of document.querySelectorAll("dl.py ~ dl.py, mjx-math")) one.remove();
+  const seen = new Set();
+  for (const one of document.querySelectorAll(".highlight span[class]")) {
+    if (seen.has(one.className)) one.replaceWith(one.textContent);
+    else seen.add(one.className);
+  }
+}"""
+FEWER_WORDS = """() => {
+  const styles = new Map();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    let style = String(walk.currentNode.parentElement.checkVisibility());
+    for (let e = walk.currentNode.parentElement; e; e = e.parentElement)
+      style += ` ${e.localName}.${e.getAttribute("class")}.${e.getAttribute("style")}`;
+    styles.set(walk.currentNode, style.replace(/\\d+/g, ""));  // the cells of a table are numbered
+  }
+  const seen = new Set();
+  for (const [words, style] of styles) {
+    if (seen.has(style)) words.remove();
+    else if (words.data.trim()) seen.add(style);
+  }
+}"""
 IMAGES = """() => [...document.images].map(i => [i.src.split('/').pop(), i.naturalWidth])"""
 
 
@@ -68,29 +103,84 @@ def test_pages_bring_of_others_what_they_show(site, visit):
     assert "Free" in seen.page.evaluate(font), "the font of the icons in boxes"
 
 
+@pytest.fixture(scope="module")
+def axe():
+    """The script. It comes in a package, so that no page and no test loads it from another host."""
+    try:
+        from axe_playwright_python.base import AXE_SCRIPT
+    except ImportError:
+        if os.environ.get("MIRLIB_REQUIRE_BROWSER"):
+            pytest.fail("the package axe-playwright-python of the extra 'test' is missing")
+        pytest.skip("THE LAYOUT AND ACCESSIBILITY OF THE PAGES WERE NOT TESTED: install the extra 'test'.")
+    return AXE_SCRIPT
+
+
+def show(seen, width=None, theme=None):
+    if width:
+        seen.page.set_viewport_size({"width": width, "height": 900})
+    if theme:
+        seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+
+
 def misfits(seen, wide):
     """What `measure_layout.js` finds in the light theme and in the dark one."""
-    for theme in ("light", "dark"):
-        seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    for theme in ("dark", "light"):
+        show(seen, theme=theme)
         for fault in seen.page.evaluate(MEASURE, wide):
             yield f"{seen.page.viewport_size['width']} px, {theme}: {fault}"
 
 
-def test_over_http_every_page_is_whole_and_everything_fits(site, served, visit):
+def barriers(seen, axe):
+    """What axe finds serious or critical on an open page of 390 px in the light theme. It leaves a ruin of the page."""
+
+    def found(kind, values, **rules):
+        faults = seen.page.evaluate(AXE, [{"type": kind, "values": values}, rules])
+        theme = seen.page.evaluate("document.documentElement.dataset.theme")
+        return [f"{seen.page.viewport_size['width']} px, {theme}: {fault}" for fault in faults]
+
+    seen.page.evaluate(axe)
+    seen.page.evaluate(FEWER_ELEMENTS)
+    seen.page.wait_for_timeout(350)  # the theme looks after a while which boxes scroll now
+    yield from found("rule", SIZES)
+    show(seen, width=1280)
+    seen.page.wait_for_timeout(350)
+    yield from found("tag", STANDARDS, **{rule: {"enabled": False} for rule in COLOURS})
+    seen.page.add_style_tag(content="* { transition: none !important }")  # colours fade
+    seen.page.evaluate(FEWER_WORDS)
+    for theme in ("light", "dark"):
+        show(seen, theme=theme)
+        yield from found("rule", COLOURS)
+
+
+def test_over_http_every_page_is_whole_fits_and_is_open_to_all(site, served, visit, axe):
     """On a laptop nothing scrolls sideways; on a phone wide things may, within themselves, and the page may not."""
     problems = []
     seen = visit(width=1280)
     for path in site.pages:
-        seen.page.set_viewport_size({"width": 1280, "height": 900})
+        show(seen, width=1280)
         seen.go(f"{served}/{path.relative_to(site.folder).as_posix()}")
         found = [*gaps(seen, path), *misfits(seen, True)]
-        seen.page.set_viewport_size({"width": 390, "height": 900})
-        found += misfits(seen, False)
-        seen.page.set_viewport_size({"width": 360, "height": 900})
+        show(seen, width=360)
         if (width := seen.page.evaluate("document.documentElement.scrollWidth")) > 360:
             found.append(f"the page is {width} px wide on a phone of 360")
+        show(seen, width=390)
+        found += [*misfits(seen, False), *barriers(seen, axe)]
         problems += [f"{path.stem}, {fault}" for fault in found]
     assert not problems, "\n".join(problems)
+
+
+def test_axe_sees_a_button_without_a_name_small_targets_and_pale_words(visit, axe):
+    seen = visit(width=390)
+    button = '<button style="width: 9px; height: 9px; padding: 0; margin: 0">x</button>'
+    seen.page.set_content(
+        '<!doctype html><html lang="en" data-theme="light"><title>x</title><style>[data-theme=dark] { --pale: #ccc }'
+        f"</style><main><h1>x</h1><button></button><p>{button}{button}</p>"
+        '<p style="color: var(--pale, black); background: white">pale</p></main></html>'
+    )
+    found = list(barriers(seen, axe))
+    assert any(one.startswith("390 px, light: target-size") for one in found)
+    assert any(one.startswith("1280 px, light: button-name") for one in found)
+    assert [one[:30] for one in found if "color-contrast" in one] == ["1280 px, dark: color-contrast: "[:30]]
 
 
 def test_no_page_is_heavy(site):
