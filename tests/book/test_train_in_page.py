@@ -58,7 +58,7 @@ def opened(tmp_path, visit):
     engine.write_scripts(tmp_path / "_static")
     (tmp_path / "_static" / "book.css").write_text("")
     head = '<link rel="stylesheet" href="_static/book.css">'
-    widget = live.train_in_page(pictures=2, steps=30, batch=4, every=15)
+    widget = live.train_in_page(pictures=2, steps=20, batch=4, every=10)
     seen = visit(write_page(widget, tmp_path, head))
     seen.page.set_default_timeout(300_000)
     yield seen.page
@@ -120,12 +120,12 @@ def test_a_keyboard_trains_and_the_run_before_stays(opened):
     page.wait_for_function("() => document.querySelector('.mirlib-train td[data-name=steps]').textContent === '8'")
     first = number(page, "loss")
     settled(page)
-    assert number(page, "steps") == 30
+    assert number(page, "steps") == 20
     assert number(page, "loss") < 0.7 * first
     start, now = page.locator('.mirlib-train td[data-name="mir"]').inner_text().split(" → ")
     assert abs(float(now) - float(start)) > 0.1
     assert page.locator('.mirlib-train td[data-name="caption"]').inner_text().count(" .") >= 1
-    page.wait_for_function("() => /step 30 of 30.*MIR/.test(document.querySelector('.mirlib-spoken').textContent)")
+    page.wait_for_function("() => /step 20 of 20.*MIR/.test(document.querySelector('.mirlib-spoken').textContent)")
 
     page.locator(".mirlib-train input[name=learning_rate]").focus()
     page.keyboard.press("ArrowRight")
@@ -136,10 +136,10 @@ def test_a_keyboard_trains_and_the_run_before_stays(opened):
     page.wait_for_function("() => document.querySelectorAll('.mirlib-train path[data-run=now]').length === 2")
     page.keyboard.press("Enter")  # the same button stops it
     settled(page)
-    assert number(page, "steps") < 30
+    assert number(page, "steps") < 20
     assert (number(page, "rate"), number(page, "rate-before")) == (0.016, 0.008)
     assert (number(page, "warmup"), number(page, "warmup-before")) == (32, 2)
-    assert number(page, "steps-before") == 30
+    assert number(page, "steps-before") == 20
     assert page.locator(".mirlib-train path[data-run=before]").count() == 2
 
 
