@@ -117,7 +117,7 @@ def test_kid_against_torchmetrics():
 def test_wasserstein_in_one_dimension_against_scipy(n, m):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(n, 3)), rng.exponential(size=(m, 3))
-    found = clouds.wasserstein_1d(torch.tensor(x), torch.tensor(y))
+    found, _ = clouds.wasserstein_1d(torch.tensor(x), torch.tensor(y))
     expected = [stats.wasserstein_distance(x[:, c], y[:, c]) for c in range(3)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -482,7 +482,7 @@ def test_the_registry_says_everything_of_every_measure():
         assert measure.name == name
         assert measure.function is getattr(gaps, name)
         assert measure.direction in ("lower", "higher") and measure.title
-        assert measure.asks.endswith("?") and measure.source and measure.cost
+        assert measure.asks.endswith("?")
 
 
 @pytest.mark.parametrize("name", [*OF_ROWS, *OF_PAIRS])

@@ -31,6 +31,7 @@ from mirlib.gaps.base import (
     public,
     register,
     result,
+    sums_of_samples,
     unit,
 )
 from mirlib.influence import LayerInfluence, SampleInfluence, rows_suffice
@@ -51,15 +52,14 @@ class _Samples:
     """
 
     def __init__(self, rows: Rows, confidence: float | None) -> None:
-        self.rows, self.confidence = rows, confidence
-        self.size = 0 if rows.samples is None else len(rows.names)
+        self.size = 0 if rows.names is None else len(rows.names)
         self.wanted = confidence is not None and self.size > 1
-        self.places = rows.places if self.wanted else ()
+        self.places = rows.places
         self.counts = [place.bincount(minlength=self.size).double() for place in self.places]
 
     def sums(self, values: Tensor, side: int) -> Tensor:
         """(N, …) sums of a modality's (rows, …) values over the rows of each sample."""
-        return _sums(values, self.places[side], self.size)
+        return sums_of_samples(values, self.places[side], self.size)
 
     def both(self, values: Sequence[Tensor]) -> Tensor:
         """(N,) sums of the values of both modalities' rows."""
@@ -73,7 +73,7 @@ class _Samples:
 
     def blocks(self, values: Tensor, first: int, second: int) -> Tensor:
         """(N, N) sums of (rows, rows) values over the rows of each two samples."""
-        return _sums(_sums(values, self.places[first], self.size).T, self.places[second], self.size).T
+        return self.sums(self.sums(values, first).T, second).T
 
     def unit_of_length(self, slope: float, text: Tensor) -> Tensor:
         """(N,) influences by the mean text norm, of (s, d) text rows in that unit.
@@ -82,19 +82,6 @@ class _Samples:
         """
         norms = row_norms(text)
         return -slope * self.sums(norms - norms.mean(), 1) / len(text)
-
-    def result(self, name: str, values: Sequence[float], influences: Sequence[Any], **options: Any) -> GapResult:
-        """`mirlib.gaps.base.result` with K arrays (N,) of influences, or the reason why there is none."""
-        why = next((each for each in influences if isinstance(each, str)), None)
-        if self.wanted and why is None:
-            options["influence"] = np.array([np.asarray(each) for each in influences])
-        elif self.wanted or self.size == 1:
-            options["no_interval"] = why if self.wanted else "there is one sample alone"
-        return result(name, values, self.rows.counts, confidence=self.confidence, **options)
-
-
-def _sums(values: Tensor, places: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, *values.shape[1:], dtype=torch.float64).index_add_(0, places, values.double())
 
 
 @dataclass(frozen=True)
@@ -150,8 +137,16 @@ def of_clouds(
             by = _Samples(rows, confidence)
             layers = enumerate(rows.layers(scale), start=1)
             found = [function(Layer(number, sides, by, seed), **options) for number, sides in layers]
+            values, influences = zip(*found, strict=True)
+            why = next((each for each in influences if isinstance(each, str)), None)
+            beside = {
+                "logarithm": logarithm,
+                "influence": np.stack(influences) if by.wanted and why is None else None,
+                "no_interval": "there is one sample alone" if by.size == 1 else why,
+                "confidence": confidence,
+            }
             settings = {**(function.__kwdefaults__ or {}), **options, "seed": seed}
-            return by.result(name, *zip(*found, strict=True), logarithm=logarithm, **settings)
+            return result(name, values, rows.counts, **beside, **settings)
 
         return register(name, needs=ROWS, **entry)(public(function, measure, _TAKEN, _REFUSED))
 
@@ -163,13 +158,7 @@ def of_clouds(
 
 
 @of_clouds(
-    "modality_gap",
-    scale="unit",
-    title="modality gap",
-    asks="How far apart are the mean directions?",
-    source="Liang et al. 2022, arXiv 2203.02053",
-    direction=LOWER,
-    cost="n d",
+    "modality_gap", scale="unit", title="modality gap", asks="How far apart are the mean directions?", direction=LOWER
 )
 def modality_gap(layer: Layer) -> Found:
     """Modality gap: the distance of the mean unit vectors, ``‖mean(v/‖v‖) − mean(t/‖t‖)‖₂``.
@@ -197,9 +186,7 @@ def modality_gap(layer: Layer) -> Found:
     "ima",
     title="IMA score",
     asks="Do the mean vision token and the mean text token point the same way?",
-    source="arXiv 2405.16700",
     direction=HIGHER,
-    cost="n d",
 )
 def ima(layer: Layer) -> Found:
     """IMA score: the cosine of the mean vision row and the mean text row.
@@ -222,9 +209,7 @@ def ima(layer: Layer) -> Found:
     max_rows=QUADRATIC_ROWS,
     title="A-score",
     asks="Has a vision token some text token that points its way?",
-    source="arXiv 2408.16357",
     direction=HIGHER,
-    cost="n² d",
 )
 def a_score(layer: Layer) -> Found:
     """A-score: the mean over vision rows of the best cosine with a text row.
@@ -246,7 +231,7 @@ def a_score(layer: Layer) -> Found:
         (first, second), (owner, _) = (two.T for two in of_samples.topk(2, dim=1))
         lost = first - second  # by a vision row, without the text of its owner
         own = torch.where(owner == by.places[0], second, first)
-        total = first.sum() - _sums(lost, owner, by.size) - by.sums(own, 0)
+        total = first.sum() - sums_of_samples(lost, owner, by.size) - by.sums(own, 0)
         influence = left_out(total / (len(v) - by.counts[0]))
     return found, influence
 
@@ -325,9 +310,7 @@ def _two_rows(squares: list[Tensor]) -> Tensor:
     max_rows=QUADRATIC_ROWS,
     title="MMD², Gaussian kernel",
     asks="Can any smooth function tell the clouds apart by its mean?",
-    source="Gretton et al. 2012",
     direction=LOWER,
-    cost="n² d",
 )
 def mmd(layer: Layer) -> Found:
     """Unbiased squared maximum mean discrepancy with the kernel ``exp(−‖x − y‖² / (2σ²))``.
@@ -358,9 +341,7 @@ def mmd(layer: Layer) -> Found:
     max_rows=QUADRATIC_ROWS,
     title="CMMD",
     asks="The same of directions, with a kernel so wide that it sees little but their means?",
-    source="arXiv 2401.09603",
     direction=LOWER,
-    cost="n² d",
 )
 def cmmd(layer: Layer) -> Found:
     """CMMD: 1000 times the unbiased MMD² of unit vectors with a Gaussian kernel of width 10.
@@ -382,9 +363,7 @@ def cmmd(layer: Layer) -> Found:
     max_rows=QUADRATIC_ROWS,
     title="KID",
     asks="Do the clouds agree in their moments up to the third?",
-    source="Bińkowski et al. 2018",
     direction=LOWER,
-    cost="n² d",
 )
 def kid(layer: Layer) -> Found:
     """KID: unbiased squared MMD with the cubic kernel ``(x·y / d + 1)³``.
@@ -415,30 +394,21 @@ def kid(layer: Layer) -> Found:
 # Transport, densities, classifiers
 
 
-def wasserstein_1d(x: Tensor, y: Tensor) -> Tensor:
-    """(c,) ``∫₀¹ |F⁻¹ − G⁻¹|`` of the columns of (n, c) and (m, c) values, exact also where n and m differ."""
-    n, m = len(x), len(y)
-    x, y = x.sort(dim=0).values, y.sort(dim=0).values
-    if n == m:
-        return (x - y).abs().mean(0)
-    steps = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))  # levels in units of 1/(n m)
-    widths = torch.from_numpy(np.diff(steps) / (n * m))
-    first, second = torch.from_numpy(steps[:-1] // m), torch.from_numpy(steps[:-1] // n)
-    return widths @ (x[first] - y[second]).abs()
+def wasserstein_1d(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """(c,) ``∫ |F − G|`` of the columns of (n, c) and (m, c) values, and the influences on their mean.
 
-
-def _wasserstein_influence(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Influences of (n, c) and (m, c) values on the mean over c columns of ``∫ |F − G|``: (n,) and (m,), of sum 0.
-
-    More weight on a row raises F right of it: ``∫ sign(F − G) (1[row ≤ z] − F(z)) dz``.
+    These are (n,) and (m,) and sum to 0. More weight on a row raises F right of it:
+    ``∫ sign(F − G) (1[row ≤ z] − F(z)) dz``.
     """
     n, m = len(x), len(y)
     values, order = torch.cat([x, y]).sort(dim=0)
     steps = torch.cat([values.new_full((n,), m), values.new_full((m,), -n)])  # whole numbers: equal ones cancel
-    signs = steps[order].cumsum(0)[:-1].sign() * values.diff(dim=0)
+    apart, widths = steps[order].cumsum(0)[:-1], values.diff(dim=0)  # n m (F − G)
+    signs = apart.sign() * widths
     behind = torch.cat([signs.flip(0).cumsum(0).flip(0), signs.new_zeros(1, signs.shape[1])])
     reached = torch.empty_like(values).scatter_(0, order, behind).mean(1)
-    return (reached[:n] - reached[:n].mean()) / n, -(reached[n:] - reached[n:].mean()) / m
+    influences = (reached[:n] - reached[:n].mean()) / n, -(reached[n:] - reached[n:].mean()) / m
+    return (apart.abs() * widths).sum(0) / (n * m), influences
 
 
 @of_clouds(
@@ -447,9 +417,7 @@ def _wasserstein_influence(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     max_rows=2 * QUADRATIC_ROWS,
     title="sliced Wasserstein",
     asks="How far must mass move, on average over the directions one can look from?",
-    source="Bonneel et al. 2015",
     direction=LOWER,
-    cost="n d",
 )
 def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     """Sliced Wasserstein distance: the mean over random directions θ of ``W₁(θ·v, θ·t)``.
@@ -469,10 +437,10 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     dim = layer.sides[0].shape[1]
     theta = torch.randn(dim, directions, generator=torch.Generator().manual_seed(layer.seed), dtype=torch.float64)
     theta = theta / torch.linalg.vector_norm(theta, dim=0)
-    seen = [side @ theta for side in layer.sides]
-    found, influence = float(wasserstein_1d(*seen).mean()), None
+    distances, of_rows = wasserstein_1d(*(side @ theta for side in layer.sides))
+    found, influence = float(distances.mean()), None
     if layer.by.wanted:
-        influence = layer.by.both(_wasserstein_influence(*seen)) + layer.by.unit_of_length(found, layer.sides[1])
+        influence = layer.by.both(of_rows) + layer.by.unit_of_length(found, layer.sides[1])
     return found, influence
 
 
@@ -480,12 +448,10 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     "symmetric_kl",
     title="symmetric KL of Gaussians",
     asks="How many nats does it cost to take one cloud's Gaussian for the other's?",
-    source="Jeffreys 1946; asked for by reviewers of MIR",
     direction=LOWER,
-    cost="n d² + d³",
 )
 def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
-    """Mean of the two Kullback–Leibler divergences between the Gaussians fitted to the rows.
+    """Mean of the two Kullback–Leibler divergences (Jeffreys, 1946) of the Gaussians fitted to the rows.
 
         J = ¼ Tr(Σ_v⁻¹ Σ_t + Σ_t⁻¹ Σ_v − 2 I) + ¼ (μ_v − μ_t)ᵀ (Σ_v⁻¹ + Σ_t⁻¹) (μ_v − μ_t)
 
@@ -546,9 +512,7 @@ def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], by: _Samples)
     max_rows=2 * QUADRATIC_ROWS,
     title="linear-probe AUC",
     asks="Can a plane that it has not seen these samples tell vision rows from text rows?",
-    source="asked for by reviewers of MIR",
     direction=LOWER,
-    cost="n d² + d³",
 )
 def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
     """Area under the ROC curve of a linear probe for "is this a vision row?", on samples that it was not fitted to.
@@ -569,11 +533,8 @@ def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
     Returns:
         `GapResult`, each layer in [0, 1].
     """
-    counts, samples = [len(side) for side in layer.sides], layer.by.rows.samples
-    if samples is None:
-        groups = np.concatenate([np.arange(count) for count in counts])
-    else:
-        groups = torch.cat(samples).numpy()
+    counts = [len(side) for side in layer.sides]
+    groups = torch.cat(layer.by.places or [torch.arange(count) for count in counts]).numpy()
     labels = np.repeat([1.0, -1.0], counts)
     names, groups = np.unique(groups, return_inverse=True)
     fold = np.empty(len(names), dtype=int)
@@ -615,12 +576,13 @@ def _auc_influence(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     logarithm=True,
     title="MIR",
     asks="How far apart are the clouds' Gaussians, in mean text norms?",
-    source="Huang et al. 2024, arXiv 2410.07167",
     direction=LOWER,
-    cost="n d² + d³",
 )
 def mir(layer: Layer) -> Found:
-    """`mirlib.modality_integration_rate` by the preset "paper", ``log10 Σ_k FID_k``; ``per_layer`` is FID_k."""
+    """`mirlib.modality_integration_rate` by the preset "paper", ``log10 Σ_k FID_k``; ``per_layer`` is FID_k.
+
+    Source: Huang et al. (2024), arXiv 2410.07167.
+    """
     found = float(modality_integration_rate(*([side] for side in layer.sides)).per_layer[0])
     if not layer.by.wanted:
         return found, None
@@ -639,9 +601,7 @@ def mir(layer: Layer) -> Found:
     logarithm=True,
     title="norm-only baseline",
     asks="How long are vision tokens, in mean text norms?",
-    source="this book, chapter 3",
     direction=LOWER,
-    cost="n d",
 )
 def norm_only(layer: Layer) -> Found:
     """MIR's norm-only baseline: ``log10 Σ_k α_k² mean ‖v‖²``. It knows lengths and nothing else.
@@ -694,9 +654,7 @@ def _inside(sides: Sequence[Tensor]) -> list[Tensor]:
     logarithm=True,
     title="FD∞",
     asks="What would MIR be if there were infinitely many samples?",
-    source="Chong & Forsyth, arXiv 1911.07023",
     direction=LOWER,
-    cost="n d² + d³, several times",
 )
 def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found:
     """MIR with its bias extrapolated away: FID_k against 1/N, a line through it, and its value at 1/N = 0.
@@ -719,7 +677,7 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
     if len(set(parts)) < 2 or min(parts) < 1:
         raise MirlibError(f"parts: expected at least two different numbers from 1 on, got {parts}")
     sides, by = layer.sides, layer.by
-    ids = by.rows.samples or [torch.arange(len(side)) for side in sides]
+    ids = by.places or [torch.arange(len(side)) for side in sides]
     names = torch.cat(tuple(ids)).unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(layer.seed))
     places = [order[torch.searchsorted(names, numbers)] for numbers in ids]

@@ -79,10 +79,8 @@ def _read(model: nn.Module, batches: PairBatches, description: str, progress: bo
     "picture_gain",
     title="gain of the picture",
     asks="How much likelier does the picture make each word of its text?",
-    source="here; its parts after CAL, arXiv 2405.17871",
     needs=MODEL,
     direction=HIGHER,
-    cost="three forward passes",
 )
 def picture_gain(
     model: nn.Module,
@@ -213,10 +211,8 @@ def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
     "exit_depth",
     title="exit depth",
     asks="After how many layers have the words taken all they need from the picture?",
-    source="here",
     needs=MODEL,
     direction=HIGHER,
-    cost="layers + 2 forward passes",
 )
 def exit_depth(
     model: nn.Module,

@@ -35,10 +35,8 @@ def _of_questions(name: str, values: np.ndarray, confidence: float | None, **set
     "perceptual_score",
     title="Perceptual Score",
     asks="How much of the accuracy goes when each question gets another image?",
-    source="Gat et al. 2021, arXiv 2110.14375",
     needs=TASK,
     direction=HIGHER,
-    cost="the task, twice",
 )
 def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Perceptual Score: accuracy minus accuracy with the images permuted over the samples.
@@ -75,10 +73,8 @@ def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONF
     "soft_discrimination",
     title="soft discrimination",
     asks="How probable is the right answer among the candidates?",
-    source="arXiv 2602.12892",
     needs=TASK,
     direction=HIGHER,
-    cost="the task, once",
 )
 def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Mean probability of the right one among candidate answers, by a softmax over their scores.
@@ -134,10 +130,8 @@ def _scores(values: Any, name: str, count: int | None = None) -> np.ndarray:
     "text_preference",
     title="preference for text",
     asks="Whom does the model believe where a text contradicts the picture?",
-    source="here",
     needs=TASK,
     direction=LOWER,
-    cost="the task, once or twice",
 )
 def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None = None) -> GapResult:
     """Mean probability of the answer that a text gives, against the one that the picture gives, where they differ.
@@ -178,15 +172,14 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
     "yes_bias",
     title="yes-bias",
     asks="Does the model say yes to what is not there more often than no to what is?",
-    source="here, after the questions of POPE, arXiv 2305.10355",
     needs=TASK,
     direction=LOWER,
-    cost="the task, once or twice",
 )
 def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = None) -> GapResult:
     """Rate of yes on things that are not in the picture, minus rate of no on things that are.
 
-    When to use it: to tell a model that sees too little from one that hallucinates; both have the same accuracy.
+    When to use it: to tell a model that sees too little from one that hallucinates; both have the same accuracy. The
+    questions are those of POPE (arXiv 2305.10355).
 
     Args:
         absent: (n,) whether (or how probably) each question about a thing that is absent was answered with yes, in
@@ -245,10 +238,8 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
     "correspondence",
     title="C-score",
     asks="Is a part of one picture closest to the same part of another?",
-    source="after arXiv 2408.16357",
     needs=TASK,
     direction=HIGHER,
-    cost="m p d, for m matches and p patches a picture",
 )
 def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, within: float = 1.0) -> GapResult:
     """Share of matched patches whose most similar patch in the other picture lies where the match says.

@@ -60,10 +60,8 @@ def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
     "unit_overlap",
     title="overlap of MLP units",
     asks="Do vision and text excite the same units of the MLPs?",
-    source="after arXiv 2405.16700",
     needs=MODEL,
     direction=HIGHER,
-    cost="a forward pass",
 )
 def unit_overlap(
     model: nn.Module,
