@@ -8,7 +8,7 @@ input embeddings, the rows that words have where they enter the decoder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class _Vocabulary:
 
     @contextmanager
     def checked(self, model: nn.Module) -> Iterator[None]:
-        """Refuse a model whose logits are not those of its final norm and output embedding, at the first forward pass.
+        """Refuse a model whose logits are not those of its final norm and output embedding, in a forward pass.
 
         A scale or a cap behind the output embedding changes no rank and is let through.
         """
@@ -78,8 +78,6 @@ class _Vocabulary:
             last[:] = [hidden_of(self.parts, output)[:1, -1]]
 
         def check(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            for hook in hooks:
-                hook.remove()
             logits = getattr(output, "logits", None)
             if logits is None or not last:
                 raise MirlibError(f"{self.name} returns no logits, so its rows cannot be read as words")
@@ -91,19 +89,14 @@ class _Vocabulary:
                 found = self.scores("output", last[0])[0]
             except (RuntimeError, TypeError, ValueError) as error:
                 raise MirlibError(no_lens) from error
-            own = logits[0, -1].float()
-            if (
-                own.shape != found.shape
-                or not spearmanr(own.cpu().numpy(), found.cpu().numpy()).statistic >= SAME_RANKS
-            ):
+            own, found = logits[0, -1].float().cpu().numpy(), found.cpu().numpy()
+            if own.shape != found.shape or not spearmanr(own, found).statistic >= SAME_RANKS:
                 raise MirlibError(no_lens)
 
-        hooks = [self.parts.layers[-1].register_forward_hook(keep), unwrap(model).register_forward_hook(check)]
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.parts.layers[-1].register_forward_hook(keep).remove)
+            stack.callback(unwrap(model).register_forward_hook(check).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 @dataclass(frozen=True)

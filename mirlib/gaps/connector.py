@@ -81,7 +81,7 @@ def connector_rows(
     reader, count = Reader(model, batches), len(texts)
     heard: list[Tensor] = []  # features of the picture that is being read
     features: list[Tensor] = []  # this and what follows has an entry a picture
-    places: list[Tensor | None] = []
+    places: list[Tensor] = []  # of the patches that are kept; none where rows are not made one of one feature
     of_features: list[Tensor] = []
     means: list[list[Tensor]] = [[] for _ in range(len(parts.layers) + 1)]  # by layer
     of_rows: list[list[Tensor]] = [[] for _ in means]
@@ -90,32 +90,27 @@ def connector_rows(
         given = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
         heard.append(given.detach().flatten(0, -2).float().cpu().double())
 
-    def chosen(rows: Tensor) -> Tensor:
-        return rows[:0] if places[-1] is None else rows[places[-1]]
-
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         if k == 0:
             if not heard:
                 raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
             whole = torch.cat(heard)
             heard.clear()
-            drawn = torch.randperm(
-                len(whole), generator=torch.Generator().manual_seed(seed)
-            )  # the same in all pictures
-            quota = max(1, max_rows // count)
-            places.append(drawn[:quota].sort().values if len(whole) == len(vision) else None)
+            quota = max(1, max_rows // count) if len(whole) == len(vision) else 0
+            drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))  # alike in all pictures
+            places.append(drawn[:quota].sort().values)
             features.append(whole.mean(0))
-            of_features.append(chosen(whole))
+            of_features.append(whole[places[-1]])
         rows = vision.float().cpu().double()
         means[k].append(rows.mean(0))
-        of_rows[k].append(chosen(rows))
+        of_rows[k].append(rows[places[-1]])
 
     with evaluating(model), from_layer_zero(parts, on_layer) as on_every_layer, ExitStack() as stack:
         stack.callback(parts.connector.register_forward_pre_hook(hear, with_kwargs=True).remove)
         reader.run(on_every_layer, "pictures", progress)
     patches = None
-    if all(each is not None for each in places):
-        owners = torch.repeat_interleave(torch.arange(count), torch.tensor([len(some) for some in of_features]))
+    if all(map(len, places)):
+        owners = torch.repeat_interleave(torch.arange(count), torch.tensor(list(map(len, places))))
         patches = torch.cat(of_features), owners, list(map(torch.cat, of_rows))
     return ConnectorRows(torch.stack(features), list(map(torch.stack, means)), patches, tuple(reader.samples))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from mirlib.forward import evaluating, forward_advice
 from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, mean_interval, of_samples, register, result
 from mirlib.gaps.reading import in_order
 from mirlib.result import Interval, Sample
+from mirlib.rows import means_of_samples
 
 UNCHANGED = 0.95
 """Agreement, as a mean over samples, from which on nothing counts as changed."""
@@ -64,8 +65,7 @@ class _Words:
 
     def means(self, values: Tensor) -> np.ndarray:
         """(B,) means of (M,) values over the words of each text."""
-        sums = torch.zeros(self.size, device=values.device).index_add_(0, self.row, values.float())
-        return (sums / self.row.bincount(minlength=self.size)).double().cpu().numpy()
+        return means_of_samples([values[:, None]], self.row.cpu(), self.size)[0, :, 0].double().numpy()
 
 
 def _read(model: nn.Module, batches: PairBatches, description: str, progress: bool) -> Iterator[_Words]:
@@ -134,17 +134,22 @@ def picture_gain(
     )
 
 
-class _HiddenBehind:
-    """Takes the vision columns out of what text rows attend to, in the layers behind the first ``depth``."""
+@contextmanager
+def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
+    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
 
-    def __init__(self, model: nn.Module, rows: VisionRows, implementation: str | None) -> None:
-        self.model, self.rows, self.eager = model, rows, implementation == "eager"
+    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
+    attention mask that is not recognised is refused.
+    """
+    inner = unwrap(model)
+    eager = getattr(getattr(find_decoder(inner), "config", inner.config), "_attn_implementation", None) == "eager"
+    rows = VisionRows.of(inner)
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
         if len(args) > 1:
             raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
-        vision = self.rows.of_sequence(hidden)
+        vision = rows.of_sequence(hidden)
         kept = ~(vision[:, None, :] & ~vision[:, :, None])[:, None]  # (B, 1, T, T)
         mask = kwargs.get("attention_mask")
         if mask is None:  # SDPA without a mask is causal
@@ -158,33 +163,18 @@ class _HiddenBehind:
         kept = kept.to(mask.device)
         if mask.is_floating_point():
             mask = mask.masked_fill(~kept, torch.finfo(mask.dtype).min)
-        elif self.eager:
-            lowest = torch.finfo(hidden.dtype).min
-            mask = torch.zeros_like(kept, dtype=hidden.dtype).masked_fill(~(mask.bool() & kept), lowest)
         else:
             mask = mask.bool() & kept
+            if eager:
+                lowest = torch.finfo(hidden.dtype).min
+                mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)
         return args, {**kwargs, "attention_mask": mask}
 
-
-@contextmanager
-def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
-    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
-
-    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
-    attention mask that is not recognised is refused.
-    """
-    inner = unwrap(model)
-    layers = decoder_parts(inner).layers
-    rows = VisionRows.of(inner)
-    config = getattr(find_decoder(inner), "config", inner.config)
-    hider = _HiddenBehind(inner, rows, getattr(config, "_attn_implementation", None))
-    handles = [layer.register_forward_pre_hook(hider.before, with_kwargs=True) for layer in layers[depth:]]
-    try:
+    with ExitStack() as stack:
+        stack.callback(rows.release, inner)
+        for layer in decoder_parts(inner).layers[depth:]:
+            stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        rows.release(inner)
 
 
 def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
