@@ -86,8 +86,8 @@ class LayerMap:
     def to_frame(self) -> pd.DataFrame:
         """One line a vision layer, with columns for each of the maps ``given`` and ``unit``.
 
-        These are the nearest text layer, the lowest and the highest text layer that cannot be told from it (``_low``,
-        ``_high``), its distance (``_least``) and that of the same layer (``_same``).
+        These are the nearest text layer, and the lowest and the highest that cannot be told from it (``_low``,
+        ``_high``).
         """
         import pandas as pd
 
@@ -97,8 +97,6 @@ class LayerMap:
             columns[kind] = numbers[pairs.nearest]
             columns[f"{kind}_low"] = numbers[pairs.within.argmax(axis=1)]
             columns[f"{kind}_high"] = numbers[len(numbers) - 1 - pairs.within[:, ::-1].argmax(axis=1)]
-            columns[f"{kind}_least"] = pairs.distances.min(axis=1)
-            columns[f"{kind}_same"] = pairs.distances.diagonal()
         return pd.DataFrame(columns, index=pd.Index(numbers, name="layer"))
 
     def to_dict(self) -> dict[str, Any]:

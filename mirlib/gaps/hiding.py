@@ -88,10 +88,8 @@ def picture_gain(
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    batch_size: int = 4,
-    template: str = "chat",
-    max_text_tokens: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> GapResult:
     """``log P(text | picture) − log P(text | picture hidden)``, in nats a token.
 
@@ -110,7 +108,6 @@ def picture_gain(
 
     Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
     """
-    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     found: list[list[np.ndarray]] = [[], [], []]
     samples: list[Sample] = []
@@ -130,7 +127,7 @@ def picture_gain(
         null=other - hidden,
         samples=samples,
         log_probability=means,
-        **options,
+        **batches.settings,
     )
 
 
@@ -210,10 +207,8 @@ def exit_depth(
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    batch_size: int = 4,
-    template: str = "chat",
-    max_text_tokens: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
 
@@ -233,7 +228,6 @@ def exit_depth(
         one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
         lower end of the agreement's interval reach 95 %.
     """
-    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
     agreements: list[np.ndarray] = []
@@ -258,6 +252,6 @@ def exit_depth(
         never_seen=float(agreement[0].mean()),
         null=float(np.concatenate(null).mean()),
         unchanged=UNCHANGED,
-        **options,
+        **batches.settings,
     )
     return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))
