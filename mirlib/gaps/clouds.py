@@ -65,11 +65,14 @@ class _Samples:
         """(N,) sums of the values of both modalities' rows."""
         return sum(self.sums(of_rows, side) for side, of_rows in enumerate(values))
 
-    def means_without(self, values: Tensor, side: int) -> Tensor:
-        """(N, …) means of a modality's (rows, …) values over the rows of all other samples."""
+    def means(self, values: Tensor, side: int) -> Tensor:
+        """(1 + N, …) means of a modality's (rows, …) values, over all rows and, if wanted, without each sample."""
+        mean = values.double().mean(0, keepdim=True)
+        if not self.wanted:
+            return mean
         sums = self.sums(values, side)
         left = len(values) - self.counts[side]
-        return (sums.sum(0) - sums) / left.reshape(-1, *[1] * (values.ndim - 1))
+        return torch.cat([mean, (sums.sum(0) - sums) / left.reshape(-1, *[1] * (values.ndim - 1))])
 
     def blocks(self, values: Tensor, first: int, second: int) -> Tensor:
         """(N, N) sums of (rows, rows) values over the rows of each two samples."""
@@ -96,6 +99,12 @@ class Layer:
 
 Found = tuple[float, Any]
 """A layer's value, and the (N,) influences of the samples on it; None if none are wanted, or why there are none."""
+
+
+def _found(values: Tensor) -> Found:
+    """From (1 + N,) values, that of all rows and those without each sample, if wanted."""
+    return float(values[0]), left_out(values[1:]) if len(values) > 1 else None
+
 
 _TAKEN = """\
     vision: K arrays (r, d), as `mirlib.modality_integration_rate` takes them.
@@ -174,12 +183,8 @@ def modality_gap(layer: Layer) -> Found:
         >>> round(modality_gap(np.array(east), np.array(north)).value, 6)
         1.414214
     """
-    v, t = layer.sides
-    found, influence = float(torch.linalg.vector_norm(v.mean(0) - t.mean(0))), None
-    if layer.by.wanted:
-        apart = layer.by.means_without(v, 0) - layer.by.means_without(t, 1)
-        influence = left_out(torch.linalg.vector_norm(apart, dim=1))
-    return found, influence
+    v, t = (layer.by.means(rows, side) for side, rows in enumerate(layer.sides))
+    return _found(torch.linalg.vector_norm(v - t, dim=1))
 
 
 @of_clouds(
@@ -196,11 +201,8 @@ def ima(layer: Layer) -> Found:
 
     Source: arXiv 2405.16700.
     """
-    found, influence = float(torch.linalg.vecdot(*(unit(side.mean(0)[None]) for side in layer.sides))), None
-    if layer.by.wanted:
-        v, t = (unit(layer.by.means_without(rows, side)) for side, rows in enumerate(layer.sides))
-        influence = left_out(torch.linalg.vecdot(v, t))
-    return found, influence
+    v, t = (unit(layer.by.means(rows, side)) for side, rows in enumerate(layer.sides))
+    return _found(torch.linalg.vecdot(v, t))
 
 
 @of_clouds(
@@ -258,11 +260,11 @@ def _square_distances(sides: tuple[Tensor, Tensor]) -> list[Tensor]:
     ]
 
 
-def _mmd(kernels: list[Tensor], by: _Samples) -> tuple[float, Tensor | None]:
-    """Squared MMD from the kernel's values, and (N,) those without each sample where they are wanted."""
-    value = squared_mmd(*kernels)
+def _mmd(kernels: list[Tensor], by: _Samples) -> Tensor:
+    """(1 + N,) squared MMD from the kernel's values, of all rows and, if wanted, without each sample."""
+    value = torch.tensor([squared_mmd(*kernels)], dtype=torch.float64)
     if not by.wanted:
-        return value, None
+        return value
     without = torch.zeros(by.size, dtype=torch.float64)
     for side, kernel in enumerate(kernels[:2]):
         blocks = by.blocks(kernel, side, side)
@@ -273,7 +275,7 @@ def _mmd(kernels: list[Tensor], by: _Samples) -> tuple[float, Tensor | None]:
     blocks = by.blocks(kernels[2], 0, 1)
     sums = blocks.sum() - blocks.sum(0) - blocks.sum(1) + blocks.diagonal()
     left = [len(kernel) - counts for kernel, counts in zip(kernels[:2], by.counts, strict=True)]
-    return value, without - 2 * sums / (left[0] * left[1])
+    return torch.cat([value, without - 2 * sums / (left[0] * left[1])])
 
 
 def _median_without(squares: list[Tensor], median: float, by: _Samples) -> Tensor:
@@ -328,11 +330,11 @@ def mmd(layer: Layer) -> Found:
     median = float(_two_rows(squares).median())
     square = median or max(float(max(s.max() for s in squares)), 1.0)  # of 0, where most rows are one point
     kernels = [torch.exp(-s / (2 * square)) for s in squares]
-    value, without = _mmd(kernels, by)
-    if without is not None and median:
+    values = _mmd(kernels, by)
+    if by.wanted and median:
         slope = squared_mmd(*(k * s / (2 * square) for k, s in zip(kernels, squares, strict=True)))
-        without = without + slope * (_median_without(squares, square, by) / square - 1)
-    return value, None if without is None else left_out(without)
+        values[1:] += slope * (_median_without(squares, square, by) / square - 1)
+    return _found(values)
 
 
 @of_clouds(
@@ -353,8 +355,7 @@ def cmmd(layer: Layer) -> Found:
     Source: Jayasumana et al. (2024), arXiv 2401.09603.
     """
     kernels = [torch.exp(-s / (2 * CMMD_SIGMA**2)) for s in _square_distances(layer.sides)]
-    value, without = _mmd(kernels, layer.by)
-    return CMMD_SCALE * value, None if without is None else CMMD_SCALE * left_out(without)
+    return _found(CMMD_SCALE * _mmd(kernels, layer.by))
 
 
 @of_clouds(
@@ -378,16 +379,10 @@ def kid(layer: Layer) -> Found:
     """
     (v, t), by = layer.sides, layer.by
     products = [v @ v.T, t @ t.T, v @ t.T]  # of rows in mean text norms; times √d each and divided by d is the same
-    total, without = 0.0, 0.0
-    if by.wanted:
-        norms = row_norms(t)
-        longer = (norms.mean() / by.means_without(norms, 1)).square()
-    for power, weight in ((1, 3), (2, 3), (3, 1)):  # (p + 1)³; its constant goes away
-        value, of_rest = _mmd([each**power for each in products], by)
-        total += weight * value
-        if by.wanted:
-            without = without + weight * of_rest * longer**power
-    return total, left_out(without) if by.wanted else None
+    norms = by.means(row_norms(t), 1)
+    longer = (norms[0] / norms).square()
+    powers = ((1, 3), (2, 3), (3, 1))  # (p + 1)³; its constant goes away
+    return _found(sum(weight * _mmd([each**n for each in products], by) * longer**n for n, weight in powers))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -613,12 +608,9 @@ def norm_only(layer: Layer) -> Found:
     """
     (v, t), by = layer.sides, layer.by
     kept, _ = _inside((v, t))
-    squares = torch.where(kept, row_norms(v), 0.0).square()
-    influence = None
-    if by.wanted:
-        without = by.means_without(squares, 0) / by.means_without(kept.double(), 0)
-        influence = left_out(without / by.means_without(row_norms(t), 1).square())
-    return float(squares.sum() / kept.sum()), influence
+    squares = by.means(torch.where(kept, row_norms(v), 0.0).square(), 0) / by.means(kept.double(), 0)
+    norms = by.means(row_norms(t), 1)
+    return _found(squares * (norms[0] / norms).square())
 
 
 def _fid_influence(
