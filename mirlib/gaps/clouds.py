@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,21 +42,30 @@ CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Samples: (N, …) sums over the rows of each, and what is left without it
+@dataclass(frozen=True)
+class Layer:
+    """What a measure of clouds knows of a layer, and sums over the rows of each sample.
 
-
-class _Samples:
-    """The N samples of chosen rows, where they are known and an interval is ``wanted``.
-
-    ``places`` are the sample of each row, 0..N−1, and ``counts`` the (N,) rows of each sample, by modality.
+    Attributes:
+        number: 1..K.
+        sides: (r, d) vision rows and (s, d) text rows, float64.
+        places: The sample of each row, 0..N−1, by modality; empty where they are not known.
+        size: N, the number of samples; 0 likewise.
+        wanted: Whether influences of the samples are.
+        seed: Of what is drawn.
     """
 
-    def __init__(self, rows: Rows, confidence: float | None) -> None:
-        self.size = 0 if rows.names is None else len(rows.names)
-        self.wanted = confidence is not None and self.size > 1
-        self.places = rows.places
-        self.counts = [place.bincount(minlength=self.size).double() for place in self.places]
+    number: int
+    sides: tuple[Tensor, Tensor]
+    places: tuple[Tensor, ...]
+    size: int
+    wanted: bool
+    seed: int
+
+    @cached_property
+    def counts(self) -> list[Tensor]:
+        """(N,) rows of each sample, by modality."""
+        return [place.bincount(minlength=self.size).double() for place in self.places]
 
     def sums(self, values: Tensor, side: int) -> Tensor:
         """(N, …) sums of a modality's (rows, …) values over the rows of each sample."""
@@ -74,10 +84,6 @@ class _Samples:
         left = len(values) - self.counts[side]
         return torch.cat([mean, (sums.sum(0) - sums) / left.reshape(-1, *[1] * (values.ndim - 1))])
 
-    def blocks(self, values: Tensor, first: int, second: int) -> Tensor:
-        """(N, N) sums of (rows, rows) values over the rows of each two samples."""
-        return self.sums(self.sums(values, first).T, second).T
-
     def unit_of_length(self, slope: float, text: Tensor) -> Tensor:
         """(N,) influences by the mean text norm, of (s, d) text rows in that unit.
 
@@ -85,16 +91,6 @@ class _Samples:
         """
         norms = row_norms(text)
         return -slope * self.sums(norms - norms.mean(), 1) / len(text)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What a measure of clouds knows of a layer: its ``sides`` are (r, d) vision rows and (s, d) text rows, float64."""
-
-    number: int
-    sides: tuple[Tensor, Tensor]
-    by: _Samples
-    seed: int
 
 
 Found = tuple[float, Any]
@@ -143,15 +139,18 @@ def of_clouds(
             **options: Any,
         ) -> GapResult:
             rows = Rows.of(vision, text, samples, max_rows=max_rows, seed=seed)
-            by = _Samples(rows, confidence)
-            layers = enumerate(rows.layers(scale), start=1)
-            found = [function(Layer(number, sides, by, seed), **options) for number, sides in layers]
-            values, influences = zip(*found, strict=True)
+            size = 0 if rows.names is None else len(rows.names)
+            wanted = confidence is not None and size > 1
+            layers = [
+                function(Layer(number, sides, rows.places, size, wanted, seed), **options)
+                for number, sides in enumerate(rows.layers(scale), start=1)
+            ]
+            values, influences = zip(*layers, strict=True)
             why = next((each for each in influences if isinstance(each, str)), None)
             beside = {
                 "logarithm": logarithm,
-                "influence": np.stack(influences) if by.wanted and why is None else None,
-                "no_interval": "there is one sample alone" if by.size == 1 else why,
+                "influence": np.stack(influences) if wanted and why is None else None,
+                "no_interval": "there is one sample alone" if size == 1 else why,
                 "confidence": confidence,
             }
             settings = {**(function.__kwdefaults__ or {}), **options, "seed": seed}
@@ -183,7 +182,7 @@ def modality_gap(layer: Layer) -> Found:
         >>> round(modality_gap(np.array(east), np.array(north)).value, 6)
         1.414214
     """
-    v, t = (layer.by.means(rows, side) for side, rows in enumerate(layer.sides))
+    v, t = (layer.means(rows, side) for side, rows in enumerate(layer.sides))
     return _found(torch.linalg.vector_norm(v - t, dim=1))
 
 
@@ -201,7 +200,7 @@ def ima(layer: Layer) -> Found:
 
     Source: arXiv 2405.16700.
     """
-    v, t = (unit(layer.by.means(rows, side)) for side, rows in enumerate(layer.sides))
+    v, t = (unit(layer.means(rows, side)) for side, rows in enumerate(layer.sides))
     return _found(torch.linalg.vecdot(v, t))
 
 
@@ -224,17 +223,17 @@ def a_score(layer: Layer) -> Found:
     Source: arXiv 2408.16357, where the reference are tokens of the same picture that come from a CLIP encoder, with
     which a language model's layers have nothing to do; here it is the text rows of the same layer.
     """
-    (v, t), by = layer.sides, layer.by
+    v, t = layer.sides
     cosines = v @ t.T
     found, influence = float(cosines.amax(1).mean()), None
-    if by.wanted:
-        of_samples = torch.full((len(v), by.size), -math.inf, dtype=torch.float64)  # with the text of each sample
-        of_samples.scatter_reduce_(1, by.places[1].expand(len(v), -1), cosines, "amax")
+    if layer.wanted:
+        of_samples = torch.full((len(v), layer.size), -math.inf, dtype=torch.float64)  # with the text of each sample
+        of_samples.scatter_reduce_(1, layer.places[1].expand(len(v), -1), cosines, "amax")
         (first, second), (owner, _) = (two.T for two in of_samples.topk(2, dim=1))
         lost = first - second  # by a vision row, without the text of its owner
-        own = torch.where(owner == by.places[0], second, first)
-        total = first.sum() - sums_of_samples(lost, owner, by.size) - by.sums(own, 0)
-        influence = left_out(total / (len(v) - by.counts[0]))
+        own = torch.where(owner == layer.places[0], second, first)
+        total = first.sum() - sums_of_samples(lost, owner, layer.size) - layer.sums(own, 0)
+        influence = left_out(total / (len(v) - layer.counts[0]))
     return found, influence
 
 
@@ -242,68 +241,54 @@ def a_score(layer: Layer) -> Found:
 # Kernels
 
 
-def squared_mmd(xx: Tensor, yy: Tensor, xy: Tensor) -> float:
-    """``mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y)`` over different rows, from (n, n), (m, m) and (n, m) values."""
+def squared_mmd(kernel: Tensor, layer: Layer) -> Tensor:
+    """(1 + N,) ``mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y)`` over different rows, from all (n + m, n + m) values.
 
-    def within(values: Tensor) -> float:
-        count = len(values)
-        return float((values.sum() - values.diagonal().sum()) / (count * (count - 1)))
+    That of all rows and, if wanted, those without each sample.
+    """
 
-    return within(xx) + within(yy) - 2 * float(xy.mean())
+    def of_sums(xx: Tensor, yy: Tensor, xy: Tensor, n: Any, m: Any) -> Tensor:
+        return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
-
-def _square_distances(sides: tuple[Tensor, Tensor]) -> list[Tensor]:
-    v, t = sides
-    return [
-        (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T).clamp(min=0)
-        for x, y in ((v, v), (t, t), (v, t))
-    ]
-
-
-def _mmd(kernels: list[Tensor], by: _Samples) -> Tensor:
-    """(1 + N,) squared MMD from the kernel's values, of all rows and, if wanted, without each sample."""
-    value = torch.tensor([squared_mmd(*kernels)], dtype=torch.float64)
-    if not by.wanted:
+    kernel = kernel.clone().fill_diagonal_(0)  # a row is no pair with itself
+    n, m = map(len, layer.sides)
+    parts = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
+    value = of_sums(*(part.sum() for part in parts), n, m)[None]
+    if not layer.wanted:
         return value
-    without = torch.zeros(by.size, dtype=torch.float64)
-    for side, kernel in enumerate(kernels[:2]):
-        blocks = by.blocks(kernel, side, side)
-        sums = blocks.sum() - 2 * blocks.sum(0) + blocks.diagonal()
-        left = len(kernel) - by.counts[side]
-        diagonal = kernel.diagonal()
-        without += (sums - (diagonal.sum() - by.sums(diagonal, side))) / (left * (left - 1))
-    blocks = by.blocks(kernels[2], 0, 1)
-    sums = blocks.sum() - blocks.sum(0) - blocks.sum(1) + blocks.diagonal()
-    left = [len(kernel) - counts for kernel, counts in zip(kernels[:2], by.counts, strict=True)]
-    return torch.cat([value, without - 2 * sums / (left[0] * left[1])])
+    left = []
+    for part, (first, second) in zip(parts, ((0, 0), (1, 1), (0, 1)), strict=True):
+        blocks = layer.sums(layer.sums(part, first).T, second)  # (N, N), of each two samples
+        left.append(blocks.sum() - blocks.sum(0) - blocks.sum(1) + blocks.diagonal())
+    return torch.cat([value, of_sums(*left, n - layer.counts[0], m - layer.counts[1])])
 
 
-def _median_without(squares: list[Tensor], median: float, by: _Samples) -> Tensor:
+def _square_distances(layer: Layer) -> Tensor:
+    """(n + m, n + m) squared distances of all rows."""
+    rows = torch.cat(layer.sides)
+    squares = rows.square().sum(1)
+    return (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
+
+
+def _of_two(squares: Tensor) -> Tensor:
+    """The squared distances of any two different rows, each once."""
+    return squares[tuple(torch.triu_indices(*squares.shape, 1))]
+
+
+def _median_without(squares: Tensor, median: float, layer: Layer) -> Tensor:
     """(N,) medians of the squared distances of two rows, without each sample.
 
     Without ``t`` of ``T`` distances, of which ``c`` are at most the median, the middle moves ``c − t / 2`` places up
     among those that are left, which lie as densely as before but for the share that is gone.
     """
-    pairs = torch.zeros(by.size, dtype=torch.float64)
-    below = torch.zeros(by.size, dtype=torch.float64)
-    for side, values in enumerate(squares[:2]):
-        blocks, own = by.blocks(values <= median, side, side), by.counts[side]
-        below += blocks.sum(0) - blocks.diagonal() + (blocks.diagonal() - own) / 2
-        pairs += own * (len(values) - own) + own * (own - 1) / 2
-    blocks = by.blocks(squares[2] <= median, 0, 1)
-    below += blocks.sum(0) + blocks.sum(1) - blocks.diagonal()
-    first, second = by.counts
-    pairs += first * len(squares[1]) + second * len(squares[0]) - first * second
-    ordered = _two_rows(squares).numpy()
+    places, own = torch.cat(layer.places), sum(layer.counts)
+    blocks = sums_of_samples(sums_of_samples(squares <= median, places, layer.size).T, places, layer.size)
+    below = blocks.sum(0) - blocks.diagonal() + (blocks.diagonal() - own) / 2
+    pairs = own * (len(squares) - own) + own * (own - 1) / 2
+    ordered = _of_two(squares).numpy()
     moved = (below - pairs / 2) * len(ordered) / (len(ordered) - pairs)
     places = (moved + (len(ordered) - 1) / 2).round().long().clamp(0, len(ordered) - 1).numpy()
     return torch.from_numpy(np.partition(ordered, np.unique(places))[places])
-
-
-def _two_rows(squares: list[Tensor]) -> Tensor:
-    """The squared distances of any two different rows, each once."""
-    within = [s[tuple(torch.triu_indices(len(s), len(s), 1))] for s in squares[:2]]
-    return torch.cat([*within, squares[2].flatten()])
 
 
 @of_clouds(
@@ -325,15 +310,14 @@ def mmd(layer: Layer) -> Found:
 
     Source: Gretton et al. (2012), Eq. 3, with the median heuristic.
     """
-    by = layer.by
-    squares = _square_distances(layer.sides)
-    median = float(_two_rows(squares).median())
-    square = median or max(float(max(s.max() for s in squares)), 1.0)  # of 0, where most rows are one point
-    kernels = [torch.exp(-s / (2 * square)) for s in squares]
-    values = _mmd(kernels, by)
-    if by.wanted and median:
-        slope = squared_mmd(*(k * s / (2 * square) for k, s in zip(kernels, squares, strict=True)))
-        values[1:] += slope * (_median_without(squares, square, by) / square - 1)
+    squares = _square_distances(layer)
+    median = float(_of_two(squares).median())
+    square = median or max(float(squares.max()), 1.0)  # of 0, where most rows are one point
+    kernel = torch.exp(-squares / (2 * square))
+    values = squared_mmd(kernel, layer)
+    if layer.wanted and median:
+        slope = squared_mmd(kernel * squares / (2 * square), layer)[0]
+        values[1:] += slope * (_median_without(squares, square, layer) / square - 1)
     return _found(values)
 
 
@@ -354,8 +338,8 @@ def cmmd(layer: Layer) -> Found:
 
     Source: Jayasumana et al. (2024), arXiv 2401.09603.
     """
-    kernels = [torch.exp(-s / (2 * CMMD_SIGMA**2)) for s in _square_distances(layer.sides)]
-    return _found(CMMD_SCALE * _mmd(kernels, layer.by))
+    kernel = torch.exp(-_square_distances(layer) / (2 * CMMD_SIGMA**2))
+    return _found(CMMD_SCALE * squared_mmd(kernel, layer))
 
 
 @of_clouds(
@@ -377,12 +361,12 @@ def kid(layer: Layer) -> Found:
 
     Source: Bińkowski et al. (2018).
     """
-    (v, t), by = layer.sides, layer.by
-    products = [v @ v.T, t @ t.T, v @ t.T]  # of rows in mean text norms; times √d each and divided by d is the same
-    norms = by.means(row_norms(t), 1)
+    rows = torch.cat(layer.sides)
+    products = rows @ rows.T  # of rows in mean text norms; times √d each and divided by d is the same
+    norms = layer.means(row_norms(layer.sides[1]), 1)
     longer = (norms[0] / norms).square()
     powers = ((1, 3), (2, 3), (3, 1))  # (p + 1)³; its constant goes away
-    return _found(sum(weight * _mmd([each**n for each in products], by) * longer**n for n, weight in powers))
+    return _found(sum(weight * squared_mmd(products**n, layer) * longer**n for n, weight in powers))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -434,8 +418,8 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     theta = theta / torch.linalg.vector_norm(theta, dim=0)
     distances, of_rows = wasserstein_1d(*(side @ theta for side in layer.sides))
     found, influence = float(distances.mean()), None
-    if layer.by.wanted:
-        influence = layer.by.both(of_rows) + layer.by.unit_of_length(found, layer.sides[1])
+    if layer.wanted:
+        influence = layer.both(of_rows) + layer.unit_of_length(found, layer.sides[1])
     return found, influence
 
 
@@ -461,17 +445,16 @@ def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
     Returns:
         `GapResult`, each layer in nats, at least 0; refused where a covariance is singular even so.
     """
-    by = layer.by
     moments = [moment for side in layer.sides for moment in (side.mean(0), torch.atleast_2d(torch.cov(side.T)))]
     for moment in moments:
-        moment.requires_grad_(by.wanted)
-    with torch.set_grad_enabled(by.wanted):
+        moment.requires_grad_(layer.wanted)
+    with torch.set_grad_enabled(layer.wanted):
         divergence = _jeffreys(*moments, ridge)
     if divergence is None:
         raise MirlibError(f"layer {layer.number}: a covariance is singular, so the divergence is infinite; raise ridge")
     influence = None
-    if by.wanted:
-        influence = _of_moments(layer.sides, torch.autograd.grad(divergence, moments), by)
+    if layer.wanted:
+        influence = _of_moments(layer.sides, torch.autograd.grad(divergence, moments), layer)
     return max(float(divergence.detach()), 0.0), influence
 
 
@@ -491,14 +474,14 @@ def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridg
     return total / 4
 
 
-def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], by: _Samples) -> Tensor:
+def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], layer: Layer) -> Tensor:
     """(N,) influences by the slopes of a value in the mean and the covariance of each modality."""
-    total = torch.zeros(by.size, dtype=torch.float64)
+    total = torch.zeros(layer.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
         of_mean, of_covariance = slopes[2 * side : 2 * side + 2]
         centred = rows - rows.mean(0)
         values = ((centred @ of_covariance) * centred).sum(1)
-        total += by.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
+        total += layer.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
     return total
 
 
@@ -529,7 +512,7 @@ def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
         `GapResult`, each layer in [0, 1].
     """
     counts = [len(side) for side in layer.sides]
-    groups = torch.cat(layer.by.places or [torch.arange(count) for count in counts]).numpy()
+    groups = torch.cat(layer.places or [torch.arange(count) for count in counts]).numpy()
     labels = np.repeat([1.0, -1.0], counts)
     names, groups = np.unique(groups, return_inverse=True)
     fold = np.empty(len(names), dtype=int)
@@ -547,7 +530,7 @@ def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
         scores = probe.predict((values[test] - mean) / std)
         areas.append(roc_auc_score(labels[test], scores))
         of_rows[test] = _auc_influence(scores, labels[test] > 0) / folds
-    influence = layer.by.both(torch.from_numpy(of_rows).split(counts)) if layer.by.wanted else None
+    influence = layer.both(torch.from_numpy(of_rows).split(counts)) if layer.wanted else None
     return float(np.mean(areas)), influence
 
 
@@ -579,15 +562,15 @@ def mir(layer: Layer) -> Found:
     Source: Huang et al. (2024), arXiv 2410.07167.
     """
     found = float(modality_integration_rate(*([side] for side in layer.sides)).per_layer[0])
-    if not layer.by.wanted:
+    if not layer.wanted:
         return found, None
     norm = float(row_norms(layer.sides[1]).mean())
     sides = [side / norm for side in layer.sides]
     bounds = [NormBounds.three_sigma(row_norms(side)) for side in sides]
-    of_samples = _fid_influence(sides, _inside(sides), layer.by, bounds)
+    of_samples = _fid_influence(sides, _inside(sides), layer, bounds)
     if of_samples is None:
         return found, NO_DERIVATIVE
-    return found, of_samples + layer.by.unit_of_length(2 * found, sides[1])
+    return found, of_samples + layer.unit_of_length(2 * found, sides[1])
 
 
 @of_clouds(
@@ -606,15 +589,15 @@ def norm_only(layer: Layer) -> Found:
     Returns:
         `GapResult`; ``per_layer`` is ``α_k² mean ‖v‖²``, in squared mean text norms.
     """
-    (v, t), by = layer.sides, layer.by
+    v, t = layer.sides
     kept, _ = _inside((v, t))
-    squares = by.means(torch.where(kept, row_norms(v), 0.0).square(), 0) / by.means(kept.double(), 0)
-    norms = by.means(row_norms(t), 1)
+    squares = layer.means(torch.where(kept, row_norms(v), 0.0).square(), 0) / layer.means(kept.double(), 0)
+    norms = layer.means(row_norms(t), 1)
     return _found(squares * (norms[0] / norms).square())
 
 
 def _fid_influence(
-    sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples, bounds: Sequence[NormBounds] | None = None
+    sides: Sequence[Tensor], kept: Sequence[Tensor], layer: Layer, bounds: Sequence[NormBounds] | None = None
 ) -> Tensor | None:
     """(N,) influences on the Fréchet distance of the rows that are kept; None where they are too few.
 
@@ -623,13 +606,13 @@ def _fid_influence(
     moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
     if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None
-    layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
+    maps = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
     if bounds is None:
-        return by.both([torch.where(kept[i], layer.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)])
-    total = torch.zeros(by.size, dtype=torch.float64)
+        return layer.both([torch.where(kept[i], maps.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)])
+    total = torch.zeros(layer.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
-        found = SampleInfluence(layer, side, bounds[side], by.size, torch.device("cpu"))
-        found.add(rows, row_norms(rows), by.places[side])
+        found = SampleInfluence(maps, side, bounds[side], layer.size, torch.device("cpu"))
+        found.add(rows, row_norms(rows), layer.places[side])
         total += found.total()
     return total
 
@@ -668,15 +651,15 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
     """
     if len(set(parts)) < 2 or min(parts) < 1:
         raise MirlibError(f"parts: expected at least two different numbers from 1 on, got {parts}")
-    sides, by = layer.sides, layer.by
-    ids = by.places or [torch.arange(len(side)) for side in sides]
+    sides = layer.sides
+    ids = layer.places or [torch.arange(len(side)) for side in sides]
     names = torch.cat(tuple(ids)).unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(layer.seed))
     places = [order[torch.searchsorted(names, numbers)] for numbers in ids]
     # N of a part is len(names) / number: the line is in the number of parts, and its intercept linear in the means.
     weights = np.linalg.pinv(np.stack([parts, np.ones(len(parts))], axis=1))[1]
     kept, means = _inside(sides), []
-    of_samples: Tensor | None = torch.zeros(by.size, dtype=torch.float64) if by.wanted else None
+    of_samples: Tensor | None = torch.zeros(layer.size, dtype=torch.float64) if layer.wanted else None
     for number, weight in zip(parts, weights, strict=True):
         distances = []
         for part in range(number):
@@ -688,10 +671,10 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
                 )
             distances.append(distance_of_rows(*dealt)[0].total)
             if of_samples is not None:
-                of_part = _fid_influence(sides, masks, by)
+                of_part = _fid_influence(sides, masks, layer)
                 of_samples = None if of_part is None else of_samples + weight / number * of_part
         means.append(np.mean(distances))
     found = float(weights @ means)
-    if not by.wanted:
+    if not layer.wanted:
         return found, None
-    return found, NO_DERIVATIVE if of_samples is None else of_samples + by.unit_of_length(2 * found, sides[1])
+    return found, NO_DERIVATIVE if of_samples is None else of_samples + layer.unit_of_length(2 * found, sides[1])
