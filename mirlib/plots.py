@@ -84,17 +84,18 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     """FID of every layer on a logarithmic axis: of one result with its parts, or of several results by name."""
     ax = new_axes(ax)
     results = data if isinstance(data, Mapping) else {"FID": data}
+    alone = len(results) == 1
     for number, (name, result) in enumerate(results.items()):
         layers = np.arange(1, result.num_layers + 1)
         ax.plot(
             layers,
             result.per_layer,
-            color="black" if len(results) == 1 else COLOURS[number % len(COLOURS)],
+            color="black" if alone else COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=LINES[number % len(LINES)],
-            label=name if len(results) == 1 else f"{name}: MIR {result.value:.3f}",
+            label=name if alone else f"{name}: MIR {result.value:.3f}",
         )
-        if len(results) == 1:
+        if alone:
             ax.plot(layers, result.mean_term, color=VISION, marker="^", linestyle="--", label="mean term")
             ax.plot(layers, result.covariance_term, color=TEXT, marker="s", linestyle=":", label="covariance term")
             largest = int(np.argmax(result.per_layer)) + 1

@@ -206,7 +206,7 @@ def score_measures(
         "last": last,
         "layers": rows.num_layers,
         "rows_kept": kept,
-        "rows_seen": dict(rows.seen or kept),
+        "rows_seen": rows.seen,
         **said,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }

@@ -70,8 +70,8 @@ class Pooled(NamedTuple):
     seed: int
 
 
-def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
-    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N."""
+def pairs_of(rows: Rows) -> tuple[tuple[Tensor, Tensor], int]:
+    """The pair that each vision row and each text row belongs to, 0..N−1 in the order of the samples, and N."""
     if rows.names is None:
         vision, text = rows.counts.values()
         if vision != text:
@@ -79,17 +79,11 @@ def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
                 f"pairs: {vision} vision rows and {text} text rows; pass samples=(of the vision rows, of the text "
                 "rows), or as many rows of both, row i belonging to row i"
             )
-        return (lambda side, _: side), vision
-    count = len(rows.names)
-    sizes = [places.bincount(minlength=count) for places in rows.places]
-    alone = rows.names[torch.stack(sizes).amin(0) == 0]
-    if len(alone):
-        raise MirlibError(f"pairs: sample {int(alone[0])} has rows of one modality only")
-
-    def pool(side: Tensor, modality: int) -> Tensor:
-        return sums_of_samples(side, rows.places[modality], count) / sizes[modality][:, None]
-
-    return pool, count
+        return (torch.arange(vision),) * 2, vision
+    alone = set(rows.places[0].tolist()) ^ set(rows.places[1].tolist())
+    if alone:
+        raise MirlibError(f"pairs: sample {int(rows.names[min(alone)])} has rows of one modality only")
+    return rows.places, len(rows.names)
 
 
 _TAKEN = """\
@@ -128,19 +122,23 @@ def of_pairs(
             settings = {**(function.__kwdefaults__ or {}), **options}
             needed = minimum(settings["neighbours"]) if callable(minimum) else minimum
             rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
-            pool, count = pooled(rows)
+            places, pairs = pairs_of(rows)
             generator = torch.Generator().manual_seed(seed)
-            kept, pairs = torch.arange(count), count
-            if count > QUADRATIC_ROWS:
-                kept, count = torch.randperm(count, generator=generator)[:QUADRATIC_ROWS].sort().values, QUADRATIC_ROWS
+            kept, count = torch.arange(pairs), min(pairs, QUADRATIC_ROWS)
+            if count < pairs:
+                kept = torch.randperm(pairs, generator=generator)[:count].sort().values
             if count < needed:
                 raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {needed}")
             pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
             # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
             no_interval = None if count >= needed + spare else f"{count} pairs are too few to leave one out"
             values, nulls, without, said = [], [], [], []
-            for v, t in rows.layers():
-                statistic = function(Pooled(pool(v, 0)[kept], pool(t, 1)[kept], seed), **options)
+            for sides in rows.layers():
+                means = (
+                    sums_of_samples(side, place, pairs)[kept] / place.bincount(minlength=pairs)[kept, None]
+                    for side, place in zip(sides, places, strict=True)
+                )
+                statistic = function(Pooled(*means, seed), **options)
                 values.append(statistic.of(torch.arange(count)))
                 nulls.append([statistic.of(pairing) for pairing in pairings])
                 if confidence is not None and no_interval is None:

@@ -138,7 +138,7 @@ class PairReader:
         return collect_rows(model, self.processor, images, texts, max_rows=1, **options).pooled
 
     def _without_picture(self, model: nn.Module, batch: ModelInputs, stream: HiddenStateStream) -> None:
-        kind = type(unwrap(model)).__name__
+        way = f"so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
         try:
             with memory_advice(model, self.batch_size):
                 model(**batch.inputs)
@@ -146,13 +146,12 @@ class PairReader:
             raise
         except Exception as error:
             raise MirlibError(
-                f"{kind} reads no text without a picture ({said_by(error)}), so measures of pairs can only be had with "
-                f"text={AFTER!r}, where the text has seen it"
+                f"{type(unwrap(model)).__name__} reads no text without a picture ({said_by(error)}), {way}"
             ) from error
         if stream.positions["vision"].any():
             raise MirlibError(
                 f"the chat template of {type(self.processor).__name__} writes placeholders of a picture that cannot be "
-                f"taken out, so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
+                f"taken out, {way}"
             )
 
 
