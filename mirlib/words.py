@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.grids import PatchGrid
 from mirlib.hidden_states import decoder_parts, from_layer_zero, hidden_of
 from mirlib.prompts import used_template
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Lens", "lens"]
 
@@ -119,18 +116,6 @@ class Lens:
     neighbours: np.ndarray
     cosines: np.ndarray
     grid: PatchGrid | None
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a layer, vision row and place.
-
-        Columns layer, row, place (from 1), word, probability, neighbour, cosine.
-        """
-        import pandas as pd
-
-        layer, row, place = np.indices(self.words.shape)
-        columns = {"layer": np.asarray(self.layers)[layer], "row": row, "place": place + 1, "word": self.words}
-        columns |= {"probability": self.probabilities, "neighbour": self.neighbours, "cosine": self.cosines}
-        return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 
 
 def lens(

@@ -42,7 +42,6 @@ class Calibration:
     Attributes:
         null_mean: (K,) mean over random pairings.
         null_std: (K,) standard deviation over them.
-        z: (K,) ``(value − null mean) / null std``; positive where the true pairs are more alike than random ones.
         p_value: (K,) share of pairings at least as alike as the true one, that one counted among them.
         calibrated: (K,) ``(value − null mean) / (best − null mean)``: 0 for random pairs, 1 for the best there can be.
         permutations: Number of random pairings.
@@ -52,7 +51,6 @@ class Calibration:
 
     null_mean: np.ndarray
     null_std: np.ndarray
-    z: np.ndarray
     p_value: np.ndarray
     calibrated: np.ndarray
     permutations: int
@@ -70,7 +68,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as JSON."""
-        columns = ("null_mean", "null_std", "z", "p_value", "calibrated")
+        columns = ("null_mean", "null_std", "p_value", "calibrated")
         found: dict[str, Any] = {name: _numbers(getattr(self, name)) for name in columns}
         found |= {"value": _finite(self.value), "permutations": self.permutations}
         if self.random_weights is not None:
@@ -143,7 +141,6 @@ class Measure:
         title: Its name in prose.
         function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model,
             ``function(model, processor, images, texts, ...)``; for a measure of a task, what its docstring says.
-        asks: The question that it puts to the rows, in a line.
         needs: See `GapResult`.
         direction: See `GapResult`.
     """
@@ -151,7 +148,6 @@ class Measure:
     name: str
     title: str
     function: Callable[..., GapResult]
-    asks: str
     needs: str
     direction: str
 

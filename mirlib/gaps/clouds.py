@@ -165,11 +165,11 @@ def of_clouds(
 # Means and directions
 
 
-@of_clouds(
-    "modality_gap", scale="unit", title="modality gap", asks="How far apart are the mean directions?", direction=LOWER
-)
+@of_clouds("modality_gap", scale="unit", title="modality gap", direction=LOWER)
 def modality_gap(layer: Layer) -> Found:
     """Modality gap: the distance of the mean unit vectors, ``‖mean(v/‖v‖) − mean(t/‖t‖)‖₂``.
+
+    How far apart are the mean directions?
 
     Returns:
         `GapResult`, each layer in [0, 2]. Norms do not count.
@@ -186,14 +186,11 @@ def modality_gap(layer: Layer) -> Found:
     return _found(torch.linalg.vector_norm(v - t, dim=1))
 
 
-@of_clouds(
-    "ima",
-    title="IMA score",
-    asks="Do the mean vision token and the mean text token point the same way?",
-    direction=HIGHER,
-)
+@of_clouds("ima", title="IMA score", direction=HIGHER)
 def ima(layer: Layer) -> Found:
     """IMA score: the cosine of the mean vision row and the mean text row.
+
+    Do the mean vision token and the mean text token point the same way?
 
     Returns:
         `GapResult`, each layer in [−1, 1]; 0 where a mean is zero.
@@ -204,18 +201,12 @@ def ima(layer: Layer) -> Found:
     return _found(torch.linalg.vecdot(v, t))
 
 
-@of_clouds(
-    "a_score",
-    scale="unit",
-    max_rows=QUADRATIC_ROWS,
-    title="A-score",
-    asks="Has a vision token some text token that points its way?",
-    direction=HIGHER,
-)
+@of_clouds("a_score", scale="unit", max_rows=QUADRATIC_ROWS, title="A-score", direction=HIGHER)
 def a_score(layer: Layer) -> Found:
     """A-score: the mean over vision rows of the best cosine with a text row.
 
-    The best of more rows is better: compare values of the same number of text rows only.
+    Has a vision token some text token that points its way? The best of more rows is better: compare values of the same
+    number of text rows only.
 
     Returns:
         `GapResult`, each layer in [−1, 1].
@@ -291,19 +282,12 @@ def _median_without(squares: Tensor, median: float, layer: Layer) -> Tensor:
     return torch.from_numpy(np.partition(ordered, np.unique(places))[places])
 
 
-@of_clouds(
-    "mmd",
-    scale="text",
-    max_rows=QUADRATIC_ROWS,
-    title="MMD², Gaussian kernel",
-    asks="Can any smooth function tell the clouds apart by its mean?",
-    direction=LOWER,
-)
+@of_clouds("mmd", scale="text", max_rows=QUADRATIC_ROWS, title="MMD², Gaussian kernel", direction=LOWER)
 def mmd(layer: Layer) -> Found:
     """Unbiased squared maximum mean discrepancy with the kernel ``exp(−‖x − y‖² / (2σ²))``.
 
-    σ is the median distance of two of the drawn rows: it differs between layers and models, and makes the value blind
-    to a common scale.
+    Can any smooth function tell the clouds apart by its mean? σ is the median distance of two of the drawn rows: it
+    differs between layers and models, and makes the value blind to a common scale.
 
     Returns:
         `GapResult`, each layer at most 2; slightly below 0 is possible where the clouds coincide.
@@ -321,20 +305,14 @@ def mmd(layer: Layer) -> Found:
     return _found(values)
 
 
-@of_clouds(
-    "cmmd",
-    scale="unit",
-    max_rows=QUADRATIC_ROWS,
-    title="CMMD",
-    asks="The same of directions, with a kernel so wide that it sees little but their means?",
-    direction=LOWER,
-)
+@of_clouds("cmmd", scale="unit", max_rows=QUADRATIC_ROWS, title="CMMD", direction=LOWER)
 def cmmd(layer: Layer) -> Found:
     """CMMD: 1000 times the unbiased MMD² of unit vectors with a Gaussian kernel of width 10.
 
-    Made for CLIP's embeddings, where distances are below 2. There a kernel of width 10 is all but linear, and the value
-    close to ``1000 / σ² = 10`` times the squared `modality_gap`. The published code is biased: it also counts pairs of
-    a row with itself.
+    Can a function of directions tell the clouds apart, one so smooth that it sees little but their means? Made for
+    CLIP's embeddings, where distances are below 2. There a kernel of width 10 is all but linear, and the value close to
+    ``1000 / σ² = 10`` times the squared `modality_gap`. The published code is biased: it also counts pairs of a row
+    with itself.
 
     Source: Jayasumana et al. (2024), arXiv 2401.09603.
     """
@@ -342,19 +320,13 @@ def cmmd(layer: Layer) -> Found:
     return _found(CMMD_SCALE * squared_mmd(kernel, layer))
 
 
-@of_clouds(
-    "kid",
-    scale="text",
-    max_rows=QUADRATIC_ROWS,
-    title="KID",
-    asks="Do the clouds agree in their moments up to the third?",
-    direction=LOWER,
-)
+@of_clouds("kid", scale="text", max_rows=QUADRATIC_ROWS, title="KID", direction=LOWER)
 def kid(layer: Layer) -> Found:
     """KID: unbiased squared MMD with the cubic kernel ``(x·y / d + 1)³``.
 
-    The kernel has no scale of its own, so rows are scaled until the mean text norm is √d, about 1 a dimension, which
-    keeps the ratio of the modalities' norms. One estimate from all drawn rows; no average over subsets.
+    Do the clouds agree in their moments up to the third? The kernel has no scale of its own, so rows are scaled until
+    the mean text norm is √d, about 1 a dimension, which keeps the ratio of the modalities' norms. One estimate from all
+    drawn rows; no average over subsets.
 
     Returns:
         `GapResult`; slightly below 0 is possible where the clouds coincide.
@@ -390,16 +362,11 @@ def wasserstein_1d(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]
     return (apart.abs() * widths).sum(0) / (n * m), influences
 
 
-@of_clouds(
-    "sliced_wasserstein",
-    scale="text",
-    max_rows=2 * QUADRATIC_ROWS,
-    title="sliced Wasserstein",
-    asks="How far must mass move, on average over the directions one can look from?",
-    direction=LOWER,
-)
+@of_clouds("sliced_wasserstein", scale="text", max_rows=2 * QUADRATIC_ROWS, title="sliced Wasserstein", direction=LOWER)
 def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     """Sliced Wasserstein distance: the mean over random directions θ of ``W₁(θ·v, θ·t)``.
+
+    How far must mass move, on average over the directions one can look from?
 
     Args:
         layer: Its rows.
@@ -423,14 +390,11 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     return found, influence
 
 
-@of_clouds(
-    "symmetric_kl",
-    title="symmetric KL of Gaussians",
-    asks="How many nats does it cost to take one cloud's Gaussian for the other's?",
-    direction=LOWER,
-)
+@of_clouds("symmetric_kl", title="symmetric KL of Gaussians", direction=LOWER)
 def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
     """Mean of the two Kullback–Leibler divergences (Jeffreys, 1946) of the Gaussians fitted to the rows.
+
+    How many nats does it cost to take one cloud's Gaussian for the other's?
 
         J = ¼ Tr(Σ_v⁻¹ Σ_t + Σ_t⁻¹ Σ_v − 2 I) + ¼ (μ_v − μ_t)ᵀ (Σ_v⁻¹ + Σ_t⁻¹) (μ_v − μ_t)
 
@@ -485,19 +449,14 @@ def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], layer: Layer)
     return total
 
 
-@of_clouds(
-    "probe_auc",
-    max_rows=2 * QUADRATIC_ROWS,
-    title="linear-probe AUC",
-    asks="Can a plane that it has not seen these samples tell vision rows from text rows?",
-    direction=LOWER,
-)
+@of_clouds("probe_auc", max_rows=2 * QUADRATIC_ROWS, title="linear-probe AUC", direction=LOWER)
 def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
     """Area under the ROC curve of a linear probe for "is this a vision row?", on samples that it was not fitted to.
 
-    The probe is a ridge regression on ±1 (Fisher's discriminant, shrunk) of standardised columns: solved in one step,
-    also where rows can be separated, where a logistic regression runs to infinity. 0.5 means that no plane tells the
-    modalities apart; 1 that one does without fail, which says nothing of how far apart they are.
+    Can a plane that it has not seen these samples tell vision rows from text rows? The probe is a ridge regression on
+    ±1 (Fisher's discriminant, shrunk) of standardised columns: solved in one step, also where rows can be separated,
+    where a logistic regression runs to infinity. 0.5 means that no plane tells the modalities apart; 1 that one does
+    without fail, which says nothing of how far apart they are.
 
     Rows of one sample stay in one fold; without samples rows are dealt to the folds one by one, which is too kind to
     the probe. The interval is for the probes that were fitted: each sample's influence is that on the area of its own
@@ -549,15 +508,11 @@ def _auc_influence(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 # The Fréchet family
 
 
-@of_clouds(
-    "mir",
-    logarithm=True,
-    title="MIR",
-    asks="How far apart are the clouds' Gaussians, in mean text norms?",
-    direction=LOWER,
-)
+@of_clouds("mir", logarithm=True, title="MIR", direction=LOWER)
 def mir(layer: Layer) -> Found:
     """`mirlib.modality_integration_rate` by the preset "paper", ``log10 Σ_k FID_k``; ``per_layer`` is FID_k.
+
+    How far apart are the clouds' Gaussians, in mean text norms?
 
     Source: Huang et al. (2024), arXiv 2410.07167.
     """
@@ -573,18 +528,12 @@ def mir(layer: Layer) -> Found:
     return found, of_samples + layer.unit_of_length(2 * found, sides[1])
 
 
-@of_clouds(
-    "norm_only",
-    scale="text",
-    logarithm=True,
-    title="norm-only baseline",
-    asks="How long are vision tokens, in mean text norms?",
-    direction=LOWER,
-)
+@of_clouds("norm_only", scale="text", logarithm=True, title="norm-only baseline", direction=LOWER)
 def norm_only(layer: Layer) -> Found:
     """MIR's norm-only baseline: ``log10 Σ_k α_k² mean ‖v‖²``. It knows lengths and nothing else.
 
-    Outlier rows are dropped as in MIR's preset ``paper``; the value is that of `mirlib.MIRResult.norm_only`.
+    How long are vision tokens, in mean text norms? Outlier rows are dropped as in MIR's preset ``paper``; the value is
+    that of `mirlib.MIRResult.norm_only`.
 
     Returns:
         `GapResult`; ``per_layer`` is ``α_k² mean ‖v‖²``, in squared mean text norms.
@@ -623,21 +572,15 @@ def _inside(sides: Sequence[Tensor]) -> list[Tensor]:
     return [~NormBounds.three_sigma(values).outliers(values) for values in norms]
 
 
-@of_clouds(
-    "fd_infinity",
-    scale="text",
-    logarithm=True,
-    title="FD∞",
-    asks="What would MIR be if there were infinitely many samples?",
-    direction=LOWER,
-)
+@of_clouds("fd_infinity", scale="text", logarithm=True, title="FD∞", direction=LOWER)
 def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found:
     """MIR with its bias extrapolated away: FID_k against 1/N, a line through it, and its value at 1/N = 0.
 
-    The samples are dealt at random into 1, 2, 3 and 4 equal parts; a point of the line is the mean FID of the parts,
-    so that every point has seen every sample. Scale and outlier rule are those of MIR on all rows. The extrapolation
-    holds while the bias falls as 1/N, which takes more rows than dimensions in every part. Without samples rows are
-    dealt, and tokens of one image pass for independent ones.
+    What would MIR be if there were infinitely many samples? The samples are dealt at random into 1, 2, 3 and 4 equal
+    parts; a point of the line is the mean FID of the parts, so that every point has seen every sample. Scale and
+    outlier rule are those of MIR on all rows. The extrapolation holds while the bias falls as 1/N, which takes more
+    rows than dimensions in every part. Without samples rows are dealt, and tokens of one image pass for independent
+    ones.
 
     Args:
         layer: Its rows.

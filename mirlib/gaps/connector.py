@@ -125,13 +125,7 @@ def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: in
     return mutual_knn([features] * len(layers), layers, neighbours=neighbours, permutations=0, **options)
 
 
-@register(
-    "neighbours_kept",
-    title="neighbours kept",
-    asks="Are pictures that are alike to the encoder still alike behind the connector?",
-    needs=MODEL,
-    direction=HIGHER,
-)
+@register("neighbours_kept", title="neighbours kept", needs=MODEL, direction=HIGHER)
 def neighbours_kept(
     model: nn.Module,
     processor: Any,
@@ -144,8 +138,9 @@ def neighbours_kept(
 ) -> GapResult:
     """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
 
-    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike. It
-    can only warn: a connector with fresh weights keeps neighbours, too, though no word comes of them.
+    Are pictures that are alike to the encoder still alike behind the connector? When to use it: beside any gap that
+    became smaller, to see that it did not do so by making all pictures alike. It can only warn: a connector with fresh
+    weights keeps neighbours, too, though no word comes of them.
 
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
@@ -224,13 +219,7 @@ def _shares(errors: np.ndarray, spread: np.ndarray) -> np.ndarray:
     return explained + ((1 - explained) * spread - errors) / spread.mean()
 
 
-@register(
-    "feature_probe",
-    title="probe of the features",
-    asks="How much of the encoder's features can be read linearly off the vision rows?",
-    needs=MODEL,
-    direction=HIGHER,
-)
+@register("feature_probe", title="probe of the features", needs=MODEL, direction=HIGHER)
 def feature_probe(
     model: nn.Module,
     processor: Any,
@@ -245,8 +234,9 @@ def feature_probe(
 ) -> GapResult:
     """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
 
-    When to use it: to find the layer after which the model has forgotten its picture, or whether the connector let it
-    through at all; as with `neighbours_kept`, random weights forget little.
+    How much of the encoder's features can be read linearly off the vision rows? When to use it: to find the layer after
+    which the model has forgotten its picture, or whether the connector let it through at all; as with
+    `neighbours_kept`, random weights forget little.
 
     Of single patches where the connector makes one row of one feature, else of the means of pictures. Always in
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:

@@ -75,13 +75,7 @@ def _read(model: nn.Module, batches: PairBatches, description: str, progress: bo
             yield _Words(model, batch)
 
 
-@register(
-    "picture_gain",
-    title="gain of the picture",
-    asks="How much likelier does the picture make each word of its text?",
-    needs=MODEL,
-    direction=HIGHER,
-)
+@register("picture_gain", title="gain of the picture", needs=MODEL, direction=HIGHER)
 def picture_gain(
     model: nn.Module,
     processor: Any,
@@ -93,8 +87,8 @@ def picture_gain(
 ) -> GapResult:
     """``log P(text | picture) − log P(text | picture hidden)``, in nats a token.
 
-    When to use it: you have pictures with texts that describe them and no labels, and want to know whether the model
-    reads its pictures at all.
+    How much likelier does the picture make each word of its text? When to use it: you have pictures with texts that
+    describe them and no labels, and want to know whether the model reads its pictures at all.
 
     The null gives each text the picture of the next pair: what any picture brings. The difference to it is what this
     picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
@@ -194,13 +188,7 @@ def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
     return found[0], found[1:]
 
 
-@register(
-    "exit_depth",
-    title="exit depth",
-    asks="After how many layers have the words taken all they need from the picture?",
-    needs=MODEL,
-    direction=HIGHER,
-)
+@register("exit_depth", title="exit depth", needs=MODEL, direction=HIGHER)
 def exit_depth(
     model: nn.Module,
     processor: Any,
@@ -212,8 +200,9 @@ def exit_depth(
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
 
-    When to use it: before you compare layers, to know up to which of them the rows of the picture matter to what the
-    model says; a gap in later layers can do no harm.
+    After how many layers have the words taken all they need from the picture? When to use it: before you compare
+    layers, to know up to which of them the rows of the picture matter to what the model says; a gap in later layers can
+    do no harm.
 
     For each depth k the vision rows are hidden from the text in all layers behind k, and the word that the model would
     say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's

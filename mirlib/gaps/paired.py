@@ -180,25 +180,20 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     slack = 1e-12  # a pairing that is the true one may come out a rounding error below it
     p_value = (1 + (sign * nulls >= sign * values[:, None] - slack).sum(1)) / (1 + nulls.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = sign * (values - mean) / std
         calibrated = (values - mean) / (best - mean)
-    return Calibration(mean, std, z, p_value, calibrated, nulls.shape[1])
+    return Calibration(mean, std, p_value, calibrated, nulls.shape[1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Distances
 
 
-@of_pairs(
-    "rmg",
-    title="RMG",
-    asks="Is the distance of a pair small against that of two images, or of two texts?",
-    direction=LOWER,
-)
+@of_pairs("rmg", title="RMG", direction=LOWER)
 def rmg(layer: Pooled) -> Statistic:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
-    ``d_match`` is the mean distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts.
+    Is the distance of a pair small against that of two images, or of two texts? ``d_match`` is the mean distance of a
+    pair, ``d_img`` and ``d_txt`` those of two different images and texts.
 
     Returns:
         `GapResult`, each layer in [0, 1].
@@ -288,11 +283,12 @@ def _cka(layer: Pooled, unbiased: bool) -> Statistic:
     return Statistic(of, without)
 
 
-@of_pairs("cka", title="CKA", asks="Are images that are alike described by texts that are alike?", direction=HIGHER)
+@of_pairs("cka", title="CKA", direction=HIGHER)
 def cka(layer: Pooled) -> Statistic:
     """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
 
-    With few pairs and many dimensions it is far above 0 for random pairs; see `cka_debiased` and the calibration.
+    Are images that are alike described by texts that are alike? With few pairs and many dimensions it is far above 0
+    for random pairs; see `cka_debiased` and the calibration.
 
     Returns:
         `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
@@ -302,15 +298,11 @@ def cka(layer: Pooled) -> Statistic:
     return _cka(layer, unbiased=False)
 
 
-@of_pairs(
-    "cka_debiased",
-    minimum=4,
-    title="CKA, debiased",
-    asks="The same, without what few pairs in many dimensions add?",
-    direction=HIGHER,
-)
+@of_pairs("cka_debiased", minimum=4, title="CKA, debiased", direction=HIGHER)
 def cka_debiased(layer: Pooled) -> Statistic:
     """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
+
+    What is left of `cka` without what few pairs in many dimensions add to it?
 
     Returns:
         `GapResult`, each layer in [−1, 1]; of 4 pairs or more.
@@ -324,18 +316,13 @@ def cka_debiased(layer: Pooled) -> Statistic:
 # Correlations and neighbours
 
 
-@of_pairs(
-    "svcca",
-    minimum=3,
-    title="SVCCA",
-    asks="How much of what varies in one can be read linearly off the other?",
-    direction=HIGHER,
-)
+@of_pairs("svcca", minimum=3, title="SVCCA", direction=HIGHER)
 def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     """Mean canonical correlation of the leading principal components of pooled pairs.
 
-    The interval leaves out each pair by itself up to 100 pairs, and of more 20 groups of them in turn, which gives no
-    influence of single pairs: each time both sides are decomposed again.
+    How much of what varies in one can be read linearly off the other? The interval leaves out each pair by itself up to
+    100 pairs, and of more 20 groups of them in turn, which gives no influence of single pairs: each time both sides are
+    decomposed again.
 
     Args:
         layer: Its rows.
@@ -385,13 +372,13 @@ def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     minimum=lambda neighbours: neighbours + 1,
     spare=2,  # with one more than k pairs, all are neighbours of all
     title="mutual k-NN",
-    asks="Has a sample the same nearest neighbours in vision and in text?",
     direction=HIGHER,
 )
 def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
 
-    Neighbours change in jumps where a sample is left out, so the interval is wider than other draws ask for.
+    Has a sample the same nearest neighbours in vision and in text? Neighbours change in jumps where a sample is left
+    out, so the interval is wider than other draws ask for.
 
     Args:
         layer: Its rows.
@@ -466,17 +453,13 @@ def even_spread(dim: int) -> float:
     return -2 * SHARPNESS + math.log(float(hyp0f1(dim / 2, SHARPNESS**2)))
 
 
-@of_pairs(
-    "alignment",
-    title="alignment on the sphere",
-    asks="How far apart do the two of a pair lie on the unit sphere?",
-    direction=LOWER,
-)
+@of_pairs("alignment", title="alignment on the sphere", direction=LOWER)
 def alignment(layer: Pooled) -> Statistic:
     """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1.
 
-    When to use it: to tell a gap that is the same for all samples, in which random pairs are as far apart as true
-    ones, from samples that have not found each other; read it beside the uniformity of both sides.
+    How far apart do the two of a pair lie on the unit sphere? When to use it: to tell a gap that is the same for all
+    samples, in which random pairs are as far apart as true ones, from samples that have not found each other; read it
+    beside the uniformity of both sides.
 
     Returns:
         `GapResult`, each layer in [0, 4]; 4 times the ``d_match`` of `rmg`. ``settings`` hold the `uniformity` of the

@@ -58,13 +58,7 @@ def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
     return (top[0] * top[1]).sum(-1) / count
 
 
-@register(
-    "unit_overlap",
-    title="overlap of MLP units",
-    asks="Do vision and text excite the same units of the MLPs?",
-    needs=MODEL,
-    direction=HIGHER,
-)
+@register("unit_overlap", title="overlap of MLP units", needs=MODEL, direction=HIGHER)
 def unit_overlap(
     model: nn.Module,
     processor: Any,
@@ -77,7 +71,8 @@ def unit_overlap(
 ) -> GapResult:
     """Share of the units most excited by a sample's vision rows that are also those most excited by its text rows.
 
-    When to use it: to see whether the two modalities share the model's machinery even where their rows lie apart.
+    Do vision and text excite the same units of the MLPs? When to use it: to see whether the two modalities share the
+    model's machinery even where their rows lie apart.
 
     A unit is excited by a set of rows by the root mean square of its activation, the input of the MLP's last map. The
     null is the share of units, which two independent choices have in common; the best to hope for is ``two_texts``, the
