@@ -601,10 +601,8 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
     places = [order[torch.searchsorted(names, numbers)] for numbers in ids]
     # N of a part is len(names) / number: the line is in the number of parts, and its intercept linear in the means.
     weights = np.linalg.pinv(np.stack([parts, np.ones(len(parts))], axis=1))[1]
-    kept, means = _inside(sides), []
-    of_samples: Tensor | None = torch.zeros(layer.size, dtype=torch.float64) if layer.wanted else None
-    for number, weight in zip(parts, weights, strict=True):
-        distances = []
+    kept, found, influences = _inside(sides), 0.0, []
+    for number, weight in zip(parts, weights / parts, strict=True):
         for part in range(number):
             masks = [mask & (place % number == part) for mask, place in zip(kept, places, strict=True)]
             dealt = [side[mask] for side, mask in zip(sides, masks, strict=True)]
@@ -612,12 +610,12 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
                 raise MirlibError(
                     f"layer {layer.number}: {len(names)} samples are too few to be dealt into {number} parts"
                 )
-            distances.append(distance_of_rows(*dealt)[0].total)
-            if of_samples is not None:
-                of_part = _fid_influence(sides, masks, layer)
-                of_samples = None if of_part is None else of_samples + weight / number * of_part
-        means.append(np.mean(distances))
-    found = float(weights @ means)
+            found += float(weight) * distance_of_rows(*dealt)[0].total
+            if layer.wanted:
+                influences.append((weight, _fid_influence(sides, masks, layer)))
     if not layer.wanted:
         return found, None
-    return found, NO_DERIVATIVE if of_samples is None else of_samples + layer.unit_of_length(2 * found, sides[1])
+    if any(of_part is None for _, of_part in influences):
+        return found, NO_DERIVATIVE
+    of_samples = sum(weight * of_part for weight, of_part in influences)
+    return found, of_samples + layer.unit_of_length(2 * found, sides[1])

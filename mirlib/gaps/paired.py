@@ -52,14 +52,12 @@ class Statistic(NamedTuple):
     Attributes:
         of: From a (N,) pairing (image i with text ``pairing[i]``) to the value.
         without: The (N,) values without each pair, or one a group of pairs.
-        by_layer: What else the settings of the result say of the layer, by name.
-        once: And what is the same in all of them.
+        beside: What else the settings of the result say of the layer, by name.
     """
 
     of: Callable[[Tensor], float]
     without: Callable[[], Any]
-    by_layer: Mapping[str, float] = {}
-    once: Mapping[str, float] = {}
+    beside: Mapping[str, float] = {}
 
 
 class Pooled(NamedTuple):
@@ -143,8 +141,7 @@ def of_pairs(
                 nulls.append([statistic.of(pairing) for pairing in pairings])
                 if confidence is not None and no_interval is None:
                     without.append(np.asarray(statistic.without()))
-                said.append(statistic.by_layer)
-                settings |= statistic.once
+                said.append(statistic.beside)
             influence, groups = None, False
             if without:
                 influence = left_out(without)
@@ -470,9 +467,9 @@ def alignment(layer: Pooled) -> Statistic:
     squares = 2 - 2 * unit(layer.images) @ unit(layer.texts).T
     places, own = torch.arange(len(squares)), squares.diagonal()
     spread = {"vision_uniformity": uniformity(layer.images), "text_uniformity": uniformity(layer.texts)}
+    spread["even_spread"] = even_spread(layer.images.shape[1])
     return Statistic(
         lambda pairing: float(squares[places, pairing].mean()),
         lambda: (own.sum() - own) / (len(own) - 1),
-        by_layer=spread,
-        once={"even_spread": even_spread(layer.images.shape[1])},
+        spread,
     )
