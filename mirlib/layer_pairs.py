@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -85,8 +86,8 @@ class LayerMap:
     def to_frame(self) -> pd.DataFrame:
         """One line a vision layer, with columns for each of the maps ``given`` and ``unit``.
 
-        These are the nearest text layer, the lowest and the highest text layer that cannot be told from it (``_low``,
-        ``_high``), its distance (``_least``) and that of the same layer (``_same``).
+        These are the nearest text layer, and the lowest and the highest that cannot be told from it (``_low``,
+        ``_high``).
         """
         import pandas as pd
 
@@ -96,8 +97,6 @@ class LayerMap:
             columns[kind] = numbers[pairs.nearest]
             columns[f"{kind}_low"] = numbers[pairs.within.argmax(axis=1)]
             columns[f"{kind}_high"] = numbers[len(numbers) - 1 - pairs.within[:, ::-1].argmax(axis=1)]
-            columns[f"{kind}_least"] = pairs.distances.min(axis=1)
-            columns[f"{kind}_same"] = pairs.distances.diagonal()
         return pd.DataFrame(columns, index=pd.Index(numbers, name="layer"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,12 +135,10 @@ class _Sums:
     def __init__(self, layers: Sequence[int], samples: int, groups: int) -> None:
         self.layers, self.samples, self.groups = layers, samples, groups
         self.checks = FiniteChecks()
-        self.norms: dict[tuple[str, int], list[Tensor]] = {(m, k): [] for m in MODALITIES for k in layers}
-        self.members: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+        self.norms: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+        self.members: dict[str, list[Tensor]] = defaultdict(list)
         self.bounds: dict[tuple[str, int], NormBounds] = {}
-        self.moments: dict[tuple[str, str, int], list[Moments | None]] = {
-            (kind, m, k): [None] * groups for kind in KINDS for m in MODALITIES for k in layers
-        }
+        self.moments: dict[tuple[str, str, int, int], Moments] = {}
 
     def add_norms(self, layer: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         """The first pass."""
@@ -168,9 +165,8 @@ class _Sums:
                 chosen = (members == group) & kept
                 if bool(chosen.any()):
                     for kind, values in zip(KINDS, (wide, unit), strict=True):
-                        side = self.moments[kind, modality, layer]
-                        found = Moments.of(values[chosen])
-                        side[group] = found if side[group] is None else side[group].merge(found)
+                        found, key = Moments.of(values[chosen]), (kind, modality, layer, group)
+                        self.moments[key] = self.moments[key].merge(found) if key in self.moments else found
 
     def begin_second_pass(self) -> None:
         """The 3σ bounds of each modality and layer, from all norms."""
@@ -189,15 +185,14 @@ class _Sums:
     def filled(self) -> list[int]:
         """The groups with rows of both modalities."""
         first = self.layers[0]
-        sides = [self.moments["given", modality, first] for modality in MODALITIES]
-        return [group for group in range(self.groups) if all(side[group] is not None for side in sides)]
+        return [g for g in range(self.groups) if all(("given", m, first, g) in self.moments for m in MODALITIES)]
 
     def total(self, kind: str, modality: str, groups: Sequence[int]) -> list[Moments]:
         """Of some groups together, one a layer."""
         found = []
         for layer in self.layers:
-            side = self.moments[kind, modality, layer]
-            parts = [side[group] for group in groups if side[group] is not None]
+            keys = ((kind, modality, layer, group) for group in groups)
+            parts = [self.moments[key] for key in keys if key in self.moments]
             if sum(part.count for part in parts) < 2:
                 raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
             found.append(reduce(Moments.merge, parts))
@@ -223,26 +218,14 @@ def layer_map(
     The pairs are those that `mirlib.score` draws for the same arguments, and the diagonal is its FID_k. It takes two
     passes over them, and for L layers and G groups (2 G + 3) L² trace terms of d × d matrices, 3 L² with two groups;
     `layer_map_cost` says how long that takes. Read the nearest layer off ``unit``: in ``given`` it depends on the unit,
-    which changes from column to column.
+    which changes from column to column. The final norm (``last``) stands between layer K and all others.
 
-    Args:
-        model: This and what is not named below are as for `mirlib.score`.
-        processor: Its processor.
-        images: The images.
-        texts: The texts.
-        num: Number of pairs.
-        text_rows: As for `mirlib.score`.
-        last: As for `mirlib.score`; the final norm stands between layer K and all others.
-        layers: Which layers, of 0..K; 0 is what enters layer 1. Left out: all of a model of up to 512 dimensions, nine
-            of a wider one.
-        groups: Groups of samples for the jackknife that says, at 95 %, which text layers cannot be told from the
-            nearest; with two there is no interval. Left out: 20, and 2 for models wider than 512 dimensions.
-        progress: Whether to show bars on stderr.
-        **pairs: ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens``, ``skip_unreadable``.
-
-    Raises:
-        UndefinedMIRError: If MIR is undefined for the model.
-        MirlibError: All that `mirlib.score` raises, and for layers that the model does not have.
+    Arguments that are not named here, and errors, are those of `mirlib.score`; layers that the model does not have are
+    refused. ``layers`` says which, of 0..K; 0 is what enters layer 1. Left out, it is all of a model of up to 512
+    dimensions, nine of a wider one. ``groups`` of samples are for the jackknife that says, at 95 %, which text layers
+    cannot be told from the nearest; with two there is no interval. Left out, it is 20, and 2 for models wider than 512
+    dimensions. ``pairs`` are ``batch_size``, ``seed``, ``paired``, ``template``, ``max_text_tokens`` and
+    ``skip_unreadable``.
 
     Source: arXiv 2602.00462 claims, for single tokens and their nearest neighbours, that vision tokens at the input lie
         nearest to text tokens of middle layers.
@@ -368,4 +351,4 @@ def _within(distances: np.ndarray, replicates: np.ndarray, confidence: float) ->
         return excess == 0
     each = replicates - replicates[:, rows, nearest][:, :, None]
     error = np.sqrt((len(each) - 1) * each.var(axis=0))
-    return excess <= student.ppf(confidence, len(each) - 1) * error
+    return excess <= stdtrit(len(each) - 1, confidence) * error

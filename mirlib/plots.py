@@ -84,17 +84,18 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
     """FID of every layer on a logarithmic axis: of one result with its parts, or of several results by name."""
     ax = new_axes(ax)
     results = data if isinstance(data, Mapping) else {"FID": data}
+    alone = len(results) == 1
     for number, (name, result) in enumerate(results.items()):
         layers = np.arange(1, result.num_layers + 1)
         ax.plot(
             layers,
             result.per_layer,
-            color="black" if len(results) == 1 else COLOURS[number % len(COLOURS)],
+            color="black" if alone else COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=LINES[number % len(LINES)],
-            label=name if len(results) == 1 else f"{name}: MIR {result.value:.3f}",
+            label=name if alone else f"{name}: MIR {result.value:.3f}",
         )
-        if len(results) == 1:
+        if alone:
             ax.plot(layers, result.mean_term, color=VISION, marker="^", linestyle="--", label="mean term")
             ax.plot(layers, result.covariance_term, color=TEXT, marker="s", linestyle=":", label="covariance term")
             largest = int(np.argmax(result.per_layer)) + 1
@@ -102,8 +103,7 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
             ax.set_title(f"MIR {result.value:.3f}: layer {largest} carries {share:.0%} of the sum")
     ax.set_yscale("log")
     _plain_ticks(ax)
-    ax.set_xlabel("layer")
-    ax.set_ylabel("FID (squared mean text norms)")
+    ax.set(xlabel="layer", ylabel="FID (squared mean text norms)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend()
     return ax
@@ -112,15 +112,7 @@ def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None 
 def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
     """What each layer contributes to the difference of two results, with its interval; the title gives the whole.
 
-    Args:
-        data: A comparison of two results with as many layers as each other.
-        ax: Where to draw; a new figure if left out.
-
-    Returns:
-        The axes.
-
-    Raises:
-        MirlibError: If there is nothing by layer, because the numbers of layers differ.
+    Results whose numbers of layers differ are refused, for there is nothing by layer.
     """
     found = data.contributions or data.per_layer
     if not found:
@@ -142,10 +134,9 @@ def figure_difference(data: Comparison, ax: Axes | None = None) -> Axes:
     interval = "" if np.isnan(total.low) else f" [{total.low:+.4f}, {total.high:+.4f}]"
     largest = int(np.argmax(np.abs(values))) + 1
     title = f"{data.quantity} differs by {total.value:+.4f}{interval}, the largest part in layer {largest}"
-    ax.set_title(title.replace("-", "−"))
-    ax.set_xlabel("layer")
     units = "log10" if data.quantity == "MIR" else "difference"
-    ax.set_ylabel(f"contribution to the difference ({units})" if data.contributions else "difference")
+    what = f"contribution to the difference ({units})" if data.contributions else "difference"
+    ax.set(title=title.replace("-", "−"), xlabel="layer", ylabel=what)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return ax
 
@@ -176,14 +167,13 @@ def figure_quantile_matching(
         ax.fill_between(mean + spread * nodes, base, base + side * height * bell, color=colour, alpha=0.3, linewidth=0)
         line = "--" if name == "text" else "-"
         ax.plot(mean + spread * nodes, base + side * height * bell, color=colour, linestyle=line, marker="", label=name)
-    levels = [NormalDist().inv_cdf((i + 0.5) / pairs) for i in range(pairs)]
-    for z in levels:
+    for i in range(pairs):
+        z = NormalDist().inv_cdf((i + 0.5) / pairs)
         ends = [vision[0] + vision[1] * z, text[0] + text[1] * z]
         ax.plot(ends, [0, 1], color=NEUTRAL, linewidth=0.8, linestyle="-", marker="")
     cost = (vision[0] - text[0]) ** 2 + (vision[1] - text[1]) ** 2
-    ax.set_title(f"Moving each quantile to its equal costs {cost:.1f} per point, and nothing costs less")
-    ax.set_xlabel("x")
-    ax.set_yticks([])
+    title = f"Moving each quantile to its equal costs {cost:.1f} per point, and nothing costs less"
+    ax.set(title=title, xlabel="x", yticks=[])
     ax.spines["left"].set_visible(False)
     ax.legend()
     return ax
@@ -208,8 +198,7 @@ def figure_clouds(
         true_length = {"angles": "xy", "scale_units": "xy", "scale": 1}
         ax.quiver(*starts.T, *(ends - starts).T, **true_length, width=0.004, color="black", alpha=0.75)
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set_xlabel("first dimension")
-    ax.set_ylabel("second dimension")
+    ax.set(xlabel="first dimension", ylabel="second dimension")
     ax.legend(markerscale=2)
     return ax
 
@@ -255,16 +244,10 @@ def figure_lvlm(parts: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     arrow(7.35, 2.0, 7.35, 2.42)
     arrow(7.35, 4.62, 7.35, 5.1)
     ax.text(7.35, 5.15, "next word", ha="center", va="bottom")
-    ax.text(
-        4.0,
-        3.5,
-        f"language model\n{counts['language model']:,} weights\n{parts['dim']} numbers a token",
-        ha="right",
-        va="center",
-    )
-    ax.set(xlim=(-0.2, 13.2), ylim=(-0.2, 5.6))
+    size = f"language model\n{counts['language model']:,} weights\n{parts['dim']} numbers a token"
+    ax.text(4.0, 3.5, size, ha="right", va="center")
+    ax.set(xlim=(-0.2, 13.2), ylim=(-0.2, 5.6), title="A picture and a text become one row of tokens")
     ax.set_axis_off()
-    ax.set_title("A picture and a text become one row of tokens")
     return ax
 
 
@@ -283,8 +266,7 @@ def figure_pictures(pictures: Mapping[str, Sequence[np.ndarray]], ax: Axes | Non
     ax.set_yticks([line * (side + gap) + side / 2 for line in range(len(pictures))], list(pictures))
     ax.tick_params(length=0)
     ax.grid(visible=False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     return ax
 
 
@@ -307,12 +289,10 @@ def figure_training(data: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         right.spines["right"].set_visible(True)
         right.grid(visible=False)
         right.plot(steps, values, color=VISION, marker="o", linestyle="--", label="MIR (right)")
-        shown = [*values]
-        if data.get("zeroed_rows") is not None:
-            right.axhline(
-                data["zeroed_rows"], color=NEUTRAL, linestyle=":", linewidth=1.2, label="vision rows zeroed (right)"
-            )
-            shown.append(data["zeroed_rows"])
+        shown, zeroed = [*values], data.get("zeroed_rows")
+        if zeroed is not None:
+            right.axhline(zeroed, color=NEUTRAL, linestyle=":", linewidth=1.2, label="vision rows zeroed (right)")
+            shown.append(zeroed)
         room = 0.15 + 0.1 * (max(shown) - min(shown))
         right.set(ylabel="MIR (log10)", ylim=(min(shown) - room, max(shown) + room))
         handles = [*handles, *right.get_lines()]
@@ -344,8 +324,8 @@ def figure_transport_map(
     """
     order = [int(number) for number in data.ranking(layer) if int(number) in pictures]
     half = -(-len(order) // 2)
-    lines = {"dearest": order[:half], "cheapest": order[half:][::-1]}
-    lines = {name: numbers for name, numbers in lines.items() if numbers}
+    ranked = {"dearest": order[:half], "cheapest": order[half:][::-1]}
+    lines = {name: numbers for name, numbers in ranked.items() if numbers}
     gap, down, margin = 6, _TILE + 28, 66 if half > 2 else 46
     step = 2 * _TILE + gap + 22
     width, height = max(half, 2) * step - 22, len(lines) * down + _TILE / 4
@@ -360,7 +340,7 @@ def figure_transport_map(
             _picture_and_costs(ax, scale, corner, gap, np.asarray(pictures[number]), costs, data.grids[number])
             middle = corner[0] + _TILE + gap / 2, corner[1] + _TILE + 5
             ax.text(*middle, f"{np.nanmean(costs):.3g} a patch", va="top", ha="center", fontsize=8)
-    labels = dict(zip(lines, (line * down + _TILE / 2 for line in range(len(lines))), strict=True))
+    labels = {name: line * down + _TILE / 2 for line, name in enumerate(lines)}
     title = f"A patch costs {every.mean():.3g} to move onto the text"
     null = data.null_level(layer)
     if np.isfinite(null.mean):
@@ -378,8 +358,7 @@ def figure_transport_map(
     bar.outline.set_visible(False)
     for name, middle in labels.items():
         ax.text(-8, middle, name, va="center", ha="right", fontsize=9)
-    ax.set(xlim=(-margin, width), ylim=(height, 0))
-    ax.set_aspect("equal")
+    ax.set(xlim=(-margin, width), ylim=(height, 0), aspect="equal")
     ax.axis("off")
     ax.set_title(title, fontsize=10, loc="left")
     return ax
@@ -436,13 +415,11 @@ def figure_layer_map(
     bar.set_ticks(np.geomspace(scale.vmin, scale.vmax, 5), labels=[_short(v) for v in np.geomspace(low, scale.vmax, 5)])
     if count <= 12:
         for i, j in np.ndindex(count, count):
-            dark = scale(max(distances[i, j], low)) < 0.5
-            colour = "white" if dark else "black"
+            colour = "white" if scale(max(distances[i, j], low)) < 0.5 else "black"  # on dark, on light
             ax.text(j, i, _short(distances[i, j]), ha="center", va="center", fontsize=7, color=colour)
 
     def frame(i: int, j: int, size: float, **options: Any) -> None:
-        square = mpl.patches.Rectangle((j - size / 2, i - size / 2), size, size, fill=False, **options)
-        ax.add_patch(square)
+        ax.add_patch(mpl.patches.Rectangle((j - size / 2, i - size / 2), size, size, fill=False, **options))
 
     for i in range(count):
         frame(i, i, 0.76, edgecolor="black", linewidth=0.9, linestyle=":")
@@ -456,8 +433,8 @@ def figure_layer_map(
     same = int(within.diagonal().sum())
     ax.set_title(f"{name}: same layer nearest for {same} of {count}")
     ticks = np.arange(count) if count <= 12 else np.linspace(0, count - 1, 9).round().astype(int)
-    ax.set_xticks(ticks, [layers[tick] for tick in ticks])
-    ax.set_yticks(ticks, [layers[tick] for tick in ticks])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(ticks, [layers[tick] for tick in ticks])
     ax.set(xlabel="text after layer (0: what enters layer 1)", ylabel="vision after layer")
     ax.grid(visible=False)
     return ax

@@ -8,9 +8,9 @@ input embeddings, the rows that words have where they enter the decoder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.grids import PatchGrid
 from mirlib.hidden_states import decoder_parts, from_layer_zero, hidden_of
 from mirlib.prompts import used_template
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Lens", "lens"]
 
@@ -68,7 +65,7 @@ class _Vocabulary:
 
     @contextmanager
     def checked(self, model: nn.Module) -> Iterator[None]:
-        """Refuse a model whose logits are not those of its final norm and output embedding, at the first forward pass.
+        """Refuse a model whose logits are not those of its final norm and output embedding, in a forward pass.
 
         A scale or a cap behind the output embedding changes no rank and is let through.
         """
@@ -78,8 +75,6 @@ class _Vocabulary:
             last[:] = [hidden_of(self.parts, output)[:1, -1]]
 
         def check(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            for hook in hooks:
-                hook.remove()
             logits = getattr(output, "logits", None)
             if logits is None or not last:
                 raise MirlibError(f"{self.name} returns no logits, so its rows cannot be read as words")
@@ -91,19 +86,14 @@ class _Vocabulary:
                 found = self.scores("output", last[0])[0]
             except (RuntimeError, TypeError, ValueError) as error:
                 raise MirlibError(no_lens) from error
-            own = logits[0, -1].float()
-            if (
-                own.shape != found.shape
-                or not spearmanr(own.cpu().numpy(), found.cpu().numpy()).statistic >= SAME_RANKS
-            ):
+            own, found = logits[0, -1].float().cpu().numpy(), found.cpu().numpy()
+            if own.shape != found.shape or not spearmanr(own, found).statistic >= SAME_RANKS:
                 raise MirlibError(no_lens)
 
-        hooks = [self.parts.layers[-1].register_forward_hook(keep), unwrap(model).register_forward_hook(check)]
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.parts.layers[-1].register_forward_hook(keep).remove)
+            stack.callback(unwrap(model).register_forward_hook(check).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 @dataclass(frozen=True)
@@ -126,18 +116,6 @@ class Lens:
     neighbours: np.ndarray
     cosines: np.ndarray
     grid: PatchGrid | None
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a layer, vision row and place.
-
-        Columns layer, row, place (from 1), word, probability, neighbour, cosine.
-        """
-        import pandas as pd
-
-        layer, row, place = np.indices(self.words.shape)
-        columns = {"layer": np.asarray(self.layers)[layer], "row": row, "place": place + 1, "word": self.words}
-        columns |= {"probability": self.probabilities, "neighbour": self.neighbours, "cosine": self.cosines}
-        return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
 
 
 def lens(

@@ -117,7 +117,7 @@ def test_kid_against_torchmetrics():
 def test_wasserstein_in_one_dimension_against_scipy(n, m):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(n, 3)), rng.exponential(size=(m, 3))
-    found = clouds.wasserstein_1d(torch.tensor(x), torch.tensor(y))
+    found, _ = clouds.wasserstein_1d(torch.tensor(x), torch.tensor(y))
     expected = [stats.wasserstein_distance(x[:, c], y[:, c]) for c in range(3)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -445,11 +445,9 @@ def test_random_pairs_are_calibrated_to_nothing_and_perfect_ones_to_one(name):
     vision, text = rng.normal(size=(2, 1, 60, 20))
     found = MEASURES[name].function(vision, text, permutations=100).calibration
     assert abs(found.value) < 0.1
-    assert abs(found.z[0]) < 3
     assert 0.01 < found.p_value[0] < 0.999
     perfect = MEASURES[name].function(text, text, permutations=100).calibration
     assert perfect.value == pytest.approx(1, abs=1e-9)
-    assert perfect.z[0] > 5
     assert perfect.p_value[0] == pytest.approx(1 / 101)
 
 
@@ -482,7 +480,7 @@ def test_the_registry_says_everything_of_every_measure():
         assert measure.name == name
         assert measure.function is getattr(gaps, name)
         assert measure.direction in ("lower", "higher") and measure.title
-        assert measure.asks.endswith("?") and measure.source and measure.cost
+        assert "?" in measure.function.__doc__, "the question that it asks"
 
 
 @pytest.mark.parametrize("name", [*OF_ROWS, *OF_PAIRS])

@@ -209,7 +209,7 @@ def test_random_weights_are_left_out_where_there_is_no_room_for_them(miniature, 
     found = score_measures(*miniature, *pairs, measures="cka", num=8, paired=True, progress=False)
     assert found.settings["random_weights"].startswith("left out: another Llava")
     assert found.results["cka"].calibration.random_weights is None
-    assert np.isnan(found.to_frame()["random weights"]).all()
+    assert np.isnan(found.results["cka"].calibration.random_value)
 
 
 def test_weights_in_few_bits_have_no_random_twin(miniature):

@@ -1,8 +1,9 @@
 """The zoo: measures of the gap between two modalities, one signature for all.
 
 ``measure(vision, text, *, samples=None, seed=0, ...)`` takes what `mirlib.modality_integration_rate` takes, and returns
-a `GapResult`; `MEASURES` says of each what it asks and needs. Those of `mirlib.gaps.task` take the answers to a task
-with labels instead; those of `hiding`, `connector` and `units` a model, its processor, images and texts.
+a `GapResult`; its docstring begins with what it asks, and `MEASURES` says what it needs. Those of `mirlib.gaps.task`
+take the answers to a task with labels instead; those of `hiding`, `connector` and `units` a model, its processor,
+images and texts.
 """
 
 from mirlib.gaps.base import MEASURES, Calibration, GapResult, Measure

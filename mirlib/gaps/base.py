@@ -42,7 +42,6 @@ class Calibration:
     Attributes:
         null_mean: (K,) mean over random pairings.
         null_std: (K,) standard deviation over them.
-        z: (K,) ``(value − null mean) / null std``; positive where the true pairs are more alike than random ones.
         p_value: (K,) share of pairings at least as alike as the true one, that one counted among them.
         calibrated: (K,) ``(value − null mean) / (best − null mean)``: 0 for random pairs, 1 for the best there can be.
         permutations: Number of random pairings.
@@ -52,7 +51,6 @@ class Calibration:
 
     null_mean: np.ndarray
     null_std: np.ndarray
-    z: np.ndarray
     p_value: np.ndarray
     calibrated: np.ndarray
     permutations: int
@@ -70,7 +68,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as JSON."""
-        columns = ("null_mean", "null_std", "z", "p_value", "calibrated")
+        columns = ("null_mean", "null_std", "p_value", "calibrated")
         found: dict[str, Any] = {name: _numbers(getattr(self, name)) for name in columns}
         found |= {"value": _finite(self.value), "permutations": self.permutations}
         if self.random_weights is not None:
@@ -143,21 +141,15 @@ class Measure:
         title: Its name in prose.
         function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model,
             ``function(model, processor, images, texts, ...)``; for a measure of a task, what its docstring says.
-        asks: The question that it puts to the rows, in a line.
-        source: Where it was proposed.
         needs: See `GapResult`.
         direction: See `GapResult`.
-        cost: What its time grows with, for a layer: n rows or pairs, d dimensions.
     """
 
     name: str
     title: str
     function: Callable[..., GapResult]
-    asks: str
-    source: str
     needs: str
     direction: str
-    cost: str
 
 
 MEASURES: dict[str, Measure] = {}
@@ -217,7 +209,9 @@ def result(
     found, interval = None, None
     if confidence is not None:
         check_confidence(confidence)
-        if influence is not None:
+        if influence is None:
+            no_interval = no_interval or "the rows belong to no samples"
+        else:
             found = np.asarray(influence, dtype=float)
             if found.ndim == 2:
                 found = found.sum(0) / (per_layer.sum() * math.log(10)) if logarithm else found.mean(0)
@@ -227,13 +221,13 @@ def result(
                 no_interval = "there is one sample alone"
             elif not np.isfinite(found).all():
                 no_interval = "without one of the samples the measure is not defined"
-        if no_interval is None and found is not None:
+        if no_interval is not None:
+            settings["no_interval"] = no_interval
+        else:
             method = "jackknife over groups" if groups else "influence"
             interval = t_interval(float(value), standard_error(found), confidence, method, len(found) - 1)
-        else:
-            settings["no_interval"] = no_interval or "the rows belong to no samples"
-        found = found if interval is not None and not groups else None
-    measured = measure.direction, measure.needs, dict(rows), calibration, settings, interval, found
+    known = found if interval is not None and not groups else None
+    measured = measure.direction, measure.needs, dict(rows), calibration, settings, interval, known
     return GapResult(name, float(value), per_layer, *measured)
 
 
@@ -319,56 +313,46 @@ class Rows:
     """Rows of all layers, checked, with a bounded part of them chosen; layers are turned into float64 one at a time.
 
     Attributes:
-        vision: K tensors (r, d) as they came.
-        text: K tensors (s, d).
-        samples: The sample of each chosen row, by modality; None if the caller did not say.
-        chosen: Which rows were chosen, by modality; None for all.
-        names: (N,) numbers of all samples, in ascending order, those without a chosen row among them; None likewise.
+        sides: K tensors (r, d) of vision rows and K tensors (s, d) of text rows, as they came.
+        chosen: Numbers of the chosen rows, by modality.
+        names: (N,) numbers of all samples, in ascending order; None if the caller did not say.
+        places: Which of the N samples each chosen row belongs to, 0..N−1, by modality; empty likewise. A sample may
+            have no chosen row.
     """
 
-    vision: list[Tensor]
-    text: list[Tensor]
-    samples: tuple[Tensor, Tensor] | None
-    chosen: tuple[Tensor | None, Tensor | None]
+    sides: tuple[list[Tensor], list[Tensor]]
+    chosen: tuple[Tensor, Tensor]
     names: Tensor | None = None
+    places: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, vision: Any, text: Any, samples: Any, *, max_rows: int | None, seed: int) -> Rows:
         """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer."""
-        layers = as_layers(vision, "vision"), as_layers(text, "text")
-        check_layers(*layers, minimum=2)
+        sides = as_layers(vision, "vision"), as_layers(text, "text")
+        check_layers(*sides, minimum=2)
         if max_rows is not None and max_rows < 2:
             raise MirlibError(f"max_rows must be at least 2, got {max_rows}")
-        ids = None if samples is None else sample_ids(samples, [len(side[0]) for side in layers])
-        for side, (modality, values) in enumerate(zip(MODALITIES, layers, strict=True)):
+        counts = [len(side[0]) for side in sides]
+        ids = None if samples is None else sample_ids(samples, counts)
+        for side, modality in enumerate(MODALITIES):
 
             def name_row(row: int, side: int = side) -> str:
                 return f"row {row}" + ("" if ids is None else f" of sample {int(ids[side][row])}")
 
-            for k, rows in enumerate(values, start=1):
+            for k, rows in enumerate(sides[side], start=1):
                 check_norms(row_norms(rows), rows, k, modality, name_row)
         generator = torch.Generator().manual_seed(seed)
-        chosen: list[Tensor | None] = []
-        for side in layers:
-            count = len(side[0])
-            drawn = torch.randperm(count, generator=generator)
-            chosen.append(None if max_rows is None or count <= max_rows else drawn[:max_rows].sort().values)
-        names = None
-        if ids is not None:
-            names = torch.cat(ids).unique()
-            ids = tuple(numbers if c is None else numbers[c] for numbers, c in zip(ids, chosen, strict=True))
-        return cls(*layers, ids, tuple(chosen), names)
+        chosen = tuple(torch.randperm(count, generator=generator)[:max_rows].sort().values for count in counts)
+        if ids is None:
+            return cls(sides, chosen)
+        names = torch.cat(ids).unique()
+        places = (torch.searchsorted(names, numbers[some]) for numbers, some in zip(ids, chosen, strict=True))
+        return cls(sides, chosen, names, tuple(places))
 
     @property
     def counts(self) -> dict[str, int]:
         """Rows chosen, by modality."""
-        sides = zip(MODALITIES, (self.vision, self.text), self.chosen, strict=True)
-        return {name: len(side[0]) if chosen is None else len(chosen) for name, side, chosen in sides}
-
-    @property
-    def places(self) -> tuple[Tensor, Tensor] | None:
-        """Which of the N samples each chosen row belongs to, 0..N−1, by modality."""
-        return None if self.samples is None else tuple(torch.searchsorted(self.names, ids) for ids in self.samples)
+        return {name: len(chosen) for name, chosen in zip(MODALITIES, self.chosen, strict=True)}
 
     def layers(self, scale: str = "none") -> Iterator[tuple[Tensor, Tensor]]:
         """The chosen vision rows and text rows of each layer, float64 on the CPU.
@@ -376,9 +360,9 @@ class Rows:
         ``scale`` is ``"none"``; ``"unit"``, every row divided by its norm (a row of zero stays zero); or ``"text"``,
         both modalities divided by the mean norm of all text rows, as MIR does, which must not be zero.
         """
-        for k, sides in enumerate(zip(self.vision, self.text, strict=True), start=1):
+        for k, sides in enumerate(zip(*self.sides, strict=True), start=1):
             rows = [
-                (side if chosen is None else side[chosen.to(side.device)]).detach().to("cpu", torch.float64)
+                side[chosen.to(side.device)].detach().to("cpu", torch.float64)
                 for side, chosen in zip(sides, self.chosen, strict=True)
             ]
             if scale == "unit":
@@ -391,10 +375,15 @@ class Rows:
             yield rows[0], rows[1]
 
 
+def sums_of_samples(values: Tensor, places: Tensor, count: int) -> Tensor:
+    """(N, …) float64 sums of (rows, …) values over the rows of each of N samples, which ``places`` say of each row."""
+    return torch.zeros(count, *values.shape[1:], dtype=torch.float64).index_add_(0, places, values.double())
+
+
 def unit(rows: Tensor) -> Tensor:
     """Rows divided by their norms; a row of zero stays zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(norms > 0, norms, torch.ones_like(norms))
+    return rows / torch.where(norms > 0, norms, 1.0)
 
 
 def sample_ids(samples: Any, counts: list[int]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from mirlib.gaps.base import (
     public,
     register,
     result,
+    sums_of_samples,
     unit,
 )
 from mirlib.influence import LayerInfluence, SampleInfluence, rows_suffice
@@ -40,40 +42,47 @@ CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 NO_DERIVATIVE = "in a layer rows are fewer than twice the dimensions"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Samples: (N, …) sums over the rows of each, and what is left without it
+@dataclass(frozen=True)
+class Layer:
+    """What a measure of clouds knows of a layer, and sums over the rows of each sample.
 
-
-class _Samples:
-    """The N samples of chosen rows, where they are known and an interval is ``wanted``.
-
-    ``places`` are the sample of each row, 0..N−1, and ``counts`` the (N,) rows of each sample, by modality.
+    Attributes:
+        number: 1..K.
+        sides: (r, d) vision rows and (s, d) text rows, float64.
+        places: The sample of each row, 0..N−1, by modality; empty where they are not known.
+        size: N, the number of samples; 0 likewise.
+        wanted: Whether influences of the samples are.
+        seed: Of what is drawn.
     """
 
-    def __init__(self, rows: Rows, confidence: float | None) -> None:
-        self.rows, self.confidence = rows, confidence
-        self.size = 0 if rows.samples is None else len(rows.names)
-        self.wanted = confidence is not None and self.size > 1
-        self.places = rows.places if self.wanted else ()
-        self.counts = [place.bincount(minlength=self.size).double() for place in self.places]
+    number: int
+    sides: tuple[Tensor, Tensor]
+    places: tuple[Tensor, ...]
+    size: int
+    wanted: bool
+    seed: int
+
+    @cached_property
+    def counts(self) -> list[Tensor]:
+        """(N,) rows of each sample, by modality."""
+        return [place.bincount(minlength=self.size).double() for place in self.places]
 
     def sums(self, values: Tensor, side: int) -> Tensor:
         """(N, …) sums of a modality's (rows, …) values over the rows of each sample."""
-        return _sums(values, self.places[side], self.size)
+        return sums_of_samples(values, self.places[side], self.size)
 
     def both(self, values: Sequence[Tensor]) -> Tensor:
         """(N,) sums of the values of both modalities' rows."""
         return sum(self.sums(of_rows, side) for side, of_rows in enumerate(values))
 
-    def means_without(self, values: Tensor, side: int) -> Tensor:
-        """(N, …) means of a modality's (rows, …) values over the rows of all other samples."""
+    def means(self, values: Tensor, side: int) -> Tensor:
+        """(1 + N, …) means of a modality's (rows, …) values, over all rows and, if wanted, without each sample."""
+        mean = values.double().mean(0, keepdim=True)
+        if not self.wanted:
+            return mean
         sums = self.sums(values, side)
         left = len(values) - self.counts[side]
-        return (sums.sum(0) - sums) / left.reshape(-1, *[1] * (values.ndim - 1))
-
-    def blocks(self, values: Tensor, first: int, second: int) -> Tensor:
-        """(N, N) sums of (rows, rows) values over the rows of each two samples."""
-        return _sums(_sums(values, self.places[first], self.size).T, self.places[second], self.size).T
+        return torch.cat([mean, (sums.sum(0) - sums) / left.reshape(-1, *[1] * (values.ndim - 1))])
 
     def unit_of_length(self, slope: float, text: Tensor) -> Tensor:
         """(N,) influences by the mean text norm, of (s, d) text rows in that unit.
@@ -83,32 +92,15 @@ class _Samples:
         norms = row_norms(text)
         return -slope * self.sums(norms - norms.mean(), 1) / len(text)
 
-    def result(self, name: str, values: Sequence[float], influences: Sequence[Any], **options: Any) -> GapResult:
-        """`mirlib.gaps.base.result` with K arrays (N,) of influences, or the reason why there is none."""
-        why = next((each for each in influences if isinstance(each, str)), None)
-        if self.wanted and why is None:
-            options["influence"] = np.array([np.asarray(each) for each in influences])
-        elif self.wanted or self.size == 1:
-            options["no_interval"] = why if self.wanted else "there is one sample alone"
-        return result(name, values, self.rows.counts, confidence=self.confidence, **options)
-
-
-def _sums(values: Tensor, places: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, *values.shape[1:], dtype=torch.float64).index_add_(0, places, values.double())
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What a measure of clouds knows of a layer: its ``sides`` are (r, d) vision rows and (s, d) text rows, float64."""
-
-    number: int
-    sides: tuple[Tensor, Tensor]
-    by: _Samples
-    seed: int
-
 
 Found = tuple[float, Any]
 """A layer's value, and the (N,) influences of the samples on it; None if none are wanted, or why there are none."""
+
+
+def _found(values: Tensor) -> Found:
+    """From (1 + N,) values, that of all rows and those without each sample, if wanted."""
+    return float(values[0]), left_out(values[1:]) if len(values) > 1 else None
+
 
 _TAKEN = """\
     vision: K arrays (r, d), as `mirlib.modality_integration_rate` takes them.
@@ -147,11 +139,22 @@ def of_clouds(
             **options: Any,
         ) -> GapResult:
             rows = Rows.of(vision, text, samples, max_rows=max_rows, seed=seed)
-            by = _Samples(rows, confidence)
-            layers = enumerate(rows.layers(scale), start=1)
-            found = [function(Layer(number, sides, by, seed), **options) for number, sides in layers]
+            size = 0 if rows.names is None else len(rows.names)
+            wanted = confidence is not None and size > 1
+            layers = [
+                function(Layer(number, sides, rows.places, size, wanted, seed), **options)
+                for number, sides in enumerate(rows.layers(scale), start=1)
+            ]
+            values, influences = zip(*layers, strict=True)
+            why = next((each for each in influences if isinstance(each, str)), None)
+            beside = {
+                "logarithm": logarithm,
+                "influence": np.stack(influences) if wanted and why is None else None,
+                "no_interval": "there is one sample alone" if size == 1 else why,
+                "confidence": confidence,
+            }
             settings = {**(function.__kwdefaults__ or {}), **options, "seed": seed}
-            return by.result(name, *zip(*found, strict=True), logarithm=logarithm, **settings)
+            return result(name, values, rows.counts, **beside, **settings)
 
         return register(name, needs=ROWS, **entry)(public(function, measure, _TAKEN, _REFUSED))
 
@@ -162,17 +165,11 @@ def of_clouds(
 # Means and directions
 
 
-@of_clouds(
-    "modality_gap",
-    scale="unit",
-    title="modality gap",
-    asks="How far apart are the mean directions?",
-    source="Liang et al. 2022, arXiv 2203.02053",
-    direction=LOWER,
-    cost="n d",
-)
+@of_clouds("modality_gap", scale="unit", title="modality gap", direction=LOWER)
 def modality_gap(layer: Layer) -> Found:
     """Modality gap: the distance of the mean unit vectors, ``‖mean(v/‖v‖) − mean(t/‖t‖)‖₂``.
+
+    How far apart are the mean directions?
 
     Returns:
         `GapResult`, each layer in [0, 2]. Norms do not count.
@@ -185,51 +182,31 @@ def modality_gap(layer: Layer) -> Found:
         >>> round(modality_gap(np.array(east), np.array(north)).value, 6)
         1.414214
     """
-    v, t = layer.sides
-    found, influence = float(torch.linalg.vector_norm(v.mean(0) - t.mean(0))), None
-    if layer.by.wanted:
-        apart = layer.by.means_without(v, 0) - layer.by.means_without(t, 1)
-        influence = left_out(torch.linalg.vector_norm(apart, dim=1))
-    return found, influence
+    v, t = (layer.means(rows, side) for side, rows in enumerate(layer.sides))
+    return _found(torch.linalg.vector_norm(v - t, dim=1))
 
 
-@of_clouds(
-    "ima",
-    title="IMA score",
-    asks="Do the mean vision token and the mean text token point the same way?",
-    source="arXiv 2405.16700",
-    direction=HIGHER,
-    cost="n d",
-)
+@of_clouds("ima", title="IMA score", direction=HIGHER)
 def ima(layer: Layer) -> Found:
     """IMA score: the cosine of the mean vision row and the mean text row.
+
+    Do the mean vision token and the mean text token point the same way?
 
     Returns:
         `GapResult`, each layer in [−1, 1]; 0 where a mean is zero.
 
     Source: arXiv 2405.16700.
     """
-    found, influence = float(torch.linalg.vecdot(*(unit(side.mean(0)[None]) for side in layer.sides))), None
-    if layer.by.wanted:
-        v, t = (unit(layer.by.means_without(rows, side)) for side, rows in enumerate(layer.sides))
-        influence = left_out(torch.linalg.vecdot(v, t))
-    return found, influence
+    v, t = (unit(layer.means(rows, side)) for side, rows in enumerate(layer.sides))
+    return _found(torch.linalg.vecdot(v, t))
 
 
-@of_clouds(
-    "a_score",
-    scale="unit",
-    max_rows=QUADRATIC_ROWS,
-    title="A-score",
-    asks="Has a vision token some text token that points its way?",
-    source="arXiv 2408.16357",
-    direction=HIGHER,
-    cost="n² d",
-)
+@of_clouds("a_score", scale="unit", max_rows=QUADRATIC_ROWS, title="A-score", direction=HIGHER)
 def a_score(layer: Layer) -> Found:
     """A-score: the mean over vision rows of the best cosine with a text row.
 
-    The best of more rows is better: compare values of the same number of text rows only.
+    Has a vision token some text token that points its way? The best of more rows is better: compare values of the same
+    number of text rows only.
 
     Returns:
         `GapResult`, each layer in [−1, 1].
@@ -237,17 +214,17 @@ def a_score(layer: Layer) -> Found:
     Source: arXiv 2408.16357, where the reference are tokens of the same picture that come from a CLIP encoder, with
     which a language model's layers have nothing to do; here it is the text rows of the same layer.
     """
-    (v, t), by = layer.sides, layer.by
+    v, t = layer.sides
     cosines = v @ t.T
     found, influence = float(cosines.amax(1).mean()), None
-    if by.wanted:
-        of_samples = torch.full((len(v), by.size), -math.inf, dtype=torch.float64)  # with the text of each sample
-        of_samples.scatter_reduce_(1, by.places[1].expand(len(v), -1), cosines, "amax")
+    if layer.wanted:
+        of_samples = torch.full((len(v), layer.size), -math.inf, dtype=torch.float64)  # with the text of each sample
+        of_samples.scatter_reduce_(1, layer.places[1].expand(len(v), -1), cosines, "amax")
         (first, second), (owner, _) = (two.T for two in of_samples.topk(2, dim=1))
         lost = first - second  # by a vision row, without the text of its owner
-        own = torch.where(owner == by.places[0], second, first)
-        total = first.sum() - _sums(lost, owner, by.size) - by.sums(own, 0)
-        influence = left_out(total / (len(v) - by.counts[0]))
+        own = torch.where(owner == layer.places[0], second, first)
+        total = first.sum() - sums_of_samples(lost, owner, layer.size) - layer.sums(own, 0)
+        influence = left_out(total / (len(v) - layer.counts[0]))
     return found, influence
 
 
@@ -255,204 +232,141 @@ def a_score(layer: Layer) -> Found:
 # Kernels
 
 
-def squared_mmd(xx: Tensor, yy: Tensor, xy: Tensor) -> float:
-    """``mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y)`` over different rows, from (n, n), (m, m) and (n, m) values."""
+def squared_mmd(kernel: Tensor, layer: Layer) -> Tensor:
+    """(1 + N,) ``mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y)`` over different rows, from all (n + m, n + m) values.
 
-    def within(values: Tensor) -> float:
-        count = len(values)
-        return float((values.sum() - values.diagonal().sum()) / (count * (count - 1)))
+    That of all rows and, if wanted, those without each sample.
+    """
 
-    return within(xx) + within(yy) - 2 * float(xy.mean())
+    def of_sums(xx: Tensor, yy: Tensor, xy: Tensor, n: Any, m: Any) -> Tensor:
+        return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
-
-def _square_distances(sides: tuple[Tensor, Tensor]) -> list[Tensor]:
-    v, t = sides
-    return [
-        (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T).clamp(min=0)
-        for x, y in ((v, v), (t, t), (v, t))
-    ]
-
-
-def _mmd(kernels: list[Tensor], by: _Samples) -> tuple[float, Tensor | None]:
-    """Squared MMD from the kernel's values, and (N,) those without each sample where they are wanted."""
-    value = squared_mmd(*kernels)
-    if not by.wanted:
-        return value, None
-    without = torch.zeros(by.size, dtype=torch.float64)
-    for side, kernel in enumerate(kernels[:2]):
-        blocks = by.blocks(kernel, side, side)
-        sums = blocks.sum() - 2 * blocks.sum(0) + blocks.diagonal()
-        left = len(kernel) - by.counts[side]
-        diagonal = kernel.diagonal()
-        without += (sums - (diagonal.sum() - by.sums(diagonal, side))) / (left * (left - 1))
-    blocks = by.blocks(kernels[2], 0, 1)
-    sums = blocks.sum() - blocks.sum(0) - blocks.sum(1) + blocks.diagonal()
-    left = [len(kernel) - counts for kernel, counts in zip(kernels[:2], by.counts, strict=True)]
-    return value, without - 2 * sums / (left[0] * left[1])
+    kernel = kernel.clone().fill_diagonal_(0)  # a row is no pair with itself
+    n, m = map(len, layer.sides)
+    parts = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
+    value = of_sums(*(part.sum() for part in parts), n, m)[None]
+    if not layer.wanted:
+        return value
+    left = []
+    for part, (first, second) in zip(parts, ((0, 0), (1, 1), (0, 1)), strict=True):
+        blocks = layer.sums(layer.sums(part, first).T, second)  # (N, N), of each two samples
+        left.append(blocks.sum() - blocks.sum(0) - blocks.sum(1) + blocks.diagonal())
+    return torch.cat([value, of_sums(*left, n - layer.counts[0], m - layer.counts[1])])
 
 
-def _median_without(squares: list[Tensor], median: float, by: _Samples) -> Tensor:
+def _square_distances(layer: Layer) -> Tensor:
+    """(n + m, n + m) squared distances of all rows."""
+    rows = torch.cat(layer.sides)
+    squares = rows.square().sum(1)
+    return (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
+
+
+def _of_two(squares: Tensor) -> Tensor:
+    """The squared distances of any two different rows, each once."""
+    return squares[tuple(torch.triu_indices(*squares.shape, 1))]
+
+
+def _median_without(squares: Tensor, median: float, layer: Layer) -> Tensor:
     """(N,) medians of the squared distances of two rows, without each sample.
 
     Without ``t`` of ``T`` distances, of which ``c`` are at most the median, the middle moves ``c − t / 2`` places up
     among those that are left, which lie as densely as before but for the share that is gone.
     """
-    pairs = torch.zeros(by.size, dtype=torch.float64)
-    below = torch.zeros(by.size, dtype=torch.float64)
-    for side, values in enumerate(squares[:2]):
-        blocks, own = by.blocks(values <= median, side, side), by.counts[side]
-        below += blocks.sum(0) - blocks.diagonal() + (blocks.diagonal() - own) / 2
-        pairs += own * (len(values) - own) + own * (own - 1) / 2
-    blocks = by.blocks(squares[2] <= median, 0, 1)
-    below += blocks.sum(0) + blocks.sum(1) - blocks.diagonal()
-    first, second = by.counts
-    pairs += first * len(squares[1]) + second * len(squares[0]) - first * second
-    ordered = _two_rows(squares).numpy()
+    places, own = torch.cat(layer.places), sum(layer.counts)
+    blocks = sums_of_samples(sums_of_samples(squares <= median, places, layer.size).T, places, layer.size)
+    below = blocks.sum(0) - blocks.diagonal() + (blocks.diagonal() - own) / 2
+    pairs = own * (len(squares) - own) + own * (own - 1) / 2
+    ordered = _of_two(squares).numpy()
     moved = (below - pairs / 2) * len(ordered) / (len(ordered) - pairs)
     places = (moved + (len(ordered) - 1) / 2).round().long().clamp(0, len(ordered) - 1).numpy()
     return torch.from_numpy(np.partition(ordered, np.unique(places))[places])
 
 
-def _two_rows(squares: list[Tensor]) -> Tensor:
-    """The squared distances of any two different rows, each once."""
-    within = [s[tuple(torch.triu_indices(len(s), len(s), 1))] for s in squares[:2]]
-    return torch.cat([*within, squares[2].flatten()])
-
-
-@of_clouds(
-    "mmd",
-    scale="text",
-    max_rows=QUADRATIC_ROWS,
-    title="MMD², Gaussian kernel",
-    asks="Can any smooth function tell the clouds apart by its mean?",
-    source="Gretton et al. 2012",
-    direction=LOWER,
-    cost="n² d",
-)
+@of_clouds("mmd", scale="text", max_rows=QUADRATIC_ROWS, title="MMD², Gaussian kernel", direction=LOWER)
 def mmd(layer: Layer) -> Found:
     """Unbiased squared maximum mean discrepancy with the kernel ``exp(−‖x − y‖² / (2σ²))``.
 
-    σ is the median distance of two of the drawn rows: it differs between layers and models, and makes the value blind
-    to a common scale.
+    Can any smooth function tell the clouds apart by its mean? σ is the median distance of two of the drawn rows: it
+    differs between layers and models, and makes the value blind to a common scale.
 
     Returns:
         `GapResult`, each layer at most 2; slightly below 0 is possible where the clouds coincide.
 
     Source: Gretton et al. (2012), Eq. 3, with the median heuristic.
     """
-    by = layer.by
-    squares = _square_distances(layer.sides)
-    median = float(_two_rows(squares).median())
-    square = median or max(float(max(s.max() for s in squares)), 1.0)  # of 0, where most rows are one point
-    kernels = [torch.exp(-s / (2 * square)) for s in squares]
-    value, without = _mmd(kernels, by)
-    if without is not None and median:
-        slope = squared_mmd(*(k * s / (2 * square) for k, s in zip(kernels, squares, strict=True)))
-        without = without + slope * (_median_without(squares, square, by) / square - 1)
-    return value, None if without is None else left_out(without)
+    squares = _square_distances(layer)
+    median = float(_of_two(squares).median())
+    square = median or max(float(squares.max()), 1.0)  # of 0, where most rows are one point
+    kernel = torch.exp(-squares / (2 * square))
+    values = squared_mmd(kernel, layer)
+    if layer.wanted and median:
+        slope = squared_mmd(kernel * squares / (2 * square), layer)[0]
+        values[1:] += slope * (_median_without(squares, square, layer) / square - 1)
+    return _found(values)
 
 
-@of_clouds(
-    "cmmd",
-    scale="unit",
-    max_rows=QUADRATIC_ROWS,
-    title="CMMD",
-    asks="The same of directions, with a kernel so wide that it sees little but their means?",
-    source="arXiv 2401.09603",
-    direction=LOWER,
-    cost="n² d",
-)
+@of_clouds("cmmd", scale="unit", max_rows=QUADRATIC_ROWS, title="CMMD", direction=LOWER)
 def cmmd(layer: Layer) -> Found:
     """CMMD: 1000 times the unbiased MMD² of unit vectors with a Gaussian kernel of width 10.
 
-    Made for CLIP's embeddings, where distances are below 2. There a kernel of width 10 is all but linear, and the value
-    close to ``1000 / σ² = 10`` times the squared `modality_gap`. The published code is biased: it also counts pairs of
-    a row with itself.
+    Can a function of directions tell the clouds apart, one so smooth that it sees little but their means? Made for
+    CLIP's embeddings, where distances are below 2. There a kernel of width 10 is all but linear, and the value close to
+    ``1000 / σ² = 10`` times the squared `modality_gap`. The published code is biased: it also counts pairs of a row
+    with itself.
 
     Source: Jayasumana et al. (2024), arXiv 2401.09603.
     """
-    kernels = [torch.exp(-s / (2 * CMMD_SIGMA**2)) for s in _square_distances(layer.sides)]
-    value, without = _mmd(kernels, layer.by)
-    return CMMD_SCALE * value, None if without is None else CMMD_SCALE * left_out(without)
+    kernel = torch.exp(-_square_distances(layer) / (2 * CMMD_SIGMA**2))
+    return _found(CMMD_SCALE * squared_mmd(kernel, layer))
 
 
-@of_clouds(
-    "kid",
-    scale="text",
-    max_rows=QUADRATIC_ROWS,
-    title="KID",
-    asks="Do the clouds agree in their moments up to the third?",
-    source="Bińkowski et al. 2018",
-    direction=LOWER,
-    cost="n² d",
-)
+@of_clouds("kid", scale="text", max_rows=QUADRATIC_ROWS, title="KID", direction=LOWER)
 def kid(layer: Layer) -> Found:
     """KID: unbiased squared MMD with the cubic kernel ``(x·y / d + 1)³``.
 
-    The kernel has no scale of its own, so rows are scaled until the mean text norm is √d, about 1 a dimension, which
-    keeps the ratio of the modalities' norms. One estimate from all drawn rows; no average over subsets.
+    Do the clouds agree in their moments up to the third? The kernel has no scale of its own, so rows are scaled until
+    the mean text norm is √d, about 1 a dimension, which keeps the ratio of the modalities' norms. One estimate from all
+    drawn rows; no average over subsets.
 
     Returns:
         `GapResult`; slightly below 0 is possible where the clouds coincide.
 
     Source: Bińkowski et al. (2018).
     """
-    (v, t), by = layer.sides, layer.by
-    products = [v @ v.T, t @ t.T, v @ t.T]  # of rows in mean text norms; times √d each and divided by d is the same
-    total, without = 0.0, 0.0
-    if by.wanted:
-        norms = row_norms(t)
-        longer = (norms.mean() / by.means_without(norms, 1)).square()
-    for power, weight in ((1, 3), (2, 3), (3, 1)):  # (p + 1)³; its constant goes away
-        value, of_rest = _mmd([each**power for each in products], by)
-        total += weight * value
-        if by.wanted:
-            without = without + weight * of_rest * longer**power
-    return total, left_out(without) if by.wanted else None
+    rows = torch.cat(layer.sides)
+    products = rows @ rows.T  # of rows in mean text norms; times √d each and divided by d is the same
+    norms = layer.means(row_norms(layer.sides[1]), 1)
+    longer = (norms[0] / norms).square()
+    powers = ((1, 3), (2, 3), (3, 1))  # (p + 1)³; its constant goes away
+    return _found(sum(weight * squared_mmd(products**n, layer) * longer**n for n, weight in powers))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Transport, densities, classifiers
 
 
-def wasserstein_1d(x: Tensor, y: Tensor) -> Tensor:
-    """(c,) ``∫₀¹ |F⁻¹ − G⁻¹|`` of the columns of (n, c) and (m, c) values, exact also where n and m differ."""
-    n, m = len(x), len(y)
-    x, y = x.sort(dim=0).values, y.sort(dim=0).values
-    if n == m:
-        return (x - y).abs().mean(0)
-    steps = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))  # levels in units of 1/(n m)
-    widths = torch.from_numpy(np.diff(steps) / (n * m))
-    first, second = torch.from_numpy(steps[:-1] // m), torch.from_numpy(steps[:-1] // n)
-    return widths @ (x[first] - y[second]).abs()
+def wasserstein_1d(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """(c,) ``∫ |F − G|`` of the columns of (n, c) and (m, c) values, and the influences on their mean.
 
-
-def _wasserstein_influence(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Influences of (n, c) and (m, c) values on the mean over c columns of ``∫ |F − G|``: (n,) and (m,), of sum 0.
-
-    More weight on a row raises F right of it: ``∫ sign(F − G) (1[row ≤ z] − F(z)) dz``.
+    These are (n,) and (m,) and sum to 0. More weight on a row raises F right of it:
+    ``∫ sign(F − G) (1[row ≤ z] − F(z)) dz``.
     """
     n, m = len(x), len(y)
     values, order = torch.cat([x, y]).sort(dim=0)
     steps = torch.cat([values.new_full((n,), m), values.new_full((m,), -n)])  # whole numbers: equal ones cancel
-    signs = steps[order].cumsum(0)[:-1].sign() * values.diff(dim=0)
+    apart, widths = steps[order].cumsum(0)[:-1], values.diff(dim=0)  # n m (F − G)
+    signs = apart.sign() * widths
     behind = torch.cat([signs.flip(0).cumsum(0).flip(0), signs.new_zeros(1, signs.shape[1])])
     reached = torch.empty_like(values).scatter_(0, order, behind).mean(1)
-    return (reached[:n] - reached[:n].mean()) / n, -(reached[n:] - reached[n:].mean()) / m
+    influences = (reached[:n] - reached[:n].mean()) / n, -(reached[n:] - reached[n:].mean()) / m
+    return (apart.abs() * widths).sum(0) / (n * m), influences
 
 
-@of_clouds(
-    "sliced_wasserstein",
-    scale="text",
-    max_rows=2 * QUADRATIC_ROWS,
-    title="sliced Wasserstein",
-    asks="How far must mass move, on average over the directions one can look from?",
-    source="Bonneel et al. 2015",
-    direction=LOWER,
-    cost="n d",
-)
+@of_clouds("sliced_wasserstein", scale="text", max_rows=2 * QUADRATIC_ROWS, title="sliced Wasserstein", direction=LOWER)
 def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     """Sliced Wasserstein distance: the mean over random directions θ of ``W₁(θ·v, θ·t)``.
+
+    How far must mass move, on average over the directions one can look from?
 
     Args:
         layer: Its rows.
@@ -469,23 +383,18 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     dim = layer.sides[0].shape[1]
     theta = torch.randn(dim, directions, generator=torch.Generator().manual_seed(layer.seed), dtype=torch.float64)
     theta = theta / torch.linalg.vector_norm(theta, dim=0)
-    seen = [side @ theta for side in layer.sides]
-    found, influence = float(wasserstein_1d(*seen).mean()), None
-    if layer.by.wanted:
-        influence = layer.by.both(_wasserstein_influence(*seen)) + layer.by.unit_of_length(found, layer.sides[1])
+    distances, of_rows = wasserstein_1d(*(side @ theta for side in layer.sides))
+    found, influence = float(distances.mean()), None
+    if layer.wanted:
+        influence = layer.both(of_rows) + layer.unit_of_length(found, layer.sides[1])
     return found, influence
 
 
-@of_clouds(
-    "symmetric_kl",
-    title="symmetric KL of Gaussians",
-    asks="How many nats does it cost to take one cloud's Gaussian for the other's?",
-    source="Jeffreys 1946; asked for by reviewers of MIR",
-    direction=LOWER,
-    cost="n d² + d³",
-)
+@of_clouds("symmetric_kl", title="symmetric KL of Gaussians", direction=LOWER)
 def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
-    """Mean of the two Kullback–Leibler divergences between the Gaussians fitted to the rows.
+    """Mean of the two Kullback–Leibler divergences (Jeffreys, 1946) of the Gaussians fitted to the rows.
+
+    How many nats does it cost to take one cloud's Gaussian for the other's?
 
         J = ¼ Tr(Σ_v⁻¹ Σ_t + Σ_t⁻¹ Σ_v − 2 I) + ¼ (μ_v − μ_t)ᵀ (Σ_v⁻¹ + Σ_t⁻¹) (μ_v − μ_t)
 
@@ -500,17 +409,16 @@ def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
     Returns:
         `GapResult`, each layer in nats, at least 0; refused where a covariance is singular even so.
     """
-    by = layer.by
     moments = [moment for side in layer.sides for moment in (side.mean(0), torch.atleast_2d(torch.cov(side.T)))]
     for moment in moments:
-        moment.requires_grad_(by.wanted)
-    with torch.set_grad_enabled(by.wanted):
+        moment.requires_grad_(layer.wanted)
+    with torch.set_grad_enabled(layer.wanted):
         divergence = _jeffreys(*moments, ridge)
     if divergence is None:
         raise MirlibError(f"layer {layer.number}: a covariance is singular, so the divergence is infinite; raise ridge")
     influence = None
-    if by.wanted:
-        influence = _of_moments(layer.sides, torch.autograd.grad(divergence, moments), by)
+    if layer.wanted:
+        influence = _of_moments(layer.sides, torch.autograd.grad(divergence, moments), layer)
     return max(float(divergence.detach()), 0.0), influence
 
 
@@ -530,32 +438,25 @@ def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridg
     return total / 4
 
 
-def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], by: _Samples) -> Tensor:
+def _of_moments(sides: Sequence[Tensor], slopes: Sequence[Tensor], layer: Layer) -> Tensor:
     """(N,) influences by the slopes of a value in the mean and the covariance of each modality."""
-    total = torch.zeros(by.size, dtype=torch.float64)
+    total = torch.zeros(layer.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
         of_mean, of_covariance = slopes[2 * side : 2 * side + 2]
         centred = rows - rows.mean(0)
         values = ((centred @ of_covariance) * centred).sum(1)
-        total += by.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
+        total += layer.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
     return total
 
 
-@of_clouds(
-    "probe_auc",
-    max_rows=2 * QUADRATIC_ROWS,
-    title="linear-probe AUC",
-    asks="Can a plane that it has not seen these samples tell vision rows from text rows?",
-    source="asked for by reviewers of MIR",
-    direction=LOWER,
-    cost="n d² + d³",
-)
+@of_clouds("probe_auc", max_rows=2 * QUADRATIC_ROWS, title="linear-probe AUC", direction=LOWER)
 def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
     """Area under the ROC curve of a linear probe for "is this a vision row?", on samples that it was not fitted to.
 
-    The probe is a ridge regression on ±1 (Fisher's discriminant, shrunk) of standardised columns: solved in one step,
-    also where rows can be separated, where a logistic regression runs to infinity. 0.5 means that no plane tells the
-    modalities apart; 1 that one does without fail, which says nothing of how far apart they are.
+    Can a plane that it has not seen these samples tell vision rows from text rows? The probe is a ridge regression on
+    ±1 (Fisher's discriminant, shrunk) of standardised columns: solved in one step, also where rows can be separated,
+    where a logistic regression runs to infinity. 0.5 means that no plane tells the modalities apart; 1 that one does
+    without fail, which says nothing of how far apart they are.
 
     Rows of one sample stay in one fold; without samples rows are dealt to the folds one by one, which is too kind to
     the probe. The interval is for the probes that were fitted: each sample's influence is that on the area of its own
@@ -569,11 +470,8 @@ def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
     Returns:
         `GapResult`, each layer in [0, 1].
     """
-    counts, samples = [len(side) for side in layer.sides], layer.by.rows.samples
-    if samples is None:
-        groups = np.concatenate([np.arange(count) for count in counts])
-    else:
-        groups = torch.cat(samples).numpy()
+    counts = [len(side) for side in layer.sides]
+    groups = torch.cat(layer.places or [torch.arange(count) for count in counts]).numpy()
     labels = np.repeat([1.0, -1.0], counts)
     names, groups = np.unique(groups, return_inverse=True)
     fold = np.empty(len(names), dtype=int)
@@ -591,7 +489,7 @@ def probe_auc(layer: Layer, *, folds: int = 5, penalty: float = 1.0) -> Found:
         scores = probe.predict((values[test] - mean) / std)
         areas.append(roc_auc_score(labels[test], scores))
         of_rows[test] = _auc_influence(scores, labels[test] > 0) / folds
-    influence = layer.by.both(torch.from_numpy(of_rows).split(counts)) if layer.by.wanted else None
+    influence = layer.both(torch.from_numpy(of_rows).split(counts)) if layer.wanted else None
     return float(np.mean(areas)), influence
 
 
@@ -610,59 +508,45 @@ def _auc_influence(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 # The Fréchet family
 
 
-@of_clouds(
-    "mir",
-    logarithm=True,
-    title="MIR",
-    asks="How far apart are the clouds' Gaussians, in mean text norms?",
-    source="Huang et al. 2024, arXiv 2410.07167",
-    direction=LOWER,
-    cost="n d² + d³",
-)
+@of_clouds("mir", logarithm=True, title="MIR", direction=LOWER)
 def mir(layer: Layer) -> Found:
-    """`mirlib.modality_integration_rate` by the preset "paper", ``log10 Σ_k FID_k``; ``per_layer`` is FID_k."""
+    """`mirlib.modality_integration_rate` by the preset "paper", ``log10 Σ_k FID_k``; ``per_layer`` is FID_k.
+
+    How far apart are the clouds' Gaussians, in mean text norms?
+
+    Source: Huang et al. (2024), arXiv 2410.07167.
+    """
     found = float(modality_integration_rate(*([side] for side in layer.sides)).per_layer[0])
-    if not layer.by.wanted:
+    if not layer.wanted:
         return found, None
     norm = float(row_norms(layer.sides[1]).mean())
     sides = [side / norm for side in layer.sides]
     bounds = [NormBounds.three_sigma(row_norms(side)) for side in sides]
-    of_samples = _fid_influence(sides, _inside(sides), layer.by, bounds)
+    of_samples = _fid_influence(sides, _inside(sides), layer, bounds)
     if of_samples is None:
         return found, NO_DERIVATIVE
-    return found, of_samples + layer.by.unit_of_length(2 * found, sides[1])
+    return found, of_samples + layer.unit_of_length(2 * found, sides[1])
 
 
-@of_clouds(
-    "norm_only",
-    scale="text",
-    logarithm=True,
-    title="norm-only baseline",
-    asks="How long are vision tokens, in mean text norms?",
-    source="this book, chapter 3",
-    direction=LOWER,
-    cost="n d",
-)
+@of_clouds("norm_only", scale="text", logarithm=True, title="norm-only baseline", direction=LOWER)
 def norm_only(layer: Layer) -> Found:
     """MIR's norm-only baseline: ``log10 Σ_k α_k² mean ‖v‖²``. It knows lengths and nothing else.
 
-    Outlier rows are dropped as in MIR's preset ``paper``; the value is that of `mirlib.MIRResult.norm_only`.
+    How long are vision tokens, in mean text norms? Outlier rows are dropped as in MIR's preset ``paper``; the value is
+    that of `mirlib.MIRResult.norm_only`.
 
     Returns:
         `GapResult`; ``per_layer`` is ``α_k² mean ‖v‖²``, in squared mean text norms.
     """
-    (v, t), by = layer.sides, layer.by
+    v, t = layer.sides
     kept, _ = _inside((v, t))
-    squares = torch.where(kept, row_norms(v), 0.0).square()
-    influence = None
-    if by.wanted:
-        without = by.means_without(squares, 0) / by.means_without(kept.double(), 0)
-        influence = left_out(without / by.means_without(row_norms(t), 1).square())
-    return float(squares.sum() / kept.sum()), influence
+    squares = layer.means(torch.where(kept, row_norms(v), 0.0).square(), 0) / layer.means(kept.double(), 0)
+    norms = layer.means(row_norms(t), 1)
+    return _found(squares * (norms[0] / norms).square())
 
 
 def _fid_influence(
-    sides: Sequence[Tensor], kept: Sequence[Tensor], by: _Samples, bounds: Sequence[NormBounds] | None = None
+    sides: Sequence[Tensor], kept: Sequence[Tensor], layer: Layer, bounds: Sequence[NormBounds] | None = None
 ) -> Tensor | None:
     """(N,) influences on the Fréchet distance of the rows that are kept; None where they are too few.
 
@@ -671,13 +555,13 @@ def _fid_influence(
     moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
     if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None
-    layer = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
+    maps = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
     if bounds is None:
-        return by.both([torch.where(kept[i], layer.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)])
-    total = torch.zeros(by.size, dtype=torch.float64)
+        return layer.both([torch.where(kept[i], maps.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)])
+    total = torch.zeros(layer.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
-        found = SampleInfluence(layer, side, bounds[side], by.size, torch.device("cpu"))
-        found.add(rows, row_norms(rows), by.places[side])
+        found = SampleInfluence(maps, side, bounds[side], layer.size, torch.device("cpu"))
+        found.add(rows, row_norms(rows), layer.places[side])
         total += found.total()
     return total
 
@@ -688,23 +572,15 @@ def _inside(sides: Sequence[Tensor]) -> list[Tensor]:
     return [~NormBounds.three_sigma(values).outliers(values) for values in norms]
 
 
-@of_clouds(
-    "fd_infinity",
-    scale="text",
-    logarithm=True,
-    title="FD∞",
-    asks="What would MIR be if there were infinitely many samples?",
-    source="Chong & Forsyth, arXiv 1911.07023",
-    direction=LOWER,
-    cost="n d² + d³, several times",
-)
+@of_clouds("fd_infinity", scale="text", logarithm=True, title="FD∞", direction=LOWER)
 def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found:
     """MIR with its bias extrapolated away: FID_k against 1/N, a line through it, and its value at 1/N = 0.
 
-    The samples are dealt at random into 1, 2, 3 and 4 equal parts; a point of the line is the mean FID of the parts,
-    so that every point has seen every sample. Scale and outlier rule are those of MIR on all rows. The extrapolation
-    holds while the bias falls as 1/N, which takes more rows than dimensions in every part. Without samples rows are
-    dealt, and tokens of one image pass for independent ones.
+    What would MIR be if there were infinitely many samples? The samples are dealt at random into 1, 2, 3 and 4 equal
+    parts; a point of the line is the mean FID of the parts, so that every point has seen every sample. Scale and
+    outlier rule are those of MIR on all rows. The extrapolation holds while the bias falls as 1/N, which takes more
+    rows than dimensions in every part. Without samples rows are dealt, and tokens of one image pass for independent
+    ones.
 
     Args:
         layer: Its rows.
@@ -718,17 +594,15 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
     """
     if len(set(parts)) < 2 or min(parts) < 1:
         raise MirlibError(f"parts: expected at least two different numbers from 1 on, got {parts}")
-    sides, by = layer.sides, layer.by
-    ids = by.rows.samples or [torch.arange(len(side)) for side in sides]
+    sides = layer.sides
+    ids = layer.places or [torch.arange(len(side)) for side in sides]
     names = torch.cat(tuple(ids)).unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(layer.seed))
     places = [order[torch.searchsorted(names, numbers)] for numbers in ids]
     # N of a part is len(names) / number: the line is in the number of parts, and its intercept linear in the means.
     weights = np.linalg.pinv(np.stack([parts, np.ones(len(parts))], axis=1))[1]
-    kept, means = _inside(sides), []
-    of_samples: Tensor | None = torch.zeros(by.size, dtype=torch.float64) if by.wanted else None
-    for number, weight in zip(parts, weights, strict=True):
-        distances = []
+    kept, found, influences = _inside(sides), 0.0, []
+    for number, weight in zip(parts, weights / parts, strict=True):
         for part in range(number):
             masks = [mask & (place % number == part) for mask, place in zip(kept, places, strict=True)]
             dealt = [side[mask] for side, mask in zip(sides, masks, strict=True)]
@@ -736,12 +610,12 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
                 raise MirlibError(
                     f"layer {layer.number}: {len(names)} samples are too few to be dealt into {number} parts"
                 )
-            distances.append(distance_of_rows(*dealt)[0].total)
-            if of_samples is not None:
-                of_part = _fid_influence(sides, masks, by)
-                of_samples = None if of_part is None else of_samples + weight / number * of_part
-        means.append(np.mean(distances))
-    found = float(weights @ means)
-    if not by.wanted:
+            found += float(weight) * distance_of_rows(*dealt)[0].total
+            if layer.wanted:
+                influences.append((weight, _fid_influence(sides, masks, layer)))
+    if not layer.wanted:
         return found, None
-    return found, NO_DERIVATIVE if of_samples is None else of_samples + by.unit_of_length(2 * found, sides[1])
+    if any(of_part is None for _, of_part in influences):
+        return found, NO_DERIVATIVE
+    of_samples = sum(weight * of_part for weight, of_part in influences)
+    return found, of_samples + layer.unit_of_length(2 * found, sides[1])

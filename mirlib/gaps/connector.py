@@ -32,6 +32,7 @@ from mirlib.gaps.base import (
 )
 from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
 from mirlib.gaps.reading import in_order
+from mirlib.hidden_states import from_layer_zero
 from mirlib.result import Sample
 
 FOLDS = 5
@@ -77,60 +78,41 @@ def connector_rows(
     if parts.connector is None:
         raise MirlibError(f"{type(inner).__name__}: no connector found; register_adapter() tells mirlib which it is")
     batches = in_order(model, processor, images, texts, batch_size=1, **options)
-    heard: list[Tensor] = []  # of the picture that is being read: features, and the states that enter layer 1
-    entering: list[Tensor] = []
-    features: list[Tensor] = []  # all that follow have an entry a picture
-    places: list[Tensor | None] = []
+    reader, count = Reader(model, batches), len(texts)
+    heard: list[Tensor] = []  # features of the picture that is being read
+    features: list[Tensor] = []  # this and what follows has an entry a picture
+    places: list[Tensor] = []  # of the patches that are kept; none where rows are not made one of one feature
     of_features: list[Tensor] = []
-    means: list[list[Tensor]] = []
-    of_rows: list[list[Tensor]] = []
-    quota = max(1, max_rows // len(texts))
+    means: list[list[Tensor]] = [[] for _ in range(len(parts.layers) + 1)]  # by layer
+    of_rows: list[list[Tensor]] = [[] for _ in means]
 
     def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = next(each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
         heard.append(given.detach().flatten(0, -2).float().cpu().double())
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering[:] = [args[0] if args else kwargs["hidden_states"]]
-
-    def chosen(rows: Tensor) -> Tensor:
-        return rows[:0] if places[-1] is None else rows[places[-1]]
-
-    def begin(count: int) -> None:
-        if not heard:
-            raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
-        whole = torch.cat(heard)
-        heard.clear()
-        features.append(whole.mean(0))
-        drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))  # the same in all pictures
-        places.append(drawn[:quota].sort().values if len(whole) == count else None)
-        of_features.append(chosen(whole))
-        means.append([])
-        of_rows.append([])
-
-    def keep(rows: Tensor) -> None:
-        rows = rows.float().cpu().double()
-        means[-1].append(rows.mean(0))
-        of_rows[-1].append(chosen(rows))
-
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        if k == 1:
-            begin(len(vision))
-            keep(entering[0][batch.positions["vision"].to(entering[0].device)])
-        keep(vision)
+        if k == 0:
+            if not heard:
+                raise MirlibError(f"{type(parts.connector).__name__}, the connector, is not called in a forward pass")
+            whole = torch.cat(heard)
+            heard.clear()
+            quota = max(1, max_rows // count) if len(whole) == len(vision) else 0
+            drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))  # alike in all pictures
+            places.append(drawn[:quota].sort().values)
+            features.append(whole.mean(0))
+            of_features.append(whole[places[-1]])
+        rows = vision.float().cpu().double()
+        means[k].append(rows.mean(0))
+        of_rows[k].append(rows[places[-1]])
 
-    with ExitStack() as stack:
-        for module, hook in ((parts.connector, hear), (parts.layers[0], enter)):
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        stack.enter_context(evaluating(model))
-        reader = Reader(model, batches)
-        reader.run(on_layer, "pictures", progress)
+    with evaluating(model), from_layer_zero(parts, on_layer) as on_every_layer, ExitStack() as stack:
+        stack.callback(parts.connector.register_forward_pre_hook(hear, with_kwargs=True).remove)
+        reader.run(on_every_layer, "pictures", progress)
     patches = None
-    if all(each is not None for each in places):
-        owners = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(some) for some in of_features]))
-        patches = torch.cat(of_features), owners, [torch.cat(layer) for layer in zip(*of_rows, strict=True)]
-    layers = [torch.stack(layer) for layer in zip(*means, strict=True)]
-    return ConnectorRows(torch.stack(features), layers, patches, tuple(reader.samples))
+    if all(map(len, places)):
+        owners = torch.repeat_interleave(torch.arange(count), torch.tensor(list(map(len, places))))
+        patches = torch.cat(of_features), owners, list(map(torch.cat, of_rows))
+    return ConnectorRows(torch.stack(features), list(map(torch.stack, means)), patches, tuple(reader.samples))
 
 
 def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: int = NEIGHBOURS, **options: Any) -> Any:
@@ -143,15 +125,7 @@ def shared_neighbours(features: Tensor, layers: Sequence[Tensor], neighbours: in
     return mutual_knn([features] * len(layers), layers, neighbours=neighbours, permutations=0, **options)
 
 
-@register(
-    "neighbours_kept",
-    title="neighbours kept",
-    asks="Are pictures that are alike to the encoder still alike behind the connector?",
-    source="after arXiv 2509.11986 and 2405.07987",
-    needs=MODEL,
-    direction=HIGHER,
-    cost="a forward pass, n² d",
-)
+@register("neighbours_kept", title="neighbours kept", needs=MODEL, direction=HIGHER)
 def neighbours_kept(
     model: nn.Module,
     processor: Any,
@@ -164,8 +138,9 @@ def neighbours_kept(
 ) -> GapResult:
     """Share of a picture's nearest neighbours among the encoder's features that it still has as vision rows.
 
-    When to use it: beside any gap that became smaller, to see that it did not do so by making all pictures alike. It
-    can only warn: a connector with fresh weights keeps neighbours, too, though no word comes of them.
+    Are pictures that are alike to the encoder still alike behind the connector? When to use it: beside any gap that
+    became smaller, to see that it did not do so by making all pictures alike. It can only warn: a connector with fresh
+    weights keeps neighbours, too, though no word comes of them.
 
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
     null is the share of random neighbours, exactly ``k / (N − 1)``.
@@ -244,15 +219,7 @@ def _shares(errors: np.ndarray, spread: np.ndarray) -> np.ndarray:
     return explained + ((1 - explained) * spread - errors) / spread.mean()
 
 
-@register(
-    "feature_probe",
-    title="probe of the features",
-    asks="How much of the encoder's features can be read linearly off the vision rows?",
-    source="here; reconstruction as such in arXiv 2509.11986",
-    needs=MODEL,
-    direction=HIGHER,
-    cost="a forward pass, n d² + d³",
-)
+@register("feature_probe", title="probe of the features", needs=MODEL, direction=HIGHER)
 def feature_probe(
     model: nn.Module,
     processor: Any,
@@ -267,12 +234,13 @@ def feature_probe(
 ) -> GapResult:
     """Share of the variance of the encoder's features that a ridge regression reads off the vision rows, R².
 
-    When to use it: to find the layer after which the model has forgotten its picture, or whether the connector let it
-    through at all; as with `neighbours_kept`, random weights forget little.
+    How much of the encoder's features can be read linearly off the vision rows? When to use it: to find the layer after
+    which the model has forgotten its picture, or whether the connector let it through at all; as with
+    `neighbours_kept`, random weights forget little.
 
     Of single patches where the connector makes one row of one feature, else of the means of pictures. Always in
     pictures that the regression has not seen. The null gives each picture the features of the next one, patch by patch:
-    what the place in the picture alone says.
+    what the place in the picture alone says. Reconstruction as such is in arXiv 2509.11986.
 
     Arguments are those of `connector_rows`, where rows should be several times as many as dimensions, and of
     `ridge_errors`; each of the ``folds`` parts of the pictures is left out once.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from mirlib.forward import evaluating, forward_advice
 from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, mean_interval, of_samples, register, result
 from mirlib.gaps.reading import in_order
 from mirlib.result import Interval, Sample
+from mirlib.rows import means_of_samples
 
 UNCHANGED = 0.95
 """Agreement, as a mean over samples, from which on nothing counts as changed."""
@@ -64,8 +65,7 @@ class _Words:
 
     def means(self, values: Tensor) -> np.ndarray:
         """(B,) means of (M,) values over the words of each text."""
-        sums = torch.zeros(self.size, device=values.device).index_add_(0, self.row, values.float())
-        return (sums / self.row.bincount(minlength=self.size)).double().cpu().numpy()
+        return means_of_samples([values[:, None]], self.row.cpu(), self.size)[0, :, 0].double().numpy()
 
 
 def _read(model: nn.Module, batches: PairBatches, description: str, progress: bool) -> Iterator[_Words]:
@@ -75,30 +75,20 @@ def _read(model: nn.Module, batches: PairBatches, description: str, progress: bo
             yield _Words(model, batch)
 
 
-@register(
-    "picture_gain",
-    title="gain of the picture",
-    asks="How much likelier does the picture make each word of its text?",
-    source="here; its parts after CAL, arXiv 2405.17871",
-    needs=MODEL,
-    direction=HIGHER,
-    cost="three forward passes",
-)
+@register("picture_gain", title="gain of the picture", needs=MODEL, direction=HIGHER)
 def picture_gain(
     model: nn.Module,
     processor: Any,
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    batch_size: int = 4,
-    template: str = "chat",
-    max_text_tokens: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> GapResult:
     """``log P(text | picture) − log P(text | picture hidden)``, in nats a token.
 
-    When to use it: you have pictures with texts that describe them and no labels, and want to know whether the model
-    reads its pictures at all.
+    How much likelier does the picture make each word of its text? When to use it: you have pictures with texts that
+    describe them and no labels, and want to know whether the model reads its pictures at all.
 
     The null gives each text the picture of the next pair: what any picture brings. The difference to it is what this
     picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
@@ -112,7 +102,6 @@ def picture_gain(
 
     Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
     """
-    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     found: list[list[np.ndarray]] = [[], [], []]
     samples: list[Sample] = []
@@ -132,21 +121,26 @@ def picture_gain(
         null=other - hidden,
         samples=samples,
         log_probability=means,
-        **options,
+        **batches.settings,
     )
 
 
-class _HiddenBehind:
-    """Takes the vision columns out of what text rows attend to, in the layers behind the first ``depth``."""
+@contextmanager
+def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
+    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
 
-    def __init__(self, model: nn.Module, rows: VisionRows, implementation: str | None) -> None:
-        self.model, self.rows, self.eager = model, rows, implementation == "eager"
+    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
+    attention mask that is not recognised is refused.
+    """
+    inner = unwrap(model)
+    eager = getattr(getattr(find_decoder(inner), "config", inner.config), "_attn_implementation", None) == "eager"
+    rows = VisionRows.of(inner)
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
         if len(args) > 1:
             raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
-        vision = self.rows.of_sequence(hidden)
+        vision = rows.of_sequence(hidden)
         kept = ~(vision[:, None, :] & ~vision[:, :, None])[:, None]  # (B, 1, T, T)
         mask = kwargs.get("attention_mask")
         if mask is None:  # SDPA without a mask is causal
@@ -160,33 +154,18 @@ class _HiddenBehind:
         kept = kept.to(mask.device)
         if mask.is_floating_point():
             mask = mask.masked_fill(~kept, torch.finfo(mask.dtype).min)
-        elif self.eager:
-            lowest = torch.finfo(hidden.dtype).min
-            mask = torch.zeros_like(kept, dtype=hidden.dtype).masked_fill(~(mask.bool() & kept), lowest)
         else:
             mask = mask.bool() & kept
+            if eager:
+                lowest = torch.finfo(hidden.dtype).min
+                mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)
         return args, {**kwargs, "attention_mask": mask}
 
-
-@contextmanager
-def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
-    """Inside the ``with`` block no text row attends to a vision row in the layers behind the first ``depth`` of 0..K.
-
-    The model's vision rows must meet the words in attention only, computed by ``sdpa`` or ``eager``; a form of its
-    attention mask that is not recognised is refused.
-    """
-    inner = unwrap(model)
-    layers = decoder_parts(inner).layers
-    rows = VisionRows.of(inner)
-    config = getattr(find_decoder(inner), "config", inner.config)
-    hider = _HiddenBehind(inner, rows, getattr(config, "_attn_implementation", None))
-    handles = [layer.register_forward_pre_hook(hider.before, with_kwargs=True) for layer in layers[depth:]]
-    try:
+    with ExitStack() as stack:
+        stack.callback(rows.release, inner)
+        for layer in decoder_parts(inner).layers[depth:]:
+            stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        rows.release(inner)
 
 
 def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
@@ -209,30 +188,21 @@ def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
     return found[0], found[1:]
 
 
-@register(
-    "exit_depth",
-    title="exit depth",
-    asks="After how many layers have the words taken all they need from the picture?",
-    source="here",
-    needs=MODEL,
-    direction=HIGHER,
-    cost="layers + 2 forward passes",
-)
+@register("exit_depth", title="exit depth", needs=MODEL, direction=HIGHER)
 def exit_depth(
     model: nn.Module,
     processor: Any,
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    batch_size: int = 4,
-    template: str = "chat",
-    max_text_tokens: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
 
-    When to use it: before you compare layers, to know up to which of them the rows of the picture matter to what the
-    model says; a gap in later layers can do no harm.
+    After how many layers have the words taken all they need from the picture? When to use it: before you compare
+    layers, to know up to which of them the rows of the picture matter to what the model says; a gap in later layers can
+    do no harm.
 
     For each depth k the vision rows are hidden from the text in all layers behind k, and the word that the model would
     say in the place of each word of the text is compared with the one it says when nothing is hidden. A sample's
@@ -247,7 +217,6 @@ def exit_depth(
         one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
         lower end of the agreement's interval reach 95 %.
     """
-    options = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
     agreements: list[np.ndarray] = []
@@ -272,6 +241,6 @@ def exit_depth(
         never_seen=float(agreement[0].mean()),
         null=float(np.concatenate(null).mean()),
         unchanged=UNCHANGED,
-        **options,
+        **batches.settings,
     )
     return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

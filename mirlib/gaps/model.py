@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import nn
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from mirlib.align.saved import attached
@@ -66,30 +66,6 @@ class ZooResult:
     def to_json(self) -> str:
         """Everything as a string of JSON."""
         return json_text(self.to_dict())
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a measure: value, its interval, first and last layer, direction, both nulls, rows, seconds."""
-        lines = []
-        for name, found in self.results.items():
-            random, missing = found.calibration, float("nan")
-            low, high = (missing, missing) if found.interval is None else found.interval[:2]
-            lines.append(
-                {
-                    "measure": MEASURES[name].title,
-                    "value": found.value,
-                    "low": low,
-                    "high": high,
-                    "first layer": found.per_layer[0],
-                    "last layer": found.per_layer[-1],
-                    "integrated": found.direction,
-                    "random pairs": missing if random is None else float(random.null_mean.mean()),
-                    "random weights": missing if random is None else random.random_value,
-                    "calibrated": missing if random is None else random.value,
-                    "rows": " + ".join(str(count) for count in found.rows.values()),
-                    "seconds": self.seconds[name],
-                }
-            )
-        return pd.DataFrame(lines).set_index("measure")
 
 
 def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[str], dict[str, str]]:
@@ -159,19 +135,6 @@ def rows_that_fit(model: nn.Module, size: int = ROW_BYTES) -> int:
     return max(2, size // (2 * layers * width * next(model.parameters()).element_size()))
 
 
-class _Picked(Sequence):
-    """Some items of a sequence, read when they are asked for."""
-
-    def __init__(self, items: Sequence[Any], chosen: Sequence[int]) -> None:
-        self.items, self.chosen = items, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[self.chosen[index]]
-
-
 def score_measures(
     model: nn.Module,
     processor: Any,
@@ -218,7 +181,7 @@ def score_measures(
     drawing = {"num": num, "seed": seed, "paired": paired, "skip_unreadable": skip_unreadable}
     batches = pair_batches(model, processor, images, texts, merge_processes=False, **drawing, **reading)
     reading |= {"text_rows": text_rows, "last": last, "progress": progress}
-    chosen = _Picked(images, [i for i, _ in batches.chosen]), [texts[i] for _, i in batches.chosen]
+    chosen = Subset(images, [i for i, _ in batches.chosen]), [texts[i] for _, i in batches.chosen]
     reader = PairReader(processor, *chosen, text=text, **reading)
     limit = rows_that_fit(model) if max_rows is None else max_rows
     of_pairs = [name for name in wanted if MEASURES[name].needs == PAIRS]
@@ -243,7 +206,7 @@ def score_measures(
         "last": last,
         "layers": rows.num_layers,
         "rows_kept": kept,
-        "rows_seen": dict(rows.seen or kept),
+        "rows_seen": rows.seen,
         **said,
         **({"methods": methods} if (methods := attached(model)) else {}),
     }
@@ -294,5 +257,5 @@ def _read_random(
             twin = random_twin(model, seed + number)
         except MirlibError as error:
             return [], f"left out: {error}"
-        found.append(reader.read(twin, name="random weights"))
+        found.append(reader.read(twin))
     return found, list(range(seed, seed + count))

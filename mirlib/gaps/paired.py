@@ -32,6 +32,7 @@ from mirlib.gaps.base import (
     public,
     register,
     result,
+    sums_of_samples,
     unit,
 )
 
@@ -51,14 +52,12 @@ class Statistic(NamedTuple):
     Attributes:
         of: From a (N,) pairing (image i with text ``pairing[i]``) to the value.
         without: The (N,) values without each pair, or one a group of pairs.
-        by_layer: What else the settings of the result say of the layer, by name.
-        once: And what is the same in all of them.
+        beside: What else the settings of the result say of the layer, by name.
     """
 
     of: Callable[[Tensor], float]
     without: Callable[[], Any]
-    by_layer: Mapping[str, float] = {}
-    once: Mapping[str, float] = {}
+    beside: Mapping[str, float] = {}
 
 
 class Pooled(NamedTuple):
@@ -69,28 +68,20 @@ class Pooled(NamedTuple):
     seed: int
 
 
-def pooled(rows: Rows) -> tuple[Callable[[Tensor, int], Tensor], int]:
-    """How rows of a layer become (N, d) means of samples, in the order of their numbers, and N."""
-    if rows.samples is None:
-        counts = rows.counts
-        if counts["vision"] != counts["text"]:
+def pairs_of(rows: Rows) -> tuple[tuple[Tensor, Tensor], int]:
+    """The pair that each vision row and each text row belongs to, 0..N−1 in the order of the samples, and N."""
+    if rows.names is None:
+        vision, text = rows.counts.values()
+        if vision != text:
             raise MirlibError(
-                f"pairs: {counts['vision']} vision rows and {counts['text']} text rows; pass samples=(of the vision "
-                "rows, of the text rows), or as many rows of both, row i belonging to row i"
+                f"pairs: {vision} vision rows and {text} text rows; pass samples=(of the vision rows, of the text "
+                "rows), or as many rows of both, row i belonging to row i"
             )
-        return (lambda side, _: side), counts["vision"]
-    names = [ids.unique() for ids in rows.samples]
-    if not torch.equal(*names):
-        alone = set(names[0].tolist()) ^ set(names[1].tolist())
-        raise MirlibError(f"pairs: sample {min(alone)} has rows of one modality only")
-    places = [torch.searchsorted(name, ids) for name, ids in zip(names, rows.samples, strict=True)]
-    count = len(names[0])
-
-    def pool(side: Tensor, modality: int) -> Tensor:
-        sums = torch.zeros(count, side.shape[1], dtype=side.dtype).index_add_(0, places[modality], side)
-        return sums / places[modality].bincount(minlength=count)[:, None]
-
-    return pool, count
+        return (torch.arange(vision),) * 2, vision
+    alone = set(rows.places[0].tolist()) ^ set(rows.places[1].tolist())
+    if alone:
+        raise MirlibError(f"pairs: sample {int(rows.names[min(alone)])} has rows of one modality only")
+    return rows.places, len(rows.names)
 
 
 _TAKEN = """\
@@ -129,25 +120,28 @@ def of_pairs(
             settings = {**(function.__kwdefaults__ or {}), **options}
             needed = minimum(settings["neighbours"]) if callable(minimum) else minimum
             rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
-            pool, count = pooled(rows)
+            places, pairs = pairs_of(rows)
             generator = torch.Generator().manual_seed(seed)
-            kept, pairs = torch.arange(count), count
-            if count > QUADRATIC_ROWS:
-                kept, count = torch.randperm(count, generator=generator)[:QUADRATIC_ROWS].sort().values, QUADRATIC_ROWS
+            kept, count = torch.arange(pairs), min(pairs, QUADRATIC_ROWS)
+            if count < pairs:
+                kept = torch.randperm(pairs, generator=generator)[:count].sort().values
             if count < needed:
                 raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {needed}")
             pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
             # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
             no_interval = None if count >= needed + spare else f"{count} pairs are too few to leave one out"
             values, nulls, without, said = [], [], [], []
-            for v, t in rows.layers():
-                statistic = function(Pooled(pool(v, 0)[kept], pool(t, 1)[kept], seed), **options)
+            for sides in rows.layers():
+                means = (
+                    sums_of_samples(side, place, pairs)[kept] / place.bincount(minlength=pairs)[kept, None]
+                    for side, place in zip(sides, places, strict=True)
+                )
+                statistic = function(Pooled(*means, seed), **options)
                 values.append(statistic.of(torch.arange(count)))
                 nulls.append([statistic.of(pairing) for pairing in pairings])
                 if confidence is not None and no_interval is None:
                     without.append(np.asarray(statistic.without()))
-                said.append(statistic.by_layer)
-                settings |= statistic.once
+                said.append(statistic.beside)
             influence, groups = None, False
             if without:
                 influence = left_out(without)
@@ -183,27 +177,20 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     slack = 1e-12  # a pairing that is the true one may come out a rounding error below it
     p_value = (1 + (sign * nulls >= sign * values[:, None] - slack).sum(1)) / (1 + nulls.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = sign * (values - mean) / std
         calibrated = (values - mean) / (best - mean)
-    return Calibration(mean, std, z, p_value, calibrated, nulls.shape[1])
+    return Calibration(mean, std, p_value, calibrated, nulls.shape[1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Distances
 
 
-@of_pairs(
-    "rmg",
-    title="RMG",
-    asks="Is the distance of a pair small against that of two images, or of two texts?",
-    source="arXiv 2404.07983",
-    direction=LOWER,
-    cost="n² d",
-)
+@of_pairs("rmg", title="RMG", direction=LOWER)
 def rmg(layer: Pooled) -> Statistic:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
-    ``d_match`` is the mean distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts.
+    Is the distance of a pair small against that of two images, or of two texts? ``d_match`` is the mean distance of a
+    pair, ``d_img`` and ``d_txt`` those of two different images and texts.
 
     Returns:
         `GapResult`, each layer in [0, 1].
@@ -293,38 +280,26 @@ def _cka(layer: Pooled, unbiased: bool) -> Statistic:
     return Statistic(of, without)
 
 
-@of_pairs(
-    "cka",
-    title="CKA",
-    asks="Are images that are alike described by texts that are alike?",
-    source="Kornblith et al. 2019; arXiv 2405.07987",
-    direction=HIGHER,
-    cost="n² d",
-)
+@of_pairs("cka", title="CKA", direction=HIGHER)
 def cka(layer: Pooled) -> Statistic:
     """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
 
-    With few pairs and many dimensions it is far above 0 for random pairs; see `cka_debiased` and the calibration.
+    Are images that are alike described by texts that are alike? With few pairs and many dimensions it is far above 0
+    for random pairs; see `cka_debiased` and the calibration.
 
     Returns:
         `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
 
-    Source: Kornblith et al. (2019).
+    Source: Kornblith et al. (2019); of vision and language arXiv 2405.07987.
     """
     return _cka(layer, unbiased=False)
 
 
-@of_pairs(
-    "cka_debiased",
-    minimum=4,
-    title="CKA, debiased",
-    asks="The same, without what few pairs in many dimensions add?",
-    source="Song et al. 2012; arXiv 2405.07987",
-    direction=HIGHER,
-    cost="n² d",
-)
+@of_pairs("cka_debiased", minimum=4, title="CKA, debiased", direction=HIGHER)
 def cka_debiased(layer: Pooled) -> Statistic:
     """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
+
+    What is left of `cka` without what few pairs in many dimensions add to it?
 
     Returns:
         `GapResult`, each layer in [−1, 1]; of 4 pairs or more.
@@ -338,20 +313,13 @@ def cka_debiased(layer: Pooled) -> Statistic:
 # Correlations and neighbours
 
 
-@of_pairs(
-    "svcca",
-    minimum=3,
-    title="SVCCA",
-    asks="How much of what varies in one can be read linearly off the other?",
-    source="Raghu et al. 2017; arXiv 2405.07987",
-    direction=HIGHER,
-    cost="n d min(n, d)",
-)
+@of_pairs("svcca", minimum=3, title="SVCCA", direction=HIGHER)
 def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     """Mean canonical correlation of the leading principal components of pooled pairs.
 
-    The interval leaves out each pair by itself up to 100 pairs, and of more 20 groups of them in turn, which gives no
-    influence of single pairs: each time both sides are decomposed again.
+    How much of what varies in one can be read linearly off the other? The interval leaves out each pair by itself up to
+    100 pairs, and of more 20 groups of them in turn, which gives no influence of single pairs: each time both sides are
+    decomposed again.
 
     Args:
         layer: Its rows.
@@ -401,15 +369,13 @@ def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     minimum=lambda neighbours: neighbours + 1,
     spare=2,  # with one more than k pairs, all are neighbours of all
     title="mutual k-NN",
-    asks="Has a sample the same nearest neighbours in vision and in text?",
-    source="Huh et al. 2024, arXiv 2405.07987",
     direction=HIGHER,
-    cost="n² d",
 )
 def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
 
-    Neighbours change in jumps where a sample is left out, so the interval is wider than other draws ask for.
+    Has a sample the same nearest neighbours in vision and in text? Neighbours change in jumps where a sample is left
+    out, so the interval is wider than other draws ask for.
 
     Args:
         layer: Its rows.
@@ -484,19 +450,13 @@ def even_spread(dim: int) -> float:
     return -2 * SHARPNESS + math.log(float(hyp0f1(dim / 2, SHARPNESS**2)))
 
 
-@of_pairs(
-    "alignment",
-    title="alignment on the sphere",
-    asks="How far apart do the two of a pair lie on the unit sphere?",
-    source="Wang & Isola 2020, arXiv 2005.10242",
-    direction=LOWER,
-    cost="n² d",
-)
+@of_pairs("alignment", title="alignment on the sphere", direction=LOWER)
 def alignment(layer: Pooled) -> Statistic:
     """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1.
 
-    When to use it: to tell a gap that is the same for all samples, in which random pairs are as far apart as true
-    ones, from samples that have not found each other; read it beside the uniformity of both sides.
+    How far apart do the two of a pair lie on the unit sphere? When to use it: to tell a gap that is the same for all
+    samples, in which random pairs are as far apart as true ones, from samples that have not found each other; read it
+    beside the uniformity of both sides.
 
     Returns:
         `GapResult`, each layer in [0, 4]; 4 times the ``d_match`` of `rmg`. ``settings`` hold the `uniformity` of the
@@ -507,9 +467,9 @@ def alignment(layer: Pooled) -> Statistic:
     squares = 2 - 2 * unit(layer.images) @ unit(layer.texts).T
     places, own = torch.arange(len(squares)), squares.diagonal()
     spread = {"vision_uniformity": uniformity(layer.images), "text_uniformity": uniformity(layer.texts)}
+    spread["even_spread"] = even_spread(layer.images.shape[1])
     return Statistic(
         lambda pairing: float(squares[places, pairing].mean()),
         lambda: (own.sum() - own) / (len(own) - 1),
-        by_layer=spread,
-        once={"even_spread": even_spread(layer.images.shape[1])},
+        spread,
     )

@@ -20,13 +20,11 @@ from tqdm import tqdm
 
 from mirlib.adapters import unwrap
 from mirlib.batches import ANY_TEXT, ModelInputs, PairBatches, pair_batches
-from mirlib.data import load_image
 from mirlib.errors import MirlibError, boundary, said_by
-from mirlib.forward import evaluating, forward_advice, memory_advice
+from mirlib.forward import evaluating, memory_advice
 from mirlib.hidden_states import HiddenStateStream, capture
-from mirlib.mir import MODALITIES
 from mirlib.prompts import encode_batch
-from mirlib.rows import means_of_samples
+from mirlib.rows import collect_rows, means_of_samples
 
 __all__ = ["PairMeans", "PairReader", "in_order", "random_twin"]
 
@@ -86,23 +84,34 @@ class PairReader:
                 f"expected as many images as texts and at least one, got {len(self.images)} and {len(self.texts)}"
             )
 
-    def read(self, model: nn.Module, *, name: str = "pairs") -> PairMeans:
+    def read(self, model: nn.Module) -> PairMeans:
         """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
 
         A model that does not take a text without a picture is refused.
         """
         if self.text == AFTER:
-            return PairMeans(*self._means(model, self.images, self.texts, MODALITIES, name))
-        return PairMeans(self.vision(model, name=name), self.text_alone(model, name=name))
+            return PairMeans(*self._together(model, self.images, self.texts))
+        return PairMeans(self.vision(model), self.text_alone(model))
 
-    def vision(self, model: nn.Module, *, name: str = "pairs") -> list[Tensor]:
+    def vision(self, model: nn.Module) -> list[Tensor]:
         """K tensors (N, d), the means of vision rows, each picture before one and the same short text."""
-        same = [ANY_TEXT] * len(self.images)
-        return self._means(model, self.images, same, MODALITIES[:1], f"{name}: pictures")[0]
+        return self._together(model, self.images, [ANY_TEXT] * len(self.images))[0]
 
-    def text_alone(self, model: nn.Module, *, name: str = "pairs") -> list[Tensor]:
+    def text_alone(self, model: nn.Module) -> list[Tensor]:
         """K tensors (N, d), the means of the text rows of each text without its picture."""
-        return self._means(model, None, self.texts, MODALITIES[1:], f"{name}: texts alone")[0]
+        order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        starts = range(0, len(order), self.batch_size)
+        bar = tqdm(starts, desc="texts alone", unit="batch", disable=not self.progress, file=sys.stderr, leave=False)
+        found = []
+        with evaluating(model), capture(model, last=self.last) as stream:
+            for start in bar:
+                texts = [self.texts[i] for i in order[start : start + self.batch_size]]
+                prompt = {"template": self.template, "max_text_tokens": self.max_text_tokens}
+                batch = ModelInputs.of(encode_batch(self.processor, None, texts, **prompt), model)
+                stream.text_mask = batch.text_mask
+                self._without_picture(model, batch, stream)
+                found.append(means_of_samples(stream.text, stream.text_samples.cpu(), len(texts)))
+        return list(torch.cat(found, dim=1)[:, torch.tensor(order).argsort()])
 
     def vision_sees_text(self, model: nn.Module) -> bool:
         """Whether vision rows change with the text: with attention both ways (PaliGemma), or a picture behind its text.
@@ -114,52 +123,22 @@ class PairReader:
         if second is None:
             return False
         images, texts = [self.images[0], self.images[second]], [self.texts[0], self.texts[second]]
-        seen = [self._means(model, images, side, MODALITIES[:1], None)[0] for side in (texts, texts[::-1])]
+        seen = [self._together(model, images, side)[0] for side in (texts, texts[::-1])]
         return any(
             bool((torch.linalg.vector_norm(a - b, dim=1) > SEEN * torch.linalg.vector_norm(a, dim=1)).any())
             for a, b in zip(*seen, strict=True)
         )
 
-    def _means(
-        self,
-        model: nn.Module,
-        images: Sequence[Any] | None,
-        texts: Sequence[str],
-        modalities: Sequence[str],
-        name: str | None,
-    ) -> list[list[Tensor]]:
-        """K tensors (N, d) of each modality, in one pass."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found: list[list[Tensor]] = [[] for _ in modalities]
-        starts = range(0, len(order), self.batch_size)
-        bar = tqdm(starts, desc=name, unit="batch", disable=not (self.progress and name), file=sys.stderr, leave=False)
-        rows = self.text_rows if images is not None else "text"
-        with evaluating(model), capture(model, text_rows=rows, last=self.last) as stream:
-            for start in bar:
-                chosen = order[start : start + self.batch_size]
-                encoded = encode_batch(
-                    self.processor,
-                    None if images is None else [load_image(images[i]) for i in chosen],
-                    [texts[i] for i in chosen],
-                    template=self.template,
-                    max_text_tokens=self.max_text_tokens,
-                )
-                batch = ModelInputs.of(encoded, model)
-                stream.text_mask = batch.text_mask
-                if images is None:
-                    self._without_picture(model, batch, stream)
-                else:
-                    where = f"sample {start} of those in order of length"
-                    with forward_advice(model, len(chosen), where, self.processor):
-                        model(**batch.inputs)
-                for place, modality in enumerate(modalities):
-                    index = getattr(stream, f"{modality}_samples").cpu()
-                    found[place].append(means_of_samples(getattr(stream, modality), index, len(chosen)))
-        back = torch.tensor(order).argsort()
-        return [list(torch.cat(parts, dim=1)[:, back]) for parts in found]
+    def _together(
+        self, model: nn.Module, images: Sequence[Any], texts: Sequence[str]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """K tensors (N, d) of vision and of text, each picture before its text."""
+        names = ("batch_size", "template", "text_rows", "last", "max_text_tokens", "progress")
+        options = {name: getattr(self, name) for name in names}
+        return collect_rows(model, self.processor, images, texts, max_rows=1, **options).pooled
 
     def _without_picture(self, model: nn.Module, batch: ModelInputs, stream: HiddenStateStream) -> None:
-        kind = type(unwrap(model)).__name__
+        way = f"so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
         try:
             with memory_advice(model, self.batch_size):
                 model(**batch.inputs)
@@ -167,13 +146,12 @@ class PairReader:
             raise
         except Exception as error:
             raise MirlibError(
-                f"{kind} reads no text without a picture ({said_by(error)}), so measures of pairs can only be had with "
-                f"text={AFTER!r}, where the text has seen it"
+                f"{type(unwrap(model)).__name__} reads no text without a picture ({said_by(error)}), {way}"
             ) from error
         if stream.positions["vision"].any():
             raise MirlibError(
                 f"the chat template of {type(self.processor).__name__} writes placeholders of a picture that cannot be "
-                f"taken out, so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
+                f"taken out, {way}"
             )
 
 

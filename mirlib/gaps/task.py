@@ -31,17 +31,11 @@ def _of_questions(name: str, values: np.ndarray, confidence: float | None, **set
     return result(name, [], {"questions": len(values)}, **options, **settings)
 
 
-@register(
-    "perceptual_score",
-    title="Perceptual Score",
-    asks="How much of the accuracy goes when each question gets another image?",
-    source="Gat et al. 2021, arXiv 2110.14375",
-    needs=TASK,
-    direction=HIGHER,
-    cost="the task, twice",
-)
+@register("perceptual_score", title="Perceptual Score", needs=TASK, direction=HIGHER)
 def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Perceptual Score: accuracy minus accuracy with the images permuted over the samples.
+
+    How much of the accuracy goes when each question gets another image?
 
     Args:
         own: (n,) whether (or how far) each question was answered rightly with its own image, in [0, 1].
@@ -71,19 +65,12 @@ def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONF
     return _of_questions("perceptual_score", own - permuted.mean(0), confidence, **accuracies)
 
 
-@register(
-    "soft_discrimination",
-    title="soft discrimination",
-    asks="How probable is the right answer among the candidates?",
-    source="arXiv 2602.12892",
-    needs=TASK,
-    direction=HIGHER,
-    cost="the task, once",
-)
+@register("soft_discrimination", title="soft discrimination", needs=TASK, direction=HIGHER)
 def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
     """Mean probability of the right one among candidate answers, by a softmax over their scores.
 
-    It moves before accuracy does, and needs no fine-tuning of the model.
+    How probable is the right answer among the candidates? It moves before accuracy does, and needs no fine-tuning of
+    the model.
 
     Args:
         scores: (n, c) mean logit (or log-probability) of the tokens of each candidate; −inf where a question has fewer
@@ -130,20 +117,12 @@ def _scores(values: Any, name: str, count: int | None = None) -> np.ndarray:
     return values
 
 
-@register(
-    "text_preference",
-    title="preference for text",
-    asks="Whom does the model believe where a text contradicts the picture?",
-    source="here",
-    needs=TASK,
-    direction=LOWER,
-    cost="the task, once or twice",
-)
+@register("text_preference", title="preference for text", needs=TASK, direction=LOWER)
 def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None = None) -> GapResult:
     """Mean probability of the answer that a text gives, against the one that the picture gives, where they differ.
 
-    When to use it: the model is to trust its picture (documents, screens, medicine), and what stands in its prompt may
-    be wrong.
+    Whom does the model believe where a text contradicts the picture? When to use it: the model is to trust its picture
+    (documents, screens, medicine), and what stands in its prompt may be wrong.
 
     Args:
         picture: (n,) logit or log-probability of the answer that is right of the picture, for n questions asked with
@@ -174,19 +153,13 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
     return of_samples("text_preference", found, {"questions": len(found)}, null=null)
 
 
-@register(
-    "yes_bias",
-    title="yes-bias",
-    asks="Does the model say yes to what is not there more often than no to what is?",
-    source="here, after the questions of POPE, arXiv 2305.10355",
-    needs=TASK,
-    direction=LOWER,
-    cost="the task, once or twice",
-)
+@register("yes_bias", title="yes-bias", needs=TASK, direction=LOWER)
 def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = None) -> GapResult:
     """Rate of yes on things that are not in the picture, minus rate of no on things that are.
 
-    When to use it: to tell a model that sees too little from one that hallucinates; both have the same accuracy.
+    Does the model say yes to what is not there more often than no to what is? When to use it: to tell a model that sees
+    too little from one that hallucinates; both have the same accuracy. The questions are those of POPE (arXiv
+    2305.10355).
 
     Args:
         absent: (n,) whether (or how probably) each question about a thing that is absent was answered with yes, in
@@ -241,20 +214,13 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
 # Whether what shows the same thing in two pictures lies close together
 
 
-@register(
-    "correspondence",
-    title="C-score",
-    asks="Is a part of one picture closest to the same part of another?",
-    source="after arXiv 2408.16357",
-    needs=TASK,
-    direction=HIGHER,
-    cost="m p d, for m matches and p patches a picture",
-)
+@register("correspondence", title="C-score", needs=TASK, direction=HIGHER)
 def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, within: float = 1.0) -> GapResult:
     """Share of matched patches whose most similar patch in the other picture lies where the match says.
 
-    When to use it: with matched points at hand, to see how much of *where* and *what* single vision rows still know;
-    `mirlib.gaps.neighbours_kept` needs none. High values need no training.
+    Is a part of one picture closest to the same part of another? When to use it: with matched points at hand, to see
+    how much of *where* and *what* single vision rows still know; `mirlib.gaps.neighbours_kept` needs none. High values
+    need no training.
 
     Args:
         vision: K arrays (r, d) of vision rows.

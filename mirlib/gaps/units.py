@@ -16,6 +16,8 @@ from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.gaps.base import HIGHER, MODEL, GapResult, of_samples, register
 from mirlib.gaps.reading import in_order
+from mirlib.mir import MODALITIES
+from mirlib.rows import means_of_samples
 
 SHARE = 0.1
 
@@ -56,15 +58,7 @@ def shared_units(first: Tensor, second: Tensor, share: float = SHARE) -> Tensor:
     return (top[0] * top[1]).sum(-1) / count
 
 
-@register(
-    "unit_overlap",
-    title="overlap of MLP units",
-    asks="Do vision and text excite the same units of the MLPs?",
-    source="after arXiv 2405.16700",
-    needs=MODEL,
-    direction=HIGHER,
-    cost="a forward pass",
-)
+@register("unit_overlap", title="overlap of MLP units", needs=MODEL, direction=HIGHER)
 def unit_overlap(
     model: nn.Module,
     processor: Any,
@@ -72,13 +66,13 @@ def unit_overlap(
     texts: Sequence[str],
     *,
     share: float = SHARE,
-    batch_size: int = 4,
     progress: bool = False,
     **options: Any,
 ) -> GapResult:
     """Share of the units most excited by a sample's vision rows that are also those most excited by its text rows.
 
-    When to use it: to see whether the two modalities share the model's machinery even where their rows lie apart.
+    Do vision and text excite the same units of the MLPs? When to use it: to see whether the two modalities share the
+    model's machinery even where their rows lie apart.
 
     A unit is excited by a set of rows by the root mean square of its activation, the input of the MLP's last map. The
     null is the share of units, which two independent choices have in common; the best to hope for is ``two_texts``, the
@@ -97,8 +91,8 @@ def unit_overlap(
     """
     inner = unwrap(model)
     layers = list(decoder_parts(inner).layers)
-    batches = in_order(model, processor, images, texts, batch_size=batch_size, **options)
-    power: list[list[Tensor]] = [[], []]  # by modality and layer, (N, u)
+    batches = in_order(model, processor, images, texts, **options)
+    power: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in MODALITIES]  # (B, u) of each batch
     squares: dict[int, Tensor] = {}
 
     def keep(number: int, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -106,12 +100,9 @@ def unit_overlap(
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         flat = squares.pop(k).flatten(0, -2)
-        for side, (modality, owners) in enumerate(zip(("vision", "text"), batch.samples, strict=True)):
-            if len(power[side]) < k:
-                power[side].append(torch.zeros(len(texts), flat.shape[1]))
-            rows = flat[batch.positions[modality].flatten().to(flat.device)].cpu()
-            owners = owners.cpu()
-            power[side][k - 1].index_add_(0, owners, rows / owners.bincount()[owners][:, None])
+        for of_layers, modality, owners in zip(power, MODALITIES, batch.samples, strict=True):
+            rows = flat[batch.positions[modality].flatten().to(flat.device)]
+            of_layers[k - 1].append(means_of_samples([rows], owners.cpu() - batch.first, batch.size)[0])
 
     with ExitStack() as stack:
         for k, layer in enumerate(layers, start=1):
@@ -119,7 +110,7 @@ def unit_overlap(
         stack.enter_context(evaluating(model))
         reader = Reader(model, batches)
         reader.run(on_layer, "units", progress)
-    vision, text = power
+    vision, text = (list(map(torch.cat, of_layers)) for of_layers in power)  # K tensors (N, u)
 
     def overlap(first: list[Tensor], second: list[Tensor]) -> np.ndarray:
         return np.stack([shared_units(a, b, share).numpy() for a, b in zip(first, second, strict=True)])  # (K, N)
