@@ -29,13 +29,7 @@ from mirlib.frechet import (
     float64_device,
     threads_for,
 )
-from mirlib.influence import (
-    LayerInfluence,
-    SampleInfluence,
-    influence_interval,
-    no_interval,
-    rows_suffice,
-)
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, no_interval, rows_suffice
 from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
@@ -48,6 +42,11 @@ class Preset(NamedTuple):
 
     outliers: str
     sqrt: str
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all rows must be in memory together: for medians over them, or the authors' square root."""
+        return self.outliers == "median" or self.sqrt != "exact"
 
 
 PRESETS = {
@@ -118,6 +117,9 @@ class NormBounds(NamedTuple):
     def outliers(self, norms: Tensor) -> Tensor:
         """(n,) mask of the rows outside."""
         return (_as_float32(norms, self.centre) - self.centre).abs() > self.reach
+
+
+ALL_ROWS = NormBounds(0.0, math.inf)
 
 
 def _as_float32(norms: Tensor, centre: float) -> Tensor:
@@ -254,7 +256,7 @@ def assemble(
     )
 
 
-def _energy_of_rows(rows: Tensor) -> float:
+def energy_of_rows(rows: Tensor) -> float:
     """`mirlib.frechet.energy` without the (d, d) scatter, of which the trace alone is wanted."""
     rows = rows.to(device=float64_device(rows), dtype=torch.float64)
     mean = rows.mean(dim=0)
@@ -267,39 +269,39 @@ def with_norm(rows: Tensor, norm: float) -> Tensor:
     return rows.to(norms.device, torch.float64) * torch.where(norms > 0, norm / norms, 0.0)[:, None]
 
 
-class _PreparedLayer(NamedTuple):
+class PreparedLayer(NamedTuple):
     """Rows of one layer after the outlier rule, unscaled but for ``authors-fast``, with what was learned on the way."""
 
     kept: dict[str, Tensor]
-    keep_mask: dict[str, Tensor]
+    outliers: dict[str, int]
     norms: dict[str, Tensor]
-    bounds: dict[str, NormBounds | None]
+    bounds: dict[str, NormBounds]
     scale: float
 
 
-def _prepare_layer(
+def prepare_layer(
     rows: dict[str, Tensor], layer: int, chosen: Preset, normalize: bool, name_row: Callable[[str, int], str]
-) -> _PreparedLayer:
-    norms, masks, kept, bounds = {}, {}, {}, {}
+) -> PreparedLayer:
+    """The rows of a layer by modality, text among them where they are to be normalized, under the outlier rule."""
+    norms = {modality: row_norms(values) for modality, values in rows.items()}
     for modality, values in rows.items():
-        norms[modality] = row_norms(values)
         check_norms(norms[modality], values, layer, modality, lambda row, modality=modality: name_row(modality, row))
-        bounds[modality] = None if chosen.outliers == "none" else NormBounds.three_sigma(norms[modality])
-        within = torch.ones_like(norms[modality], dtype=torch.bool)
-        within = within if bounds[modality] is None else ~bounds[modality].outliers(norms[modality])
-        masks[modality] = within.to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
+    kept, outliers, bounds = {}, {}, {}
     for modality, values in rows.items():
+        of_rows = norms[modality]
+        bounds[modality] = ALL_ROWS if chosen.outliers == "none" else NormBounds.three_sigma(of_rows)
+        outside = bounds[modality].outliers(of_rows).to(values.device)
+        outliers[modality] = int(outside.sum())
         if chosen.sqrt == "authors-fast":  # the authors scale first, and their rounding is part of the value
             values = values.to(torch.float32) * scale
-        mask = masks[modality]
-        kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
+        kept[modality] = replace_rows_by_median(values, outside) if chosen.outliers == "median" else values[~outside]
         if len(kept[modality]) < 2:
             raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
-    return _PreparedLayer(kept, masks, norms, bounds, scale)
+    return PreparedLayer(kept, outliers, norms, bounds, scale)
 
 
-def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
+def _summarise_layer(layer: PreparedLayer, chosen: Preset) -> LayerSummary:
     """FID_k of the prepared rows, with everything that belongs to it."""
     vision, text = layer.kept["vision"], layer.kept["text"]
     fast = chosen.sqrt == "authors-fast"
@@ -309,8 +311,10 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
     else:
         distance, bias = distance_of_rows(vision, text)
         distance, bias = scaled(distance, layer.scale), bias * rescale
-    text_norm = float(layer.norms["text"].mean())
-    energies = [_energy_of_rows(rows) * rescale for rows in (vision, text)]
+    text_norm, equalised = float(layer.norms["text"].mean()), math.nan
+    if not fast:
+        equalised = scaled(distance_of_rows(with_norm(vision, text_norm), text)[0], layer.scale).total
+    energies = [energy_of_rows(rows) * rescale for rows in (vision, text)]
     return LayerSummary(
         distance=distance,
         bias=bias,
@@ -319,10 +323,8 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
         vision_energy=float(row_norms(vision).square().mean()) * rescale,
         text_energy=energies[1],
         floor=norm_floor(*energies),
-        equalised=math.nan
-        if fast
-        else scaled(distance_of_rows(with_norm(vision, text_norm), text)[0], layer.scale).total,
-        outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
+        equalised=equalised,
+        outliers=tuple(layer.outliers[modality] for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
     )
@@ -432,7 +434,7 @@ def modality_integration_rate(
                 "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so it is "
                 "over whole samples, never over tokens"
             )
-        if chosen.outliers == "median" or chosen.sqrt != "exact":
+        if chosen.in_memory:
             raise MirlibError("there is no interval where rows are replaced by medians; use preset 'paper'")
         names = [np.unique(ids) for ids in sample_ids]
         if min(len(name) for name in names) < 2:
@@ -443,7 +445,7 @@ def modality_integration_rate(
     pairs = list(zip(vision_layers, text_layers, strict=True))
     for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
         with threads_for(v.shape[1]):
-            prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+            prepared = prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
             layers.append(_summarise_layer(prepared, chosen))
             if confidence is not None:
                 influences.append(_influence_of_layer(prepared, layers[-1], (v, t), places, normalize))
@@ -475,7 +477,7 @@ def check_confidence(confidence: float) -> None:
 
 
 def _influence_of_layer(
-    layer: _PreparedLayer,
+    layer: PreparedLayer,
     summary: LayerSummary,
     rows: tuple[Tensor, Tensor],
     places: Sequence[Tensor],

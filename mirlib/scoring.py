@@ -74,8 +74,7 @@ def score_batches(
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
-    in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    if in_memory and processes.size > 1:
+    if chosen.in_memory and processes.size > 1:
         raise MirlibError(
             f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
             f"{processes.size}: run it in one process, or pass merge_processes=False"
@@ -85,7 +84,7 @@ def score_batches(
     options = {"preset": preset, "outliers": outliers, "normalize": normalize, "confidence": confidence}
     with evaluating(model):
         try:
-            if in_memory:
+            if chosen.in_memory:
                 result, samples = _score_in_memory(reader, options, progress)
             else:
                 result, samples = _score_streaming(reader, len(parts.layers), options, progress)

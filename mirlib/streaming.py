@@ -18,28 +18,17 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
+from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
-from mirlib.frechet import (
-    Moments,
-    as_rows,
-    energy,
-    float64_device,
-    frechet_distance_from_moments,
-    threads_for,
-)
-from mirlib.influence import (
-    LayerInfluence,
-    SampleInfluence,
-    influence_interval,
-    no_interval,
-    rows_suffice,
-)
+from mirlib.frechet import Moments, as_rows, energy, float64_device, frechet_distance_from_moments, threads_for
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, no_interval, rows_suffice
 from mirlib.mir import (
+    ALL_ROWS,
     MODALITIES,
     LayerSummary,
     NormBounds,
+    as_layers,
     assemble,
     check_confidence,
     check_layers,
@@ -62,7 +51,7 @@ class _Known(NamedTuple):
     """What follows from the first pass, over all processes."""
 
     sums: np.ndarray  # (K, modality, [count, sum of norms])
-    bounds: list[tuple[NormBounds | None, NormBounds | None]]
+    bounds: list[tuple[NormBounds, NormBounds]]
     wrong: np.ndarray  # (K, modality) bool: a row was accepted that is an outlier
     aside: float  # share of the rows that were set aside to the end
     samples: int
@@ -118,7 +107,7 @@ class ModalityIntegrationRate(Metric):
     ) -> None:
         super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
         chosen = resolve_settings(preset, outliers, None)
-        if chosen.outliers == "median" or chosen.sqrt != "exact":
+        if chosen.in_memory:
             raise MirlibError(
                 f"preset {preset!r} needs all rows in memory (medians over rows); pass them to "
                 "modality_integration_rate, or stream with preset='paper'"
@@ -182,8 +171,7 @@ class ModalityIntegrationRate(Metric):
         Raises:
             MirlibError: For wrong shapes or values that are not finite; the state is left as it was.
         """
-        vision_rows = [as_rows(rows, f"vision, layer {k}") for k, rows in enumerate(vision, start=1)]
-        text_rows = [as_rows(rows, f"text, layer {k}") for k, rows in enumerate(text, start=1)]
+        vision_rows, text_rows = as_layers(vision, "vision"), as_layers(text, "text")
         if len(vision_rows) != self.num_layers:
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
@@ -280,13 +268,10 @@ class ModalityIntegrationRate(Metric):
                 kept.take(rows, norms, len(self._places), self.outliers == "drop")
                 continue
             kept.count(norms, again=True)
-            bounds = self._known.bounds[layer - 1][side]
-            inside = None if bounds is None else ~bounds.outliers(norms)
-            if self._stage == "repair":
-                if self._known.wrong[layer - 1, side]:
-                    kept.add(rows, norms, inside)
-            else:
+            if self._stage == "influence":
                 self._add_influence(layer, side, rows, norms, samples)
+            elif self._known.wrong[layer - 1, side]:
+                kept.add(rows, norms, ~self._known.bounds[layer - 1][side].outliers(norms))
 
     def _add_influence(self, layer: int, side: int, rows: Tensor, norms: Tensor, samples: RowSamples) -> None:
         sums = self._influences[layer - 1][side]
@@ -306,32 +291,26 @@ class ModalityIntegrationRate(Metric):
         """What the first pass says, found once after the last batch."""
         if self._known is not None:
             return self._known
-        sums = torch.stack([torch.stack([side.sums.cpu() for side in layer]) for layer in self._layers])
+        sums = torch.stack([torch.stack([side.sums[0].cpu() for side in layer]) for layer in self._layers])
         sums = processes.total(sums).numpy()
         for layer, pair in enumerate(sums[:, :, 0], start=1):
             for modality, count in zip(MODALITIES, pair, strict=True):
                 if count < 2:
                     raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
-        bounds: list[tuple[NormBounds | None, NormBounds | None]] = [(None, None)] * self.num_layers
-        wrong, aside = np.zeros((self.num_layers, 2), dtype=bool), torch.zeros(1, dtype=torch.float64)
+        bounds = [(ALL_ROWS, ALL_ROWS)] * self.num_layers
         if self.outliers != "none":
-            sides = [[layer[side] for layer in self._layers] for side in range(2)]
+            norms = [[side.all_norms for side in sides] for sides in zip(*self._layers, strict=True)]
             if processes.size > 1:
-                norms_of = [processes.concatenate(torch.stack([side.all_norms.cpu() for side in of])) for of in sides]
-            else:
-                norms_of = [[side.all_norms for side in of] for of in sides]
-            bounds = [
-                tuple(NormBounds.three_sigma(norms_of[side][k]) for side in range(2)) for k in range(self.num_layers)
-            ]
-            found = torch.zeros(self.num_layers, 2, dtype=torch.float64)
-            for k, layer in enumerate(self._layers):
-                for side, kept in enumerate(layer):
-                    found[k, side] = kept.accepted_outlier(bounds[k][side])
-                    aside += sum(len(rows) for rows, _ in kept.aside)
-            wrong = processes.total(found).numpy() > 0
-            aside = processes.total(aside)
+                norms = [processes.concatenate(torch.stack([each.cpu() for each in side])) for side in norms]
+            bounds = list(zip(*([NormBounds.three_sigma(each) for each in side] for side in norms), strict=True))
+        found = torch.zeros(2, self.num_layers, 2, dtype=torch.float64)  # accepted outliers, rows set aside
+        for k, layer in enumerate(self._layers):
+            for side, kept in enumerate(layer):
+                found[0, k, side] = kept.accepted_outlier(bounds[k][side])
+                found[1, k, side] = sum(len(rows) for rows, _ in kept.aside)
+        wrong, aside = processes.total(found).numpy()
         samples = sum(processes.gather(len(self._places)))
-        self._known = _Known(sums, bounds, wrong, float(aside) / float(sums[:, :, 0].sum()), samples)
+        self._known = _Known(sums, bounds, wrong > 0, float(aside.sum() / sums[:, :, 0].sum()), samples)
         return self._known
 
     def needs_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> str | None:
@@ -376,7 +355,7 @@ class ModalityIntegrationRate(Metric):
             self._make_maps(processes, progress)
             self._stage = "influence"
         for side in (side for layer in self._layers for side in layer):
-            side.again = torch.zeros(2, dtype=torch.float64)
+            side.sums[1] = 0
         self._batches = self._batches if self._passes > 1 else self._updates
         self._updates = 0
         self._passes += 1
@@ -391,8 +370,8 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError("the moments are known after the first pass, and a repair if it needs one")
         return tuple(part.moments for part in self._settled(layer)[:2])
 
-    def bounds(self, layer: int) -> tuple[NormBounds | None, NormBounds | None]:
-        """Centre and reach of the norms of a layer's rows that are kept, vision's and text's; None where all are."""
+    def bounds(self, layer: int) -> tuple[NormBounds, NormBounds]:
+        """Centre and reach of the norms of a layer's rows that are kept, vision's and text's."""
         return self._learn(self._meet(None)).bounds[layer - 1]
 
     def _needs_repair(self, processes: Processes) -> bool:
@@ -412,13 +391,10 @@ class ModalityIntegrationRate(Metric):
     def _owned(self, processes: Processes, forget: bool) -> Iterator[tuple[int, tuple[Moments, ...]]]:
         """The moments of the layers that this process adds up, over all processes: layer k in process k − 1 modulo."""
         for layer in range(1, self.num_layers + 1):
-            owner, parts = (layer - 1) % processes.size, self._settled(layer)
-            if processes.size == 1:
-                yield layer, tuple(part.moments for part in parts)
-            else:
-                merged = [processes.merge_moments(part.packed, owner) for part in parts]
-                if owner == processes.rank:
-                    yield layer, tuple(unpack(packed) for packed in merged)
+            owner = (layer - 1) % processes.size
+            merged = [processes.merge_moments(part.packed, owner) for part in self._settled(layer)]
+            if owner == processes.rank:
+                yield layer, tuple(Running(packed).moments for packed in merged)
             for side in self._layers[layer - 1] if forget else ():
                 side.clear()
 
@@ -525,14 +501,8 @@ class ModalityIntegrationRate(Metric):
                 "metric with confidence=None"
             )
         self._add_up(processes, progress)
-        settings = {
-            "preset": self.preset,
-            "outliers": self.outliers,
-            "sqrt": "exact",
-            "normalize": self.normalize,
-            "layers": self.num_layers,
-            "dim": self.dim,
-        }
+        settings = {"preset": self.preset, "outliers": self.outliers, "sqrt": "exact", "normalize": self.normalize}
+        settings |= {"layers": self.num_layers, "dim": self.dim}
         if self.outliers != "none":
             settings["set_aside"] = self._known.aside
         interval, influence, notes = None, None, [] if self._no_interval is None else [self._no_interval]
@@ -579,7 +549,7 @@ class ModalityIntegrationRate(Metric):
             )
         for layer, sides in enumerate(self._layers, start=1):
             for modality, side in zip(MODALITIES, sides, strict=True):
-                (first_count, first_norms), (count, norms) = side.sums.tolist(), side.again.tolist()
+                (first_count, first_norms), (count, norms) = side.sums.tolist()
                 if count != first_count:
                     difference = f"{int(count)} {modality} rows came instead of {int(first_count)}"
                 elif not math.isclose(norms, first_norms, rel_tol=SAME_NORMS):
