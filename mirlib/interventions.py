@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,29 +359,24 @@ class _Entrance:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        place, mask = _place(hidden, self.rows.mask)
         if self.change is not None:
-            samples = mask.nonzero()[:, 0]
-            changed = hidden.clone()
-            if len(place) == 1:
-                changed[place] = self.change(hidden[place], samples).to(hidden.dtype)
-            else:  # the streams stand in front: rows first
-                changed[place] = self.change(hidden[place].transpose(0, 1), samples).transpose(0, 1).to(hidden.dtype)
-            hidden = changed
+            hidden = hidden.clone()
+        view = _positions_first(hidden, self.rows.mask)
+        mask = self.rows.mask.to(hidden.device)
+        if self.change is not None:
+            view[mask] = self.change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
         read = hidden if self.parts.read is None else self.parts.read(hidden)
         norms = read[mask].float().norm(dim=-1)
         self.sum, self.count = self.sum + float(norms.sum()), self.count + len(norms)
         return (hidden, *args[1:]), kwargs if args else {**kwargs, "hidden_states": hidden}
 
 
-def _place(hidden: Tensor, mask: Tensor | None) -> tuple[tuple[Any, ...], Tensor]:
-    """The index of the vision rows in hidden states (B, T, ..., d) or (n, B, T, d), and the mask (B, T) beside them."""
+def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """A view (B, T, ..., d) of hidden states of that shape, or of several streams in front, (n, B, T, d)."""
     if mask is not None and hidden.shape[:2] == mask.shape:
-        mask = mask.to(hidden.device)
-        return (mask,), mask
+        return hidden
     if mask is not None and hidden.ndim == 4 and hidden.shape[1:3] == mask.shape:
-        mask = mask.to(hidden.device)
-        return (slice(None), mask), mask
+        return hidden.movedim(0, 2)
     there = None if mask is None else tuple(mask.shape)
     raise MirlibError(
         f"layer 1 reads {tuple(hidden.shape)} for a sequence of shape {there}; its vision rows cannot be told apart"
@@ -522,11 +518,9 @@ class _Seen:
 def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
     """Watch the first forward pass inside the block."""
     seen, last = _Seen(), {}
-    handles: list[Any] = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as hooks:
         rows = VisionRows.of(model)
         stack.callback(rows.release, model)
-        stack.callback(lambda: [handle.remove() for handle in handles])
 
         def entering(k: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs.get("hidden_states")
@@ -557,17 +551,13 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
             # Families may put the rows in another order, and add some of their own, such as the end of a line.
             seen.changed = len(made) == len(entering) and not torch.allclose(made, entering, rtol=CHANGED)
 
-        def done(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            while handles:
-                handles.pop().remove()
-
-        handles.append(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True))
-        for k, (before, after) in enumerate(zip(parts.layers, list(parts.layers)[1:], strict=False), start=2):
-            handles.append(before.register_forward_hook(left))
-            handles.append(after.register_forward_pre_hook(partial(entering, k), with_kwargs=True))
+        hooks.callback(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True).remove)
+        for k, (before, after) in enumerate(pairwise(parts.layers), start=2):
+            hooks.callback(before.register_forward_hook(left).remove)
+            hooks.callback(after.register_forward_pre_hook(partial(entering, k), with_kwargs=True).remove)
         if parts.connector is not None:
-            handles.append(parts.connector.register_forward_hook(connected))
-        handles.append(unwrap(model).register_forward_hook(done))
+            hooks.callback(parts.connector.register_forward_hook(connected).remove)
+        hooks.callback(unwrap(model).register_forward_hook(lambda *_: hooks.close()).remove)
         yield seen
 
 

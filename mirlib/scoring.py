@@ -245,28 +245,10 @@ def score(
     Source: arXiv 2410.07167, section 2.1.
     """
     batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-        merge_processes=merge_processes,
-    )
+        model, processor, images, texts, num=num, batch_size=batch_size, seed=seed, paired=paired, template=template,
+        max_text_tokens=max_text_tokens, skip_unreadable=skip_unreadable, merge_processes=merge_processes,
+    )  # fmt: skip
     return score_pairs(
-        model,
-        batches,
-        preset=preset,
-        outliers=outliers,
-        normalize=normalize,
-        text_rows=text_rows,
-        last=last,
-        confidence=confidence,
-        merge_processes=merge_processes,
-        progress=progress,
-    )
+        model, batches, preset=preset, outliers=outliers, normalize=normalize, text_rows=text_rows, last=last,
+        confidence=confidence, merge_processes=merge_processes, progress=progress,
+    )  # fmt: skip

@@ -182,10 +182,8 @@ class ModalityIntegrationRate(Metric):
             for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1)
         ]
         checks.settle()
-        self._updates += 1
-        self._samples_are_batches |= by_batch
         for k, pair in enumerate(layers, start=1):
-            self._add_layer(k, pair, samples)
+            self._add_layer(k, pair, samples, by_batch)
 
     def update_layer(
         self,
@@ -214,10 +212,8 @@ class ModalityIntegrationRate(Metric):
         pair = self._checked(layer, (vision, text), samples, name_row, now)
         if checks is None:
             now.settle()
-        self._updates += layer == self.num_layers
         self._update_count += layer == self.num_layers  # torchmetrics asks for it
-        self._samples_are_batches |= by_batch
-        self._add_layer(layer, pair, samples)
+        self._add_layer(layer, pair, samples, by_batch)
 
     def _samples_of(self, samples: Any) -> RowSamples:
         if isinstance(samples, RowSamples):
@@ -251,9 +247,11 @@ class ModalityIntegrationRate(Metric):
         samples.check(tuple(len(rows) for rows, _ in found))
         return found
 
-    def _add_layer(self, layer: int, pair: list[tuple[Tensor, Tensor]], samples: RowSamples) -> None:
+    def _add_layer(self, layer: int, pair: list[tuple[Tensor, Tensor]], samples: RowSamples, by_batch: bool) -> None:
         """Add checked rows. Counts and masks stay on the device; where rows are set aside, the host waits for them."""
         self._computed = None
+        self._samples_are_batches |= by_batch
+        self._updates += layer == self.num_layers
         if self._stage == "moments":
             self._forget_sum()
             for number in samples.numbers if layer == 1 else ():
