@@ -153,6 +153,16 @@ def as_seen(processor: Any, image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
+def costs_by(own: Moments, other: Moments, map: Tensor) -> Callable[[Tensor], Tensor]:
+    """`row_costs`, without the scatters, which are as large as the map and have done their part."""
+    own, other = (replace(moments, scatter=moments.scatter.new_zeros(0, 0)) for moments in (own, other))
+    return lambda rows: row_costs(rows, own, other, map)
+
+
+def unknown_costs(rows: Tensor) -> Tensor:
+    return torch.full((len(rows),), torch.nan, dtype=torch.float64)
+
+
 class _Costs:
     """The passes of `transport_map` over the batches, and what they leave behind."""
 
@@ -235,15 +245,9 @@ class _Costs:
                 found = {"vision": (vision, text, maps.forward), "text": (text, vision, maps.backward)}
                 if min(first.count, second.count) > 1:
                     found["null"] = (first, second, optimal_maps(first.covariance, second.covariance).forward)
-                self.moves[layer] = {name: self.costs_by(*move) for name, move in found.items()}
+                self.moves[layer] = {"null": unknown_costs} | {name: costs_by(*move) for name, move in found.items()}
                 for name, values in self.unreached.items():
                     values.append(unreached_spread(*found[name]) if name in found else np.nan)
-
-    @staticmethod
-    def costs_by(own: Moments, other: Moments, map: Tensor) -> Callable[[Tensor], Tensor]:
-        """`row_costs`, without the scatters, which are as large as the map and have done their part."""
-        own, other = (replace(moments, scatter=moments.scatter.new_zeros(0, 0)) for moments in (own, other))
-        return lambda rows: row_costs(rows, own, other, map)
 
     def read_costs(self) -> None:
         """The last pass: what every row costs."""
@@ -265,9 +269,8 @@ class _Costs:
                 dropped = self.dropped(k, column, rows)
                 self.keep(name, k, moves[name](rows), dropped)
                 if name == "text":
-                    away = dropped | (batch.samples[1] % 2 == 1).to(dropped.device)
-                    costs = moves["null"](rows) if "null" in moves else torch.zeros_like(row_norms(rows))
-                    self.keep("null", k, costs, away if "null" in moves else torch.ones_like(away))
+                    moved = (batch.samples[1] % 2 == 0).to(dropped.device)
+                    self.keep("null", k, moves["null"](rows), dropped | ~moved)
 
         def collect() -> None:
             for chunks, costs in self.waiting:

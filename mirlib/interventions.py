@@ -52,10 +52,7 @@ CONTROLS = {
     "fresh": "fresh projector",
     "fresh_rescaled": "fresh projector at the trained length",
 }
-"""The controls by name.
-
-They are measured in the order black, noise, shuffled, zero, gaussian, fresh, fresh_rescaled.
-"""
+"""The controls by name, in the order in which they are measured."""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
 OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
