@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
-from mirlib.frechet import Moments, as_rows, energy, float64_device, frechet_distance_from_moments, threads_for
+from mirlib.frechet import Moments, as_rows, energy, frechet_distance_from_moments, threads_for
 from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, no_interval, rows_suffice
 from mirlib.mir import (
     ALL_ROWS,
@@ -128,8 +128,7 @@ class ModalityIntegrationRate(Metric):
         self._updates, self._samples_are_batches = 0, False
         self._batches = 0  # of the first pass
         self._forget_sum()
-        self._maps: list[LayerInfluence] = []
-        self._influences: list[list[SampleInfluence | None]] = []
+        self._influences: list[list[SampleInfluence]] = []
 
     def _forget_sum(self) -> None:
         self._known: _Known | None = None
@@ -267,17 +266,10 @@ class ModalityIntegrationRate(Metric):
                 continue
             kept.count(norms, again=True)
             if self._stage == "influence":
-                self._add_influence(layer, side, rows, norms, samples)
+                sums = self._influences[layer - 1][side]
+                sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
             elif self._known.wrong[layer - 1, side]:
                 kept.add(rows, norms, ~self._known.bounds[layer - 1][side].outliers(norms))
-
-    def _add_influence(self, layer: int, side: int, rows: Tensor, norms: Tensor, samples: RowSamples) -> None:
-        sums = self._influences[layer - 1][side]
-        if sums is None:
-            bounds, device = self._known.bounds[layer - 1][side], float64_device(rows)
-            sums = SampleInfluence(self._maps[layer - 1], side, bounds, len(self._places), device)
-            self._influences[layer - 1][side] = sums
-        sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
@@ -469,13 +461,13 @@ class ModalityIntegrationRate(Metric):
             return LayerInfluence.of(vision, text, summary.distance.total, summary.scale, **options)
 
         made = self._each_owned(processes, progress, "maps", make, forget=True)
-        self._maps, cpu = [], torch.device("cpu")
+        cpu, samples = torch.device("cpu"), len(self._places)
         for layer, device in enumerate(devices, start=1):
             mine = made.pop(layer, None)
             if processes.size > 1:  # the device of one process is not that of another
                 mine = processes.hand_out(None if mine is None else mine.to(cpu), (layer - 1) % processes.size)
-            self._maps.append(mine.to(device))
-        self._influences = [[None, None] for _ in range(self.num_layers)]
+            maps, bounds = mine.to(device), self._known.bounds[layer - 1]
+            self._influences.append([SampleInfluence(maps, side, bounds[side], samples, device) for side in range(2)])
 
     def compute(self) -> Tensor:
         """MIR as a float64 scalar; for its parts see `result`. A `MirlibError` says if it needs another pass."""
@@ -523,13 +515,9 @@ class ModalityIntegrationRate(Metric):
         """The influences of all samples, those of one process behind those of another."""
         sides = []
         for side in range(2):
-            parts = [layer[side] for layer in self._influences]  # None where this process has no samples
-            none = torch.zeros(2, dtype=torch.float64)
-            slopes = processes.total(torch.stack([none if part is None else part.slopes.cpu() for part in parts]))
-            mine = torch.zeros(self.num_layers, len(self._places), dtype=torch.float64)
-            for layer, part in enumerate(parts):
-                if part is not None:
-                    mine[layer] = part.total(slopes[layer])
+            parts = [layer[side] for layer in self._influences]
+            slopes = processes.total(torch.stack([part.slopes.cpu() for part in parts]))
+            mine = torch.stack([part.total(slopes[layer]).cpu() for layer, part in enumerate(parts)])
             sides.append(processes.concatenate(mine).numpy())
         return Influence(*sides, paired=True)
 
