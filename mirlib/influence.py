@@ -37,10 +37,10 @@ __all__ = [
     "LayerInfluence",
     "SampleInfluence",
     "influence_interval",
-    "no_interval",
     "rows_suffice",
     "standard_error",
     "t_interval",
+    "why_no_interval",
 ]
 
 ROWS_PER_DIMENSION = 2
@@ -51,10 +51,15 @@ def rows_suffice(rows: int, dim: int) -> bool:
     return rows >= ROWS_PER_DIMENSION * dim
 
 
-def no_interval(missing: int, layers: int, dim: int) -> str:
-    """Why there is no interval where influences are missing in some layers."""
+def why_no_interval(samples: int, rows: Sequence[int], dim: int) -> str | None:
+    """Why there is no interval from so many samples, with so many ``rows`` of the rarer modality in each layer."""
+    if samples < 2:
+        return "there is no interval: it needs at least 2 samples"
+    few = sum(not rows_suffice(count, dim) for count in rows)
+    if few == 0:
+        return None
     return (
-        f"there is no interval: in {missing} of {layers} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
+        f"there is no interval: in {few} of {len(rows)} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
         f"{dim} dimensions; use more samples"
     )
 

@@ -262,10 +262,8 @@ def controls(
         bar.set_postfix_str(CONTROLS[name])
         try:
             results[name] = run(name)
-        except NotAvailableError as reason:  # the same in every process
-            unavailable[name] = str(reason)
         except MirlibError as error:  # the others are worth having; several processes end together
-            if processes.size > 1:
+            if processes.size > 1 and not isinstance(error, NotAvailableError):  # which is the same in all of them
                 raise
             unavailable[name] = str(error)
     settings = {"seed": seed, "names": names, "rows_changed_at": "the input of layer 1"}

@@ -29,7 +29,7 @@ from mirlib.frechet import (
     float64_device,
     threads_for,
 )
-from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, no_interval, rows_suffice
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, rows_suffice, why_no_interval
 from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
@@ -178,6 +178,11 @@ class LayerSummary:
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
+
+    @property
+    def fewest_kept(self) -> int:
+        """Rows of the rarer modality that the outlier rule keeps."""
+        return min(rows - outliers for rows, outliers in zip(self.rows, self.outliers, strict=True))
 
 
 def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
@@ -441,18 +446,19 @@ def modality_integration_rate(
             raise MirlibError("an interval needs at least 2 samples")
         places = [torch.from_numpy(np.searchsorted(name, ids)) for name, ids in zip(names, sample_ids, strict=True)]
     layers: list[LayerSummary] = []
-    influences: list[tuple[Tensor, Tensor] | None] = []
+    influences: list[tuple[Tensor, Tensor]] = []
     pairs = list(zip(vision_layers, text_layers, strict=True))
     for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
         with threads_for(v.shape[1]):
             prepared = prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
             layers.append(_summarise_layer(prepared, chosen))
-            if confidence is not None:
+            if confidence is not None and rows_suffice(layers[-1].fewest_kept, v.shape[1]):
                 influences.append(_influence_of_layer(prepared, layers[-1], (v, t), places, normalize))
     found, influence = None, None
-    if missing := influences.count(None):
-        notes.append(no_interval(missing, len(layers), layers[0].dim))
-    elif confidence is not None:
+    if confidence is not None:
+        why = why_no_interval(min(map(len, names)), [layer.fewest_kept for layer in layers], layers[0].dim)
+        notes += [why] if why else []
+    if len(influences) == len(layers):
         per_layer = np.array([layer.distance.total for layer in layers])
         sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
         influence = Influence(*sides, paired=np.array_equal(*names))
@@ -482,11 +488,9 @@ def _influence_of_layer(
     rows: tuple[Tensor, Tensor],
     places: Sequence[Tensor],
     normalize: bool,
-) -> tuple[Tensor, Tensor] | None:
-    """(N,) influence of each sample's vision rows and text rows on FID_k; None where rows are too few."""
+) -> tuple[Tensor, Tensor]:
+    """(N,) influence of each sample's vision rows and text rows on FID_k."""
     moments = [Moments.of(layer.kept[modality]) for modality in MODALITIES]
-    if not all(rows_suffice(side.count, side.dim) for side in moments):
-        return None
     maps = LayerInfluence.of(
         *moments, summary.distance.total, layer.scale, normalized=normalize, text_rows=summary.rows[1]
     )

@@ -113,8 +113,14 @@ def _score_streaming(
             samples = RowSamples(*batch.samples, range(batch.first, batch.first + batch.size))
         metric.update_layer(k, vision, text, samples, batch.name_row, checks)
 
-    def run(description: str) -> int:
-        return processes.together(lambda: reader.run(on_layer, description, progress, after_batch=checks.settle))
+    def run(description: str, expected: int | None = None) -> int:
+        def read() -> int:
+            seen = reader.run(on_layer, description, progress, after_batch=checks.settle)
+            if expected not in (None, seen):
+                raise MirlibError(f"a later pass saw {seen} samples, the first {expected}; batches must not change")
+            return seen
+
+        return processes.together(read)
 
     seen = run(f"pass 1 of {1 if options['confidence'] is None else 2}: moments")
     found = processes.gather((reader.samples, None if metric is None else metric.dim))
@@ -127,13 +133,7 @@ def _score_streaming(
     while need := metric.needs_second_pass(processes, progress=progress):
         passes += 1
         metric.begin_second_pass(processes, progress=progress)
-        again = run(f"pass {passes}: {need.partition(':')[0]}")
-
-        def check(again: int = again) -> None:
-            if again != seen:
-                raise MirlibError(f"a later pass saw {again} samples, the first {seen}; batches must not change")
-
-        processes.together(check)
+        run(f"pass {passes}: {need.partition(':')[0]}", seen)
     return metric.result(processes, progress=progress), [sample for part, _ in found for sample in part]
 
 

@@ -22,7 +22,7 @@ from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
 from mirlib.frechet import Moments, as_rows, energy, frechet_distance_from_moments, threads_for
-from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, no_interval, rows_suffice
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, why_no_interval
 from mirlib.mir import (
     ALL_ROWS,
     MODALITIES,
@@ -413,15 +413,9 @@ class ModalityIntegrationRate(Metric):
         parts = {layer: found for part in processes.gather(mine) for layer, found in part.items()}
         self._summaries = [parts[layer] for layer in sorted(parts)]
         if self.confidence is not None:
-            self._no_interval = self._why_no_interval()
-
-    def _why_no_interval(self) -> str | None:
-        """None where every layer has rows enough for influences."""
-        if self._known.samples < 2:
-            return "there is no interval: it needs at least 2 samples"
-        kept = [[rows - out for rows, out in zip(each.rows, each.outliers, strict=True)] for each in self._summaries]
-        few = sum(not rows_suffice(min(counts), self.dim) for counts in kept)
-        return no_interval(few, self.num_layers, self.dim) if few else None
+            self._no_interval = why_no_interval(
+                self._known.samples, [layer.fewest_kept for layer in self._summaries], self.dim
+            )
 
     def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> LayerSummary:
         (vision_count, vision_norms), (text_count, text_norms) = self._known.sums[layer - 1].tolist()
