@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples, Side
+from mirlib.accumulators import FiniteChecks, Side
 from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
@@ -182,16 +182,12 @@ class _Costs:
     def measure(self) -> MIRResult:
         """MIR itself, and the moments of the two halves of the texts."""
         checks = FiniteChecks()
-        samples: RowSamples | None = None
         repair = False  # of the metric, of whose early decisions about outliers one was wrong
 
         def update(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-            nonlocal samples
             if self.metric is None:
                 self.metric = self.make_metric(vision.shape[1])
-            if k == 1:
-                samples = RowSamples(*batch.samples)
-            self.metric.update_layer(k, vision, text, samples, batch.name_row, checks)
+            self.metric.update_layer(k, vision, text, batch.row_samples, batch.name_row, checks)
 
         def first(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             update(k, vision, text, batch)

@@ -111,19 +111,17 @@ class Controls:
 
     def reading(self) -> str | None:
         """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without."""
-        standing = {name: self.standing(name) for name in self.results if name != REAL}
-        found = {name: at for name, at in standing.items() if at is not None}
-        if not found:
-            return None
-        named = {kind: [TITLES[name] for name, at in found.items() if at == kind] for kind in set(found.values())}
-        if "below" in named:
-            lower = _listed(named["below"])
-            return f"below the real pictures lie {lower}: a low MIR alone is no evidence of integration"
-        if "not told apart" in named:
-            return (
-                f"no control lies below the real pictures; not told apart from them: {_listed(named['not told apart'])}"
-            )
-        return f"all controls with an interval lie above the real pictures: {_listed(named['above'])}"
+        named: dict[str | None, list[str]] = {}
+        for name in [name for name in self.results if name != REAL]:
+            named.setdefault(self.standing(name), []).append(TITLES[name])
+        listed = {standing: _listed(titles) for standing, titles in named.items()}
+        if "below" in listed:
+            return f"below the real pictures lie {listed['below']}: a low MIR alone is no evidence of integration"
+        if "not told apart" in listed:
+            return f"no control lies below the real pictures; not told apart from them: {listed['not told apart']}"
+        if "above" in listed:
+            return f"all controls with an interval lie above the real pictures: {listed['above']}"
+        return None
 
     def to_frame(self) -> pd.DataFrame:
         """One line an input: its MIR with its interval, and its difference from the real pictures with half of its."""

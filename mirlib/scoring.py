@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples
+from mirlib.accumulators import FiniteChecks
 from mirlib.align.saved import attached
 from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
@@ -102,16 +102,13 @@ def _score_streaming(
 ) -> tuple[MIRResult, list[Sample]]:
     processes = reader.processes
     metric: ModalityIntegrationRate | None = None
-    samples: RowSamples | None = None
     checks = FiniteChecks()
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        nonlocal metric, samples
+        nonlocal metric
         if metric is None:
             metric = ModalityIntegrationRate(num_layers, vision.shape[1], **options)
-        if k == 1:
-            samples = RowSamples(*batch.samples, range(batch.first, batch.first + batch.size))
-        metric.update_layer(k, vision, text, samples, batch.name_row, checks)
+        metric.update_layer(k, vision, text, batch.row_samples, batch.name_row, checks)
 
     def run(description: str, expected: int | None = None) -> int:
         def read() -> int:
@@ -139,7 +136,7 @@ def _score_streaming(
 
 def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
     layers = len(decoder_parts(reader.model).layers)
-    rows: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(layers)]
+    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(layers)], [[] for _ in range(layers)])
     ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
@@ -151,19 +148,17 @@ def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool)
                 file=sys.stderr,
             )
         for side, values in enumerate((vision, text)):
-            rows[k - 1][side].append(values.cpu())
+            rows[side][k - 1].append(values.cpu())
             if k == 1:
                 ids[side].append(batch.samples[side].cpu())
 
     reader.run(on_layer, "pass 1 of 1: rows", progress)
-    stacked = []
-    for side in range(2):
-        stacked.append([])
-        for layer in rows:
-            stacked[side].append(torch.cat(layer[side]))
-            layer[side].clear()
+    for side in rows:
+        for k, parts in enumerate(side):
+            side[k] = torch.cat(parts)
+            parts.clear()
     options = {**options, "confidence": None}
-    return modality_integration_rate(*stacked, samples=tuple(map(torch.cat, ids)), **options), reader.samples
+    return modality_integration_rate(*rows, samples=tuple(map(torch.cat, ids)), **options), reader.samples
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
