@@ -35,8 +35,9 @@ from mirlab import ledger, recipes
 from mirlab.model import train
 from mirlab.world import language
 from mirlib import capture, modality_integration_rate
-from mirlib.comparison import paired_difference
+from mirlib.comparison import compare
 from mirlib.data import sample_images, sample_texts
+from mirlib.gaps import GapResult
 from mirlib.loading import load_miniature
 from mirlib.result import MIRResult, Sample
 from mirlib.rows import collect_rows
@@ -229,15 +230,15 @@ def difference_of(configuration: dict[str, Any]) -> dict[str, Any]:
     """The interval of each difference against the mean of all, paired and not."""
     first, second = (asked(configuration, model) for model in configuration["models"])
     differences = first.values - second.values
-    samples = [Sample("", str(number), str(number)) for number in range(configuration["samples"])]
-    found = [
-        paired_difference(*a, samples, *b, samples, confidence=CONFIDENCE)
-        for a, b in zip(
-            zip(first.values, first.influences, strict=True),
-            zip(second.values, second.influences, strict=True),
-            strict=True,
-        )
-    ]
+    samples = tuple(Sample("", str(number), str(number)) for number in range(configuration["samples"]))
+    results = (
+        [
+            GapResult("mir", value, np.empty(0), "lower", "rows", {}, influence=influence, samples=samples)
+            for value, influence in zip(each.values, each.influences, strict=True)
+        ]
+        for each in (first, second)
+    )
+    found = [compare(a, b, confidence=CONFIDENCE) for a, b in zip(*results, strict=True)]
     target = float(differences.mean())
     metrics: dict[str, Any] = {
         "target": target,

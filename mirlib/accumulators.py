@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,20 +89,14 @@ class RowSamples:
 class FiniteChecks:
     """Finds rows that are not finite in many layers, and reads the answer from the device once for all of them."""
 
-    class _Pending(NamedTuple):
-        layer: int
-        modality: str
-        name_row: Callable[[str, int], str]
-        first: Tensor  # () int64: the number of the first such row, or −1
-
     def __init__(self) -> None:
-        self._pending: list[FiniteChecks._Pending] = []
+        self._pending: list[tuple[Tensor, Callable[[int], MirlibError]]] = []  # the first such row, or −1; its error
 
     def add(self, layer: int, modality: str, norms: Tensor, name_row: Callable[[str, int], str]) -> None:
         """Note the (n,) norms of a layer's rows, for `settle`; nothing is read from the device."""
         broken = ~torch.isfinite(norms)
         first = torch.where(broken.any(), broken.to(torch.uint8).argmax(), -1)
-        self._pending.append(self._Pending(layer, modality, name_row, first))
+        self._pending.append((first, lambda row: not_finite(layer, modality, name_row(modality, row))))
 
     def settle(self) -> None:
         """Read all answers, one transfer a device, and forget them.
@@ -112,55 +106,40 @@ class FiniteChecks:
         """
         pending, self._pending = self._pending, []
         found: dict[int, int] = {}
-        for device in {check.first.device for check in pending}:
-            numbers = [i for i, check in enumerate(pending) if check.first.device == device]
-            found |= zip(numbers, torch.stack([pending[i].first for i in numbers]).tolist(), strict=True)
-        for i, check in enumerate(pending):
+        for device in {first.device for first, _ in pending}:
+            here = [i for i, (first, _) in enumerate(pending) if first.device == device]
+            found |= zip(here, torch.stack([pending[i][0] for i in here]).tolist(), strict=True)
+        for i, (_, error) in enumerate(pending):
             if found[i] >= 0:
-                raise not_finite(check.layer, check.modality, check.name_row(check.modality, found[i]))
+                raise error(found[i])
 
 
 def row_of_batch(modality: str, row: int) -> str:
     return f"row {row} of the batch"
 
 
-@dataclass
 class Running:
-    """Moments that grow in place, where the rows are, without reading from the device."""
+    """Moments that grow in place, where the rows are, without reading from the device.
 
-    count: Tensor
-    mean: Tensor
-    scatter: Tensor
+    ``packed``, (d + 2, d) float64, holds scatter, mean and the count in the corner, as `Processes.merge_moments` does.
+    """
+
+    def __init__(self, packed: Tensor) -> None:
+        self.packed = packed
 
     @classmethod
     def empty(cls, dim: int, device: torch.device) -> Running:
         """Moments of no rows."""
-        scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
-        return cls(scatter.new_zeros(()), scatter.new_zeros(dim), scatter)
+        return cls(torch.zeros(dim + 2, dim, dtype=torch.float64, device=device))
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """Add (n, d) rows with weights of 0 or 1."""
-        add_rows(self.count, self.mean, self.scatter, rows, weights)
-
-    def copy(self) -> Running:
-        """Moments that grow by themselves."""
-        return Running(self.count.clone(), self.mean.clone(), self.scatter.clone())
+        add_rows(self.packed[-1, 0], self.packed[-2], self.packed[:-2], rows, weights)
 
     @property
     def moments(self) -> Moments:
-        """As plain moments; reads the count from the device."""
-        return Moments(int(self.count), self.mean, self.scatter)
-
-    @property
-    def packed(self) -> Tensor:
-        """(d + 2, d), as `Processes.merge_moments` takes it."""
-        count = torch.zeros_like(self.mean)
-        count[0] = self.count
-        return torch.cat([self.scatter, self.mean[None], count[None]])
-
-
-def unpack(packed: Tensor) -> Moments:
-    return Moments(int(packed[-1, 0]), packed[-2], packed[:-2])
+        """As plain moments; reads the count from the device. The mean is a copy, for it outlives the scatter."""
+        return Moments(int(self.packed[-1, 0]), self.packed[-2].clone(), self.packed[:-2])
 
 
 def _unit(rows: Tensor, norms: Tensor) -> Tensor:
@@ -172,17 +151,16 @@ def _unit(rows: Tensor, norms: Tensor) -> Tensor:
 class Side:
     """What is kept of the rows of one modality after one layer.
 
-    ``norms`` are chunks of float32 norms of all rows, where the outlier rule needs them; ``sums``, (2,) float64, how
-    many rows came in the first pass and the sum of their norms, ``again`` of a later pass; ``running`` moments of the
-    rows that were accepted, ``unit`` of the same rows at norm 1; ``aside`` rows that are not decided, in host memory,
-    with their norms; ``reached`` the smallest and the largest norm that was accepted.
+    ``norms`` are chunks of float32 norms of all rows, where the outlier rule needs them; ``sums``, (2, 2) float64, how
+    many rows came and the sum of their norms, in the first pass and in the latest one; ``running`` moments of the rows
+    that were accepted, ``unit`` of the same rows at norm 1; ``aside`` rows that are not decided, in host memory, with
+    their norms; ``reached`` the smallest and the largest norm that was accepted.
     """
 
     def __init__(self, dim: int, unit: bool) -> None:
         self.dim, self.with_unit = dim, unit
         self.norms: list[Tensor] = []
-        self.sums = torch.zeros(2, dtype=torch.float64)
-        self.again = torch.zeros(2, dtype=torch.float64)
+        self.sums = torch.zeros(2, 2, dtype=torch.float64)
         self.seen = self.refreshed = 0
         self.bounds: NormBounds | None = None
         self.clear()
@@ -196,19 +174,14 @@ class Side:
 
     def count(self, norms: Tensor, again: bool = False) -> None:
         """Add to the sums; they follow the first rows to their device, for a transfer would wait for it."""
-        sums = self.again if again else self.sums
-        if sums.device != norms.device:
-            sums = sums.to(norms.device)
-        sums += torch.stack([torch.full_like(norms[0], len(norms)), norms.sum()])
-        if again:
-            self.again = sums
-        else:
-            self.sums = sums
-            self.seen += len(norms)
+        self.sums = self.sums.to(norms.device)
+        self.sums[int(again), 0] += len(norms)
+        self.sums[int(again), 1] += norms.sum()
 
     def take(self, rows: Tensor, norms: Tensor, samples: int, drops: bool) -> None:
         """Rows of the first pass, of so many samples up to now: counted, and accepted or set aside."""
         self.count(norms)
+        self.seen += len(norms)
         if not drops:
             self.add(rows, norms)
             return
@@ -219,15 +192,15 @@ class Side:
                 self._sort(some, their_norms)
         self._sort(rows, norms)
 
-    def accepted_outlier(self, bounds: NormBounds | None) -> bool:
+    def accepted_outlier(self, bounds: NormBounds) -> bool:
         """Whether a row is among the moments that the final bounds leave out."""
         reached = self.reached.cpu()
-        return bounds is not None and bool(bounds.outliers(reached[reached.isfinite()]).any())
+        return bool(bounds.outliers(reached[reached.isfinite()]).any())
 
     @property
     def device(self) -> torch.device:
         """Where the moments are."""
-        return torch.device("cpu") if self.running is None else self.running.scatter.device
+        return torch.device("cpu") if self.running is None else self.running.packed.device
 
     @property
     def all_norms(self) -> Tensor:
@@ -256,31 +229,33 @@ class Side:
 
     def add(self, rows: Tensor, norms: Tensor, kept: Tensor | None = None) -> None:
         """Add rows to the moments, but for those that are not to be kept."""
-        device = float64_device(rows)
         if self.running is None:
-            self.running = Running.empty(self.dim, device)
-            self.unit = Running.empty(self.dim, device) if self.with_unit else None
-        device = self.running.scatter.device  # the moments stay where the first rows were
+            self._start(float64_device(rows))
+        device = self.device  # the moments stay where the first rows were
         weights = None if kept is None else kept.to(device, torch.float64)
         self.running.add(rows.to(device) if rows.device.type != "mps" else rows, weights)
         if self.unit is not None:
             self.unit.add(_unit(rows.to(device), norms), weights)
 
-    def settle(self, bounds: NormBounds | None) -> None:
+    def _start(self, device: torch.device) -> None:
+        self.running = Running.empty(self.dim, device)
+        self.unit = Running.empty(self.dim, device) if self.with_unit else None
+
+    def settle(self, bounds: NormBounds) -> None:
         """Decide the waiting rows for good."""
         for rows, norms in self._waiting():
             inside = ~bounds.outliers(norms)
             if bool(inside.any()):
                 self.add(rows[inside], norms[inside])
 
-    def settled(self, bounds: NormBounds | None) -> tuple[Running, Running | None]:
+    def settled(self, bounds: NormBounds) -> tuple[Running, Running | None]:
         """The moments with those of the waiting rows that lie inside the final bounds; what is kept stays as it was."""
         whole = self
         if self.aside or self.running is None:
             whole = Side(self.dim, self.with_unit)
-            whole.running = self.running and self.running.copy()
-            whole.unit = self.unit and self.unit.copy()
-            whole.aside = list(self.aside)
+            whole.running, whole.unit = copy.deepcopy((self.running, self.unit))
+            whole.aside = self.aside
             whole.settle(bounds)
-        none = Running.empty(self.dim, torch.device("cpu")) if whole.running is None else None
-        return whole.running or none, whole.unit or (none if self.with_unit else None)
+            if whole.running is None:
+                whole._start(torch.device("cpu"))
+        return whole.running, whole.unit

@@ -7,7 +7,7 @@ an adapter, a function from the model to its `DecoderParts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -126,13 +126,16 @@ def find_decoder(model: nn.Module) -> nn.Module | None:
     """The module that holds the decoder's ``layers``, under whatever heads and wrappers; None if there is none."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     for _ in range(len(DECODER_NAMES)):  # a wrapper inside a wrapper, and never in circles
-        if len(getattr(decoder, "layers", None) or ()):
+        if decoder is None or len(getattr(decoder, "layers", None) or ()):
             return decoder
-        inside = (getattr(decoder, name, None) for name in DECODER_NAMES)
-        decoder = next((module for module in inside if isinstance(module, nn.Module)), None)
-        if decoder is None:
-            return None
+        decoder = _first_of(decoder, DECODER_NAMES)
     return None
+
+
+def _first_of(owner: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """The first module that another keeps under one of these names."""
+    found = (getattr(owner, name, None) for name in names)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
@@ -144,8 +147,7 @@ def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
 
 def find_final_norm(decoder: nn.Module) -> nn.Module | None:
     """The norm behind the last layer, by the names that decoders give it."""
-    found = (getattr(decoder, name, None) for name in FINAL_NORM_NAMES)
-    return next((module for module in found if isinstance(module, nn.Module)), None)
+    return _first_of(decoder, FINAL_NORM_NAMES)
 
 
 def connector_names(model: nn.Module) -> list[str]:
@@ -206,14 +208,9 @@ def _has_cross_attention(decoder: nn.Module) -> bool:
 # The exceptions, by model type. Each says what the general rule misses.
 
 
-def _with(**changes: Any) -> Callable[[nn.Module], DecoderParts]:
-
-    def adapter(model: nn.Module) -> DecoderParts:
-        parts = general_rule(model)
-        made = {name: change(model) for name, change in changes.items()}
-        return DecoderParts(**{**vars(parts), **made})
-
-    return adapter
+def _with(**changes: Callable[[nn.Module], Any]) -> Callable[[nn.Module], DecoderParts]:
+    """The general rule, but for parts that are made of the model."""
+    return lambda model: replace(general_rule(model), **{name: make(model) for name, make in changes.items()})
 
 
 def _mean_of_streams(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -7,25 +7,21 @@ the zero cloud, bounds on every MIR with these norms. The floor is the MIR of te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mirlib.authors import replace_rows_by_median
 from mirlib.errors import MirlibError
 from mirlib.mir import (
-    NormBounds,
     as_layers,
     check_layers,
-    check_norms,
+    energy_of_rows,
     log10_sum,
     modality_integration_rate,
+    prepare_layer,
     resolve_settings,
-    row_norms,
-    text_scale,
 )
 
 __all__ = ["NormBaseline", "TextFloor", "ZeroedRows", "norm_bounds", "text_floor", "zeroed_rows"]
@@ -81,22 +77,16 @@ class NormBaseline(NamedTuple):
     per_layer_upper: np.ndarray
 
 
-def _energies(layers: Sequence[Tensor], modality: str, rule: str) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) energies of the rows after the outlier rule, unscaled, and (K,) scales α_k, 1 / mean norm of all rows."""
-    energies, scales = [], []
-    for k, rows in enumerate(layers, start=1):
-        norms = row_norms(rows)
-        check_norms(norms, rows, k, modality, lambda row: f"row {row}")
-        scales.append(text_scale(float(norms.mean()), 1, k) if modality == "text" else 1.0)
-        if rule != "none":
-            outliers = NormBounds.three_sigma(norms).outliers(norms).to(rows.device)
-            rows = replace_rows_by_median(rows, outliers) if rule == "median" else rows[~outliers]
-        if len(rows) < 2:
-            raise MirlibError(f"layer {k}: fewer than 2 {modality} rows are left after the outlier rule")
-        rows = (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
-        mean = rows.mean(dim=0)
-        energies.append(float(mean @ mean + (rows - mean).square().sum() / (len(rows) - 1)))
-    return np.array(energies), np.array(scales)
+def _energies(rows: dict[str, list[Tensor]], outliers: str | None) -> list[np.ndarray]:
+    """By modality (K,) energies of the rows that the outlier rule keeps, scaled; text is among them."""
+    chosen = resolve_settings("paper", outliers, None)
+    energies = []
+    for k, layer in enumerate(zip(*rows.values(), strict=True), start=1):
+        prepared = prepare_layer(
+            dict(zip(rows, layer, strict=True)), k, chosen, normalize=True, name_row=lambda _, row: f"row {row}"
+        )
+        energies.append([energy_of_rows(kept) * prepared.scale**2 for kept in prepared.kept.values()])
+    return list(np.array(energies).T)
 
 
 def zeroed_rows(text: Any, *, outliers: str | None = None) -> ZeroedRows:
@@ -122,8 +112,7 @@ def zeroed_rows(text: Any, *, outliers: str | None = None) -> ZeroedRows:
     """
     layers = as_layers(text, "text")
     check_layers(layers, layers, minimum=2)
-    energies, scales = _energies(layers, "text", resolve_settings("paper", outliers, None).outliers)
-    per_layer = energies * scales**2
+    (per_layer,) = _energies({"text": layers}, outliers)
     return ZeroedRows(log10_sum(per_layer), per_layer)
 
 
@@ -154,12 +143,9 @@ def norm_bounds(vision: Any, text: Any, *, outliers: str | None = None) -> NormB
         >>> float((bounds.per_layer_upper / bounds.text_energy).round(6)[0])
         81.0
     """
-    rule = resolve_settings("paper", outliers, None).outliers
     vision_layers, text_layers = as_layers(vision, "vision"), as_layers(text, "text")
     check_layers(vision_layers, text_layers, minimum=2)
-    vision_energy, _ = _energies(vision_layers, "vision", rule)
-    text_energy, scales = _energies(text_layers, "text", rule)
-    vision_energy, text_energy = vision_energy * scales**2, text_energy * scales**2
+    vision_energy, text_energy = _energies({"vision": vision_layers, "text": text_layers}, outliers)
     lower = (np.sqrt(vision_energy) - np.sqrt(text_energy)) ** 2
     upper = (np.sqrt(vision_energy) + np.sqrt(text_energy)) ** 2
     values = (log10_sum(each) for each in (vision_energy, lower, upper))

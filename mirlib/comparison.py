@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mirlib.gaps.base import GapResult
 
-__all__ = ["Comparison", "Difference", "PairedDifference", "SampleDifference", "compare", "paired_difference"]
+__all__ = ["Comparison", "Difference", "SampleDifference", "compare"]
 
 # Settings that change what the number is, so that values which differ in them do not belong side by side. The model and
 # its width may differ.
@@ -56,14 +56,6 @@ class Difference(NamedTuple):
     def distinguishable(self) -> bool:
         """Whether the interval leaves 0 out."""
         return self.low > 0 or self.high < 0
-
-
-class PairedDifference(NamedTuple):
-    """A difference with the interval for the samples as they are, as if they shared none, and how many are in both."""
-
-    difference: Difference
-    unpaired: Difference
-    shared: int
 
 
 class SampleDifference(NamedTuple):
@@ -181,24 +173,19 @@ def _match(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.nd
     return pairs[:, 0], pairs[:, 1]
 
 
-def _independent_parts(first: _Draws, second: _Draws | None, paired: bool) -> list[tuple[np.ndarray, int]]:
-    """Variances of independent parts of a difference, each with the number of draws behind it.
+def _errors(draws: _Draws) -> np.ndarray:
+    """The influences times √(N / (N − 1)), whose squares add up to the variance of what N samples influence."""
+    count = draws.influence.shape[-1]
+    return draws.influence * (math.sqrt(count / (count - 1)) if count > 1 else math.nan)
 
-    The factor N / (N − 1) of a variance from N influences goes into both of them, so that none can be negative.
-    """
-    a = first.influence * _small_sample(first)
-    if second is None:
-        return [((a**2).sum(axis=-1), a.shape[-1])]
-    b = second.influence * _small_sample(second)
-    of_a, of_b = _match(first.keys, second.keys) if paired else (np.empty(0, np.int64),) * 2
+
+def _independent_parts(first: _Draws, second: _Draws) -> list[tuple[np.ndarray, int]]:
+    """Variances of independent parts of a difference, each with the number of draws behind it."""
+    a, b = _errors(first), _errors(second)
+    of_a, of_b = _match(first.keys, second.keys)
     rest_a, rest_b = np.delete(a, of_a, axis=-1), np.delete(b, of_b, axis=-1)
     parts = (a[..., of_a] - b[..., of_b], rest_a, rest_b)
     return [((part**2).sum(axis=-1), part.shape[-1]) for part in parts if part.shape[-1]]
-
-
-def _small_sample(draws: _Draws) -> float:
-    count = draws.influence.shape[-1]
-    return math.sqrt(count / (count - 1)) if count > 1 else math.nan
 
 
 def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidence: float) -> Difference:
@@ -214,57 +201,14 @@ def _with_interval(value: float, parts: Sequence[tuple[float, float]], confidenc
 
 
 def _difference(
-    values: np.ndarray | float, first: Sequence[_Draws], second: Sequence[_Draws], confidence: float, paired: bool
-) -> list[Difference]:
+    values: np.ndarray | float, first: Sequence[_Draws], second: Sequence[_Draws], confidence: float
+) -> tuple[Difference, ...]:
     """A `Difference` for each of the (...) numbers that the draws influence."""
-    parts = [part for a, b in zip(first, second, strict=True) for part in _independent_parts(a, b, paired)]
+    parts = [part for a, b in zip(first, second, strict=True) for part in _independent_parts(a, b)]
     flat = [(np.atleast_1d(variance), count - 1) for variance, count in parts]
-    return [
+    return tuple(
         _with_interval(float(value), [(float(variance[k]), degrees) for variance, degrees in flat], confidence)
         for k, value in enumerate(np.atleast_1d(values))
-    ]
-
-
-def paired_difference(
-    value_a: float,
-    influence_a: Any,
-    samples_a: Sequence[Sample],
-    value_b: float,
-    influence_b: Any,
-    samples_b: Sequence[Sample],
-    *,
-    confidence: float = 0.95,
-) -> PairedDifference:
-    """The difference of two values that are known with the influence of each of their N and M samples.
-
-    Samples are the same if picture and text are, in whatever order they come; of a sample that was drawn twice, one is
-    matched with one. The interval is that of a Student's t, with N − 1 degrees of freedom where both values come from
-    the same N samples, and by Welch's rule otherwise. Fewer than 2 samples, or another number of influences, are
-    refused.
-
-    Examples:
-        >>> import numpy as np
-        >>> samples = [Sample(f"image {i}", f"{i:016x}", f"{i:016x}") for i in range(4)]
-        >>> influence = np.array([0.1, -0.2, 0.3, -0.2])
-        >>> found = paired_difference(3.4, 1.1 * influence, samples, 3.2, influence[::-1], samples[::-1])
-        >>> found.shared, round(found.difference.standard_error, 3), round(found.unpaired.standard_error, 3)
-        (4, 0.049, 0.728)
-    """
-    draws = []
-    for which, influence, samples in (("first", influence_a, samples_a), ("second", influence_b, samples_b)):
-        numbers = np.asarray(influence, dtype=np.float64)
-        if numbers.shape != (len(samples),) or len(samples) < 2:
-            raise MirlibError(
-                f"the {which} value: expected an influence for each of 2 or more samples, got {numbers.shape} for "
-                f"{len(samples)} samples"
-            )
-        draws.append(_Draws(numbers, _keys(samples, "picture", "text")))
-    a, b = draws
-    value = value_a - value_b
-    return PairedDifference(
-        difference=_difference(value, [a], [b], confidence, paired=True)[0],
-        unpaired=_difference(value, [a], [b], confidence, paired=False)[0],
-        shared=len(_match(a.keys, b.keys)[0]),
     )
 
 
@@ -286,10 +230,11 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
 
     On the same samples the interval is that of a paired difference, often far narrower than those of the two values
     suggest. Samples are the same if their pictures have the same pixels and their texts the same characters, in
-    whatever order they come. Pictures and texts are matched together where they went in as one
-    sequence, and each by themselves where vision and text rows belong to different samples. With no
-    sample in common, or without the influences of samples, the interval is that of
-    independent draws, and a warning says so.
+    whatever order they come; of a sample that was drawn twice, one is matched with one. Pictures and texts are matched
+    together where they went in as one sequence, and each by themselves where vision and text rows belong to different
+    samples. With no sample in common, or without the influences of samples, the interval is that of independent draws,
+    and a warning says so. It is that of a Student's t, with N − 1 degrees of freedom where both values come from the
+    same N samples, and by Welch's rule otherwise.
 
     Both are results of `mirlib.score`, or of one measure of the gap; ``b`` is subtracted, so that for MIR a negative
     difference means that ``a`` is closer. ``confidence`` is that of all intervals.
@@ -337,7 +282,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         notes.append(f"the interval is that of independent draws: {why}")
     difference = unpaired
     if any(shared.values()):
-        difference = _difference(value, first, second, confidence, paired=True)[0]
+        difference = _difference(value, first, second, confidence)[0]
     return Comparison(
         quantity=quantity,
         values=(float(a.value), float(b.value)),
@@ -349,7 +294,7 @@ def compare(a: MIRResult | GapResult, b: MIRResult | GapResult, *, confidence: f
         samples=_samples_that_carry(a, first, second) if any(shared.values()) else (),
         incomparable=tuple(differences({"a": a, "b": b})),
         warnings=tuple(notes),
-        **_layers(a, b, confidence, paired=any(shared.values())),
+        **_layers(a, b, first, second, confidence),
     )
 
 
@@ -407,8 +352,7 @@ def _of_the_two(*flags: bool) -> str:
 def _own_errors(result: Any, draws: list[_Draws] | None) -> list[tuple[float, float]]:
     """Variances of independent parts of one value, with their degrees of freedom; nothing if there is no interval."""
     if draws is not None:
-        parts = [part for one in draws for part in _independent_parts(one, None, False)]
-        return [(float(variance), count - 1) for variance, count in parts]
+        return [(float((_errors(one) ** 2).sum()), len(one.influence) - 1) for one in draws]
     interval = getattr(result, "interval", None)
     if interval is None:
         return []
@@ -420,9 +364,8 @@ def _samples_that_carry(a: Any, first: list[_Draws], second: list[_Draws]) -> tu
     """The shared pairs, or pictures, by what they do to the difference."""
     of_a, of_b = _match(first[0].keys, second[0].keys)
     on_difference = first[0].influence[of_a] - second[0].influence[of_b]
-    samples = a.samples
     return tuple(
-        SampleDifference(samples[of_a[i]], float(on_difference[i]))
+        SampleDifference(a.samples[of_a[i]], float(on_difference[i]))
         for i in np.argsort(-np.abs(on_difference), kind="stable")
     )
 
@@ -431,7 +374,9 @@ def _samples_that_carry(a: Any, first: list[_Draws], second: list[_Draws]) -> tu
 # Layers
 
 
-def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[Difference, ...]]:
+def _layers(
+    a: Any, b: Any, first: list[_Draws] | None, second: list[_Draws] | None, confidence: float
+) -> dict[str, tuple[Difference, ...]]:
     """Differences layer by layer, with intervals where the influences are known in both."""
     if len(a.per_layer) != len(b.per_layer):
         return {}
@@ -445,20 +390,19 @@ def _layers(a: Any, b: Any, confidence: float, paired: bool) -> dict[str, tuple[
         return {"per_layer": alone(per_layer)}
     weight, *slopes = _weight(*sums)
     contributions = per_layer * weight
-    if a.influence is None or b.influence is None or a.influence.paired != b.influence.paired:
+    if first is None or second is None or len(first) != len(second):
         return {"per_layer": alone(per_layer), "contributions": alone(contributions)}
     distances: list[list[_Draws]] = []
     shares: list[list[_Draws]] = []
-    for result, slope, sign in ((a, slopes[0], 1), (b, slopes[1], -1)):
+    for result, draws, slope in ((a, first, slopes[0]), (b, second, -slopes[1])):
         sides = result.influence.vision, result.influence.text
         sides = (sides[0] + sides[1],) if result.influence.paired else sides
-        keys = [draws.keys for draws in _draws_of(result)]
-        distances.append([_Draws(side, key) for side, key in zip(sides, keys, strict=True)])
-        on_shares = (weight * side + sign * slope * np.outer(per_layer, side.sum(axis=0)) for side in sides)
-        shares.append([_Draws(share, key) for share, key in zip(on_shares, keys, strict=True)])
+        distances.append([_Draws(side, one.keys) for side, one in zip(sides, draws, strict=True)])
+        on_shares = (weight * side + slope * np.outer(per_layer, side.sum(axis=0)) for side in sides)
+        shares.append([_Draws(share, one.keys) for share, one in zip(on_shares, draws, strict=True)])
     return {
-        "per_layer": tuple(_difference(per_layer, *distances, confidence, paired)),
-        "contributions": tuple(_difference(contributions, *shares, confidence, paired)),
+        "per_layer": _difference(per_layer, *distances, confidence),
+        "contributions": _difference(contributions, *shares, confidence),
     }
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples, Side
+from mirlib.accumulators import FiniteChecks, Side
 from mirlib.batches import pair_batches
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
@@ -89,17 +89,6 @@ class TransportMap:
         """(K,) number of vision rows that the outlier rule keeps."""
         return sum((~np.isnan(costs)).sum(axis=1) for costs in self.vision)
 
-    @cached_property
-    def by_picture(self) -> np.ndarray:
-        """(K, N) what each picture pays of each layer's distance; it sums to ``per_layer − unreached["vision"]``."""
-        return np.stack([np.nansum(costs, axis=1) for costs in self.vision], axis=1) / self.kept[:, None]
-
-    @cached_property
-    def shares(self) -> np.ndarray:
-        """(N,) share of each picture in what all pay in all layers; 1 in all."""
-        paid = self.by_picture.sum(axis=0)
-        return paid / max(paid.sum(), np.finfo(float).tiny)
-
     def ranking(self, layer: int | None = None) -> np.ndarray:
         """(N,) samples from the dearest picture to the cheapest, by their rows' mean cost in a layer or in all."""
         costs = [self.patch_costs(number, layer) for number in range(len(self.vision))]
@@ -164,24 +153,14 @@ def as_seen(processor: Any, image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-class _Move(NamedTuple):
-    """What moves the rows of one cloud in one layer."""
-
-    own: Moments
-    other: Moments
-    map: Tensor
-
-    @classmethod
-    def of(cls, own: Moments, other: Moments, map: Tensor) -> _Move:
-        """Without the scatters, which are as large as the map and have done their part."""
-        return cls(*(replace(moments, scatter=moments.scatter.new_zeros(0, 0)) for moments in (own, other)), map)
-
-    def costs(self, rows: Tensor) -> Tensor:
-        return row_costs(rows, *self)
+def costs_by(own: Moments, other: Moments, map: Tensor) -> Callable[[Tensor], Tensor]:
+    """`row_costs`, without the scatters, which are as large as the map and have done their part."""
+    own, other = (replace(moments, scatter=moments.scatter.new_zeros(0, 0)) for moments in (own, other))
+    return lambda rows: row_costs(rows, own, other, map)
 
 
-def _accepted_too_much(half: Side, bounds: NormBounds | None) -> bool:
-    return half.accepted_outlier(bounds)
+def unknown_costs(rows: Tensor) -> Tensor:
+    return torch.full((len(rows),), torch.nan, dtype=torch.float64)
 
 
 class _Costs:
@@ -190,9 +169,9 @@ class _Costs:
     def __init__(self, reader: Reader, metric: Callable[[int], ModalityIntegrationRate], progress: bool) -> None:
         self.reader, self.make_metric, self.progress = reader, metric, progress
         self.metric: ModalityIntegrationRate | None = None
-        self.bounds: list[tuple[NormBounds | None, NormBounds | None]] = []
+        self.bounds: list[tuple[NormBounds, NormBounds]] = []
         self.halves: dict[int, list[Side]] = {}
-        self.moves: dict[int, dict[str, _Move]] = {}
+        self.moves: dict[int, dict[str, Callable[[Tensor], Tensor]]] = {}  # costs of rows
         self.unreached: dict[str, list[float]] = {name: [] for name in (*MODALITIES, "null")}
         self.costs: dict[str, dict[int, list[Tensor]]] = {name: {} for name in self.unreached}
         self.counts: dict[str, list[int]] = {name: [] for name in MODALITIES}
@@ -203,16 +182,12 @@ class _Costs:
     def measure(self) -> MIRResult:
         """MIR itself, and the moments of the two halves of the texts."""
         checks = FiniteChecks()
-        samples: RowSamples | None = None
         repair = False  # of the metric, of whose early decisions about outliers one was wrong
 
         def update(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-            nonlocal samples
             if self.metric is None:
                 self.metric = self.make_metric(vision.shape[1])
-            if k == 1:
-                samples = RowSamples(*batch.samples)
-            self.metric.update_layer(k, vision, text, samples, batch.name_row, checks)
+            self.metric.update_layer(k, vision, text, batch.row_samples, batch.name_row, checks)
 
         def first(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
             update(k, vision, text, batch)
@@ -231,7 +206,7 @@ class _Costs:
         self.reader.run(first, "pass 1 of 2: moments", self.progress, checks.settle)
         self.bounds = [self.metric.bounds(k) for k in range(1, self.metric.num_layers + 1)]
         halves = [(side, self.bounds[k - 1][1]) for k, sides in self.halves.items() for side in sides]
-        wrong = [side for side, bounds in halves if _accepted_too_much(side, bounds)]
+        wrong = [side for side, bounds in halves if side.accepted_outlier(bounds)]
         if self.metric.needs_second_pass(progress=self.progress):
             repair = True
             self.metric.begin_second_pass(progress=self.progress)
@@ -251,8 +226,7 @@ class _Costs:
 
     def dropped(self, layer: int, column: int, rows: Tensor) -> Tensor:
         """(n,) mask of the rows that the outlier rule drops."""
-        bounds, norms = self.bounds[layer - 1][column], row_norms(rows)
-        return torch.zeros_like(norms, dtype=torch.bool) if bounds is None else bounds.outliers(norms)
+        return self.bounds[layer - 1][column].outliers(row_norms(rows))
 
     def find_maps(self) -> None:
         """The maps of every layer; what they are made of is let go on the way."""
@@ -267,7 +241,7 @@ class _Costs:
                 found = {"vision": (vision, text, maps.forward), "text": (text, vision, maps.backward)}
                 if min(first.count, second.count) > 1:
                     found["null"] = (first, second, optimal_maps(first.covariance, second.covariance).forward)
-                self.moves[layer] = {name: _Move.of(*move) for name, move in found.items()}
+                self.moves[layer] = {"null": unknown_costs} | {name: costs_by(*move) for name, move in found.items()}
                 for name, values in self.unreached.items():
                     values.append(unreached_spread(*found[name]) if name in found else np.nan)
 
@@ -289,11 +263,10 @@ class _Costs:
             moves = self.moves[k]
             for column, (name, rows) in enumerate(zip(MODALITIES, (vision, text), strict=True)):
                 dropped = self.dropped(k, column, rows)
-                self.keep(name, k, moves[name].costs(rows), dropped)
+                self.keep(name, k, moves[name](rows), dropped)
                 if name == "text":
-                    away = dropped | (batch.samples[1] % 2 == 1).to(dropped.device)
-                    costs = moves["null"].costs(rows) if "null" in moves else torch.zeros_like(row_norms(rows))
-                    self.keep("null", k, costs, away if "null" in moves else torch.ones_like(away))
+                    moved = (batch.samples[1] % 2 == 0).to(dropped.device)
+                    self.keep("null", k, moves["null"](rows), dropped | ~moved)
 
         def collect() -> None:
             for chunks, costs in self.waiting:

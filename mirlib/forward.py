@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mirlib.accumulators import RowSamples
 from mirlib.batches import ModelInputs
 from mirlib.distributed import BrokenForward, Processes, ProcessFailedError
 from mirlib.errors import MirlibError, said_by, shown
@@ -51,6 +52,11 @@ class ReadBatch:
     def samples(self) -> tuple[Tensor, Tensor]:
         """(r,) and (s,) numbers of the sample of each vision row and of each text row; the same in all layers."""
         return self._stream.vision_samples + self.first, self._stream.text_samples + self.first
+
+    @cached_property
+    def row_samples(self) -> RowSamples:
+        """The same, as `ModalityIntegrationRate.update_layer` takes it."""
+        return RowSamples(*self.samples, range(self.first, self.first + self.size))
 
     @property
     def positions(self) -> dict[str, Tensor]:

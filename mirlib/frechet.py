@@ -346,11 +346,15 @@ def first_order_bias(spectrum: Tensor, trace_x: float, trace_y: float, count_x: 
     return trace_x / count_x + trace_y / count_y + 0.5 * (1 / count_x + 1 / count_y) * noise
 
 
-def _assemble(difference: Tensor, trace_x: float, trace_y: float, trace_sqrt: float) -> FrechetDistance:
+def _assemble(
+    difference: Tensor, spectrum: Tensor, trace_x: float, trace_y: float, count_x: int, count_y: int
+) -> tuple[FrechetDistance, float]:
+    """The distance and its `first_order_bias`, from the means' difference and what is known of the covariances."""
     mean_term = float(difference @ difference)
     # Rounding can leave a tiny negative number where the covariances are equal; the exact value is never below 0.
-    covariance_term = max(trace_x + trace_y - 2 * trace_sqrt, 0.0)
-    return FrechetDistance(mean_term + covariance_term, mean_term, covariance_term)
+    covariance_term = max(trace_x + trace_y - 2 * float(spectrum.sum()), 0.0)
+    distance = FrechetDistance(mean_term + covariance_term, mean_term, covariance_term)
+    return distance, first_order_bias(spectrum, trace_x, trace_y, count_x, count_y)
 
 
 def frechet_distance_from_moments(x: Moments, y: Moments) -> tuple[FrechetDistance, float]:
@@ -359,9 +363,8 @@ def frechet_distance_from_moments(x: Moments, y: Moments) -> tuple[FrechetDistan
         raise MirlibError(f"the two sets of rows have {x.dim} and {y.dim} dimensions; they must be equal")
     covariance_x, covariance_y = x.covariance, y.covariance.to(x.mean.device)
     spectrum = _spectrum(covariance_x, covariance_y)
-    trace_x, trace_y = float(covariance_x.trace()), float(covariance_y.trace())
-    distance = _assemble(x.mean - y.mean.to(x.mean.device), trace_x, trace_y, float(spectrum.sum()))
-    return distance, first_order_bias(spectrum, trace_x, trace_y, x.count, y.count)
+    traces = float(covariance_x.trace()), float(covariance_y.trace())
+    return _assemble(x.mean - y.mean.to(x.mean.device), spectrum, *traces, x.count, y.count)
 
 
 def frechet_distance(x: Any, y: Any) -> FrechetDistance:
@@ -423,6 +426,5 @@ def distance_of_rows(x: Tensor, y: Tensor) -> tuple[FrechetDistance, float]:
     mean_x, factor_x = factor(x)
     mean_y, factor_y = factor(y.to(x.device))
     spectrum = torch.linalg.svdvals(factor_x @ factor_y.to(factor_x.device).T)
-    trace_x, trace_y = float(factor_x.square().sum()), float(factor_y.square().sum())
-    distance = _assemble(mean_x - mean_y.to(mean_x.device), trace_x, trace_y, float(spectrum.sum()))
-    return distance, first_order_bias(spectrum, trace_x, trace_y, x.shape[0], y.shape[0])
+    traces = float(factor_x.square().sum()), float(factor_y.square().sum())
+    return _assemble(mean_x - mean_y.to(mean_x.device), spectrum, *traces, len(x), len(y))

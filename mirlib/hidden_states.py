@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
-from mirlib.adapters import register_adapter as register_adapter  # where it was before it had a module of its own
 from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["HiddenStateStream", "capture"]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from mirlib.frechet import Moments, float64_device, is_regular
@@ -37,10 +37,10 @@ __all__ = [
     "LayerInfluence",
     "SampleInfluence",
     "influence_interval",
-    "no_interval",
     "rows_suffice",
     "standard_error",
     "t_interval",
+    "why_no_interval",
 ]
 
 ROWS_PER_DIMENSION = 2
@@ -51,10 +51,15 @@ def rows_suffice(rows: int, dim: int) -> bool:
     return rows >= ROWS_PER_DIMENSION * dim
 
 
-def no_interval(missing: int, layers: int, dim: int) -> str:
-    """Why there is no interval where influences are missing in some layers."""
+def why_no_interval(samples: int, rows: Sequence[int], dim: int) -> str | None:
+    """Why there is no interval from so many samples, with so many ``rows`` of the rarer modality in each layer."""
+    if samples < 2:
+        return "there is no interval: it needs at least 2 samples"
+    few = sum(not rows_suffice(count, dim) for count in rows)
+    if few == 0:
+        return None
     return (
-        f"there is no interval: in {missing} of {layers} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
+        f"there is no interval: in {few} of {len(rows)} layers, rows are fewer than {ROWS_PER_DIMENSION} times the "
         f"{dim} dimensions; use more samples"
     )
 
@@ -100,16 +105,13 @@ class LayerInfluence:
         if not all(map(is_regular, covariances)):
             dtype = torch.float64
 
-        def gradient(optimal: Tensor) -> Tensor:
-            found = optimal.neg_()
-            found.diagonal().add_(1.0)
-            return found.to(dtype)
-
+        for optimal in maps[:2]:  # T becomes I − T
+            optimal.neg_().diagonal().add_(1.0)
         return cls(
             distance,
             scale,
             normalized,
-            (gradient(maps.forward), gradient(maps.backward)),
+            (maps.forward.to(dtype), maps.backward.to(dtype)),
             (vision.mean, text.mean.to(vision.mean.device)),
             tuple(float(side.trace()) - maps.trace for side in covariances),
             (vision.count, text.count),
@@ -146,12 +148,10 @@ class LayerInfluence:
 class SampleInfluence:
     """The influence of each sample's rows of one side (0 vision, 1 text) on a layer's distance, summed as they come.
 
-    ``bounds`` are those of the outlier rule, None where all rows are kept; ``samples`` is N.
+    ``bounds`` are those of the outlier rule; ``samples`` is N.
     """
 
-    def __init__(
-        self, maps: LayerInfluence, side: int, bounds: NormBounds | None, samples: int, device: torch.device
-    ) -> None:
+    def __init__(self, maps: LayerInfluence, side: int, bounds: NormBounds, samples: int, device: torch.device) -> None:
         self._maps, self._side, self._bounds = maps, side, bounds
         wide = {"dtype": torch.float64, "device": device}
         self.of_rows = torch.zeros(samples, **wide)
@@ -163,7 +163,7 @@ class SampleInfluence:
         device, bounds = self.of_rows.device, self._bounds
         found = self._maps.of_kept(rows, self._side).to(device)
         norms, index = norms.to(device, torch.float64), index.to(device)
-        if bounds is not None and bounds.moves:
+        if bounds.moves:
             width = bounds.reach / 6  # half a standard deviation
             for number, (end, sign) in enumerate(((-1, -1), (1, 1))):
                 near = (norms - (bounds.centre + end * bounds.reach)).abs() <= width
@@ -171,15 +171,14 @@ class SampleInfluence:
             deviation = bounds.reach / 3
             self.of_norms[0].index_add_(0, index, (norms - bounds.centre).sign() / (2 * bounds.density))
             self.of_norms[1].index_add_(0, index, ((norms - bounds.mean).square() / deviation - deviation) / 2)
-        if bounds is not None:
-            found = torch.where(bounds.outliers(norms), 0.0, found)
+        found = torch.where(bounds.outliers(norms), 0.0, found)
         if self._side == 1:
             found = found + self._maps.of_scale(norms)
         self.of_rows.index_add_(0, index, found)
 
     def total(self, slopes: Tensor | None = None) -> Tensor:
         """(N,) influences; ``slopes`` are those of the rows of all processes."""
-        if self._bounds is None or not self._bounds.moves:
+        if not self._bounds.moves:
             return self.of_rows
         lower, upper = self.slopes if slopes is None else slopes.to(self.slopes)
         of_median, of_deviation = self.of_norms / self._bounds.count
@@ -205,5 +204,5 @@ def influence_interval(influence: Influence, per_layer: np.ndarray, value: float
 
 def t_interval(value: float, error: float, confidence: float, method: str, degrees: int) -> Interval:
     """``value ± t · standard error``; NaN at both ends without a degree of freedom."""
-    reach = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * error if degrees > 0 else math.nan
+    reach = float(stdtrit(degrees, 0.5 + confidence / 2)) * error if degrees > 0 else math.nan
     return Interval(value - reach, value + reach, confidence, error, method, degrees)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,7 @@ CONTROLS = {
     "fresh": "fresh projector",
     "fresh_rescaled": "fresh projector at the trained length",
 }
-"""The controls by name.
-
-They are measured in the order black, noise, shuffled, zero, gaussian, fresh, fresh_rescaled.
-"""
+"""The controls by name, in the order in which they are measured."""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
 OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
@@ -113,19 +111,17 @@ class Controls:
 
     def reading(self) -> str | None:
         """One sentence on where the real pictures stand among the controls, chosen by the intervals; None without."""
-        standing = {name: self.standing(name) for name in self.results if name != REAL}
-        found = {name: at for name, at in standing.items() if at is not None}
-        if not found:
-            return None
-        named = {kind: [TITLES[name] for name, at in found.items() if at == kind] for kind in set(found.values())}
-        if "below" in named:
-            lower = _listed(named["below"])
-            return f"below the real pictures lie {lower}: a low MIR alone is no evidence of integration"
-        if "not told apart" in named:
-            return (
-                f"no control lies below the real pictures; not told apart from them: {_listed(named['not told apart'])}"
-            )
-        return f"all controls with an interval lie above the real pictures: {_listed(named['above'])}"
+        named: dict[str | None, list[str]] = {}
+        for name in [name for name in self.results if name != REAL]:
+            named.setdefault(self.standing(name), []).append(TITLES[name])
+        listed = {standing: _listed(titles) for standing, titles in named.items()}
+        if "below" in listed:
+            return f"below the real pictures lie {listed['below']}: a low MIR alone is no evidence of integration"
+        if "not told apart" in listed:
+            return f"no control lies below the real pictures; not told apart from them: {listed['not told apart']}"
+        if "above" in listed:
+            return f"all controls with an interval lie above the real pictures: {listed['above']}"
+        return None
 
     def to_frame(self) -> pd.DataFrame:
         """One line an input: its MIR with its interval, and its difference from the real pictures with half of its."""
@@ -264,10 +260,8 @@ def controls(
         bar.set_postfix_str(CONTROLS[name])
         try:
             results[name] = run(name)
-        except NotAvailableError as reason:  # the same in every process
-            unavailable[name] = str(reason)
         except MirlibError as error:  # the others are worth having; several processes end together
-            if processes.size > 1:
+            if processes.size > 1 and not isinstance(error, NotAvailableError):  # which is the same in all of them
                 raise
             unavailable[name] = str(error)
     settings = {"seed": seed, "names": names, "rows_changed_at": "the input of layer 1"}
@@ -358,29 +352,24 @@ class _Entrance:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        place, mask = _place(hidden, self.rows.mask)
         if self.change is not None:
-            samples = mask.nonzero()[:, 0]
-            changed = hidden.clone()
-            if len(place) == 1:
-                changed[place] = self.change(hidden[place], samples).to(hidden.dtype)
-            else:  # the streams stand in front: rows first
-                changed[place] = self.change(hidden[place].transpose(0, 1), samples).transpose(0, 1).to(hidden.dtype)
-            hidden = changed
+            hidden = hidden.clone()
+        view = _positions_first(hidden, self.rows.mask)
+        mask = self.rows.mask.to(hidden.device)
+        if self.change is not None:
+            view[mask] = self.change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
         read = hidden if self.parts.read is None else self.parts.read(hidden)
         norms = read[mask].float().norm(dim=-1)
         self.sum, self.count = self.sum + float(norms.sum()), self.count + len(norms)
         return (hidden, *args[1:]), kwargs if args else {**kwargs, "hidden_states": hidden}
 
 
-def _place(hidden: Tensor, mask: Tensor | None) -> tuple[tuple[Any, ...], Tensor]:
-    """The index of the vision rows in hidden states (B, T, ..., d) or (n, B, T, d), and the mask (B, T) beside them."""
+def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """A view (B, T, ..., d) of hidden states of that shape, or of several streams in front, (n, B, T, d)."""
     if mask is not None and hidden.shape[:2] == mask.shape:
-        mask = mask.to(hidden.device)
-        return (mask,), mask
+        return hidden
     if mask is not None and hidden.ndim == 4 and hidden.shape[1:3] == mask.shape:
-        mask = mask.to(hidden.device)
-        return (slice(None), mask), mask
+        return hidden.movedim(0, 2)
     there = None if mask is None else tuple(mask.shape)
     raise MirlibError(
         f"layer 1 reads {tuple(hidden.shape)} for a sequence of shape {there}; its vision rows cannot be told apart"
@@ -522,11 +511,9 @@ class _Seen:
 def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
     """Watch the first forward pass inside the block."""
     seen, last = _Seen(), {}
-    handles: list[Any] = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as hooks:
         rows = VisionRows.of(model)
         stack.callback(rows.release, model)
-        stack.callback(lambda: [handle.remove() for handle in handles])
 
         def entering(k: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs.get("hidden_states")
@@ -557,17 +544,13 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
             # Families may put the rows in another order, and add some of their own, such as the end of a line.
             seen.changed = len(made) == len(entering) and not torch.allclose(made, entering, rtol=CHANGED)
 
-        def done(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            while handles:
-                handles.pop().remove()
-
-        handles.append(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True))
-        for k, (before, after) in enumerate(zip(parts.layers, list(parts.layers)[1:], strict=False), start=2):
-            handles.append(before.register_forward_hook(left))
-            handles.append(after.register_forward_pre_hook(partial(entering, k), with_kwargs=True))
+        hooks.callback(parts.layers[0].register_forward_pre_hook(first, with_kwargs=True).remove)
+        for k, (before, after) in enumerate(pairwise(parts.layers), start=2):
+            hooks.callback(before.register_forward_hook(left).remove)
+            hooks.callback(after.register_forward_pre_hook(partial(entering, k), with_kwargs=True).remove)
         if parts.connector is not None:
-            handles.append(parts.connector.register_forward_hook(connected))
-        handles.append(unwrap(model).register_forward_hook(done))
+            hooks.callback(parts.connector.register_forward_hook(connected).remove)
+        hooks.callback(unwrap(model).register_forward_hook(lambda *_: hooks.close()).remove)
         yield seen
 
 

@@ -29,13 +29,7 @@ from mirlib.frechet import (
     float64_device,
     threads_for,
 )
-from mirlib.influence import (
-    LayerInfluence,
-    SampleInfluence,
-    influence_interval,
-    no_interval,
-    rows_suffice,
-)
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, rows_suffice, why_no_interval
 from mirlib.result import Influence, Interval, LengthSplit, MIRResult
 
 __all__ = ["PRESETS", "modality_integration_rate"]
@@ -48,6 +42,11 @@ class Preset(NamedTuple):
 
     outliers: str
     sqrt: str
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all rows must be in memory together: for medians over them, or the authors' square root."""
+        return self.outliers == "median" or self.sqrt != "exact"
 
 
 PRESETS = {
@@ -120,6 +119,9 @@ class NormBounds(NamedTuple):
         return (_as_float32(norms, self.centre) - self.centre).abs() > self.reach
 
 
+ALL_ROWS = NormBounds(0.0, math.inf)
+
+
 def _as_float32(norms: Tensor, centre: float) -> Tensor:
     """Norms rounded to float32, as float64; those that lie where float32 does not reach keep as many digits."""
     factor = 1.0 if centre == 0 or 1e-20 < centre < 1e20 else 2.0 ** min(-math.frexp(centre)[1], 1000)
@@ -176,6 +178,11 @@ class LayerSummary:
     outliers: tuple[int, int]
     rows: tuple[int, int]
     dim: int
+
+    @property
+    def fewest_kept(self) -> int:
+        """Rows of the rarer modality that the outlier rule keeps."""
+        return min(rows - outliers for rows, outliers in zip(self.rows, self.outliers, strict=True))
 
 
 def scaled(distance: FrechetDistance, scale: float) -> FrechetDistance:
@@ -254,7 +261,7 @@ def assemble(
     )
 
 
-def _energy_of_rows(rows: Tensor) -> float:
+def energy_of_rows(rows: Tensor) -> float:
     """`mirlib.frechet.energy` without the (d, d) scatter, of which the trace alone is wanted."""
     rows = rows.to(device=float64_device(rows), dtype=torch.float64)
     mean = rows.mean(dim=0)
@@ -267,39 +274,39 @@ def with_norm(rows: Tensor, norm: float) -> Tensor:
     return rows.to(norms.device, torch.float64) * torch.where(norms > 0, norm / norms, 0.0)[:, None]
 
 
-class _PreparedLayer(NamedTuple):
+class PreparedLayer(NamedTuple):
     """Rows of one layer after the outlier rule, unscaled but for ``authors-fast``, with what was learned on the way."""
 
     kept: dict[str, Tensor]
-    keep_mask: dict[str, Tensor]
+    outliers: dict[str, int]
     norms: dict[str, Tensor]
-    bounds: dict[str, NormBounds | None]
+    bounds: dict[str, NormBounds]
     scale: float
 
 
-def _prepare_layer(
+def prepare_layer(
     rows: dict[str, Tensor], layer: int, chosen: Preset, normalize: bool, name_row: Callable[[str, int], str]
-) -> _PreparedLayer:
-    norms, masks, kept, bounds = {}, {}, {}, {}
+) -> PreparedLayer:
+    """The rows of a layer by modality, text among them where they are to be normalized, under the outlier rule."""
+    norms = {modality: row_norms(values) for modality, values in rows.items()}
     for modality, values in rows.items():
-        norms[modality] = row_norms(values)
         check_norms(norms[modality], values, layer, modality, lambda row, modality=modality: name_row(modality, row))
-        bounds[modality] = None if chosen.outliers == "none" else NormBounds.three_sigma(norms[modality])
-        within = torch.ones_like(norms[modality], dtype=torch.bool)
-        within = within if bounds[modality] is None else ~bounds[modality].outliers(norms[modality])
-        masks[modality] = within.to(values.device)
     scale = text_scale(float(norms["text"].sum()), len(norms["text"]), layer) if normalize else 1.0
+    kept, outliers, bounds = {}, {}, {}
     for modality, values in rows.items():
+        of_rows = norms[modality]
+        bounds[modality] = ALL_ROWS if chosen.outliers == "none" else NormBounds.three_sigma(of_rows)
+        outside = bounds[modality].outliers(of_rows).to(values.device)
+        outliers[modality] = int(outside.sum())
         if chosen.sqrt == "authors-fast":  # the authors scale first, and their rounding is part of the value
             values = values.to(torch.float32) * scale
-        mask = masks[modality]
-        kept[modality] = replace_rows_by_median(values, ~mask) if chosen.outliers == "median" else values[mask]
+        kept[modality] = replace_rows_by_median(values, outside) if chosen.outliers == "median" else values[~outside]
         if len(kept[modality]) < 2:
             raise MirlibError(f"layer {layer}: fewer than 2 {modality} rows are left after the outlier rule")
-    return _PreparedLayer(kept, masks, norms, bounds, scale)
+    return PreparedLayer(kept, outliers, norms, bounds, scale)
 
 
-def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
+def _summarise_layer(layer: PreparedLayer, chosen: Preset) -> LayerSummary:
     """FID_k of the prepared rows, with everything that belongs to it."""
     vision, text = layer.kept["vision"], layer.kept["text"]
     fast = chosen.sqrt == "authors-fast"
@@ -309,8 +316,10 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
     else:
         distance, bias = distance_of_rows(vision, text)
         distance, bias = scaled(distance, layer.scale), bias * rescale
-    text_norm = float(layer.norms["text"].mean())
-    energies = [_energy_of_rows(rows) * rescale for rows in (vision, text)]
+    text_norm, equalised = float(layer.norms["text"].mean()), math.nan
+    if not fast:
+        equalised = scaled(distance_of_rows(with_norm(vision, text_norm), text)[0], layer.scale).total
+    energies = [energy_of_rows(rows) * rescale for rows in (vision, text)]
     return LayerSummary(
         distance=distance,
         bias=bias,
@@ -319,10 +328,8 @@ def _summarise_layer(layer: _PreparedLayer, chosen: Preset) -> LayerSummary:
         vision_energy=float(row_norms(vision).square().mean()) * rescale,
         text_energy=energies[1],
         floor=norm_floor(*energies),
-        equalised=math.nan
-        if fast
-        else scaled(distance_of_rows(with_norm(vision, text_norm), text)[0], layer.scale).total,
-        outliers=tuple(int((~layer.keep_mask[modality]).sum()) for modality in MODALITIES),
+        equalised=equalised,
+        outliers=tuple(layer.outliers[modality] for modality in MODALITIES),
         rows=tuple(len(layer.norms[modality]) for modality in MODALITIES),
         dim=vision.shape[1],
     )
@@ -432,25 +439,26 @@ def modality_integration_rate(
                 "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so it is "
                 "over whole samples, never over tokens"
             )
-        if chosen.outliers == "median" or chosen.sqrt != "exact":
+        if chosen.in_memory:
             raise MirlibError("there is no interval where rows are replaced by medians; use preset 'paper'")
         names = [np.unique(ids) for ids in sample_ids]
         if min(len(name) for name in names) < 2:
             raise MirlibError("an interval needs at least 2 samples")
         places = [torch.from_numpy(np.searchsorted(name, ids)) for name, ids in zip(names, sample_ids, strict=True)]
     layers: list[LayerSummary] = []
-    influences: list[tuple[Tensor, Tensor] | None] = []
+    influences: list[tuple[Tensor, Tensor]] = []
     pairs = list(zip(vision_layers, text_layers, strict=True))
     for k, (v, t) in enumerate(tqdm(pairs, desc="layers", unit="layer", delay=3, leave=False), start=1):
         with threads_for(v.shape[1]):
-            prepared = _prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
+            prepared = prepare_layer({"vision": v, "text": t.to(v.device)}, k, chosen, normalize, name_row)
             layers.append(_summarise_layer(prepared, chosen))
-            if confidence is not None:
+            if confidence is not None and rows_suffice(layers[-1].fewest_kept, v.shape[1]):
                 influences.append(_influence_of_layer(prepared, layers[-1], (v, t), places, normalize))
     found, influence = None, None
-    if missing := influences.count(None):
-        notes.append(no_interval(missing, len(layers), layers[0].dim))
-    elif confidence is not None:
+    if confidence is not None:
+        why = why_no_interval(min(map(len, names)), [layer.fewest_kept for layer in layers], layers[0].dim)
+        notes += [why] if why else []
+    if len(influences) == len(layers):
         per_layer = np.array([layer.distance.total for layer in layers])
         sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
         influence = Influence(*sides, paired=np.array_equal(*names))
@@ -475,16 +483,14 @@ def check_confidence(confidence: float) -> None:
 
 
 def _influence_of_layer(
-    layer: _PreparedLayer,
+    layer: PreparedLayer,
     summary: LayerSummary,
     rows: tuple[Tensor, Tensor],
     places: Sequence[Tensor],
     normalize: bool,
-) -> tuple[Tensor, Tensor] | None:
-    """(N,) influence of each sample's vision rows and text rows on FID_k; None where rows are too few."""
+) -> tuple[Tensor, Tensor]:
+    """(N,) influence of each sample's vision rows and text rows on FID_k."""
     moments = [Moments.of(layer.kept[modality]) for modality in MODALITIES]
-    if not all(rows_suffice(side.count, side.dim) for side in moments):
-        return None
     maps = LayerInfluence.of(
         *moments, summary.distance.total, layer.scale, normalized=normalize, text_rows=summary.rows[1]
     )

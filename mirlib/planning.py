@@ -18,7 +18,7 @@ from torch import nn
 
 from mirlib.adapters import decoder_parts
 from mirlib.errors import MirlibError, check_choice, first_line, said_by
-from mirlib.influence import ROWS_PER_DIMENSION, rows_suffice
+from mirlib.influence import why_no_interval
 from mirlib.loading import check_layers, check_name, register_architectures
 from mirlib.mir import PRESETS
 
@@ -220,12 +220,9 @@ def plan(
     streams, interval = preset == "paper", None
     notes = ["what the model's own forward pass of a batch holds is not in the plan"]
     if confidence is not None and streams:
-        if num == 1:
-            notes.append("there is no interval: it needs at least 2 samples")
-        elif not rows_suffice(num * min(vision_tokens, text_tokens), dim):
-            notes.append(f"there is no interval: fewer than {ROWS_PER_DIMENSION} rows a dimension; use more samples")
-        else:
-            interval = "influence"
+        why = why_no_interval(num, [num * min(vision_tokens, text_tokens)] * layers, dim)
+        notes += [why] if why else []
+        interval = None if why else "influence"
     if dtype == "4bit":
         notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
     share = min(max(ASIDE_SHARE, ASIDE_SAMPLES / num), 1.0)

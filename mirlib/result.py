@@ -213,8 +213,7 @@ class MIRResult:
         for name, values in (arrays | outliers).items():
             if len(values) != layers or layers == 0:
                 raise _incomplete(f"{name} holds {len(values)} numbers and per_layer {layers}; it must be one a layer")
-        influence, interval, length = (_object_or_none(data, name) for name in ("influence", "interval", "length"))
-        influence = influence and _influence(influence, layers)
+        influence = _optional(data, "influence", lambda stored: _influence(stored, layers))
         samples = tuple(_list(data, "samples", _sample))
         for name in ("vision", "text") if samples and influence is not None else ():
             columns = getattr(influence, name).shape[1]
@@ -228,12 +227,12 @@ class MIRResult:
             norm_only=_get(data, "norm_only", _or(-math.inf)),
             outliers={name: np.array(values, dtype=np.int64) for name, values in outliers.items()},
             rows={name: _get(counts["rows"], name, _count) for name in counts["rows"]},
-            interval=interval and _interval(interval),
+            interval=_optional(data, "interval", _interval),
             settings=_get(data, "settings", _settings),
             warnings=tuple(_list(data, "warnings", _text)),
             influence=influence,
             samples=samples,
-            length=length and LengthSplit(*(_get(length, name, _or_nan) for name in LengthSplit._fields)),
+            length=_optional(data, "length", _length),
             passes=_get(data, "passes", _count),
             **{name: np.array(values, dtype=np.float64) for name, values in arrays.items()},
         )
@@ -349,8 +348,13 @@ def _of_modalities(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def _object_or_none(data: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    return None if _get(data, key, lambda stored: stored) is None else _get(data, key, _mapping)
+def _optional(data: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], Any]) -> Any:
+    """What ``read`` makes of the object under a key; None for null."""
+    return None if _get(data, key, lambda stored: stored) is None else read(_get(data, key, _mapping))
+
+
+def _length(data: Mapping[str, Any]) -> LengthSplit:
+    return LengthSplit(*(_get(data, name, _or_nan) for name in LengthSplit._fields))
 
 
 def _interval(data: Mapping[str, Any]) -> Interval:

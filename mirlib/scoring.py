@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples
+from mirlib.accumulators import FiniteChecks
 from mirlib.align.saved import attached
 from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
@@ -74,8 +74,7 @@ def score_batches(
     chosen = resolve_settings(preset, outliers, None)
     parts = decoder_parts(model)
     processes = Processes.current(merge_processes)
-    in_memory = chosen.outliers == "median" or chosen.sqrt != "exact"
-    if in_memory and processes.size > 1:
+    if chosen.in_memory and processes.size > 1:
         raise MirlibError(
             f"preset {preset!r} takes medians over all rows, which must be in the memory of one process, and there are "
             f"{processes.size}: run it in one process, or pass merge_processes=False"
@@ -85,7 +84,7 @@ def score_batches(
     options = {"preset": preset, "outliers": outliers, "normalize": normalize, "confidence": confidence}
     with evaluating(model):
         try:
-            if in_memory:
+            if chosen.in_memory:
                 result, samples = _score_in_memory(reader, options, progress)
             else:
                 result, samples = _score_streaming(reader, len(parts.layers), options, progress)
@@ -103,19 +102,22 @@ def _score_streaming(
 ) -> tuple[MIRResult, list[Sample]]:
     processes = reader.processes
     metric: ModalityIntegrationRate | None = None
-    samples: RowSamples | None = None
     checks = FiniteChecks()
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
-        nonlocal metric, samples
+        nonlocal metric
         if metric is None:
             metric = ModalityIntegrationRate(num_layers, vision.shape[1], **options)
-        if k == 1:
-            samples = RowSamples(*batch.samples, range(batch.first, batch.first + batch.size))
-        metric.update_layer(k, vision, text, samples, batch.name_row, checks)
+        metric.update_layer(k, vision, text, batch.row_samples, batch.name_row, checks)
 
-    def run(description: str) -> int:
-        return processes.together(lambda: reader.run(on_layer, description, progress, after_batch=checks.settle))
+    def run(description: str, expected: int | None = None) -> int:
+        def read() -> int:
+            seen = reader.run(on_layer, description, progress, after_batch=checks.settle)
+            if expected not in (None, seen):
+                raise MirlibError(f"a later pass saw {seen} samples, the first {expected}; batches must not change")
+            return seen
+
+        return processes.together(read)
 
     seen = run(f"pass 1 of {1 if options['confidence'] is None else 2}: moments")
     found = processes.gather((reader.samples, None if metric is None else metric.dim))
@@ -128,19 +130,13 @@ def _score_streaming(
     while need := metric.needs_second_pass(processes, progress=progress):
         passes += 1
         metric.begin_second_pass(processes, progress=progress)
-        again = run(f"pass {passes}: {need.partition(':')[0]}")
-
-        def check(again: int = again) -> None:
-            if again != seen:
-                raise MirlibError(f"a later pass saw {again} samples, the first {seen}; batches must not change")
-
-        processes.together(check)
+        run(f"pass {passes}: {need.partition(':')[0]}", seen)
     return metric.result(processes, progress=progress), [sample for part, _ in found for sample in part]
 
 
 def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
     layers = len(decoder_parts(reader.model).layers)
-    rows: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(layers)]
+    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(layers)], [[] for _ in range(layers)])
     ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
@@ -152,19 +148,17 @@ def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool)
                 file=sys.stderr,
             )
         for side, values in enumerate((vision, text)):
-            rows[k - 1][side].append(values.cpu())
+            rows[side][k - 1].append(values.cpu())
             if k == 1:
                 ids[side].append(batch.samples[side].cpu())
 
     reader.run(on_layer, "pass 1 of 1: rows", progress)
-    stacked = []
-    for side in range(2):
-        stacked.append([])
-        for layer in rows:
-            stacked[side].append(torch.cat(layer[side]))
-            layer[side].clear()
+    for side in rows:
+        for k, parts in enumerate(side):
+            side[k] = torch.cat(parts)
+            parts.clear()
     options = {**options, "confidence": None}
-    return modality_integration_rate(*stacked, samples=tuple(map(torch.cat, ids)), **options), reader.samples
+    return modality_integration_rate(*rows, samples=tuple(map(torch.cat, ids)), **options), reader.samples
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
@@ -246,28 +240,10 @@ def score(
     Source: arXiv 2410.07167, section 2.1.
     """
     batches = pair_batches(
-        model,
-        processor,
-        images,
-        texts,
-        num=num,
-        batch_size=batch_size,
-        seed=seed,
-        paired=paired,
-        template=template,
-        max_text_tokens=max_text_tokens,
-        skip_unreadable=skip_unreadable,
-        merge_processes=merge_processes,
-    )
+        model, processor, images, texts, num=num, batch_size=batch_size, seed=seed, paired=paired, template=template,
+        max_text_tokens=max_text_tokens, skip_unreadable=skip_unreadable, merge_processes=merge_processes,
+    )  # fmt: skip
     return score_pairs(
-        model,
-        batches,
-        preset=preset,
-        outliers=outliers,
-        normalize=normalize,
-        text_rows=text_rows,
-        last=last,
-        confidence=confidence,
-        merge_processes=merge_processes,
-        progress=progress,
-    )
+        model, batches, preset=preset, outliers=outliers, normalize=normalize, text_rows=text_rows, last=last,
+        confidence=confidence, merge_processes=merge_processes, progress=progress,
+    )  # fmt: skip

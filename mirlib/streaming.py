@@ -18,28 +18,17 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
-from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch, unpack
+from mirlib.accumulators import FiniteChecks, RowSamples, Running, Side, row_of_batch
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
-from mirlib.frechet import (
-    Moments,
-    as_rows,
-    energy,
-    float64_device,
-    frechet_distance_from_moments,
-    threads_for,
-)
-from mirlib.influence import (
-    LayerInfluence,
-    SampleInfluence,
-    influence_interval,
-    no_interval,
-    rows_suffice,
-)
+from mirlib.frechet import Moments, as_rows, energy, frechet_distance_from_moments, threads_for
+from mirlib.influence import LayerInfluence, SampleInfluence, influence_interval, why_no_interval
 from mirlib.mir import (
+    ALL_ROWS,
     MODALITIES,
     LayerSummary,
     NormBounds,
+    as_layers,
     assemble,
     check_confidence,
     check_layers,
@@ -62,7 +51,7 @@ class _Known(NamedTuple):
     """What follows from the first pass, over all processes."""
 
     sums: np.ndarray  # (K, modality, [count, sum of norms])
-    bounds: list[tuple[NormBounds | None, NormBounds | None]]
+    bounds: list[tuple[NormBounds, NormBounds]]
     wrong: np.ndarray  # (K, modality) bool: a row was accepted that is an outlier
     aside: float  # share of the rows that were set aside to the end
     samples: int
@@ -118,7 +107,7 @@ class ModalityIntegrationRate(Metric):
     ) -> None:
         super().__init__(**{**kwargs, "distributed_available_fn": bool})  # False: the processes meet in `Processes`
         chosen = resolve_settings(preset, outliers, None)
-        if chosen.outliers == "median" or chosen.sqrt != "exact":
+        if chosen.in_memory:
             raise MirlibError(
                 f"preset {preset!r} needs all rows in memory (medians over rows); pass them to "
                 "modality_integration_rate, or stream with preset='paper'"
@@ -139,8 +128,7 @@ class ModalityIntegrationRate(Metric):
         self._updates, self._samples_are_batches = 0, False
         self._batches = 0  # of the first pass
         self._forget_sum()
-        self._maps: list[LayerInfluence] = []
-        self._influences: list[list[SampleInfluence | None]] = []
+        self._influences: list[list[SampleInfluence]] = []
 
     def _forget_sum(self) -> None:
         self._known: _Known | None = None
@@ -182,8 +170,7 @@ class ModalityIntegrationRate(Metric):
         Raises:
             MirlibError: For wrong shapes or values that are not finite; the state is left as it was.
         """
-        vision_rows = [as_rows(rows, f"vision, layer {k}") for k, rows in enumerate(vision, start=1)]
-        text_rows = [as_rows(rows, f"text, layer {k}") for k, rows in enumerate(text, start=1)]
+        vision_rows, text_rows = as_layers(vision, "vision"), as_layers(text, "text")
         if len(vision_rows) != self.num_layers:
             raise MirlibError(f"expected {self.num_layers} layers, got {len(vision_rows)}")
         check_layers(vision_rows, text_rows, minimum=1)
@@ -194,10 +181,8 @@ class ModalityIntegrationRate(Metric):
             for k, pair in enumerate(zip(vision_rows, text_rows, strict=True), start=1)
         ]
         checks.settle()
-        self._updates += 1
-        self._samples_are_batches |= by_batch
         for k, pair in enumerate(layers, start=1):
-            self._add_layer(k, pair, samples)
+            self._add_layer(k, pair, samples, by_batch)
 
     def update_layer(
         self,
@@ -226,10 +211,8 @@ class ModalityIntegrationRate(Metric):
         pair = self._checked(layer, (vision, text), samples, name_row, now)
         if checks is None:
             now.settle()
-        self._updates += layer == self.num_layers
         self._update_count += layer == self.num_layers  # torchmetrics asks for it
-        self._samples_are_batches |= by_batch
-        self._add_layer(layer, pair, samples)
+        self._add_layer(layer, pair, samples, by_batch)
 
     def _samples_of(self, samples: Any) -> RowSamples:
         if isinstance(samples, RowSamples):
@@ -263,9 +246,11 @@ class ModalityIntegrationRate(Metric):
         samples.check(tuple(len(rows) for rows, _ in found))
         return found
 
-    def _add_layer(self, layer: int, pair: list[tuple[Tensor, Tensor]], samples: RowSamples) -> None:
+    def _add_layer(self, layer: int, pair: list[tuple[Tensor, Tensor]], samples: RowSamples, by_batch: bool) -> None:
         """Add checked rows. Counts and masks stay on the device; where rows are set aside, the host waits for them."""
         self._computed = None
+        self._samples_are_batches |= by_batch
+        self._updates += layer == self.num_layers
         if self._stage == "moments":
             self._forget_sum()
             for number in samples.numbers if layer == 1 else ():
@@ -280,21 +265,11 @@ class ModalityIntegrationRate(Metric):
                 kept.take(rows, norms, len(self._places), self.outliers == "drop")
                 continue
             kept.count(norms, again=True)
-            bounds = self._known.bounds[layer - 1][side]
-            inside = None if bounds is None else ~bounds.outliers(norms)
-            if self._stage == "repair":
-                if self._known.wrong[layer - 1, side]:
-                    kept.add(rows, norms, inside)
-            else:
-                self._add_influence(layer, side, rows, norms, samples)
-
-    def _add_influence(self, layer: int, side: int, rows: Tensor, norms: Tensor, samples: RowSamples) -> None:
-        sums = self._influences[layer - 1][side]
-        if sums is None:
-            bounds, device = self._known.bounds[layer - 1][side], float64_device(rows)
-            sums = SampleInfluence(self._maps[layer - 1], side, bounds, len(self._places), device)
-            self._influences[layer - 1][side] = sums
-        sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
+            if self._stage == "influence":
+                sums = self._influences[layer - 1][side]
+                sums.add(rows, norms, samples.index(side, self._places, len(rows), sums.of_rows.device))
+            elif self._known.wrong[layer - 1, side]:
+                kept.add(rows, norms, ~self._known.bounds[layer - 1][side].outliers(norms))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Between the passes
@@ -306,32 +281,26 @@ class ModalityIntegrationRate(Metric):
         """What the first pass says, found once after the last batch."""
         if self._known is not None:
             return self._known
-        sums = torch.stack([torch.stack([side.sums.cpu() for side in layer]) for layer in self._layers])
+        sums = torch.stack([torch.stack([side.sums[0].cpu() for side in layer]) for layer in self._layers])
         sums = processes.total(sums).numpy()
         for layer, pair in enumerate(sums[:, :, 0], start=1):
             for modality, count in zip(MODALITIES, pair, strict=True):
                 if count < 2:
                     raise MirlibError(f"layer {layer}: {int(count)} {modality} row(s); at least 2 are needed")
-        bounds: list[tuple[NormBounds | None, NormBounds | None]] = [(None, None)] * self.num_layers
-        wrong, aside = np.zeros((self.num_layers, 2), dtype=bool), torch.zeros(1, dtype=torch.float64)
+        bounds = [(ALL_ROWS, ALL_ROWS)] * self.num_layers
         if self.outliers != "none":
-            sides = [[layer[side] for layer in self._layers] for side in range(2)]
+            norms = [[side.all_norms for side in sides] for sides in zip(*self._layers, strict=True)]
             if processes.size > 1:
-                norms_of = [processes.concatenate(torch.stack([side.all_norms.cpu() for side in of])) for of in sides]
-            else:
-                norms_of = [[side.all_norms for side in of] for of in sides]
-            bounds = [
-                tuple(NormBounds.three_sigma(norms_of[side][k]) for side in range(2)) for k in range(self.num_layers)
-            ]
-            found = torch.zeros(self.num_layers, 2, dtype=torch.float64)
-            for k, layer in enumerate(self._layers):
-                for side, kept in enumerate(layer):
-                    found[k, side] = kept.accepted_outlier(bounds[k][side])
-                    aside += sum(len(rows) for rows, _ in kept.aside)
-            wrong = processes.total(found).numpy() > 0
-            aside = processes.total(aside)
+                norms = [processes.concatenate(torch.stack([each.cpu() for each in side])) for side in norms]
+            bounds = list(zip(*([NormBounds.three_sigma(each) for each in side] for side in norms), strict=True))
+        found = torch.zeros(2, self.num_layers, 2, dtype=torch.float64)  # accepted outliers, rows set aside
+        for k, layer in enumerate(self._layers):
+            for side, kept in enumerate(layer):
+                found[0, k, side] = kept.accepted_outlier(bounds[k][side])
+                found[1, k, side] = sum(len(rows) for rows, _ in kept.aside)
+        wrong, aside = processes.total(found).numpy()
         samples = sum(processes.gather(len(self._places)))
-        self._known = _Known(sums, bounds, wrong, float(aside) / float(sums[:, :, 0].sum()), samples)
+        self._known = _Known(sums, bounds, wrong > 0, float(aside.sum() / sums[:, :, 0].sum()), samples)
         return self._known
 
     def needs_second_pass(self, processes: Processes | None = None, *, progress: bool = True) -> str | None:
@@ -376,7 +345,7 @@ class ModalityIntegrationRate(Metric):
             self._make_maps(processes, progress)
             self._stage = "influence"
         for side in (side for layer in self._layers for side in layer):
-            side.again = torch.zeros(2, dtype=torch.float64)
+            side.sums[1] = 0
         self._batches = self._batches if self._passes > 1 else self._updates
         self._updates = 0
         self._passes += 1
@@ -391,8 +360,8 @@ class ModalityIntegrationRate(Metric):
             raise MirlibError("the moments are known after the first pass, and a repair if it needs one")
         return tuple(part.moments for part in self._settled(layer)[:2])
 
-    def bounds(self, layer: int) -> tuple[NormBounds | None, NormBounds | None]:
-        """Centre and reach of the norms of a layer's rows that are kept, vision's and text's; None where all are."""
+    def bounds(self, layer: int) -> tuple[NormBounds, NormBounds]:
+        """Centre and reach of the norms of a layer's rows that are kept, vision's and text's."""
         return self._learn(self._meet(None)).bounds[layer - 1]
 
     def _needs_repair(self, processes: Processes) -> bool:
@@ -412,13 +381,10 @@ class ModalityIntegrationRate(Metric):
     def _owned(self, processes: Processes, forget: bool) -> Iterator[tuple[int, tuple[Moments, ...]]]:
         """The moments of the layers that this process adds up, over all processes: layer k in process k − 1 modulo."""
         for layer in range(1, self.num_layers + 1):
-            owner, parts = (layer - 1) % processes.size, self._settled(layer)
-            if processes.size == 1:
-                yield layer, tuple(part.moments for part in parts)
-            else:
-                merged = [processes.merge_moments(part.packed, owner) for part in parts]
-                if owner == processes.rank:
-                    yield layer, tuple(unpack(packed) for packed in merged)
+            owner = (layer - 1) % processes.size
+            merged = [processes.merge_moments(part.packed, owner) for part in self._settled(layer)]
+            if owner == processes.rank:
+                yield layer, tuple(Running(packed).moments for packed in merged)
             for side in self._layers[layer - 1] if forget else ():
                 side.clear()
 
@@ -447,15 +413,9 @@ class ModalityIntegrationRate(Metric):
         parts = {layer: found for part in processes.gather(mine) for layer, found in part.items()}
         self._summaries = [parts[layer] for layer in sorted(parts)]
         if self.confidence is not None:
-            self._no_interval = self._why_no_interval()
-
-    def _why_no_interval(self) -> str | None:
-        """None where every layer has rows enough for influences."""
-        if self._known.samples < 2:
-            return "there is no interval: it needs at least 2 samples"
-        kept = [[rows - out for rows, out in zip(each.rows, each.outliers, strict=True)] for each in self._summaries]
-        few = sum(not rows_suffice(min(counts), self.dim) for counts in kept)
-        return no_interval(few, self.num_layers, self.dim) if few else None
+            self._no_interval = why_no_interval(
+                self._known.samples, [layer.fewest_kept for layer in self._summaries], self.dim
+            )
 
     def _summary(self, layer: int, vision: Moments, text: Moments, unit: Moments) -> LayerSummary:
         (vision_count, vision_norms), (text_count, text_norms) = self._known.sums[layer - 1].tolist()
@@ -495,13 +455,13 @@ class ModalityIntegrationRate(Metric):
             return LayerInfluence.of(vision, text, summary.distance.total, summary.scale, **options)
 
         made = self._each_owned(processes, progress, "maps", make, forget=True)
-        self._maps, cpu = [], torch.device("cpu")
+        cpu, samples = torch.device("cpu"), len(self._places)
         for layer, device in enumerate(devices, start=1):
             mine = made.pop(layer, None)
             if processes.size > 1:  # the device of one process is not that of another
                 mine = processes.hand_out(None if mine is None else mine.to(cpu), (layer - 1) % processes.size)
-            self._maps.append(mine.to(device))
-        self._influences = [[None, None] for _ in range(self.num_layers)]
+            maps, bounds = mine.to(device), self._known.bounds[layer - 1]
+            self._influences.append([SampleInfluence(maps, side, bounds[side], samples, device) for side in range(2)])
 
     def compute(self) -> Tensor:
         """MIR as a float64 scalar; for its parts see `result`. A `MirlibError` says if it needs another pass."""
@@ -525,14 +485,8 @@ class ModalityIntegrationRate(Metric):
                 "metric with confidence=None"
             )
         self._add_up(processes, progress)
-        settings = {
-            "preset": self.preset,
-            "outliers": self.outliers,
-            "sqrt": "exact",
-            "normalize": self.normalize,
-            "layers": self.num_layers,
-            "dim": self.dim,
-        }
+        settings = {"preset": self.preset, "outliers": self.outliers, "sqrt": "exact", "normalize": self.normalize}
+        settings |= {"layers": self.num_layers, "dim": self.dim}
         if self.outliers != "none":
             settings["set_aside"] = self._known.aside
         interval, influence, notes = None, None, [] if self._no_interval is None else [self._no_interval]
@@ -555,13 +509,9 @@ class ModalityIntegrationRate(Metric):
         """The influences of all samples, those of one process behind those of another."""
         sides = []
         for side in range(2):
-            parts = [layer[side] for layer in self._influences]  # None where this process has no samples
-            none = torch.zeros(2, dtype=torch.float64)
-            slopes = processes.total(torch.stack([none if part is None else part.slopes.cpu() for part in parts]))
-            mine = torch.zeros(self.num_layers, len(self._places), dtype=torch.float64)
-            for layer, part in enumerate(parts):
-                if part is not None:
-                    mine[layer] = part.total(slopes[layer])
+            parts = [layer[side] for layer in self._influences]
+            slopes = processes.total(torch.stack([part.slopes.cpu() for part in parts]))
+            mine = torch.stack([part.total(slopes[layer]).cpu() for layer, part in enumerate(parts)])
             sides.append(processes.concatenate(mine).numpy())
         return Influence(*sides, paired=True)
 
@@ -579,7 +529,7 @@ class ModalityIntegrationRate(Metric):
             )
         for layer, sides in enumerate(self._layers, start=1):
             for modality, side in zip(MODALITIES, sides, strict=True):
-                (first_count, first_norms), (count, norms) = side.sums.tolist(), side.again.tolist()
+                (first_count, first_norms), (count, norms) = side.sums.tolist()
                 if count != first_count:
                     difference = f"{int(count)} {modality} rows came instead of {int(first_count)}"
                 elif not math.isclose(norms, first_norms, rel_tol=SAME_NORMS):

@@ -82,6 +82,9 @@ def stream(vision, text, batches, *, metric=None, **options):
     return metric
 
 
+KINDS = ("norms", "aside", "_maps")
+
+
 def bytes_of_state(metric):
     """Bytes by kind of all tensors that a metric holds, each storage once."""
     found, seen = {}, set()
@@ -100,12 +103,10 @@ def bytes_of_state(metric):
                 look(part, kind)
         elif hasattr(value, "__dict__") and type(value).__module__.startswith("mirlib"):
             for name, part in vars(value).items():
-                look(
-                    part, {"norms": "norms", "aside": "aside", "running": "moments", "unit": "moments"}.get(name, kind)
-                )
+                look(part, {"running": "moments", "unit": "moments"}.get(name, name if name in KINDS else kind))
 
     for name, value in vars(metric).items():
-        if name in ("_layers", "_maps", "_influences", "_known"):
+        if name in ("_layers", "_influences", "_known"):
             look(value, name)
     return found
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mirlib import MirlibError, MIRResult, compare, modality_integration_rate
-from mirlib.comparison import _weight, paired_difference
+from mirlib.comparison import _weight
 from mirlib.gaps import GapResult, kid
 from mirlib.result import Influence, Interval, LengthSplit, Sample
 
@@ -23,6 +23,17 @@ def samples(numbers, texts=None):
         Sample(f"{i}.png", f"{i:016x}", f"{j + 10**6:016x}")
         for i, j in zip(map(int, numbers), map(int, texts), strict=True)
     )
+
+
+def a_measure(name, value, influence=None, of=(), **settings):
+    layers = np.array([value, value])
+    return GapResult(name, value, layers, "lower", "rows", {}, settings=settings, influence=influence, samples=of)
+
+
+def compared(value_a, influence_a, samples_a, value_b, influence_b, samples_b, confidence=0.95):
+    """The difference of two values that are known with the influence of each of their samples."""
+    first, second = a_measure("kid", value_a, influence_a, samples_a), a_measure("kid", value_b, influence_b, samples_b)
+    return compare(first, second, confidence=confidence)
 
 
 def influence_of_mean(values):
@@ -44,12 +55,12 @@ def test_for_means_it_is_the_paired_and_the_unpaired_t_test(confidence):
     a = rng.normal(size=12)
     b = a + 0.3 * rng.normal(size=12)
     order = rng.permutation(12)  # the second result holds the same samples in another order
-    found = paired_difference(
+    found = compared(
         a.mean(), influence_of_mean(a), samples(range(12)),
         b.mean(), influence_of_mean(b)[order], samples(order), confidence=confidence,
     )  # fmt: skip
     paired, welch = stats.ttest_rel(a, b), stats.ttest_ind(a, b, equal_var=False)
-    assert found.shared == 12 and found.difference.degrees == pytest.approx(11)
+    assert found.shared == {"pairs": 12} and found.difference.degrees == pytest.approx(11)
     assert ends(found.difference) == pytest.approx(tuple(paired.confidence_interval(confidence)), rel=1e-12)
     assert ends(found.unpaired) == pytest.approx(tuple(welch.confidence_interval(confidence)), rel=1e-12)
     assert found.unpaired.degrees == pytest.approx(welch.df)
@@ -59,10 +70,10 @@ def test_for_means_it_is_the_paired_and_the_unpaired_t_test(confidence):
 def test_with_no_sample_in_both_nothing_is_paired():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=8), rng.normal(size=5)
-    found = paired_difference(
+    found = compared(
         a.mean(), influence_of_mean(a), samples(range(8)), b.mean(), influence_of_mean(b), samples(range(8, 13))
     )
-    assert found.shared == 0 and found.difference == found.unpaired
+    assert found.shared == {"pairs": 0} and found.difference == found.unpaired
     welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert ends(found.difference) == pytest.approx(tuple(welch), rel=1e-12)
 
@@ -93,7 +104,7 @@ def test_partial_overlap_and_duplicates_as_loops_find_them(first, second, seed):
     rng = np.random.default_rng(seed)
     by_name = rng.normal(size=(2, 7))  # equal samples have equal influences, so that it matters not which is matched
     u, v = by_name[0, first], by_name[1, second]
-    found = paired_difference(1.0, u, samples(first), 0.5, v, samples(second))
+    found = compared(1.0, u, samples(first), 0.5, v, samples(second))
     assert found.difference.standard_error**2 == pytest.approx(variance_by_loops(u, first, v, second), rel=1e-9)
     assert found.unpaired.standard_error**2 == pytest.approx(
         (u**2).sum() * len(u) / (len(u) - 1) + (v**2).sum() * len(v) / (len(v) - 1), rel=1e-9
@@ -103,17 +114,10 @@ def test_partial_overlap_and_duplicates_as_loops_find_them(first, second, seed):
 def test_a_picture_with_another_text_is_another_sample():
     u = np.array([0.3, -0.1, -0.2])
     same, other = samples(range(3)), samples(range(3), texts=(1, 2, 0))
-    assert paired_difference(1, u, same, 1, u, same).difference.standard_error == 0
-    assert paired_difference(1, u, same, 1, u, other).shared == 0
+    assert compared(1, u, same, 1, u, same).difference.standard_error == 0
+    assert compared(1, u, same, 1, u, other).shared == {"pairs": 0}
     unknown = tuple(sample._replace(text="") for sample in same)
-    assert paired_difference(1, u, unknown, 1, u, unknown).shared == 0, "what is not known was called the same"
-
-
-def test_influences_and_samples_must_be_as_many():
-    with pytest.raises(MirlibError, match=r"the second value: expected an influence for each .* got \(2,\) for 3"):
-        paired_difference(1, np.zeros(3), samples(range(3)), 1, np.zeros(2), samples(range(3)))
-    with pytest.raises(MirlibError, match="the first value: .* 2 or more"):
-        paired_difference(1, [0.0], samples([0]), 1, np.zeros(2), samples(range(2)))
+    assert compared(1, u, unknown, 1, u, unknown).shared == {"pairs": 0}, "what is not known was called the same"
 
 
 def test_the_interval_of_an_overlap_covers_the_truth_over_redrawn_samples():
@@ -124,14 +128,12 @@ def test_the_interval_of_an_overlap_covers_the_truth_over_redrawn_samples():
     for _ in range(2000):
         z = rng.normal(size=70)
         a, b = z[:40] + 0.2 * rng.normal(size=40), z[20:] + 0.2 * rng.normal(size=50)
-        found = paired_difference(
-            a.mean(), influence_of_mean(a), names[:40], b.mean(), influence_of_mean(b), names[20:]
-        )
+        found = compared(a.mean(), influence_of_mean(a), names[:40], b.mean(), influence_of_mean(b), names[20:])
         drawn.append(found.difference.value)
         errors.append(found.difference.standard_error)
         hits += not found.difference.distinguishable
         wide += not found.unpaired.distinguishable
-    assert found.shared == 20
+    assert found.shared == {"pairs": 20}
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(drawn), rel=0.05)
     assert 0.935 < hits / 2000 < 0.965 < wide / 2000
 
@@ -334,19 +336,15 @@ def test_sources_of_other_names_are_the_same_where_the_samples_are(two):
 # Measures of the zoo
 
 
-def a_measure(name, value, influence=None, of=(), **settings):
-    layers = np.array([value, value])
-    return GapResult(name, value, layers, "lower", "rows", {}, settings=settings, influence=influence, samples=of)
-
-
 def test_measures_of_the_zoo_are_compared_in_the_same_way():
     rng = np.random.default_rng(3)
     u, v = rng.normal(size=(2, 10))
     first = a_measure("kid", 0.4, u, samples(range(10)), seed=0, k=5)
     second = a_measure("kid", 0.3, v, samples(range(10)), seed=1, k=7)
     found = compare(first, second)
-    expected = paired_difference(0.4, u, samples(range(10)), 0.3, v, samples(range(10)))
-    assert found.quantity == "kid" and found.difference == expected.difference and found.unpaired == expected.unpaired
+    assert found.quantity == "kid"
+    assert found.difference.standard_error**2 == pytest.approx(variance_by_loops(u, range(10), v, range(10)), rel=1e-9)
+    assert found.unpaired.standard_error**2 == pytest.approx(10 / 9 * ((u**2).sum() + (v**2).sum()), rel=1e-9)
     assert [one.value for one in found.per_layer] == pytest.approx([0.1, 0.1]) and found.contributions == ()
     assert found.incomparable == ("not comparable: k differs (5 in a; 7 in b)",)
 

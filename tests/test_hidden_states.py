@@ -6,8 +6,8 @@ from tiny_models import FAMILIES, IMAGE, llava_config
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, MllamaConfig, T5Config
 
 from mirlib import MirlibError, UndefinedMIRError, capture
-from mirlib.adapters import _ADAPTERS
-from mirlib.hidden_states import DecoderParts, decoder_parts, register_adapter, token_masks
+from mirlib.adapters import _ADAPTERS, DecoderParts, decoder_parts, register_adapter
+from mirlib.hidden_states import token_masks
 
 LLAVA = FAMILIES[0]
 

@@ -152,9 +152,7 @@ def test_state_takes_memory_where_the_rows_are_and_when_they_come():
     metric.update_layer(1, rows, rows, RowSamples(0, 0), checks=FiniteChecks())
     (vision, text), second = metric._layers
     assert vision.device.type == text.device.type == vision.sums.device.type == "meta"
-    assert (
-        vision.running.scatter.untyped_storage().nbytes() == vision.unit.scatter.untyped_storage().nbytes() == 8 * 8 * 8
-    )
+    assert [each.packed.untyped_storage().nbytes() for each in (vision.running, vision.unit)] == [8 * 10 * 8] * 2
     assert text.unit is None and all(side.running is None for side in second)
     assert TEXT["num_hidden_layers"] == 3  # the shared configuration was not changed
 

@@ -140,10 +140,8 @@ def test_costs_of_a_model_add_up_to_its_distances(tiny, options):
     result = score(*tiny, batch_size=3, confidence=None, **options)
     assert adds_up(found.vision, found.unreached["vision"]) == pytest.approx(result.per_layer, rel=1e-9)
     assert adds_up(found.text, found.unreached["text"]) == pytest.approx(result.per_layer, rel=1e-9)
-    assert found.by_picture.sum(axis=1) + found.unreached["vision"] == pytest.approx(result.per_layer, rel=1e-9)
     assert found.per_layer == pytest.approx(result.per_layer, rel=1e-9)
     assert (found.unreached["vision"] > 0).all() == (options["num"] == 2)
-    assert found.shares.sum() == pytest.approx(1)
     for name, table in (("vision", found.vision), ("text", found.text)):
         assert sum(values.shape[1] for values in table) == result.rows[name]
         dropped = sum(np.isnan(values).sum(axis=1) for values in table)
@@ -207,7 +205,8 @@ def test_a_wrong_early_decision_is_repaired(tiny, monkeypatch, whose):
     if whose == "all":
         monkeypatch.setattr(accumulators, "early_bounds", lambda norms, samples: NormBounds(float(norms.median()), 1e9))
     else:
-        monkeypatch.setattr(costs, "_accepted_too_much", lambda side, bounds: True)
+        wrong = type("Wrong", (accumulators.Side,), {"accepted_outlier": lambda side, bounds: True})
+        monkeypatch.setattr(costs, "Side", wrong)
     found = transport_map(*tiny, **options)
     assert [name.partition(":")[2] for name in passes] == [" moments", " repair", " costs"]
     for name in ("vision", "text", "null"):
