@@ -19,7 +19,7 @@ class MirlibWarning(UserWarning):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything; the name of its type where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def said_by(error: BaseException) -> str:
@@ -46,6 +46,18 @@ def boundary(what: str, advice: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise MirlibError(f"{what} ({said_by(error)})" + (f"; {advice}" if advice else "")) from error
+
+
+@contextmanager
+def doing(what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
+    """Turn what the disk, or another reader, says inside the block into one sentence: ``cannot what: its reason``."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MirlibError(f"cannot {what}: {shown(reason, 200)}") from error
 
 
 def shown(value: object, length: int = 80) -> str:

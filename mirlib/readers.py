@@ -38,23 +38,22 @@ from mirlib.data import (
     Named,
     Pairs,
     Unreadable,
-    Walk,
     check_regular,
     field_of,
     find_images,
     image_of,
     is_conversation,
-    json_of,
+    leaving_out,
     listed,
     read_texts,
-    reading,
     refuse_remote,
     some,
     text_in,
     text_of,
+    walk,
 )
-from mirlib.errors import MirlibError, first_line, shown
-from mirlib.records import CSV, JSON, Records, layout_of
+from mirlib.errors import MirlibError, doing, first_line, shown
+from mirlib.records import CSV, JSON, Records, json_of, layout_of
 from mirlib.tables import HUB, ParquetRows, Table, files_of, named
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts"]
@@ -168,7 +167,7 @@ def _reader(
     if suffix == ".parquet":
         return Table(ParquetRows([path], image_root, on_unreadable))
     if path.is_dir():
-        found = Walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"}).files
+        found, _ = walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"})
         tables, shards = ([file for file in found if file.suffix.lower() == end] for end in (".parquet", ".tar"))
         pictures = len(found) - len(tables) - len(shards)
         table = Table(ParquetRows(files_of(path, tables), image_root, on_unreadable)) if tables else None
@@ -193,13 +192,13 @@ def _check_root(readers: Iterable[Any], image_root: str | Path | None) -> None:
 
 
 def _joined(parts: list[Sequence[Any]]) -> Items:
-    ends = list(accumulate(len(part) for part in parts))
+    starts = list(accumulate(map(len, parts), initial=0))
 
     def read(index: int) -> Any:
-        number = bisect_right(ends, index)
-        return parts[number][index - (ends[number - 1] if number else 0)]
+        number = bisect_right(starts, index) - 1
+        return parts[number][index - starts[number]]
 
-    return Items(ends[-1] if ends else 0, read)
+    return Items(starts[-1], read)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,7 +230,7 @@ class _Member(NamedTuple):
     def read(self, most: int, name: str) -> bytes:
         if self.size > most:
             raise MirlibError(f"{name}: more than {most >> 20} MiB")
-        with reading(self.path), self.path.open("rb") as file:
+        with doing(f"read {shown(self.path)}"), self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -285,12 +284,8 @@ class _Shards:
         self.on_unreadable = on_unreadable
         self.samples: list[_Sample] = []
         for path in tqdm(paths, desc="reading the shards", unit="shard", delay=2, leave=False):
-            try:
+            with leaving_out(on_unreadable if len(paths) > 1 else None):
                 self.samples += self._index(path, check_regular(path))
-            except MirlibError as error:
-                if on_unreadable is None or len(paths) == 1:
-                    raise
-                on_unreadable(str(error))
 
     def _index(self, path: Path, length: int) -> Iterable[_Sample]:
         found: dict[str, _Sample] = {}
@@ -333,9 +328,8 @@ class _Shards:
         return found.values()
 
     def _refuse(self, sentence: str) -> None:
-        if self.on_unreadable is None:
+        with leaving_out(self.on_unreadable):
             raise MirlibError(sentence)
-        self.on_unreadable(sentence)
 
     def images(self, image_field: str | None) -> Sequence[Any]:
         chosen = [sample for sample in self.samples if sample.image_ending(image_field) is not None]

@@ -25,16 +25,15 @@ from mirlib.data import (
     image_at,
     image_in,
     is_conversation,
-    json_of,
+    leaving_out,
     lines_of,
     listed,
-    reading,
     some,
     text_in,
     text_of,
     text_of_line,
 )
-from mirlib.errors import MirlibError, shown
+from mirlib.errors import MirlibError, doing, first_line, shown
 
 __all__ = ["CSV", "JSON", "Records", "layout_of"]
 
@@ -47,11 +46,8 @@ MOST_LINES = 50  # of a row of a table; with more, a quote that is not closed sw
 STEP = 1 << 20  # characters of an array that are read at once
 
 
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) <= 4300 else float(digits)  # Python refuses to convert more, and ends the file
-
-
-DECODER = json.JSONDecoder(parse_int=_integer)
+# Python refuses to convert integers of more digits, and would end the file.
+DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else float(digits))
 
 
 def layout_of(path: Path) -> str | None:
@@ -60,7 +56,7 @@ def layout_of(path: Path) -> str | None:
     if suffix in CSV:
         return "table"
     check_regular(path)
-    with reading(path), path.open("rb") as file:
+    with doing(f"read {shown(path)}"), path.open("rb") as file:
         start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
     if suffix in LINES and isinstance(_json(start.partition(b"\n")[0]), list) and not re.match(rb"\[\s*\{", start):
         return "lines"  # each of which is refused
@@ -73,6 +69,14 @@ def layout_of(path: Path) -> str | None:
         if isinstance(_json(text), dict):
             return "object" if suffix not in LINES and text.strip() == start.strip() else layout
     return "lines" if suffix in LINES else "object" if suffix in JSON else _plain(path, start)
+
+
+def json_of(text: str, name: str) -> Any:
+    """What a text of JSON says; a `MirlibError` if it is none."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
 
 
 def _json(text: bytes) -> Any:
@@ -115,9 +119,13 @@ def _is_array(path: Path) -> bool:
     return True
 
 
+def _characters(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
 def _elements(path: Path) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON array, numbered from 1, of which one at a time is in memory; an error for the damage."""
-    with reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with doing(f"read {shown(path)}"), _characters(path) as file:
         text = file.read(STEP)
         position, number = text.index("[") + 1, 0
         while True:
@@ -229,7 +237,7 @@ class Records:
         for number, line in lines_of(self.path):
             name = self._where(number)
             try:
-                yield number, json_of(text_of_line(line, name), name, DECODER.decode)
+                yield number, json_of(text_of_line(line, name), name)
             except MirlibError as error:
                 yield number, error
 
@@ -238,8 +246,8 @@ class Records:
         size = csv.field_size_limit(LONGEST_LINE)  # of the whole process, hence put back
         with ExitStack() as stack:
             stack.callback(csv.field_size_limit, size)
-            stack.enter_context(reading(self.path))
-            file = stack.enter_context(self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline=""))
+            stack.enter_context(doing(f"read {self.name}"))
+            file = stack.enter_context(_characters(self.path))
             first = file.readline(LONGEST_LINE)
             text_of(first.encode(errors="surrogateescape"), self._where(1))
             file.seek(0)
@@ -289,9 +297,9 @@ class Records:
             raise MirlibError(
                 f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
             )
-        with reading(self.path):
+        with doing(f"read {self.name}"):
             text = text_of(self.path.read_bytes(), self.name)
-        found = json_of(text, self.name, DECODER.decode)
+        found = json_of(text, self.name)
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if {"images", "annotations"} <= lists.keys():
             yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
@@ -352,21 +360,16 @@ class Records:
         columns: list[list[Any]] = [[] for _ in wanted]
         alone = 0
         for number, record in self._all(wanted):
-            try:
+            with leaving_out(self.on_unreadable):
                 if isinstance(record, MirlibError):
                     raise record
                 row = self._row(record, fields, labels, wanted, self._where(number))
-            except MirlibError as error:
-                if self.on_unreadable is None:
-                    raise
-                self.on_unreadable(str(error))
-                continue
-            if row is None:
-                alone += 1
-                continue
-            numbers.append(number)
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
+                if row is None:
+                    alone += 1
+                    continue
+                numbers.append(number)
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
         what = "pairs" if len(wanted) == 2 else wanted[0].what
         passed = f"passed over {alone} of text alone" if alone else ""
         some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mirlib.data import (
     IMAGE_FIELDS,
@@ -20,20 +20,20 @@ from mirlib.data import (
     Named,
     Pairs,
     Unreadable,
-    Walk,
     check_regular,
     field_of,
     folders_of,
     image_at,
     image_in,
     is_conversation,
+    leaving_out,
     listed,
-    reading,
     some,
     text_in,
     text_of,
+    walk,
 )
-from mirlib.errors import MirlibError, boundary, shown
+from mirlib.errors import MirlibError, boundary, doing, shown
 
 __all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
 
@@ -41,17 +41,10 @@ HUB = "hf:"
 ROWS = 32  # of a parquet file that are decoded at once
 
 
-class _Known(NamedTuple):
-    """Where a dataset of the paper lies on the hub, and what of it is read unless something else is asked for."""
-
-    name: str
-    config: str | None
-    split: str
-
-
-TEXTVQA = _Known("lmms-lab/textvqa", None, "validation")
-CNN_DAILYMAIL = _Known("abisee/cnn_dailymail", "3.0.0", "validation")
-KNOWN: Mapping[str, _Known] = {
+# Where the paper's data lie on the hub, with the configuration and the split unless something else is asked for.
+TEXTVQA = "lmms-lab/textvqa", None, "validation"
+CNN_DAILYMAIL = "abisee/cnn_dailymail", "3.0.0", "validation"
+KNOWN = {
     "textvqa": TEXTVQA,
     "lmms-lab/textvqa": TEXTVQA,
     "facebook/textvqa": TEXTVQA,  # a loading script, which the package no longer runs
@@ -72,39 +65,30 @@ def _package(name: str) -> Any:
 
 
 class ParquetRows:
-    """The rows of parquet files, one file after the other, of which a few are in memory at a time.
-
-    ``on_unreadable`` is called with a sentence for each file that is left out; None for an error.
-    """
+    """The rows of parquet files, one file after the other, of which a few are in memory at a time."""
 
     def __init__(self, paths: Sequence[Path], image_root: str | Path | None, on_unreadable: Unreadable) -> None:
         self.name = shown(paths[0]) if len(paths) == 1 else f"{shown(paths[0])} and {len(paths) - 1} more files"
         _package("pyarrow.parquet")
         self._paths: list[Path] = []
-        self._groups: list[list[int]] = []  # where the row groups of each file end
+        self._groups: list[list[int]] = []  # where the row groups of each file begin, and its end
         self._schemas = []
         for path in paths:
-            try:
+            with leaving_out(on_unreadable if len(paths) > 1 else None):
                 check_regular(path)
-                with reading(path, errors=Exception), self._open(path) as file:
-                    metadata = file.metadata
+                with doing(f"read {shown(path)}", Exception), self._open(path) as file:
+                    metadata, schema = file.metadata, file.schema_arrow
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-                    schema = file.schema_arrow
                 if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
                     raise MirlibError(f"{shown(path)}: the table is damaged: its row groups have not the rows it says")
-            except MirlibError as error:
-                if on_unreadable is None or len(paths) == 1:
-                    raise
-                on_unreadable(str(error))
-                continue
-            self._paths.append(path)
-            self._groups.append(list(accumulate(sizes)))
-            self._schemas.append(schema)
+                self._paths.append(path)
+                self._groups.append(list(accumulate(sizes, initial=0)))
+                self._schemas.append(schema)
         if not self._paths:
             raise MirlibError(f"no table in {self.name}")
         self._folders = [folders_of(path, image_root) for path in self._paths]
         self.schema = self._schemas[0]
-        self._ends = list(accumulate(groups[-1] if groups else 0 for groups in self._groups))
+        self._starts = list(accumulate((groups[-1] for groups in self._groups), initial=0))
 
     @staticmethod
     def _open(path: Path) -> Any:
@@ -112,12 +96,12 @@ class ParquetRows:
         return parquet.ParquetFile(arrow.OSFile(str(path)), buffer_size=1 << 20)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._starts[-1]
 
     def _place(self, row: int) -> tuple[int, int]:
         """The file that holds a row, and the row's number in it."""
-        number = bisect_right(self._ends, row)
-        return number, row - (self._ends[number - 1] if number else 0)
+        number = bisect_right(self._starts, row) - 1
+        return number, row - self._starts[number]
 
     def where(self, row: int) -> str:
         """What a message calls a row: the file and the row in it, from 0."""
@@ -132,7 +116,7 @@ class ParquetRows:
         """All values of a column of numbers or words."""
         values: list[Any] = []
         for path in self._paths:
-            with reading(path, errors=Exception), self._open(path) as file:
+            with doing(f"read {shown(path)}", Exception), self._open(path) as file:
                 values += file.read(columns=[name]).column(0).to_pylist()
         if len(values) != len(self):
             raise MirlibError(f"{self.name}: column {shown(name)!r} has {len(values)} rows, and the table {len(self)}")
@@ -148,11 +132,11 @@ class ParquetRows:
         def read(start: int) -> Any:
             nonlocal place, first, values, batches
             number, row = self._place(start)
-            group = bisect_right(self._groups[number], row)
-            with reading(self._paths[number], errors=Exception):
+            group = bisect_right(self._groups[number], row) - 1
+            with doing(f"read {shown(self._paths[number])}", Exception):
                 if place != (number, group) or row < first:
                     place, values = (number, group), []
-                    first = self._groups[number][group - 1] if group else 0
+                    first = self._groups[number][group]
                     file = self._open(self._paths[number])
                     batches = file.iter_batches(batch_size=ROWS, row_groups=[group], columns=[name])
                 while row >= first + len(values):
@@ -335,7 +319,7 @@ def _local(
         elif split is not None:
             raise MirlibError(f"there is no split {shown(split)!r}; it is one table without splits")
         return DatasetRows(found, f"{HUB}{shown(folder)}" + (f":{split}" if split else ""), folder)
-    files = Walk(folder, frozenset((".parquet",))).files
+    files, _ = walk(folder, frozenset((".parquet",)))
     if not files:
         raise MirlibError(
             "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
@@ -358,8 +342,8 @@ def files_of(folder: Path, files: Sequence[Path], config: str | None = None, spl
 def _of_hub(name: str, config: str | None, split: str | None) -> DatasetRows:
     datasets = _package("datasets")
     if name.lower() in KNOWN:
-        known = KNOWN[name.lower()]
-        name, config, split = known.name, config or known.config, split or known.split
+        name, usual_config, usual_split = KNOWN[name.lower()]
+        config, split = config or usual_config, split or usual_split
     with boundary("cannot load the dataset"):
         builder = datasets.load_dataset_builder(name, config)
         files = getattr(builder.config, "data_files", None)
