@@ -36,7 +36,7 @@ COMMANDS = "mirlib.commands"
 
 READ_BY = ("image_root", "image_field", "text_field", "skip_unreadable")  # options that say how sources are read
 PICTURES = 3  # dearest and cheapest ones each, on a map
-POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
+POSITIONAL = {"model": "MODEL", "file": "FILE", "files": "RESULT.json", "experiment": "EXPERIMENT"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,8 +121,7 @@ def _refuse_empty(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, str) and not part.strip():
-                where = POSITIONAL.get(name, "RESULT.json" if isinstance(value, list) else None)
-                where = f"--{name.replace('_', '-')}" if where is None or name == "images" else where
+                where = POSITIONAL.get(name) or f"--{name.replace('_', '-')}"
                 raise MirlibError(
                     f"{where} is empty: give it a value, or leave it out if the default is meant (is a variable of "
                     "the shell unset?)"
@@ -298,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         "samples are compared sample by sample, which tells smaller differences from none, and the layers and pictures "
         "that carry it are named.",
     )
-    comparing.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
+    comparing.add_argument("files", nargs="+", metavar="RESULT.json", help="files written by --json")
     comparing.set_defaults(run=_compare)
 
     for command in (score, features, planning, comparing):
@@ -662,11 +661,7 @@ def _load(options: argparse.Namespace, processes: Processes | None = None) -> tu
     if options.model is None:
         from mirlib.loading import load_miniature
 
-        dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-        try:
-            model, processor = load_miniature(dtype=dtype)
-        except FileNotFoundError as error:
-            raise MirlibError(str(error)) from error
+        model, processor = load_miniature(dtype=None if options.dtype == "auto" else getattr(torch, options.dtype))
         return model.to(device), processor
     from mirlib.loading import load_model
 
@@ -747,7 +742,7 @@ def _features(options: argparse.Namespace) -> None:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse output files that cannot be written, or are inputs, before minutes are spent."""
     given = vars(options)
-    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "results")]
+    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "files")]
     inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
     outputs = _outputs(options)
     for flag, path in outputs.items():
@@ -843,10 +838,10 @@ def _report(
 
 def _compare(options: argparse.Namespace) -> None:
     _check_outputs(options)
-    if options.plot and len(options.results) != 2:
-        raise MirlibError(f"--plot draws the difference of two results; there are {len(options.results)}")
+    if options.plot and len(options.files) != 2:
+        raise MirlibError(f"--plot draws the difference of two results; there are {len(options.files)}")
     results: dict[str, MIRResult] = {}
-    for name in options.results:
+    for name in options.files:
         label = shown(Path(name))
         while label in results:
             label += " (again)"

@@ -497,7 +497,7 @@ def refuse_remote(value: str, name: str) -> None:
         raise MirlibError(f"{name}: {shown(value)} is an address, and nothing is fetched; name a file on this machine")
 
 
-def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, option: str, name: str) -> str:
+def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, name: str) -> str:
     """The field that holds the images or the texts; a `MirlibError` if there is none."""
     there = list(there)
     if given is not None:
@@ -506,9 +506,10 @@ def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what
         return given
     found = next((candidate for candidate in usual if candidate in there), None)
     if found is None:
+        kind = what.removesuffix("s")
         raise MirlibError(
-            f"{name}: which field holds the {what}? There is {listed(there)}; name one with {option} "
-            f"(--{option.replace('_', '-')})"
+            f"{name}: which field holds the {what}? There is {listed(there)}; name one with {kind}_field "
+            f"(--{kind}-field)"
         )
     return found
 

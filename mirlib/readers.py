@@ -271,7 +271,7 @@ class _Sample:
             if not isinstance(value, dict) and not is_conversation(value):
                 raise MirlibError(f"{name}: expected a JSON object, got {type(value).__name__}")
             if isinstance(value, dict):
-                key = field_of(wanted, TEXT_FIELDS, value, "texts", "text_field", name)
+                key = field_of(wanted, TEXT_FIELDS, value, "texts", name)
                 value, where = value[key], f"{name}, field {shown(key)!r}"
         return Named(text_in(value, where), name)
 

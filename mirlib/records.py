@@ -193,10 +193,6 @@ class _Wanted(NamedTuple):
     what: str
     convert: Callable[[Any, str], Any]
 
-    @property
-    def option(self) -> str:
-        return f"{self.what.removesuffix('s')}_field"
-
     def field_in(self, record: dict[str, Any]) -> str | None:
         return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
 
@@ -349,13 +345,12 @@ class Records:
             where = f"{self.name}, line 1, the header" if self.layout == "table" else self._where(number)
             for field, each in zip(fields, wanted, strict=True):
                 if field is None:
-                    field_of(each.given, each.usual, record, each.what, each.option, where)
+                    field_of(each.given, each.usual, record, each.what, where)
         return None
 
     def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:
         """The numbers of the records that have all that is wanted, the names of its fields, and a column for each."""
         fields = self._fields(wanted)
-        labels = [f"field {shown(field)!r}" for field in fields or ()]
         numbers: list[int] = []
         columns: list[list[Any]] = [[] for _ in wanted]
         alone = 0
@@ -363,7 +358,7 @@ class Records:
             with leaving_out(self.on_unreadable):
                 if isinstance(record, MirlibError):
                     raise record
-                row = self._row(record, fields, labels, wanted, self._where(number))
+                row = self._row(record, fields, wanted, self._where(number))
                 if row is None:
                     alone += 1
                     continue
@@ -378,12 +373,11 @@ class Records:
         return numbers, fields, columns
 
     @staticmethod
-    def _row(
-        record: dict[str, Any], fields: list[str], labels: list[str], wanted: Sequence[_Wanted], name: str
-    ) -> list[Any] | None:
+    def _row(record: dict[str, Any], fields: list[str], wanted: Sequence[_Wanted], name: str) -> list[Any] | None:
         """The values of a record; None for one of text alone, as LLaVA's data for instructions has many."""
         row = []
-        for field, label, each in zip(fields, labels, wanted, strict=True):
+        for field, each in zip(fields, wanted, strict=True):
+            label = f"field {shown(field)!r}"
             if not record.get(field):
                 if each.what == "images" and any(is_conversation(record.get(other)) for other in TEXT_FIELDS):
                     return None

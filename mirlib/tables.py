@@ -202,7 +202,7 @@ class Table:
         """The column of the images: of those with a usual name one that holds images, else the one that holds them."""
         held = self._held()
         usual = [*(name for name in IMAGE_FIELDS if name in held), *IMAGE_FIELDS, *(held if len(held) == 1 else ())]
-        return field_of(image_field, usual, self.rows.schema.names, "images", "image_field", self.rows.name)
+        return field_of(image_field, usual, self.rows.schema.names, "images", self.rows.name)
 
     def _with_images(self, name: str, what: str) -> Sequence[int]:
         """The rows but those of text alone, as LLaVA's data for instructions has many; a warning counts them."""
@@ -240,7 +240,7 @@ class Table:
         return read
 
     def _texts(self, text_field: str | None) -> Callable[[int], str]:
-        name = field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", "text_field", self.rows.name)
+        name = field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", self.rows.name)
         values = self.rows.column(name)
 
         def read(row: int) -> str:
