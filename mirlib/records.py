@@ -11,28 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mirlib.data import (
-    IMAGE_FIELDS,
-    LONGEST_LINE,
-    TEXT_FIELDS,
-    Items,
-    Named,
-    Pairs,
-    Unreadable,
-    check_regular,
-    field_of,
-    folders_of,
-    image_at,
-    image_in,
-    is_conversation,
-    leaving_out,
-    lines_of,
-    listed,
-    some,
-    text_in,
-    text_of,
-    text_of_line,
-)
+from mirlib import data
+from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
 from mirlib.errors import MirlibError, doing, first_line, shown
 
 __all__ = ["CSV", "JSON", "Records", "layout_of"]
@@ -55,9 +35,9 @@ def layout_of(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in CSV:
         return "table"
-    check_regular(path)
+    data.check_regular(path)
     with doing(f"read {shown(path)}"), path.open("rb") as file:
-        start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
+        start = file.read(data.LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
     if suffix in LINES and isinstance(_json(start.partition(b"\n")[0]), list) and not re.match(rb"\[\s*\{", start):
         return "lines"  # each of which is refused
     if re.match(rb'\[\s*[{"\]]', start) or (suffix == ".json" and start.startswith(b"[")):
@@ -145,9 +125,9 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                 except RecursionError:
                     reason = "it is nested too deeply"
             rest = len(text) - position
-            if rest > LONGEST_LINE:
-                reason = f"it has more than {LONGEST_LINE >> 20} MiB"
-            more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
+            if rest > data.LONGEST_LINE:
+                reason = f"it has more than {data.LONGEST_LINE >> 20} MiB"
+            more = file.read(max(STEP, rest)) if rest <= data.LONGEST_LINE else ""
             if not more:
                 name = f"{shown(path)}, record {number + 1}"
                 yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
@@ -197,7 +177,10 @@ class _Wanted(NamedTuple):
         return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
 
 
-_IMAGES, _TEXTS = _Wanted(None, IMAGE_FIELDS, "images", image_in), _Wanted(None, TEXT_FIELDS, "texts", text_in)
+_IMAGES, _TEXTS = (
+    _Wanted(None, IMAGE_FIELDS, "images", data.image_in),
+    _Wanted(None, TEXT_FIELDS, "texts", data.text_in),
+)
 
 
 class Records:
@@ -205,10 +188,10 @@ class Records:
 
     def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
         self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
-        self.folders = folders_of(path, image_root)
+        self.folders = data.folders_of(path, image_root)
         self.name = shown(path)
         self.unit = "line" if layout in ("lines", "table") else "record"
-        check_regular(path)
+        data.check_regular(path)
 
     def _where(self, number: int) -> str:
         return f"{self.name}, {self.unit} {number}"
@@ -230,22 +213,22 @@ class Records:
             yield number, record
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
-        for number, line in lines_of(self.path):
+        for number, line in data.lines_of(self.path):
             name = self._where(number)
             try:
-                yield number, json_of(text_of_line(line, name), name)
+                yield number, json_of(data.text_of_line(line, name), name)
             except MirlibError as error:
                 yield number, error
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         """The rows below a header, which are objects too; fields with line breaks, commas or quotes stand in quotes."""
-        size = csv.field_size_limit(LONGEST_LINE)  # of the whole process, hence put back
+        size = csv.field_size_limit(data.LONGEST_LINE)  # of the whole process, hence put back
         with ExitStack() as stack:
             stack.callback(csv.field_size_limit, size)
             stack.enter_context(doing(f"read {self.name}"))
             file = stack.enter_context(_characters(self.path))
-            first = file.readline(LONGEST_LINE)
-            text_of(first.encode(errors="surrogateescape"), self._where(1))
+            first = file.readline(data.LONGEST_LINE)
+            data.text_of(first.encode(errors="surrogateescape"), self._where(1))
             file.seek(0)
             commas = ";" if first.count(";") > first.count(",") else ","
             header: list[str] | None = None
@@ -289,12 +272,12 @@ class Records:
 
     def _object(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """The records in one object: COCO's images and annotations, the one list in it, or the object itself."""
-        if check_regular(self.path) > LARGEST_OBJECT:
+        if data.check_regular(self.path) > LARGEST_OBJECT:
             raise MirlibError(
                 f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
             )
         with doing(f"read {self.name}"):
-            text = text_of(self.path.read_bytes(), self.name)
+            text = data.text_of(self.path.read_bytes(), self.name)
         found = json_of(text, self.name)
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if {"images", "annotations"} <= lists.keys():
@@ -312,7 +295,7 @@ class Records:
         else:
             raise MirlibError(
                 f"{self.name}: where are the records? They are looked for in an array, or in an object with one list; "
-                f"there is {listed(records or found)}"
+                f"there is {data.listed(records or found)}"
             )
 
     def _coco(self, images: list[Any], annotations: list[Any], wanted: list[str]) -> Iterator[tuple[int, Any]]:
@@ -345,7 +328,7 @@ class Records:
             where = f"{self.name}, line 1, the header" if self.layout == "table" else self._where(number)
             for field, each in zip(fields, wanted, strict=True):
                 if field is None:
-                    field_of(each.given, each.usual, record, each.what, where)
+                    data.field_of(each.given, each.usual, record, each.what, where)
         return None
 
     def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:
@@ -355,7 +338,7 @@ class Records:
         columns: list[list[Any]] = [[] for _ in wanted]
         alone = 0
         for number, record in self._all(wanted):
-            with leaving_out(self.on_unreadable):
+            with data.leaving_out(self.on_unreadable):
                 if isinstance(record, MirlibError):
                     raise record
                 row = self._row(record, fields, wanted, self._where(number))
@@ -367,7 +350,7 @@ class Records:
                     column.append(value)
         what = "pairs" if len(wanted) == 2 else wanted[0].what
         passed = f"passed over {alone} of text alone" if alone else ""
-        some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
+        data.some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
         if passed:
             warnings.warn(f"{self.name}: {len(numbers)} {what}; {passed}", stacklevel=4)
         return numbers, fields, columns
@@ -379,10 +362,10 @@ class Records:
         for field, each in zip(fields, wanted, strict=True):
             label = f"field {shown(field)!r}"
             if not record.get(field):
-                if each.what == "images" and any(is_conversation(record.get(other)) for other in TEXT_FIELDS):
+                if each.what == "images" and any(data.is_conversation(record.get(other)) for other in TEXT_FIELDS):
                     return None
                 if field not in record:
-                    raise MirlibError(f"{name}: there is no {label}; there is {listed(record)}")
+                    raise MirlibError(f"{name}: there is no {label}; there is {data.listed(record)}")
             row.append(each.convert(record[field], f"{name}, {label}"))
         return row
 
@@ -408,7 +391,7 @@ class Records:
     def _at(self, numbers: list[int], images: list[str], field: str) -> Items:
         return Items(
             len(images),
-            lambda i: image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
+            lambda i: data.image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
         )
 
     def _named(self, numbers: list[int], texts: list[str]) -> Items:

@@ -13,26 +13,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mirlib.data import (
-    IMAGE_FIELDS,
-    TEXT_FIELDS,
-    Items,
-    Named,
-    Pairs,
-    Unreadable,
-    check_regular,
-    field_of,
-    folders_of,
-    image_at,
-    image_in,
-    is_conversation,
-    leaving_out,
-    listed,
-    some,
-    text_in,
-    text_of,
-    walk,
-)
+from mirlib import data
+from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
 from mirlib.errors import MirlibError, boundary, doing, shown
 
 __all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
@@ -74,8 +56,8 @@ class ParquetRows:
         self._groups: list[list[int]] = []  # where the row groups of each file begin, and its end
         self._schemas = []
         for path in paths:
-            with leaving_out(on_unreadable if len(paths) > 1 else None):
-                check_regular(path)
+            with data.leaving_out(on_unreadable if len(paths) > 1 else None):
+                data.check_regular(path)
                 with doing(f"read {shown(path)}", Exception), self._open(path) as file:
                     metadata, schema = file.metadata, file.schema_arrow
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -86,7 +68,7 @@ class ParquetRows:
                 self._schemas.append(schema)
         if not self._paths:
             raise MirlibError(f"no table in {self.name}")
-        self._folders = [folders_of(path, image_root) for path in self._paths]
+        self._folders = [data.folders_of(path, image_root) for path in self._paths]
         self.schema = self._schemas[0]
         self._starts = list(accumulate((groups[-1] for groups in self._groups), initial=0))
 
@@ -126,7 +108,9 @@ class ParquetRows:
         """What reads a value of a column: on from where it is, so that rows in order are decoded once, or anew."""
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if name not in schema.names:
-                raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
+                raise MirlibError(
+                    f"{shown(path)}: there is no column {shown(name)!r}; there is {data.listed(schema.names)}"
+                )
         place, first, values, batches = (-1, -1), 0, [], iter(())
 
         def read(start: int) -> Any:
@@ -202,7 +186,7 @@ class Table:
         """The column of the images: of those with a usual name one that holds images, else the one that holds them."""
         held = self._held()
         usual = [*(name for name in IMAGE_FIELDS if name in held), *IMAGE_FIELDS, *(held if len(held) == 1 else ())]
-        return field_of(image_field, usual, self.rows.schema.names, "images", self.rows.name)
+        return data.field_of(image_field, usual, self.rows.schema.names, "images", self.rows.name)
 
     def _with_images(self, name: str, what: str) -> Sequence[int]:
         """The rows but those of text alone, as LLaVA's data for instructions has many; a warning counts them."""
@@ -219,14 +203,14 @@ class Table:
         values, found = self.rows.column(name), []
         for row in range(len(self.rows)):
             try:
-                alone = _is_empty(values(row)) and any(is_conversation(talk(row)) for talk in talks)
+                alone = _is_empty(values(row)) and any(data.is_conversation(talk(row)) for talk in talks)
             except MirlibError:  # said when the row is used
                 alone = False
             if not alone:
                 found.append(row)
         passed = f"passed over {len(self.rows) - len(found)} of text alone"
         if len(found) < len(self.rows):
-            some(found, what, f"{self.rows.name} ({passed})")
+            data.some(found, what, f"{self.rows.name} ({passed})")
             warnings.warn(f"{self.rows.name}: {len(found)} {what}; {passed}", stacklevel=4)
         return found
 
@@ -235,18 +219,18 @@ class Table:
 
         def read(row: int) -> Any:
             where = f"{self.rows.where(row)}, column {shown(name)!r}"
-            return image_at(image_in(values(row), where), where, self.rows.folders(row))
+            return data.image_at(data.image_in(values(row), where), where, self.rows.folders(row))
 
         return read
 
     def _texts(self, text_field: str | None) -> Callable[[int], str]:
-        name = field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", self.rows.name)
+        name = data.field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", self.rows.name)
         values = self.rows.column(name)
 
         def read(row: int) -> str:
             where = f"{self.rows.where(row)}, column {shown(name)!r}"
             value = values(row)
-            return Named(text_in(text_of(value, where) if isinstance(value, bytes) else value, where), where)
+            return Named(data.text_in(data.text_of(value, where) if isinstance(value, bytes) else value, where), where)
 
         return read
 
@@ -262,18 +246,18 @@ class Table:
                 without = ids[row] is None or ids[row] != ids[row]
                 first.setdefault(("row", row) if without else str(ids[row]), row)
             rows = list(first.values())
-        return Items(len(some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
+        return Items(len(data.some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
         read = self._texts(text_field)
-        return Items(len(some(range(len(self.rows)), "texts", self.rows.name)), read)
+        return Items(len(data.some(range(len(self.rows)), "texts", self.rows.name)), read)
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
         name = self._image_column(image_field)
         images, texts = self._images(name), self._texts(text_field)
-        rows = some(self._with_images(name, "pairs"), "pairs", self.rows.name)
+        rows = data.some(self._with_images(name, "pairs"), "pairs", self.rows.name)
         return Pairs(Items(len(rows), lambda i: images(rows[i])), Items(len(rows), lambda i: texts(rows[i])))
 
 
@@ -319,7 +303,7 @@ def _local(
         elif split is not None:
             raise MirlibError(f"there is no split {shown(split)!r}; it is one table without splits")
         return DatasetRows(found, f"{HUB}{shown(folder)}" + (f":{split}" if split else ""), folder)
-    files, _ = walk(folder, frozenset((".parquet",)))
+    files, _ = data.walk(folder, frozenset((".parquet",)))
     if not files:
         raise MirlibError(
             "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
