@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -145,6 +145,7 @@ def _as_bytes(values: Tensor) -> np.ndarray:
     return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
+@dataclass(eq=False)
 class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
 
@@ -153,20 +154,17 @@ class PairBatches:
     all if left out, and ``offset`` is the number of the first of them.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        images: Sequence[Any],
-        texts: Sequence[str],
-        chosen: Sequence[tuple[int, int]],
-        settings: Mapping[str, Any],
-        share: range | None = None,
-    ) -> None:
-        self.processor, self.images, self.texts, self.chosen = processor, images, texts, chosen
-        self.settings, self.batch_size = settings, settings["batch_size"]
-        self.prompt = {name: settings[name] for name in ("template", "max_text_tokens")}
-        self.share = range(len(chosen)) if share is None else share
-        self.offset = self.share.start
+    processor: Any
+    images: Sequence[Any]
+    texts: Sequence[str]
+    chosen: Sequence[tuple[int, int]]
+    settings: Mapping[str, Any]
+    share: range | None = None
+
+    def __post_init__(self) -> None:
+        self.share = range(len(self.chosen)) if self.share is None else self.share
+        self.offset, self.batch_size = self.share.start, self.settings["batch_size"]
+        self.prompt = {name: self.settings[name] for name in ("template", "max_text_tokens")}
 
     def __len__(self) -> int:
         return math.ceil(len(self.share) / self.batch_size)
@@ -177,12 +175,11 @@ class PairBatches:
 
     def part(self, share: range) -> PairBatches:
         """The batches of some of the pairs."""
-        return PairBatches(self.processor, self.images, self.texts, self.chosen, self.settings, share)
+        return replace(self, share=share)
 
     def first(self, batches: int) -> PairBatches:
         """The first pairs of all, ``batches`` batches of them."""
-        pairs = self.chosen[: batches * self.batch_size]
-        return PairBatches(self.processor, self.images, self.texts, pairs, self.settings)
+        return replace(self, chosen=self.chosen[: batches * self.batch_size], share=None)
 
     def samples(self) -> tuple[Sample, ...]:
         """All pairs, by their names and hashes; it opens every image."""
