@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from mirlib.data import draw, load_image
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError, shown
+from mirlib.errors import MirlibError, naming, shown
 from mirlib.hidden_states import decoder_parts, unwrap
 from mirlib.prompts import check_text, encode_batch, first_tokens, name_of, used_template
 from mirlib.result import Sample
@@ -210,18 +209,9 @@ class PairBatches:
             return encode_batch(self.processor, images, texts, **self.prompt)
         except MirlibError:
             for image, text, name in zip(images, texts, names, strict=True):
-                with _naming(name):
+                with naming(shown(name, 300)):
                     encode_batch(self.processor, [image], [text], **self.prompt)
             raise
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Put the name of a sample before what is wrong with it."""
-    try:
-        yield
-    except MirlibError as error:
-        raise MirlibError(f"{shown(name, 300)}: {error}") from error
 
 
 def _name(image: Any, index: int) -> str:
@@ -265,7 +255,7 @@ def pair_batches(
         nonlocal longest
         image = load_image(images[index])
         if skip_unreadable is not None:
-            with _naming(_name(images[index], index)):
+            with naming(shown(_name(images[index], index), 300)):
                 length = encode_batch(processor, [image], [text], **prompt)["input_ids"].shape[1]
                 if limit is not None and length > limit:
                     raise MirlibError(_too_long(length, limit))

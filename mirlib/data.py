@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -413,12 +413,12 @@ def read_texts(source: str | Path, on_unreadable: Unreadable = None) -> list[str
     source = Path(source)
     if source.is_dir():
         files = _files_in(source, TEXT_SUFFIXES, "texts")
-        readers = ((shown(path), lambda path=path: _text_of_file(path)) for path in files)
+        readers = ((shown(path), partial(_text_of_file, path)) for path in files)
     else:
         check_regular(source, "file or folder")
         _refuse_binary(source)
         names = ((f"{shown(source)}, line {number}", line) for number, line in lines_of(source))
-        readers = ((name, lambda line=line, name=name: text_of_line(line, name)) for name, line in names)
+        readers = ((name, partial(text_of_line, line, name)) for name, line in names)
     texts: list[str] = []
     for name, read in readers:
         with leaving_out(on_unreadable):

@@ -60,6 +60,15 @@ def doing(what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSE
         raise MirlibError(f"cannot {what}: {shown(reason, 200)}") from error
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a sample or a file before what is wrong with it."""
+    try:
+        yield
+    except MirlibError as error:
+        raise MirlibError(f"{name}: {error}") from error
+
+
 def shown(value: object, length: int = 80) -> str:
     r"""A value as a message quotes it: cut, and without characters that a terminal would obey or could not print.
 
@@ -83,4 +92,4 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not among those allowed, and name these."""
     allowed = list(allowed)
     if value not in allowed:
-        raise MirlibError(f"unknown {what} {value!r}; choose one of {', '.join(allowed)}")
+        raise MirlibError(f"unknown {what} {shown(repr(value))}; choose one of {', '.join(allowed)}")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError, doing, first_line, shown
+from mirlib.errors import MirlibError, boundary, doing, naming, shown
 from mirlib.result import MIRResult
 
 __all__ = ["check_writable", "input_at", "write_whole"]
@@ -104,12 +104,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
-    try:
+    with naming(shown(path)), boundary("cannot read the arrays"):
         return readers[path.suffix](path)
-    except MirlibError as error:
-        raise MirlibError(f"{shown(path)}: {error}") from error
-    except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
-        raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
 
 
 def _wanted(names: Iterable[str]) -> list[str]:
@@ -156,17 +152,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def stored_result(path: Path) -> MIRResult:
     """The result in a file that ``--json`` wrote."""
-    try:
+    with doing(f"read {shown(path)}", DISK):
         # A pipe that a shell made (<(…), /dev/stdin) ends; one with a name may never, nor may a device.
         if path.exists() and not (
             path.is_file() or path.is_dir() or (path.is_fifo() and path.parts[:2] == ("/", "dev"))
         ):
-            raise MirlibError("not a file")
-        text = path.read_text(encoding="utf-8")
-        return MIRResult.from_dict(json.loads(text))
-    except OSError as error:
-        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
-    except MirlibError as error:
-        raise MirlibError(f"{shown(path)}: {error}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
-        raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error
+            raise MirlibError(f"{shown(path)}: not a file")
+        stored = path.read_bytes()
+    # No UTF-8, no JSON, a number of thousands of digits, too deep …
+    with naming(shown(path)), boundary("not a result written by --json"):
+        return MIRResult.from_dict(json.loads(stored.decode()))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mirlib.errors import MirlibError, boundary, said_by, shown
+from mirlib.errors import MirlibError, boundary, check_choice, said_by, shown
 
 __all__ = ["build_prompt", "encode_batch"]
 
@@ -44,8 +44,7 @@ def _named_token(processor: Any) -> str:
 
 def used_template(processor: Any, template: str) -> str:
     """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own."""
-    if template not in TEMPLATES:
-        raise MirlibError(f"unknown template {shown(repr(template))}; choose one of {', '.join(TEMPLATES)}")
+    check_choice("template", template, TEMPLATES)
     return template if getattr(processor, "chat_template", None) else "plain"
 
 

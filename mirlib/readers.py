@@ -310,9 +310,8 @@ class _Shards:
             raise MirlibError(sentence)
 
     def images(self, image_field: str | None) -> Sequence[Any]:
-        chosen = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
-        if image_field is None:
-            chosen = [sample for sample in chosen if self._has_one_image(sample)]
+        there = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
+        chosen = [sample for sample in there if self._has_one_image(sample, image_field)]
         self._check_ending(chosen, image_field, "images")
         return Items(len(chosen), lambda i: chosen[i].image(image_field))
 
@@ -332,16 +331,16 @@ class _Shards:
                     f"{sample.name}: no {' and no '.join(lacking)} (there is {data.listed(sample.members)}"
                     f"{'; a key ends at the first period of the name' if periods else ''})"
                 )
-            elif image_field is not None or self._has_one_image(sample):
+            elif self._has_one_image(sample, image_field):
                 chosen.append(sample)
         count = len(data.some(chosen, "pairs", self.name))
         return Pairs(
             Items(count, lambda i: chosen[i].image(image_field)), Items(count, lambda i: chosen[i].text(text_field))
         )
 
-    def _has_one_image(self, sample: _Sample) -> bool:
-        """Whether it is clear which member is the image: one without a period, as ``jpg``, or the only one."""
-        if len(sample.images) == 1 or any("." not in end for end in sample.images):
+    def _has_one_image(self, sample: _Sample, wanted: str | None) -> bool:
+        """Whether it is clear which member is the image: that wanted, one without a period, or the only one."""
+        if wanted is not None or len(sample.images) == 1 or any("." not in end for end in sample.images):
             return True
         self._refuse(
             f"{sample.name}: which member is the image? There is {data.listed(sample.images)}; name one with "

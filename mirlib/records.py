@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -204,8 +205,8 @@ class Records:
 
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """Each record with its number; a MirlibError in the place of one that cannot be read."""
-        read = {"lines": self._lines, "array": lambda: _elements(self.path), "table": self._table}.get(self.layout)
-        for number, record in self._object(wanted) if read is None else read():
+        read = {"lines": self._lines, "array": partial(_elements, self.path), "table": self._table}
+        for number, record in read.get(self.layout, partial(self._object, wanted))():
             if isinstance(record, str) and len(wanted) == 1:  # an array of paths or of texts
                 record = {wanted[0].given or wanted[0].usual[0]: record}
             if not isinstance(record, (dict, MirlibError)):

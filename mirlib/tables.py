@@ -15,7 +15,7 @@ from typing import Any
 
 from mirlib import data
 from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
-from mirlib.errors import MirlibError, boundary, doing, shown
+from mirlib.errors import MirlibError, boundary, doing, naming, shown
 
 __all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
 
@@ -279,14 +279,12 @@ def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable)
         name, config, split = re.fullmatch(r"(.*?)(?:@([^@:]+))?(?::([^:@/]+))?", rest, re.DOTALL).groups()
     if not name:
         raise MirlibError(f"{shown(source)}: expected hf:NAME, hf:NAME@CONFIG or hf:NAME@CONFIG:SPLIT")
-    try:
+    with naming(shown(source)):
         if Path(name).is_dir():
             return Table(_local(Path(name), config, split, image_root, on_unreadable))
         if Path(name).exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise MirlibError("it is no folder, and no name of a dataset on the hub")
         return Table(_of_hub(name, config, split))
-    except MirlibError as error:
-        raise MirlibError(f"{shown(source)}: {error}") from error
 
 
 def _local(
