@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mirlib.data import draw, load_image
+from mirlib.data import Unreadable, draw, load_image
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError, naming, shown
 from mirlib.hidden_states import decoder_parts, unwrap
@@ -231,7 +231,7 @@ def pair_batches(
     paired: bool = False,
     template: str = "chat",
     max_text_tokens: int | None = None,
-    skip_unreadable: Callable[[str], None] | None = None,
+    skip_unreadable: Unreadable = None,
     merge_processes: bool = True,
 ) -> PairBatches:
     """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; it raises what `score` does."""
@@ -297,7 +297,7 @@ def _draw(
     what: str,
     check: Callable[[int], None],
     processes: Processes,
-    skip_unreadable: Callable[[str], None] | None,
+    skip_unreadable: Unreadable,
 ) -> list[int]:
     """What `mirlib.data.draw` draws, each process reading its share of the items that come into question."""
 

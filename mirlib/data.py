@@ -478,10 +478,13 @@ class Items(Sequence[Any]):
         return self._read(chosen)
 
 
-def some(items: Sequence[Any], what: str, name: str) -> Sequence[Any]:
-    """The items; a `MirlibError` if there are none."""
+def some(items: Sequence[Any], what: str, name: str, alone: int = 0) -> Sequence[Any]:
+    """The items; a `MirlibError` if there are none. A warning says how many of text alone were passed over."""
+    passed = f"passed over {alone} of text alone"
     if not items:
-        raise MirlibError(f"no {what} in {name}")
+        raise MirlibError(f"no {what} in {name}{f' ({passed})' if alone else ''}")
+    if alone:
+        warnings.warn(f"{name}: {len(items)} {what}; {passed}", stacklevel=5)
     return items
 
 

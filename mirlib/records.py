@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -349,11 +348,7 @@ class Records:
                 numbers.append(number)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
-        what = "pairs" if len(wanted) == 2 else wanted[0].what
-        passed = f"passed over {alone} of text alone" if alone else ""
-        data.some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
-        if passed:
-            warnings.warn(f"{self.name}: {len(numbers)} {what}; {passed}", stacklevel=4)
+        data.some(numbers, "pairs" if len(wanted) == 2 else wanted[0].what, self.name, alone)
         return numbers, fields, columns
 
     @staticmethod

@@ -6,7 +6,6 @@ The package datasets asks the hub even about local files, and is kept for what l
 from __future__ import annotations
 
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -199,7 +198,7 @@ class Table:
             and types.is_struct(column.type.value_type)
         ]
         if not talks:  # then the images need not be read twice
-            return range(len(self.rows))
+            return data.some(range(len(self.rows)), what, self.rows.name)
         values, found = self.rows.column(name), []
         for row in range(len(self.rows)):
             try:
@@ -208,11 +207,7 @@ class Table:
                 alone = False
             if not alone:
                 found.append(row)
-        passed = f"passed over {len(self.rows) - len(found)} of text alone"
-        if len(found) < len(self.rows):
-            data.some(found, what, f"{self.rows.name} ({passed})")
-            warnings.warn(f"{self.rows.name}: {len(found)} {what}; {passed}", stacklevel=4)
-        return found
+        return data.some(found, what, self.rows.name, len(self.rows) - len(found))
 
     def _images(self, name: str) -> Callable[[int], Any]:
         values = self.rows.column(name)
@@ -246,7 +241,7 @@ class Table:
                 without = ids[row] is None or ids[row] != ids[row]
                 first.setdefault(("row", row) if without else str(ids[row]), row)
             rows = list(first.values())
-        return Items(len(data.some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
+        return Items(len(rows), lambda i: read(rows[i]))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
@@ -257,7 +252,7 @@ class Table:
         """The images with their texts."""
         name = self._image_column(image_field)
         images, texts = self._images(name), self._texts(text_field)
-        rows = data.some(self._with_images(name, "pairs"), "pairs", self.rows.name)
+        rows = self._with_images(name, "pairs")
         return Pairs(Items(len(rows), lambda i: images(rows[i])), Items(len(rows), lambda i: texts(rows[i])))
 
 
