@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -146,12 +147,9 @@ def walk(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], str]:
     passed: Counter[str] = Counter()
     endings: set[str] = set()
     entered: set[str] = set()
-    waiting, links = [], [folder]
-    while waiting or links:
-        if not waiting:  # links wait until everything else has been seen
-            waiting = [(path, os.path.realpath(path)) for path in sorted(links, reverse=True)]
-            links = []
-        path, real = waiting.pop()
+    waiting = [(0, str(folder), os.path.realpath(folder))]
+    while waiting:
+        links, path, real = heappop(waiting)  # what fewer links lead to comes first
         if os.path.isdir(real):
             if real in entered:
                 continue
@@ -164,17 +162,17 @@ def walk(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], str]:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in NO_DATA:
                     passed["hidden"] += 1
-                elif entry.is_symlink():
-                    links.append(Path(entry.path))
                 else:
-                    waiting.append((Path(entry.path), os.path.join(real, entry.name)))
+                    is_link = entry.is_symlink()
+                    behind = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
+                    heappush(waiting, (links + is_link, entry.path, behind))
         elif not os.path.isfile(real):
             passed["broken or special (links, pipes, devices)"] += 1
-        elif path.suffix.lower() in suffixes:
-            found.setdefault(real, path)
+        elif (ending := Path(path).suffix.lower()) in suffixes:
+            found.setdefault(real, Path(path))
         else:
             passed["of other kinds"] += 1
-            endings.add(path.suffix.lower() or "no ending")
+            endings.add(ending or "no ending")
     kinds = {"of other kinds": f" ({', '.join(sorted(map(shown, endings))[:8])})"}
     counted = [f"{count} {reason}{kinds.get(reason, '')}" for reason, count in sorted(passed.items())]
     return sorted(found.values()), " and ".join(counted)
@@ -552,14 +550,10 @@ def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | I
             if os.path.exists(folder / written):
                 return folder / written
     if os.path.isabs(image) or re.match(r"[A-Za-z]:[\\/]", image):
-        raise MirlibError(
-            f"{name}: no such image: {shown(image)} (the path is absolute; make it relative to a folder, and name that "
-            "with image_root, --image-root)"
-        )
-    raise MirlibError(
-        f"{name}: no such image: {shown(image)} (looked in {' and '.join(shown(folder) for folder in folders)}; "
-        "image_root, --image-root, names another folder)"
-    )
+        advice = "the path is absolute; make it relative to a folder, and name that with image_root, --image-root"
+    else:
+        advice = f"looked in {' and '.join(map(shown, folders))}; image_root, --image-root, names another folder"
+    raise MirlibError(f"{name}: no such image: {shown(image)} ({advice})")
 
 
 def folders_of(file: Path, image_root: str | Path | None) -> list[Path]:
