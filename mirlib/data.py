@@ -86,13 +86,13 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
         top = int(generator.integers(picture.height - side + 1))
         crops.append((chosen, name, left, top, side))
 
-    def cut(index: int) -> Image.Image:
-        chosen, name, left, top, side = crops[index]
+    def cut(place: tuple[str, str, int, int, int]) -> Image.Image:
+        chosen, name, left, top, side = place
         crop = _picture(name).crop((left, top, left + side, top + side))
         crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
         return crop
 
-    return Items(num, cut)
+    return Items(crops, cut)
 
 
 @cache
@@ -461,19 +461,17 @@ class Pairs(NamedTuple):
 
 
 class Items(Sequence[Any]):
-    """A sequence of ``count`` items that are read when they are asked for, by ``read(number)``, from 0."""
+    """A sequence of items that are read when they are asked for: ``read(key)`` of each key."""
 
-    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
-        self._count, self._read = count, read
+    def __init__(self, keys: Sequence[Any], read: Callable[[Any], Any]) -> None:
+        self._keys, self._read = keys, read
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._keys)
 
     def __getitem__(self, index: Any) -> Any:
-        chosen = range(self._count)[index]  # or an IndexError
-        if isinstance(index, slice):
-            return Items(len(chosen), lambda i: self._read(chosen[i]))
-        return self._read(chosen)
+        found = self._keys[index]
+        return Items(found, self._read) if isinstance(index, slice) else self._read(found)
 
 
 def some(items: Sequence[Any], what: str, name: str, alone: int = 0) -> Sequence[Any]:

@@ -18,15 +18,14 @@ class MirlibWarning(UserWarning):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says anything; the name of its type where none does."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    """The first line of an error's message, with the next behind a colon; the name of its type where there is none."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {rest[0]}" if rest and first.endswith(":") else first
 
 
 def said_by(error: BaseException) -> str:
     """An error of another library as a message of ours quotes it: its type and its first line."""
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    first = shown(f"{first} {rest[0]}" if rest and first.endswith(":") else first, 200)
-    name = type(error).__name__
+    name, first = type(error).__name__, shown(first_line(error), 200)
     return first if first == name else f"{name}: {first}"
 
 

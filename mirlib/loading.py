@@ -39,35 +39,34 @@ def check_name(name: str, otherwise: str = "") -> None:
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)
-        if advice := _what_else_it_is(folder):
-            raise MirlibError(f"{name}: {advice}")
+        _refuse_parts(folder)
     if folder.exists() and not (folder / "config.json").is_file():
         raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
     if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise MirlibError(f"no such folder: {name}{otherwise}")
 
 
-def _what_else_it_is(folder: Path) -> str | None:
-    """What to do with a folder of training that is no whole checkpoint of transformers; None if it may be one."""
+def _refuse_parts(folder: Path) -> None:
+    """Refuse a folder of training that is no whole checkpoint of transformers, and say what to do with it."""
     whole = any(any(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
     if not whole and (folder / "adapter_config.json").is_file():
-        return (
-            "an adapter alone (LoRA, PEFT), without the model that it belongs to; load both in Python "
+        raise MirlibError(
+            f"{folder}: an adapter alone (LoRA, PEFT), without the model that it belongs to; load both in Python "
             "(peft.PeftModel.from_pretrained) and call mirlib.score(model, processor, ...), or merge them and save the "
             "whole (merge_and_unload, save_pretrained)"
         )
     if not whole and any(folder.glob("*projector*")):
-        return (
-            "a projector alone, without its vision encoder and language model; put the three together in your training "
-            "code, and convert them or call mirlib.score_batches there"
+        raise MirlibError(
+            f"{folder}: a projector alone, without its vision encoder and language model; put the three together in "
+            "your training code, and convert them or call mirlib.score_batches there"
         )
     config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "mm_vision_tower" in config and "auto_map" not in config:
-        return (
-            f"a checkpoint of LLaVA's own code (model_type {config.get('model_type')}), which transformers cannot "
-            "load; convert it with convert_llava_weights_to_hf.py, in src/transformers/models/llava of its repository"
+        raise MirlibError(
+            f"{folder}: a checkpoint of LLaVA's own code (model_type {config.get('model_type')}), which transformers "
+            "cannot load; convert it with convert_llava_weights_to_hf.py, in src/transformers/models/llava of its "
+            "repository"
         )
-    return None
 
 
 def _json(path: Path) -> dict[str, Any]:

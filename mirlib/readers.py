@@ -176,7 +176,7 @@ def _joined(parts: list[Sequence[Any]]) -> Items:
         number = bisect_right(starts, index) - 1
         return parts[number][index - starts[number]]
 
-    return Items(starts[-1], read)
+    return Items(range(starts[-1]), read)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,12 +313,12 @@ class _Shards:
         there = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
         chosen = [sample for sample in there if self._has_one_image(sample, image_field)]
         self._check_ending(chosen, image_field, "images")
-        return Items(len(chosen), lambda i: chosen[i].image(image_field))
+        return Items(chosen, lambda sample: sample.image(image_field))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         chosen = [sample for sample in self.samples if sample.text_ending(text_field) is not None]
         self._check_ending(chosen, text_field, "texts")
-        return Items(len(chosen), lambda i: chosen[i].text(text_field))
+        return Items(chosen, lambda sample: sample.text(text_field))
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         chosen = []
@@ -333,10 +333,9 @@ class _Shards:
                 )
             elif self._has_one_image(sample, image_field):
                 chosen.append(sample)
-        count = len(data.some(chosen, "pairs", self.name))
-        return Pairs(
-            Items(count, lambda i: chosen[i].image(image_field)), Items(count, lambda i: chosen[i].text(text_field))
-        )
+        data.some(chosen, "pairs", self.name)
+        images, texts = lambda sample: sample.image(image_field), lambda sample: sample.text(text_field)
+        return Pairs(Items(chosen, images), Items(chosen, texts))
 
     def _has_one_image(self, sample: _Sample, wanted: str | None) -> bool:
         """Whether it is clear which member is the image: that wanted, one without a period, or the only one."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from mirlib import data
 from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
-from mirlib.errors import MirlibError, doing, first_line, shown
+from mirlib.errors import MirlibError, boundary, doing, shown
 
 __all__ = ["CSV", "JSON", "Records", "layout_of"]
 
@@ -53,10 +53,8 @@ def layout_of(path: Path) -> str | None:
 
 def json_of(text: str, name: str) -> Any:
     """What a text of JSON says; a `MirlibError` if it is none."""
-    try:
+    with boundary(f"{name}: not JSON"):
         return DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
 
 
 def _json(text: bytes) -> Any:
@@ -386,9 +384,9 @@ class Records:
 
     def _at(self, numbers: list[int], images: list[str], field: str) -> Items:
         return Items(
-            len(images),
+            range(len(images)),
             lambda i: data.image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
         )
 
     def _named(self, numbers: list[int], texts: list[str]) -> Items:
-        return Items(len(texts), lambda i: Named(texts[i], self._where(numbers[i])))
+        return Items(range(len(texts)), lambda i: Named(texts[i], self._where(numbers[i])))

@@ -241,19 +241,19 @@ class Table:
                 without = ids[row] is None or ids[row] != ids[row]
                 first.setdefault(("row", row) if without else str(ids[row]), row)
             rows = list(first.values())
-        return Items(len(rows), lambda i: read(rows[i]))
+        return Items(rows, read)
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
         read = self._texts(text_field)
-        return Items(len(data.some(range(len(self.rows)), "texts", self.rows.name)), read)
+        return Items(data.some(range(len(self.rows)), "texts", self.rows.name), read)
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
         name = self._image_column(image_field)
         images, texts = self._images(name), self._texts(text_field)
         rows = self._with_images(name, "pairs")
-        return Pairs(Items(len(rows), lambda i: images(rows[i])), Items(len(rows), lambda i: texts(rows[i])))
+        return Pairs(Items(rows, images), Items(rows, texts))
 
 
 def _is_empty(value: Any) -> bool:
