@@ -429,7 +429,7 @@ def _score_measures(options: argparse.Namespace) -> None:
     _check_outputs(options)
     skipped = _Skipped(options)
     images, texts = _sources(options, skipped.call)
-    model, processor = _load(options)
+    model, processor = _load(options, Processes())
     random_weights = 1 if options.random_weights is None else options.random_weights
     if any(MEASURES[name].needs == PAIRS for name in wanted):
         others = "a model" if random_weights == 1 else f"{random_weights} models"
@@ -616,12 +616,12 @@ def _confidence(options: argparse.Namespace) -> float | None:
     return options.confidence
 
 
-def _device(name: str, processes: Processes | None = None) -> str:
+def _device(name: str, processes: Processes) -> str:
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and processes is not None and processes.size > 1:  # a GPU for each process of a machine
+    if name == "cuda" and processes.size > 1:  # a GPU for each process of a machine
         local = int(os.environ.get("LOCAL_RANK", processes.rank))
         if local >= torch.cuda.device_count():
             raise MirlibError(
@@ -636,11 +636,11 @@ def _device(name: str, processes: Processes | None = None) -> str:
     return name
 
 
-def _load(options: argparse.Namespace, processes: Processes | None = None) -> tuple[Any, Any]:
+def _load(options: argparse.Namespace, processes: Processes) -> tuple[Any, Any]:
     import torch
 
     device = _device(options.device, processes)
-    if options.device_map and processes is not None and processes.size > 1:
+    if options.device_map and processes.size > 1:
         raise MirlibError(
             "--device-map spreads one model over the GPUs, which the processes share: pass one or the other"
         )
