@@ -533,10 +533,8 @@ def _draw_map(options: argparse.Namespace, model: Any, processor: Any, images: A
     found = transport_map(model, processor, images, texts, **draw)
     ranking = found.ranking()
     chosen = {int(number) for number in (*ranking[:PICTURES], *ranking[-PICTURES:])}
-    _draw(
-        options.map,
-        lambda: found.plot({i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}),
-    )
+    pictures = {i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}
+    _draw(options.map, lambda: found.plot(pictures))
 
 
 def _draw(out: str, plot: Callable[[], Any]) -> None:

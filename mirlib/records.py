@@ -194,11 +194,9 @@ class Records:
     def _where(self, number: int) -> str:
         return f"{self.name}, {self.unit} {number}"
 
-    def _bad(self, number: int, why: str, error: Exception | None = None) -> MirlibError:
+    def _bad(self, number: int, why: str) -> MirlibError:
         """What stands in the place of a record, so that those who want the others can go on."""
-        bad = MirlibError(f"{self._where(number)}: {why}")
-        bad.__cause__ = error
-        return bad
+        return MirlibError(f"{self._where(number)}: {why}")
 
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """Each record with its number; a MirlibError in the place of one that cannot be read."""
@@ -243,7 +241,7 @@ class Records:
                     row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
                 if isinstance(row, csv.Error):
                     advice = "a field that holds quotes stands in quotes, and those in it are doubled"
-                    yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}", row)
+                    yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}")
                     if header is None:
                         return
                 elif row:
