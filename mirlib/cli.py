@@ -426,20 +426,15 @@ def _score_measures(options: argparse.Namespace) -> None:
 
     # A wrong name is said before a model is loaded.
     wanted, _ = chosen_measures(options.measures, pairs=options.pairs is not None)
-    _check_outputs(options)
     skipped = _Skipped(options)
-    images, texts = _sources(options, skipped.call)
-    model, processor = _load(options, Processes())
+    measured = model, *_ = _prepare(options, skipped, Processes())
     random_weights = 1 if options.random_weights is None else options.random_weights
     if any(MEASURES[name].needs == PAIRS for name in wanted):
         others = "a model" if random_weights == 1 else f"{random_weights} models"
         beside = f", and beside it {others} of random weights" if random_weights else ""
         _say(f"mir: for measures of pairs the model reads the texts once more, without the pictures{beside}")
     found = score_measures(
-        model,
-        processor,
-        images,
-        texts,
+        *measured,
         measures=options.measures,
         max_rows=options.rows,
         random_weights=random_weights,
@@ -462,16 +457,11 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         _hush()
     skipped = _Skipped(options, processes.leads)
 
-    def prepare() -> tuple[Any, ...]:
-        _check_outputs(options)
-        images, texts = _sources(options, skipped.call)
-        return *_load(options, processes), images, texts
-
     def say(sentence: str) -> None:
         if processes.leads:
             _say(f"mir: {sentence}")
 
-    measured = model, *_ = processes.together(prepare)
+    measured = model, *_ = processes.together(lambda: _prepare(options, skipped, processes))
     draw = _drawing(options)
     # The same samples are skipped again by what reads the pairs again, and were named.
     draw_again = draw | {"skip_unreadable": skipped.call and (lambda sentence: None)}
@@ -570,6 +560,13 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def _prepare(options: argparse.Namespace, skipped: _Skipped, processes: Processes) -> tuple[Any, ...]:
+    """Model, processor, images and texts; what can be refused without the model comes first."""
+    _check_outputs(options)
+    images, texts = _sources(options, skipped.call)
+    return *_load(options, processes), images, texts
 
 
 def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
