@@ -10,45 +10,25 @@ from typing import TYPE_CHECKING, Any
 from mirlib.errors import MirlibError, MirlibWarning, UndefinedMIRError
 
 if TYPE_CHECKING:
-    from mirlib.callback import MIRCallback
-    from mirlib.comparison import Comparison, compare
-    from mirlib.costs import TransportMap, transport_map
-    from mirlib.frechet import FrechetDistance, frechet_distance
-    from mirlib.hidden_states import capture
-    from mirlib.interventions import controls
-    from mirlib.layer_pairs import layer_map
-    from mirlib.mir import modality_integration_rate
-    from mirlib.planning import plan
-    from mirlib.result import MIRResult
-    from mirlib.scoring import score, score_batches
-    from mirlib.streaming import ModalityIntegrationRate
-    from mirlib.words import lens
+    from mirlib.callback import MIRCallback as MIRCallback
+    from mirlib.comparison import Comparison as Comparison
+    from mirlib.comparison import compare as compare
+    from mirlib.costs import TransportMap as TransportMap
+    from mirlib.costs import transport_map as transport_map
+    from mirlib.frechet import FrechetDistance as FrechetDistance
+    from mirlib.frechet import frechet_distance as frechet_distance
+    from mirlib.hidden_states import capture as capture
+    from mirlib.interventions import controls as controls
+    from mirlib.layer_pairs import layer_map as layer_map
+    from mirlib.mir import modality_integration_rate as modality_integration_rate
+    from mirlib.planning import plan as plan
+    from mirlib.result import MIRResult as MIRResult
+    from mirlib.scoring import score as score
+    from mirlib.scoring import score_batches as score_batches
+    from mirlib.streaming import ModalityIntegrationRate as ModalityIntegrationRate
+    from mirlib.words import lens as lens
 
 __version__ = "1.0.0"
-__all__ = [
-    "Comparison",
-    "FrechetDistance",
-    "MIRCallback",
-    "MIRResult",
-    "MirlibError",
-    "MirlibWarning",
-    "ModalityIntegrationRate",
-    "TransportMap",
-    "UndefinedMIRError",
-    "capture",
-    "compare",
-    "controls",
-    "frechet_distance",
-    "layer_map",
-    "lens",
-    "modality_integration_rate",
-    "plan",
-    "score",
-    "score_batches",
-    "transport_map",
-]
-
-
 _MODULE_OF = {
     "Comparison": "comparison",
     "FrechetDistance": "frechet",
@@ -68,6 +48,7 @@ _MODULE_OF = {
     "score_batches": "scoring",
     "transport_map": "costs",
 }
+__all__ = ["MirlibError", "MirlibWarning", "UndefinedMIRError", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

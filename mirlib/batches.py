@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mirlib.data import draw, load_image
+from mirlib.data import Unreadable, draw, load_image
 from mirlib.distributed import Processes
-from mirlib.errors import MirlibError, shown
+from mirlib.errors import MirlibError, naming, shown
 from mirlib.hidden_states import decoder_parts, unwrap
 from mirlib.prompts import check_text, encode_batch, first_tokens, name_of, used_template
 from mirlib.result import Sample
@@ -145,6 +144,7 @@ def _as_bytes(values: Tensor) -> np.ndarray:
     return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
+@dataclass(eq=False)
 class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
 
@@ -153,20 +153,17 @@ class PairBatches:
     all if left out, and ``offset`` is the number of the first of them.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        images: Sequence[Any],
-        texts: Sequence[str],
-        chosen: Sequence[tuple[int, int]],
-        settings: Mapping[str, Any],
-        share: range | None = None,
-    ) -> None:
-        self.processor, self.images, self.texts, self.chosen = processor, images, texts, chosen
-        self.settings, self.batch_size = settings, settings["batch_size"]
-        self.prompt = {name: settings[name] for name in ("template", "max_text_tokens")}
-        self.share = range(len(chosen)) if share is None else share
-        self.offset = self.share.start
+    processor: Any
+    images: Sequence[Any]
+    texts: Sequence[str]
+    chosen: Sequence[tuple[int, int]]
+    settings: Mapping[str, Any]
+    share: range | None = None
+
+    def __post_init__(self) -> None:
+        self.share = range(len(self.chosen)) if self.share is None else self.share
+        self.offset, self.batch_size = self.share.start, self.settings["batch_size"]
+        self.prompt = {name: self.settings[name] for name in ("template", "max_text_tokens")}
 
     def __len__(self) -> int:
         return math.ceil(len(self.share) / self.batch_size)
@@ -177,12 +174,11 @@ class PairBatches:
 
     def part(self, share: range) -> PairBatches:
         """The batches of some of the pairs."""
-        return PairBatches(self.processor, self.images, self.texts, self.chosen, self.settings, share)
+        return replace(self, share=share)
 
     def first(self, batches: int) -> PairBatches:
         """The first pairs of all, ``batches`` batches of them."""
-        pairs = self.chosen[: batches * self.batch_size]
-        return PairBatches(self.processor, self.images, self.texts, pairs, self.settings)
+        return replace(self, chosen=self.chosen[: batches * self.batch_size], share=None)
 
     def samples(self) -> tuple[Sample, ...]:
         """All pairs, by their names and hashes; it opens every image."""
@@ -213,18 +209,9 @@ class PairBatches:
             return encode_batch(self.processor, images, texts, **self.prompt)
         except MirlibError:
             for image, text, name in zip(images, texts, names, strict=True):
-                with _naming(name):
+                with naming(shown(name, 300)):
                     encode_batch(self.processor, [image], [text], **self.prompt)
             raise
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Put the name of a sample before what is wrong with it."""
-    try:
-        yield
-    except MirlibError as error:
-        raise MirlibError(f"{shown(name, 300)}: {error}") from error
 
 
 def _name(image: Any, index: int) -> str:
@@ -244,7 +231,7 @@ def pair_batches(
     paired: bool = False,
     template: str = "chat",
     max_text_tokens: int | None = None,
-    skip_unreadable: Callable[[str], None] | None = None,
+    skip_unreadable: Unreadable = None,
     merge_processes: bool = True,
 ) -> PairBatches:
     """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; it raises what `score` does."""
@@ -268,7 +255,7 @@ def pair_batches(
         nonlocal longest
         image = load_image(images[index])
         if skip_unreadable is not None:
-            with _naming(_name(images[index], index)):
+            with naming(shown(_name(images[index], index), 300)):
                 length = encode_batch(processor, [image], [text], **prompt)["input_ids"].shape[1]
                 if limit is not None and length > limit:
                     raise MirlibError(_too_long(length, limit))
@@ -310,7 +297,7 @@ def _draw(
     what: str,
     check: Callable[[int], None],
     processes: Processes,
-    skip_unreadable: Callable[[str], None] | None,
+    skip_unreadable: Unreadable,
 ) -> list[int]:
     """What `mirlib.data.draw` draws, each process reading its share of the items that come into question."""
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from mirlib import __version__
 from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
-from mirlib.errors import MirlibError, MirlibWarning, first_line, shown
+from mirlib.errors import MirlibError, MirlibWarning, boundary, first_line, shown
 from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
 from mirlib.mir import PRESETS, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
@@ -36,7 +36,7 @@ COMMANDS = "mirlib.commands"
 
 READ_BY = ("image_root", "image_field", "text_field", "skip_unreadable")  # options that say how sources are read
 PICTURES = 3  # dearest and cheapest ones each, on a map
-POSITIONAL = {"model": "MODEL", "file": "FILE", "experiment": "EXPERIMENT"}
+POSITIONAL = {"model": "MODEL", "file": "FILE", "files": "RESULT.json", "experiment": "EXPERIMENT"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,8 +121,7 @@ def _refuse_empty(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, str) and not part.strip():
-                where = POSITIONAL.get(name, "RESULT.json" if isinstance(value, list) else None)
-                where = f"--{name.replace('_', '-')}" if where is None or name == "images" else where
+                where = POSITIONAL.get(name) or f"--{name.replace('_', '-')}"
                 raise MirlibError(
                     f"{where} is empty: give it a value, or leave it out if the default is meant (is a variable of "
                     "the shell unset?)"
@@ -298,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         "samples are compared sample by sample, which tells smaller differences from none, and the layers and pictures "
         "that carry it are named.",
     )
-    comparing.add_argument("results", nargs="+", metavar="RESULT.json", help="files written by --json")
+    comparing.add_argument("files", nargs="+", metavar="RESULT.json", help="files written by --json")
     comparing.set_defaults(run=_compare)
 
     for command in (score, features, planning, comparing):
@@ -411,9 +410,12 @@ class _Skipped:
 
 def _drawing(options: argparse.Namespace) -> dict[str, Any]:
     """How `mirlib.score` and its like draw the pairs and read them."""
-    names = ("num", "batch_size", "seed", "template", "text_rows", "last", "max_text_tokens")
-    given = {name: getattr(options, name) for name in names}
+    given = _given(options, "num", "batch_size", "seed", "template", "text_rows", "last", "max_text_tokens")
     return given | {"paired": options.pairs is not None, "progress": not options.no_progress}
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
 
 
 def _score_measures(options: argparse.Namespace) -> None:
@@ -424,20 +426,15 @@ def _score_measures(options: argparse.Namespace) -> None:
 
     # A wrong name is said before a model is loaded.
     wanted, _ = chosen_measures(options.measures, pairs=options.pairs is not None)
-    _check_outputs(options)
     skipped = _Skipped(options)
-    images, texts = _sources(options, skipped.call)
-    model, processor = _load(options)
+    measured = model, *_ = _prepare(options, skipped, Processes())
     random_weights = 1 if options.random_weights is None else options.random_weights
     if any(MEASURES[name].needs == PAIRS for name in wanted):
         others = "a model" if random_weights == 1 else f"{random_weights} models"
         beside = f", and beside it {others} of random weights" if random_weights else ""
         _say(f"mir: for measures of pairs the model reads the texts once more, without the pictures{beside}")
     found = score_measures(
-        model,
-        processor,
-        images,
-        texts,
+        *measured,
         measures=options.measures,
         max_rows=options.rows,
         random_weights=random_weights,
@@ -460,16 +457,11 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         _hush()
     skipped = _Skipped(options, processes.leads)
 
-    def prepare() -> tuple[Any, ...]:
-        _check_outputs(options)
-        images, texts = _sources(options, skipped.call)
-        return *_load(options, processes), images, texts
-
     def say(sentence: str) -> None:
         if processes.leads:
             _say(f"mir: {sentence}")
 
-    measured = model, *_ = processes.together(prepare)
+    measured = model, *_ = processes.together(lambda: _prepare(options, skipped, processes))
     draw = _drawing(options)
     # The same samples are skipped again by what reads the pairs again, and were named.
     draw_again = draw | {"skip_unreadable": skipped.call and (lambda sentence: None)}
@@ -531,10 +523,8 @@ def _draw_map(options: argparse.Namespace, model: Any, processor: Any, images: A
     found = transport_map(model, processor, images, texts, **draw)
     ranking = found.ranking()
     chosen = {int(number) for number in (*ranking[:PICTURES], *ranking[-PICTURES:])}
-    _draw(
-        options.map,
-        lambda: found.plot({i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}),
-    )
+    pictures = {i: as_seen(processor, load_image(images[found.images[i]])) for i in chosen}
+    _draw(options.map, lambda: found.plot(pictures))
 
 
 def _draw(out: str, plot: Callable[[], Any]) -> None:
@@ -572,43 +562,37 @@ def _recorded(options: argparse.Namespace, model: Any) -> dict[str, Any]:
     }
 
 
+def _prepare(options: argparse.Namespace, skipped: _Skipped, processes: Processes) -> tuple[Any, ...]:
+    """Model, processor, images and texts; what can be refused without the model comes first."""
+    _check_outputs(options)
+    images, texts = _sources(options, skipped.call)
+    return *_load(options, processes), images, texts
+
+
 def _sources(options: argparse.Namespace, skip: Callable[[str], None] | None) -> tuple[Sequence[Any], Sequence[str]]:
     """The images and the texts that the options name; without any, those of installed packages."""
-    found = _all_sources(options, skip)
-    _spare_pictures(options, found[0])
-    for what, items in zip(("images", "texts"), found, strict=True):
-        if len(items) < options.num:  # said before a model is loaded
-            raise MirlibError(f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)")
-    return found
-
-
-def _all_sources(
-    options: argparse.Namespace, skip: Callable[[str], None] | None
-) -> tuple[Sequence[Any], Sequence[str]]:
     from mirlib.data import sample_images, sample_texts
     from mirlib.readers import open_images, open_pairs, open_texts
 
-    fields = {"image_field": options.image_field, "text_field": options.text_field}
-    root = options.image_root
+    for option, source in (("image_field", "images"), ("text_field", "texts"), ("image_root", "images")):
+        if getattr(options, option) and not (options.pairs or getattr(options, source)):
+            raise MirlibError(f"--{option.replace('_', '-')} means nothing without --{source} or --pairs")
+    of_images = {"image_field": options.image_field, "image_root": options.image_root, "on_unreadable": skip}
+    of_texts = {"text_field": options.text_field, "on_unreadable": skip}
+    number = max(options.num, 1)
     if options.pairs:
         if options.images or options.texts:
             raise MirlibError("--pairs brings its own images and texts: leave out --images and --texts")
-        return open_pairs(options.pairs, **fields, image_root=root, on_unreadable=skip)
-    for name, given, sources in (("image", "image_field", options.images), ("text", "text_field", options.texts)):
-        if fields[given] and not sources:
-            raise MirlibError(f"--{name}-field means nothing without --{name}s or --pairs")
-    if root and not options.images:
-        raise MirlibError("--image-root means nothing without --images or --pairs")
-    number = max(options.num, 1)
-    if options.texts:
-        texts = open_texts(options.texts, text_field=options.text_field, on_unreadable=skip)
-        number = min(number, len(texts))  # an image for each is enough
-    else:
-        texts = sample_texts(number, options.seed)  # first, for of texts there is an end
-    if options.images:
-        images = open_images(options.images, image_field=options.image_field, image_root=root, on_unreadable=skip)
-        return images, texts
-    return sample_images(number, options.seed), texts
+        images, texts = open_pairs(options.pairs, **of_images | of_texts)
+    else:  # the texts first: of those that come along there is an end, and an image for each is enough
+        texts = open_texts(options.texts, **of_texts) if options.texts else sample_texts(number, options.seed)
+        number = min(number, len(texts))
+        images = open_images(options.images, **of_images) if options.images else sample_images(number, options.seed)
+    _spare_pictures(options, images)
+    for what, items in (("images", images), ("texts", texts)):
+        if len(items) < options.num:  # said before a model is loaded
+            raise MirlibError(f"{options.num} {what} were asked for, there are {len(items)}; lower num (--num)")
+    return images, texts
 
 
 def _hush() -> None:
@@ -627,12 +611,12 @@ def _confidence(options: argparse.Namespace) -> float | None:
     return options.confidence
 
 
-def _device(name: str, processes: Processes | None = None) -> str:
+def _device(name: str, processes: Processes) -> str:
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and processes is not None and processes.size > 1:  # a GPU for each process of a machine
+    if name == "cuda" and processes.size > 1:  # a GPU for each process of a machine
         local = int(os.environ.get("LOCAL_RANK", processes.rank))
         if local >= torch.cuda.device_count():
             raise MirlibError(
@@ -641,45 +625,32 @@ def _device(name: str, processes: Processes | None = None) -> str:
             )
         torch.cuda.set_device(local)
         name = f"cuda:{local}"
-    try:
+    with boundary(f"device '{shown(name)}' cannot be used here"):  # each kind of device has errors of its own
         if torch.empty(0, device=name).is_meta:
             raise RuntimeError("it holds no numbers")
-    except Exception as error:  # each kind of device has its own
-        raise MirlibError(f"device '{shown(name)}' cannot be used here: {shown(first_line(error), 300)}") from error
     return name
 
 
-def _load(options: argparse.Namespace, processes: Processes | None = None) -> tuple[Any, Any]:
+def _load(options: argparse.Namespace, processes: Processes) -> tuple[Any, Any]:
     import torch
 
     device = _device(options.device, processes)
-    if options.device_map and processes is not None and processes.size > 1:
+    if options.device_map and processes.size > 1:
         raise MirlibError(
             "--device-map spreads one model over the GPUs, which the processes share: pass one or the other"
         )
-    if options.model is None and (options.device_map or options.load_in_4bit):
-        raise MirlibError("--device-map and --load-in-4bit are for a MODEL; the miniature fits anywhere")
     if options.model is None:
+        if options.device_map or options.load_in_4bit:
+            raise MirlibError("--device-map and --load-in-4bit are for a MODEL; the miniature fits anywhere")
         from mirlib.loading import load_miniature
 
-        dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-        try:
-            model, processor = load_miniature(dtype=dtype)
-        except FileNotFoundError as error:
-            raise MirlibError(str(error)) from error
+        model, processor = load_miniature(dtype=None if options.dtype == "auto" else getattr(torch, options.dtype))
         return model.to(device), processor
     from mirlib.loading import load_model
 
+    names = ("dtype", "device_map", "load_in_4bit", "trust_remote_code", "allow_pickle")
     with _stdout_for_results():
-        return load_model(
-            options.model,
-            device=device,
-            dtype=options.dtype,
-            device_map=options.device_map,
-            load_in_4bit=options.load_in_4bit,
-            trust_remote_code=options.trust_remote_code,
-            allow_pickle=options.allow_pickle,
-        )
+        return load_model(options.model, device=device, **_given(options, *names))
 
 
 @contextmanager
@@ -710,8 +681,7 @@ def _plan(options: argparse.Namespace) -> None:
     from mirlib.planning import plan
 
     names = ("num", "batch_size", "text_tokens", "vision_tokens", "dtype", "device", "preset", "trust_remote_code")
-    given = {name: getattr(options, name) for name in names}
-    found = plan(options.model, confidence=_confidence(options), **given)
+    found = plan(options.model, confidence=_confidence(options), **_given(options, *names))
     _deliver(found.to_json(), lambda: str(found), options.json)
 
 
@@ -747,7 +717,7 @@ def _features(options: argparse.Namespace) -> None:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse output files that cannot be written, or are inputs, before minutes are spent."""
     given = vars(options)
-    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "results")]
+    inputs = [given.get(name) for name in ("model", "file", "images", "texts", "pairs", "files")]
     inputs = [path for names in inputs if names for path in ([names] if isinstance(names, str) else names)]
     outputs = _outputs(options)
     for flag, path in outputs.items():
@@ -775,13 +745,14 @@ def _spare_pictures(options: argparse.Namespace, images: Sequence[Any]) -> None:
     """Refuse an output that is one of the pictures which a file of records or a table names."""
     there = [path for path in _outputs(options).values() if path.is_file()]
     for index in range(len(images) if there else 0):
-        image = None
-        with suppress(MirlibError):  # what cannot be found, cannot be destroyed
+        try:
             image = images[index]
-        if image is not None and not isinstance(image, Path):
+        except MirlibError:  # what cannot be found, cannot be destroyed
+            continue
+        if not isinstance(image, Path):
             return
         for path in there:
-            if image is not None and image.name == path.name and image.exists() and path.samefile(image):
+            if image.name == path.name and image.exists() and path.samefile(image):
                 raise MirlibError(
                     f"cannot write {shown(path)}: that would destroy a picture that is to be measured; choose another "
                     "name"
@@ -843,10 +814,10 @@ def _report(
 
 def _compare(options: argparse.Namespace) -> None:
     _check_outputs(options)
-    if options.plot and len(options.results) != 2:
-        raise MirlibError(f"--plot draws the difference of two results; there are {len(options.results)}")
+    if options.plot and len(options.files) != 2:
+        raise MirlibError(f"--plot draws the difference of two results; there are {len(options.files)}")
     results: dict[str, MIRResult] = {}
-    for name in options.results:
+    for name in options.files:
         label = shown(Path(name))
         while label in results:
             label += " (again)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import stat
@@ -11,14 +10,15 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mirlib.errors import MirlibError, check_choice, first_line, shown
+from mirlib.errors import MirlibError, check_choice, doing, shown
 
 __all__ = ["Named", "find_images", "load_image", "read_texts", "sample_images", "sample_texts"]
 
@@ -35,6 +35,9 @@ MOST_PIXELS = 1 << 27  # at eight bytes each, the picture and its RGB form, 1 Gi
 HEAVY = frozenset(("JPEG2000", "WEBP"))  # formats whose decoders take as much again
 MOST_BYTES = 1 << 30  # of a file or a member of an archive, some of which are read whole
 LONGEST_LINE = 1 << 24  # bytes of a line or a record; it bounds what one of them can take in memory
+
+Unreadable = Callable[[str], None] | None
+"""What is called with a sentence for each item that cannot be read, which is then left out; None for an error."""
 
 # Which pictures of scikit-image, and with an ending of scikit-learn, are photographs, and which are scanned pages.
 PICTURES = {
@@ -83,13 +86,13 @@ def sample_images(num: int = 100, seed: int = 0, kind: str = "any") -> Items:
         top = int(generator.integers(picture.height - side + 1))
         crops.append((chosen, name, left, top, side))
 
-    def cut(index: int) -> Image.Image:
-        chosen, name, left, top, side = crops[index]
+    def cut(place: tuple[str, str, int, int, int]) -> Image.Image:
+        chosen, name, left, top, side = place
         crop = _picture(name).crop((left, top, left + side, top + side))
         crop.info["source"] = f"{chosen} {name.removesuffix('.jpg')} at ({left}, {top}), {side} px"
         return crop
 
-    return Items(num, cut)
+    return Items(crops, cut)
 
 
 @cache
@@ -134,81 +137,67 @@ class Named(str):
         return named
 
 
-class Walk:
-    """The files of a folder with certain endings, and what else lies there.
+def walk(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], str]:
+    """The files of a folder with certain endings, and what was passed over: "21 hidden and 2 of other kinds (.db)".
 
     Symbolic links are followed, each file is taken once, and a loop of links ends. A file under its own name comes
     before a link to it.
     """
-
-    def __init__(self, folder: Path, suffixes: frozenset[str]) -> None:
-        found: dict[str, Path] = {}  # by their real names
-        self._passed: Counter[str] = Counter()
-        self._endings: set[str] = set()
-        entered: set[str] = set()
-        waiting, links = [], [folder]
-        while waiting or links:
-            if not waiting:  # links wait until everything else has been seen
-                waiting = [(path, os.path.realpath(path)) for path in sorted(links, reverse=True)]
-                links = []
-            path, real = waiting.pop()
-            if os.path.isdir(real):
-                if real in entered:
-                    continue
-                entered.add(real)
-                try:
-                    entries = list(os.scandir(path))
-                except OSError:
-                    self._passed["that cannot be opened"] += 1
-                    continue
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in NO_DATA:
-                        self._passed["hidden"] += 1
-                    elif entry.is_symlink():
-                        links.append(Path(entry.path))
-                    else:
-                        waiting.append((Path(entry.path), os.path.join(real, entry.name)))
-            elif not os.path.isfile(real):
-                self._passed["broken or special (links, pipes, devices)"] += 1
-            elif path.suffix.lower() in suffixes:
-                found.setdefault(real, path)
-            else:
-                self._passed["of other kinds"] += 1
-                self._endings.add(path.suffix.lower() or "no ending")
-        self.files = sorted(found.values())
-
-    def passed(self) -> str:
-        """What was passed over, such as "21 hidden and 2 of other kinds (.db, .txt)"; empty where nothing was."""
-        endings = ", ".join(sorted(map(shown, self._endings))[:8])
-        return " and ".join(
-            f"{count} {reason}" + (f" ({endings})" if reason == "of other kinds" else "")
-            for reason, count in sorted(self._passed.items())
-        )
+    found: dict[str, Path] = {}  # by their real names
+    passed: Counter[str] = Counter()
+    endings: set[str] = set()
+    entered: set[str] = set()
+    waiting = [(0, str(folder), os.path.realpath(folder))]
+    while waiting:
+        links, path, real = heappop(waiting)  # what fewer links lead to comes first
+        if os.path.isdir(real):
+            if real in entered:
+                continue
+            entered.add(real)
+            try:
+                entries = list(os.scandir(path))
+            except OSError:
+                passed["that cannot be opened"] += 1
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in NO_DATA:
+                    passed["hidden"] += 1
+                else:
+                    is_link = entry.is_symlink()
+                    behind = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
+                    heappush(waiting, (links + is_link, entry.path, behind))
+        elif not os.path.isfile(real):
+            passed["broken or special (links, pipes, devices)"] += 1
+        elif (ending := Path(path).suffix.lower()) in suffixes:
+            found.setdefault(real, Path(path))
+        else:
+            passed["of other kinds"] += 1
+            endings.add(ending or "no ending")
+    kinds = {"of other kinds": f" ({', '.join(sorted(map(shown, endings))[:8])})"}
+    counted = [f"{count} {reason}{kinds.get(reason, '')}" for reason, count in sorted(passed.items())]
+    return sorted(found.values()), " and ".join(counted)
 
 
 def _files_in(folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
     """The files of a folder with these endings; what was passed over is said."""
-    walk = Walk(folder, suffixes)
-    passed = walk.passed()
-    if not walk.files:
+    files, passed = walk(folder, suffixes)
+    if not files:
         raise MirlibError(
             f"no {what} in {shown(folder)} (looked for {', '.join(sorted(suffixes))}"
             f"{f'; passed over {passed}' if passed else ''})"
         )
     if passed:
-        warnings.warn(f"{shown(folder)}: {len(walk.files)} {what}; passed over {passed}", stacklevel=3)
-    return walk.files
+        warnings.warn(f"{shown(folder)}: {len(files)} {what}; passed over {passed}", stacklevel=3)
+    return files
 
 
 def check_regular(path: Path, what: str = "file") -> int:
     """The size of an ordinary file in bytes; others are refused and not opened: a pipe would wait for ever."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
+    with doing(f"read the {what} {shown(path)}", (OSError, ValueError)):
+        try:
+            found = os.stat(path)
+        except FileNotFoundError as error:
             raise MirlibError(f"no such {what}: {shown(path)}") from error
-        reason = getattr(error, "strerror", None) or error
-        raise MirlibError(f"cannot read the {what} {shown(path)}: {reason}") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise MirlibError(f"cannot read the {what} {shown(path)}: it is {kind}")
@@ -216,15 +205,14 @@ def check_regular(path: Path, what: str = "file") -> int:
 
 
 @contextmanager
-def reading(path: Path, what: str = "", errors: type[Exception] = OSError) -> Iterator[None]:
-    """Turn what the disk, or another reader, says while a file is read into a sentence."""
+def leaving_out(on_unreadable: Unreadable) -> Iterator[None]:
+    """Tell ``on_unreadable`` what a `MirlibError` inside the block says, and go on; without it the error stands."""
     try:
         yield
-    except MirlibError:
-        raise
-    except errors as error:
-        reason = getattr(error, "strerror", None) or shown(first_line(error), 200)
-        raise MirlibError(f"cannot read {what}{shown(path)}: {reason}") from error
+    except MirlibError as error:
+        if on_unreadable is None:
+            raise
+        on_unreadable(str(error))
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
@@ -265,38 +253,26 @@ def load_image(source: Any) -> Image.Image:
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         name = shown(Path(os.fsdecode(getattr(source, "filename", "") or "in memory")))
-        return _named(name, lambda: _as_rgb(source, name))
+        with doing(f"read the image {name}", Exception):
+            return _as_rgb(source, name)
     if not isinstance(source, (str, Path)):
         raise MirlibError(f"expected the path of an image, a PIL image or an array, got {type(source).__name__}")
     name = shown(Path(source))
     if check_regular(Path(source), "image") > MOST_BYTES:
         raise MirlibError(f"image {name}: more than {MOST_BYTES >> 30} GiB")
-
-    def read() -> Image.Image:
-        with open_picture(source) as image:
-            return _as_rgb(image, name)
-
-    return _named(name, read)
+    with doing(f"read the image {name}", Exception), _opened(source) as image:
+        return _as_rgb(image, name)
 
 
-def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
-    """What Pillow makes of a file's first bytes; the pixels are decoded when they are used."""
+def _opened(source: str | Path | IO[bytes]) -> Image.Image:
+    """What Pillow makes of a file's first bytes; its readers of formats may raise anything."""
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is MOST_PIXELS
-        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _named(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; whatever Pillow raises becomes a sentence with the image's name."""
-    try:
-        return read()
-    except MirlibError:
-        raise
-    except UnidentifiedImageError as error:
-        raise MirlibError(f"cannot read the image {name}: it is none, or none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # the readers of the formats raise anything, from IndexError to struct.error
-        raise MirlibError(f"cannot read the image {name}: {shown(first_line(error), 200)}") from error
+        try:
+            return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError as error:
+            raise ValueError(f"it is none, or none of {', '.join(FORMATS)}") from error
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -381,7 +357,7 @@ def text_of(data: bytes, name: str) -> str:
 def lines_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """The lines of a file that are not blank, each with its number from 1; None for one of more than 16 MiB."""
     check_regular(path)
-    with reading(path), path.open("rb") as file:
+    with doing(f"read {shown(path)}"), path.open("rb") as file:
         number = 0
         while read := file.readline(LONGEST_LINE):
             lines: list[bytes | None] = [*read.splitlines()]
@@ -400,18 +376,10 @@ def text_of_line(line: bytes | None, name: str) -> str:
     return text_of(line, name)
 
 
-def json_of(text: str, name: str, decode: Callable[[str], Any] = json.loads) -> Any:
-    """What a text of JSON says; a `MirlibError` if it is none."""
-    try:
-        return decode(text)
-    except (ValueError, RecursionError) as error:
-        raise MirlibError(f"{name}: not JSON ({shown(first_line(error))})") from error
-
-
 def _text_of_file(path: Path) -> str:
     if check_regular(path, "text") > LONGEST_LINE:
         raise MirlibError(f"{shown(path)}: the text has more than {LONGEST_LINE >> 20} MiB")
-    with reading(path, "the text "):
+    with doing(f"read the text {shown(path)}"):
         text = text_of(path.read_bytes(), shown(path))
     text = (text.split("@highlight")[0] if path.suffix.lower() == ".story" else text).strip()
     if not text:
@@ -421,13 +389,13 @@ def _text_of_file(path: Path) -> str:
 
 def _refuse_binary(path: Path) -> None:
     """A file of another kind must not become texts where its lines happen to be characters; one bad line may stand."""
-    with reading(path, "the text "), path.open("rb") as file:
+    with doing(f"read the text {shown(path)}"), path.open("rb") as file:
         start = file.read(4096)
     if start.count(0) >= 8 and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise MirlibError(f"{shown(path)}: it is full of zero bytes, so it is no file of texts; what program wrote it?")
 
 
-def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
+def read_texts(source: str | Path, on_unreadable: Unreadable = None) -> list[str]:
     """Texts from a folder (one a file, found as by `find_images`) or from a UTF-8 file (one a line), stripped.
 
     ``.story`` files, the format of CNN/DailyMail, end at their first ``@highlight``; blank lines are no texts.
@@ -441,23 +409,18 @@ def read_texts(source: str | Path, on_unreadable: Callable[[str], None] | None =
         MirlibError: If the source does not exist, holds no texts, or holds an unreadable one.
     """
     source = Path(source)
-    readers: Iterable[tuple[str, Callable[[], str]]]
     if source.is_dir():
         files = _files_in(source, TEXT_SUFFIXES, "texts")
-        readers = ((shown(path), lambda path=path: _text_of_file(path)) for path in files)
+        readers = ((shown(path), partial(_text_of_file, path)) for path in files)
     else:
         check_regular(source, "file or folder")
         _refuse_binary(source)
         names = ((f"{shown(source)}, line {number}", line) for number, line in lines_of(source))
-        readers = ((name, lambda line=line, name=name: text_of_line(line, name)) for name, line in names)
+        readers = ((name, partial(text_of_line, line, name)) for name, line in names)
     texts: list[str] = []
     for name, read in readers:
-        try:
+        with leaving_out(on_unreadable):
             texts.append(Named(read(), name))
-        except MirlibError as error:
-            if on_unreadable is None:
-                raise
-            on_unreadable(str(error))
     if not texts:
         raise MirlibError(f"no texts in {shown(source)} (a folder of text files, or one text a line)")
     return texts
@@ -482,8 +445,6 @@ def draw(
 # ---------------------------------------------------------------------------------------------------------------------
 # What a value of a record, a table or a shard is as an image or as a text
 
-Unreadable = Callable[[str], None] | None
-
 IMAGE_FIELDS = (
     *("image", "image_path", "img", "jpg", "png", "file_name", "filename", "path"),
     "images",  # a list of one
@@ -500,27 +461,26 @@ class Pairs(NamedTuple):
 
 
 class Items(Sequence[Any]):
-    """A sequence of ``count`` items that are read when they are asked for, by ``read(number)``, from 0."""
+    """A sequence of items that are read when they are asked for: ``read(key)`` of each key."""
 
-    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
-        self._count, self._read = count, read
+    def __init__(self, keys: Sequence[Any], read: Callable[[Any], Any]) -> None:
+        self._keys, self._read = keys, read
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._keys)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            chosen = range(self._count)[index]
-            return Items(len(chosen), lambda i: self._read(chosen[i]))
-        if not -self._count <= index < self._count:
-            raise IndexError(f"item {index} of {self._count}")
-        return self._read(index % self._count)
+        found = self._keys[index]
+        return Items(found, self._read) if isinstance(index, slice) else self._read(found)
 
 
-def some(items: Sequence[Any], what: str, name: str) -> Sequence[Any]:
-    """The items; a `MirlibError` if there are none."""
+def some(items: Sequence[Any], what: str, name: str, alone: int = 0) -> Sequence[Any]:
+    """The items; a `MirlibError` if there are none. A warning says how many of text alone were passed over."""
+    passed = f"passed over {alone} of text alone"
     if not items:
-        raise MirlibError(f"no {what} in {name}")
+        raise MirlibError(f"no {what} in {name}{f' ({passed})' if alone else ''}")
+    if alone:
+        warnings.warn(f"{name}: {len(items)} {what}; {passed}", stacklevel=5)
     return items
 
 
@@ -536,7 +496,7 @@ def refuse_remote(value: str, name: str) -> None:
         raise MirlibError(f"{name}: {shown(value)} is an address, and nothing is fetched; name a file on this machine")
 
 
-def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, option: str, name: str) -> str:
+def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what: str, name: str) -> str:
     """The field that holds the images or the texts; a `MirlibError` if there is none."""
     there = list(there)
     if given is not None:
@@ -545,20 +505,18 @@ def field_of(given: str | None, usual: Sequence[str], there: Iterable[str], what
         return given
     found = next((candidate for candidate in usual if candidate in there), None)
     if found is None:
+        kind = what.removesuffix("s")
         raise MirlibError(
-            f"{name}: which field holds the {what}? There is {listed(there)}; name one with {option} "
-            f"(--{option.replace('_', '-')})"
+            f"{name}: which field holds the {what}? There is {listed(there)}; name one with {kind}_field "
+            f"(--{kind}-field)"
         )
     return found
 
 
 def image_of(data: bytes, name: str) -> Image.Image:
     """The image in the bytes, decoded when it is used; messages call it by ``name``."""
-    try:
-        image = open_picture(io.BytesIO(data))
-    except Exception as error:  # Pillow's readers raise anything
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else shown(first_line(error), 200)
-        raise MirlibError(f"cannot read the image {name}: {reason}") from error
+    with doing(f"read the image {name}", Exception):
+        image = _opened(io.BytesIO(data))
     image.filename = name
     return image
 
@@ -590,14 +548,10 @@ def image_at(image: str | bytes, name: str, folders: Sequence[Path]) -> Path | I
             if os.path.exists(folder / written):
                 return folder / written
     if os.path.isabs(image) or re.match(r"[A-Za-z]:[\\/]", image):
-        raise MirlibError(
-            f"{name}: no such image: {shown(image)} (the path is absolute; make it relative to a folder, and name that "
-            "with image_root, --image-root)"
-        )
-    raise MirlibError(
-        f"{name}: no such image: {shown(image)} (looked in {' and '.join(shown(folder) for folder in folders)}; "
-        "image_root, --image-root, names another folder)"
-    )
+        advice = "the path is absolute; make it relative to a folder, and name that with image_root, --image-root"
+    else:
+        advice = f"looked in {' and '.join(map(shown, folders))}; image_root, --image-root, names another folder"
+    raise MirlibError(f"{name}: no such image: {shown(image)} ({advice})")
 
 
 def folders_of(file: Path, image_root: str | Path | None) -> list[Path]:

@@ -18,15 +18,14 @@ class MirlibWarning(UserWarning):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says anything; the name of its type where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's message, with the next behind a colon; the name of its type where there is none."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {rest[0]}" if rest and first.endswith(":") else first
 
 
 def said_by(error: BaseException) -> str:
     """An error of another library as a message of ours quotes it: its type and its first line."""
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    first = shown(f"{first} {rest[0]}" if rest and first.endswith(":") else first, 200)
-    name = type(error).__name__
+    name, first = type(error).__name__, shown(first_line(error), 200)
     return first if first == name else f"{name}: {first}"
 
 
@@ -46,6 +45,27 @@ def boundary(what: str, advice: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise MirlibError(f"{what} ({said_by(error)})" + (f"; {advice}" if advice else "")) from error
+
+
+@contextmanager
+def doing(what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
+    """Turn what the disk, or another reader, says inside the block into one sentence: ``cannot what: its reason``."""
+    try:
+        yield
+    except MirlibError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MirlibError(f"cannot {what}: {shown(reason, 200)}") from error
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a sample or a file before what is wrong with it."""
+    try:
+        yield
+    except MirlibError as error:
+        raise MirlibError(f"{name}: {error}") from error
 
 
 def shown(value: object, length: int = 80) -> str:
@@ -71,4 +91,4 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not among those allowed, and name these."""
     allowed = list(allowed)
     if value not in allowed:
-        raise MirlibError(f"unknown {what} {value!r}; choose one of {', '.join(allowed)}")
+        raise MirlibError(f"unknown {what} {shown(repr(value))}; choose one of {', '.join(allowed)}")

@@ -8,32 +8,23 @@ import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mirlib.errors import MirlibError, first_line, shown
+from mirlib.errors import MirlibError, boundary, doing, naming, shown
 from mirlib.result import MIRResult
 
 __all__ = ["check_writable", "input_at", "write_whole"]
 
 
-@contextmanager
-def _what_the_disk_says(path: Path) -> Iterator[None]:
-    try:
-        yield
-    # A loop of links is a RuntimeError, a name with a zero byte a ValueError.
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, MirlibError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise MirlibError(f"cannot write {shown(path)}: {shown(reason)}") from error
+DISK = (OSError, RuntimeError, ValueError)  # a loop of links is a RuntimeError, a name with a zero byte a ValueError
 
 
 def check_writable(path: Path, make_folder: bool = False) -> None:
     """Refuse a file that could not be written in the end; ``make_folder`` makes its folder if it is missing."""
-    with _what_the_disk_says(path):
+    with doing(f"write {shown(path)}", DISK):
         if path.is_dir():
             raise MirlibError(f"cannot write {shown(path)}: it is a folder")
         if _is_no_file(path):
@@ -58,7 +49,7 @@ def _is_no_file(path: Path) -> bool:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was."""
-    with _what_the_disk_says(path):
+    with doing(f"write {shown(path)}", DISK):
         if _is_no_file(path):
             write(path)
             return
@@ -83,7 +74,7 @@ def input_at(path: Path, inputs: Iterable[Path]) -> Path | None:
     That is the same file by whatever name, or a folder that holds it, unless it is a result of an earlier run there.
     """
     for other in inputs:
-        with suppress(OSError, RuntimeError, ValueError):  # what cannot be found, cannot be destroyed
+        with suppress(*DISK):  # what cannot be found, cannot be destroyed
             if path.is_file() and other.exists():
                 inside = other.is_dir() and path.resolve().is_relative_to(other.resolve())
                 if path.samefile(other) or (inside and b'"schema"' not in path.read_bytes()[:100]):
@@ -113,12 +104,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
-    try:
+    with naming(shown(path)), boundary("cannot read the arrays"):
         return readers[path.suffix](path)
-    except MirlibError as error:
-        raise MirlibError(f"{shown(path)}: {error}") from error
-    except Exception as error:  # zipfile, NumPy and safetensors each raise their own, some without a word
-        raise MirlibError(f"{shown(path)}: cannot read the arrays ({shown(first_line(error), 300)})") from error
 
 
 def _wanted(names: Iterable[str]) -> list[str]:
@@ -165,17 +152,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def stored_result(path: Path) -> MIRResult:
     """The result in a file that ``--json`` wrote."""
-    try:
+    with doing(f"read {shown(path)}", DISK):
         # A pipe that a shell made (<(…), /dev/stdin) ends; one with a name may never, nor may a device.
         if path.exists() and not (
             path.is_file() or path.is_dir() or (path.is_fifo() and path.parts[:2] == ("/", "dev"))
         ):
-            raise MirlibError("not a file")
-        text = path.read_text(encoding="utf-8")
-        return MIRResult.from_dict(json.loads(text))
-    except OSError as error:
-        raise MirlibError(f"cannot read {shown(path)}: {error.strerror}") from error
-    except MirlibError as error:
-        raise MirlibError(f"{shown(path)}: {error}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
-        raise MirlibError(f"{shown(path)}: not a result written by --json ({shown(first_line(error))})") from error
+            raise MirlibError(f"{shown(path)}: not a file")
+        stored = path.read_bytes()
+    # No UTF-8, no JSON, a number of thousands of digits, too deep …
+    with naming(shown(path)), boundary("not a result written by --json"):
+        return MIRResult.from_dict(json.loads(stored.decode()))

@@ -78,13 +78,22 @@ class ScoreForm(ipywidgets.VBox):
         return score(model, processor, images, sample_texts(count), num=count, progress=False)
 
     def _show(self, result: MIRResult) -> None:
+        from matplotlib.figure import Figure
+
+        from mirlib import plots
+
         parts = [f"MIR {result.value:.3f}"]
         if result.interval is not None:
             low, high = result.interval.low, result.interval.high
             parts.append(f"{result.interval.confidence:.0%} interval {low:.3f} to {high:.3f}")
         parts.append(f"{result.settings['num']} pairs, {result.num_layers} layers")
         self._say(", ".join(parts) + ".", *result.warnings)
-        self.curve.value = _png(result)
+        with plots.style():
+            figure = Figure(figsize=(6, 3.2), layout="constrained")  # which pyplot would show a second time
+            result.plot(figure.add_subplot())
+            written = io.BytesIO()
+            figure.savefig(written, dpi="figure")
+        self.curve.value = written.getvalue()
         self.curve.layout.display = None
 
     def _say(self, *lines: str) -> None:
@@ -93,18 +102,3 @@ class ScoreForm(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Jupyter shows the form; a page without a kernel says what would be here."""
         return {**super()._repr_mimebundle_(**kwargs), "text/html": NO_KERNEL}
-
-
-def _png(result: MIRResult) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from mirlib import plots
-
-    # A figure that pyplot does not know: a notebook would show it a second time.
-    with plots.style():
-        figure = Figure(figsize=(6, 3.2), layout="constrained")
-        result.plot(figure.add_subplot())
-        written = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(written)
-    return written.getvalue()

@@ -39,35 +39,34 @@ def check_name(name: str, otherwise: str = "") -> None:
     folder = Path(name)
     if folder.is_dir():
         _check_files(folder)
-        if advice := _what_else_it_is(folder):
-            raise MirlibError(f"{name}: {advice}")
+        _refuse_parts(folder)
     if folder.exists() and not (folder / "config.json").is_file():
         raise MirlibError(f"{name}: no config.json there, so it is no checkpoint folder")
     if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise MirlibError(f"no such folder: {name}{otherwise}")
 
 
-def _what_else_it_is(folder: Path) -> str | None:
-    """What to do with a folder of training that is no whole checkpoint of transformers; None if it may be one."""
+def _refuse_parts(folder: Path) -> None:
+    """Refuse a folder of training that is no whole checkpoint of transformers, and say what to do with it."""
     whole = any(any(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
     if not whole and (folder / "adapter_config.json").is_file():
-        return (
-            "an adapter alone (LoRA, PEFT), without the model that it belongs to; load both in Python "
+        raise MirlibError(
+            f"{folder}: an adapter alone (LoRA, PEFT), without the model that it belongs to; load both in Python "
             "(peft.PeftModel.from_pretrained) and call mirlib.score(model, processor, ...), or merge them and save the "
             "whole (merge_and_unload, save_pretrained)"
         )
     if not whole and any(folder.glob("*projector*")):
-        return (
-            "a projector alone, without its vision encoder and language model; put the three together in your training "
-            "code, and convert them or call mirlib.score_batches there"
+        raise MirlibError(
+            f"{folder}: a projector alone, without its vision encoder and language model; put the three together in "
+            "your training code, and convert them or call mirlib.score_batches there"
         )
     config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "mm_vision_tower" in config and "auto_map" not in config:
-        return (
-            f"a checkpoint of LLaVA's own code (model_type {config.get('model_type')}), which transformers cannot "
-            "load; convert it with convert_llava_weights_to_hf.py, in src/transformers/models/llava of its repository"
+        raise MirlibError(
+            f"{folder}: a checkpoint of LLaVA's own code (model_type {config.get('model_type')}), which transformers "
+            "cannot load; convert it with convert_llava_weights_to_hf.py, in src/transformers/models/llava of its "
+            "repository"
         )
-    return None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -109,8 +108,8 @@ def _check_files(folder: Path) -> None:
 def check_layers(folder: Path) -> None:
     """Refuse a configuration of more layers than the weights of the folder have tensors, before they are built."""
     tensors = len(_shapes(folder))
-    for key, value in _numbers(_json(folder / "config.json")):
-        if re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
+    for key, value in _leaves(_json(folder / "config.json")):
+        if isinstance(value, int) and re.search(r"(layers|blocks|depth)$", key) and value > max(tensors, 1000):
             raise MirlibError(
                 f"{folder}: in config.json {shown(key)} is {shown(value)}, and the weights have {tensors} tensors; "
                 "the two do not belong together"
@@ -150,35 +149,30 @@ def _shapes(folder: Path) -> list[list[int]]:
     return shapes
 
 
-def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Names and values of the integers in nested settings."""
-    for key, value in settings.items():
+def _leaves(settings: Any) -> Iterator[tuple[str, Any]]:
+    """What nested settings hold in the end, each with its name."""
+    waiting = [("", settings)]
+    while waiting:
+        name, value = waiting.pop()
         if isinstance(value, dict):
-            yield from _numbers(value)
-        elif isinstance(value, int):
-            yield key, value
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, part) for part in value]
+        else:
+            yield name, value
 
 
 def _check_tokenizer(path: Path) -> None:
     """Replacements one after the other can make terabytes of one letter, in libraries that nothing can stop."""
     tokenizer = _json(path)
-    growth = 1
-    for part in (tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")):
-        for content in _contents(part):
-            growth *= max(1, len(content))
+    steps = _leaves([tokenizer.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")])
+    written = [value for name, value in steps if name in ("content", "prepend") and isinstance(value, str)]
+    growth = math.prod(max(1, len(value)) for value in written)
     if growth > 10_000:
         raise MirlibError(
             f"{path.parent}: the replacements in {path.name} can make a text {shown(growth)} times as long, which no "
             "tokenizer should"
         )
-
-
-def _contents(part: Any) -> Iterator[str]:
-    """What the steps of a tokenizer write in place of something else."""
-    if isinstance(part, dict):
-        yield from (value for key, value in part.items() if key in ("content", "prepend") and isinstance(value, str))
-    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        yield from _contents(value)
 
 
 @contextmanager
@@ -375,13 +369,13 @@ def load_miniature(
     ``folder`` is the shipped one and ``dtype``, of the weights in memory, float32 if left out.
 
     Raises:
-        FileNotFoundError: The folder holds no model.
+        MirlibError: If the folder holds no model.
     """
     import torch
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     folder = MINIATURE if folder is None else Path(folder)
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no miniature in {folder}: model.safetensors is missing; 'mir lab run base' makes one")
+        raise MirlibError(f"no miniature in {folder}: model.safetensors is missing; 'mir lab run base' makes one")
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True)
     return model.eval(), LlavaProcessor.from_pretrained(folder, local_files_only=True)

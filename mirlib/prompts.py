@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mirlib.errors import MirlibError, boundary, said_by, shown
+from mirlib.errors import MirlibError, boundary, check_choice, said_by, shown
 
 __all__ = ["build_prompt", "encode_batch"]
 
@@ -36,13 +36,6 @@ _SETTINGS = ("patch_size", "vision_feature_select_strategy", "num_additional_ima
 _WITHOUT_PLACEHOLDERS = ("FuyuProcessor", "GitProcessor", "Kosmos2Processor", "Kosmos2_5Processor")
 
 
-def image_token(processor: Any) -> str:
-    token = _named_token(processor)
-    if not token:
-        raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
-    return token
-
-
 def _named_token(processor: Any) -> str:
     tokenizer = getattr(processor, "tokenizer", None)
     token = getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None)
@@ -51,8 +44,7 @@ def _named_token(processor: Any) -> str:
 
 def used_template(processor: Any, template: str) -> str:
     """``"chat"`` or ``"plain"``: plain is used where the processor has no chat template of its own."""
-    if template not in TEMPLATES:
-        raise MirlibError(f"unknown template {shown(repr(template))}; choose one of {', '.join(TEMPLATES)}")
+    check_choice("template", template, TEMPLATES)
     return template if getattr(processor, "chat_template", None) else "plain"
 
 
@@ -64,9 +56,13 @@ def _frame(processor: Any, template: str) -> tuple[str, str]:
 
     A chat template came with a checkpoint: it is run once, bounded, with a text of ours, so that no text can change it.
     """
-    if used_template(processor, template) == "plain":
-        return ("", "") if _adds_placeholders(processor) else (f"{image_token(processor)}\n", "")
     token = _named_token(processor)
+    if used_template(processor, template) == "plain":
+        if _adds_placeholders(processor):
+            return "", ""
+        if not token:
+            raise MirlibError(f"{type(processor).__name__} names no image token; is it the processor of an LVLM?")
+        return f"{token}\n", ""
     special = getattr(getattr(processor, "tokenizer", None), "special_tokens_map", None)
     key = type(processor), _adds_placeholders(processor), token, str(processor.chat_template), str(special)
     if key not in _frames:
@@ -476,15 +472,10 @@ def _set_limits() -> None:
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_CPU, SECONDS)
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: SECONDS}
     if sys.platform.startswith("linux"):
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        _lower(resource.RLIMIT_AS, size + MEBIBYTES * 2**20)
-
-
-def _lower(what: int, limit: int) -> None:
-    import resource
-
-    hard = resource.getrlimit(what)[1]
-    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        limits[resource.RLIMIT_AS] = size + MEBIBYTES * 2**20
+    for what, limit in limits.items():
+        hard = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

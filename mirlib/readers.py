@@ -28,33 +28,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from mirlib.data import (
-    IMAGE_SUFFIXES,
-    LONGEST_LINE,
-    MOST_BYTES,
-    NO_DATA,
-    TEXT_FIELDS,
-    Items,
-    Named,
-    Pairs,
-    Unreadable,
-    Walk,
-    check_regular,
-    field_of,
-    find_images,
-    image_of,
-    is_conversation,
-    json_of,
-    listed,
-    read_texts,
-    reading,
-    refuse_remote,
-    some,
-    text_in,
-    text_of,
-)
-from mirlib.errors import MirlibError, first_line, shown
-from mirlib.records import CSV, JSON, Records, layout_of
+from mirlib import data
+from mirlib.data import TEXT_FIELDS, Items, Named, Pairs, Unreadable
+from mirlib.errors import MirlibError, doing, first_line, shown
+from mirlib.records import CSV, JSON, Records, json_of, layout_of
 from mirlib.tables import HUB, ParquetRows, Table, files_of, named
 
 __all__ = ["Items", "Pairs", "open_images", "open_pairs", "open_texts"]
@@ -96,7 +73,7 @@ def open_images(
     readers = [_reader(source, on_unreadable, image_root) for source in sources]
     _check_root(readers, image_root)
     parts: list[Sequence[Any]] = [
-        find_images([source]) if reader is None else reader.images(image_field)
+        data.find_images([source]) if reader is None else reader.images(image_field)
         for source, reader in zip(sources, readers, strict=True)
     ]
     return parts[0] if len(parts) == 1 else _joined(parts)
@@ -119,7 +96,7 @@ def open_texts(source: str | Path, *, text_field: str | None = None, on_unreadab
         MirlibError: If the source does not exist, holds no texts, or cannot be read.
     """
     reader = _reader(source, on_unreadable)
-    return read_texts(source, on_unreadable) if reader is None else reader.texts(text_field)
+    return data.read_texts(source, on_unreadable) if reader is None else reader.texts(text_field)
 
 
 def open_pairs(
@@ -164,11 +141,11 @@ def _reader(
     suffix = path.suffix.lower()
     if name.startswith(HUB):
         return named(name, image_root, on_unreadable)
-    refuse_remote(name, "source")
+    data.refuse_remote(name, "source")
     if suffix == ".parquet":
         return Table(ParquetRows([path], image_root, on_unreadable))
     if path.is_dir():
-        found = Walk(path, IMAGE_SUFFIXES | {".tar", ".parquet"}).files
+        found, _ = data.walk(path, data.IMAGE_SUFFIXES | {".tar", ".parquet"})
         tables, shards = ([file for file in found if file.suffix.lower() == end] for end in (".parquet", ".tar"))
         pictures = len(found) - len(tables) - len(shards)
         table = Table(ParquetRows(files_of(path, tables), image_root, on_unreadable)) if tables else None
@@ -181,7 +158,7 @@ def _reader(
         raise MirlibError(f"{shown(path)}: a compressed archive cannot be read key by key; unpack it to a .tar")
     if suffix == ".tar":
         return _Shards(list(_expanded(name)), on_unreadable)
-    if suffix in JSON | CSV or (path.is_file() and suffix not in IMAGE_SUFFIXES):
+    if suffix in JSON | CSV or (path.is_file() and suffix not in data.IMAGE_SUFFIXES):
         layout = layout_of(path)
         return layout and Records(path, layout, on_unreadable, image_root)
     return None
@@ -193,13 +170,13 @@ def _check_root(readers: Iterable[Any], image_root: str | Path | None) -> None:
 
 
 def _joined(parts: list[Sequence[Any]]) -> Items:
-    ends = list(accumulate(len(part) for part in parts))
+    starts = list(accumulate(map(len, parts), initial=0))
 
     def read(index: int) -> Any:
-        number = bisect_right(ends, index)
-        return parts[number][index - (ends[number - 1] if number else 0)]
+        number = bisect_right(starts, index) - 1
+        return parts[number][index - starts[number]]
 
-    return Items(ends[-1] if ends else 0, read)
+    return Items(range(starts[-1]), read)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,7 +208,7 @@ class _Member(NamedTuple):
     def read(self, most: int, name: str) -> bytes:
         if self.size > most:
             raise MirlibError(f"{name}: more than {most >> 20} MiB")
-        with reading(self.path), self.path.open("rb") as file:
+        with doing(f"read {shown(self.path)}"), self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -246,7 +223,7 @@ class _Sample:
     @property
     def images(self) -> list[str]:
         """The endings of images."""
-        return [end for end in self.members if f".{end.rsplit('.')[-1]}" in IMAGE_SUFFIXES]
+        return [end for end in self.members if f".{end.rsplit('.')[-1]}" in data.IMAGE_SUFFIXES]
 
     def image_ending(self, wanted: str | None) -> str | None:
         if wanted is not None:
@@ -260,21 +237,21 @@ class _Sample:
     def image(self, wanted: str | None) -> Image.Image:
         ending = self.image_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
-        return image_of(self.members[ending].read(MOST_BYTES, name), name)
+        return data.image_of(self.members[ending].read(data.MOST_BYTES, name), name)
 
     def text(self, wanted: str | None) -> str:
         ending = self.text_ending(wanted)
         name = f"{self.name}.{shown(ending)}"
-        value: Any = text_of(self.members[ending].read(LONGEST_LINE, name), name)
+        value: Any = data.text_of(self.members[ending].read(data.LONGEST_LINE, name), name)
         where = name
         if ending == "json" and (wanted or "").lower() != "json":
             value = json_of(value, name)
-            if not isinstance(value, dict) and not is_conversation(value):
+            if not isinstance(value, dict) and not data.is_conversation(value):
                 raise MirlibError(f"{name}: expected a JSON object, got {type(value).__name__}")
             if isinstance(value, dict):
-                key = field_of(wanted, TEXT_FIELDS, value, "texts", "text_field", name)
+                key = data.field_of(wanted, TEXT_FIELDS, value, "texts", name)
                 value, where = value[key], f"{name}, field {shown(key)!r}"
-        return Named(text_in(value, where), name)
+        return Named(data.text_in(value, where), name)
 
 
 class _Shards:
@@ -285,12 +262,8 @@ class _Shards:
         self.on_unreadable = on_unreadable
         self.samples: list[_Sample] = []
         for path in tqdm(paths, desc="reading the shards", unit="shard", delay=2, leave=False):
-            try:
-                self.samples += self._index(path, check_regular(path))
-            except MirlibError as error:
-                if on_unreadable is None or len(paths) == 1:
-                    raise
-                on_unreadable(str(error))
+            with data.leaving_out(on_unreadable if len(paths) > 1 else None):
+                self.samples += self._index(path, data.check_regular(path))
 
     def _index(self, path: Path, length: int) -> Iterable[_Sample]:
         found: dict[str, _Sample] = {}
@@ -307,7 +280,7 @@ class _Shards:
                     folder, _, base = member.name.removeprefix("./").rpartition("/")
                     stem, dot, ending = base.partition(".")
                     parts = folder.split("/")
-                    hidden = any(part.startswith(".") and part.strip(".") or part in NO_DATA for part in parts)
+                    hidden = any(part.startswith(".") and part.strip(".") or part in data.NO_DATA for part in parts)
                     if member.isdir() or hidden or not dot or not stem:
                         continue
                     if not member.isfile() or member.issparse():
@@ -333,21 +306,19 @@ class _Shards:
         return found.values()
 
     def _refuse(self, sentence: str) -> None:
-        if self.on_unreadable is None:
+        with data.leaving_out(self.on_unreadable):
             raise MirlibError(sentence)
-        self.on_unreadable(sentence)
 
     def images(self, image_field: str | None) -> Sequence[Any]:
-        chosen = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
-        if image_field is None:
-            chosen = [sample for sample in chosen if self._has_one_image(sample)]
+        there = [sample for sample in self.samples if sample.image_ending(image_field) is not None]
+        chosen = [sample for sample in there if self._has_one_image(sample, image_field)]
         self._check_ending(chosen, image_field, "images")
-        return Items(len(chosen), lambda i: chosen[i].image(image_field))
+        return Items(chosen, lambda sample: sample.image(image_field))
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         chosen = [sample for sample in self.samples if sample.text_ending(text_field) is not None]
         self._check_ending(chosen, text_field, "texts")
-        return Items(len(chosen), lambda i: chosen[i].text(text_field))
+        return Items(chosen, lambda sample: sample.text(text_field))
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         chosen = []
@@ -357,28 +328,27 @@ class _Shards:
             if lacking:
                 periods = any("." in ending for ending in sample.members)
                 self._refuse(
-                    f"{sample.name}: no {' and no '.join(lacking)} (there is {listed(sample.members)}"
+                    f"{sample.name}: no {' and no '.join(lacking)} (there is {data.listed(sample.members)}"
                     f"{'; a key ends at the first period of the name' if periods else ''})"
                 )
-            elif image_field is not None or self._has_one_image(sample):
+            elif self._has_one_image(sample, image_field):
                 chosen.append(sample)
-        count = len(some(chosen, "pairs", self.name))
-        return Pairs(
-            Items(count, lambda i: chosen[i].image(image_field)), Items(count, lambda i: chosen[i].text(text_field))
-        )
+        data.some(chosen, "pairs", self.name)
+        images, texts = lambda sample: sample.image(image_field), lambda sample: sample.text(text_field)
+        return Pairs(Items(chosen, images), Items(chosen, texts))
 
-    def _has_one_image(self, sample: _Sample) -> bool:
-        """Whether it is clear which member is the image: one without a period, as ``jpg``, or the only one."""
-        if len(sample.images) == 1 or any("." not in end for end in sample.images):
+    def _has_one_image(self, sample: _Sample, wanted: str | None) -> bool:
+        """Whether it is clear which member is the image: that wanted, one without a period, or the only one."""
+        if wanted is not None or len(sample.images) == 1 or any("." not in end for end in sample.images):
             return True
         self._refuse(
-            f"{sample.name}: which member is the image? There is {listed(sample.images)}; name one with image_field "
-            "(--image-field). A key ends at the first period of the name: names that hold periods share one"
+            f"{sample.name}: which member is the image? There is {data.listed(sample.images)}; name one with "
+            "image_field (--image-field). A key ends at the first period of the name: names that hold periods share one"
         )
         return False
 
     def _check_ending(self, chosen: list[_Sample], wanted: str | None, what: str) -> None:
         if not chosen and wanted is not None and self.samples:
             there = sorted({ending for sample in self.samples for ending in sample.members})
-            raise MirlibError(f"{self.name}: no key has a member .{shown(wanted)}; there is {listed(there)}")
-        some(chosen, what, self.name)
+            raise MirlibError(f"{self.name}: no key has a member .{shown(wanted)}; there is {data.listed(there)}")
+        data.some(chosen, what, self.name)

@@ -5,36 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mirlib.data import (
-    IMAGE_FIELDS,
-    LONGEST_LINE,
-    TEXT_FIELDS,
-    Items,
-    Named,
-    Pairs,
-    Unreadable,
-    check_regular,
-    field_of,
-    folders_of,
-    image_at,
-    image_in,
-    is_conversation,
-    json_of,
-    lines_of,
-    listed,
-    reading,
-    some,
-    text_in,
-    text_of,
-    text_of_line,
-)
-from mirlib.errors import MirlibError, shown
+from mirlib import data
+from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
+from mirlib.errors import MirlibError, boundary, doing, shown
 
 __all__ = ["CSV", "JSON", "Records", "layout_of"]
 
@@ -47,11 +26,8 @@ MOST_LINES = 50  # of a row of a table; with more, a quote that is not closed sw
 STEP = 1 << 20  # characters of an array that are read at once
 
 
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) <= 4300 else float(digits)  # Python refuses to convert more, and ends the file
-
-
-DECODER = json.JSONDecoder(parse_int=_integer)
+# Python refuses to convert integers of more digits, and would end the file.
+DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else float(digits))
 
 
 def layout_of(path: Path) -> str | None:
@@ -59,9 +35,9 @@ def layout_of(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in CSV:
         return "table"
-    check_regular(path)
-    with reading(path), path.open("rb") as file:
-        start = file.read(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
+    data.check_regular(path)
+    with doing(f"read {shown(path)}"), path.open("rb") as file:
+        start = file.read(data.LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
     if suffix in LINES and isinstance(_json(start.partition(b"\n")[0]), list) and not re.match(rb"\[\s*\{", start):
         return "lines"  # each of which is refused
     if re.match(rb'\[\s*[{"\]]', start) or (suffix == ".json" and start.startswith(b"[")):
@@ -73,6 +49,12 @@ def layout_of(path: Path) -> str | None:
         if isinstance(_json(text), dict):
             return "object" if suffix not in LINES and text.strip() == start.strip() else layout
     return "lines" if suffix in LINES else "object" if suffix in JSON else _plain(path, start)
+
+
+def json_of(text: str, name: str) -> Any:
+    """What a text of JSON says; a `MirlibError` if it is none."""
+    with boundary(f"{name}: not JSON"):
+        return DECODER.decode(text)
 
 
 def _json(text: bytes) -> Any:
@@ -115,9 +97,13 @@ def _is_array(path: Path) -> bool:
     return True
 
 
+def _characters(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
 def _elements(path: Path) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON array, numbered from 1, of which one at a time is in memory; an error for the damage."""
-    with reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with doing(f"read {shown(path)}"), _characters(path) as file:
         text = file.read(STEP)
         position, number = text.index("[") + 1, 0
         while True:
@@ -137,9 +123,9 @@ def _elements(path: Path) -> Iterator[tuple[int, Any]]:
                 except RecursionError:
                     reason = "it is nested too deeply"
             rest = len(text) - position
-            if rest > LONGEST_LINE:
-                reason = f"it has more than {LONGEST_LINE >> 20} MiB"
-            more = file.read(max(STEP, rest)) if rest <= LONGEST_LINE else ""
+            if rest > data.LONGEST_LINE:
+                reason = f"it has more than {data.LONGEST_LINE >> 20} MiB"
+            more = file.read(max(STEP, rest)) if rest <= data.LONGEST_LINE else ""
             if not more:
                 name = f"{shown(path)}, record {number + 1}"
                 yield number + 1, MirlibError(f"{name}: not JSON ({reason}), and none after it can be read")
@@ -185,15 +171,14 @@ class _Wanted(NamedTuple):
     what: str
     convert: Callable[[Any, str], Any]
 
-    @property
-    def option(self) -> str:
-        return f"{self.what.removesuffix('s')}_field"
-
     def field_in(self, record: dict[str, Any]) -> str | None:
         return next((name for name in ([self.given] if self.given else self.usual) if name in record), None)
 
 
-_IMAGES, _TEXTS = _Wanted(None, IMAGE_FIELDS, "images", image_in), _Wanted(None, TEXT_FIELDS, "texts", text_in)
+_IMAGES, _TEXTS = (
+    _Wanted(None, IMAGE_FIELDS, "images", data.image_in),
+    _Wanted(None, TEXT_FIELDS, "texts", data.text_in),
+)
 
 
 class Records:
@@ -201,24 +186,22 @@ class Records:
 
     def __init__(self, path: Path, layout: str, on_unreadable: Unreadable, image_root: str | Path | None) -> None:
         self.path, self.layout, self.on_unreadable = path, layout, on_unreadable
-        self.folders = folders_of(path, image_root)
+        self.folders = data.folders_of(path, image_root)
         self.name = shown(path)
         self.unit = "line" if layout in ("lines", "table") else "record"
-        check_regular(path)
+        data.check_regular(path)
 
     def _where(self, number: int) -> str:
         return f"{self.name}, {self.unit} {number}"
 
-    def _bad(self, number: int, why: str, error: Exception | None = None) -> MirlibError:
+    def _bad(self, number: int, why: str) -> MirlibError:
         """What stands in the place of a record, so that those who want the others can go on."""
-        bad = MirlibError(f"{self._where(number)}: {why}")
-        bad.__cause__ = error
-        return bad
+        return MirlibError(f"{self._where(number)}: {why}")
 
     def _all(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """Each record with its number; a MirlibError in the place of one that cannot be read."""
-        read = {"lines": self._lines, "array": lambda: _elements(self.path), "table": self._table}.get(self.layout)
-        for number, record in self._object(wanted) if read is None else read():
+        read = {"lines": self._lines, "array": partial(_elements, self.path), "table": self._table}
+        for number, record in read.get(self.layout, partial(self._object, wanted))():
             if isinstance(record, str) and len(wanted) == 1:  # an array of paths or of texts
                 record = {wanted[0].given or wanted[0].usual[0]: record}
             if not isinstance(record, (dict, MirlibError)):
@@ -226,22 +209,22 @@ class Records:
             yield number, record
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
-        for number, line in lines_of(self.path):
+        for number, line in data.lines_of(self.path):
             name = self._where(number)
             try:
-                yield number, json_of(text_of_line(line, name), name, DECODER.decode)
+                yield number, json_of(data.text_of_line(line, name), name)
             except MirlibError as error:
                 yield number, error
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         """The rows below a header, which are objects too; fields with line breaks, commas or quotes stand in quotes."""
-        size = csv.field_size_limit(LONGEST_LINE)  # of the whole process, hence put back
+        size = csv.field_size_limit(data.LONGEST_LINE)  # of the whole process, hence put back
         with ExitStack() as stack:
             stack.callback(csv.field_size_limit, size)
-            stack.enter_context(reading(self.path))
-            file = stack.enter_context(self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline=""))
-            first = file.readline(LONGEST_LINE)
-            text_of(first.encode(errors="surrogateescape"), self._where(1))
+            stack.enter_context(doing(f"read {self.name}"))
+            file = stack.enter_context(_characters(self.path))
+            first = file.readline(data.LONGEST_LINE)
+            data.text_of(first.encode(errors="surrogateescape"), self._where(1))
             file.seek(0)
             commas = ";" if first.count(";") > first.count(",") else ","
             header: list[str] | None = None
@@ -258,7 +241,7 @@ class Records:
                     row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
                 if isinstance(row, csv.Error):
                     advice = "a field that holds quotes stands in quotes, and those in it are doubled"
-                    yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}", row)
+                    yield number, self._bad(number, f"not a row of the table ({shown(row)}); {advice}")
                     if header is None:
                         return
                 elif row:
@@ -285,13 +268,13 @@ class Records:
 
     def _object(self, wanted: Sequence[_Wanted]) -> Iterator[tuple[int, Any]]:
         """The records in one object: COCO's images and annotations, the one list in it, or the object itself."""
-        if check_regular(self.path) > LARGEST_OBJECT:
+        if data.check_regular(self.path) > LARGEST_OBJECT:
             raise MirlibError(
                 f"{self.name}: one JSON object of more than {LARGEST_OBJECT >> 20} MiB; store its records a line"
             )
-        with reading(self.path):
-            text = text_of(self.path.read_bytes(), self.name)
-        found = json_of(text, self.name, DECODER.decode)
+        with doing(f"read {self.name}"):
+            text = data.text_of(self.path.read_bytes(), self.name)
+        found = json_of(text, self.name)
         lists = {key: value for key, value in found.items() if isinstance(value, list)}
         if {"images", "annotations"} <= lists.keys():
             yield from self._coco(lists["images"], lists["annotations"], [each.what for each in wanted])
@@ -308,7 +291,7 @@ class Records:
         else:
             raise MirlibError(
                 f"{self.name}: where are the records? They are looked for in an array, or in an object with one list; "
-                f"there is {listed(records or found)}"
+                f"there is {data.listed(records or found)}"
             )
 
     def _coco(self, images: list[Any], annotations: list[Any], wanted: list[str]) -> Iterator[tuple[int, Any]]:
@@ -341,51 +324,40 @@ class Records:
             where = f"{self.name}, line 1, the header" if self.layout == "table" else self._where(number)
             for field, each in zip(fields, wanted, strict=True):
                 if field is None:
-                    field_of(each.given, each.usual, record, each.what, each.option, where)
+                    data.field_of(each.given, each.usual, record, each.what, where)
         return None
 
     def _read(self, *wanted: _Wanted) -> tuple[list[int], list[str], list[list[Any]]]:
         """The numbers of the records that have all that is wanted, the names of its fields, and a column for each."""
         fields = self._fields(wanted)
-        labels = [f"field {shown(field)!r}" for field in fields or ()]
         numbers: list[int] = []
         columns: list[list[Any]] = [[] for _ in wanted]
         alone = 0
         for number, record in self._all(wanted):
-            try:
+            with data.leaving_out(self.on_unreadable):
                 if isinstance(record, MirlibError):
                     raise record
-                row = self._row(record, fields, labels, wanted, self._where(number))
-            except MirlibError as error:
-                if self.on_unreadable is None:
-                    raise
-                self.on_unreadable(str(error))
-                continue
-            if row is None:
-                alone += 1
-                continue
-            numbers.append(number)
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-        what = "pairs" if len(wanted) == 2 else wanted[0].what
-        passed = f"passed over {alone} of text alone" if alone else ""
-        some(numbers, what, f"{self.name}{f' ({passed})' if passed else ''}")
-        if passed:
-            warnings.warn(f"{self.name}: {len(numbers)} {what}; {passed}", stacklevel=4)
+                row = self._row(record, fields, wanted, self._where(number))
+                if row is None:
+                    alone += 1
+                    continue
+                numbers.append(number)
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+        data.some(numbers, "pairs" if len(wanted) == 2 else wanted[0].what, self.name, alone)
         return numbers, fields, columns
 
     @staticmethod
-    def _row(
-        record: dict[str, Any], fields: list[str], labels: list[str], wanted: Sequence[_Wanted], name: str
-    ) -> list[Any] | None:
+    def _row(record: dict[str, Any], fields: list[str], wanted: Sequence[_Wanted], name: str) -> list[Any] | None:
         """The values of a record; None for one of text alone, as LLaVA's data for instructions has many."""
         row = []
-        for field, label, each in zip(fields, labels, wanted, strict=True):
+        for field, each in zip(fields, wanted, strict=True):
+            label = f"field {shown(field)!r}"
             if not record.get(field):
-                if each.what == "images" and any(is_conversation(record.get(other)) for other in TEXT_FIELDS):
+                if each.what == "images" and any(data.is_conversation(record.get(other)) for other in TEXT_FIELDS):
                     return None
                 if field not in record:
-                    raise MirlibError(f"{name}: there is no {label}; there is {listed(record)}")
+                    raise MirlibError(f"{name}: there is no {label}; there is {data.listed(record)}")
             row.append(each.convert(record[field], f"{name}, {label}"))
         return row
 
@@ -410,9 +382,9 @@ class Records:
 
     def _at(self, numbers: list[int], images: list[str], field: str) -> Items:
         return Items(
-            len(images),
-            lambda i: image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
+            range(len(images)),
+            lambda i: data.image_at(images[i], f"{self._where(numbers[i])}, field {shown(field)!r}", self.folders),
         )
 
     def _named(self, numbers: list[int], texts: list[str]) -> Items:
-        return Items(len(texts), lambda i: Named(texts[i], self._where(numbers[i])))
+        return Items(range(len(texts)), lambda i: Named(texts[i], self._where(numbers[i])))

@@ -6,34 +6,15 @@ The package datasets asks the hub even about local files, and is kept for what l
 from __future__ import annotations
 
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mirlib.data import (
-    IMAGE_FIELDS,
-    TEXT_FIELDS,
-    Items,
-    Named,
-    Pairs,
-    Unreadable,
-    Walk,
-    check_regular,
-    field_of,
-    folders_of,
-    image_at,
-    image_in,
-    is_conversation,
-    listed,
-    reading,
-    some,
-    text_in,
-    text_of,
-)
-from mirlib.errors import MirlibError, boundary, shown
+from mirlib import data
+from mirlib.data import IMAGE_FIELDS, TEXT_FIELDS, Items, Named, Pairs, Unreadable
+from mirlib.errors import MirlibError, boundary, doing, naming, shown
 
 __all__ = ["HUB", "ParquetRows", "Table", "files_of", "named"]
 
@@ -41,17 +22,10 @@ HUB = "hf:"
 ROWS = 32  # of a parquet file that are decoded at once
 
 
-class _Known(NamedTuple):
-    """Where a dataset of the paper lies on the hub, and what of it is read unless something else is asked for."""
-
-    name: str
-    config: str | None
-    split: str
-
-
-TEXTVQA = _Known("lmms-lab/textvqa", None, "validation")
-CNN_DAILYMAIL = _Known("abisee/cnn_dailymail", "3.0.0", "validation")
-KNOWN: Mapping[str, _Known] = {
+# Where the paper's data lie on the hub, with the configuration and the split unless something else is asked for.
+TEXTVQA = "lmms-lab/textvqa", None, "validation"
+CNN_DAILYMAIL = "abisee/cnn_dailymail", "3.0.0", "validation"
+KNOWN = {
     "textvqa": TEXTVQA,
     "lmms-lab/textvqa": TEXTVQA,
     "facebook/textvqa": TEXTVQA,  # a loading script, which the package no longer runs
@@ -72,39 +46,30 @@ def _package(name: str) -> Any:
 
 
 class ParquetRows:
-    """The rows of parquet files, one file after the other, of which a few are in memory at a time.
-
-    ``on_unreadable`` is called with a sentence for each file that is left out; None for an error.
-    """
+    """The rows of parquet files, one file after the other, of which a few are in memory at a time."""
 
     def __init__(self, paths: Sequence[Path], image_root: str | Path | None, on_unreadable: Unreadable) -> None:
         self.name = shown(paths[0]) if len(paths) == 1 else f"{shown(paths[0])} and {len(paths) - 1} more files"
         _package("pyarrow.parquet")
         self._paths: list[Path] = []
-        self._groups: list[list[int]] = []  # where the row groups of each file end
+        self._groups: list[list[int]] = []  # where the row groups of each file begin, and its end
         self._schemas = []
         for path in paths:
-            try:
-                check_regular(path)
-                with reading(path, errors=Exception), self._open(path) as file:
-                    metadata = file.metadata
+            with data.leaving_out(on_unreadable if len(paths) > 1 else None):
+                data.check_regular(path)
+                with doing(f"read {shown(path)}", Exception), self._open(path) as file:
+                    metadata, schema = file.metadata, file.schema_arrow
                     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-                    schema = file.schema_arrow
                 if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
                     raise MirlibError(f"{shown(path)}: the table is damaged: its row groups have not the rows it says")
-            except MirlibError as error:
-                if on_unreadable is None or len(paths) == 1:
-                    raise
-                on_unreadable(str(error))
-                continue
-            self._paths.append(path)
-            self._groups.append(list(accumulate(sizes)))
-            self._schemas.append(schema)
+                self._paths.append(path)
+                self._groups.append(list(accumulate(sizes, initial=0)))
+                self._schemas.append(schema)
         if not self._paths:
             raise MirlibError(f"no table in {self.name}")
-        self._folders = [folders_of(path, image_root) for path in self._paths]
+        self._folders = [data.folders_of(path, image_root) for path in self._paths]
         self.schema = self._schemas[0]
-        self._ends = list(accumulate(groups[-1] if groups else 0 for groups in self._groups))
+        self._starts = list(accumulate((groups[-1] for groups in self._groups), initial=0))
 
     @staticmethod
     def _open(path: Path) -> Any:
@@ -112,12 +77,12 @@ class ParquetRows:
         return parquet.ParquetFile(arrow.OSFile(str(path)), buffer_size=1 << 20)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._starts[-1]
 
     def _place(self, row: int) -> tuple[int, int]:
         """The file that holds a row, and the row's number in it."""
-        number = bisect_right(self._ends, row)
-        return number, row - (self._ends[number - 1] if number else 0)
+        number = bisect_right(self._starts, row) - 1
+        return number, row - self._starts[number]
 
     def where(self, row: int) -> str:
         """What a message calls a row: the file and the row in it, from 0."""
@@ -132,7 +97,7 @@ class ParquetRows:
         """All values of a column of numbers or words."""
         values: list[Any] = []
         for path in self._paths:
-            with reading(path, errors=Exception), self._open(path) as file:
+            with doing(f"read {shown(path)}", Exception), self._open(path) as file:
                 values += file.read(columns=[name]).column(0).to_pylist()
         if len(values) != len(self):
             raise MirlibError(f"{self.name}: column {shown(name)!r} has {len(values)} rows, and the table {len(self)}")
@@ -142,17 +107,19 @@ class ParquetRows:
         """What reads a value of a column: on from where it is, so that rows in order are decoded once, or anew."""
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if name not in schema.names:
-                raise MirlibError(f"{shown(path)}: there is no column {shown(name)!r}; there is {listed(schema.names)}")
+                raise MirlibError(
+                    f"{shown(path)}: there is no column {shown(name)!r}; there is {data.listed(schema.names)}"
+                )
         place, first, values, batches = (-1, -1), 0, [], iter(())
 
         def read(start: int) -> Any:
             nonlocal place, first, values, batches
             number, row = self._place(start)
-            group = bisect_right(self._groups[number], row)
-            with reading(self._paths[number], errors=Exception):
+            group = bisect_right(self._groups[number], row) - 1
+            with doing(f"read {shown(self._paths[number])}", Exception):
                 if place != (number, group) or row < first:
                     place, values = (number, group), []
-                    first = self._groups[number][group - 1] if group else 0
+                    first = self._groups[number][group]
                     file = self._open(self._paths[number])
                     batches = file.iter_batches(batch_size=ROWS, row_groups=[group], columns=[name])
                 while row >= first + len(values):
@@ -218,7 +185,7 @@ class Table:
         """The column of the images: of those with a usual name one that holds images, else the one that holds them."""
         held = self._held()
         usual = [*(name for name in IMAGE_FIELDS if name in held), *IMAGE_FIELDS, *(held if len(held) == 1 else ())]
-        return field_of(image_field, usual, self.rows.schema.names, "images", "image_field", self.rows.name)
+        return data.field_of(image_field, usual, self.rows.schema.names, "images", self.rows.name)
 
     def _with_images(self, name: str, what: str) -> Sequence[int]:
         """The rows but those of text alone, as LLaVA's data for instructions has many; a warning counts them."""
@@ -231,38 +198,34 @@ class Table:
             and types.is_struct(column.type.value_type)
         ]
         if not talks:  # then the images need not be read twice
-            return range(len(self.rows))
+            return data.some(range(len(self.rows)), what, self.rows.name)
         values, found = self.rows.column(name), []
         for row in range(len(self.rows)):
             try:
-                alone = _is_empty(values(row)) and any(is_conversation(talk(row)) for talk in talks)
+                alone = _is_empty(values(row)) and any(data.is_conversation(talk(row)) for talk in talks)
             except MirlibError:  # said when the row is used
                 alone = False
             if not alone:
                 found.append(row)
-        passed = f"passed over {len(self.rows) - len(found)} of text alone"
-        if len(found) < len(self.rows):
-            some(found, what, f"{self.rows.name} ({passed})")
-            warnings.warn(f"{self.rows.name}: {len(found)} {what}; {passed}", stacklevel=4)
-        return found
+        return data.some(found, what, self.rows.name, len(self.rows) - len(found))
 
     def _images(self, name: str) -> Callable[[int], Any]:
         values = self.rows.column(name)
 
         def read(row: int) -> Any:
             where = f"{self.rows.where(row)}, column {shown(name)!r}"
-            return image_at(image_in(values(row), where), where, self.rows.folders(row))
+            return data.image_at(data.image_in(values(row), where), where, self.rows.folders(row))
 
         return read
 
     def _texts(self, text_field: str | None) -> Callable[[int], str]:
-        name = field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", "text_field", self.rows.name)
+        name = data.field_of(text_field, TEXT_FIELDS, self.rows.schema.names, "texts", self.rows.name)
         values = self.rows.column(name)
 
         def read(row: int) -> str:
             where = f"{self.rows.where(row)}, column {shown(name)!r}"
             value = values(row)
-            return Named(text_in(text_of(value, where) if isinstance(value, bytes) else value, where), where)
+            return Named(data.text_in(data.text_of(value, where) if isinstance(value, bytes) else value, where), where)
 
         return read
 
@@ -278,19 +241,19 @@ class Table:
                 without = ids[row] is None or ids[row] != ids[row]
                 first.setdefault(("row", row) if without else str(ids[row]), row)
             rows = list(first.values())
-        return Items(len(some(rows, "images", self.rows.name)), lambda i: read(rows[i]))
+        return Items(rows, read)
 
     def texts(self, text_field: str | None) -> Sequence[str]:
         """The texts."""
         read = self._texts(text_field)
-        return Items(len(some(range(len(self.rows)), "texts", self.rows.name)), read)
+        return Items(data.some(range(len(self.rows)), "texts", self.rows.name), read)
 
     def pairs(self, image_field: str | None, text_field: str | None) -> Pairs:
         """The images with their texts."""
         name = self._image_column(image_field)
         images, texts = self._images(name), self._texts(text_field)
-        rows = some(self._with_images(name, "pairs"), "pairs", self.rows.name)
-        return Pairs(Items(len(rows), lambda i: images(rows[i])), Items(len(rows), lambda i: texts(rows[i])))
+        rows = self._with_images(name, "pairs")
+        return Pairs(Items(rows, images), Items(rows, texts))
 
 
 def _is_empty(value: Any) -> bool:
@@ -311,14 +274,12 @@ def named(source: str, image_root: str | Path | None, on_unreadable: Unreadable)
         name, config, split = re.fullmatch(r"(.*?)(?:@([^@:]+))?(?::([^:@/]+))?", rest, re.DOTALL).groups()
     if not name:
         raise MirlibError(f"{shown(source)}: expected hf:NAME, hf:NAME@CONFIG or hf:NAME@CONFIG:SPLIT")
-    try:
+    with naming(shown(source)):
         if Path(name).is_dir():
             return Table(_local(Path(name), config, split, image_root, on_unreadable))
         if Path(name).exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
             raise MirlibError("it is no folder, and no name of a dataset on the hub")
         return Table(_of_hub(name, config, split))
-    except MirlibError as error:
-        raise MirlibError(f"{shown(source)}: {error}") from error
 
 
 def _local(
@@ -335,7 +296,7 @@ def _local(
         elif split is not None:
             raise MirlibError(f"there is no split {shown(split)!r}; it is one table without splits")
         return DatasetRows(found, f"{HUB}{shown(folder)}" + (f":{split}" if split else ""), folder)
-    files = Walk(folder, frozenset((".parquet",))).files
+    files, _ = data.walk(folder, frozenset((".parquet",)))
     if not files:
         raise MirlibError(
             "the folder holds no .parquet files, and was not saved by save_to_disk; pictures in a folder are named "
@@ -358,8 +319,8 @@ def files_of(folder: Path, files: Sequence[Path], config: str | None = None, spl
 def _of_hub(name: str, config: str | None, split: str | None) -> DatasetRows:
     datasets = _package("datasets")
     if name.lower() in KNOWN:
-        known = KNOWN[name.lower()]
-        name, config, split = known.name, config or known.config, split or known.split
+        name, usual_config, usual_split = KNOWN[name.lower()]
+        config, split = config or usual_config, split or usual_split
     with boundary("cannot load the dataset"):
         builder = datasets.load_dataset_builder(name, config)
         files = getattr(builder.config, "data_files", None)

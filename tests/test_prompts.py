@@ -16,7 +16,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from mirlib import MirlibError, prompts
 from mirlib.data import sample_images, sample_texts
-from mirlib.prompts import _Listener, build_prompt, encode_batch, image_token, shorten, used_template
+from mirlib.prompts import _Listener, build_prompt, encode_batch, shorten, used_template
 
 TEXTS = ["The quick brown fox, said the judge.", "I know."]
 IMAGES = list(sample_images(4))
@@ -170,7 +170,7 @@ def test_prompts():
     assert build_prompt(PROCESSOR, "Hi.", "plain") == "<image>\nHi."
     assert build_prompt(PROCESSOR, "Hi.") == "<s>USER: <image>\n ASSISTANT: Hi.</s>"
     assert build_prompt(llava_processor(chat_template=None), "Hi.") == "<image>\nHi."
-    assert image_token(PROCESSOR) == "<image>" and image_token(BUILDERS["qwen2_vl"]()) == "<|image_pad|>"
+    assert build_prompt(BUILDERS["qwen2_vl"](), "Hi.", "plain") == "<|image_pad|>\nHi."
     with pytest.raises(MirlibError, match="unknown template 'nonsense'; choose one of chat, plain"):
         build_prompt(PROCESSOR, "Hi.", "nonsense")
 
@@ -198,7 +198,7 @@ def test_processors_that_cannot_do_it():
             pass
 
     with pytest.raises(MirlibError, match="names no image token; is it the processor of an LVLM"):
-        image_token(NoImages())
+        build_prompt(NoImages(), "Hi.")
 
 
 # Templates are programs of strangers.

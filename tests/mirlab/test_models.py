@@ -19,6 +19,7 @@ from mirlab.model.miniature import (
     save_miniature,
 )
 from mirlab.world import language
+from mirlib.errors import MirlibError
 from mirlib.loading import MINIATURE, load_miniature
 
 
@@ -78,7 +79,7 @@ def test_saving_and_loading(tmp_path):
 
 
 def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no miniature in .*model.safetensors is missing"):
+    with pytest.raises(MirlibError, match="no miniature in .*model.safetensors is missing"):
         load_miniature(tmp_path)
 
 
