@@ -27,7 +27,6 @@ from mirlab.statistics import (
     p_value,
     rank_step,
     simulated,
-    slope_within,
     spearman_of_means,
     spearman_within,
     spread,
@@ -115,16 +114,16 @@ class Contrast(_Linear):
         second: Arm that is taken from it.
         column: Of `mirlab.results.load`.
         side: `BELOW` or `ABOVE`.
-        limit: The size asked for; 0 asks for the sign alone.
         effect: The true difference for which the oracle's rate is asked; that of the pilot if left out.
+        limit: The size asked for; 0 asks for the sign alone.
     """
 
     first: str
     second: str
     column: str
     side: str = BELOW
-    limit: float = 0.0
     effect: float | None = None
+    limit: float = 0.0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -140,17 +139,14 @@ class Effect(_Linear):
         name: As in `Claim`.
         source: As in `Claim`.
         weights: By arm; for a contrast they add up to 0.
-        column: Of `mirlab.results.load`.
-        side: `BELOW` or `ABOVE`.
-        limit: The size asked for.
-        effect: As in `Contrast`.
+        column, side, effect, limit: As in `Contrast`.
     """
 
     weights: dict[str, float]
     column: str
     side: str = BELOW
-    limit: float = 0.0
     effect: float | None = None
+    limit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,33 +173,7 @@ class Within(_Linear):
 
 
 @dataclass(frozen=True)
-class _Over(Claim):
-    """How one column goes with another over arms, within each seed."""
-
-    arms: tuple[str, ...]
-    x: str
-    y: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.x, self.y)
-
-    def per_seed(self, read: Read) -> np.ndarray:
-        """(..., seeds) statistics."""
-        return self.statistic(read(self.x), read(self.y))
-
-    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
-        """(..., seeds) statistics of arms drawn from a pilot, with a metric x that knows their true means.
-
-        It is the true mean itself, turned to the side that is claimed, and as far spread over arms as the pilot's x.
-        """
-        means = pilot[self.y].means - pilot[self.y].means.mean()
-        size = pilot[self.x].means.std() / (means.std() or 1.0)
-        return self.statistic(means * size * (-1 if self.side == BELOW else 1), drawn)
-
-
-@dataclass(frozen=True)
-class Follows(_Over):
+class Follows(Claim):
     """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
 
     A limit near −1 asks for more than six seeds give: with the arms and the noise of the first edition an oracle's
@@ -220,7 +190,15 @@ class Follows(_Over):
         limit: The correlation asked for; its sign is that of the claim.
     """
 
+    arms: tuple[str, ...]
+    x: str
+    y: str
     limit: float = -0.5
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Both."""
+        return (self.x, self.y)
 
     @property
     def side(self) -> str:
@@ -236,31 +214,13 @@ class Follows(_Over):
         """Within ±1."""
         return super().interval(numbers, confidence).clipped(-1, 1)
 
-    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Rank correlations over the last axis."""
-        return spearman_within(x, y)
+    def per_seed(self, read: Read) -> np.ndarray:
+        """(..., seeds) rank correlations."""
+        return spearman_within(read(self.x), read(self.y))
 
-
-@dataclass(frozen=True)
-class Slope(_Over):
-    """A column changes with another over arms: the least-squares slope within seeds, where ranks are too coarse.
-
-    Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
-        arms: Which are compared.
-        x: A metric, or a setting of the recipe.
-        y: What it should go with.
-        side: `BELOW` or `ABOVE`.
-        limit: Slope in units of y per unit of x.
-    """
-
-    side: str = BELOW
-    limit: float = 0.0
-
-    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Slopes over the last axis."""
-        return slope_within(x, y)
+    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
+        """(..., seeds) correlations of arms drawn from a pilot with their true means, turned to the claimed side."""
+        return spearman_within(pilot[self.y].means * (-1 if self.side == BELOW else 1), drawn)
 
 
 def outcome(claim: Claim, estimate: Estimate, inner: Estimate, *, ceiling: float | None, seeds: int) -> str:
@@ -409,8 +369,8 @@ def ceilings(
     Experiments are drawn from means and spreads, each claim's for itself, and go through Holm's procedure together. A
     claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is true in them: for a
     `Contrast` or an `Effect` the effect that the claim names, or else that of the means, on the claimed side, so that a
-    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` and `Slope` a
-    metric x that is the true arm mean of y.
+    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` a metric x
+    that is the true arm mean of y.
 
     Args:
         claims: All of the experiment.

@@ -234,21 +234,6 @@ def rank_step(arms: int) -> float:
     return 12 / (arms**3 - arms)
 
 
-def slope_within(x: Values, y: Values) -> np.ndarray:
-    """Least-squares slope of y on x over arms within each seed; 0 where x is the same in all arms.
-
-    Args:
-        x: (..., arms), or (arms,) for all seeds.
-        y: (..., arms).
-
-    Returns:
-        (...) slopes in units of y per unit of x.
-    """
-    x, y = (_centred(np.asarray(values, dtype=float)) for values in (x, y))
-    product, square = np.broadcast_arrays((x * y).sum(axis=-1), (x**2).sum(axis=-1))
-    return np.divide(product, square, out=np.zeros(product.shape), where=square > 0)
-
-
 @dataclass(frozen=True)
 class Spread:
     """What a pilot says of one quantity.

@@ -14,22 +14,10 @@ EXPERIMENT = Experiment(
     arms={"brief": arm(detail="brief"), "mid": arm(detail="mid"), "plain": plain()},
     claims=(
         Contrast(
-            "Full captions give a lower MIR than brief ones",
-            "paper, Table 1",
-            "plain",
-            "brief",
-            "mir",
-            BELOW,
-            effect=-0.37,
+            "Full captions give a lower MIR than brief ones", "paper, Table 1", "plain", "brief", "mir", BELOW, -0.37
         ),
         Contrast(
-            "Full captions give a lower MIR than short lists",
-            "paper, Table 1",
-            "plain",
-            "mid",
-            "mir",
-            BELOW,
-            effect=-0.224,
+            "Full captions give a lower MIR than short lists", "paper, Table 1", "plain", "mid", "mir", BELOW, -0.224
         ),
         Contrast(
             "Full captions give a better model than brief ones",
@@ -38,7 +26,7 @@ EXPERIMENT = Experiment(
             "brief",
             "accuracy",
             ABOVE,
-            effect=0.12,
+            0.12,
         ),
         Contrast(
             "Full captions give a better model than short lists",
@@ -47,7 +35,7 @@ EXPERIMENT = Experiment(
             "mid",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
     ),
 )

@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
             "plain, step 64",
             "mir",
             BELOW,
-            effect=-0.1,
+            -0.1,
         ),
         Effect(
             "MIR flattens: it falls less in the second half than in the first",
@@ -27,11 +27,9 @@ EXPERIMENT = Experiment(
             {"plain": 1, "plain, step 256": -2, "plain, step 64": 1},
             "mir",
             ABOVE,
-            effect=0.1,
+            0.1,
         ),
-        Contrast(
-            "MIR falls from step 64 to the end", "paper, Fig. 4", "plain", "plain, step 64", "mir", BELOW, effect=-0.1
-        ),
+        Contrast("MIR falls from step 64 to the end", "paper, Fig. 4", "plain", "plain, step 64", "mir", BELOW, -0.1),
         Contrast(
             "Accuracy after stage 2 rises from step 64 to the end",
             "paper, Fig. 4",

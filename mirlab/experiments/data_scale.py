@@ -30,10 +30,8 @@ EXPERIMENT = Experiment(
             ARMS[3],
             "loss",
             BELOW,
-            effect=-0.02,
+            -0.02,
         ),
-        Contrast(
-            "From 32,768 to 65,536 pairs accuracy still rises", "ours", ARMS[4], ARMS[3], "accuracy", ABOVE, effect=0.03
-        ),
+        Contrast("From 32,768 to 65,536 pairs accuracy still rises", "ours", ARMS[4], ARMS[3], "accuracy", ABOVE, 0.03),
     ),
 )

@@ -6,7 +6,7 @@ from mirlab.recipes import Method, arm, plain
 
 
 def _better(claim: str, first: str, second: str, source: str = "paper") -> Contrast:
-    return Contrast(claim, source, first, second, "accuracy", ABOVE, effect=0.05)
+    return Contrast(claim, source, first, second, "accuracy", ABOVE, 0.05)
 
 
 EXPERIMENT = Experiment(

@@ -24,15 +24,9 @@ EXPERIMENT = Experiment(
         "unlocked, both ways": arm(unlock="all", method=BOTH_WAYS),
     },
     claims=(
-        Contrast("Vision both ways raises the accuracy", "paper", "both ways", "plain", "accuracy", ABOVE, effect=0.05),
+        Contrast("Vision both ways raises the accuracy", "paper", "both ways", "plain", "accuracy", ABOVE, 0.05),
         Contrast(
-            "The prompt both ways, too, raises it further",
-            "ours",
-            "prefix",
-            "both ways",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
+            "The prompt both ways, too, raises it further", "ours", "prefix", "both ways", "accuracy", ABOVE, 0.05
         ),
         Contrast(
             "With the language model unlocked, vision both ways raises the accuracy",
@@ -41,7 +35,7 @@ EXPERIMENT = Experiment(
             "unlocked",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Effect(
             "It gains more with the language model unlocked",
@@ -49,8 +43,8 @@ EXPERIMENT = Experiment(
             {"unlocked, both ways": 1, "unlocked": -1, "both ways": -1, "plain": 1},
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
-        Contrast("Vision both ways lowers MIR", "ours", "both ways", "plain", "mir", BELOW, effect=-0.1),
+        Contrast("Vision both ways lowers MIR", "ours", "both ways", "plain", "mir", BELOW, -0.1),
     ),
 )

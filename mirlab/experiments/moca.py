@@ -24,11 +24,9 @@ EXPERIMENT = Experiment(
         "matched norms": HALLUCINATION.arms["matched norms"],
     },
     claims=(
-        Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, effect=-0.212),
-        Contrast("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain", "accuracy", ABOVE, effect=0.05),
-        Contrast(
-            "MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", "mir", BELOW, effect=-0.212
-        ),
+        Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, -0.212),
+        Contrast("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain", "accuracy", ABOVE, 0.05),
+        Contrast("MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", "mir", BELOW, -0.212),
         Contrast(
             "MoCa with a rate of its own raises the accuracy",
             "ours",
@@ -36,7 +34,7 @@ EXPERIMENT = Experiment(
             "plain",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Contrast(
             "One LayerNorm after the projector raises the accuracy",
@@ -45,19 +43,11 @@ EXPERIMENT = Experiment(
             "plain",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
+        Contrast("Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", "mir", BELOW, -0.7),
         Contrast(
-            "Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", "mir", BELOW, effect=-0.7
-        ),
-        Contrast(
-            "MoCa makes a better model than matched norms",
-            "ours",
-            "MoCa",
-            "matched norms",
-            "accuracy",
-            ABOVE,
-            effect=0.1,
+            "MoCa makes a better model than matched norms", "ours", "MoCa", "matched norms", "accuracy", ABOVE, 0.1
         ),
     ),
 )

@@ -46,7 +46,7 @@ def _claims() -> tuple:
                 f"{large}, 8192",
                 "mir",
                 BELOW,
-                effect=SIZE,
+                SIZE,
             ),
             Effect(
                 f"At rate {rate} a larger batch makes MIR fall more, or rise less, with data",
@@ -54,7 +54,7 @@ def _claims() -> tuple:
                 {f"{large}, 32768": 1, f"{large}, 8192": -1, f"{small}, 32768": -1, f"{small}, 8192": 1},
                 "mir",
                 BELOW,
-                effect=SIZE,
+                SIZE,
             ),
         ]
     return tuple(claims)

@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
             "unlocked, noisy",
             "perplexity",
             BELOW,
-            effect=-0.1,
+            -0.1,
         ),
         Contrast(
             "Clean captions make a better model, language model unlocked",
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
             "unlocked, noisy",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Contrast(
             "Clean captions make a better model, language model frozen",
@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
             "noisy",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Contrast(
             "Of one budget, more alignment makes a better model",
@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
             "half aligned",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Contrast(
             "Four stages of alignment beat one, as many pairs",
@@ -75,15 +75,10 @@ EXPERIMENT = Experiment(
             "one stage",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Effect(
-            "A short adaptation teaches a new domain",
-            "paper, finding 4",
-            {"new domain": 1},
-            "after_gain",
-            ABOVE,
-            effect=0.05,
+            "A short adaptation teaches a new domain", "paper, finding 4", {"new domain": 1}, "after_gain", ABOVE, 0.05
         ),
     ),
 )

@@ -18,13 +18,11 @@ EXPERIMENT = Experiment(
     arms={name: plain() if unlock == "none" else arm(unlock=unlock) for name, unlock in ARMS.items()},
     claims=(
         *(
-            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect=effect)
+            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect)
             for name, effect in OPENED.items()
         ),
         *(
-            Contrast(
-                f"Unlocking raises accuracy: {name}", "paper, Table 3", name, "plain", "accuracy", ABOVE, effect=0.05
-            )
+            Contrast(f"Unlocking raises accuracy: {name}", "paper, Table 3", name, "plain", "accuracy", ABOVE, 0.05)
             for name in OPENED
         ),
         Follows("MIR ranks them as accuracy does", "paper, Table 3", tuple(ARMS), "mir", "accuracy"),

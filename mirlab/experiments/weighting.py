@@ -20,18 +20,10 @@ EXPERIMENT = Experiment(
         "PRIOR": arm(method=Method("prior")),
     },
     claims=(
-        Contrast("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", "mir", BELOW, effect=-0.42),
+        Contrast("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", "mir", BELOW, -0.42),
+        Contrast("MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, -0.7),
         Contrast(
-            "MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.7
-        ),
-        Contrast(
-            "MIR as a light loss raises the accuracy",
-            "ours",
-            "MIR as a loss, light",
-            "plain",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
+            "MIR as a light loss raises the accuracy", "ours", "MIR as a loss, light", "plain", "accuracy", ABOVE, 0.05
         ),
         Contrast(
             "MIR as a strong loss raises the accuracy",
@@ -40,7 +32,7 @@ EXPERIMENT = Experiment(
             "plain",
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Contrast(
             "The strong loss makes a better model than matched norms",
@@ -49,10 +41,10 @@ EXPERIMENT = Experiment(
             "matched norms",
             "accuracy",
             ABOVE,
-            effect=0.09,
+            0.09,
         ),
-        Contrast("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", "mir", BELOW, effect=-0.7),
-        Contrast("CAL raises the accuracy", "paper CAL", "CAL", "plain", "accuracy", ABOVE, effect=0.05),
-        Contrast("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain", "accuracy", ABOVE, effect=0.05),
+        Contrast("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", "mir", BELOW, -0.7),
+        Contrast("CAL raises the accuracy", "paper CAL", "CAL", "plain", "accuracy", ABOVE, 0.05),
+        Contrast("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain", "accuracy", ABOVE, 0.05),
     ),
 )

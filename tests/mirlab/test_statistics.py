@@ -18,7 +18,6 @@ from mirlab.statistics import (
     paired,
     rank_step,
     simulated,
-    slope_within,
     spearman_of_means,
     spearman_within,
     spread,
@@ -155,7 +154,6 @@ def test_correlations_within_seeds_are_scipys_also_with_ties():
 
 def test_a_metric_that_does_not_move_ranks_nothing():
     assert spearman_within([[1.0, 1, 1]], [[1.0, 2, 3]]).tolist() == [0]
-    assert slope_within([[1.0, 1, 1]], [[1.0, 2, 3]]).tolist() == [0]
 
 
 def test_the_smallest_step_of_a_correlation():
@@ -165,12 +163,6 @@ def test_the_smallest_step_of_a_correlation():
         swapped[[0, 1]] = 1, 0
         first, second = (stats.spearmanr(orders[0], other).statistic for other in (orders[0], swapped))
         assert first - second == pytest.approx(rank_step(arms))
-
-
-def test_slopes_are_those_of_polyfit():
-    rng = np.random.default_rng(12)
-    x, y = rng.normal(size=(10, 5)), rng.normal(size=(10, 5))
-    np.testing.assert_allclose(slope_within(x, y), [np.polyfit(a, b, 1)[0] for a, b in zip(x, y, strict=True)])
 
 
 def test_a_pilots_spread_is_unbiased():
