@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
@@ -98,22 +97,17 @@ class Ledger:
         if "key" not in row:
             raise ValueError("a row of the ledger needs a 'key'")
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            with locked(descriptor):
-                content = self.path.read_bytes()
-                if any(other["key"] == row["key"] for other in _parse(content, self.path)):
-                    return False
-                whole = content.rfind(b"\n") + 1
-                if whole != len(content):  # a killed run's last words
-                    os.ftruncate(descriptor, whole)
-                if os.write(descriptor, line) != len(line):
-                    os.ftruncate(descriptor, whole)
-                    raise OSError(f"could not write a whole row to {self.path}: is the disk full?")
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with FileLock(self.path) as lock:
+            content = self.path.read_bytes()
+            if any(other["key"] == row["key"] for other in _parse(content, self.path)):
+                return False
+            whole = content.rfind(b"\n") + 1  # what follows are a killed run's last words
+            os.ftruncate(lock.descriptor, whole)
+            os.lseek(lock.descriptor, whole, os.SEEK_SET)
+            if os.write(lock.descriptor, line) != len(line):
+                os.ftruncate(lock.descriptor, whole)
+                raise OSError(f"could not write a whole row to {self.path}: is the disk full?")
+            os.fsync(lock.descriptor)
         return True
 
 
@@ -150,19 +144,6 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-@contextlib.contextmanager
-def locked(descriptor: int) -> Iterator[None]:
-    """Hold the exclusive lock of an open file; others wait."""
-    if fcntl is None:
-        yield
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 class FileLock:
     """An exclusive lock on a file, for a `with` statement. The system lets go of it when the process dies.
 
@@ -177,17 +158,17 @@ class FileLock:
 
     def __enter__(self) -> FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if fcntl is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
             self.held = True
         except BlockingIOError:
-            self.held = False
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)  # which lets go of the lock
+        os.close(self.descriptor)  # which lets go of the lock
         self.held = False
 
 
