@@ -108,8 +108,6 @@ class Contrast(_Linear):
     """Arm first minus arm second on a column lies below, or above, a limit.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         first: Arm.
         second: Arm that is taken from it.
         column: Of `mirlab.results.load`.
@@ -136,8 +134,6 @@ class Effect(_Linear):
     """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         weights: By arm; for a contrast they add up to 0.
         column, side, effect, limit: As in `Contrast`.
     """
@@ -154,8 +150,6 @@ class Within(_Linear):
     """A weighted sum of arms on a column stays within ± margin: no change, shown by equivalence.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         weights: By arm; ``{"new": 1, "old": -1}`` is a difference.
         column: Of `mirlab.results.load`.
         margin: The largest change that counts as none, fixed before the runs.
@@ -182,8 +176,6 @@ class Follows(Claim):
     skewed; where there is no relation, never.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         arms: Which are ranked.
         x: A metric, or a setting of the recipe.
         y: What it should go with.
@@ -372,12 +364,7 @@ def ceilings(
     pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` a metric x
     that is the true arm mean of y.
 
-    Args:
-        claims: All of the experiment.
-        known: For each claim, the spread of its columns over its arms, see `spreads`.
-        seeds: Of the experiment.
-        draws: How many experiments are drawn.
-        seed: Of the draws.
+    `known` has for each claim the spread of its columns over its arms, see `spreads`; `seed` is that of the draws.
     """
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
@@ -397,9 +384,7 @@ def ceilings(
 def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spread]]:
     """Means and spreads of the claims' columns, from a pilot that ran all of their arms.
 
-    Args:
-        claims: All of the experiment.
-        pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
+    The pilot has two seeds at least, which the experiment does not use again.
 
     Raises:
         MirlibError: The pilot lacks an arm, a column, or seeds.

@@ -30,7 +30,7 @@ def measure(
     Accuracies by kind of question stand beside how many questions there were, since their noise is binomial.
     """
     tokenizer = processor.tokenizer
-    options = {"scenes": run.scenes, "seed": 0}
+    options = {"scenes": run.scenes}
     other = "mid" if run.stage_one.detail != "mid" else "full"
     captions = {
         "in_domain": evaluation.caption_scores(model, tokenizer, scenes=200, detail=run.stage_one.detail),
@@ -79,11 +79,7 @@ def with_long_tokens_changed(
 ) -> dict[str, float]:
     """What a run says to `mirlab.model.long_tokens`, flat: each metric is measured as it is without the change.
 
-    Args:
-        model: After stage 1.
-        tuned: After stage 2.
-        processor: Of both.
-        run: Says how much is asked.
+    The `model` is the one after stage 1, `tuned` the one after stage 2.
 
     Returns:
         For each variant ``perplexity_VARIANT`` (of captions, in domain) and ``mir_VARIANT`` after stage 1, the dropped
@@ -96,7 +92,7 @@ def with_long_tokens_changed(
             captions = evaluation.caption_scores(model, processor.tokenizer, scenes=200, detail=run.stage_one.detail)
             collected = long_tokens.without_dropped(collect(model, processor, seed=0))
         with long_tokens.changed(tuned, variant):
-            answers = evaluation.image_answers(tuned, processor.tokenizer, scenes=run.scenes, seed=0)
+            answers = evaluation.image_answers(tuned, processor.tokenizer, scenes=run.scenes)
         found[f"perplexity_{variant}"] = captions["perplexity"]
         found[f"mir_{variant}"] = modality_integration_rate(collected.vision, collected.text).value
         found[f"accuracy_{variant}"] = answers.mean_accuracy
