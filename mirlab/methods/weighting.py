@@ -86,11 +86,7 @@ class ImprobableWords(Technique):
     reference_batch: int = 32
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
-        """Train the reference.
-
-        Returns:
-            ``reference_first_loss`` and ``reference_last_loss``, means over eight steps, in nats a word.
-        """
+        """Train the reference; its first and last losses are means over eight steps, in nats a word."""
         reference = deepcopy(training.model)
         reference.requires_grad_(False)
         reference.model.language_model.requires_grad_(True)
@@ -154,11 +150,7 @@ class ForcedGap(Technique):
         return super().caption_loss(training, batch, logits) + self.weight * gap.float()
 
     def after_stage_one(self, training: Training) -> dict[str, Any]:
-        """Take the hooks off.
-
-        Returns:
-            ``mir_of_batches``, the loss on the gap at the last step, before it was weighted.
-        """
+        """Take the hooks off; ``mir_of_batches`` is the loss on the gap at the last step, before it was weighted."""
         getattr(training.model, _GAP).remove()
         delattr(training.model, _GAP)
         return {"mir_of_batches": training.memory["mir"]}

@@ -154,13 +154,9 @@ def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Lla
 
 
 def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> LlavaForConditionalGeneration:
-    """A LLaVA of copies of a vision tower and a language model, with a fresh projector.
+    """A LLaVA of copies of a vision tower and a language model, with a fresh projector and settings of `LlavaConfig`.
 
-    Args:
-        tower: Vision tower.
-        llm: Language model; its embeddings must be its last layer too.
-        seed: Of the projector's first weights.
-        **settings: Further settings of `LlavaConfig`.
+    The embeddings of the language model must be its last layer too.
     """
     config = LlavaConfig(
         vision_config=tower.config.to_dict(), text_config=llm.config.to_dict(), tie_word_embeddings=True, **settings
@@ -185,12 +181,7 @@ def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
 
 
 def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
-    """Of all weights, rounded to float16, 16 hexadecimal digits.
-
-    Args:
-        module: Whose weights.
-        without: Leave out the weights with this in their name.
-    """
+    """Of all weights, rounded to float16, but those `without` a part of their name: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         if without is None or without not in name:

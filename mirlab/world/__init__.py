@@ -21,6 +21,7 @@ from mirlab.world.scenes import (
     ask,
     caption,
     edit_scene,
+    family_of,
     parse_caption,
     plural,
     render,
@@ -30,32 +31,7 @@ from mirlab.world.scenes import (
     to_image,
 )
 
-__all__ = [
-    "CAPTION_DETAILS",
-    "CAPTION_SLOTS",
-    "CELLS",
-    "COLOURS",
-    "DIGITS",
-    "DIGIT_SHARE",
-    "FORMS",
-    "IMAGE_SIZE",
-    "NUMBERS",
-    "QUESTION_KINDS",
-    "Question",
-    "RELATIONS",
-    "SHAPES",
-    "SIZES",
-    "Scene",
-    "Thing",
-    "WORDS",
-    "ask",
-    "caption",
-    "edit_scene",
-    "parse_caption",
-    "plural",
-    "render",
-    "render_batch",
-    "sample_question",
-    "sample_scene",
-    "to_image",
-]
+__all__ = ["CAPTION_DETAILS", "CAPTION_SLOTS", "CELLS", "COLOURS", "DIGITS", "DIGIT_SHARE", "FORMS", "IMAGE_SIZE"]
+__all__ += ["NUMBERS", "QUESTION_KINDS", "Question", "RELATIONS", "SHAPES", "SIZES", "Scene", "Thing", "WORDS", "ask"]
+__all__ += ["caption", "edit_scene", "family_of", "parse_caption", "plural", "render", "render_batch"]
+__all__ += ["sample_question", "sample_scene", "to_image"]

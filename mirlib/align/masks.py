@@ -23,8 +23,7 @@ from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = ["FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend"]
-__all__ += ["rows_are", "save"]
+__all__ = ["FILE", "VARIANTS", "attach", "detach", "image_numbers", "load", "may_attend", "rows_are", "save"]
 
 FILE = "masks.safetensors"
 """Name of the file that `save` writes."""
@@ -182,27 +181,6 @@ def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor |
         yield
     finally:
         masks.told_images, masks.told_prompt = before
-
-
-@torch.no_grad()
-def attention_weights(model: nn.Module, **inputs: Any) -> Tensor:
-    """How much each row attended to each row, layer by layer, in a pass whose attention is computed eagerly.
-
-    Returns:
-        (K, B, T, T), mean over the heads; a row sums to 1, and is exactly 0 where attention was forbidden.
-    """
-    model = unwrap(model)
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    model.set_attn_implementation("eager")
-    try:
-        found = model(**inputs, output_attentions=True, use_cache=False).attentions
-    finally:
-        for config, how in before:
-            config._attn_implementation = how
-    if not found or any(weights is None for weights in found):
-        raise MirlibError(f"{type(model).__name__} does not return the weights of its attention")
-    return torch.stack([weights.mean(dim=1) for weights in found])
 
 
 def _check_variant(variant: str) -> None:
