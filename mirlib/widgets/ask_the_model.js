@@ -79,8 +79,7 @@ function render({ model, el }) {
     thing[name] = value;
     const slack = CELL / 2 - world.sizes[thing.size] - 1;
     for (const way of ["right", "down"]) thing[way] = Math.max(-slack, Math.min(slack, thing[way]));
-    model.set("things", things);
-    model.save_changes();
+    assign(model, { things });
   };
   const now = (name) => model.get("things")[chosen][name];
   const options = (words) => words.map((word) => [word, word]);
@@ -125,17 +124,13 @@ function render({ model, el }) {
 
   // The question: one of those that the scene allows, or the reader's own.
   const list = element("select", { id: "mirlib-question", name: "question" });
-  list.addEventListener("change", () => {
-    model.set("question", list.value);
-    model.save_changes();
-  });
+  list.addEventListener("change", () => assign(model, { question: list.value }));
   const typed = element("input", { type: "text", name: "typed", id: "mirlib-typed" });
   const form = element("form", { class: "mirlib-chooser" }, element("label", { for: typed.id }, "Or ask in your own words"), typed, element("button", { type: "submit" }, "Ask"));
   const askTyped = (event) => {
     event.preventDefault();
-    const words = typed.value.trim().split(/\s+/).join(" ");
-    if (words) model.set("question", words);
-    model.save_changes();
+    const question = typed.value.trim().split(/\s+/).join(" ");
+    if (question) assign(model, { question });
   };
   form.addEventListener("submit", askTyped);
   typed.addEventListener("keydown", (event) => event.key === "Enter" && askTyped(event)); // a notebook keeps it from the form
@@ -143,10 +138,7 @@ function render({ model, el }) {
   // What is looked at: one thing at a time.
   const choices = Object.entries(VIEWS).map(([view, label]) => {
     const button = element("button", { type: "button", "data-view": view }, label);
-    button.addEventListener("click", () => {
-      model.set("view", view);
-      model.save_changes();
-    });
+    button.addEventListener("click", () => assign(model, { view }));
     return button;
   });
   const inside = traitChoice(model, "inside", "Which model", [["", options(names)]]);
@@ -154,10 +146,7 @@ function render({ model, el }) {
 
   // The picture under its patches, for the costs and for the words.
   const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: PICTURE, height: PICTURE };
-  const stage = patchStage((patch) => {
-    model.set("patch", patch);
-    model.save_changes();
-  });
+  const stage = patchStage((patch) => assign(model, { patch }));
   const costs = costPanel();
   const nearest = element("tbody");
   const vector = element("p", { class: "mirlib-note" });
@@ -376,9 +365,9 @@ function render({ model, el }) {
   );
   const root = element("div", { class: "mirlib-widget mirlib-ask", role: "group", "aria-label": "Ask the model" }, frame);
   el.append(root);
-  for (const name of ["things", "count"]) model.on(`change:${name}`, refreshEditor);
-  for (const name of ["things", "count", "background", "question", "view", "inside"]) model.on(`change:${name}`, refresh);
-  for (const name of ["layer", "patch"]) model.on(`change:${name}`, showPatches);
+  watch(model, ["things", "count"], refreshEditor);
+  watch(model, ["things", "count", "background", "question", "view", "inside"], refresh);
+  watch(model, ["layer", "patch"], showPatches);
   refreshEditor();
   refresh();
 }

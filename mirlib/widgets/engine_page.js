@@ -31,8 +31,7 @@ async function packetPieces(model, progress) {
   if (!near) {
     return new Promise((resolve) => {
       model.on("change:_packet", () => resolve([model.get("_packet")]));
-      model.set("_wanted", true);
-      model.save_changes();
+      assign(model, { _wanted: true });
     });
   }
   const address = near.getAttribute("href") ?? near.getAttribute("src");

@@ -234,8 +234,7 @@ function render({ model, el }) {
         const numbers = options.map(([name], i) => `${name}: ${values[i].value.toFixed(2)}`).join(". ");
         answer.textContent = `${choice === lower ? "Yes." : "No."} ${numbers}. ${then(values)}`;
         const changed = options[0][1] && Object.keys(options[0][1]).length ? options[0][1] : options[1][1];
-        for (const [name, value] of Object.entries({ ...untouched, ...changed })) model.set(name, value);
-        model.save_changes();
+        assign(model, { ...untouched, ...changed });
         if (index + 1 < GUESSES.length) {
           const next = element("button", { type: "button" }, "Next guess");
           next.addEventListener("click", () => {
@@ -254,7 +253,6 @@ function render({ model, el }) {
   }
   pose(0);
 
-  for (const name of SETTINGS) model.on(`change:${name}`, refresh);
   model.on("change:layer", () => shown && show(shown, read()));
   const figures = element("div", {}, clouds, pictures, status, bar);
   const side = element("div", {}, element("table", {}, element("tbody", {}, ...rows)), controls, curve, spoken.node);
@@ -263,7 +261,7 @@ function render({ model, el }) {
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "The model in the page" }, frame);
   el.append(root);
   refresh();
-  return () => SETTINGS.forEach((name) => model.off(`change:${name}`, refresh));
+  return watch(model, SETTINGS, refresh);
 }
 
 export default { render };

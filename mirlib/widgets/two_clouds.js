@@ -244,16 +244,13 @@ function render({ model, el }) {
     svg.querySelector("title").textContent = `A vision cloud and a text cloud. ${sentence}`;
     spoken.say(sentence);
   };
-  for (const name of TRAITS) model.on(`change:${name}`, refresh);
   refresh();
 
   const figures = element("div", { class: "mirlib-wide" }, element("table", {}, table), spoken.node);
   const frame = element("div", { class: "mirlib-frame" }, element("div", {}, svg), controls, figures);
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "Two clouds" }, frame);
   el.append(root);
-  return () => {
-    for (const name of TRAITS) model.off(`change:${name}`, refresh);
-  };
+  return watch(model, TRAITS, refresh);
 }
 
 export default { render };
