@@ -129,6 +129,16 @@ class Contrast(_Linear):
         return {self.first: 1.0, self.second: -1.0}
 
 
+def better(name: str, source: str, first: str, second: str, effect: float = 0.05) -> Contrast:
+    """Arm first makes a better model than arm second: its accuracy after stage 2 lies above."""
+    return Contrast(name, source, first, second, "accuracy", ABOVE, effect)
+
+
+def lower_mir(name: str, source: str, first: str, second: str, effect: float) -> Contrast:
+    """Arm first has a lower MIR than arm second."""
+    return Contrast(name, source, first, second, "mir", BELOW, effect)
+
+
 @dataclass(frozen=True)
 class Effect(_Linear):
     """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.

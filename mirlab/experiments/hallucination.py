@@ -9,7 +9,7 @@ arXiv 2405.16700 has a measure of alignment, IMA, go with accuracy, and the othe
 is that of LAB's list, which sets arXiv 2605.08245 against it.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast
+from mirlab.claims import ABOVE, BELOW, Contrast, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
@@ -29,8 +29,8 @@ EXPERIMENT = Experiment(
         "matched norms": arm(zoo=True, leaning=True, norm_matched=True),
     },
     claims=(
-        Contrast("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, -0.7),
-        Contrast("Matched norms lower MIR", "ours", "matched norms", "plain", "mir", BELOW, -0.7),
+        lower_mir("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", -0.7),
+        lower_mir("Matched norms lower MIR", "ours", "matched norms", "plain", -0.7),
         *(
             Contrast(f"{name} more yes to absent things", "ours", first, "plain", "hallucinated", ABOVE, 0.05)
             for name, first in {

@@ -17,6 +17,11 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+__all__ = ["CAPTION_DETAILS", "CAPTION_SLOTS", "CELLS", "COLOURS", "DIGITS", "DIGIT_SHARE", "FORMS", "IMAGE_SIZE"]
+__all__ += ["NUMBERS", "QUESTION_KINDS", "Question", "RELATIONS", "SHAPES", "SIZES", "Scene", "Thing", "WORDS", "ask"]
+__all__ += ["caption", "edit_scene", "family_of", "parse_caption", "plural", "render", "render_batch"]
+__all__ += ["sample_question", "sample_scene", "to_image"]
+
 IMAGE_SIZE = 48
 """Side of a picture in pixels."""
 
