@@ -205,10 +205,7 @@ def _lm_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQu
 
 def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """What the language model makes of the last token of captions (n, length) after ``<s>`` and the image, (n, d)."""
-    embed = model.get_input_embeddings()
-    start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
-    image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
-    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)))[:, -ids.shape[1] :]
+    hidden = sequence.read(model, *train.caption_pieces(model, ids, features))[:, -ids.shape[1] :]
     last = (ids != language.PAD).sum(dim=1) - 1
     return hidden[torch.arange(len(ids)), last].float()
 

@@ -59,10 +59,7 @@ class ContrastiveAlignment(Technique):
 @torch.no_grad()
 def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
     """Logits (n, length - 1, vocabulary) of captions with the image tokens in place and hidden from attention."""
-    embed = model.get_input_embeddings()
-    start = sequence.words(embed(torch.full((len(batch.ids), 1), language.BOS)))
-    image = sequence.image(model.model.multi_modal_projector(batch.features))
-    joined = sequence.join(start, image, sequence.words(embed(batch.ids)))
+    joined = sequence.join(*train.caption_pieces(model, batch.ids, batch.features))
     hidden = sequence.read(model, joined, attended=~joined.vision)
     return model.lm_head(hidden[:, -batch.ids.shape[1] : -1]).float()
 

@@ -336,11 +336,18 @@ def caption_logits(
     model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
 ) -> torch.Tensor:
     """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
+    hidden = sequence.read(model, *caption_pieces(model, ids, features), answers_from=1)  # (n, 37 + length, d)
+    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
+
+
+def caption_pieces(
+    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
+) -> list[sequence.Embedded]:
+    """What is read of captions: ``<s>``, the image if there is one, and the caption; arguments as `caption_losses`."""
     embed = model.get_input_embeddings()
     start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
     image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
-    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)), answers_from=1)  # (n, 37 + length, d)
-    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
+    return [start, *image, sequence.words(embed(ids))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -110,11 +110,20 @@ function rulings(low, high, most, toY, { left, right }) {
   ]);
 }
 
-// A button that sets several traits at once.
-function setter(model, label, values) {
-  const button = element("button", { type: "button" }, label);
-  button.addEventListener("click", () => assign(model, values));
+// A button, and what it does.
+function pushButton(label, act, attributes = {}) {
+  const button = element("button", { type: "button", ...attributes }, label);
+  button.addEventListener("click", act);
   return button;
+}
+
+// A button that sets several traits at once.
+const setter = (model, label, values) => pushButton(label, () => assign(model, values));
+
+// A line of a table: what a number is, and the cell that it stands in, which is kept by its name.
+function numberRow(cells, name, ...label) {
+  cells[name] = element("td", { class: "mirlib-number", "data-name": name });
+  return element("tr", {}, element("th", { scope: "row" }, ...label), cells[name]);
 }
 
 // A sentence for screen readers, spoken when the reader has stopped moving the slider.

@@ -49,6 +49,11 @@ async function packetPieces(model, progress) {
   return self.mirlibMiniature;
 }
 
+// Says how much of the model has come.
+const saying = (status) => (part) => {
+  status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
+};
+
 // The pixels of a picture of 48 x 48, red, green and blue after each other.
 async function pixelsOf(address) {
   const image = new Image();

@@ -194,10 +194,7 @@ function costPanel() {
   const legend = shape("svg", { viewBox: `0 0 ${CHART_WIDTH} 58`, "aria-hidden": "true" });
   const chart = shape("svg", { viewBox: `0 0 ${CHART_WIDTH} ${CHART_HEIGHT}`, "aria-hidden": "true" });
   const cells = {};
-  const row = (name, text) => {
-    cells[name] = element("td", { class: "mirlib-number", "data-name": name });
-    return element("tr", {}, element("th", { scope: "row" }, text), cells[name]);
-  };
+  const row = (name, text) => numberRow(cells, name, text);
   const head = element("th", { scope: "col", colspan: 2 });
   const table = element(
     "table",

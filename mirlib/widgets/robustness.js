@@ -193,11 +193,7 @@ function render({ model, el }) {
   const strip = shape("svg", { viewBox: "0 0 340 94", role: "img", style: "max-width: 26rem" }, shape("title"));
   const rows = {};
   const numbersBody = element("tbody");
-  const row = (body, name, label, under) => {
-    const value = element("td", { class: "mirlib-number", "data-name": name });
-    rows[name] = value;
-    body.append(element("tr", {}, element("th", { scope: "row" }, label, element("small", {}, under)), value));
-  };
+  const row = (body, name, label, under) => body.append(numberRow(rows, name, label, element("small", {}, under)));
   row(numbersBody, "mean", "MIR", "mean, lowest and highest draw");
   row(numbersBody, "models", "models", "lowest and highest mean");
   row(numbersBody, "draw_range", "range over draws", "within a model");
@@ -299,8 +295,8 @@ function render({ model, el }) {
     }
   };
 
-  const toReference = element("button", { type: "button" }, "Make this cell the reference");
-  toReference.addEventListener("click", () => assign(model, { reference_cell: model.get("cell") }));
+  const refer = () => assign(model, { reference_cell: model.get("cell") });
+  const toReference = pushButton("Make this cell the reference", refer);
   const pick = element(
     "div",
     { class: "mirlib-wide" },

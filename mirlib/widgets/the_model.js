@@ -121,10 +121,7 @@ function render({ model, el }) {
     ["mir", "MIR, all layers"],
     ["distance", "distance in this layer"],
     ["length", "length in this layer, vision / text"],
-  ].map(([name, label]) => {
-    cells[name] = element("td", { class: "mirlib-number", "data-name": name });
-    return element("tr", {}, element("th", { scope: "row" }, label), cells[name]);
-  });
+  ].map((line) => numberRow(cells, ...line));
   const spoken = announcer();
   const pictures = element("div", { class: "mirlib-strip" });
   const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || name in MADE);
@@ -236,8 +233,7 @@ function render({ model, el }) {
         const changed = options[0][1] && Object.keys(options[0][1]).length ? options[0][1] : options[1][1];
         assign(model, { ...untouched, ...changed });
         if (index + 1 < GUESSES.length) {
-          const next = element("button", { type: "button" }, "Next guess");
-          next.addEventListener("click", () => {
+          const next = pushButton("Next guess", () => {
             pose(index + 1);
             quiz.querySelector("button").focus({ preventScroll: true });
             quiz.scrollIntoView({ block: "nearest" });

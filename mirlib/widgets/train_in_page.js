@@ -71,8 +71,7 @@ function render({ model, el }) {
     step: 1,
     show: (count) => `${count} ${count === 1 ? "step" : "steps"}`,
   });
-  const button = element("button", { type: "button" }, "Train");
-  button.addEventListener("click", () => (busy ? stop() : start()));
+  const button = pushButton("Train", () => (busy ? stop() : start()));
 
   // The numbers of both runs.
   const LINES = [
@@ -137,9 +136,7 @@ function render({ model, el }) {
     run = { rate: model.get("learning_rate"), warmup: model.get("warmup_steps"), losses: [], probes: [], stopped: false };
     const mine = run;
     try {
-      await engine.load((part) => {
-        status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
-      });
+      await engine.load(saying(status));
       if (!mine.stopped) {
         status.textContent = "It learns, in this page and on your machine.";
         const pictures = await Promise.all(model.get("pictures").map(pixelsOf));
