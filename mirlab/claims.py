@@ -13,25 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mirlab.statistics import (
-    ABOVE,
-    BELOW,
-    LEVEL,
-    Estimate,
-    Spread,
-    equivalence_p,
-    holm,
-    holm_factors,
-    jackknife,
-    mean_interval,
-    p_value,
-    rank_step,
-    simulated,
-    spearman_of_means,
-    spearman_within,
-    spread,
-    wide,
-)
+from mirlab import statistics
+from mirlab.statistics import ABOVE, BELOW, LEVEL, Estimate, Spread, spearman_within
 from mirlib.errors import MirlibError
 
 SEEDS = 6
@@ -70,11 +53,11 @@ class Claim:
 
     def p(self, numbers: np.ndarray) -> np.ndarray:
         """(..., seeds) → (...): twice the one-sided p, so that .05 is where a 95 % interval leaves the limit."""
-        return np.minimum(1.0, 2 * p_value(numbers, self.limit, self.side, step=self.step))
+        return np.minimum(1.0, 2 * statistics.p_value(numbers, self.limit, self.side, step=self.step))
 
     def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
         """The mean of one number a seed with its interval."""
-        return mean_interval(numbers, confidence, step=self.step)
+        return statistics.mean_interval(numbers, confidence, step=self.step)
 
 
 @dataclass(frozen=True)
@@ -173,7 +156,7 @@ class Within(_Linear):
 
     def p(self, numbers: np.ndarray) -> np.ndarray:
         """(..., seeds) → (...): p of the two one-sided tests."""
-        return equivalence_p(numbers, self.margin)
+        return statistics.equivalence_p(numbers, self.margin)
 
 
 @dataclass(frozen=True)
@@ -210,7 +193,7 @@ class Follows(Claim):
     @property
     def step(self) -> float:
         """Smallest difference of two seeds' correlations."""
-        return rank_step(len(self.arms))
+        return statistics.rank_step(len(self.arms))
 
     def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
         """Within ±1."""
@@ -341,7 +324,7 @@ def judge_values(
     testable = np.array([ceilings.get(claim.name, 1.0) >= FAIR for claim in claims], dtype=bool)
     p = np.array([float(c.p(n)) if ok else 1.0 for c, n, ok in zip(claims, numbers, measured, strict=True)])
     p_holm, factors = np.full(len(claims), np.nan), np.ones(len(claims))
-    p_holm[testable], factors[testable] = holm(p[testable]), holm_factors(p[testable])
+    p_holm[testable], factors[testable] = statistics.holm(p[testable]), statistics.holm_factors(p[testable])
     findings = []
     for i, claim in enumerate(claims):
         ceiling = ceilings.get(claim.name)
@@ -352,7 +335,7 @@ def judge_values(
         (word, adjusted), (alone, estimate) = words
         over = None
         if isinstance(claim, Follows) and measured[i]:
-            over = jackknife(spearman_of_means, *data[i].values()).clipped(-1, 1)
+            over = statistics.jackknife(statistics.spearman_of_means, *data[i].values()).clipped(-1, 1)
         known = (p[i], p_holm[i]) if measured[i] else (np.nan, np.nan)
         findings.append(Finding(claim, word, estimate, adjusted, *map(float, known), alone, ceiling, over))
     return tuple(findings)
@@ -379,11 +362,11 @@ def ceilings(
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
     for i, (claim, columns) in enumerate(zip(claims, known, strict=True)):
-        drawn = simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
         p[:, i] = claim.p(claim.oracle(columns, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
     while family:
-        rates[family] = (holm(p[:, family]) <= LEVEL).mean(axis=0)
+        rates[family] = (statistics.holm(p[:, family]) <= LEVEL).mean(axis=0)
         weakest = min(family, key=rates.__getitem__)
         if rates[weakest] >= FAIR:
             break
@@ -403,7 +386,7 @@ def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spre
     for claim, values in zip(claims, _values(claims, pilot), strict=True):
         if min(map(len, values.values())) < 2:
             raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
-        found.append({column: spread(values[column]) for column in claim.columns})
+        found.append({column: statistics.spread(values[column]) for column in claim.columns})
     return found
 
 
@@ -433,7 +416,7 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
 def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:
     """For each claim (seeds, arms) values of its columns, for the seeds that have all of them."""
     names = dict.fromkeys(column for claim in claims for column in claim.columns)
-    columns = {name: wide(table, name) for name in names} if len(table) else {}
+    columns = {name: statistics.wide(table, name) for name in names} if len(table) else {}
     found = []
     for claim in claims:
         if not columns:

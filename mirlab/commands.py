@@ -60,21 +60,13 @@ def listing() -> str:
 def run(
     name: str, *, results_dir: str | Path, cache_dir: str | Path | None = None, progress: bool = True, **options: Any
 ) -> list[dict[str, Any]]:
-    """Run an experiment, or finish one that was stopped.
+    """Run an experiment, or finish one that was stopped; a name that is none of `names` is refused.
 
-    Args:
-        name: One of `names`.
-        results_dir: Folder of the ledger; rows go to `NAME.jsonl`.
-        cache_dir: Folder for checkpoints; `default_cache()` if left out.
-        progress: Draw progress bars on stderr.
-        **options: Passed on to the experiment: ``output`` and ``recipe`` to `mirlab.base.run`, ``jobs`` and ``backend``
-            to a sweep, see `mirlab.sweep.sweep`.
+    Rows go to ``NAME.jsonl`` in ``results_dir``, checkpoints to ``cache_dir`` or `default_cache`. Options are passed on
+    to the experiment: ``output`` and ``recipe`` to `mirlab.base.run`, ``jobs`` and ``backend`` to `mirlab.sweep.sweep`.
 
     Returns:
         The experiment's rows.
-
-    Raises:
-        MirlibError: No experiment has this name.
     """
     check_name(name)
     book = Ledger(Path(results_dir) / f"{name}.jsonl")

@@ -57,11 +57,7 @@ def key_of(configuration: dict[str, Any]) -> str:
 
 
 class Ledger:
-    """Rows of one experiment in one JSON Lines file.
-
-    Args:
-        path: The file; it need not exist yet.
-    """
+    """Rows of one experiment in one JSON Lines file, which need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -86,14 +82,7 @@ class Ledger:
         return next((row for row in self.rows() if row["key"] == key), None)
 
     def append(self, row: dict[str, Any]) -> bool:
-        """Add a row, unless one with its key is there already.
-
-        Args:
-            row: Must be JSON, and hold a ``key``.
-
-        Returns:
-            Whether the row was added.
-        """
+        """Add a row, which must be JSON and hold a ``key``, unless one with its key is there; whether it was added."""
         if "key" not in row:
             raise ValueError("a row of the ledger needs a 'key'")
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -159,12 +148,10 @@ class FileLock:
     def __enter__(self) -> FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        with contextlib.suppress(BlockingIOError):
             if fcntl is not None:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
             self.held = True
-        except BlockingIOError:
-            pass
         return self
 
     def __exit__(self, *_: object) -> None:

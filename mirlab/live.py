@@ -10,7 +10,6 @@ import base64
 import io
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -69,18 +68,11 @@ class LiveCurve:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._draw()
 
     def __call__(self, step: int, loss: float) -> None:
-        """Take note of a step that has been done.
-
-        Args:
-            step: Number of steps done.
-            loss: Loss of the last one.
-        """
+        """Take note of the loss of a step that has been done; the first is 1."""
         self.losses.append(loss)
         if self._measure is not None and (step == 1 or step % self._every == 0):
             self.measured[step] = self._measure()

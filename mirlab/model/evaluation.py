@@ -50,12 +50,9 @@ def text_accuracy(
 ) -> dict[str, float]:
     r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
 
-    Args:
-        llm: The language model alone.
-        tokenizer: Its tokenizer.
-        form: ``chat`` (``USER: scene \n question ASSISTANT:``) or ``facts`` (``scene \n facts : short question``).
-        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
-        permuted: Show another scene than the one asked about: the blind baseline.
+    The form is ``chat`` (``USER: scene \n question ASSISTANT:``) or ``facts`` (``scene \n facts : short question``).
+    Each of the held-out scenes is asked one question of each kind that it allows; `permuted` shows another scene than
+    the one asked about, the blind baseline.
     """
     drawn = held_out_scenes(scenes)
     encode = language.segment_encoder(tokenizer)
@@ -240,12 +237,7 @@ def caption_scores(
 ) -> dict[str, float]:
     """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        image: ``own``, ``permuted`` (another scene's picture) or ``none``.
-        scenes: Number of held-out scenes.
-        detail: Kind of caption; slots exist in full captions only.
+    The image is ``own``, ``permuted`` (another scene's picture) or ``none``; others are refused.
 
     Returns:
         ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``

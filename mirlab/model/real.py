@@ -114,7 +114,7 @@ def check_packages() -> None:
 
 
 def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A Llama and its tokenizer from a GGUF file, in float32."""
+    """A Llama and its tokenizer from a GGUF file, in float32; refused where `check_packages` misses one."""
     check_packages()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -366,17 +366,8 @@ def stage_two(
 ) -> History:
     """Train language model and connector in place to answer questions about pictures; the encoder stays frozen.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        recipe: How much.
-        seed: Of the scenes and questions.
-        method: What to do beside the plain recipe.
-        digits: Share of scenes whose things are handwritten digits.
-        progress: Draw a progress bar on stderr.
-
-    Returns:
-        The loss of every step, and the time taken.
+    The `seed` is that of scenes and questions, `digits` the share of scenes whose things are handwritten digits; the
+    rest is as for `stage_one`.
     """
     rng = np.random.default_rng([seed, 41])
     scenes = [world.sample_scene(rng, digits=digits) for _ in range(recipe.images)]

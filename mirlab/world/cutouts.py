@@ -222,7 +222,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def ask(scene: Scene, kind: str, words: Sequence[str], rng: np.random.Generator) -> Question | None:
-    """A question of a kind about a scene, with all words of the world; None where the scene does not allow one."""
+    """A question of a kind (others are refused) about a scene, with all words of the world; None if it allows none."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if len(scene.groups) != (1 if kind in ("what", "count") else 2):

@@ -57,7 +57,8 @@ def english_texts(kind: str = "topics", *, held_out: bool = False) -> tuple[str,
     """Real texts from the Python installation: the tenth that no model trains on if they are `held_out`, or the rest.
 
     The kind is ``topics`` (the documentation topics, one text each), ``docstrings`` (those of one module of the
-    standard library are one text) or ``code`` (the source of one module, its first 40,000 characters).
+    standard library are one text) or ``code`` (the source of one module, its first 40,000 characters); others are
+    refused.
     """
     if kind not in ENGLISH_KINDS:
         raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
@@ -124,7 +125,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     """Train the byte-level BPE tokenizer on the world's language and on real English.
 
     Every byte is a token, so no text is unknown and decoding returns the exact text; every word of the world, with
-    its leading space, is one token, so an answer is one prediction.
+    its leading space, is one token, so an answer is one prediction. A vocabulary too small for that is refused.
     """
     rng = np.random.default_rng([0, 1])
     tokenizer = Tokenizer(models.BPE())

@@ -166,14 +166,8 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene.
 
-    Args:
-        rng: Source of randomness.
-        count: Number of things, 1 to 4; uniform if left out.
-        digits: Probability that the things are handwritten digits and not shapes.
-        held_out: Take the handwritings that no training sees, instead of the others.
-
-    Raises:
-        ValueError: `count` is out of range.
+    It has `count` things, 1 to 4 (uniform if left out; others are refused). They are handwritten digits and not shapes
+    with a probability of `digits`; if the scene is `held_out`, in the handwritings that no training sees.
     """
     if count is None:
         count = int(rng.integers(1, len(CELLS) + 1))
@@ -304,13 +298,8 @@ def to_image(scene: Scene) -> Image.Image:
 def caption(scene: Scene, detail: str = "full") -> str:
     """Describe a scene.
 
-    Args:
-        scene: What to describe.
-        detail: ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
-            (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``).
-
-    Raises:
-        ValueError: Unknown `detail`.
+    The detail is ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
+    (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``); others are refused.
     """
     things = scene.things
     if detail == "full":
@@ -348,14 +337,11 @@ CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
-    """Ask a question of one kind about a scene; None where the scene allows none.
+    """Ask a question of one kind about a scene; None where the scene allows none. An unknown kind is refused.
 
     "The circle" is asked about only if there is exactly one circle; yes and no are equally likely in `relation` by
     symmetry and in `exist` by choice, and most of the nos of `exist` name a colour and a shape that are both there,
     on different things.
-
-    Raises:
-        ValueError: Unknown `kind`.
     """
     if kind not in QUESTION_KINDS:
         raise ValueError(f"kind must be one of {', '.join(QUESTION_KINDS)}, not {kind!r}")

@@ -8,7 +8,7 @@ no causal mask on vision helps; only its abstract is public to us, so `VARIANTS`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,7 +208,9 @@ class _Masks:
         layers = decoder_parts(model).layers
         self._decoder_config = getattr(find_decoder(model), "config", model.config)
         self._check_implementation()
-        kinds = _layer_types(self._decoder_config, len(layers))
+        kinds = list(getattr(self._decoder_config, "layer_types", None) or ())[: len(layers)]
+        if len(kinds) < len(layers):  # the config does not say it
+            kinds = [None] * len(layers)
         self._labels: Tensor | None = None
         self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
         self.places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
@@ -372,9 +374,3 @@ class _LayerMask:
 def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:
     """Rows (B, T) cut or filled up to a length."""
     return pad(rows, (0, max(0, length - rows.shape[1])), value=value)[:, :length]
-
-
-def _layer_types(config: Any, count: int) -> Sequence[str | None]:
-    """The kind of each layer where the config says it; None where it does not."""
-    kinds = getattr(config, "layer_types", None)
-    return list(kinds)[:count] if kinds and len(kinds) >= count else [None] * count
