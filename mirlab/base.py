@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -45,12 +46,8 @@ def run(
     Every part keeps checkpoints in `cache`; the same call goes on where a killed one stood. A second process that
     runs the same recipe waits for the first.
 
-    Args:
-        book: Where the row goes.
-        cache: Folder of the checkpoints.
-        recipe: What to train.
-        output: Folder for the finished model; `miniature` beside its checkpoints if left out.
-        progress: Draw progress bars on stderr.
+    The row goes to the `book`, checkpoints to the `cache`, the finished model to `output`; `miniature` beside its
+    checkpoints if left out.
     """
     configuration = asdict(recipe)
     key = ledger.key_of(configuration)
@@ -233,19 +230,14 @@ def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], li
     return "\n\n".join(f"{heading.format(title)}\n\n{table(header, body)}" for title, header, body in sections)
 
 
-def _cells(header: list[str], body: list[list[Any]]) -> list[list[str]]:
-    return [header, *([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in line] for line in body)]
-
-
 def _plain_table(header: list[str], body: list[list[Any]]) -> str:
-    cells = _cells(header, body)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return pd.DataFrame(body, columns=header).to_string(index=False, float_format="{:.3f}".format)
 
 
 def _markdown_table(header: list[str], body: list[list[Any]]) -> str:
-    lines = [f"| {' | '.join(line)} |" for line in _cells(header, body)]
-    return "\n".join([lines[0], f"|{'---|' * len(header)}", *lines[1:]])
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in line] for line in body]
+    first, *lines = (f"| {' | '.join(line)} |" for line in (header, *cells))
+    return "\n".join([first, f"|{'---|' * len(header)}", *lines])
 
 
 def _say(message: str, progress: bool) -> None:

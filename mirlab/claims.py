@@ -13,26 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mirlab.statistics import (
-    ABOVE,
-    BELOW,
-    LEVEL,
-    Estimate,
-    Spread,
-    equivalence_p,
-    holm,
-    holm_factors,
-    jackknife,
-    mean_interval,
-    p_value,
-    rank_step,
-    simulated,
-    slope_within,
-    spearman_of_means,
-    spearman_within,
-    spread,
-    wide,
-)
+from mirlab import statistics
+from mirlab.statistics import ABOVE, BELOW, LEVEL, Estimate, Spread, spearman_within
 from mirlib.errors import MirlibError
 
 SEEDS = 6
@@ -71,11 +53,11 @@ class Claim:
 
     def p(self, numbers: np.ndarray) -> np.ndarray:
         """(..., seeds) → (...): twice the one-sided p, so that .05 is where a 95 % interval leaves the limit."""
-        return np.minimum(1.0, 2 * p_value(numbers, self.limit, self.side, step=self.step))
+        return np.minimum(1.0, 2 * statistics.p_value(numbers, self.limit, self.side, step=self.step))
 
     def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
         """The mean of one number a seed with its interval."""
-        return mean_interval(numbers, confidence, step=self.step)
+        return statistics.mean_interval(numbers, confidence, step=self.step)
 
 
 @dataclass(frozen=True)
@@ -109,22 +91,20 @@ class Contrast(_Linear):
     """Arm first minus arm second on a column lies below, or above, a limit.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         first: Arm.
         second: Arm that is taken from it.
         column: Of `mirlab.results.load`.
         side: `BELOW` or `ABOVE`.
-        limit: The size asked for; 0 asks for the sign alone.
         effect: The true difference for which the oracle's rate is asked; that of the pilot if left out.
+        limit: The size asked for; 0 asks for the sign alone.
     """
 
     first: str
     second: str
     column: str
     side: str = BELOW
-    limit: float = 0.0
     effect: float | None = None
+    limit: float = 0.0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -132,25 +112,30 @@ class Contrast(_Linear):
         return {self.first: 1.0, self.second: -1.0}
 
 
+def better(name: str, source: str, first: str, second: str, effect: float = 0.05) -> Contrast:
+    """Arm first makes a better model than arm second: its accuracy after stage 2 lies above."""
+    return Contrast(name, source, first, second, "accuracy", ABOVE, effect)
+
+
+def lower_mir(name: str, source: str, first: str, second: str, effect: float) -> Contrast:
+    """Arm first has a lower MIR than arm second."""
+    return Contrast(name, source, first, second, "mir", BELOW, effect)
+
+
 @dataclass(frozen=True)
 class Effect(_Linear):
     """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         weights: By arm; for a contrast they add up to 0.
-        column: Of `mirlab.results.load`.
-        side: `BELOW` or `ABOVE`.
-        limit: The size asked for.
-        effect: As in `Contrast`.
+        column, side, effect, limit: As in `Contrast`.
     """
 
     weights: dict[str, float]
     column: str
     side: str = BELOW
-    limit: float = 0.0
     effect: float | None = None
+    limit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,8 +143,6 @@ class Within(_Linear):
     """A weighted sum of arms on a column stays within ± margin: no change, shown by equivalence.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         weights: By arm; ``{"new": 1, "old": -1}`` is a difference.
         column: Of `mirlab.results.load`.
         margin: The largest change that counts as none, fixed before the runs.
@@ -173,37 +156,11 @@ class Within(_Linear):
 
     def p(self, numbers: np.ndarray) -> np.ndarray:
         """(..., seeds) → (...): p of the two one-sided tests."""
-        return equivalence_p(numbers, self.margin)
+        return statistics.equivalence_p(numbers, self.margin)
 
 
 @dataclass(frozen=True)
-class _Over(Claim):
-    """How one column goes with another over arms, within each seed."""
-
-    arms: tuple[str, ...]
-    x: str
-    y: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.x, self.y)
-
-    def per_seed(self, read: Read) -> np.ndarray:
-        """(..., seeds) statistics."""
-        return self.statistic(read(self.x), read(self.y))
-
-    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
-        """(..., seeds) statistics of arms drawn from a pilot, with a metric x that knows their true means.
-
-        It is the true mean itself, turned to the side that is claimed, and as far spread over arms as the pilot's x.
-        """
-        means = pilot[self.y].means - pilot[self.y].means.mean()
-        size = pilot[self.x].means.std() / (means.std() or 1.0)
-        return self.statistic(means * size * (-1 if self.side == BELOW else 1), drawn)
-
-
-@dataclass(frozen=True)
-class Follows(_Over):
+class Follows(Claim):
     """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
 
     A limit near −1 asks for more than six seeds give: with the arms and the noise of the first edition an oracle's
@@ -212,15 +169,21 @@ class Follows(_Over):
     skewed; where there is no relation, never.
 
     Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
         arms: Which are ranked.
         x: A metric, or a setting of the recipe.
         y: What it should go with.
         limit: The correlation asked for; its sign is that of the claim.
     """
 
+    arms: tuple[str, ...]
+    x: str
+    y: str
     limit: float = -0.5
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Both."""
+        return (self.x, self.y)
 
     @property
     def side(self) -> str:
@@ -230,37 +193,19 @@ class Follows(_Over):
     @property
     def step(self) -> float:
         """Smallest difference of two seeds' correlations."""
-        return rank_step(len(self.arms))
+        return statistics.rank_step(len(self.arms))
 
     def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
         """Within ±1."""
         return super().interval(numbers, confidence).clipped(-1, 1)
 
-    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Rank correlations over the last axis."""
-        return spearman_within(x, y)
+    def per_seed(self, read: Read) -> np.ndarray:
+        """(..., seeds) rank correlations."""
+        return spearman_within(read(self.x), read(self.y))
 
-
-@dataclass(frozen=True)
-class Slope(_Over):
-    """A column changes with another over arms: the least-squares slope within seeds, where ranks are too coarse.
-
-    Attributes:
-        name: As in `Claim`.
-        source: As in `Claim`.
-        arms: Which are compared.
-        x: A metric, or a setting of the recipe.
-        y: What it should go with.
-        side: `BELOW` or `ABOVE`.
-        limit: Slope in units of y per unit of x.
-    """
-
-    side: str = BELOW
-    limit: float = 0.0
-
-    def statistic(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Slopes over the last axis."""
-        return slope_within(x, y)
+    def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
+        """(..., seeds) correlations of arms drawn from a pilot with their true means, turned to the claimed side."""
+        return spearman_within(pilot[self.y].means * (-1 if self.side == BELOW else 1), drawn)
 
 
 def outcome(claim: Claim, estimate: Estimate, inner: Estimate, *, ceiling: float | None, seeds: int) -> str:
@@ -379,7 +324,7 @@ def judge_values(
     testable = np.array([ceilings.get(claim.name, 1.0) >= FAIR for claim in claims], dtype=bool)
     p = np.array([float(c.p(n)) if ok else 1.0 for c, n, ok in zip(claims, numbers, measured, strict=True)])
     p_holm, factors = np.full(len(claims), np.nan), np.ones(len(claims))
-    p_holm[testable], factors[testable] = holm(p[testable]), holm_factors(p[testable])
+    p_holm[testable], factors[testable] = statistics.holm(p[testable]), statistics.holm_factors(p[testable])
     findings = []
     for i, claim in enumerate(claims):
         ceiling = ceilings.get(claim.name)
@@ -390,7 +335,7 @@ def judge_values(
         (word, adjusted), (alone, estimate) = words
         over = None
         if isinstance(claim, Follows) and measured[i]:
-            over = jackknife(spearman_of_means, *data[i].values()).clipped(-1, 1)
+            over = statistics.jackknife(statistics.spearman_of_means, *data[i].values()).clipped(-1, 1)
         known = (p[i], p_holm[i]) if measured[i] else (np.nan, np.nan)
         findings.append(Finding(claim, word, estimate, adjusted, *map(float, known), alone, ceiling, over))
     return tuple(findings)
@@ -409,24 +354,19 @@ def ceilings(
     Experiments are drawn from means and spreads, each claim's for itself, and go through Holm's procedure together. A
     claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is true in them: for a
     `Contrast` or an `Effect` the effect that the claim names, or else that of the means, on the claimed side, so that a
-    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` and `Slope` a
-    metric x that is the true arm mean of y.
+    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` a metric x
+    that is the true arm mean of y.
 
-    Args:
-        claims: All of the experiment.
-        known: For each claim, the spread of its columns over its arms, see `spreads`.
-        seeds: Of the experiment.
-        draws: How many experiments are drawn.
-        seed: Of the draws.
+    `known` has for each claim the spread of its columns over its arms, see `spreads`; `seed` is that of the draws.
     """
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
     for i, (claim, columns) in enumerate(zip(claims, known, strict=True)):
-        drawn = simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
         p[:, i] = claim.p(claim.oracle(columns, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
     while family:
-        rates[family] = (holm(p[:, family]) <= LEVEL).mean(axis=0)
+        rates[family] = (statistics.holm(p[:, family]) <= LEVEL).mean(axis=0)
         weakest = min(family, key=rates.__getitem__)
         if rates[weakest] >= FAIR:
             break
@@ -437,9 +377,7 @@ def ceilings(
 def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spread]]:
     """Means and spreads of the claims' columns, from a pilot that ran all of their arms.
 
-    Args:
-        claims: All of the experiment.
-        pilot: Runs of its arms, two seeds at least, which the experiment does not use again.
+    The pilot has two seeds at least, which the experiment does not use again.
 
     Raises:
         MirlibError: The pilot lacks an arm, a column, or seeds.
@@ -448,7 +386,7 @@ def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spre
     for claim, values in zip(claims, _values(claims, pilot), strict=True):
         if min(map(len, values.values())) < 2:
             raise MirlibError(f"the pilot has fewer than two seeds with all arms of “{claim.name}”: run more of it")
-        found.append({column: spread(values[column]) for column in claim.columns})
+        found.append({column: statistics.spread(values[column]) for column in claim.columns})
     return found
 
 
@@ -478,7 +416,7 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
 def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:
     """For each claim (seeds, arms) values of its columns, for the seeds that have all of them."""
     names = dict.fromkeys(column for claim in claims for column in claim.columns)
-    columns = {name: wide(table, name) for name in names} if len(table) else {}
+    columns = {name: statistics.wide(table, name) for name in names} if len(table) else {}
     found = []
     for claim in claims:
         if not columns:

@@ -70,12 +70,9 @@ def _run(options: argparse.Namespace) -> None:
     from mirlab import commands
     from mirlab.model import precision
 
-    _check_name(options.experiment)
-    given = {
-        name: value
-        for name, value in (("output", options.output), ("jobs", options.jobs), ("backend", options.backend))
-        if value is not None
-    }
+    commands.check_name(options.experiment)
+    options_of_some = {name: getattr(options, name) for name in ("output", "jobs", "backend")}
+    given = {name: value for name, value in options_of_some.items() if value is not None}
     accepted = {"base": {"output"}, "parts": set()}.get(options.experiment, {"jobs", "backend"})
     if unknown := given.keys() - accepted:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
@@ -92,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from mirlab import commands
 
-    _check_name(options.experiment)
+    commands.check_name(options.experiment)
     ledger = Path(options.results) / f"{options.experiment}.jsonl"
     with _reading(ledger):
         found = commands.show(options.experiment, ledger.parent)
@@ -110,13 +107,6 @@ def _parts(options: argparse.Namespace) -> None:
         raise MirlibError(f"--pictures {shown(pictures)}: no such folder")
     logging.disable_progress_bar()  # of each tensor that is converted; there is a bar for the whole
     print_result(str(real_parts.fetch(commands.default_cache(), pictures=pictures, progress=not options.no_progress)))
-
-
-def _check_name(name: str) -> None:
-    from mirlab.commands import names
-
-    if name not in names():
-        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(names())}")
 
 
 @contextmanager

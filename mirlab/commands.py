@@ -17,7 +17,7 @@ from mirlab import results
 from mirlab.claims import listed
 from mirlab.experiments import EXPERIMENTS, Experiment
 from mirlab.ledger import Ledger
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, shown
 
 SPECIAL = {
     "base": "Train the miniature LLaVA from nothing and measure it.",
@@ -51,31 +51,24 @@ def default_cache() -> Path:
 
 def listing() -> str:
     """All experiments, one line each, with the minutes that they take on one core."""
-    minutes = {"base": 45, "parts": 200} | {name: _minutes(experiment) for name, experiment in EXPERIMENTS.items()}
-    summaries = SPECIAL | {name: experiment.summary for name, experiment in EXPERIMENTS.items()}
-    return "\n".join(f"{name:16} {minutes[name]:4} min  {summary}" for name, summary in summaries.items())
+    said = [(name, minutes, SPECIAL[name]) for name, minutes in (("base", 45), ("parts", 200))]
+    for name, experiment in EXPERIMENTS.items():
+        said.append((name, round(sum(run.cost for run in experiment.runs) / 60), experiment.summary))
+    return "\n".join(f"{name:16} {minutes:4} min  {summary}" for name, minutes, summary in said)
 
 
 def run(
     name: str, *, results_dir: str | Path, cache_dir: str | Path | None = None, progress: bool = True, **options: Any
 ) -> list[dict[str, Any]]:
-    """Run an experiment, or finish one that was stopped.
+    """Run an experiment, or finish one that was stopped; a name that is none of `names` is refused.
 
-    Args:
-        name: One of `names`.
-        results_dir: Folder of the ledger; rows go to `NAME.jsonl`.
-        cache_dir: Folder for checkpoints; `default_cache()` if left out.
-        progress: Draw progress bars on stderr.
-        **options: Passed on to the experiment: ``output`` and ``recipe`` to `mirlab.base.run`, ``jobs`` and ``backend``
-            to a sweep, see `mirlab.sweep.sweep`.
+    Rows go to ``NAME.jsonl`` in ``results_dir``, checkpoints to ``cache_dir`` or `default_cache`. Options are passed on
+    to the experiment: ``output`` and ``recipe`` to `mirlab.base.run`, ``jobs`` and ``backend`` to `mirlab.sweep.sweep`.
 
     Returns:
         The experiment's rows.
-
-    Raises:
-        MirlibError: No experiment has this name.
     """
-    _check(name)
+    check_name(name)
     book = Ledger(Path(results_dir) / f"{name}.jsonl")
     cache = Path(cache_dir) if cache_dir is not None else default_cache()
     if name == "base":
@@ -97,7 +90,7 @@ def show(name: str, results_dir: str | Path) -> str:
     Raises:
         MirlibError: No experiment has this name, or it has not been run.
     """
-    _check(name)
+    check_name(name)
     if name in EXPERIMENTS:
         said = describe(EXPERIMENTS[name], results_dir)
     else:
@@ -129,19 +122,15 @@ def _special(name: str, rows: list[dict[str, Any]]) -> str:
         from mirlab import base
 
         return base.describe(rows)
-    lines = [{"seed": row["seed"], "failed at": ", ".join(row["failures"]) or "-"} | _shares(row) for row in rows]
+    lines = []
+    for row in rows:
+        lines.append({"seed": row["seed"], "failed at": ", ".join(row["failures"]) or "-"})
+        for by in ("words", "probe"):
+            lines[-1] |= {f"{name} ({by})": share for name, share in row["measured"][by].items()}
     return pd.DataFrame(lines).round(3).to_string(index=False) if lines else ""
 
 
-def _shares(row: dict[str, Any]) -> dict[str, float]:
-    words, probe = row["measured"]["words"], row["measured"]["probe"]
-    return {f"{name} (words)": share for name, share in words.items()} | {f"{k} (probe)": v for k, v in probe.items()}
-
-
-def _minutes(experiment: Experiment) -> int:
-    return round(sum(run.cost for run in experiment.runs) / 60)
-
-
-def _check(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse a name that is none of `names`."""
     if name not in names():
-        raise MirlibError(f"no experiment is called {name!r}; there is {', '.join(names())}")
+        raise MirlibError(f"no experiment is called '{shown(name)}'; there is {', '.join(names())}")

@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
@@ -58,11 +57,7 @@ def key_of(configuration: dict[str, Any]) -> str:
 
 
 class Ledger:
-    """Rows of one experiment in one JSON Lines file.
-
-    Args:
-        path: The file; it need not exist yet.
-    """
+    """Rows of one experiment in one JSON Lines file, which need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -87,33 +82,21 @@ class Ledger:
         return next((row for row in self.rows() if row["key"] == key), None)
 
     def append(self, row: dict[str, Any]) -> bool:
-        """Add a row, unless one with its key is there already.
-
-        Args:
-            row: Must be JSON, and hold a ``key``.
-
-        Returns:
-            Whether the row was added.
-        """
+        """Add a row, which must be JSON and hold a ``key``, unless one with its key is there; whether it was added."""
         if "key" not in row:
             raise ValueError("a row of the ledger needs a 'key'")
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            with locked(descriptor):
-                content = self.path.read_bytes()
-                if any(other["key"] == row["key"] for other in _parse(content, self.path)):
-                    return False
-                whole = content.rfind(b"\n") + 1
-                if whole != len(content):  # a killed run's last words
-                    os.ftruncate(descriptor, whole)
-                if os.write(descriptor, line) != len(line):
-                    os.ftruncate(descriptor, whole)
-                    raise OSError(f"could not write a whole row to {self.path}: is the disk full?")
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with FileLock(self.path) as lock:
+            content = self.path.read_bytes()
+            if any(other["key"] == row["key"] for other in _parse(content, self.path)):
+                return False
+            whole = content.rfind(b"\n") + 1  # what follows are a killed run's last words
+            os.ftruncate(lock.descriptor, whole)
+            os.lseek(lock.descriptor, whole, os.SEEK_SET)
+            if os.write(lock.descriptor, line) != len(line):
+                os.ftruncate(lock.descriptor, whole)
+                raise OSError(f"could not write a whole row to {self.path}: is the disk full?")
+            os.fsync(lock.descriptor)
         return True
 
 
@@ -150,19 +133,6 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-@contextlib.contextmanager
-def locked(descriptor: int) -> Iterator[None]:
-    """Hold the exclusive lock of an open file; others wait."""
-    if fcntl is None:
-        yield
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 class FileLock:
     """An exclusive lock on a file, for a `with` statement. The system lets go of it when the process dies.
 
@@ -177,17 +147,15 @@ class FileLock:
 
     def __enter__(self) -> FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        with contextlib.suppress(BlockingIOError):
             if fcntl is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
             self.held = True
-        except BlockingIOError:
-            self.held = False
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)  # which lets go of the lock
+        os.close(self.descriptor)  # which lets go of the lock
         self.held = False
 
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import world
 from mirlab.measuring import pictures_of, texts_of
-from mirlab.model import evaluation, precision, sequence, train
-from mirlab.world import language
 from mirlab.world.scenes import handwritten
 from mirlib.widgets.ask_the_model import AskTheModel
 from mirlib.widgets.train_in_page import TrainInPage
@@ -75,18 +68,11 @@ class LiveCurve:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._draw()
 
     def __call__(self, step: int, loss: float) -> None:
-        """Take note of a step that has been done.
-
-        Args:
-            step: Number of steps done.
-            loss: Loss of the last one.
-        """
+        """Take note of the loss of a step that has been done; the first is 1."""
         self.losses.append(loss)
         if self._measure is not None and (step == 1 or step % self._every == 0):
             self.measured[step] = self._measure()
@@ -135,29 +121,7 @@ class LiveCurve:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Questions and replies
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model replied to a question.
-
-    Attributes:
-        question: The question with its true answer.
-        said: The word that the model finds likeliest among all of its vocabulary.
-        words: The answers that the question allows.
-        probabilities: Of each of these words, among all of the vocabulary; what is missing to 1 went elsewhere.
-    """
-
-    question: world.Question
-    said: str
-    words: tuple[str, ...]
-    probabilities: tuple[float, ...]
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the likeliest word is the true answer."""
-        return self.said == self.question.answer
+# Questions
 
 
 def questions_of(scene: world.Scene, *, most: int = 4) -> list[world.Question]:
@@ -168,61 +132,6 @@ def questions_of(scene: world.Scene, *, most: int = 4) -> list[world.Question]:
         drawn = (world.ask(scene, kind, rng) for _ in range(16))
         asked += list(dict.fromkeys(question for question in drawn if question is not None))[:most]
     return asked
-
-
-@torch.no_grad()
-def ask_pictures(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    scene: world.Scene,
-    questions: Sequence[world.Question],
-    *,
-    picture_of: world.Scene | None = None,
-) -> list[Reply]:
-    """Ask questions about the picture of a scene, in the form of the chat template.
-
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        scene: What the questions are about.
-        questions: What to ask.
-        picture_of: Show the picture of this scene instead: a blind baseline.
-    """
-    shown = scene if picture_of is None else picture_of
-    image = model.model.multi_modal_projector(train.vision_features(model, [shown]).float())[0]  # (36, d)
-    return _ask(partial(sequence.read, model), model, tokenizer, sequence.image(image), questions)
-
-
-def _ask(
-    read: Callable[..., torch.Tensor],
-    model: LlavaForConditionalGeneration | LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    scene: sequence.Embedded,
-    questions: Sequence[world.Question],
-) -> list[Reply]:
-    """Ask about what stands in the place of the scene: image tokens or embedded words."""
-    if not questions:
-        return []
-    encode = language.segment_encoder(tokenizer)
-    embed = model.get_input_embeddings()
-    before = sequence.join(sequence.words(embed(torch.tensor([language.BOS, *encode("USER:")]))), scene)
-    prompts = [[*encode("\n"), *encode(f" {q.text}"), *encode(" ASSISTANT:")] for q in questions]
-    last = torch.tensor([len(before.vision) + len(prompt) - 1 for prompt in prompts])
-    with precision.multiplying():
-        hidden = read(before, sequence.words(embed(train.padded(prompts))))  # (n, length, d)
-    rows = hidden[torch.arange(len(questions)), last].float()
-    likelihoods = model.lm_head(rows).softmax(-1)  # (n, vocabulary)
-    replies = []
-    for question, likely in zip(questions, likelihoods, strict=True):
-        said = tokenizer.decode(int(likely.argmax())).strip()
-        if question.kind:
-            words = evaluation.candidates(question)
-            ids = [encode(f" {word}")[0] for word in words]
-        else:  # a question of the reader's own: whatever the model finds likeliest
-            ids = likely.topk(5).indices.tolist()
-            words = tuple(tokenizer.decode(i).strip() for i in ids)
-        replies.append(Reply(question, said, words, tuple(likely[ids].tolist())))
-    return replies
 
 
 # ---------------------------------------------------------------------------------------------------------------------

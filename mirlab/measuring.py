@@ -30,7 +30,7 @@ def measure(
     Accuracies by kind of question stand beside how many questions there were, since their noise is binomial.
     """
     tokenizer = processor.tokenizer
-    options = {"scenes": run.scenes, "seed": 0}
+    options = {"scenes": run.scenes}
     other = "mid" if run.stage_one.detail != "mid" else "full"
     captions = {
         "in_domain": evaluation.caption_scores(model, tokenizer, scenes=200, detail=run.stage_one.detail),
@@ -79,11 +79,7 @@ def with_long_tokens_changed(
 ) -> dict[str, float]:
     """What a run says to `mirlab.model.long_tokens`, flat: each metric is measured as it is without the change.
 
-    Args:
-        model: After stage 1.
-        tuned: After stage 2.
-        processor: Of both.
-        run: Says how much is asked.
+    The `model` is the one after stage 1, `tuned` the one after stage 2.
 
     Returns:
         For each variant ``perplexity_VARIANT`` (of captions, in domain) and ``mir_VARIANT`` after stage 1, the dropped
@@ -96,7 +92,7 @@ def with_long_tokens_changed(
             captions = evaluation.caption_scores(model, processor.tokenizer, scenes=200, detail=run.stage_one.detail)
             collected = long_tokens.without_dropped(collect(model, processor, seed=0))
         with long_tokens.changed(tuned, variant):
-            answers = evaluation.image_answers(tuned, processor.tokenizer, scenes=run.scenes, seed=0)
+            answers = evaluation.image_answers(tuned, processor.tokenizer, scenes=run.scenes)
         found[f"perplexity_{variant}"] = captions["perplexity"]
         found[f"mir_{variant}"] = modality_integration_rate(collected.vision, collected.text).value
         found[f"accuracy_{variant}"] = answers.mean_accuracy
@@ -105,17 +101,11 @@ def with_long_tokens_changed(
 
 
 def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:
-    """Texts of a kind that no miniature was trained on.
+    """Texts of a kind that no miniature was trained on; if there are not so many, that is refused.
 
-    Args:
-        kind: One of `TEXT_KINDS`: made-up news, passages of Python's documentation topics, docstrings and source of
-            its standard library, or full captions of scenes.
-        count: How many.
-        seed: Which ones; draws of real texts overlap, and so do the passages of one draw: the topics that no
-            miniature has read hold some 800 words in all.
-
-    Raises:
-        ValueError: There are not so many.
+    The kind is one of `TEXT_KINDS`: made-up news, passages of Python's documentation topics, docstrings and source of
+    its standard library, or full captions of scenes. Draws of real texts of several seeds overlap, and so do the
+    passages of one: the topics that no miniature has read hold some 800 words in all.
     """
     rng = np.random.default_rng([seed, 51, TEXT_KINDS.index(kind)])
     if kind == "news":
@@ -177,17 +167,17 @@ def collect(
 
 
 def mir_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor, **options: Any) -> dict[str, Any]:
-    """MIR with its parts and baselines; options as for `collect`.
+    """`mir_of_rows` of what `collect` reads with these options."""
+    return mir_of_rows(collect(model, processor, **options))
+
+
+def mir_of_rows(collected: rows.TokenRows) -> dict[str, Any]:
+    """MIR with its parts and baselines.
 
     Returns:
         ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``,
         ``null``, with zeros instead of vision rows, and ``floor``, the mean MIR of text against text over two splits.
     """
-    return mir_of_rows(collect(model, processor, **options))
-
-
-def mir_of_rows(collected: rows.TokenRows) -> dict[str, Any]:
-    """`mir_of` of rows in memory."""
     result = modality_integration_rate(collected.vision, collected.text)
     floor = baselines.text_floor(collected.text, collected.text_samples, splits=2)
     return {
@@ -213,10 +203,7 @@ def robustness(
 ) -> dict[str, Any]:
     """MIR of one model over everything that should not matter (Fig. 3 and 8, Table 6 of the paper).
 
-    Args:
-        model: The whole model.
-        processor: Its processor.
-        trained_on: Three hundred scenes that stage 1 has seen.
+    It is told three hundred scenes that stage 1 was ``trained_on``.
 
     Returns:
         ``kinds``: by picture kind and text kind, MIR of three draws of 100; ``template``: chat or plain;

@@ -92,8 +92,10 @@ def _of_real(claim: Claim, pilot: pd.DataFrame) -> dict[str, Spread]:
 
 def _of(claim: Claim, pilot: pd.DataFrame, means: pd.DataFrame) -> dict[str, Spread]:
     """Arm means of a claim's columns, and the pilot's noise of the last, the one that experiments are drawn of."""
-    drawn = claim.columns[-1]
-    found = replace(_noise(pilot, STANDS_FOR.get(drawn, drawn)), means=_means_of(claim, means))
+    drawn, centres = claim.columns[-1], np.zeros(len(claim.arms))  # a claim that is no ranking names its effect
+    if isinstance(claim, Follows):
+        centres = means.loc[list(claim.arms), claim.y].to_numpy(float)  # the oracle's metric is what is ranked
+    found = replace(_noise(pilot, STANDS_FOR.get(drawn, drawn)), means=centres)
     return dict.fromkeys(claim.columns, found)
 
 
@@ -105,15 +107,6 @@ def _noise(pilot: pd.DataFrame, column: str) -> Spread:
     tables = (wide(pilot, column)[list(PILOT_ARMS)].dropna(), wide(seeds, column))
     found = [spread(table.to_numpy(float)) for table in tables if len(table)]
     return min(found, key=lambda spread: float(spread.noise))
-
-
-def _means_of(claim: Claim, means: pd.DataFrame) -> np.ndarray:
-    """Of what is ranked: the oracle's metric is that itself. Elsewhere the claim names its effect."""
-    return (
-        means.loc[list(claim.arms), claim.y].to_numpy(float)
-        if isinstance(claim, Follows)
-        else np.zeros(len(claim.arms))
-    )
 
 
 def _means(name: str, folder: Path) -> pd.DataFrame:

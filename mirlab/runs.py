@@ -21,13 +21,8 @@ from mirlab.model.pool import Pool
 from mirlab.recipes import Run
 
 
-def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Do a run on one thread.
-
-    Args:
-        run: What to do.
-        cache: Folder of trained parts and of features; see `parts.load`.
-        progress: Draw progress bars on stderr.
+def execute(run: Run, cache: Path) -> dict[str, Any]:
+    """Do a run on one thread, with trained parts and features in the cache; see `mirlab.model.parts.load`.
 
     Returns:
         The row's ``metrics``, ``seconds`` by phase, ``parts``, the fingerprint of encoder and language model, and
@@ -57,9 +52,9 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
         features=None if run.stage_one.unlock_encoder else shared.pool.features(wanted),
         method=technique,
         after_step=probe if run.probes else None,
-        progress=progress,
+        progress=False,
     )
-    after_training = time.monotonic()
+    trained_at = time.monotonic()
     metrics: dict[str, Any] = {"stage_one": train.state_of(trained)}
     if trained.before:
         metrics["before_stage_one"] = measuring.rounded(trained.before)
@@ -75,10 +70,7 @@ def execute(run: Run, cache: Path, *, progress: bool = False) -> dict[str, Any]:
         metrics["probes"] = probes
     row = {
         "metrics": metrics,
-        "seconds": {
-            "stage_one": round(after_training - started, 1),
-            "all": round(time.monotonic() - started, 1),
-        },
+        "seconds": {"stage_one": round(trained_at - started, 1), "all": round(time.monotonic() - started, 1)},
         "parts": shared.fingerprint,
     }
     return row if technique == methods.PLAIN else {**row, "method": technique.configuration}

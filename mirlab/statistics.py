@@ -83,8 +83,8 @@ def mean_interval(values: Values, confidence: float = 0.95, *, step: float = 0.0
     return Estimate(float(mean), float(mean - width), float(mean + width), count)
 
 
-def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: float = 0.95) -> Estimate:
-    """A statistic over seeds that is no mean, with an interval from leaving out one seed after the other.
+def jackknife(statistic: Callable[..., float], *arrays: Values) -> Estimate:
+    """A statistic over seeds that is no mean, with a 95 % interval from leaving out one seed after the other.
 
     The standard error is the delete-one jackknife's [Efron and Stein, 1981], the quantile Student's for one less than
     the number of seeds. Of a mean it is exactly `mean_interval`.
@@ -92,7 +92,6 @@ def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: floa
     Args:
         statistic: Of the arrays, for example `spearman_of_means`.
         arrays: Each with the seeds as its first axis, three at least.
-        confidence: Of the interval.
 
     Examples:
         >>> import numpy as np
@@ -106,24 +105,24 @@ def jackknife(statistic: Callable[..., float], *arrays: Values, confidence: floa
         return Estimate(value, np.nan, np.nan, count)
     left = np.array([statistic(*(np.delete(array, seed, axis=0) for array in arrays)) for seed in range(count)])
     error = np.sqrt((count - 1) * np.mean((left - left.mean()) ** 2))
-    width = float(special.stdtrit(count - 1, (1 + confidence) / 2) * error)
+    width = float(special.stdtrit(count - 1, 0.975) * error)
     return Estimate(value, value - width, value + width, count)
 
 
-def p_value(values: Values, limit: float = 0.0, side: str | None = None, *, step: float = 0.0) -> np.ndarray:
-    """Student's t test of a mean over seeds against a limit.
+def p_value(values: Values, limit: float, side: str, *, step: float = 0.0) -> np.ndarray:
+    """Student's one-sided t test of a mean over seeds against a limit.
 
     Args:
         values: (..., seeds), two at least.
         limit: What the mean is, or at most reaches, if there is no effect.
-        side: `BELOW` or `ABOVE`: where the mean is expected; None tests both sides.
+        side: `BELOW` or `ABOVE`: where the mean is expected.
         step: As in `mean_interval`.
 
     Returns:
         (...) p. Seeds that agree perfectly give 0 or 1 (without a step).
 
     Examples:
-        >>> round(float(p_value([1.0, 2.0, 3.0], side=ABOVE)), 4)
+        >>> round(float(p_value([1.0, 2.0, 3.0], 0, ABOVE)), 4)
         0.0371
     """
     values = np.asarray(values, dtype=float)
@@ -131,29 +130,20 @@ def p_value(values: Values, limit: float = 0.0, side: str | None = None, *, step
     distance = np.round(mean - limit, 12)  # so that a mean that is the limit but for rounding is no evidence
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(distance == 0, 0.0, distance / error)
-    lower = special.stdtr(values.shape[-1] - 1, t)
-    if side is None:
-        return 2 * np.minimum(lower, special.stdtr(values.shape[-1] - 1, -t))
-    return lower if side == BELOW else special.stdtr(values.shape[-1] - 1, -t)
+    return special.stdtr(values.shape[-1] - 1, t if side == BELOW else -t)
 
 
 def equivalence_p(values: Values, margin: float) -> np.ndarray:
     """Two one-sided t tests: p for "the mean lies within ± margin" [Schuirmann, 1987].
 
-    At most .05 exactly when the 90 % interval of `mean_interval` lies within ± margin.
-
-    Args:
-        values: (..., seeds), two at least.
-        margin: Above 0; fixed before the runs.
+    At most .05 exactly when the 90 % interval of `mean_interval` lies within ± margin. Values are (..., seeds), two at
+    least; the margin is above 0 and fixed before the runs.
     """
     return np.maximum(p_value(values, -margin, ABOVE), p_value(values, margin, BELOW))
 
 
 def holm(p: Values) -> np.ndarray:
-    """The p of each test, adjusted for its family [Holm, 1979]: at most .05 where the procedure rejects at .05.
-
-    Args:
-        p: (..., tests).
+    """The p of each test (..., tests), adjusted for its family [Holm, 1979]: at most .05 where that rejects at .05.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03])
@@ -173,11 +163,7 @@ def holm_factors(p: Values, level: float = LEVEL) -> np.ndarray:
 
     A test that is rejected has the factor of its own step, all others that of the step at which the procedure stopped.
     An interval of confidence ``1 - level / factor`` therefore leaves out the limit exactly when the adjusted p is
-    at most the level.
-
-    Args:
-        p: (tests,).
-        level: Of the family.
+    at most the level. p is (tests,), the level that of the family.
 
     Examples:
         >>> holm_factors([0.001, 0.5, 0.6])
@@ -213,13 +199,9 @@ def spearman_within(x: Values, y: Values) -> np.ndarray:
 
 
 def spearman_of_means(x: Values, y: Values) -> float:
-    """Rank correlation of the arms' means over seeds, the statistic of the MIR paper. For `jackknife`, too.
+    """Rank correlation of the means over seeds of (seeds, arms), the statistic of the MIR paper. For `jackknife`, too.
 
     A rank jumps or stays, so that the jackknife's interval is wide where arms lie close and rough everywhere.
-
-    Args:
-        x: (seeds, arms).
-        y: (seeds, arms).
     """
     return float(spearman_within(np.mean(x, axis=0), np.mean(y, axis=0)))
 
@@ -232,21 +214,6 @@ def rank_step(arms: int) -> float:
         0.2
     """
     return 12 / (arms**3 - arms)
-
-
-def slope_within(x: Values, y: Values) -> np.ndarray:
-    """Least-squares slope of y on x over arms within each seed; 0 where x is the same in all arms.
-
-    Args:
-        x: (..., arms), or (arms,) for all seeds.
-        y: (..., arms).
-
-    Returns:
-        (...) slopes in units of y per unit of x.
-    """
-    x, y = (_centred(np.asarray(values, dtype=float)) for values in (x, y))
-    product, square = np.broadcast_arrays((x * y).sum(axis=-1), (x**2).sum(axis=-1))
-    return np.divide(product, square, out=np.zeros(product.shape), where=square > 0)
 
 
 @dataclass(frozen=True)
@@ -265,14 +232,11 @@ class Spread:
 
 
 def spread(values: Values) -> Spread:
-    """Arm means, noise and the seeds' offsets from a pilot: a two-way analysis of variance with one run a cell.
+    """Means, noise and offsets from a pilot (seeds, arms): a two-way analysis of variance with one run a cell.
 
     The noise has (seeds − 1)(arms − 1) degrees of freedom, and so is itself uncertain by about one over the root of
     twice as many: 29 % for three seeds of four arms. With a single arm, offset and noise cannot be told apart, and all
     is noise.
-
-    Args:
-        values: (seeds, arms).
 
     Raises:
         MirlibError: There are fewer than two seeds.
@@ -320,14 +284,7 @@ def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame, first: str, second: str, column: str) -> pd.Series:
-    """One arm minus another on a column, by seed, for the seeds that have both.
-
-    Args:
-        table: As in `wide`.
-        first: Arm.
-        second: Arm that is taken from it.
-        column: Which one.
-    """
+    """The first arm minus the second on a column of a table as in `wide`, by seed, for the seeds that have both."""
     values = wide(table, column).reindex(columns=[first, second])
     return (values[first] - values[second]).dropna().rename(column)
 

@@ -59,8 +59,7 @@ def sweep(
         MirlibError: A run stands in two arms, or has a method that there is not; the backend is unknown, or its
             package is not installed.
     """
-    results_dir, cache = Path(results_dir), Path(cache)
-    book = ledger.Ledger(results_dir / f"{experiment}.jsonl")
+    book, cache = ledger.Ledger(Path(results_dir) / f"{experiment}.jsonl"), Path(cache)
     wanted = _planned(experiment, arms)
     done = {row["key"] for row in book.rows()}
     others = _rows_of_others(book) if wanted.keys() - done else {}
@@ -165,14 +164,8 @@ def _do(
             with precision.use(in_use):
                 done = (execute or import_module(run.done_by).execute)(run, cache)
                 provenance = precision.provenance()
-            row = {
-                "key": key,
-                "experiment": experiment,
-                "arm": arm,
-                "configuration": run.configuration,
-                **done,
-                "provenance": provenance,
-            }
+            asked = {"key": key, "experiment": experiment, "arm": arm, "configuration": run.configuration}
+            row = {**asked, **done, "provenance": provenance}
             book.append(row)
     return arm, run, row
 

@@ -23,16 +23,11 @@ ON_ROWS = (
 
 
 def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, news: TokenRows) -> dict[str, Any]:
-    """All measures of a model.
+    """All measures of a model after stage 1.
 
-    Measures of clouds take the rows that MIR takes everywhere in the ledger. Those of pairs take `NUM` held-out scenes
-    and their own full captions, the caption read without its picture; beside them stands what the same architecture
-    gives with random weights.
-
-    Args:
-        model: The model after stage 1.
-        processor: Its processor.
-        news: Rows of pictures of scenes and of news.
+    Measures of clouds take the rows that MIR takes everywhere in the ledger, of pictures of scenes and of news. Those
+    of pairs take `NUM` held-out scenes and their own full captions, the caption read without its picture; beside them
+    stands what the same architecture gives with random weights.
 
     Returns:
         ``gaps``, for each measure its ``value``, ``per_layer`` and processor ``seconds``, and for measures of pairs

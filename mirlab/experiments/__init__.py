@@ -71,12 +71,7 @@ class Experiment:
 
 
 class Registry(Mapping[str, Experiment]):
-    """The experiments of a package by name; a module is imported when it is looked up, one with a ``_`` in front never.
-
-    Args:
-        package: Its name.
-        path: Its folders.
-    """
+    """The experiments of a package by name; modules are imported when looked up, those with a ``_`` in front never."""
 
     def __init__(self, package: str, path: list[str]) -> None:
         self._package = package

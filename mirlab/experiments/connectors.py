@@ -21,7 +21,7 @@ EXPERIMENT = Experiment(
             "plain",
             "mir",
             ABOVE,
-            effect=0.491,
+            0.491,
         ),
         Contrast(
             "The Q-Former makes a worse model than the two-layer MLP",
@@ -30,12 +30,10 @@ EXPERIMENT = Experiment(
             "plain",
             "accuracy",
             BELOW,
-            effect=-0.1,
+            -0.1,
         ),
-        Contrast("One layer has a higher MIR than two", "paper, Table 4", "mlp1", "plain", "mir", ABOVE, effect=0.272),
-        Contrast(
-            "Four layers have a higher MIR than two", "paper, Table 4", "mlp4", "plain", "mir", ABOVE, effect=0.264
-        ),
+        Contrast("One layer has a higher MIR than two", "paper, Table 4", "mlp1", "plain", "mir", ABOVE, 0.272),
+        Contrast("Four layers have a higher MIR than two", "paper, Table 4", "mlp4", "plain", "mir", ABOVE, 0.264),
         Follows("MIR ranks connectors as accuracy does", "paper, Table 4", tuple(ARMS), "mir", "accuracy"),
     ),
 )

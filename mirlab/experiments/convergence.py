@@ -1,6 +1,6 @@
 """How do MIR, loss and accuracy go over the steps of stage 1 (Fig. 4)?"""
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Effect
+from mirlab.claims import ABOVE, Contrast, Effect, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import plain
 
@@ -12,14 +12,8 @@ EXPERIMENT = Experiment(
     paper="MIR falls steeply, then flattens, as loss does; post-SFT performance rises with it.",
     arms={"plain": plain()},
     claims=(
-        Contrast(
-            "MIR falls over the first half of the steps",
-            "paper, Fig. 4",
-            "plain, step 256",
-            "plain, step 64",
-            "mir",
-            BELOW,
-            effect=-0.1,
+        lower_mir(
+            "MIR falls over the first half of the steps", "paper, Fig. 4", "plain, step 256", "plain, step 64", -0.1
         ),
         Effect(
             "MIR flattens: it falls less in the second half than in the first",
@@ -27,11 +21,9 @@ EXPERIMENT = Experiment(
             {"plain": 1, "plain, step 256": -2, "plain, step 64": 1},
             "mir",
             ABOVE,
-            effect=0.1,
+            0.1,
         ),
-        Contrast(
-            "MIR falls from step 64 to the end", "paper, Fig. 4", "plain", "plain, step 64", "mir", BELOW, effect=-0.1
-        ),
+        lower_mir("MIR falls from step 64 to the end", "paper, Fig. 4", "plain", "plain, step 64", -0.1),
         Contrast(
             "Accuracy after stage 2 rises from step 64 to the end",
             "paper, Fig. 4",

@@ -1,6 +1,6 @@
 """Does MIR follow the amount of stage-1 data and the accuracy after stage 2, better than its rivals (Fig. 1, 6, 9)?"""
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Follows
+from mirlab.claims import BELOW, Contrast, Follows, better
 from mirlab.experiments import Experiment
 from mirlab.recipes import arm
 
@@ -30,10 +30,8 @@ EXPERIMENT = Experiment(
             ARMS[3],
             "loss",
             BELOW,
-            effect=-0.02,
+            -0.02,
         ),
-        Contrast(
-            "From 32,768 to 65,536 pairs accuracy still rises", "ours", ARMS[4], ARMS[3], "accuracy", ABOVE, effect=0.03
-        ),
+        better("From 32,768 to 65,536 pairs accuracy still rises", "ours", ARMS[4], ARMS[3], 0.03),
     ),
 )

@@ -1,13 +1,8 @@
 """EIM's contrastive losses: alone, in segments, together, in another order, IE first (its Tables 3 to 8)."""
 
-from mirlab.claims import ABOVE, Contrast
+from mirlab.claims import better
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
-
-
-def _better(claim: str, first: str, second: str, source: str = "paper") -> Contrast:
-    return Contrast(claim, source, first, second, "accuracy", ABOVE, effect=0.05)
-
 
 EXPERIMENT = Experiment(
     name="eim",
@@ -32,15 +27,15 @@ EXPERIMENT = Experiment(
         "two epochs": arm(epochs=2),
     },
     claims=(
-        _better("ST alone raises the accuracy", "ST", "plain"),
-        _better("LM alone raises the accuracy", "LM", "plain"),
-        _better("IE alone raises the accuracy", "IE", "plain"),
-        _better("LM after ST raises it further", "ST, LM", "ST"),
-        _better("IE after both raises it further", "ST, LM, IE", "ST, LM"),
-        _better("Segments beat all three losses at once", "ST, LM, IE", "at once"),
-        _better("ST before LM beats LM before ST", "ST, LM", "LM, ST"),
-        _better("ST before LM beats both in one segment", "ST, LM", "ST with LM", "paper, Table 6"),
-        _better("IE at the end beats IE at the start", "ST, LM, IE", "IE, ST, LM", "paper, Table 8"),
-        _better("The segments raise the accuracy more than a second epoch does", "ST, LM", "two epochs", "ours"),
+        better("ST alone raises the accuracy", "paper", "ST", "plain"),
+        better("LM alone raises the accuracy", "paper", "LM", "plain"),
+        better("IE alone raises the accuracy", "paper", "IE", "plain"),
+        better("LM after ST raises it further", "paper", "ST, LM", "ST"),
+        better("IE after both raises it further", "paper", "ST, LM, IE", "ST, LM"),
+        better("Segments beat all three losses at once", "paper", "ST, LM, IE", "at once"),
+        better("ST before LM beats LM before ST", "paper", "ST, LM", "LM, ST"),
+        better("ST before LM beats both in one segment", "paper, Table 6", "ST, LM", "ST with LM"),
+        better("IE at the end beats IE at the start", "paper, Table 8", "ST, LM, IE", "IE, ST, LM"),
+        better("The segments raise the accuracy more than a second epoch does", "ours", "ST, LM", "two epochs"),
     ),
 )

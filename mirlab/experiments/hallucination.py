@@ -9,7 +9,7 @@ arXiv 2405.16700 has a measure of alignment, IMA, go with accuracy, and the othe
 is that of LAB's list, which sets arXiv 2605.08245 against it.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast
+from mirlab.claims import ABOVE, BELOW, Contrast, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
@@ -29,10 +29,10 @@ EXPERIMENT = Experiment(
         "matched norms": arm(zoo=True, leaning=True, norm_matched=True),
     },
     claims=(
-        Contrast("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.7),
-        Contrast("Matched norms lower MIR", "ours", "matched norms", "plain", "mir", BELOW, effect=-0.7),
+        lower_mir("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", -0.7),
+        lower_mir("Matched norms lower MIR", "ours", "matched norms", "plain", -0.7),
         *(
-            Contrast(f"{name} more yes to absent things", "ours", first, "plain", "hallucinated", ABOVE, effect=0.05)
+            Contrast(f"{name} more yes to absent things", "ours", first, "plain", "hallucinated", ABOVE, 0.05)
             for name, first in {
                 "A light loss on MIR brings": "MIR as a loss, light",
                 "A strong loss on MIR brings": "MIR as a loss, strong",
@@ -46,7 +46,7 @@ EXPERIMENT = Experiment(
             "plain",
             "yes_bias",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         *(
             Contrast(
@@ -56,7 +56,7 @@ EXPERIMENT = Experiment(
                 "plain",
                 "balanced_accuracy",
                 BELOW,
-                effect=-0.05,
+                -0.05,
             )
             for name, first in {
                 "A strong loss on MIR lowers": "MIR as a loss, strong",

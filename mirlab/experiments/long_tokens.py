@@ -34,7 +34,7 @@ EXPERIMENT = Experiment(
             PLAIN,
             "accuracy_drop_long - accuracy_drop_random",
             BELOW,
-            effect=-0.03,
+            -0.03,
         ),
         Effect(
             "Dropping the longest tokens costs more accuracy than dropping the shortest",
@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
             PLAIN,
             "accuracy_drop_long - accuracy_drop_short",
             BELOW,
-            effect=-0.03,
+            -0.03,
         ),
         Effect(
             "The longest tokens stand on things more often than all tokens do",
@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
             PLAIN,
             "long_on_thing - all_on_thing",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
         Within(
             "Bringing the longest tokens to the length of the others leaves the accuracy as it is",
@@ -65,7 +65,7 @@ EXPERIMENT = Experiment(
             PLAIN,
             "mir_rest_long - mir",
             BELOW,
-            effect=-0.05,
+            -0.05,
         ),
         Within(
             "Bringing all tokens to the length of words leaves the accuracy as it is",

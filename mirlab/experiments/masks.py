@@ -1,6 +1,6 @@
 """Should vision rows see each other both ways, with the language model frozen or unlocked (Improved Alignment, 1)?"""
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Effect
+from mirlab.claims import ABOVE, Effect, better, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
@@ -24,24 +24,13 @@ EXPERIMENT = Experiment(
         "unlocked, both ways": arm(unlock="all", method=BOTH_WAYS),
     },
     claims=(
-        Contrast("Vision both ways raises the accuracy", "paper", "both ways", "plain", "accuracy", ABOVE, effect=0.05),
-        Contrast(
-            "The prompt both ways, too, raises it further",
-            "ours",
-            "prefix",
-            "both ways",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
+        better("Vision both ways raises the accuracy", "paper", "both ways", "plain"),
+        better("The prompt both ways, too, raises it further", "ours", "prefix", "both ways"),
+        better(
             "With the language model unlocked, vision both ways raises the accuracy",
             "paper",
             "unlocked, both ways",
             "unlocked",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
         ),
         Effect(
             "It gains more with the language model unlocked",
@@ -49,8 +38,8 @@ EXPERIMENT = Experiment(
             {"unlocked, both ways": 1, "unlocked": -1, "both ways": -1, "plain": 1},
             "accuracy",
             ABOVE,
-            effect=0.05,
+            0.05,
         ),
-        Contrast("Vision both ways lowers MIR", "ours", "both ways", "plain", "mir", BELOW, effect=-0.1),
+        lower_mir("Vision both ways lowers MIR", "ours", "both ways", "plain", -0.1),
     ),
 )

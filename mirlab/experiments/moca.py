@@ -3,7 +3,7 @@
 MoCa's parameters learn at the connector's rate, as in the authors' code, or at a rate of their own, a tenth of it.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast
+from mirlab.claims import better, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
 from mirlab.recipes import Method, arm, plain
@@ -24,40 +24,17 @@ EXPERIMENT = Experiment(
         "matched norms": HALLUCINATION.arms["matched norms"],
     },
     claims=(
-        Contrast("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", "mir", BELOW, effect=-0.212),
-        Contrast("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain", "accuracy", ABOVE, effect=0.05),
-        Contrast(
-            "MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", "mir", BELOW, effect=-0.212
-        ),
-        Contrast(
-            "MoCa with a rate of its own raises the accuracy",
-            "ours",
-            "MoCa, own rate",
-            "plain",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
+        lower_mir("MoCa lowers MIR", "paper, Table 5", "MoCa", "plain", -0.212),
+        better("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain"),
+        lower_mir("MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", -0.212),
+        better("MoCa with a rate of its own raises the accuracy", "ours", "MoCa, own rate", "plain"),
+        better(
             "One LayerNorm after the projector raises the accuracy",
             "ours, after arXiv 2512.08374",
             "LayerNorm",
             "plain",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
         ),
-        Contrast(
-            "Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", "mir", BELOW, effect=-0.7
-        ),
-        Contrast(
-            "MoCa makes a better model than matched norms",
-            "ours",
-            "MoCa",
-            "matched norms",
-            "accuracy",
-            ABOVE,
-            effect=0.1,
-        ),
+        lower_mir("Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", -0.7),
+        better("MoCa makes a better model than matched norms", "ours", "MoCa", "matched norms", 0.1),
     ),
 )

@@ -9,7 +9,7 @@ Deciding, at each rate: the change of MIR from 8192 to 32,768 pairs at batch 64,
 first lies above 0. Student's t over six seeds, Holm over the four.
 """
 
-from mirlab.claims import BELOW, Contrast, Effect
+from mirlab.claims import BELOW, Effect, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import arm
 
@@ -39,14 +39,12 @@ def _claims() -> tuple:
     for rate in RATES:
         large, small = (f"{rate}, batch 64", f"{rate}, batch 8")
         claims += [
-            Contrast(
+            lower_mir(
                 f"At rate {rate} and batch 64 MIR falls with data",
                 "paper, Fig. 1",
                 f"{large}, 32768",
                 f"{large}, 8192",
-                "mir",
-                BELOW,
-                effect=SIZE,
+                SIZE,
             ),
             Effect(
                 f"At rate {rate} a larger batch makes MIR fall more, or rise less, with data",
@@ -54,7 +52,7 @@ def _claims() -> tuple:
                 {f"{large}, 32768": 1, f"{large}, 8192": -1, f"{small}, 32768": -1, f"{small}, 8192": 1},
                 "mir",
                 BELOW,
-                effect=SIZE,
+                SIZE,
             ),
         ]
     return tuple(claims)

@@ -120,8 +120,8 @@ EXPERIMENT = Experiment(
     "3.182 to 3.043 (Table 2).",
     arms={name(pairs, steps): runs(pairs, steps) for pairs in PAIRS for steps in WARMUP_STEPS},
     claims=(
-        Effect("A longer warm-up alone lowers MIR", "paper, Table 2", _WARMUP, "mir", BELOW, effect=-0.1),
-        Effect("Data alone lowers MIR", "ours", _DATA, "mir", BELOW, effect=-0.1),
+        Effect("A longer warm-up alone lowers MIR", "paper, Table 2", _WARMUP, "mir", BELOW, -0.1),
+        Effect("Data alone lowers MIR", "ours", _DATA, "mir", BELOW, -0.1),
         Within("Data moves MIR by less than .05", "ours", _DATA, "mir", MARGIN),
         Within(
             "Warm-up moves MIR beyond its norm-only baseline by less than .05",

@@ -4,7 +4,7 @@ That "the language model converges faster" on clean captions is asked of a langu
 first edition judged it with a frozen one.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Effect
+from mirlab.claims import ABOVE, BELOW, Contrast, Effect, better
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, StageTwo, arm, plain
 
@@ -39,51 +39,19 @@ EXPERIMENT = Experiment(
             "unlocked, noisy",
             "perplexity",
             BELOW,
-            effect=-0.1,
+            -0.1,
         ),
-        Contrast(
+        better(
             "Clean captions make a better model, language model unlocked",
             "paper, finding 2",
             "unlocked",
             "unlocked, noisy",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
         ),
-        Contrast(
-            "Clean captions make a better model, language model frozen",
-            "ours",
-            "plain",
-            "noisy",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
-            "Of one budget, more alignment makes a better model",
-            "paper, finding 3",
-            "plain",
-            "half aligned",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
-            "Four stages of alignment beat one, as many pairs",
-            "paper",
-            "four stages",
-            "one stage",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
+        better("Clean captions make a better model, language model frozen", "ours", "plain", "noisy"),
+        better("Of one budget, more alignment makes a better model", "paper, finding 3", "plain", "half aligned"),
+        better("Four stages of alignment beat one, as many pairs", "paper", "four stages", "one stage"),
         Effect(
-            "A short adaptation teaches a new domain",
-            "paper, finding 4",
-            {"new domain": 1},
-            "after_gain",
-            ABOVE,
-            effect=0.05,
+            "A short adaptation teaches a new domain", "paper, finding 4", {"new domain": 1}, "after_gain", ABOVE, 0.05
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """How much of the language model learns in stage 1 (Table 3)?"""
 
-from mirlab.claims import ABOVE, BELOW, Contrast, Follows
+from mirlab.claims import Follows, better, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.recipes import arm, plain
 
@@ -18,15 +18,10 @@ EXPERIMENT = Experiment(
     arms={name: plain() if unlock == "none" else arm(unlock=unlock) for name, unlock in ARMS.items()},
     claims=(
         *(
-            Contrast(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", "mir", BELOW, effect=effect)
+            lower_mir(f"Unlocking lowers MIR: {name}", "paper, Table 3", name, "plain", effect)
             for name, effect in OPENED.items()
         ),
-        *(
-            Contrast(
-                f"Unlocking raises accuracy: {name}", "paper, Table 3", name, "plain", "accuracy", ABOVE, effect=0.05
-            )
-            for name in OPENED
-        ),
+        *(better(f"Unlocking raises accuracy: {name}", "paper, Table 3", name, "plain") for name in OPENED),
         Follows("MIR ranks them as accuracy does", "paper, Table 3", tuple(ARMS), "mir", "accuracy"),
     ),
 )

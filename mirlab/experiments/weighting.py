@@ -1,6 +1,6 @@
 """Token weights (CAL, PRIOR), MIR as a loss, and the distance of tokens (ReGap)."""
 
-from mirlab.claims import ABOVE, BELOW, Contrast
+from mirlab.claims import better, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
 from mirlab.recipes import Method, arm
@@ -20,39 +20,19 @@ EXPERIMENT = Experiment(
         "PRIOR": arm(method=Method("prior")),
     },
     claims=(
-        Contrast("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", "mir", BELOW, effect=-0.42),
-        Contrast(
-            "MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", "mir", BELOW, effect=-0.7
-        ),
-        Contrast(
-            "MIR as a light loss raises the accuracy",
-            "ours",
-            "MIR as a loss, light",
-            "plain",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
-            "MIR as a strong loss raises the accuracy",
-            "ours",
-            "MIR as a loss, strong",
-            "plain",
-            "accuracy",
-            ABOVE,
-            effect=0.05,
-        ),
-        Contrast(
+        lower_mir("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", -0.42),
+        lower_mir("MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", -0.7),
+        better("MIR as a light loss raises the accuracy", "ours", "MIR as a loss, light", "plain"),
+        better("MIR as a strong loss raises the accuracy", "ours", "MIR as a loss, strong", "plain"),
+        better(
             "The strong loss makes a better model than matched norms",
             "ours",
             "MIR as a loss, strong",
             "matched norms",
-            "accuracy",
-            ABOVE,
-            effect=0.09,
+            0.09,
         ),
-        Contrast("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", "mir", BELOW, effect=-0.7),
-        Contrast("CAL raises the accuracy", "paper CAL", "CAL", "plain", "accuracy", ABOVE, effect=0.05),
-        Contrast("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain", "accuracy", ABOVE, effect=0.05),
+        lower_mir("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", -0.7),
+        better("CAL raises the accuracy", "paper CAL", "CAL", "plain"),
+        better("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain"),
     ),
 )

@@ -104,12 +104,7 @@ class Technique:
         return pairs
 
     def choose(self, scenes: Sequence[world.Scene], pairs: int) -> np.ndarray:
-        """Numbers of the scenes that stage 1 trains on.
-
-        Args:
-            scenes: All that are there.
-            pairs: How many are wanted.
-        """
+        """Numbers of the scenes that stage 1 trains on, as many as there are `pairs`."""
         return np.arange(pairs)
 
     def features(
@@ -117,13 +112,7 @@ class Technique:
     ) -> torch.Tensor | None:
         """Vision features for stage 1; None for those of the plain recipe. Not asked where the encoder learns.
 
-        Args:
-            model: With what `attach` has changed.
-            scenes: All that are there.
-            chosen: Numbers of those that stage 1 trains on.
-
-        Returns:
-            (n, 36, 96) for all scenes, right for the chosen ones.
+        They are (n, 36, 96) for all scenes, right for the chosen ones, of a model with what `attach` has changed.
         """
         return None
 
@@ -132,19 +121,14 @@ class Technique:
         return training.scenes
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
-        """Train something before stage 1. What learns in stage 1 is settled afterwards.
+        """Train something before stage 1, and return what the ledger should keep of it, as JSON.
 
-        Returns:
-            What the ledger should keep of it, as JSON.
+        What learns in stage 1 is settled afterwards.
         """
         return {}
 
     def after_stage_one(self, training: Training) -> dict[str, Any]:
-        """Say what stage 1 made of it.
-
-        Returns:
-            What the ledger should keep of it, as JSON.
-        """
+        """Say what stage 1 made of it, as JSON for the ledger."""
         return {}
 
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:

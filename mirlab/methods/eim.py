@@ -82,10 +82,7 @@ class EIM(Technique):
         vision_tower(training.model).requires_grad_(True)
         texts = captions_of(training)
         if self.final in ("ie", "all"):
-            teacher = text_tower(training.model, training.tokenizer)
-            encode = language.segment_encoder(training.tokenizer)
-            ids = pretraining.caption_ids(training.scenes, encode)
-            training.memory["ie"] = KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
+            training.memory["ie"] = _ie_keys(training, training.scenes)
         if self.final == "all":
             training.memory["st"] = _st_keys(training.model, texts)
             training.memory["lm"] = _lm_keys(training.model, texts)
@@ -120,7 +117,7 @@ class EIM(Technique):
         if "lm" in name:
             asked.append(_lm(training))
             rates.append((self.lm_rate, list(model.model.language_model.parameters())))
-        found = _segment(training, asked, rates, number=34 + SEGMENTS.index(name), name=name)
+        found = _segment(training, asked, rates, name)
         if "ie" in name:  # the encoder has changed, and with it what all that follows reads
             seen = [training.scenes[i] for i in training.chosen]
             changed = train.vision_features(model, seen)
@@ -137,10 +134,8 @@ Asked = tuple[Callable[[np.ndarray], torch.Tensor], KeyQueue]
 def _ie(training: Training) -> Asked:
     """The encoder's [CLS] token shall find the caption."""
     model = training.model
-    teacher = text_tower(model, training.tokenizer)
     scenes = [training.scenes[i] for i in training.chosen]
-    ids = pretraining.caption_ids(scenes, language.segment_encoder(training.tokenizer))
-    queue = KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
+    queue = _ie_keys(training, scenes)
     return lambda numbers: image_vectors(model, miniature.pixel_values([scenes[i] for i in numbers])).float(), queue
 
 
@@ -164,7 +159,7 @@ def _lm(training: Training) -> Asked:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Queries and keys of ST and LM, from features that are known and from rows of words
+# Queries and keys, from features that are known and from rows of words
 
 
 def captions_of(training: Training) -> torch.Tensor:
@@ -177,6 +172,13 @@ def captions_of(training: Training) -> torch.Tensor:
 def _trimmed(ids: torch.Tensor) -> torch.Tensor:
     """Without the columns that are padding in every row."""
     return ids[:, : int((ids != language.PAD).sum(dim=1).max())]
+
+
+def _ie_keys(training: Training, scenes: list[world.Scene]) -> KeyQueue:
+    """What the text tower makes of the captions of scenes."""
+    teacher = text_tower(training.model, training.tokenizer)
+    ids = pretraining.caption_ids(scenes, language.segment_encoder(training.tokenizer))
+    return KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
 
 
 def _st_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
@@ -203,30 +205,17 @@ def _lm_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQu
 
 def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """What the language model makes of the last token of captions (n, length) after ``<s>`` and the image, (n, d)."""
-    embed = model.get_input_embeddings()
-    start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
-    image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
-    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)))[:, -ids.shape[1] :]
+    hidden = sequence.read(model, *train.caption_pieces(model, ids, features))[:, -ids.shape[1] :]
     last = (ids != language.PAD).sum(dim=1) - 1
     return hidden[torch.arange(len(ids)), last].float()
 
 
 def _segment(
-    training: Training,
-    asked: list[Asked],
-    rates: list[tuple[float, list[nn.Parameter]]],
-    *,
-    number: int,
-    name: str,
+    training: Training, asked: list[Asked], rates: list[tuple[float, list[nn.Parameter]]], name: str
 ) -> dict[str, Any]:
     """One pass over the pairs of a run, in which some parameters learn to bring queries to their keys.
 
-    Args:
-        training: Of stage 1, of which this stands before.
-        asked: Of each loss; they are added.
-        rates: Highest learning rates with what learns; everything else is frozen.
-        number: Of the stream of random numbers that gives the order of the pairs.
-        name: Label of the progress bar.
+    Losses are added; ``rates`` holds the highest learning rates with what learns, and everything else is frozen.
 
     Returns:
         The history as JSON, with the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs
@@ -234,7 +223,7 @@ def _segment(
     """
     model, batch = training.model, training.recipe.batch
     count = len(training.chosen)
-    order = np.random.default_rng([training.seed, number]).permutation(count)
+    order = np.random.default_rng([training.seed, 34 + SEGMENTS.index(name)]).permutation(count)
     model.requires_grad_(False)
     for _, learns in rates:
         for parameter in learns:

@@ -19,17 +19,11 @@ from mirlab.methods.base import Technique, Training, register
 
 
 def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.Scene:
-    """A scene told wrongly: each word of each thing is replaced by another of its kind with a probability.
+    """A scene told wrongly: each word (position, shape, size, colour) is another of its kind with probability `rate`.
 
-    Args:
-        scene: What is there.
-        rate: Probability that a word (position, shape, size, colour) is wrong, 0 to 1.
-        rng: Source of randomness.
-
-    Returns:
-        A scene to be described, not to be painted: two things may claim one cell.
+    It is to be described, not to be painted: two things may claim one cell.
     """
-    family = world.DIGITS if scene.things[0].shape in world.DIGITS else world.SHAPES
+    family = world.family_of(scene)
     values = {"cell": world.CELLS, "shape": family, "size": tuple(world.SIZES), "colour": tuple(world.COLOURS)}
     things = []
     for thing in scene.things:
@@ -90,11 +84,7 @@ class FourStages(Technique):
         return len(STAGES) * pairs
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
-        """The first three stages.
-
-        Returns:
-            ``losses``: the mean loss of the last 50 steps of each.
-        """
+        """The first three stages; ``losses`` are the mean loss of the last 50 steps of each."""
         from mirlab.model import train  # which knows the methods
 
         last, pairs = training.recipe, training.recipe.pairs
@@ -104,14 +94,8 @@ class FourStages(Technique):
         for number, unlocked in enumerate(STAGES[:-1], start=1):
             scenes = training.scenes[number * pairs : (number + 1) * pairs]
             features = None if unlocked["unlock_encoder"] else train.vision_features(training.model, scenes)
-            stage = replace(
-                training,
-                recipe=replace(last, **unlocked),
-                scenes=scenes,
-                features=features,
-                chosen=np.arange(pairs),
-                memory={},
-            )
+            own = {"scenes": scenes, "features": features, "chosen": np.arange(pairs), "memory": {}}
+            stage = replace(training, recipe=replace(last, **unlocked), **own)
             losses.append(train.caption_stage(stage, name=f"stage 1.{number}").final_loss)
         return {"losses": losses}
 
@@ -142,12 +126,8 @@ class NewDomain(Technique):
         return 2 * pairs
 
     def choose(self, scenes: Sequence[world.Scene], pairs: int) -> np.ndarray:
-        """The first scenes without digits.
-
-        Raises:
-            ValueError: There are too few of them.
-        """
-        shapes = np.array([i for i, scene in enumerate(scenes) if scene.things[0].shape not in world.DIGITS])
+        """The first scenes without digits; too few of them are refused."""
+        shapes = np.array([i for i, scene in enumerate(scenes) if world.family_of(scene) == world.SHAPES])
         if len(shapes) < pairs:
             raise ValueError(f"{pairs} scenes without digits were asked for, but there are {len(shapes)}")
         return shapes[:pairs]
@@ -172,9 +152,8 @@ class NewDomain(Technique):
             return model
 
         def accuracy(model: Any) -> dict[str, Any]:
-            options = {"scenes": self.scenes}
             answers = {
-                name: evaluation.image_answers(model, training.tokenizer, digits=share, **options)
+                name: evaluation.image_answers(model, training.tokenizer, scenes=self.scenes, digits=share)
                 for name, share in {"shapes": 0.0, "digits": 1.0}.items()
             }
             return {

@@ -59,10 +59,7 @@ class ContrastiveAlignment(Technique):
 @torch.no_grad()
 def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
     """Logits (n, length - 1, vocabulary) of captions with the image tokens in place and hidden from attention."""
-    embed = model.get_input_embeddings()
-    start = sequence.words(embed(torch.full((len(batch.ids), 1), language.BOS)))
-    image = sequence.image(model.model.multi_modal_projector(batch.features))
-    joined = sequence.join(start, image, sequence.words(embed(batch.ids)))
+    joined = sequence.join(*train.caption_pieces(model, batch.ids, batch.features))
     hidden = sequence.read(model, joined, attended=~joined.vision)
     return model.lm_head(hidden[:, -batch.ids.shape[1] : -1]).float()
 
@@ -86,11 +83,7 @@ class ImprobableWords(Technique):
     reference_batch: int = 32
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
-        """Train the reference.
-
-        Returns:
-            ``reference_first_loss`` and ``reference_last_loss``, means over eight steps, in nats a word.
-        """
+        """Train the reference; its first and last losses are means over eight steps, in nats a word."""
         reference = deepcopy(training.model)
         reference.requires_grad_(False)
         reference.model.language_model.requires_grad_(True)
@@ -154,11 +147,7 @@ class ForcedGap(Technique):
         return super().caption_loss(training, batch, logits) + self.weight * gap.float()
 
     def after_stage_one(self, training: Training) -> dict[str, Any]:
-        """Take the hooks off.
-
-        Returns:
-            ``mir_of_batches``, the loss on the gap at the last step, before it was weighted.
-        """
+        """Take the hooks off; ``mir_of_batches`` is the loss on the gap at the last step, before it was weighted."""
         getattr(training.model, _GAP).remove()
         delattr(training.model, _GAP)
         return {"mir_of_batches": training.memory["mir"]}

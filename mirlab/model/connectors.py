@@ -44,19 +44,9 @@ class QFormerConnector(nn.Module):
 def replace(
     model: LlavaForConditionalGeneration, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0
 ) -> nn.Module:
-    """Give a model a fresh connector.
+    """Give a model a fresh connector, one of `CONNECTORS`, in place, and return it; others are refused.
 
-    Args:
-        model: The model, changed in place.
-        connector: One of `CONNECTORS`.
-        norm_matched: Rescale every vision token to the mean norm of the text embeddings.
-        seed: Of its first weights.
-
-    Returns:
-        The connector.
-
-    Raises:
-        ValueError: Unknown `connector`.
+    `norm_matched` rescales every vision token to the mean norm of the text embeddings.
     """
     vision_dim = model.config.vision_config.hidden_size
     text_dim = model.config.text_config.hidden_size
@@ -79,11 +69,7 @@ def replace(
 
 
 def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.Parameter]:
-    """Put low-rank adapters beside every projection matrix of the language model, in place.
-
-    Returns:
-        The adapters' parameters.
-    """
+    """Put low-rank adapters beside every projection matrix of the language model, in place; their parameters."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=_LORA_TARGETS)

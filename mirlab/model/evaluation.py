@@ -28,9 +28,9 @@ def held_out_scenes(count: int, *, seed: int = 0, digits: float = world.DIGIT_SH
     return [world.sample_scene(rng, digits=digits, held_out=True) for _ in range(count)]
 
 
-def questions_about(scenes: Sequence[world.Scene], kind: str, *, seed: int = 0) -> list[tuple[int, world.Question]]:
+def questions_about(scenes: Sequence[world.Scene], kind: str) -> list[tuple[int, world.Question]]:
     """One question of a kind for each scene that allows one, with the scene's number."""
-    rng = np.random.default_rng([seed, 98, world.QUESTION_KINDS.index(kind)])
+    rng = np.random.default_rng([0, 98, world.QUESTION_KINDS.index(kind)])
     asked = ((i, world.ask(scene, kind, rng)) for i, scene in enumerate(scenes))
     return [(i, question) for i, question in asked if question is not None]
 
@@ -47,24 +47,19 @@ def text_accuracy(
     form: str = "chat",
     scenes: int = 600,
     permuted: bool = False,
-    seed: int = 0,
 ) -> dict[str, float]:
     r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
 
-    Args:
-        llm: The language model alone.
-        tokenizer: Its tokenizer.
-        form: ``chat`` (``USER: scene \n question ASSISTANT:``) or ``facts`` (``scene \n facts : short question``).
-        scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
-        permuted: Show another scene than the one asked about: the blind baseline.
-        seed: Seed of the scenes and questions.
+    The form is ``chat`` (``USER: scene \n question ASSISTANT:``) or ``facts`` (``scene \n facts : short question``).
+    Each of the held-out scenes is asked one question of each kind that it allows; `permuted` shows another scene than
+    the one asked about, the blind baseline.
     """
-    drawn = held_out_scenes(scenes, seed=seed)
+    drawn = held_out_scenes(scenes)
     encode = language.segment_encoder(tokenizer)
-    rng = np.random.default_rng([seed, 97])
+    rng = np.random.default_rng([0, 97])
     accuracy = {}
     for kind in world.QUESTION_KINDS:
-        asked = questions_about(drawn, kind, seed=seed)
+        asked = questions_about(drawn, kind)
         prompts, answers = [], []
         for position, (index, question) in enumerate(asked):
             shown = drawn[asked[position - 1][0]] if permuted else drawn[index]
@@ -77,7 +72,7 @@ def text_accuracy(
             answers.append(encode(f" {question.answer}")[0])
         right = 0
         for start in range(0, len(prompts), _BATCH):
-            ids, last = _padded(prompts[start : start + _BATCH])
+            ids, last = padded_prompts(prompts[start : start + _BATCH])
             hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(ids)), last]
             right += (llm.lm_head(hidden).argmax(-1) == torch.tensor(answers[start : start + _BATCH])).sum().item()
         accuracy[kind] = right / len(prompts)
@@ -133,7 +128,6 @@ def image_answers(
     scenes: int = 600,
     permuted: bool = False,
     shots: str = "none",
-    seed: int = 0,
     digits: float = world.DIGIT_SHARE,
 ) -> Answers:
     """Ask questions about pictures, in the form of the chat template.
@@ -147,12 +141,11 @@ def image_answers(
         permuted: Show another scene's picture: the blind baseline.
         shots: ``none``; ``text``: two fixed solved examples in words before the question, as the authors' in-context
             score has them; ``image``: the same two examples with their pictures.
-        seed: Seed of the scenes and questions.
         digits: Share of scenes whose things are handwritten digits.
     """
     if shots not in ("none", "text", "image"):
         raise ValueError(f"shots must be none, text or image, not {shots!r}")
-    drawn = held_out_scenes(scenes, seed=seed, digits=digits)
+    drawn = held_out_scenes(scenes, digits=digits)
     encode = language.segment_encoder(tokenizer)
     embed = model.get_input_embeddings()
 
@@ -167,7 +160,7 @@ def image_answers(
             begun = sequence.begin(model, opening, sequence.image(image))
     accuracy, discrimination, counts = {}, {}, {}
     for kind in world.QUESTION_KINDS:
-        asked = questions_about(drawn, kind, seed=seed)
+        asked = questions_about(drawn, kind)
         shown = torch.tensor([index for index, _ in asked])
         shown = shown.roll(1) if permuted else shown
         if shots != "none":  # the examples are read once
@@ -179,11 +172,10 @@ def image_answers(
             [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
         ]
         answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
-        right = 0
-        probability = 0.0
+        right, probability = 0, 0.0
         for start in range(0, len(asked), _BATCH):
             batch = slice(start, start + _BATCH)
-            ids, last = _padded(prompts[batch])
+            ids, last = padded_prompts(prompts[batch])
             with precision.multiplying():
                 asking = [sequence.words(embed(ids))]
                 if shots == "none":
@@ -225,7 +217,7 @@ def _shots(
     return sequence.join(*parts)
 
 
-def _padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded_prompts(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as a rectangle (n, length), padded on the right, and the index of each one's last token (n,)."""
     return train.padded(prompts), torch.tensor([len(prompt) - 1 for prompt in prompts])
 
@@ -242,17 +234,10 @@ def caption_scores(
     image: str = "own",
     scenes: int = 1000,
     detail: str = "full",
-    seed: int = 0,
 ) -> dict[str, float]:
     """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        image: ``own``, ``permuted`` (another scene's picture) or ``none``.
-        scenes: Number of held-out scenes.
-        detail: Kind of caption; slots exist in full captions only.
-        seed: Seed of the scenes.
+    The image is ``own``, ``permuted`` (another scene's picture) or ``none``; others are refused.
 
     Returns:
         ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``
@@ -260,7 +245,7 @@ def caption_scores(
     """
     if image not in ("own", "permuted", "none"):
         raise ValueError(f"image must be own, permuted or none, not {image!r}")
-    drawn = held_out_scenes(scenes, seed=seed)
+    drawn = held_out_scenes(scenes)
     features = None if image == "none" else train.vision_features(model, drawn)
     if image == "permuted":
         features = features.roll(1, dims=0)
@@ -285,9 +270,9 @@ def caption_scores(
 
 @torch.no_grad()
 def write_captions(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor, *, words: int = 24
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor
 ) -> list[str]:
-    """Captions that the model writes by itself, word by word, for vision features (n, 36, 96)."""
+    """Captions that the model writes by itself, word by word (24 at most), for vision features (n, 36, 96)."""
     embed = model.get_input_embeddings()
     prompt = sequence.join(
         sequence.words(embed(torch.tensor([language.BOS]))),
@@ -298,7 +283,7 @@ def write_captions(
         output = model.generate(
             inputs_embeds=prompt.embeddings,
             attention_mask=torch.ones(prompt.embeddings.shape[:2], dtype=torch.long),
-            max_new_tokens=words,
+            max_new_tokens=24,
             do_sample=False,
             pad_token_id=language.PAD,
         )
@@ -311,7 +296,6 @@ def written_scores(
     *,
     permuted: bool = False,
     scenes: int = 300,
-    seed: int = 0,
 ) -> dict[str, float]:
     """How right the captions are that the model writes by itself.
 
@@ -319,7 +303,7 @@ def written_scores(
         ``exact``: share of captions right to the last word; ``f1``: F1 of the things named (position, size, colour
         and shape all right) against the things there.
     """
-    drawn = held_out_scenes(scenes, seed=seed)
+    drawn = held_out_scenes(scenes)
     features = train.vision_features(model, drawn)
     captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
     right = named = there = exact = 0
@@ -336,9 +320,7 @@ def written_scores(
 
 
 @torch.no_grad()
-def english_loss(
-    llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str = "topics", length: int = 128
-) -> dict[str, float]:
+def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str) -> dict[str, float]:
     """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character.
 
     Windows of held-out texts that repeat what stands in texts that were read are left out, see `language.unread`.
@@ -346,7 +328,7 @@ def english_loss(
     losses, tokens, characters = 0.0, 0, 0
     for topic in language.english_texts(kind, held_out=True):
         ids = torch.tensor(tokenizer.backend_tokenizer.encode(topic, add_special_tokens=False).ids)
-        windows = ids[: len(ids) // length * length].reshape(-1, length)
+        windows = ids[: len(ids) // 128 * 128].reshape(-1, 128)
         unread = [language.unread(tokenizer.decode(window)) for window in windows]
         windows = windows[torch.tensor(unread, dtype=torch.bool)][:32]
         if not len(windows):  # a short text, or one that repeats what was read
@@ -360,9 +342,7 @@ def english_loss(
 
 
 @torch.no_grad()
-def probe_accuracy(
-    model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600, seed: int = 0
-) -> dict[str, float]:
+def probe_accuracy(model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600) -> dict[str, float]:
     """What the frozen vision features hold: a ridge regression reads what is in a cell from the cell's own nine tokens.
 
     Returns:
@@ -370,7 +350,7 @@ def probe_accuracy(
         encoder never saw) the probe names rightly, given that something is there; and ``cell``, the share of cells of
         which it says rightly whether something is there.
     """
-    rng = np.random.default_rng([seed, 95])
+    rng = np.random.default_rng([0, 95])
     drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
     features = cells.cell_tokens(train.vision_features(model, drawn).float()).flatten(0, 1)  # (n * 4 cells, 9 * 96)
     fitted = scenes * len(world.CELLS)

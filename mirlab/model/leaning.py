@@ -39,7 +39,7 @@ def _answers(
     found = []
     for start in range(0, len(rows), _BATCH):
         batch = slice(start, start + _BATCH)
-        ids, last = train.padded(rows[batch]), torch.tensor([len(row) - 1 for row in rows[batch]])
+        ids, last = evaluation.padded_prompts(rows[batch])
         with precision.multiplying():
             hidden = sequence.read(
                 model, opening, sequence.image(image[batch]), sequence.words(embed(ids)), answers_from=last + 1
@@ -50,24 +50,20 @@ def _answers(
 
 
 def conflicts(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600, seed: int = 0
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Questions about the colour of a thing, with words beside the picture that give it another colour.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        scenes: Number of held-out scenes; each is asked one question if it allows one.
-        seed: Of scenes, questions and the other colours.
+    Each of the held-out scenes is asked one question if it allows one.
 
     Returns:
         Pairs (picture, text) of (n,) log-probabilities of the colour in the picture and of the one in the words:
         ``"with"`` the words, and ``"without"`` them.
     """
-    drawn = evaluation.held_out_scenes(scenes, seed=seed)
-    rng = np.random.default_rng([seed, 94])
+    drawn = evaluation.held_out_scenes(scenes)
+    rng = np.random.default_rng([0, 94])
     shown, asked, told, words = [], [], [], []
-    for index, question in evaluation.questions_about(drawn, "colour", seed=seed):
+    for index, question in evaluation.questions_about(drawn, "colour"):
         scene = drawn[index]
         shape = question.text.split()[-2]
         other = str(rng.choice([colour for colour in world.COLOURS if colour != question.answer]))
@@ -76,10 +72,7 @@ def conflicts(
         asked.append(("\n", f" {question.text}", " ASSISTANT:"))
         told.append(("\n", *(text for text, _ in language.textual_scene(replace(scene, things=things), rng))))
         words.append((question.answer, other))
-    both = {
-        "with": [(*text, *question) for text, question in zip(told, asked, strict=True)],
-        "without": asked,
-    }
+    both = {"with": [(*text, *question) for text, question in zip(told, asked, strict=True)], "without": asked}
     found = {name: _answers(model, tokenizer, shown, prompts, words) for name, prompts in both.items()}
     return {name: (scores[:, 0], scores[:, 1]) for name, scores in found.items()}
 
@@ -90,22 +83,13 @@ def existence(
     *,
     scenes: int = 600,
     permuted: bool = False,
-    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How probable yes is against no, for things that are not in the picture and for things that are.
+    """How probable yes is against no, (n,) for things that are not in the picture and (m,) for things that are.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        scenes: Number of held-out scenes, each with one question.
-        permuted: Show the picture of the next question's scene.
-        seed: Of scenes and questions.
-
-    Returns:
-        (n,) of absent and (m,) of present things.
+    Each of the held-out scenes has one question; `permuted` shows the picture of the next question's scene.
     """
-    drawn = evaluation.held_out_scenes(scenes, seed=seed)
-    asked = evaluation.questions_about(drawn, "exist", seed=seed)
+    drawn = evaluation.held_out_scenes(scenes)
+    asked = evaluation.questions_about(drawn, "exist")
     shown = [drawn[index] for index, _ in asked]
     shown = shown[1:] + shown[:1] if permuted else shown
     prompts = [("\n", f" {question.text}", " ASSISTANT:") for _, question in asked]
@@ -116,15 +100,9 @@ def existence(
 
 
 def measured(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600, seed: int = 0
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
 ) -> dict[str, float]:
     """How a model answers where a thing is absent, and whom it believes where words contradict the picture.
-
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        scenes: Number of held-out scenes; about half of them are asked about a thing that is absent.
-        seed: As for `existence` and `conflicts`.
 
     Returns:
         ``false_alarms`` and ``hits``, the shares of yes, against no, to things that are absent and present;
@@ -133,9 +111,9 @@ def measured(
         scenes' pictures; ``text_preference`` (`mirlib.gaps.text_preference`), with ``text_preference_null`` without the
         contradicting words.
     """
-    absent, present = existence(model, tokenizer, scenes=scenes, seed=seed)
-    other = existence(model, tokenizer, scenes=scenes, permuted=True, seed=seed)
-    told = conflicts(model, tokenizer, scenes=scenes, seed=seed)
+    absent, present = existence(model, tokenizer, scenes=scenes)
+    other = existence(model, tokenizer, scenes=scenes, permuted=True)
+    told = conflicts(model, tokenizer, scenes=scenes)
     bias = gaps.yes_bias(absent, present, permuted=other)
     preference = gaps.text_preference(*told["with"], without=told["without"])
     false_alarms, hits = float((absent > 0.5).mean()), float((present > 0.5).mean())

@@ -42,16 +42,9 @@ the picture's other tokens (``rest``), of the word embeddings (``words``) or of 
 
 
 def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None) -> Tensor:
-    """Which tokens of each picture are meant.
+    """Which of the tokens (n, m, d) of each picture are meant, (n, m) bool.
 
-    Args:
-        tokens: (n, m, d).
-        which: ``long``, the longest quarter of each picture; ``short``, the shortest; ``random``, as many at random; or
-            ``all``.
-        generator: Of the random ones.
-
-    Returns:
-        (n, m) bool.
+    They are the longest quarter of each picture (``long``), the shortest, as many at ``random``, or ``all``.
 
     Examples:
         >>> import torch
@@ -68,13 +61,10 @@ def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None)
 
 
 def rescaled(tokens: Tensor, some: Tensor, to: str, words: Tensor) -> Tensor:
-    """Tokens (n, m, d) of which some (n, m) have another length.
+    """Tokens (n, m, d) of which some, true in (n, m), have another length.
 
-    Args:
-        tokens: As the connector made them.
-        some: True where the length changes.
-        to: Mean length of the picture's others (``rest``), of ``words``, or of the whole picture (``mean``).
-        words: Word embeddings (vocabulary, d).
+    It is the mean length of the picture's others (``rest``), of the word embeddings (vocabulary, d) (``words``), or of
+    the whole picture (``mean``).
     """
     lengths = tokens.norm(dim=-1, keepdim=True)
     if to == "words":
@@ -86,19 +76,17 @@ def rescaled(tokens: Tensor, some: Tensor, to: str, words: Tensor) -> Tensor:
 
 
 @contextmanager
-def changed(model: LlavaForConditionalGeneration, variant: str, *, seed: int = 0) -> Iterator[None]:
+def changed(model: LlavaForConditionalGeneration, variant: str) -> Iterator[None]:
     """Inside the ``with`` block, the decoder reads pictures with some of their vision tokens changed.
 
-    Args:
-        model: The whole model, called as a whole or through `mirlab.model.sequence.read`.
-        variant: A name in `VARIANTS`.
-        seed: Of tokens drawn at random, anew for each sequence.
+    The model is called as a whole or through `mirlab.model.sequence.read`. Where tokens are drawn at random, they are
+    drawn anew for each sequence.
 
     Raises:
         MirlibError: A mask of `mirlib.align.masks` is on the model.
     """
     which, what = VARIANTS[variant]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows = VisionRows.of(model)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -140,10 +128,6 @@ def without_dropped(rows: TokenRows) -> TokenRows:
 @torch.no_grad()
 def places(model: LlavaForConditionalGeneration, scenes: Sequence[world.Scene]) -> dict[str, float]:
     """Where the longest tokens of pictures stand, and how long they are.
-
-    Args:
-        model: The whole model.
-        scenes: What is seen.
 
     Returns:
         Of the longest tokens, the shortest and all (``long``, ``short``, ``all``) ``WHICH_on_thing``, the share whose

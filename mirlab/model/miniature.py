@@ -61,30 +61,11 @@ def pixel_values(scenes: list[world.Scene]) -> torch.Tensor:
 
 def new_encoder(*, dim: int = VISION_DIM, layers: int = 4, seed: int = 0) -> CLIPModel:
     """A small CLIP with random weights; its vision tower becomes the encoder, its text tower is only a teacher."""
-    config = CLIPConfig(
-        vision_config={
-            "hidden_size": dim,
-            "intermediate_size": 4 * dim,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "image_size": world.IMAGE_SIZE,
-            "patch_size": PATCH_SIZE,
-            "hidden_act": "gelu",
-        },
-        text_config={
-            "vocab_size": language.VOCABULARY_SIZE,
-            "hidden_size": dim,
-            "intermediate_size": 4 * dim,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": CAPTION_TOKENS,
-            "hidden_act": "gelu",
-            "bos_token_id": language.BOS,
-            "eos_token_id": language.EOS,
-            "pad_token_id": language.PAD,
-        },
-        projection_dim=dim,
-    )
+    both = {"hidden_size": dim, "intermediate_size": 4 * dim, "num_attention_heads": 4, "hidden_act": "gelu"}
+    seen = {"num_hidden_layers": layers, "image_size": world.IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    read = {"num_hidden_layers": 2, "max_position_embeddings": CAPTION_TOKENS, "vocab_size": language.VOCABULARY_SIZE}
+    special = {"bos_token_id": language.BOS, "eos_token_id": language.EOS, "pad_token_id": language.PAD}
+    config = CLIPConfig(vision_config=both | seen, text_config=both | read | special, projection_dim=dim)
     config._attn_implementation = ATTENTION
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -154,13 +135,9 @@ def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Lla
 
 
 def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> LlavaForConditionalGeneration:
-    """A LLaVA of copies of a vision tower and a language model, with a fresh projector.
+    """A LLaVA of copies of a vision tower and a language model, with a fresh projector and settings of `LlavaConfig`.
 
-    Args:
-        tower: Vision tower.
-        llm: Language model; its embeddings must be its last layer too.
-        seed: Of the projector's first weights.
-        **settings: Further settings of `LlavaConfig`.
+    The embeddings of the language model must be its last layer too.
     """
     config = LlavaConfig(
         vision_config=tower.config.to_dict(), text_config=llm.config.to_dict(), tie_word_embeddings=True, **settings
@@ -185,12 +162,7 @@ def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
 
 
 def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
-    """Of all weights, rounded to float16, 16 hexadecimal digits.
-
-    Args:
-        module: Whose weights.
-        without: Leave out the weights with this in their name.
-    """
+    """Of all weights, rounded to float16, but those `without` a part of their name: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         if without is None or without not in name:

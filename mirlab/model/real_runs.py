@@ -65,13 +65,7 @@ class World:
 
 @lru_cache(maxsize=1)
 def world(folder: Path, *, most: int = max(PAIRS), held_out: int = 600) -> World:
-    """Model, photographs, held-out scenes and their features.
-
-    Args:
-        folder: That of `real_parts.fetch`.
-        most: Pairs of a seed whose features are kept.
-        held_out: Scenes to measure on.
-    """
+    """Model, photographs, scenes to measure on and their features, from the folder of `real_parts.fetch`."""
     model, processor = real.load(folder / "model")
     photographs = cutouts.read(folder / "cutouts")
     known, unseen = cutouts.split(photographs)
@@ -218,20 +212,15 @@ def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.Histo
 # Measuring
 
 
-def execute(run: RealRun, cache: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Do a run on one thread, and measure it.
-
-    Args:
-        run: What to do.
-        cache: The laboratory's cache, where the parts are.
-        progress: Draw a progress bar on stderr.
+def execute(run: RealRun, cache: Path) -> dict[str, Any]:
+    """Do a run on one thread, with the parts in the laboratory's cache, and measure it.
 
     Returns:
         The row's ``metrics``, ``seconds`` by phase, and ``parts``, the fingerprint of model and photographs.
     """
     at = world(real_parts.home(cache))
     started = time.monotonic()
-    history = stage_one(at, run, progress=progress)
+    history = stage_one(at, run)
     trained = time.monotonic()
     metrics = {"stage_one": train.state_of(history), **measure(at, run)}
     seconds = {"stage_one": round(trained - started, 1), "all": round(time.monotonic() - started, 1)}
@@ -272,24 +261,16 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
         }
     with torch.no_grad():
         features = at.held_out_features[: len(captions)]
+        parts_of = [slice(i, i + _BATCH) for i in range(0, len(captions), _BATCH)]
         loss = {
-            name: float(np.mean([reader.loss(*part).item() for part in _parts(shown, captions)]))
+            name: float(np.mean([reader.loss(shown[part], captions[part]).item() for part in parts_of]))
             for name, shown in (("own", features), ("another", features.roll(1, dims=0)))
         }
     by_kind = {f"{name}_by_kind": {k: v[name] for k, v in found.items()} for name in found["what"]}
     mean, blind = (float(np.mean([*by_kind[f"{name}_by_kind"].values()])) for name in ("accuracy", "blind"))
-    return measuring.rounded(
-        {
-            "mir": measuring.mir_of_rows(collected),
-            "caption_loss": loss,
-            "accuracy": {"mean": mean, "blind": blind},
-            **by_kind,
-        }
-    )
-
-
-def _parts(features: Tensor, captions: list[str]) -> list[tuple[Tensor, list[str]]]:
-    return [(features[i : i + _BATCH], captions[i : i + _BATCH]) for i in range(0, len(captions), _BATCH)]
+    accuracy = {"mean": mean, "blind": blind}
+    mir = measuring.mir_of_rows(collected)
+    return measuring.rounded({"mir": mir, "caption_loss": loss, "accuracy": accuracy, **by_kind})
 
 
 def _share(answers: Sequence[str], questions: Sequence[cutouts.Question]) -> float:
@@ -299,16 +280,10 @@ def _share(answers: Sequence[str], questions: Sequence[cutouts.Question]) -> flo
 class Probe:
     """Ridge regression from the encoder's features to what is there, how often, and on which side: the sighted rival.
 
-    Args:
-        features: (n, tokens, d) of the scenes; tokens are averaged over the rows of their square.
-        scenes: What they show.
-        words: All words.
-        ridge: Added to the diagonal, as a share of its mean.
+    Features are (n, tokens, d) of the scenes; tokens are averaged over the rows of their square.
     """
 
-    def __init__(
-        self, features: Tensor, scenes: Sequence[cutouts.Scene], words: Sequence[str], ridge: float = 0.1
-    ) -> None:
+    def __init__(self, features: Tensor, scenes: Sequence[cutouts.Scene], words: Sequence[str]) -> None:
         self.words = list(words)
         x = self._columns(features)
         y = torch.zeros(len(scenes), 2, len(words))
@@ -320,7 +295,7 @@ class Probe:
         self.mean_x, self.mean_y = x.mean(0), y.mean(0)
         x = x - self.mean_x
         gram = x @ x.T
-        gram += ridge * gram.diagonal().mean() * torch.eye(len(x))
+        gram += 0.1 * gram.diagonal().mean() * torch.eye(len(x))
         self.weight = x.T @ torch.linalg.solve(gram, y - self.mean_y)
 
     @staticmethod

@@ -204,13 +204,8 @@ def caption_stage(
 ) -> History:
     """Train the connector that is there, and what the recipe unlocks, on captions of the chosen scenes.
 
-    Args:
-        training: Model, recipe and data.
-        method: What to do beside the plain recipe.
-        attached: Parameters of the method, which learn at its own rate or at the connector's.
-        after_step: As for `stage_one`.
-        checkpoint: As for `stage_one`.
-        name: Label of the progress bar.
+    What is `attached` are parameters of the method, which learn at its own rate or at the connector's; the rest is as
+    for `stage_one` and `fit`.
     """
     model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
@@ -238,17 +233,9 @@ def caption_stage(
 
     rates = [(recipe.learning_rate, connector), (method.rate_of_attached or recipe.learning_rate, attached)]
     rates.append((recipe.unlocked_rate, unlocked))
+    options = {"rates": rates, "after_step": after_step, "checkpoint": checkpoint, "progress": training.progress}
     with fast_attention(model):
-        return fit(
-            model,
-            loss_of_step,
-            recipe.schedule,
-            rates=rates,
-            after_step=after_step,
-            checkpoint=checkpoint,
-            progress=training.progress,
-            name=name,
-        )
+        return fit(model, loss_of_step, recipe.schedule, name=name, **options)
 
 
 def _without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> list[nn.Parameter]:
@@ -257,11 +244,7 @@ def _without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter])
 
 
 def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
-    """Freeze all but the connector and what the recipe unlocks.
-
-    Returns:
-        The parameters beside the connector that learn.
-    """
+    """Freeze all but the connector and what the recipe unlocks; the parameters beside the connector that learn."""
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
     decoder = model.model.language_model
@@ -291,35 +274,31 @@ def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> 
     return hidden_states[miniature.VISION_FEATURE_LAYER][:, 1:]  # without CLS
 
 
+@torch.no_grad()
 def vision_features(
-    model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, batch: int = 256, progress: bool = False
+    model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, progress: bool = False
 ) -> torch.Tensor:
     """What the connector reads for each scene, kept small: float16 (n, 36, 96).
 
     An evaluation asks for the same scenes again and again: small sets are remembered by encoder and scenes.
     """
-    if len(scenes) > _REMEMBERED_SCENES:
-        return _vision_features(model, scenes, batch, progress)
     # Two ways to compute attention differ in the last digit, and nothing may depend on which one was asked first.
     attention = model.model.vision_tower.config._attn_implementation
-    key = (miniature.fingerprint(_tower(model)), attention, tuple(scenes))
-    if key not in _remembered:
+    small = len(scenes) <= _REMEMBERED_SCENES
+    key = (miniature.fingerprint(_tower(model)), attention, tuple(scenes)) if small else None
+    if key in _remembered:
+        return _remembered[key].clone()
+    starts = tqdm(range(0, len(scenes), 256), desc="vision features", disable=not progress)
+    found = torch.cat([encoded(model, scenes[start : start + 256]).half() for start in starts])
+    if small:
         while len(_remembered) >= _REMEMBERED_SETS:
             del _remembered[next(iter(_remembered))]  # the oldest
-        _remembered[key] = _vision_features(model, scenes, batch, progress)
-    return _remembered[key].clone()
+        _remembered[key] = found.clone()
+    return found
 
 
 _REMEMBERED_SCENES, _REMEMBERED_SETS = 2048, 16
 _remembered: dict[tuple[str, str, tuple[world.Scene, ...]], torch.Tensor] = {}
-
-
-@torch.no_grad()
-def _vision_features(
-    model: LlavaForConditionalGeneration, scenes: list[world.Scene], batch: int, progress: bool
-) -> torch.Tensor:
-    starts = tqdm(range(0, len(scenes), batch), desc="vision features", disable=not progress)
-    return torch.cat([encoded(model, scenes[start : start + batch]).half() for start in starts])
 
 
 def caption_rows(
@@ -340,12 +319,9 @@ def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
 def caption_losses(
     model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Teacher-forced reading of captions after ``<s>`` and the image.
+    """Teacher-forced reading of captions (n, length), from `caption_rows`, after ``<s>`` and the image.
 
-    Args:
-        model: The whole model; its connector is applied here.
-        ids: Captions from `caption_rows`, (n, length).
-        features: Vision features (n, 36, 96); None leaves the image out.
+    The connector is applied here to vision features (n, 36, 96); None leaves the image out.
 
     Returns:
         The loss of every caption token, flat, without the line break and the padding; and the predicted ids
@@ -360,11 +336,18 @@ def caption_logits(
     model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
 ) -> torch.Tensor:
     """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
+    hidden = sequence.read(model, *caption_pieces(model, ids, features), answers_from=1)  # (n, 37 + length, d)
+    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
+
+
+def caption_pieces(
+    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
+) -> list[sequence.Embedded]:
+    """What is read of captions: ``<s>``, the image if there is one, and the caption; arguments as `caption_losses`."""
     embed = model.get_input_embeddings()
     start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
     image = [] if features is None else [sequence.image(model.model.multi_modal_projector(features))]
-    hidden = sequence.read(model, start, *image, sequence.words(embed(ids)), answers_from=1)  # (n, 37 + length, d)
-    return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
+    return [start, *image, sequence.words(embed(ids))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -383,17 +366,8 @@ def stage_two(
 ) -> History:
     """Train language model and connector in place to answer questions about pictures; the encoder stays frozen.
 
-    Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
-        recipe: How much.
-        seed: Of the scenes and questions.
-        method: What to do beside the plain recipe.
-        digits: Share of scenes whose things are handwritten digits.
-        progress: Draw a progress bar on stderr.
-
-    Returns:
-        The loss of every step, and the time taken.
+    The `seed` is that of scenes and questions, `digits` the share of scenes whose things are handwritten digits; the
+    rest is as for `stage_one`.
     """
     rng = np.random.default_rng([seed, 41])
     scenes = [world.sample_scene(rng, digits=digits) for _ in range(recipe.images)]

@@ -82,8 +82,8 @@ def read(folder: str | Path) -> dict[str, list[Path]]:
     return photographs
 
 
-def split(photographs: Photographs, *, share: float = 0.25) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Photographs to train on, and those that are held out, at most ``share`` of each word.
+def split(photographs: Photographs) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Photographs to train on, and those that are held out, at most a quarter of each word.
 
     What may show nearly the same stays together: photographs of one word whose names share a part, as
     ``apple_red`` and ``apple_green`` do, ``lion`` and ``lion-2``, or ``pepper`` and ``yellowpepper``.
@@ -94,7 +94,7 @@ def split(photographs: Photographs, *, share: float = 0.25) -> tuple[dict[str, l
     kept: dict[str, list[Path]] = {}
     held_out: dict[str, list[Path]] = {}
     for word, paths in photographs.items():
-        most, chosen = ceil(share * len(paths)), []
+        most, chosen = ceil(len(paths) / 4), []
         groups = related(paths)
         for i in np.random.default_rng([len(paths), 71]).permutation(len(groups)):
             if len(chosen) + len(groups[i]) <= most:
@@ -222,17 +222,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def ask(scene: Scene, kind: str, words: Sequence[str], rng: np.random.Generator) -> Question | None:
-    """A question of a kind about a scene; None where the scene does not allow one.
-
-    Args:
-        scene: What is asked about.
-        kind: One of `KINDS`.
-        words: All words of the world.
-        rng: Which group is asked about, and which word is absent.
-
-    Raises:
-        ValueError: Unknown `kind`.
-    """
+    """A question of a kind (others are refused) about a scene, with all words of the world; None if it allows none."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if len(scene.groups) != (1 if kind in ("what", "count") else 2):

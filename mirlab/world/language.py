@@ -54,15 +54,11 @@ _MODULE_CHARACTERS = 40_000  # of each module, so that no long one speaks for al
 
 @cache
 def english_texts(kind: str = "topics", *, held_out: bool = False) -> tuple[str, ...]:
-    """Real texts from the Python installation.
+    """Real texts from the Python installation: the tenth that no model trains on if they are `held_out`, or the rest.
 
-    Args:
-        kind: ``topics`` (the documentation topics, one text each), ``docstrings`` (those of one module of the
-            standard library are one text) or ``code`` (the source of one module, its first 40,000 characters).
-        held_out: Give the tenth of the texts that no model trains on instead of the rest.
-
-    Raises:
-        ValueError: Unknown `kind`.
+    The kind is ``topics`` (the documentation topics, one text each), ``docstrings`` (those of one module of the
+    standard library are one text) or ``code`` (the source of one module, its first 40,000 characters); others are
+    refused.
     """
     if kind not in ENGLISH_KINDS:
         raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
@@ -125,16 +121,13 @@ def corpus_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def train_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
+def train_tokenizer() -> PreTrainedTokenizerFast:
     """Train the byte-level BPE tokenizer on the world's language and on real English.
 
     Every byte is a token, so no text is unknown and decoding returns the exact text; every word of the world, with
-    its leading space, is one token, so an answer is one prediction.
-
-    Raises:
-        RuntimeError: A word of the world fell apart (too small a vocabulary).
+    its leading space, is one token, so an answer is one prediction. A vocabulary too small for that is refused.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([0, 1])
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -250,11 +243,7 @@ def question_document(
 ) -> list[Segment]:
     r"""A scene, then many questions with their answers: ``scene \n facts : red circle ? yes . ...``.
 
-    Args:
-        rng: Source of randomness.
-        count: Number of questions.
-        short: Share of questions in telegram style.
-        weights: How often each kind of question is asked.
+    The `short` share of them is in telegram style; `weights` say how often each kind of question is asked.
     """
     scene = world.sample_scene(rng)
     document = [*textual_scene(scene, rng), ("\n facts :", "scene")]
@@ -422,13 +411,13 @@ class RowMaker:
                 document = description_document(rng)
             elif kind == "lookup":
                 document = lookup_document(rng)
-            elif kind == "chat":
-                low, high = m.question_count
-                document = chat_document(rng, count=int(rng.integers(low, high + 1)), weights=m.kind_weights)
             else:
                 low, high = m.question_count
-                count = int(rng.integers(low, high + 1))
-                document = question_document(rng, count=count, short=m.short, weights=m.kind_weights)
+                options = {"count": int(rng.integers(low, high + 1)), "weights": m.kind_weights}
+                if kind == "chat":
+                    document = chat_document(rng, **options)
+                else:
+                    document = question_document(rng, short=m.short, **options)
             for text, role in document:
                 yield self._encode(text), m.role_weights[role] if m.role_weights else 1.0
         else:

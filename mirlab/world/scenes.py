@@ -9,12 +9,18 @@ All randomness comes from the `numpy.random.Generator` that you pass in; a `Scen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from PIL import Image
+
+__all__ = ["CAPTION_DETAILS", "CAPTION_SLOTS", "CELLS", "COLOURS", "DIGITS", "DIGIT_SHARE", "FORMS", "IMAGE_SIZE"]
+__all__ += ["NUMBERS", "QUESTION_KINDS", "Question", "RELATIONS", "SHAPES", "SIZES", "Scene", "Thing", "WORDS", "ask"]
+__all__ += ["caption", "edit_scene", "family_of", "parse_caption", "plural", "render", "render_batch"]
+__all__ += ["sample_question", "sample_scene", "to_image"]
 
 IMAGE_SIZE = 48
 """Side of a picture in pixels."""
@@ -160,14 +166,8 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene.
 
-    Args:
-        rng: Source of randomness.
-        count: Number of things, 1 to 4; uniform if left out.
-        digits: Probability that the things are handwritten digits and not shapes.
-        held_out: Take the handwritings that no training sees, instead of the others.
-
-    Raises:
-        ValueError: `count` is out of range.
+    It has `count` things, 1 to 4 (uniform if left out; others are refused). They are handwritten digits and not shapes
+    with a probability of `digits`; if the scene is `held_out`, in the handwritings that no training sees.
     """
     if count is None:
         count = int(rng.integers(1, len(CELLS) + 1))
@@ -192,7 +192,7 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     free = [cell for cell in CELLS if all(cell != other.cell for other in things)]
     attribute = int(rng.integers(4 if free else 3))
     if attribute == 0:
-        form = _other(rng, _family(scene), thing.shape)
+        form = _other(rng, family_of(scene), thing.shape)
         thing = replace(thing, shape=form, writing=_sample_writing(rng, form, False))
     elif attribute == 1:
         thing = replace(thing, colour=_other(rng, _COLOUR_WORDS, thing.colour))
@@ -207,7 +207,8 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(tuple(things), int(background) + 70, int(noise_seed))
 
 
-def _family(scene: Scene) -> tuple[str, ...]:
+def family_of(scene: Scene) -> tuple[str, ...]:
+    """What its things may be: `DIGITS` or `SHAPES`."""
     return DIGITS if scene.things[0].shape in DIGITS else SHAPES
 
 
@@ -246,9 +247,7 @@ def _sprite(shape: str, size: str, writing: int = 0) -> np.ndarray:
     radius, samples = SIZES[size], 4
     if shape in DIGITS:
         scan = handwritten(shape, size, writing)
-        coverage = np.minimum(scan.astype(np.float32) / 200, 1)  # thin strokes keep their colour
-        coverage.setflags(write=False)
-        return coverage[:, :, None]
+        return np.minimum(scan.astype(np.float32) / 200, 1)[:, :, None]  # thin strokes keep their colour
     side = 2 * radius + 1
     axis = (np.arange(side * samples) + 0.5) / samples - side / 2
     x, y = axis[None, :] / radius, axis[:, None] / radius  # units of the radius, y points down
@@ -263,9 +262,7 @@ def _sprite(shape: str, size: str, writing: int = 0) -> np.ndarray:
         inside = (y <= 0.87) & (abs(x) <= (y + 1) * 0.55)
     else:
         inside = (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
-    coverage = inside.reshape(side, samples, side, samples).mean(axis=(1, 3)).astype(np.float32)
-    coverage.setflags(write=False)
-    return coverage[:, :, None]
+    return inside.reshape(side, samples, side, samples).mean(axis=(1, 3)).astype(np.float32)[:, :, None]
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -298,19 +295,13 @@ def to_image(scene: Scene) -> Image.Image:
 # Captions
 
 
-def caption(scene: Scene, detail: str = "full", *, order: Iterable[int] | None = None) -> str:
+def caption(scene: Scene, detail: str = "full") -> str:
     """Describe a scene.
 
-    Args:
-        scene: What to describe.
-        detail: ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
-            (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``).
-        order: Order in which the things are named; reading order if left out.
-
-    Raises:
-        ValueError: Unknown `detail`.
+    The detail is ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
+    (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``); others are refused.
     """
-    things = scene.things if order is None else [scene.things[i] for i in order]
+    things = scene.things
     if detail == "full":
         return " ".join(t.sentence for t in things)
     if detail == "mid":
@@ -327,9 +318,7 @@ def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
     things = []
     for sentence in text.split(" ."):
         words = sentence.split()
-        if len(words) == 4 and all(
-            w in vocabulary for w, vocabulary in zip(words, CAPTION_SLOTS.values(), strict=True)
-        ):
+        if len(words) == 4 and all(map(operator.contains, CAPTION_SLOTS.values(), words)):
             things.append(tuple(words))
     return things
 
@@ -348,14 +337,11 @@ CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
-    """Ask a question of one kind about a scene; None where the scene allows none.
+    """Ask a question of one kind about a scene; None where the scene allows none. An unknown kind is refused.
 
     "The circle" is asked about only if there is exactly one circle; yes and no are equally likely in `relation` by
     symmetry and in `exist` by choice, and most of the nos of `exist` name a colour and a shape that are both there,
     on different things.
-
-    Raises:
-        ValueError: Unknown `kind`.
     """
     if kind not in QUESTION_KINDS:
         raise ValueError(f"kind must be one of {', '.join(QUESTION_KINDS)}, not {kind!r}")
@@ -388,7 +374,7 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
         if mixed and rng.random() < 0.7:
             colour, shape = _pick(rng, mixed)
         else:
-            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in _family(scene) if (c, s) not in present])
+            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in family_of(scene) if (c, s) not in present])
     answer = "yes" if (colour, shape) in present else "no"
     return Question("exist", f"is there a {colour} {shape} ?", f"{shape} {colour} ?", answer)
 
@@ -397,7 +383,7 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     what = ("objects", "shape", "shape", "colour", "colour")[int(rng.integers(5))]
     if what == "objects":
         return Question("count", "how many objects ?", "count objects", NUMBERS[len(scene.things)])
-    attribute, values = ("shape", _family(scene)) if what == "shape" else ("colour", _COLOUR_WORDS)
+    attribute, values = ("shape", family_of(scene)) if what == "shape" else ("colour", _COLOUR_WORDS)
     held = [getattr(t, attribute) for t in scene.things]
     value = _pick(rng, held) if rng.random() < 0.75 else _pick(rng, values)
     name = plural(value) if what == "shape" else f"{value} objects"
@@ -409,35 +395,27 @@ def plural(form: str) -> str:
     return form if form in DIGITS else f"{form}es" if form == "cross" else f"{form}s"
 
 
-def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
-    if not (things := _unique(scene)):
-        return None
-    thing = _pick(rng, things)
-    return Question("colour", f"what colour is the {thing.shape} ?", f"colour {thing.shape}", thing.colour)
+def _ask_attribute(kind: str, attribute: str, phrase: str) -> Callable[[Scene, np.random.Generator], Question | None]:
+    """Ask for an attribute of a thing that its shape names."""
+
+    def asked(scene: Scene, rng: np.random.Generator) -> Question | None:
+        if not (things := _unique(scene)):
+            return None
+        thing = _pick(rng, things)
+        return Question(kind, f"{phrase} is the {thing.shape} ?", f"{kind} {thing.shape}", getattr(thing, attribute))
+
+    return asked
 
 
-def _ask_size(scene: Scene, rng: np.random.Generator) -> Question | None:
-    if not (things := _unique(scene)):
-        return None
-    thing = _pick(rng, things)
-    return Question("size", f"what size is the {thing.shape} ?", f"size {thing.shape}", thing.size)
+def _ask_at(attribute: str) -> Callable[[Scene, np.random.Generator], Question]:
+    """Ask for an attribute of the thing in a cell."""
 
+    def asked(scene: Scene, rng: np.random.Generator) -> Question:
+        thing = _pick(rng, scene.things)
+        short = f"{attribute} {thing.cell}"
+        return Question(f"{attribute}_at", f"what {attribute} is {thing.cell} ?", short, getattr(thing, attribute))
 
-def _ask_where(scene: Scene, rng: np.random.Generator) -> Question | None:
-    if not (things := _unique(scene)):
-        return None
-    thing = _pick(rng, things)
-    return Question("where", f"where is the {thing.shape} ?", f"where {thing.shape}", thing.cell)
-
-
-def _ask_shape_at(scene: Scene, rng: np.random.Generator) -> Question:
-    thing = _pick(rng, scene.things)
-    return Question("shape_at", f"what shape is {thing.cell} ?", f"shape {thing.cell}", thing.shape)
-
-
-def _ask_colour_at(scene: Scene, rng: np.random.Generator) -> Question:
-    thing = _pick(rng, scene.things)
-    return Question("colour_at", f"what colour is {thing.cell} ?", f"colour {thing.cell}", thing.colour)
+    return asked
 
 
 def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -462,11 +440,11 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 _ASK = {
     "exist": _ask_exist,
     "count": _ask_count,
-    "colour": _ask_colour,
-    "size": _ask_size,
-    "where": _ask_where,
-    "shape_at": _ask_shape_at,
-    "colour_at": _ask_colour_at,
+    "colour": _ask_attribute("colour", "colour", "what colour"),
+    "size": _ask_attribute("size", "size", "what size"),
+    "where": _ask_attribute("where", "cell", "where"),
+    "shape_at": _ask_at("shape"),
+    "colour_at": _ask_at("colour"),
     "relation": _ask_relation,
 }
 

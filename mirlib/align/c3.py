@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts
-from mirlib.align.files import Method, base_of, check_not_compiled, check_one_stream, parent_of
+from mirlib.align.files import Method, base_of, open_decoder
 from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
@@ -98,21 +97,13 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
         tensor(128.)
         >>> detach(model)
     """
-    check_not_compiled(model, "C³")
-    model = base_of(model)
-    if is_attached(model):
-        raise MirlibError("C³ is attached to this model already; detach() takes it off")
-    parts = decoder_parts(model)
-    check_one_stream(parts, model, "C³")
+    model, decoder, layers = open_decoder(model, "C³", is_attached(model))
     width = model.config.get_text_config().hidden_size
     if vision_mean.shape != (width,) or text_mean.shape != (width,):
         shapes = f"{tuple(vision_mean.shape)} and {tuple(text_mean.shape)}"
         raise MirlibError(f"C³: the model's rows have {width} entries, and the means {shapes}")
-    decoder = parent_of(model, parts.layers[0])
-    like = next(p for p in decoder.parameters() if p.is_floating_point())
-    made = Collapse(text_mean.detach().cpu() - vision_mean.detach().cpu(), noise).to(like.device, like.dtype)
-    made.train(decoder.training)
-    made.hang(model, parts.layers[0])
+    made = Collapse(text_mean.detach().cpu() - vision_mean.detach().cpu(), noise).follow(decoder)
+    made.hang(model, layers[0])
     decoder.add_module(CHILD, made)
     return made
 

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mirlib.adapters import unwrap
+from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["Method", "base_of", "check_not_compiled", "method_of", "put", "read_file", "write_file"]
+__all__ = ["Method", "base_of", "check_not_compiled", "method_of", "open_decoder", "put", "read_file", "write_file"]
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings:
 def read_file(path: Path, name: str, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """The file, its tensors and its settings, from a file of `write_file` or the folder that holds it by a name.
 
-    Raises:
-        MirlibError: If there is no such file, it is damaged, or it is of another method.
+    It is refused where there is none, and where it is damaged or of another method.
     """
     path = path / name if path.is_dir() else path
     if not path.is_file():
@@ -153,8 +152,7 @@ def method_of(path: Path) -> str | None:
 def put(tensors: Mapping[str, Tensor], module: nn.Module, source: str) -> None:
     """Copy tensors into a module, which keeps its own dtype and device.
 
-    Raises:
-        MirlibError: If names or shapes differ, or a value is not finite; the module is left as it was.
+    Other names or shapes, and values that are not finite, are refused, and the module is left as it was.
     """
     own = module.state_dict(keep_vars=True)
     wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
@@ -184,10 +182,19 @@ def check_not_compiled(model: nn.Module, method: str) -> None:
             )
 
 
-def check_one_stream(parts: Any, model: nn.Module, method: str) -> None:
-    """Refuse a model whose layers keep several residual streams for each row; the message names the method."""
+def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
+    """The base of a model, its decoder and that one's layers, for a method of this name to hang hooks on.
+
+    Refused are a model that has the method already, is compiled, or keeps several residual streams for each row.
+    """
+    check_not_compiled(model, method)
+    if attached:
+        raise MirlibError(f"{method} is attached to this model already; detach() takes it off")
+    model = base_of(model)
+    parts = decoder_parts(model)
     if parts.read is not None:
         raise MirlibError(
             f"{method}: the layers of {model.config.model_type} keep several residual streams for each row; only "
             "models with one can be changed"
         )
+    return model, parent_of(model, parts.layers[0]), list(parts.layers)

@@ -22,7 +22,7 @@ from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 from mirlib.hidden_states import hidden_of, read_modules
 
-__all__ = ["DISTANCES", "GapLoss", "HiddenRows", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
+__all__ = ["DISTANCES", "GapLoss", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -185,8 +185,12 @@ def _gradient_times(value: Tensor, factor: float) -> Tensor:
 # On a model
 
 
-class HiddenRows:
-    """Keeps the hidden states of a model's latest forward pass, with their gradients, for a loss to take.
+class GapLoss:
+    """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
+
+    Called after each forward pass as ``gap(text)`` with a (B, T) bool mask, true where text is learnt, it gives a
+    float64 scalar. One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper
+    reports no such loss; the authors' public code holds one, commented out, without the covariance product.
 
     Hooks read the chosen layers as `mirlib.capture` does, but keep the graph. Passes without gradients are not kept. A
     `copy.deepcopy` of the model has hooks of its own and starts empty.
@@ -194,14 +198,28 @@ class HiddenRows:
     Args:
         model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence. The hooks hang on it until
             `remove`.
-        layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one.
+        layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one. A
+            residual stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less:
+            one factorisation and one eigenvalue problem of d × d a layer and step.
+        decay: See `StreamedDistance`.
 
     Raises:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
         MirlibError: If its decoder is not recognised, or there is no such layer.
+
+    Examples:
+        >>> import torch
+        >>> from mirlib.loading import load_miniature
+        >>> model, processor = load_miniature()
+        >>> gap = GapLoss(model, layers=(1, 4))
+        >>> ids = torch.tensor([[1, *[model.config.image_token_id] * 36, 40, 41, 42]])
+        >>> outputs = model(input_ids=ids, pixel_values=torch.zeros(1, 3, 48, 48))
+        >>> bool(gap(text=ids >= 40).isfinite())
+        True
+        >>> gap.remove()
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None, *, decay: float = 0.9) -> None:
         model = unwrap(model)
         parts = decoder_parts(model)
         count = len(parts.layers)
@@ -209,6 +227,7 @@ class HiddenRows:
         wrong = [k for k in self.layers if not 1 <= k <= count]
         if wrong or not self.layers:
             raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
+        self.distances = [StreamedDistance(decay) for _ in self.layers]
         self._parts = parts
         self._model = model
         self._rows = VisionRows.of(model)
@@ -248,6 +267,12 @@ class HiddenRows:
         hidden = [states[k] for k in self.layers]
         return [(h[vision.to(h.device)], h[text.to(h.device)]) for h in hidden]
 
+    def __call__(self, text: Tensor) -> Tensor:
+        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
+        found = [distance(*pair) for distance, pair in zip(self.distances, self.take(text), strict=True)]
+        device = found[0].device
+        return torch.stack([each.to(device) for each in found]).sum().log10()
+
     def remove(self) -> None:
         """Take the hooks off the model."""
         self._states = {}
@@ -256,47 +281,6 @@ class HiddenRows:
         if self._handles:
             self._rows.release(self._model)
         self._handles = []
-
-
-class GapLoss:
-    """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
-
-    Called after each forward pass as ``gap(text)`` with a (B, T) bool mask, true where text is learnt, it gives a
-    float64 scalar. One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper
-    reports no such loss; the authors' public code holds one, commented out, without the covariance product.
-
-    Args:
-        model: See `HiddenRows`.
-        layers: See `HiddenRows`. A residual stream passes on what the connector puts in, so a few layers do nearly what
-            all do, and cost less: one factorisation and one eigenvalue problem of d × d a layer and step.
-        decay: See `StreamedDistance`.
-
-    Examples:
-        >>> import torch
-        >>> from mirlib.loading import load_miniature
-        >>> model, processor = load_miniature()
-        >>> gap = GapLoss(model, layers=(1, 4))
-        >>> ids = torch.tensor([[1, *[model.config.image_token_id] * 36, 40, 41, 42]])
-        >>> outputs = model(input_ids=ids, pixel_values=torch.zeros(1, 3, 48, 48))
-        >>> bool(gap(text=ids >= 40).isfinite())
-        True
-        >>> gap.remove()
-    """
-
-    def __init__(self, model: nn.Module, layers: Sequence[int] | None = None, *, decay: float = 0.9) -> None:
-        self.rows = HiddenRows(model, layers)
-        self.distances = [StreamedDistance(decay) for _ in self.rows.layers]
-
-    def __call__(self, text: Tensor) -> Tensor:
-        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
-        rows = self.rows.take(text)
-        found = [distance(*pair) for distance, pair in zip(self.distances, rows, strict=True)]
-        device = found[0].device
-        return torch.stack([each.to(device) for each in found]).sum().log10()
-
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        self.rows.remove()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ no causal mask on vision helps; only its abstract is public to us, so `VARIANTS`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +23,7 @@ from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
-__all__ = ["FILE", "VARIANTS", "attach", "attention_weights", "detach", "image_numbers", "load", "may_attend"]
-__all__ += ["rows_are", "save"]
+__all__ = ["FILE", "VARIANTS", "attach", "detach", "image_numbers", "load", "may_attend", "rows_are", "save"]
 
 FILE = "masks.safetensors"
 """Name of the file that `save` writes."""
@@ -184,27 +183,6 @@ def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor |
         masks.told_images, masks.told_prompt = before
 
 
-@torch.no_grad()
-def attention_weights(model: nn.Module, **inputs: Any) -> Tensor:
-    """How much each row attended to each row, layer by layer, in a pass whose attention is computed eagerly.
-
-    Returns:
-        (K, B, T, T), mean over the heads; a row sums to 1, and is exactly 0 where attention was forbidden.
-    """
-    model = unwrap(model)
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    model.set_attn_implementation("eager")
-    try:
-        found = model(**inputs, output_attentions=True, use_cache=False).attentions
-    finally:
-        for config, how in before:
-            config._attn_implementation = how
-    if not found or any(weights is None for weights in found):
-        raise MirlibError(f"{type(model).__name__} does not return the weights of its attention")
-    return torch.stack([weights.mean(dim=1) for weights in found])
-
-
 def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         raise MirlibError(f"unknown attention mask {variant!r}; choose one of {', '.join(VARIANTS)}")
@@ -230,7 +208,9 @@ class _Masks:
         layers = decoder_parts(model).layers
         self._decoder_config = getattr(find_decoder(model), "config", model.config)
         self._check_implementation()
-        kinds = _layer_types(self._decoder_config, len(layers))
+        kinds = list(getattr(self._decoder_config, "layer_types", None) or ())[: len(layers)]
+        if len(kinds) < len(layers):  # the config does not say it
+            kinds = [None] * len(layers)
         self._labels: Tensor | None = None
         self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
         self.places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
@@ -394,9 +374,3 @@ class _LayerMask:
 def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:
     """Rows (B, T) cut or filled up to a length."""
     return pad(rows, (0, max(0, length - rows.shape[1])), value=value)[:, :length]
-
-
-def _layer_types(config: Any, count: int) -> Sequence[str | None]:
-    """The kind of each layer where the config says it; None where it does not."""
-    kinds = getattr(config, "layer_types", None)
-    return list(kinds)[:count] if kinds and len(kinds) >= count else [None] * count

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.adapters import decoder_parts
-from mirlib.align.files import Method, base_of, check_not_compiled, check_one_stream, parent_of
+from mirlib.align.files import Method, open_decoder
 from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
@@ -67,8 +66,7 @@ class Calibration(Float32Module):
         self._rows = VisionRows.of(model)
         for k, layer in enumerate(layers, start=1):
             # In front of all other hooks, so that `mirlib.capture` reads what the next layer reads.
-            hook = layer.register_forward_hook(partial(self._after_layer, k), prepend=True)
-            self._handles.append(hook)
+            self._handles.append(layer.register_forward_hook(partial(self._after_layer, k), prepend=True))
         for module in {id(each): each for each in (model, decoder)}.values():
             self._handles.append(module.register_forward_pre_hook(self._before_pass))
             self._handles.append(module.register_forward_hook(self._after_pass))
@@ -133,17 +131,9 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
         torch.Size([8, 128])
         >>> detach(model)
     """
-    check_not_compiled(model, "MoCa")
-    model = base_of(model)
-    if is_attached(model):
-        raise MirlibError("MoCa is attached to this model already; detach() takes it off")
-    parts = decoder_parts(model)
-    check_one_stream(parts, model, "MoCa")
-    layers = list(parts.layers)
-    decoder = parent_of(model, layers[0])
-    like = next(p for p in decoder.parameters() if p.is_floating_point())
+    model, decoder, layers = open_decoder(model, "MoCa", is_attached(model))
     width = model.config.get_text_config().hidden_size
-    calibration = Calibration(len(layers), width, std=std, seed=seed).to(device=like.device, dtype=like.dtype)
+    calibration = Calibration(len(layers), width, std=std, seed=seed).follow(decoder)
     calibration.hang(model, decoder, layers)
     decoder.add_module(CHILD, calibration)
     return calibration

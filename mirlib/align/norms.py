@@ -134,11 +134,7 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
     except AttributeError as error:
         raise MirlibError(f"{type(model).__name__} has no module {name!r}: {error}") from error
     made = _CLASSES[kind](model.config.get_text_config().hidden_size, text_norm(model))
-    like = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if like is not None:
-        made.to(device=like.device, dtype=like.dtype)
-    made.train(module.training)
-    made.hang(module)
+    made.follow(module).hang(module)
     return made
 
 

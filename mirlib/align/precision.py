@@ -6,6 +6,7 @@ Next to 1, bfloat16 knows no number between 1 and 1.0078: a scale that starts at
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,12 @@ class Float32Module(nn.Module):
         >>> [parameter.dtype for parameter in Scale().bfloat16().parameters()]
         [torch.float32, torch.bfloat16, torch.bfloat16]
     """
+
+    def follow(self, module: nn.Module) -> Self:
+        """Take over a module's device and mode, and its dtype where that is float32 or wider."""
+        like = next((p for p in module.parameters() if p.is_floating_point()), None)
+        placed = self if like is None else self.to(device=like.device, dtype=like.dtype)
+        return placed.train(module.training)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         if recurse:

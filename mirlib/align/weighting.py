@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,34 +149,31 @@ def _fit(logits: Tensor, labels: Tensor) -> None:
 # Any Hugging Face LVLM
 
 
-class _Hider:
-    """Takes the vision columns out of the attention mask that a decoder is called with."""
+def _hide(
+    rows: VisionRows, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take the vision columns out of the attention mask that a decoder is called with."""
+    if rows.mask is None:
+        raise MirlibError("call the whole model with input_ids: they tell which columns are vision")
+    if len(args) > 1:
+        raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
+    return args, {**kwargs, "attention_mask": _hidden(kwargs.get("attention_mask"), rows.mask)}
 
-    def __init__(self, rows: VisionRows) -> None:
-        self.rows = rows
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if self.rows.mask is None:
-            raise MirlibError("call the whole model with input_ids: they tell which columns are vision")
-        if len(args) > 1:
-            raise MirlibError(f"{type(module).__name__} was called with an attention mask by place; hide it by name")
-        return args, {**kwargs, "attention_mask": self._hidden(kwargs.get("attention_mask"))}
-
-    def _hidden(self, mask: Any) -> Any:
-        vision = self.rows.mask
-        if mask is None:
-            return (~vision).long()
-        if isinstance(mask, Mapping):  # a mask by kind of layer
-            return {kind: None if each is None else self._hidden(each) for kind, each in mask.items()}
-        if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != vision.shape[-1]:
-            raise MirlibError(
-                f"the decoder got an attention mask of shape {tuple(getattr(mask, 'shape', ()))} for a sequence of "
-                f"shape {tuple(vision.shape)}; vision can be hidden in masks (B, T) and (B, 1, T, T) only"
-            )
-        columns = vision.to(mask.device) if mask.ndim == 2 else vision.to(mask.device)[:, None, None, :]
-        if mask.is_floating_point() and mask.ndim == 4:
-            return mask.masked_fill(columns, torch.finfo(mask.dtype).min)
-        return mask.masked_fill(columns, 0)
+def _hidden(mask: Any, vision: Tensor) -> Any:
+    if mask is None:
+        return (~vision).long()
+    if isinstance(mask, Mapping):  # a mask by kind of layer
+        return {kind: None if each is None else _hidden(each, vision) for kind, each in mask.items()}
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != vision.shape[-1]:
+        raise MirlibError(
+            f"the decoder got an attention mask of shape {tuple(getattr(mask, 'shape', ()))} for a sequence of "
+            f"shape {tuple(vision.shape)}; vision can be hidden in masks (B, T) and (B, 1, T, T) only"
+        )
+    columns = vision.to(mask.device) if mask.ndim == 2 else vision.to(mask.device)[:, None, None, :]
+    if mask.is_floating_point() and mask.ndim == 4:
+        return mask.masked_fill(columns, torch.finfo(mask.dtype).min)
+    return mask.masked_fill(columns, 0)
 
 
 @contextmanager
@@ -193,5 +191,5 @@ def vision_hidden(model: nn.Module) -> Iterator[None]:
         decoder = find_decoder(inner)
         if decoder is None:
             raise MirlibError(f"{type(inner).__name__}: no decoder with `layers` found")
-        stack.callback(decoder.register_forward_pre_hook(_Hider(rows).before, with_kwargs=True).remove)
+        stack.callback(decoder.register_forward_pre_hook(partial(_hide, rows), with_kwargs=True).remove)
         yield

@@ -4,6 +4,13 @@ const FILLS = ["solid", "hatched", "dotted"];
 const NUMBERS = ["zero", "one", "two", "three", "four"];
 const percent = (share) => (share >= 0.005 || share === 0 ? `${Math.round(100 * share)} %` : "< 1 %");
 
+// A share as a bar, and in words.
+function shareBar(share, fill) {
+  const bar = element("div", { class: `mirlib-bar ${fill}` });
+  bar.style.width = `${100 * share}%`;
+  return [element("div", { class: "mirlib-share" }, bar), element("span", { class: "mirlib-value" }, percent(share))];
+}
+
 // --- Questions about a scene ------------------------------------------------------------------------------------------
 
 const plural = (form) => (/^\d$/.test(form) ? form : form === "cross" ? "crosses" : `${form}s`);
@@ -79,8 +86,7 @@ function render({ model, el }) {
     thing[name] = value;
     const slack = CELL / 2 - world.sizes[thing.size] - 1;
     for (const way of ["right", "down"]) thing[way] = Math.max(-slack, Math.min(slack, thing[way]));
-    model.set("things", things);
-    model.save_changes();
+    assign(model, { things });
   };
   const now = (name) => model.get("things")[chosen][name];
   const options = (words) => words.map((word) => [word, word]);
@@ -101,14 +107,11 @@ function render({ model, el }) {
     slider(proxy, "right", { label: "To the right", min: -5, max: 5, step: 1, show: pixels }),
     slider(proxy, "down", { label: "Down", min: -5, max: 5, step: 1, show: pixels }),
   ];
-  const tabs = [0, 1, 2, 3].map((i) => {
-    const button = element("button", { type: "button", "data-thing": i }, `Thing ${i + 1}`);
-    button.addEventListener("click", () => {
-      chosen = i;
-      refreshEditor();
-    });
-    return button;
-  });
+  const edited = (i) => {
+    chosen = i;
+    refreshEditor();
+  };
+  const tabs = [0, 1, 2, 3].map((i) => pushButton(`Thing ${i + 1}`, () => edited(i), { "data-thing": i }));
   function refreshEditor() {
     chosen = Math.min(chosen, model.get("count") - 1);
     tabs.forEach((button, i) => {
@@ -125,39 +128,27 @@ function render({ model, el }) {
 
   // The question: one of those that the scene allows, or the reader's own.
   const list = element("select", { id: "mirlib-question", name: "question" });
-  list.addEventListener("change", () => {
-    model.set("question", list.value);
-    model.save_changes();
-  });
+  list.addEventListener("change", () => assign(model, { question: list.value }));
   const typed = element("input", { type: "text", name: "typed", id: "mirlib-typed" });
   const form = element("form", { class: "mirlib-chooser" }, element("label", { for: typed.id }, "Or ask in your own words"), typed, element("button", { type: "submit" }, "Ask"));
   const askTyped = (event) => {
     event.preventDefault();
-    const words = typed.value.trim().split(/\s+/).join(" ");
-    if (words) model.set("question", words);
-    model.save_changes();
+    const question = typed.value.trim().split(/\s+/).join(" ");
+    if (question) assign(model, { question });
   };
   form.addEventListener("submit", askTyped);
   typed.addEventListener("keydown", (event) => event.key === "Enter" && askTyped(event)); // a notebook keeps it from the form
 
   // What is looked at: one thing at a time.
-  const choices = Object.entries(VIEWS).map(([view, label]) => {
-    const button = element("button", { type: "button", "data-view": view }, label);
-    button.addEventListener("click", () => {
-      model.set("view", view);
-      model.save_changes();
-    });
-    return button;
-  });
+  const choices = Object.entries(VIEWS).map(([view, label]) =>
+    pushButton(label, () => assign(model, { view }), { "data-view": view }),
+  );
   const inside = traitChoice(model, "inside", "Which model", [["", options(names)]]);
   inside.hidden = names.length < 2;
 
   // The picture under its patches, for the costs and for the words.
   const grid = { name: "Your picture", rows: 6, columns: 6, cells: [...Array(36).keys()], width: PICTURE, height: PICTURE };
-  const stage = patchStage((patch) => {
-    model.set("patch", patch);
-    model.save_changes();
-  });
+  const stage = patchStage((patch) => assign(model, { patch }));
   const costs = costPanel();
   const nearest = element("tbody");
   const vector = element("p", { class: "mirlib-note" });
@@ -194,17 +185,10 @@ function render({ model, el }) {
     spoken.say(sentence);
   }
 
-  function wordRow(word, share) {
-    const length = element("div", { class: "mirlib-bar solid" });
-    length.style.width = `${100 * share}%`;
-    const value = element("span", { class: "mirlib-value" }, percent(share));
-    return element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, word.trim()),
-      element("td", { "data-value": share }, element("div", { class: "mirlib-share" }, length), value),
-    );
-  }
+  const wordRow = (word, share) => {
+    const cell = element("td", { "data-value": share }, ...shareBar(share, "solid"));
+    return element("tr", {}, element("th", { scope: "row" }, word.trim()), cell);
+  };
 
   const settingsOf = (name) => ({ input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" });
   const working = (part) => {
@@ -304,11 +288,8 @@ function render({ model, el }) {
         { class: word === answer ? "mirlib-true" : "" },
         element("th", { scope: "row" }, word === answer ? `${word} ✓` : word),
         ...replies.map((reply, m) => {
-          const bar = element("div", { class: `mirlib-bar ${FILLS[m % FILLS.length]}` });
-          bar.style.width = `${100 * share(reply, word)}%`;
-          const value = element("span", { class: "mirlib-value" }, percent(share(reply, word)));
           const data = { "data-word": word, "data-model": names[m], "data-value": share(reply, word) };
-          return element("td", data, element("div", { class: "mirlib-share" }, bar), value);
+          return element("td", data, ...shareBar(share(reply, word), FILLS[m % FILLS.length]));
         }),
       ),
     );
@@ -321,9 +302,7 @@ function render({ model, el }) {
   }
 
   const ready = (async () => {
-    await engine.load((part) => {
-      status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
-    });
+    await engine.load(saying(status));
     for (const [name, text] of Object.entries(model.get("projectors"))) {
       if (text) await engine.ask("projector", { name, values: new Float32Array(bytesOf(text).buffer) });
     }
@@ -376,9 +355,9 @@ function render({ model, el }) {
   );
   const root = element("div", { class: "mirlib-widget mirlib-ask", role: "group", "aria-label": "Ask the model" }, frame);
   el.append(root);
-  for (const name of ["things", "count"]) model.on(`change:${name}`, refreshEditor);
-  for (const name of ["things", "count", "background", "question", "view", "inside"]) model.on(`change:${name}`, refresh);
-  for (const name of ["layer", "patch"]) model.on(`change:${name}`, showPatches);
+  watch(model, ["things", "count"], refreshEditor);
+  watch(model, ["things", "count", "background", "question", "view", "inside"], refresh);
+  watch(model, ["layer", "patch"], showPatches);
   refreshEditor();
   refresh();
 }

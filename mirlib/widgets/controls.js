@@ -24,6 +24,20 @@ function number(value) {
   return text.replace("-", "−");
 }
 
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// Sets traits of a model, by name, and tells the kernel.
+function assign(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+  model.save_changes();
+}
+
+// Calls a listener whenever one of some traits changes; what is returned ends that.
+function watch(model, names, listener) {
+  for (const name of names) model.on(`change:${name}`, listener);
+  return () => names.forEach((name) => model.off(`change:${name}`, listener));
+}
+
 let controlCount = 0;
 
 // A labelled slider for one numeric trait; the label, the value and the slider are tied together.
@@ -36,10 +50,7 @@ function slider(model, name, { label, min, max, step, show = number }) {
     output.textContent = show(model.get(name));
     input.setAttribute("aria-valuetext", output.textContent);
   };
-  input.addEventListener("input", () => {
-    model.set(name, Number(input.value));
-    model.save_changes();
-  });
+  input.addEventListener("input", () => assign(model, { [name]: Number(input.value) }));
   model.on(`change:${name}`, refresh);
   refresh();
   return element("div", { class: "mirlib-control" }, element("label", { for: id }, label), output, input);
@@ -51,10 +62,7 @@ function toggle(model, name, { label }) {
   const refresh = () => {
     input.checked = model.get(name);
   };
-  input.addEventListener("change", () => {
-    model.set(name, input.checked);
-    model.save_changes();
-  });
+  input.addEventListener("change", () => assign(model, { [name]: input.checked }));
   model.on(`change:${name}`, refresh);
   refresh();
   return element("label", { class: "mirlib-toggle" }, input, element("span", {}, label));
@@ -78,33 +86,14 @@ function choice(label, groups, get, set) {
 
 // The same for a trait that holds the value itself.
 function traitChoice(model, name, label, groups) {
-  const made = choice(label, groups, () => model.get(name), (value) => {
-    model.set(name, value);
-    model.save_changes();
-  });
+  const made = choice(label, groups, () => model.get(name), (value) => assign(model, { [name]: value }));
   made.input.name = name;
   model.on(`change:${name}`, made.refresh);
   return made.node;
 }
 
-// Round numbers for the ticks of an axis from low to high: powers of ten, with 2 and 5 between them where they are few.
-function ticks(low, high, logarithmic, most = 6) {
-  if (logarithmic) {
-    const from = Math.floor(Math.log10(low));
-    const to = Math.ceil(Math.log10(high));
-    for (const steps of [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1, 3], [1]]) {
-      const found = [];
-      for (let power = from; power <= to; power += 1) {
-        for (const step of steps) found.push(Number(`${step}e${power}`));
-      }
-      const inside = found.filter((value) => value >= low && value <= high);
-      if (inside.length <= most && (inside.length >= 2 || steps.length === 1)) return inside;
-    }
-    const every = Math.ceil((to - from) / most);
-    const found = [];
-    for (let power = from; power <= to; power += every) found.push(Number(`1e${power}`));
-    return found.filter((value) => value >= low && value <= high);
-  }
+// Round numbers for the ticks of an axis from low to high.
+function ticks(low, high, most) {
   const rough = (high - low) / most;
   const size = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * size).find((candidate) => candidate >= rough);
@@ -113,20 +102,28 @@ function ticks(low, high, logarithmic, most = 6) {
   return found;
 }
 
-// Mean, lowest and highest, summed in order as in Python.
-function meanAndRange(values) {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  return { mean, low: Math.min(...values), high: Math.max(...values) };
+// Lines across a plot at round numbers, each with its number on the left.
+function rulings(low, high, most, toY, { left, right }) {
+  return ticks(low, high, most).flatMap((tick) => [
+    shape("line", { x1: left, x2: right, y1: toY(tick), y2: toY(tick), stroke: "var(--mirlib-line)" }),
+    shape("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end", class: "quiet" }, number(tick)),
+  ]);
+}
+
+// A button, and what it does.
+function pushButton(label, act, attributes = {}) {
+  const button = element("button", { type: "button", ...attributes }, label);
+  button.addEventListener("click", act);
+  return button;
 }
 
 // A button that sets several traits at once.
-function setter(model, label, values) {
-  const button = element("button", { type: "button" }, label);
-  button.addEventListener("click", () => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  });
-  return button;
+const setter = (model, label, values) => pushButton(label, () => assign(model, values));
+
+// A line of a table: what a number is, and the cell that it stands in, which is kept by its name.
+function numberRow(cells, name, ...label) {
+  cells[name] = element("td", { class: "mirlib-number", "data-name": name });
+  return element("tr", {}, element("th", { scope: "row" }, ...label), cells[name]);
 }
 
 // A sentence for screen readers, spoken when the reader has stopped moving the slider.

@@ -31,8 +31,7 @@ async function packetPieces(model, progress) {
   if (!near) {
     return new Promise((resolve) => {
       model.on("change:_packet", () => resolve([model.get("_packet")]));
-      model.set("_wanted", true);
-      model.save_changes();
+      assign(model, { _wanted: true });
     });
   }
   const address = near.getAttribute("href") ?? near.getAttribute("src");
@@ -49,6 +48,11 @@ async function packetPieces(model, progress) {
   }
   return self.mirlibMiniature;
 }
+
+// Says how much of the model has come.
+const saying = (status) => (part) => {
+  status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
+};
 
 // The pixels of a picture of 48 x 48, red, green and blue after each other.
 async function pixelsOf(address) {

@@ -4,10 +4,6 @@ const TRAITS = ["picture", "layer", "patch", "coloured"];
 function render({ model, el }) {
   const pictures = model.get("pictures");
   const layers = model.get("layers");
-  const set = (values) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  };
   const dearest = (picture, layer) => {
     const costs = picture.cells.map((cell, i) =>
       picture.rows > 0 && cell < 0 ? -1 : (reading(picture, layers, layer, i).cost ?? -1),
@@ -23,11 +19,11 @@ function render({ model, el }) {
     "Picture",
     [["", pictures.map((picture, i) => [String(i), label(picture, i)])]],
     () => String(model.get("picture")),
-    (value) => set({ picture: Number(value), patch: dearest(pictures[Number(value)], model.get("layer")) }),
+    (value) => assign(model, { picture: Number(value), patch: dearest(pictures[Number(value)], model.get("layer")) }),
   );
   chooser.input.name = "picture";
 
-  const stage = patchStage((patch) => set({ patch }));
+  const stage = patchStage((patch) => assign(model, { patch }));
   const panel = costPanel();
   const note = element("p", { class: "mirlib-note" });
   const spoken = announcer();
@@ -79,12 +75,9 @@ function render({ model, el }) {
     { class: "mirlib-widget mirlib-costs", role: "group", "aria-label": "Costs of patches" },
     frame,
   );
-  for (const name of TRAITS) model.on(`change:${name}`, refresh);
   refresh();
   el.append(root);
-  return () => {
-    for (const name of TRAITS) model.off(`change:${name}`, refresh);
-  };
+  return watch(model, TRAITS, refresh);
 }
 
 export default { render };

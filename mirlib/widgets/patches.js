@@ -64,7 +64,7 @@ function drawLegend(svg, scale, coloured) {
   }
   const frame = { fill: "none", stroke: "var(--mirlib-quiet)", "stroke-width": 1 };
   parts.push(shape("rect", { x: left, y: top, width: right - left, height, ...frame }));
-  for (const tick of ticks(0, scale.top, false, 4)) {
+  for (const tick of ticks(0, scale.top, 4)) {
     parts.push(shape("text", { x: toX(tick), y: top + height + 13, "text-anchor": "middle", class: "quiet" }, number(tick)));
   }
   if (scale.word !== null) {
@@ -85,11 +85,7 @@ function drawChart(svg, numbers, layers, layer) {
   const toY = (value) => box.bottom - (value / (1.05 * high)) * (box.bottom - box.top);
   const step = (box.right - box.left) / count;
   const parts = [shape("text", { x: 0, y: 11, class: "quiet" }, "this patch in every layer")];
-  for (const tick of ticks(0, 1.05 * high, false, 3)) {
-    const y = toY(tick);
-    parts.push(shape("line", { x1: box.left, x2: box.right, y1: y, y2: y, stroke: "var(--mirlib-line)" }));
-    parts.push(shape("text", { x: box.left - 5, y: y + 4, "text-anchor": "end", class: "quiet" }, number(tick)));
-  }
+  parts.push(...rulings(0, 1.05 * high, 3, toY, box));
   const every = Math.ceil(count / 10);
   numbers.by_layer.forEach((cost, i) => {
     const x = box.left + i * step;
@@ -198,10 +194,7 @@ function costPanel() {
   const legend = shape("svg", { viewBox: `0 0 ${CHART_WIDTH} 58`, "aria-hidden": "true" });
   const chart = shape("svg", { viewBox: `0 0 ${CHART_WIDTH} ${CHART_HEIGHT}`, "aria-hidden": "true" });
   const cells = {};
-  const row = (name, text) => {
-    cells[name] = element("td", { class: "mirlib-number", "data-name": name });
-    return element("tr", {}, element("th", { scope: "row" }, text), cells[name]);
-  };
+  const row = (name, text) => numberRow(cells, name, text);
   const head = element("th", { scope: "col", colspan: 2 });
   const table = element(
     "table",

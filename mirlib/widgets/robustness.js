@@ -5,7 +5,6 @@ const LINES = ["none", "8 4", "2 3", "10 3 2 3", "14 4"];
 const [WIDTH, HEIGHT] = [480, 240];
 const BOX = { left: 58, right: 468, top: 26, bottom: 196 };
 
-const mean = (values) => meanAndRange(values).mean;
 const deviation = (values) => {
   const middle = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
@@ -75,12 +74,7 @@ function drawCounts(svg, models, count) {
   const toX = (n) =>
     BOX.left + 16 + ((Math.log(Number(n)) - first) / (last - first || 1)) * (BOX.right - BOX.left - 32);
   const toY = (value) => BOX.bottom - ((value - low) / (high - low)) * (BOX.bottom - BOX.top);
-  const parts = [];
-  for (const tick of ticks(low, high, false, 5)) {
-    const y = toY(tick);
-    parts.push(shape("line", { x1: BOX.left, x2: BOX.right, y1: y, y2: y, stroke: "var(--mirlib-line)" }));
-    parts.push(shape("text", { x: BOX.left - 6, y: y + 4, "text-anchor": "end", class: "quiet" }, number(tick)));
-  }
+  const parts = rulings(low, high, 5, toY, BOX);
   const bar = { x: toX(count) - 9, width: 18, y: BOX.top, height: BOX.bottom - BOX.top };
   parts.push(shape("rect", { ...bar, fill: "var(--mirlib-cool)", "fill-opacity": 0.18 }));
   // Labels that would touch another are left out; the present N comes first, then both ends, then the others.
@@ -121,7 +115,7 @@ function drawCell(svg, models, cell, reference) {
   const [low, high] = [Math.min(...all) - room, Math.max(...all) + room];
   const toX = (value) => 66 + ((value - low) / (high - low)) * 264;
   const parts = [];
-  for (const tick of ticks(low, high, false, 5)) {
+  for (const tick of ticks(low, high, 5)) {
     const x = toX(tick);
     parts.push(shape("line", { x1: x, x2: x, y1: 8, y2: 72, stroke: "var(--mirlib-line)" }));
     parts.push(shape("text", { x, y: 88, "text-anchor": "middle", class: "quiet" }, number(tick)));
@@ -153,11 +147,6 @@ function render({ model, el }) {
   const seeds = everyone.map((one) => one.seed).sort((a, b) => a - b);
   let hovered = null; // a cell under the pointer is shown for as long as it is under the pointer
 
-  const set = (values) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  };
-
   // --- the grid ---
   const buttons = new Map();
   const key = (picture, text) => JSON.stringify([picture, text]);
@@ -169,16 +158,15 @@ function render({ model, el }) {
       element("th", { scope: "row" }, picture),
       ...texts.map((text, column) => {
         const button = element("button", { type: "button", "data-picture": picture, "data-text": text });
-        button.addEventListener("click", () => set({ cell: [picture, text] }));
-        button.addEventListener("focus", () => set({ cell: [picture, text] }));
-        button.addEventListener("pointerenter", () => {
-          hovered = [picture, text];
-          refresh();
-        });
-        button.addEventListener("pointerleave", () => {
-          hovered = null;
-          refresh();
-        });
+        for (const event of ["click", "focus"]) {
+          button.addEventListener(event, () => assign(model, { cell: [picture, text] }));
+        }
+        for (const [event, under] of [["pointerenter", [picture, text]], ["pointerleave", null]]) {
+          button.addEventListener(event, () => {
+            hovered = under;
+            refresh();
+          });
+        }
         button.addEventListener("keydown", (event) => {
           const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
           if (!step) return;
@@ -205,11 +193,7 @@ function render({ model, el }) {
   const strip = shape("svg", { viewBox: "0 0 340 94", role: "img", style: "max-width: 26rem" }, shape("title"));
   const rows = {};
   const numbersBody = element("tbody");
-  const row = (body, name, label, under) => {
-    const value = element("td", { class: "mirlib-number", "data-name": name });
-    rows[name] = value;
-    body.append(element("tr", {}, element("th", { scope: "row" }, label, element("small", {}, under)), value));
-  };
+  const row = (body, name, label, under) => body.append(numberRow(rows, name, label, element("small", {}, under)));
   row(numbersBody, "mean", "MIR", "mean, lowest and highest draw");
   row(numbersBody, "models", "models", "lowest and highest mean");
   row(numbersBody, "draw_range", "range over draws", "within a model");
@@ -311,8 +295,8 @@ function render({ model, el }) {
     }
   };
 
-  const toReference = element("button", { type: "button" }, "Make this cell the reference");
-  toReference.addEventListener("click", () => set({ reference_cell: model.get("cell") }));
+  const refer = () => assign(model, { reference_cell: model.get("cell") });
+  const toReference = pushButton("Make this cell the reference", refer);
   const pick = element(
     "div",
     { class: "mirlib-wide" },
@@ -341,12 +325,9 @@ function render({ model, el }) {
   const end = element("div", { class: "mirlib-wide" }, note, spoken.node);
   const frame = element("div", { class: "mirlib-frame" }, pick, left, right, samples, end);
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "Pictures and texts" }, frame);
-  for (const name of TRAITS) model.on(`change:${name}`, refresh);
   refresh();
   el.append(root);
-  return () => {
-    for (const name of TRAITS) model.off(`change:${name}`, refresh);
-  };
+  return watch(model, TRAITS, refresh);
 }
 
 export default { render };

@@ -121,10 +121,7 @@ function render({ model, el }) {
     ["mir", "MIR, all layers"],
     ["distance", "distance in this layer"],
     ["length", "length in this layer, vision / text"],
-  ].map(([name, label]) => {
-    cells[name] = element("td", { class: "mirlib-number", "data-name": name });
-    return element("tr", {}, element("th", { scope: "row" }, label), cells[name]);
-  });
+  ].map((line) => numberRow(cells, ...line));
   const spoken = announcer();
   const pictures = element("div", { class: "mirlib-strip" });
   const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || name in MADE);
@@ -234,11 +231,9 @@ function render({ model, el }) {
         const numbers = options.map(([name], i) => `${name}: ${values[i].value.toFixed(2)}`).join(". ");
         answer.textContent = `${choice === lower ? "Yes." : "No."} ${numbers}. ${then(values)}`;
         const changed = options[0][1] && Object.keys(options[0][1]).length ? options[0][1] : options[1][1];
-        for (const [name, value] of Object.entries({ ...untouched, ...changed })) model.set(name, value);
-        model.save_changes();
+        assign(model, { ...untouched, ...changed });
         if (index + 1 < GUESSES.length) {
-          const next = element("button", { type: "button" }, "Next guess");
-          next.addEventListener("click", () => {
+          const next = pushButton("Next guess", () => {
             pose(index + 1);
             quiz.querySelector("button").focus({ preventScroll: true });
             quiz.scrollIntoView({ block: "nearest" });
@@ -254,7 +249,6 @@ function render({ model, el }) {
   }
   pose(0);
 
-  for (const name of SETTINGS) model.on(`change:${name}`, refresh);
   model.on("change:layer", () => shown && show(shown, read()));
   const figures = element("div", {}, clouds, pictures, status, bar);
   const side = element("div", {}, element("table", {}, element("tbody", {}, ...rows)), controls, curve, spoken.node);
@@ -263,7 +257,7 @@ function render({ model, el }) {
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "The model in the page" }, frame);
   el.append(root);
   refresh();
-  return () => SETTINGS.forEach((name) => model.off(`change:${name}`, refresh));
+  return watch(model, SETTINGS, refresh);
 }
 
 export default { render };

@@ -3,10 +3,9 @@ const CHART = { width: 480, height: 200, left: 40, right: 14, top: 28, bottom: 3
 const [SLOWEST, FASTEST] = [5e-4, 7]; // the lowest learning rate, and how often it can be doubled
 const NEAR = 8; // steps over which the loss is averaged, since one batch is few captions
 const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
-const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 // The loss of a step, with those of up to seven steps before it.
-const smooth = (points) => points.map(([step], i) => [step, average(points.slice(Math.max(0, i + 1 - NEAR), i + 1).map(([, y]) => y))]);
+const smooth = (points) => points.map(([step], i) => [step, mean(points.slice(Math.max(0, i + 1 - NEAR), i + 1).map(([, y]) => y))]);
 const lossOf = (run) => (run.losses.length ? smooth(run.losses).at(-1)[1] : null);
 
 // One quantity by step: this run in colour, the run before in grey and dashed. What was measured is marked by dots.
@@ -17,12 +16,7 @@ function drawChart(svg, { label, steps, runs, colour, dots, faint, from, most })
   const high = Math.max(most, Math.ceil(2 * Math.max(...shown, most)) / 2);
   const toX = (step) => left + ((width - left - right) * step) / steps;
   const toY = (y) => height - bottom - ((height - top - bottom) * (Math.min(y, high) - low)) / (high - low);
-  const quiet = { stroke: "var(--mirlib-line)", "stroke-width": 1 };
-  const parts = [];
-  for (const tick of ticks(low, high, false, 5)) {
-    parts.push(shape("line", { x1: left, x2: width - right, y1: toY(tick), y2: toY(tick), ...quiet }));
-    parts.push(shape("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end", class: "quiet" }, number(tick)));
-  }
+  const parts = rulings(low, high, 5, toY, { left, right: width - right });
   for (let step = 0; step <= steps; step += steps / 4) {
     parts.push(shape("text", { x: toX(step), y: height - bottom + 15, "text-anchor": "middle", class: "quiet" }, number(step)));
   }
@@ -77,8 +71,7 @@ function render({ model, el }) {
     step: 1,
     show: (count) => `${count} ${count === 1 ? "step" : "steps"}`,
   });
-  const button = element("button", { type: "button" }, "Train");
-  button.addEventListener("click", () => (busy ? stop() : start()));
+  const button = pushButton("Train", () => (busy ? stop() : start()));
 
   // The numbers of both runs.
   const LINES = [
@@ -143,9 +136,7 @@ function render({ model, el }) {
     run = { rate: model.get("learning_rate"), warmup: model.get("warmup_steps"), losses: [], probes: [], stopped: false };
     const mine = run;
     try {
-      await engine.load((part) => {
-        status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
-      });
+      await engine.load(saying(status));
       if (!mine.stopped) {
         status.textContent = "It learns, in this page and on your machine.";
         const pictures = await Promise.all(model.get("pictures").map(pixelsOf));

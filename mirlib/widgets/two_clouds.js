@@ -135,21 +135,11 @@ function draw(svg, numbers) {
   ]) {
     const [cx, cy] = place(cloud, numbers.alpha, [0, 0]);
     const turn = `rotate(${(-cloud.angle * 180) / Math.PI} ${toX(cx)} ${toY(cy)})`;
+    const look = { transform: turn, fill: colour, "fill-opacity": 0.1, stroke: colour, "stroke-dasharray": dash };
     for (const sigma of [1, 2]) {
-      parts.push(
-        shape("ellipse", {
-          cx: toX(cx),
-          cy: toY(cy),
-          rx: sigma * numbers.alpha * cloud.spread[0] * unit,
-          ry: sigma * numbers.alpha * cloud.spread[1] * unit,
-          transform: turn,
-          fill: colour,
-          "fill-opacity": 0.1,
-          stroke: colour,
-          "stroke-width": sigma === 1 ? 2.5 : 1.2,
-          "stroke-dasharray": dash,
-        }),
-      );
+      const [rx, ry] = cloud.spread.map((spread) => sigma * numbers.alpha * spread * unit);
+      const width = sigma === 1 ? 2.5 : 1.2;
+      parts.push(shape("ellipse", { cx: toX(cx), cy: toY(cy), rx, ry, ...look, "stroke-width": width }));
     }
     for (const point of POINTS) {
       const [px, py] = place(cloud, numbers.alpha, point);
@@ -162,21 +152,11 @@ function draw(svg, numbers) {
     }
   }
   const [from, to] = [numbers.text, numbers.vision].map((cloud) => place(cloud, numbers.alpha, [0, 0]));
-  parts.push(
-    shape("line", {
-      x1: toX(from[0]),
-      y1: toY(from[1]),
-      x2: toX(to[0]),
-      y2: toY(to[1]),
-      stroke: "var(--mirlib-ink)",
-      "stroke-width": 2,
-    }),
-  );
+  const [x1, y1, x2, y2] = [toX(from[0]), toY(from[1]), toX(to[0]), toY(to[1])];
+  parts.push(shape("line", { x1, y1, x2, y2, stroke: "var(--mirlib-ink)", "stroke-width": 2 }));
   const mark = { stroke: "var(--mirlib-paper)", "stroke-width": 2 };
-  parts.push(shape("circle", { cx: toX(from[0]), cy: toY(from[1]), r: 6, fill: "var(--mirlib-cool)", ...mark }));
-  parts.push(
-    shape("path", { d: `M${toX(to[0])} ${toY(to[1]) - 8}l7.5 13h-15z`, fill: "var(--mirlib-warm)", ...mark }),
-  );
+  parts.push(shape("circle", { cx: x1, cy: y1, r: 6, fill: "var(--mirlib-cool)", ...mark }));
+  parts.push(shape("path", { d: `M${x2} ${y2 - 8}l7.5 13h-15z`, fill: "var(--mirlib-warm)", ...mark }));
 
   // Names stand in a corner, so that they are never covered.
   parts.push(shape("circle", { cx: 14, cy: 16, r: 6, fill: "var(--mirlib-cool)" }));
@@ -244,16 +224,13 @@ function render({ model, el }) {
     svg.querySelector("title").textContent = `A vision cloud and a text cloud. ${sentence}`;
     spoken.say(sentence);
   };
-  for (const name of TRAITS) model.on(`change:${name}`, refresh);
   refresh();
 
   const figures = element("div", { class: "mirlib-wide" }, element("table", {}, table), spoken.node);
   const frame = element("div", { class: "mirlib-frame" }, element("div", {}, svg), controls, figures);
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "Two clouds" }, frame);
   el.append(root);
-  return () => {
-    for (const name of TRAITS) model.off(`change:${name}`, refresh);
-  };
+  return watch(model, TRAITS, refresh);
 }
 
 export default { render };

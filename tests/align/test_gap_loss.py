@@ -9,7 +9,6 @@ from tiny_models import FAMILIES, IMAGE
 from mirlib import capture, frechet_distance
 from mirlib.align.gap_loss import (
     GapLoss,
-    HiddenRows,
     StreamedDistance,
     differentiable_trace_sqrt,
     token_distance,
@@ -220,7 +219,7 @@ def test_rows_are_those_of_capture(name, models):
     inputs, model = BY_NAME[name].inputs(), models[name]
     plain = model(**inputs).logits  # transformers may leave hooks of its own in the first pass
     before = hooks(model)
-    kept = HiddenRows(model)
+    kept = GapLoss(model)
     with capture(model) as stream:
         stream.text_mask = text_of(inputs)
         read = model(**inputs).logits

@@ -20,6 +20,20 @@ PADDING, TEXT, VISION = 0, 1, 2
 CACHE = next(name for name in ("cache", "past_key_values") if name in signature(LlamaModel.forward).parameters)
 
 
+@torch.no_grad()
+def attention_weights(model, **inputs):
+    """(K, B, T, T), mean over the heads, in a pass whose attention is computed eagerly; 0 where it was forbidden."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    model.set_attn_implementation("eager")
+    try:
+        found = model(**inputs, output_attentions=True, use_cache=False).attentions
+    finally:
+        for config, how in before:
+            config._attn_implementation = how
+    return torch.stack([weights.mean(dim=1) for weights in found])
+
+
 class Model:
     """A model that no test changes for good, its inputs, and which rows are what."""
 
@@ -36,7 +50,7 @@ class Model:
 
     def differing_rows(self, variant):
         """Entries of each layer's weights that are not as expected, in rows that are no padding."""
-        weights = masks.attention_weights(self.model, **self.inputs)
+        weights = attention_weights(self.model, **self.inputs)
         return [((layer > 0) != self.expected(variant))[self.attended].sum().item() for layer in weights]
 
 
@@ -217,7 +231,7 @@ def test_a_sliding_window_stays(of):
     assert not near.all()
     for variant in masks.VARIANTS:
         with attached(case.model, variant):
-            weights = masks.attention_weights(case.model, **inputs)
+            weights = attention_weights(case.model, **inputs)
         for kind, layer in zip(kinds, weights, strict=True):
             expected = long.expected(variant) & (near if kind == "sliding_attention" else True)
             assert torch.equal((layer > 0)[long.attended], expected[long.attended]), (variant, kind)
@@ -271,9 +285,9 @@ def test_images_without_anything_between_them_are_told_apart():
     inputs = {"input_ids": ids, **LLAVA.pixels(2)}
     images = torch.tensor([[-1, 0, 0, 0, 0, 1, 1, 1, 1, -1, -1]])
     with attached(model, "no_attention_across_images"):
-        one = masks.attention_weights(model, **inputs)
+        one = attention_weights(model, **inputs)
         with masks.rows_are(model, images=images):
-            two = masks.attention_weights(model, **inputs)
+            two = attention_weights(model, **inputs)
     assert (one[:, 0, 5:9, 1:5] > 0).all()
     assert (two[:, 0, 5:9, 1:5] == 0).all()
     assert (two[:, 0, 9:, 1:9] > 0).all()

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from replies import ask_pictures
 from widget_pages import write_page
 
 from mirlab import live, world
@@ -97,7 +98,7 @@ def test_both_projectors_answer_as_in_python(opened, untrained):
     )
     question = world.Question("colour_at", "what colour is topleft ?", "", "green")
     for name, (model, processor) in {"untrained": untrained, "shipped": load_miniature()}.items():
-        (reply,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
+        (reply,) = ask_pictures(model, processor.tokenizer, scene, [question])
         (caption,) = evaluation.write_captions(model, processor.tokenizer, train.vision_features(model, [scene]))
         said = opened.locator(f'.mirlib-ask [data-said="{name}"]').inner_text()
         assert said == f"{reply.said} ({'right' if reply.is_right else 'wrong'})"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from replies import ask_pictures
 
 from mirlab import live, world
 from mirlab.measuring import pictures_of, texts_of
@@ -151,7 +152,7 @@ def test_two_hundred_scenes_have_the_same_answers(asked, miniature):
         kind = world.QUESTION_KINDS[number % len(world.QUESTION_KINDS)]
         questions = [q for q in live.questions_of(scene) if q.kind == kind] or live.questions_of(scene)
         question = questions[number % len(questions)]
-        (reply,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
+        (reply,) = ask_pictures(model, processor.tokenizer, scene, [question])
         given = {"pixels": pixels(world.to_image(scene)), "question": question.text, "words": list(reply.words)}
         got = ask(asked, "answer", **given, settings=SETTINGS)
         assert got["likeliest"][0][0] == reply.said, question

@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from replies import ask_pictures
 
 from mirlab import live, world
 from mirlab.model import evaluation
@@ -106,7 +107,7 @@ def test_answers_are_those_that_the_evaluation_counts(miniature):
     scenes = evaluation.held_out_scenes(60)
     for kind in ("exist", "colour_at", "size"):
         asked = evaluation.questions_about(scenes, kind)
-        replies = [live.ask_pictures(model, processor.tokenizer, scenes[i], [question])[0] for i, question in asked]
+        replies = [ask_pictures(model, processor.tokenizer, scenes[i], [question])[0] for i, question in asked]
         right = np.mean([reply.is_right for reply in replies])
         among = [r.probabilities[r.words.index(r.question.answer)] / sum(r.probabilities) for r in replies]
         assert len(replies) == counted.count[kind]
@@ -119,7 +120,7 @@ def test_another_picture_changes_the_answer_but_not_the_question(miniature):
     model, processor = miniature
     scene, other = (world.Scene((replace(RED_SQUARE, colour=colour),)) for colour in ("red", "yellow"))
     (question,) = [q for q in live.questions_of(scene) if q.kind == "colour_at"]
-    (own,) = live.ask_pictures(model, processor.tokenizer, scene, [question])
-    (blind,) = live.ask_pictures(model, processor.tokenizer, scene, [question], picture_of=other)
-    (its_own,) = live.ask_pictures(model, processor.tokenizer, other, [question])
+    (own,) = ask_pictures(model, processor.tokenizer, scene, [question])
+    (blind,) = ask_pictures(model, processor.tokenizer, scene, [question], picture_of=other)
+    (its_own,) = ask_pictures(model, processor.tokenizer, other, [question])
     assert blind.probabilities == its_own.probabilities != own.probabilities

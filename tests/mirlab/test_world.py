@@ -145,7 +145,6 @@ def test_captions_name_digits_like_shapes():
         (world.Thing("7", "red", "small", "topleft", writing=3), world.Thing("0", "blue", "large", "topright"))
     )
     assert world.caption(scene) == "topleft 7 small red . topright 0 large blue ."
-    assert world.caption(scene, order=[1, 0]) == "topright 0 large blue . topleft 7 small red ."
     assert world.caption(scene, "mid") == "a red 7 and a blue 0 ."
 
 
