@@ -7,7 +7,6 @@ about it; the miniature answers in the page. `train_in_page` makes one in which 
 from __future__ import annotations
 
 import base64
-import io
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -96,28 +95,17 @@ class LiveCurve:
             return
         from IPython.display import Image, display
 
+        from mirlib import plots
+
         began = time.monotonic()
-        picture = Image(data=self._png(), format="png", alt="Loss and MIR by training step")
+        png = plots.as_png(lambda ax: plots.figure_training(self.data, ax))
+        picture = Image(data=png, format="png", alt="Loss and MIR by training step")
         if self._handle is None:
             self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
         now = time.monotonic()
         self._next_drawing = now + (max(self._seconds, 9 * (now - began)) if self._seconds else 0)
-
-    def _png(self) -> bytes:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        from mirlib import plots
-
-        # A figure that pyplot does not know: a notebook would show it a second time at the end of the cell.
-        with plots.style():
-            figure = Figure()
-            plots.figure_training(self.data, figure.add_subplot())
-            written = io.BytesIO()
-            FigureCanvasAgg(figure).print_png(written)
-        return written.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +77,6 @@ class ScoreForm(ipywidgets.VBox):
         return score(model, processor, images, sample_texts(count), num=count, progress=False)
 
     def _show(self, result: MIRResult) -> None:
-        from matplotlib.figure import Figure
-
         from mirlib import plots
 
         parts = [f"MIR {result.value:.3f}"]
@@ -88,12 +85,7 @@ class ScoreForm(ipywidgets.VBox):
             parts.append(f"{result.interval.confidence:.0%} interval {low:.3f} to {high:.3f}")
         parts.append(f"{result.settings['num']} pairs, {result.num_layers} layers")
         self._say(", ".join(parts) + ".", *result.warnings)
-        with plots.style():
-            figure = Figure(figsize=(6, 3.2), layout="constrained")  # which pyplot would show a second time
-            result.plot(figure.add_subplot())
-            written = io.BytesIO()
-            figure.savefig(written, dpi="figure")
-        self.curve.value = written.getvalue()
+        self.curve.value = plots.as_png(result.plot, figsize=(6, 3.2))
         self.curve.layout.display = None
 
     def _say(self, *lines: str) -> None:

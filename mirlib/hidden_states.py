@@ -131,6 +131,14 @@ def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
     return hidden if parts.read is None else parts.read(hidden)
 
 
+def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """Layers that were asked for, each once and in order; 0 is what enters the first."""
+    chosen = tuple(sorted(set(layers)))
+    if not chosen or not all(0 <= layer <= count for layer in chosen):
+        raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
+    return chosen
+
+
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
     """For a `mirlib.forward.Reader`: yields what it calls with layers 1..K, which calls ``on_layer`` with 0..K.

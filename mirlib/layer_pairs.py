@@ -26,7 +26,7 @@ from mirlib.distributed import Processes
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.frechet import SMALL, Moments, float64_device, frechet_distance_from_moments, threads_for
-from mirlib.hidden_states import decoder_parts, from_layer_zero, unwrap
+from mirlib.hidden_states import decoder_parts, from_layer_zero, some_layers, unwrap
 from mirlib.mir import MODALITIES, NormBounds, row_norms, text_scale
 
 if TYPE_CHECKING:
@@ -256,9 +256,7 @@ def _size(
     if layers is None:
         few = count + 1 if dim <= SMALL else min(count + 1, FEW_LAYERS)
         layers = np.linspace(0, count, few).round().astype(int).tolist()
-    chosen = tuple(sorted(set(layers)))
-    if not chosen or not all(0 <= layer <= count for layer in chosen):
-        raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
+    chosen = some_layers(layers, count)
     groups = min(num, (GROUPS if dim <= SMALL else 2) if groups is None else groups)
     if groups < 2:
         raise MirlibError(f"a layer map needs at least 2 pairs (--num) and 2 groups, for its null, got {groups}")

@@ -6,7 +6,8 @@ figure; line styles and markers tell series apart as well, so that figures read 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mirlib.errors import MirlibError
 
@@ -78,6 +80,16 @@ def new_axes(ax: Axes | None = None, **kwargs: Any) -> Axes:
         return ax
     with style():
         return plt.subplots(**kwargs)[1]
+
+
+def as_png(draw: Callable[[Axes], Any], **of_figure: Any) -> bytes:
+    """What `draw` draws, as PNG, of a figure that pyplot does not know: a notebook would show it a second time."""
+    written = io.BytesIO()
+    with style():
+        figure = Figure(**of_figure)
+        draw(figure.add_subplot())
+        figure.savefig(written, dpi="figure")
+    return written.getvalue()
 
 
 def figure_per_layer(data: MIRResult | Mapping[str, MIRResult], ax: Axes | None = None) -> Axes:

@@ -23,7 +23,7 @@ from mirlib.data import load_image
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
 from mirlib.grids import PatchGrid
-from mirlib.hidden_states import decoder_parts, from_layer_zero, hidden_of
+from mirlib.hidden_states import decoder_parts, from_layer_zero, hidden_of, some_layers
 from mirlib.prompts import used_template
 
 __all__ = ["Lens", "lens"]
@@ -157,9 +157,7 @@ def lens(
     """
     vocabulary = _Vocabulary(model)
     count = len(vocabulary.parts.layers)
-    chosen = tuple(range(count + 1)) if layers is None else tuple(sorted(set(layers)))
-    if not chosen or not all(0 <= layer <= count for layer in chosen):
-        raise MirlibError(f"layers must be some of 0..{count} (0: what enters layer 1), got {list(layers)}")
+    chosen = some_layers(range(count + 1) if layers is None else layers, count)
     if not 1 <= k <= vocabulary.size:
         raise MirlibError(f"k must lie between 1 and the {vocabulary.size} words of the vocabulary, got {k}")
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in LENSES}

@@ -43,12 +43,13 @@ def test_the_curve_leaves_one_figure_in_a_notebook_however_often_it_was_drawn():
 import io
 from PIL import Image
 from mirlab.live import LiveCurve
-drawn = []
-class Counted(LiveCurve):
-    def _png(self):
-        drawn.append(len(self.losses))
-        return super()._png()
-with Counted(lambda: {"value": 0.5}, every=2, seconds=0) as curve:
+from mirlib import plots
+drawn, as_png = [], plots.as_png
+def counted(draw):
+    drawn.append(len(curve.losses))
+    return as_png(draw)
+plots.as_png = counted
+with LiveCurve(lambda: {"value": 0.5}, every=2, seconds=0) as curve:
     for step in range(1, 6):
         curve(step, 1 / step)
 """
@@ -66,16 +67,16 @@ with Counted(lambda: {"value": 0.5}, every=2, seconds=0) as curve:
 def test_a_busy_machine_draws_less_often(monkeypatch):
     clock, drawn = [0.0], []
 
-    class Slow(live.LiveCurve):
-        def _png(self):
-            clock[0] += 2
-            drawn.append(len(self.losses))
-            return b"a picture"
+    def slow(_):
+        clock[0] += 2
+        drawn.append(len(curve.losses))
+        return b"a picture"
 
+    monkeypatch.setattr("mirlib.plots.as_png", slow)
     monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: object())
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
-    with Slow(seconds=1.0) as curve:
+    with live.LiveCurve(seconds=1.0) as curve:
         for step in range(1, 41):
             clock[0] += 1
             curve(step, 1.0)
