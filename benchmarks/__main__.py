@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks import capture_overhead, gpu, peak_memory, planned_memory, trace_term
+from benchmarks import capture_overhead, gpu, in_page, peak_memory, planned_memory, trace_term
 from benchmarks.measuring import Measurement, format_table, say
 from mirlab.ledger import Ledger, key_of, provenance
 from mirlib.loading import load_miniature
 
-PARTS = ("trace", "capture", "memory", "plan", "gpu")
+PARTS = ("trace", "capture", "memory", "plan", "gpu", "page")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks.jsonl"
 
 
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> list[Measurement]:
     """All rows that were asked for, part by part."""
     dims = options.sizes or ((256, 512) if options.quick else (512, 1024, 2048, *(() if options.small else (4096,))))
-    say(f"expect about {_minutes(dims, options):.0f} minutes on an idle machine")
+    say(f"expect about {_minutes(dims, options):.0f} min on an idle machine")
     table: list[Measurement] = []
     with threadpool_limits(options.threads), _torch_threads(options.threads):
         if "trace" in options.only:
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> list[Measurement]:
             table += planned_memory.measure((*shapes, *wide))
         if "gpu" in options.only:
             table += gpu.measure(options.threads, options.quick)
+    if "page" in options.only:
+        table += in_page.measure(1 if options.quick else 7)
     return table
 
 
@@ -77,7 +79,8 @@ def _minutes(dims: Sequence[int], options: argparse.Namespace) -> float:
     trace = trace_term.minutes(dims, options.quick) if "trace" in options.only else 0
     memory = (0.5 if options.quick else 6) * ("memory" in options.only)
     plan = (0.5 if options.quick else 3 if options.small else 40) * ("plan" in options.only)
-    return max(1, trace + memory + plan)
+    page = (0.3 if options.quick else 2) * ("page" in options.only)
+    return max(1, trace + memory + plan + page)
 
 
 def keep(table: Sequence[Measurement], path: Path) -> None:

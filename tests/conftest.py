@@ -24,19 +24,19 @@ def bfloat16(monkeypatch):
 
 
 LONGEST = [
-    "test_distributed.py",
     "test_pages.py",
-    "test_readme.py",
-    "test_callback.py",
-    "test_sweep.py",
-    "test_rerun.py",
-    "test_planning.py",
-    "test_notebook_server.py",
-    "test_scoring.py",
-    "test_train.py",
+    "test_the_model.py",
+    "test_distributed.py",
     "test_execute_pages.py",
+    "test_notebook_server.py",
+    "test_readme.py",
+    "test_train_in_page.py",
+    "test_ask_the_model.py",
+    "test_train.py",
+    "test_notebooks_stored.py",
+    "test_sweep.py",
 ]
-"""Files that take longest, half a minute and more: `make test` begins with them, so that no core waits in the end."""
+"""Files that take longest, twenty seconds and more: `make test` begins with them, so that no core waits in the end."""
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mirlib.loading import load_miniature
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are not part of the installed library
 
-from benchmarks import capture_overhead, coverage, gpu, trace_term  # noqa: E402
+from benchmarks import capture_overhead, coverage, gpu, in_page, trace_term  # noqa: E402
 from benchmarks.__main__ import keep, parse, run  # noqa: E402
 from benchmarks.measuring import Measurement, Target, Timing, format_table, ratios  # noqa: E402
 
@@ -162,6 +164,26 @@ def gaussian_pool(samples, seed=0):
         layers.append([torch.from_numpy(means[number] + generator.normal(size=(len(number), 4)) + modality)] * 2)
         ids.append(torch.from_numpy(number))
     return coverage.Pool.of(tuple(layers), tuple(ids))
+
+
+def test_without_a_book_its_rows_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(in_page, "HTML", tmp_path)
+    rows = in_page.measure(1)
+    assert {row.verdict for row in rows} == {"not measured (no built book: make book)"}
+
+
+def test_the_model_in_the_page_is_measured_where_the_book_is_built():
+    """In a process of its own: two browsers do not share one."""
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "benchmarks", "--only", "page", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()[2:]
+    assert [next(name for name in in_page.TARGETS if line.startswith(name)) for line in lines] == list(in_page.TARGETS)
+    missing = [line for line in lines if "not measured" in line]
+    if missing:
+        pytest.skip(f"THE MODEL IN THE PAGE WAS NOT TIMED: {missing[0].split('not measured')[1]}")
+    numbers = [float(re.search(r"([0-9.]+) (s|ms)\b", line)[1]) for line in lines]
+    assert all(number > 0 for number in numbers[:3]) and numbers[4] > numbers[0]
 
 
 def test_a_draw_is_measured_as_its_rows_are():
