@@ -1,6 +1,6 @@
 // A figure of several panels keeps a width at which its words can be read. On a phone its box scrolls sideways, as the
 // boxes of the tables do, by the arrow keys, too; without this script the whole figure is fitted into the page, as any other.
-const WIDE = 900; // pixels of the picture as it was drawn; one panel has fewer
+const WIDE = 760; // pixels of the picture as it was drawn; one panel has fewer
 
 function box(image) {
   if (image.naturalWidth < WIDE || image.closest(".wide-figure")) return;

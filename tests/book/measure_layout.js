@@ -32,6 +32,11 @@
     if (image.complete && !image.naturalWidth) found.push(`picture ${image.src.slice(-40)} is not shown`);
   }
 
+  for (const e of article.querySelectorAll(".admonition-title")) {
+    const { content, fontFamily } = across(e, "::after");
+    if (/[\ue000-\uf8ff]/.test(content) && !/Awesome/.test(fontFamily)) found.push(`an empty box behind “${words(e)}”`);
+  }
+
   const text = article.cloneNode(true);
   for (const e of text.querySelectorAll("script, style, svg, mjx-container, .highlight-python, dl.py")) e.remove();
   for (const hit of text.textContent.matchAll(/<(IPython|Axes|matplotlib|seaborn|pandas)[^>]*>?|\bat 0x[0-9a-f]+|(?<![/\d])\d+\.\d{13,}/g))

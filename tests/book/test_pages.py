@@ -205,6 +205,7 @@ FAULTY = """<article>
 <div class="math" style="overflow-x: auto"><p style="width: 1700px">wide equation</p></div>
 <details><summary>more</summary><pre style="width: 20em; overflow-x: hidden">folded away {long}</pre></details>
 <img src="data:," alt=""><img src="data:," alt="picture.png">
+<style>.admonition-title::after {{ content: "\uf303" }}</style><p class="admonition-title">exercise</p>
 <p>&lt;IPython.core.display.Markdown object&gt; and 60.09201993299985, but 3.14159 may stand</p>
 </article>"""
 
@@ -214,8 +215,17 @@ def test_the_measure_of_the_layout_sees_what_it_is_for(visit):
     page = f"<!doctype html><html><body>{FAULTY.format(long='word ' * 40)}</body></html>"
     seen.page.set_content(page)
     found = list(misfits(seen, True))
-    assert len(found) % 2 == 0 and len(found) // 2 == 11
-    for words in ("folded away", "wide table", "cut table", "wide equation", "IPython", "60.092", "no words"):
+    assert len(found) % 2 == 0 and len(found) // 2 == 12
+    for words in (
+        "folded away",
+        "wide table",
+        "cut table",
+        "wide equation",
+        "IPython",
+        "60.092",
+        "no words",
+        "empty box",
+    ):
         assert any(words in fault for fault in found), words
     seen.page.set_viewport_size({"width": 390, "height": 900})
     found = " ".join(misfits(seen, False))
