@@ -6,4 +6,8 @@
   style.textContent = FontAwesome.dom.css();
   document.head.prepend(style); // before the theme's sheets, which name another font
   FontAwesome.config.autoAddCss = false;
+  // Paper is white.
+  let before = dataset.theme;
+  addEventListener("beforeprint", () => ([before, dataset.theme] = [dataset.theme, "light"]));
+  addEventListener("afterprint", () => (dataset.theme = before));
 }

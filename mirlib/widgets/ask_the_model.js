@@ -19,12 +19,12 @@ const plural = (form) => (/^\d$/.test(form) ? form : form === "cross" ? "crosses
 // only where there is exactly one.
 export function questionsOf(things, world) {
   const colours = Object.keys(world.colours);
-  const family = /^\d$/.test(things[0].shape) ? Object.keys(world.digits) : world.shapes;
+  const family = (form) => (/^\d$/.test(form) ? Object.keys(world.digits) : world.shapes);
   const once = things.filter((thing) => things.filter((other) => other.shape === thing.shape).length === 1);
   const found = [["how many objects ?", NUMBERS[things.length], NUMBERS]];
   for (const thing of things) {
     found.push([`what colour is ${thing.cell} ?`, thing.colour, colours]);
-    found.push([`what shape is ${thing.cell} ?`, thing.shape, family]);
+    found.push([`what shape is ${thing.cell} ?`, thing.shape, family(thing.shape)]);
   }
   for (const thing of once) {
     found.push([`what colour is the ${thing.shape} ?`, thing.colour, colours]);
@@ -54,11 +54,11 @@ export function questionsOf(things, world) {
 
 const [SUM, ENTERING] = ["Layer (all: their sum)", "Layer (0: what enters the first)"];
 const NAMES_OF_ZERO = { [SUM]: "all", [ENTERING]: "0" };
+const END = "(the end)"; // of the answer: a word without letters
 const VIEWS = { answer: "The answer", costs: "Cost of the patches", words: "Nearest words" };
-let asked = 0; // widgets in the page, so that none drops what another one waits for
 
 function render({ model, el }) {
-  const queue = `ask ${(asked += 1)}`;
+  const queue = `ask ${serial()}`; // so that no widget drops what another one waits for
   const world = model.get("world");
   const noise = new Float32Array(bytesOf(world.noise).buffer); // comes with the page, so that it is Python's
   const names = model.get("names");
@@ -79,15 +79,16 @@ function render({ model, el }) {
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress", hidden: "" });
 
   // The editor: one thing at a time, chosen by its button.
-  const edit = (name, value) => {
+  const slack = ({ size }) => CELL / 2 - world.sizes[size] - 1;
+  const edit = (name, value) => change({ [name]: value });
+  function change(values) {
     const things = model.get("things").map((thing) => ({ ...thing }));
     const thing = things[chosen];
-    if (name === "cell") things.find((other) => other.cell === value).cell = thing.cell; // they change places
-    thing[name] = value;
-    const slack = CELL / 2 - world.sizes[thing.size] - 1;
-    for (const way of ["right", "down"]) thing[way] = Math.max(-slack, Math.min(slack, thing[way]));
+    if (values.cell) things.find((other) => other.cell === values.cell).cell = thing.cell; // they change places
+    Object.assign(thing, values);
+    for (const way of ["right", "down"]) thing[way] = Math.max(-slack(thing), Math.min(slack(thing), thing[way]));
     assign(model, { things });
-  };
+  }
   const now = (name) => model.get("things")[chosen][name];
   const options = (words) => words.map((word) => [word, word]);
   const lists = {
@@ -119,17 +120,38 @@ function render({ model, el }) {
       button.setAttribute("aria-pressed", String(i === chosen));
     });
     fields.forEach((field) => field.refresh());
-    moves.forEach((move) => {
-      const input = move.querySelector("input");
-      input.value = now(input.name);
-      move.querySelector("output").textContent = pixels(now(input.name));
-    });
+    for (const move of moves) {
+      const most = slack(model.get("things")[chosen]);
+      Object.assign(move.querySelector("input"), { min: -most, max: most });
+      move.refresh();
+    }
+  }
+
+  // A mouse takes a thing along; a finger, which may want to scroll, puts it down. A free place gets the chosen thing.
+  function take(event) {
+    const taken = model.get("things").findIndex((thing, i) => i < model.get("count") && thing.cell === placeAt(event).cell);
+    if (taken >= 0) edited(taken);
+    change(placeAt(event));
+  }
+  const isTouch = ({ pointerType }) => pointerType === "touch";
+  canvas.addEventListener("click", (event) => isTouch(event) && take(event));
+  canvas.addEventListener("pointerdown", (event) => {
+    if (isTouch(event)) return;
+    canvas.setPointerCapture(event.pointerId);
+    take(event);
+  });
+  canvas.addEventListener("pointermove", (event) => canvas.hasPointerCapture(event.pointerId) && !isTouch(event) && change(placeAt(event)));
+  function placeAt({ clientX, clientY }) {
+    const { left, top, width } = canvas.getBoundingClientRect();
+    const [x, y] = [clientX - left, clientY - top].map((at) => Math.max(0, Math.min(PICTURE - 1, Math.floor((at / width) * PICTURE))));
+    const [column, row] = [x, y].map((at) => Math.floor(at / CELL));
+    return { cell: CELLS[2 * row + column], right: x - column * CELL - CELL / 2, down: y - row * CELL - CELL / 2 };
   }
 
   // The question: one of those that the scene allows, or the reader's own.
-  const list = element("select", { id: "mirlib-question", name: "question" });
+  const list = element("select", { id: `mirlib-question-${serial()}`, name: "question" });
   list.addEventListener("change", () => assign(model, { question: list.value }));
-  const typed = element("input", { type: "text", name: "typed", id: "mirlib-typed" });
+  const typed = element("input", { type: "text", name: "typed", maxlength: 120, id: `mirlib-typed-${serial()}` });
   const form = element("form", { class: "mirlib-chooser" }, element("label", { for: typed.id }, "Or ask in your own words"), typed, element("button", { type: "submit" }, "Ask"));
   const askTyped = (event) => {
     event.preventDefault();
@@ -190,7 +212,7 @@ function render({ model, el }) {
     return element("tr", {}, element("th", { scope: "row" }, word.trim()), cell);
   };
 
-  const settingsOf = (name) => ({ input: "", gain: 1, projector: model.get("projectors")[name] ? name : "trained" });
+  const settingsOf = (name) => ({ input: "", gain: 1, projector: model.get("projectors")[name] ? `${queue} ${name}` : "trained" });
   const working = (part) => {
     bar.hidden = false;
     bar.value = part;
@@ -211,9 +233,7 @@ function render({ model, el }) {
     for (const [parts, views] of shownIn) for (const part of parts) part.toggleAttribute("hidden", !views.includes(view));
     const things = shown();
     const drawn = paint(things, model.get("background"), noise, world);
-    const image = new ImageData(PICTURE, PICTURE);
-    for (let i = 0; i < PICTURE ** 2; i += 1) image.data.set([drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2], 255], 4 * i);
-    canvas.getContext("2d").putImageData(image, 0, 0);
+    putPixels(canvas, drawn);
     canvas.setAttribute("aria-label", `Picture: ${captionOf(things)}`);
     if (view !== found?.view) {
       found = null;
@@ -232,7 +252,7 @@ function render({ model, el }) {
       if (view === "answer") {
         const replies = [];
         for (const name of names) {
-          const given = { pixels: drawn, question: question.text, words: question.words, settings: settingsOf(name) };
+          const given = { pixels: drawn, question: question.text, words: question.words, settings: settingsOf(name), queue };
           replies.push(await engine.ask("answer", given));
           if (mine !== turn) return;
         }
@@ -267,7 +287,7 @@ function render({ model, el }) {
       );
     tell();
     for (let m = 0; m < names.length; m += 1) {
-      told[m + 1][1] = await engine.ask("caption", { pixels: drawn, settings: settingsOf(names[m]) });
+      told[m + 1][1] = await engine.ask("caption", { pixels: drawn, settings: settingsOf(names[m]), queue });
       if (!current()) return false;
       tell();
     }
@@ -280,20 +300,22 @@ function render({ model, el }) {
     const listed = words.length ? words : [...new Set(replies.flatMap(({ likeliest }) => likeliest.map(([word]) => word)))];
     const share = (reply, word) => {
       if (words.length) return reply.probabilities[words.indexOf(word)];
-      return reply.likeliest.find(([other]) => other === word)?.[1] ?? 0;
+      return reply.likeliest.find(([other]) => other === word)?.[1] ?? null; // it is told of the five likeliest alone
     };
+    const right = (word) => answer !== "" && word === answer;
     const rows = listed.map((word) =>
       element(
         "tr",
-        { class: word === answer ? "mirlib-true" : "" },
-        element("th", { scope: "row" }, word === answer ? `${word} ✓` : word),
+        { class: right(word) ? "mirlib-true" : "" },
+        element("th", { scope: "row" }, right(word) ? `${word} ✓` : word || END),
         ...replies.map((reply, m) => {
-          const data = { "data-word": word, "data-model": names[m], "data-value": share(reply, word) };
-          return element("td", data, ...shareBar(share(reply, word), FILLS[m % FILLS.length]));
+          const value = share(reply, word);
+          const data = { "data-word": word, "data-model": names[m], "data-value": value ?? "" };
+          return element("td", data, ...(value === null ? ["–"] : shareBar(value, FILLS[m % FILLS.length])));
         }),
       ),
     );
-    const said = replies.map(({ likeliest }) => likeliest[0][0]);
+    const said = replies.map(({ likeliest }) => likeliest[0][0] || END);
     const verdict = (word) => (answer ? `${word} (${word === answer ? "right" : "wrong"})` : word);
     const line = said.map((word, m) => element("td", { "data-said": names[m] }, verdict(word)));
     body.replaceChildren(...rows, element("tr", { class: "mirlib-said" }, element("th", { scope: "row" }, "it says"), ...line));
@@ -304,7 +326,7 @@ function render({ model, el }) {
   const ready = (async () => {
     await engine.load(saying(status));
     for (const [name, text] of Object.entries(model.get("projectors"))) {
-      if (text) await engine.ask("projector", { name, values: new Float32Array(bytesOf(text).buffer) });
+      if (text) await engine.ask("projector", { name: `${queue} ${name}`, values: new Float32Array(bytesOf(text).buffer) });
     }
   })();
 

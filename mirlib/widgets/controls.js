@@ -38,11 +38,12 @@ function watch(model, names, listener) {
   return () => names.forEach((name) => model.off(`change:${name}`, listener));
 }
 
-let controlCount = 0;
+// A number that nothing else in the page has: every widget brings this file along, so they count in one place.
+const serial = () => (self.mirlibCount = (self.mirlibCount ?? 0) + 1);
 
 // A labelled slider for one numeric trait; the label, the value and the slider are tied together.
 function slider(model, name, { label, min, max, step, show = number }) {
-  const id = `mirlib-control-${name}-${(controlCount += 1)}`;
+  const id = `mirlib-control-${serial()}`;
   const input = element("input", { type: "range", id, min, max, step, name });
   const output = element("output", { for: id, class: "mirlib-value" });
   const refresh = () => {
@@ -53,7 +54,8 @@ function slider(model, name, { label, min, max, step, show = number }) {
   input.addEventListener("input", () => assign(model, { [name]: Number(input.value) }));
   model.on(`change:${name}`, refresh);
   refresh();
-  return element("div", { class: "mirlib-control" }, element("label", { for: id }, label), output, input);
+  const node = element("div", { class: "mirlib-control" }, element("label", { for: id }, label), output, input);
+  return Object.assign(node, { refresh });
 }
 
 // A labelled switch for one boolean trait.
@@ -70,7 +72,7 @@ function toggle(model, name, { label }) {
 
 // A labelled list to choose one value of a trait from. Groups: [[heading or "", [[value, text], …]], …].
 function choice(label, groups, get, set) {
-  const id = `mirlib-control-choice-${(controlCount += 1)}`;
+  const id = `mirlib-control-${serial()}`;
   const input = element("select", { id });
   for (const [heading, options] of groups) {
     const nodes = options.map(([value, text]) => element("option", { value }, text));

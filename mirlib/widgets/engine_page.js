@@ -19,6 +19,7 @@ function startEngine(model) {
   let loading = null;
   const load = (progress) => {
     loading ??= packetPieces(model, progress).then((pieces) => ask("load", { pieces }));
+    loading.catch(() => (loading = null)); // the next wish tries again
     return loading;
   };
   self.mirlibEngine = { ask, load };
@@ -30,8 +31,10 @@ async function packetPieces(model, progress) {
   const near = document.querySelector('link[href*="_static/"], script[src*="_static/"]');
   if (!near) {
     return new Promise((resolve) => {
-      model.on("change:_packet", () => resolve([model.get("_packet")]));
+      const take = () => model.get("_packet")?.byteLength && resolve([model.get("_packet")]);
+      model.on("change:_packet", take);
       assign(model, { _wanted: true });
+      take(); // of a notebook that was loaded again the kernel has sent it before
     });
   }
   const address = near.getAttribute("href") ?? near.getAttribute("src");
@@ -53,6 +56,13 @@ async function packetPieces(model, progress) {
 const saying = (status) => (part) => {
   status.textContent = `The model comes with the page: ${Math.round(100 * part)} % of 5 MB.`;
 };
+
+// Shows pixels on a canvas of 48 x 48.
+function putPixels(canvas, pixels) {
+  const image = new ImageData(48, 48);
+  for (let i = 0; i < 48 * 48; i += 1) image.data.set([...pixels.subarray(3 * i, 3 * i + 3), 255], 4 * i);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
 
 // The pixels of a picture of 48 x 48, red, green and blue after each other.
 async function pixelsOf(address) {

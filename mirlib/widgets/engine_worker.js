@@ -85,7 +85,7 @@ const INPUTS = {
 function tokensOf(pixels, number, { input, projector, gain }) {
   const random = generator(number + 1);
   const shown = INPUTS[input] ? INPUTS[input](pixels, random) : pixels;
-  const tokens = model.project(model.encode(shown), PROJECTORS[projector]?.() ?? projectors[projector]);
+  const tokens = model.project(model.encode(shown), projectors[projector] ?? PROJECTORS[projector]());
   if (input === "random") {
     // Gaussian directions, each with the length of the token in whose place it stands.
     const lengths = norms(tokens, model.d);
@@ -206,7 +206,7 @@ const TASKS = {
     return { value, layers, points, lengths };
   },
 
-  // Another projector, its weights one behind the other.
+  // Another projector, its weights one behind the other, under a name that nobody has used.
   async projector({ name, values }) {
     projectors[name] = {};
     let at = 0;
@@ -221,11 +221,11 @@ const TASKS = {
   // Stage 1, for a minute: a fresh projector learns captions, a batch a step. The first weights and the scenes are always
   // the same, so that two runs differ by their settings alone. Every few steps, and at the end, MIR of `pictures` and
   // `texts` is measured, and the caption of the first picture is written.
-  async train({ world, steps, batch, rate, warmup, every, pictures, texts }, send, current) {
+  async train({ world, steps, batch, rate, warmup, every, pictures, texts, queue }, send, current) {
     const projector = freshProjector(7);
     const adam = new Adam(projector);
-    projectors.learning = projector;
-    const settings = { input: "", projector: "learning", gain: 1 };
+    projectors[queue] = projector;
+    const settings = { input: "", projector: queue, gain: 1 };
     for (let step = 0; step <= steps; step += 1) {
       if (step % every === 0 || step === steps) {
         const found = await TASKS.measure({ pictures, texts, settings }, () => {}, current);
@@ -248,12 +248,15 @@ const TASKS = {
   async stop() {},
 
   // What is said of a picture.
-  async caption({ pixels, settings }) {
-    return model.say(tokensOf(pixels, 0, settings));
+  async caption({ pixels, settings }, _, current) {
+    await pause();
+    return current() ? model.say(tokensOf(pixels, 0, settings)) : null;
   },
 
   // The likeliest answers to a question about a picture, and the probability of some words.
-  async answer({ pixels, question, settings, words }) {
+  async answer({ pixels, question, settings, words }, _, current) {
+    await pause();
+    if (!current()) return null;
     const shares = model.ask(question, model.look(tokensOf(pixels, 0, settings)).memory);
     return {
       likeliest: greatest(shares, 5).map(([id, share]) => [model.decode([id]).trim(), share]),

@@ -1,6 +1,6 @@
 // Two clouds of tokens of a model that runs in the page.
 const [WIDTH, HEIGHT] = [480, 340];
-const CURVE = { width: 480, height: 190, left: 44, right: 12, top: 26, bottom: 34 };
+const CURVE = { width: 300, height: 190, left: 40, right: 10, top: 26, bottom: 34 }; // in the narrow column
 const LAYERS = 8;
 const SETTINGS = ["input", "projector", "gain"];
 const INPUT_NAMES = {
@@ -9,8 +9,10 @@ const INPUT_NAMES = {
   black: "black pictures",
   noise: "pictures of noise",
   random: "random tokens of the same lengths",
+  drawn: "a scene that you draw",
 };
 const MADE = { black: "six black squares", noise: "six squares of noise", random: "no pictures: random vectors" }; // by the worker
+const GREYS = [80, 92, 104, 116, 128, 140]; // behind a scene that a reader draws: it is shown six times
 
 const PROJECTOR_NAMES = { trained: "trained on 16,384 captions", fresh: "fresh: random weights" };
 
@@ -105,14 +107,55 @@ const GUESSES = [
   },
 ];
 
+// A scene of four places: a press puts the chosen thing there, and a second one takes it away.
+function sceneBoard(model) {
+  const world = model.get("world");
+  const brush = { shape: "circle", colour: "red" };
+  const list = (name, words) => choice(name, [["", words.map((word) => [word, word])]], () => brush[name], (value) => (brush[name] = value)).node;
+  const held = (cell) => model.get("scene").find((thing) => thing.cell === cell);
+  function put(cell) {
+    const [others, before] = [model.get("scene").filter((thing) => thing.cell !== cell), held(cell)];
+    const again = before && before.shape === brush.shape && before.colour === brush.colour;
+    assign(model, { scene: again ? others : [...others, { ...brush, cell }] });
+  }
+  const places = CELLS.map((cell) => pushButton("", () => put(cell)));
+  const board = element("div", { class: "mirlib-board", role: "group", "aria-label": "The scene" }, ...places);
+  const canvas = element("canvas", { width: PICTURE, height: PICTURE });
+  const noise = new Float32Array(bytesOf(world.noise).buffer);
+  // The scene on six greys, each time with other noise.
+  const pixels = (scene) => {
+    const things = scene.map((thing) => ({ ...thing, size: "large", right: 0, down: 0 }));
+    return GREYS.map((grey, i) => paint(things, grey, noise.map((_, at) => noise[(at + 301 * i) % noise.length]), world));
+  };
+  const address = (one) => {
+    putPixels(canvas, one);
+    return canvas.toDataURL();
+  };
+  function refresh() {
+    board.style.backgroundImage = `url(${address(pixels(model.get("scene"))[2])})`;
+    CELLS.forEach((cell, i) => {
+      const { colour, shape: form } = held(cell) ?? {};
+      places[i].setAttribute("aria-label", `${cell}: ${form ? `${colour} ${form}` : "empty"}`);
+    });
+  }
+  model.on("change:scene", refresh);
+  refresh();
+  const lists = [list("shape", world.shapes), list("colour", Object.keys(world.colours))];
+  const note = element("p", { class: "mirlib-note" }, "Press a quarter of the picture to put this there, and again to take it away. The model sees the scene on six greys.");
+  return { node: element("div", { class: "mirlib-draw" }, board, element("div", {}, ...lists, note)), pixels, address };
+}
+
 function render({ model, el }) {
   const untouched = { input: Object.keys(model.get("inputs"))[0], projector: "trained", gain: 1 };
-  const read = () => Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)]));
+  const read = () => Object.fromEntries(asked().map((name) => [name, model.get(name)]));
+  const asked = () => (model.get("input") === "drawn" ? [...SETTINGS, "scene"] : SETTINGS);
+  const board = model.get("world").shapes && sceneBoard(model);
+  const queue = `measure ${serial()}`; // so that no widget drops what another one waits for
   const known = new Map(); // what was measured, by settings
   const waits = () => shape("title", {}, "Drawn as soon as the model has run.");
   const middle = { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "quiet" };
   const patience = shape("text", middle, "The model reads six pictures and six texts …");
-  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }, waits(), patience);
+  const clouds = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "mirlib-plot" }, waits(), patience);
   const curve = shape("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img" }, waits());
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const status = element("p", { class: "mirlib-note", role: "status" }, "The model comes with the page: 5 MB.");
@@ -124,7 +167,7 @@ function render({ model, el }) {
   ].map((line) => numberRow(cells, ...line));
   const spoken = announcer();
   const pictures = element("div", { class: "mirlib-strip" });
-  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || name in MADE);
+  const offered = Object.entries(INPUT_NAMES).filter(([name]) => name in model.get("inputs") || name in MADE || (board && name === "drawn"));
   const controls = element(
     "div",
     {},
@@ -151,7 +194,8 @@ function render({ model, el }) {
     await engine.load(progress);
     const named = settings.input in model.get("inputs") ? settings.input : untouched.input;
     pixels[named] ??= await Promise.all(model.get("inputs")[named].map(pixelsOf));
-    const given = { pictures: pixels[named], texts: model.get("texts"), settings, planes: "fixed" };
+    const shown = settings.scene ? board.pixels(settings.scene) : pixels[named];
+    const given = { pictures: shown, texts: model.get("texts"), settings, planes: "fixed", queue };
     known.set(key(settings), await engine.ask("measure", given, progress));
   }
   // One after the other, since the engine drops what a later wish overtakes. Null if nobody wants it any more.
@@ -189,13 +233,13 @@ function render({ model, el }) {
   let shown = null;
   async function refresh() {
     const settings = read();
-    const named = settings.input in model.get("inputs") ? settings.input : "";
+    const sources = settings.scene ? board.pixels(settings.scene).map(board.address) : (model.get("inputs")[settings.input] ?? []);
+    const named = INPUT_NAMES[settings.input] ?? settings.input;
     pictures.replaceChildren(
-      ...(named ? model.get("inputs")[named] : []).map((src, i) =>
-        element("img", { src, alt: `${INPUT_NAMES[named] ?? named}: ${i + 1}`, width: 48, height: 48, class: "dark-light" }),
-      ),
-      named ? "" : element("span", { class: "mirlib-note" }, MADE[settings.input]),
+      ...sources.map((src, i) => element("img", { src, alt: `${named}: ${i + 1}`, width: 48, height: 48, class: "dark-light" })),
+      sources.length ? "" : element("span", { class: "mirlib-note" }, MADE[settings.input]),
     );
+    board?.node.toggleAttribute("hidden", !settings.scene);
     root.setAttribute("aria-busy", "true");
     const wanted = () => key(read()) === key(settings);
     try {
@@ -205,7 +249,11 @@ function render({ model, el }) {
       shown = found;
       show(found, settings);
       bar.value = 1;
-      status.textContent = "Read by the model in this page, with six texts.";
+      status.textContent =
+        settings.gain === 0
+          ? `Zeros: MIR ${found.value.toFixed(2)}, and ${known.get(key(untouched)).value.toFixed(2)} untouched. Shorter was nearer, but ` +
+            "zeros are all alike, and words are not: the distance counts that, too. In layer 0 you see them; layer 1 already writes over them."
+          : "Read by the model in this page, with six texts.";
     } catch (error) {
       status.textContent = `The model does not answer: ${error.message}.`;
     }
@@ -225,7 +273,13 @@ function render({ model, el }) {
         button.setAttribute("aria-pressed", "true");
         answer.textContent = "The model reads …";
         const values = [];
-        for (const [, change] of options) values.push(await measured({ ...untouched, ...change }));
+        try {
+          for (const [, change] of options) values.push(await measured({ ...untouched, ...change }));
+        } catch (error) {
+          pose(index);
+          quiz.querySelector("[role=status]").textContent = `The model does not answer: ${error.message}. Try again.`;
+          return;
+        }
         const [first, second] = values.map((found) => found.value);
         const lower = first < second ? 0 : 1;
         const numbers = options.map(([name], i) => `${name}: ${values[i].value.toFixed(2)}`).join(". ");
@@ -250,14 +304,14 @@ function render({ model, el }) {
   pose(0);
 
   model.on("change:layer", () => shown && show(shown, read()));
-  const figures = element("div", {}, clouds, pictures, status, bar);
+  const figures = element("div", {}, clouds, board?.node ?? "", pictures, status, bar);
   const side = element("div", {}, element("table", {}, element("tbody", {}, ...rows)), controls, curve, spoken.node);
   const above = element("div", { class: "mirlib-wide" }, quiz);
   const frame = element("div", { class: "mirlib-frame" }, above, figures, side);
   const root = element("div", { class: "mirlib-widget", role: "group", "aria-label": "The model in the page" }, frame);
   el.append(root);
   refresh();
-  return watch(model, SETTINGS, refresh);
+  return watch(model, [...SETTINGS, "scene"], refresh);
 }
 
 export default { render };

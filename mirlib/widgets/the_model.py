@@ -51,7 +51,9 @@ class TheModel(EngineWidget):
 
     Attributes:
         inputs: By name, the pictures' addresses. The page adds ``black``, ``noise`` and ``random``, tokens of random
-            directions and the lengths of those that they replace.
+            directions and the lengths of those that they replace; and ``drawn``, if there is a world to draw.
+        world: What can be drawn and how: see `mirlab.live.drawing`.
+        scene: What is drawn: dictionaries with ``cell``, ``shape`` and ``colour``.
         texts: The texts.
         input: Name of an input.
         projector: ``trained`` or ``fresh``.
@@ -63,6 +65,10 @@ class TheModel(EngineWidget):
 
     inputs = traitlets.Dict().tag(sync=True)
     texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    world = traitlets.Dict().tag(sync=True)
+    scene = traitlets.List(
+        traitlets.Dict(), default_value=[{"cell": "topleft", "shape": "circle", "colour": "red"}]
+    ).tag(sync=True)
     input = traitlets.Unicode("scenes").tag(sync=True)
     projector = traitlets.Enum(["trained", "fresh"], "trained").tag(sync=True)
     gain = traitlets.Float(1.0, min=0, max=4).tag(sync=True)

@@ -39,6 +39,7 @@ function drawChart(svg, { label, steps, runs, colour, dots, faint, from, most })
 
 function render({ model, el }) {
   const engine = startEngine(model);
+  const queue = `train ${serial()}`;
   const steps = model.get("steps");
   let [run, before, busy] = [null, null, false];
 
@@ -135,6 +136,7 @@ function render({ model, el }) {
     if (run?.losses.length) before = run;
     run = { rate: model.get("learning_rate"), warmup: model.get("warmup_steps"), losses: [], probes: [], stopped: false };
     const mine = run;
+    show();
     try {
       await engine.load(saying(status));
       if (!mine.stopped) {
@@ -142,7 +144,7 @@ function render({ model, el }) {
         const pictures = await Promise.all(model.get("pictures").map(pixelsOf));
         const given = { pictures, texts: model.get("texts"), world: model.get("world"), rate: mine.rate, warmup: mine.warmup };
         const began = performance.now();
-        await engine.ask("train", { ...given, steps, batch: model.get("batch"), every: model.get("every") }, (part) => {
+        await engine.ask("train", { ...given, steps, batch: model.get("batch"), every: model.get("every"), queue }, (part) => {
           if (part.loss === undefined) mine.probes.push(part);
           else mine.losses.push([part.step, part.loss]);
           bar.value = mine.losses.length;
@@ -165,7 +167,7 @@ function render({ model, el }) {
 
   function stop() {
     run.stopped = true;
-    engine.ask("stop", { queue: "train" });
+    engine.ask("stop", { queue });
   }
 
   const controls = element("div", {}, rate, warmup, element("div", { class: "mirlib-buttons" }, button), status, bar, clock);
@@ -176,7 +178,7 @@ function render({ model, el }) {
   const root = element("div", { class: "mirlib-widget mirlib-train", role: "group", "aria-label": "Train in the page" }, frame);
   el.append(root);
   show();
-  return () => engine.ask("stop", { queue: "train" });
+  return () => engine.ask("stop", { queue });
 }
 
 export default { render };

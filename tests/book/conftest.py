@@ -36,8 +36,9 @@ SAMPLE_CELLS = [
     (
         "code",
         {},
-        "from mirlab.measuring import pictures_of, texts_of\nfrom mirlib.widgets import TheModel\n\n"
-        'TheModel({"scenes": pictures_of("scenes", 6)}, texts_of("news", 6))',
+        "from mirlab.live import drawing\nfrom mirlab.measuring import pictures_of, texts_of\n"
+        "from mirlib.widgets import TheModel\n\n"
+        'TheModel({"scenes": pictures_of("scenes", 6)}, texts_of("news", 6), world=drawing())',
     ),
 ]
 

@@ -49,6 +49,8 @@ FEWER_WORDS = """() => {
 }"""
 SCROLLS_BY_KEY = """() => [...document.querySelectorAll("pre, .cell_output > .output, .pst-scrollable-table-container")]
   .every((e) => e.tabIndex === (e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight ? 0 : -1))"""
+LABELS = """() => [...document.querySelectorAll(".mirlib-widget :is(select, input)")]
+  .filter((e) => e.labels.length !== 1 && !e.ariaLabel).map((e) => `no label, or two: ${e.outerHTML.slice(0, 80)}`)"""
 IMAGES = """() => [...document.images].map(i => [i.src.split('/').pop(), i.naturalWidth])"""
 
 
@@ -70,6 +72,7 @@ def gaps(seen, path, *, equations=True):
     yield from (f"picture {name} is not shown" for name, width in seen.page.evaluate(IMAGES) if width == 0)
     if mounts := html.count('class="mirlib-mount"'):
         seen.page.wait_for_function("n => document.querySelectorAll('.mirlib-widget').length === n", arg=mounts)
+    yield from seen.page.evaluate(LABELS)
     yield from (f"asks {url}" for url in seen.foreign)
     yield from map(str, seen.errors)
 
@@ -231,6 +234,16 @@ def test_the_measure_of_the_layout_sees_what_it_is_for(visit):
     found = " ".join(misfits(seen, False))
     assert "cut table" in found and "folded away" in found
     assert "wide table" not in found and "wide equation" not in found
+
+
+def test_a_dark_page_is_printed_on_white(site, visit):
+    seen = visit(site.pages[0].as_uri())
+    show(seen, theme="dark")
+    theme = "document.documentElement.dataset.theme"
+    seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert seen.page.evaluate(theme) == "light"
+    seen.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert seen.page.evaluate(theme) == "dark"
 
 
 def test_the_index_leads_to_the_first_page(site, served, visit):

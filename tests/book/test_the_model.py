@@ -1,8 +1,12 @@
 """The miniature in the page: the same numbers and the same answers as in Python, and the widget of two clouds."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from replies import ask_pictures
 
 from mirlab import live, world
@@ -11,7 +15,7 @@ from mirlab.model import evaluation
 from mirlib import frechet_distance, modality_integration_rate
 from mirlib.loading import load_miniature
 from mirlib.rows import collect_rows
-from mirlib.widgets import engine
+from mirlib.widgets import TheModel, engine
 
 SETTINGS = {"input": "scenes", "projector": "trained", "gain": 1}
 ASK = "([task, given]) => self.mirlibEngine.load(() => {}).then(() => self.mirlibEngine.ask(task, given))"
@@ -37,6 +41,19 @@ def test_a_guess_before_the_first_reading_is_answered(site, visit):
     seen.page.wait_for_function(f"() => /^(Yes|No)/.test({ANSWER}.textContent)")
     settled(seen.page)
     assert seen.page.locator("svg circle").count() > 50
+
+
+def test_weights_that_did_not_come_are_asked_for_again(site, served, visit):
+    seen = visit()
+    seen.page.set_default_timeout(240_000)
+    seen.page.route("**/miniature/1.js", lambda route: route.abort())
+    seen.go(f"{served}/{site.with_widget('the_model').relative_to(site.folder).as_posix()}")
+    seen.page.locator(".mirlib-guesses button").first.click()
+    seen.page.wait_for_function(f"() => {ANSWER}.textContent.includes('miniature/1.js is not there. Try again.')")
+    seen.page.unroute("**/miniature/1.js")
+    seen.page.locator(".mirlib-guesses button").first.click()
+    seen.page.wait_for_function(f"() => /^(Yes|No)/.test({ANSWER}.textContent)")
+    assert not seen.errors
 
 
 @pytest.fixture
@@ -217,6 +234,44 @@ def test_a_keyboard_moves_the_layers_and_the_input(opened):
     assert shown(page, "mir") < mir
     page.get_by_label("The model in the page").first.get_by_role("button", name="Reset").click()
     page.wait_for_function(f"() => {MIR} === {mir}")
+
+
+def test_a_drawn_scene_is_measured_and_zeros_are_said_to_be_no_nearer(opened, miniature):
+    """MIR is that of the library for the six pictures that the page shows."""
+    page = opened.page
+    settled(page)
+    untouched = shown(page, "mir")
+    page.locator("select[name=input]").first.select_option("drawn")
+    page.get_by_role("button", name="bottomright: empty").first.press("Enter")
+    page.get_by_role("button", name="topleft: red circle").first.click()
+    page.wait_for_timeout(200)
+    settled(page)
+    places = page.locator(".mirlib-board").first.get_by_role("button").evaluate_all("all => all.map(e => e.ariaLabel)")
+    assert places == ["topleft: empty", "topright: empty", "bottomleft: empty", "bottomright: red circle"]
+    sources = page.locator(".mirlib-strip").first.locator("img").evaluate_all("all => all.map(e => e.src)")
+    images = [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB") for source in sources]
+    rows = collect_rows(*miniature, images, texts_of("news", 6))
+    want = modality_integration_rate(rows.vision, rows.text).value
+    assert len(images) == 6 and shown(page, "mir") == pytest.approx(want, abs=1e-4)
+    page.locator("input[name=gain]").first.fill("0")
+    said = page.get_by_label("The model in the page").first.get_by_text("Zeros: MIR")
+    said.wait_for()
+    assert shown(page, "mir") > untouched and f"and {untouched:.2f} untouched" in said.inner_text()
+
+
+def test_two_of_them_in_one_page_wait_for_each_other(tmp_path, visit):
+    widget = TheModel({"scenes": pictures_of("scenes", 2)}, texts_of("news", 2)).static_html()
+    engine.write_scripts(tmp_path / "_static")
+    page = tmp_path / "two.html"
+    page.write_text(f'<link rel="stylesheet" href="_static/book.css"><body>{widget}{widget}</body>', encoding="utf-8")
+    (tmp_path / "_static" / "book.css").write_text("")
+    seen = visit(page.as_uri())
+    seen.page.wait_for_function(
+        "() => [...document.querySelectorAll('td[data-name=mir]')].filter((e) => e.dataset.value).length === 2",
+        timeout=120_000,
+    )
+    values = seen.page.locator("td[data-name=mir]").evaluate_all("all => all.map(e => e.dataset.value)")
+    assert values[0] == values[1] and seen.errors == []
 
 
 def test_the_clouds_of_the_engine_are_measured_exactly(asked):
