@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mirlab.ledger import shipped
 from mirlib.cli import integer, print_result
 from mirlib.errors import MirlibError, first_line, shown
 from mirlib.files import check_writable
@@ -33,7 +34,8 @@ def add(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=text)
         action.add_argument("experiment", metavar="EXPERIMENT")
-        action.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: %(default)s)")
+        default = "results, or else the ledger that comes along" if name == "show" else "results"
+        action.add_argument("--results", metavar="DIR", help=f"the ledger (default: {default})")
         action.set_defaults(run=run)
         if name == "run":
             action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
@@ -78,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
     if options.jobs is not None and options.jobs < 1:
         raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
-    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    ledger = Path(options.results or "results") / f"{options.experiment}.jsonl"
     check_writable(ledger, make_folder=True)  # before the first run is trained
     with _reading(ledger), _workers_end(), precision.use(options.precision):
         commands.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
@@ -90,7 +92,12 @@ def _show(options: argparse.Namespace) -> None:
     from mirlab import commands
 
     commands.check_name(options.experiment)
-    ledger = Path(options.results) / f"{options.experiment}.jsonl"
+    folder = Path(options.results or "results")
+    if options.results is not None and not folder.is_dir():
+        raise MirlibError(f"--results {shown(folder)}: no such folder")
+    ledger = folder / f"{options.experiment}.jsonl"
+    if options.results is None and not ledger.exists():
+        ledger = shipped() / ledger.name
     with _reading(ledger):
         found = commands.show(options.experiment, ledger.parent)
     print_result(found)

@@ -112,8 +112,9 @@ def describe(experiment: Experiment, results_dir: str | Path) -> str:
     means.insert(0, "runs", table.groupby("arm", sort=False).size())
     said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}", means.to_string()]
     if set(experiment.arms) & set(table["arm"]):
-        found = listed(results.outcomes(experiment.name, results_dir)).round(3)
-        said.append(found[["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]].to_string(index=False))
+        columns = ["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]
+        if found := results.outcomes(experiment.name, results_dir):
+            said.append(listed(found).round(3)[columns].to_string(index=False))
     return "\n\n".join(said)
 
 

@@ -36,6 +36,7 @@ COMMANDS = "mirlib.commands"
 
 READ_BY = ("image_root", "image_field", "text_field", "skip_unreadable")  # options that say how sources are read
 PICTURES = 3  # dearest and cheapest ones each, on a map
+NO_INTERVAL = "there is no interval with --preset {}, which replaces rows: leave out --confidence"
 POSITIONAL = {"model": "MODEL", "file": "FILE", "files": "RESULT.json", "experiment": "EXPERIMENT"}
 
 
@@ -380,9 +381,7 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
             options.layer_map and other
         ),
         "--layer-map is computed by one process: start it without torchrun": options.layer_map and many,
-        f"there is no interval with --preset {options.preset}, which replaces rows: leave out --confidence": (
-            options.confidence is not None and other
-        ),
+        NO_INTERVAL.format(options.preset): options.confidence is not None and other,
         f"--map needs --preset paper: rows that {options.preset} replaces have no costs": options.map and other,
         "--map keeps the costs in the memory of one process: start it without torchrun": options.map and many,
     }
@@ -606,7 +605,7 @@ def _hush() -> None:
 
 def _confidence(options: argparse.Namespace) -> float | None:
     """The level asked for; without a word 0.95 where there is an interval."""
-    if options.confidence is None and not options.no_interval and options.num > 1 and options.preset == "paper":
+    if options.confidence is None and not options.no_interval and options.preset == "paper":
         return 0.95
     return options.confidence
 
@@ -678,6 +677,8 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _plan(options: argparse.Namespace) -> None:
     _check_outputs(options)
+    if options.confidence is not None and options.preset != "paper":
+        raise MirlibError(NO_INTERVAL.format(options.preset))
     from mirlib.planning import plan
 
     names = ("num", "batch_size", "text_tokens", "vision_tokens", "dtype", "device", "preset", "trust_remote_code")
@@ -698,12 +699,14 @@ def _features(options: argparse.Namespace) -> None:
     dim = arrays["vision"].shape[-1] if arrays["vision"].ndim == 3 else 0
     if options.preset == "authors-fast":
         check_memory(dim)
-    samples = None
-    if "vision_samples" in arrays and "text_samples" in arrays:
-        samples = (arrays["vision_samples"], arrays["text_samples"])
-    confidence = options.confidence
-    if confidence is None and not options.no_interval and samples is not None and options.preset == "paper":
-        confidence = 0.95 if min(len(set(ids.ravel().tolist())) for ids in samples) > 1 else None
+    ids = [arrays.get(f"{side}_samples") for side in ("vision", "text")]
+    if (ids[0] is None) != (ids[1] is None):
+        raise MirlibError(f"{shown(path)}: of vision_samples and text_samples there is one alone; give both, or none")
+    samples = None if ids[0] is None else tuple(ids)
+    confidence = options.confidence if samples is None else _confidence(options)
+    if options.confidence is None and confidence and min(len(set(one.ravel().tolist())) for one in ids) < 2:
+        _say("mir: warning: there is no interval: it needs at least 2 samples")
+        confidence = None
     result = modality_integration_rate(
         arrays["vision"], arrays["text"], preset=options.preset, samples=samples, confidence=confidence
     )
@@ -774,7 +777,7 @@ def files_of(sources: Sequence[str]) -> Iterator[Path]:
 
 def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     """Write the result, then print it; where the file fails in the end, the JSON goes to stderr."""
-    if out == "-":
+    if out in ("-", "/dev/stdout"):  # a file that stdout leads to is written once
         print_result(as_json)
         return
     if out:

@@ -28,11 +28,14 @@ __all__ = ["Comparison", "Difference", "SampleDifference", "compare"]
 # its width may differ.
 COMPARABLE = (
     *("layers", "preset", "outliers", "normalize", "text_rows", "template", "last", "max_text_tokens", "num"),
-    *("paired", "images", "image_field", "texts", "text_field", "dtype", "quantization", "methods"),
+    *("paired", "images", "image_field", "image_root", "texts", "text_field", "dtype", "quantization", "methods"),
 )
 # The library writes these where there is something to say.
-UNLESS_RECORDED = {"paired": False, "methods": "none"} | dict.fromkeys(("image_field", "text_field"), "the first known")
-SOURCES = ("images", "image_field", "texts", "text_field")
+UNLESS_RECORDED = {
+    **{"paired": False, "methods": "none", "image_root": "that of the file"},
+    **dict.fromkeys(("image_field", "text_field"), "the first known"),
+}
+SOURCES = ("images", "image_field", "image_root", "texts", "text_field")
 NO_CHOICE = ("seed", "no_interval")  # settings of a measure of the zoo that do not change what it is
 
 

@@ -100,12 +100,12 @@ def check_memory(dim: int) -> None:
 def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of an .npz or .safetensors file, its claims looked at first; pickled objects are never opened."""
     if not path.is_file():
-        raise MirlibError(f"no such file: {shown(path)}")
+        raise MirlibError(f"{shown(path)}: a folder, not a file" if path.is_dir() else f"no such file: {shown(path)}")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise MirlibError(f"{shown(path)}: expected .npz or .safetensors")
     with naming(shown(path)), boundary("cannot read the arrays"):
-        return readers[path.suffix](path)
+        return readers[path.suffix.lower()](path)
 
 
 def _wanted(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import chain
@@ -31,6 +31,7 @@ arguments that registers it, under the name of the type."""
 
 # Packages that processors and models of some families need, and that come with the extra [families].
 FAMILY_PACKAGES = ("num2words", "protobuf", "sentencepiece", "tiktoken", "timm", "torchvision")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is read whole
 
 
@@ -328,6 +329,23 @@ def missing_packages(error: BaseException) -> list[str]:
     return list(dict.fromkeys(package.rstrip(".").lower() for package in named))
 
 
+def _faults(folder: Path) -> list[str]:
+    """What is damaged in a checkpoint, or not there, of the files that say how images and texts are prepared."""
+    found = []
+    for name, part in {"tokenizer.json": "model", **dict.fromkeys(PROCESSORS, "")}.items():
+        if (folder / name).exists():
+            with suppress(OSError, ValueError):
+                content = json.loads((folder / name).read_text(encoding="utf-8"))
+                if isinstance(content, dict) and part in (*content, ""):
+                    continue
+            found.append(f"{name} is damaged")
+    if not any((folder / name).exists() for name in PROCESSORS):
+        found.append(f"there is no {' and no '.join(PROCESSORS)}")
+    if not any(any(folder.glob(name)) for name in ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")):
+        found.append("there is no tokenizer.json, nor the files of another tokenizer")
+    return found
+
+
 def loading_advice(name: str, error: Exception) -> str:
     """What to do about an error of transformers while it loads ``name``."""
     said = said_by(error)
@@ -348,6 +366,8 @@ def loading_advice(name: str, error: Exception) -> str:
                 "safetensors, or pass --allow-pickle if you trust them"
             )
         return f"{name}: there are no weights in the folder (*.safetensors)"
+    if folder.is_dir() and (faults := _faults(folder)):
+        return f"{name}: {'; '.join(faults)}; copy or download it again"
     if "ignore_mismatched_sizes" in str(error):
         return f"{name}: a weight has another shape than config.json says; the two do not belong together"
     if type(error).__name__ == "SafetensorError":

@@ -196,13 +196,14 @@ def norm_floor(vision_energy: float, text_energy: float) -> float:
 
 
 def split_of_length(layers: Sequence[LayerSummary]) -> LengthSplit | None:
-    """Shares of lengths and shape in the sum of distances; None if it is 0 or they were not taken.
+    """Shares of lengths and shape in the sum of distances; None if it is 0 but for rounding or they were not taken.
 
     ``equalised`` is what rescaling every vision row to the mean text norm removes beyond what the norms force.
     """
     total = math.fsum(layer.distance.total for layer in layers)
     equal = math.fsum(layer.equalised for layer in layers)
-    if not total > 0 or math.isnan(equal):
+    energies = math.fsum(layer.vision_energy + layer.text_energy for layer in layers)
+    if not total > 1e-12 * energies or math.isnan(equal):
         return None
     forced, shape = math.fsum(layer.floor for layer in layers) / total, equal / total
     return LengthSplit(forced, 1 - forced - shape, shape)

@@ -72,6 +72,7 @@ def open_images(
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     readers = [_reader(source, on_unreadable, image_root) for source in sources]
     _check_root(readers, image_root)
+    _check_field("image", image_field, readers)
     parts: list[Sequence[Any]] = [
         data.find_images([source]) if reader is None else reader.images(image_field)
         for source, reader in zip(sources, readers, strict=True)
@@ -96,6 +97,7 @@ def open_texts(source: str | Path, *, text_field: str | None = None, on_unreadab
         MirlibError: If the source does not exist, holds no texts, or cannot be read.
     """
     reader = _reader(source, on_unreadable)
+    _check_field("text", text_field, [reader])
     return data.read_texts(source, on_unreadable) if reader is None else reader.texts(text_field)
 
 
@@ -167,6 +169,11 @@ def _reader(
 def _check_root(readers: Iterable[Any], image_root: str | Path | None) -> None:
     if image_root is not None and not any(isinstance(reader, (Records, Table)) for reader in readers):
         raise MirlibError("image_root (--image-root) is for paths in files of records and tables, and there are none")
+
+
+def _check_field(kind: str, field: str | None, readers: Iterable[Any]) -> None:
+    if field is not None and all(reader is None for reader in readers):
+        raise MirlibError(f"{kind}_field (--{kind}-field) is for records, tables and shards, and there are none")
 
 
 def _joined(parts: list[Sequence[Any]]) -> Items:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mirlib.comparison import Comparison, Difference, differences
 from mirlib.errors import MirlibError, shown
 from mirlib.result import MIRResult
@@ -75,8 +77,10 @@ def _meaning(result: MIRResult) -> list[str]:
     if result.length is not None:
         forced, equalised, shape = result.length
         lines.append(
-            f"  of the sum, {forced:.0%} is forced by norms, {equalised:.0%} removed by equalising them, {shape:.0%} "
-            "direction and shape"
+            f"  of the sum, {forced:.0%} is forced by norms, "
+            + (f"{equalised:.0%} removed by equalising them, " if equalised >= 0 else "")
+            + f"{shape:.0%} direction and shape"
+            + ("" if equalised >= 0 else f": equalising the norms would add {-equalised:.0%}")
         )
     lines += [
         f"  beside it: vision norms alone would give {result.norm_only:.4f}, vision rows zeroed after the model has "
@@ -88,12 +92,19 @@ def _meaning(result: MIRResult) -> list[str]:
 
 def describe_layers(found: LayerMap) -> list[str]:
     """A layer map as lines of text: the nearest text layer of each vision layer."""
-    frame = found.to_frame()
+
+    def runs(within: np.ndarray) -> str:
+        """Those that are within, neighbours together: 1–2, 6–8."""
+        places = np.flatnonzero(within)
+        parts = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        ends = [(found.layers[part[0]], found.layers[part[-1]]) for part in parts]
+        return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in ends)
 
     def line(kind: str, what: str) -> str:
-        nearest, low, high = (frame[name] for name in (kind, f"{kind}_low", f"{kind}_high"))
-        cells = [f"{n}" if a == b else f"{n} ({a}–{b})" for n, a, b in zip(nearest, low, high, strict=True)]
-        return f"  {what}: {', '.join(cells)}"
+        pairs = getattr(found, kind)
+        rows = zip(pairs.nearest, pairs.within, strict=True)
+        cells = [f"{found.layers[n]}" + (f" ({runs(row)})" if row.sum() > 1 else "") for n, row in rows]
+        return f"  {what}: {'; '.join(cells)}"
 
     return [
         f"  nearest text layer to vision after layers {', '.join(map(str, found.layers))} (0: what enters layer 1), in "

@@ -213,11 +213,13 @@ def test_files_that_hold_too_little_or_code(capsys, tmp_path):
     (tmp_path / "c.npz").write_bytes(whole[: len(whole) // 2])
     assert "cannot read the arrays" in refused(capsys, "features", tmp_path / "c.npz")
     assert refused(capsys, "features", tmp_path / "missing.npz") == f"no such file: {tmp_path / 'missing.npz'}"
-    assert "no such file" in refused(capsys, "features", tmp_path)
+    assert "a folder, not a file" in refused(capsys, "features", tmp_path)
     np.savez(tmp_path / "d.npz", vision=V, text=T, vision_samples=np.arange(3), text_samples=np.arange(8))
     assert "samples must be two integer arrays" in refused(capsys, "features", tmp_path / "d.npz")
     np.savez(tmp_path / "e.npz", vision=V, text=T)
     assert "an interval needs samples" in refused(capsys, "features", tmp_path / "e.npz", "--confidence", 0.9)
+    np.savez(tmp_path / "f.npz", vision=V, text=T, vision_samples=np.arange(V.shape[1]))
+    assert "there is one alone; give both, or none" in refused(capsys, "features", tmp_path / "f.npz")
 
 
 def write_safetensors(path, dtype, shape, size):
@@ -796,8 +798,17 @@ def test_a_checkpoint_without_its_processor(patterns, saved, checkpoint, capsys)
     for pattern in patterns:
         for path in checkpoint.glob(pattern):
             path.unlink()
-    assert refused(capsys, *arguments(saved, checkpoint)).startswith(
-        f"{checkpoint}: cannot load the model or its processor"
+    sentence = refused(capsys, *arguments(saved, checkpoint))
+    assert sentence.startswith(f"{checkpoint}: there is no ") and "copy or download it again" in sentence
+    assert ("there is no tokenizer.json" in sentence) == ("*token*" in patterns)
+    assert ("there is no processor_config.json" in sentence) == ("*processor*" in patterns)
+
+
+@pytest.mark.parametrize(("name", "content"), [("tokenizer.json", "{}"), ("processor_config.json", "[]")])
+def test_a_file_beside_the_weights_that_is_damaged(name, content, saved, checkpoint, capsys):
+    (checkpoint / name).write_text(content)
+    assert refused(capsys, *arguments(saved, checkpoint)) == (
+        f"{checkpoint}: {name} is damaged; copy or download it again"
     )
 
 

@@ -28,6 +28,7 @@ from mirlib import MIRResult, cli, loading, modality_integration_rate, reports, 
 from mirlib.__main__ import _Deaf
 from mirlib.comparison import COMPARABLE, compare, differences
 from mirlib.data import read_texts, sample_images, sample_texts
+from mirlib.loading import MINIATURE
 from mirlib.result import LengthSplit
 
 PROGRAM = Path(sys.executable).with_name("mir")
@@ -260,6 +261,8 @@ def test_features_of_one_sample_have_a_value_alone(capsys, tmp_path):
     np.savez(tmp_path / "a.npz", vision=rows, text=rows + 1, vision_samples=numbers, text_samples=numbers)
     outcome = mir(capsys, "features", tmp_path / "a.npz", "--json", "-")
     assert outcome.code == 0 and json.loads(outcome.out)["interval"] is None
+    assert "there is no interval: it needs at least 2 samples" in outcome.err
+    assert mir(capsys, "features", tmp_path / "a.npz", "--no-interval").err == ""
     assert "at least 2 samples" in refused(capsys, "features", tmp_path / "a.npz", "--confidence", 0.9)
 
 
@@ -534,6 +537,31 @@ def test_the_laboratory_lists_its_experiments(capsys, tmp_path):
     assert "no experiment is called 'nonsense'" in refused(capsys, "lab", "run", "nonsense")
     assert "no experiment is called 'nonsense'" in refused(capsys, "lab", "show", "nonsense")
     refused(capsys, "lab", "show", "base", "--results", tmp_path)
+    assert "no such folder" in refused(capsys, "lab", "show", "base", "--results", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["pilot", "real_pilot", "data_scale", "parts"])
+def test_elsewhere_the_laboratory_shows_the_ledger_that_comes_along(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = mir(capsys, "lab", "show", name)
+    assert outcome.code == 0 and ("ceiling" in outcome.out) == (name == "data_scale")
+
+
+def test_what_the_preset_cannot_give_is_refused_before_it_is_planned(capsys):
+    sentence = refused(capsys, "plan", MINIATURE, "--preset", "authors", "--confidence", 0.9)
+    assert sentence == "there is no interval with --preset authors, which replaces rows: leave out --confidence"
+
+
+def test_a_clouds_distance_of_rounding_has_no_shares(capsys, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(2, 60, 4))
+    np.savez(tmp_path / "a.npz", vision=rows, text=rows)
+    outcome = mir(capsys, "features", tmp_path / "a.npz")
+    assert outcome.code == 0 and "forced by norms" not in outcome.out
+    vision, text = np.random.default_rng(0).standard_t(3, size=(2, 2, 500, 4))
+    np.savez(tmp_path / "b.npz", vision=vision, text=text)
+    result = json.loads(mir(capsys, "features", tmp_path / "b.npz", "--json", "-").out)
+    assert result["length"]["equalised"] < 0
+    assert "equalising the norms would add" in mir(capsys, "features", tmp_path / "b.npz").out
 
 
 def test_a_command_that_is_not_installed_says_so(capsys, monkeypatch):

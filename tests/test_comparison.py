@@ -322,14 +322,13 @@ def test_what_has_no_difference_is_refused(two):
 
 
 def test_sources_of_other_names_are_the_same_where_the_samples_are(two):
-    a, b = (
-        replace(one, settings={**one.settings, "images": name, **field})
-        for one, name, field in zip(two, ("here", "there"), ({}, {"text_field": "title"}), strict=True)
-    )
+    told = {"images": "here"}, {"images": "there", "text_field": "title", "image_root": "b"}
+    a, b = (replace(one, settings={**one.settings, **more}) for one, more in zip(two, told, strict=True))
     assert not any(name in sentence for sentence in compare(a, b).incomparable for name in ("images", "text_field"))
     moved = compare(a, replace(b, samples=samples(range(1, 41))))
     assert any("images differs" in sentence for sentence in moved.incomparable)
     assert any("text_field differs (the first known in a; title in b)" in one for one in moved.incomparable)
+    assert any("image_root differs (that of the file in a; b in b)" in one for one in moved.incomparable)
     assert any("only 39 pairs of 40 and 40 are in both" in sentence for sentence in moved.warnings)
 
 

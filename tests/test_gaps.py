@@ -56,6 +56,17 @@ def unit(x):
 # Against references
 
 
+def test_at_the_end_of_its_range_a_measure_has_no_interval_and_no_calibration():
+    """As many dimensions as pairs: canonical correlations are 1, whatever the pairing."""
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 8, 30))
+    found = gaps.svcca(x, y, samples=(np.arange(8), np.arange(8)), variance=1.0, permutations=5)
+    assert found.value == pytest.approx(1) and found.interval is None
+    assert "the same without" in found.settings["no_interval"]
+    assert np.isnan(found.calibration.calibrated).all()
+    three = gaps.cka(x[:, :3], y[:, :3], samples=(np.arange(3), np.arange(3)), permutations=3)
+    assert three.interval is None and "3 pairs are too few" in three.settings["no_interval"]
+
+
 def test_modality_gap_and_ima_against_scikit_learn_and_scipy():
     vision, text = rows()
     for k in range(LAYERS):
@@ -514,6 +525,9 @@ def test_rows_of_zero_count_as_no_direction():
     assert gaps.modality_gap(0 * vision, text).value == pytest.approx(gaps.modality_gap(text, 0 * text).value)
     assert gaps.ima(0 * vision, text).value == 0
     assert gaps.cka([np.ones((9, 2))], [np.ones((9, 2))], permutations=3).value == 0
+    varied = np.random.default_rng(0).normal(size=(9, 2))
+    assert gaps.mutual_knn([np.ones((9, 2))], [varied], neighbours=2, permutations=3).value == 0
+    assert gaps.mutual_knn([varied], [varied], neighbours=2, permutations=3).value == 1
 
 
 BAD = [

@@ -15,6 +15,7 @@ from mirlib.data import sample_images, sample_texts
 from mirlib.layer_pairs import LayerMap, _maps, _Sums, layer_map, layer_map_cost
 from mirlib.loading import load_miniature
 from mirlib.plots import figure_layer_map
+from mirlib.reports import describe_layers
 from tests.command import mir, refused
 from tests.tiny_processors import lvlm
 
@@ -193,6 +194,13 @@ def test_the_figure_marks_what_it_says():
     assert sorted(text.get_text() for text in axes.texts)[:2] == ["1.00", "1.00"]
     assert len(axes.patches) == 3 + within.sum()
     assert len(found.plot().axes) == 4
+
+
+def test_the_layers_that_cannot_be_told_apart_are_named_and_no_others():
+    within = np.array([[1, 1, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0]], dtype=bool)
+    pairs = SimpleNamespace(nearest=np.array([1, 1, 3]), within=within)
+    lines = describe_layers(SimpleNamespace(layers=(0, 2, 4, 6, 8, 10), given=pairs, unit=pairs))
+    assert lines[1] == "  rows as they are: 2 (0–2, 8–10); 2; 6 (2, 6)"
 
 
 def test_the_command_draws_it_and_writes_its_numbers(capsys, tmp_path):

@@ -417,6 +417,10 @@ def test_addresses_are_no_sources(tmp_path):
     with pytest.raises(MirlibError, match=r"image_root \(--image-root\) is for paths in files"):
         (tmp_path / "a.png").write_bytes(png(COLOURS[0]))
         open_images(tmp_path, image_root=tmp_path)
+    (tmp_path / "a.txt").write_text("a text\n")
+    for kind, read, source in (("image", open_images, tmp_path), ("text", open_texts, tmp_path / "a.txt")):
+        with pytest.raises(MirlibError, match=rf"{kind}_field \(--{kind}-field\) is for records, tables and shards"):
+            read(source, **{f"{kind}_field": "name"})
 
 
 def test_pipes_are_no_sources(tmp_path):

@@ -176,6 +176,8 @@ def score_measures(
     ``random_weights`` says how many models of random weights to measure beside this one, with the seeds from ``seed``
     on; one is left out where there is no room for it.
     """
+    if random_weights < 0:
+        raise MirlibError(f"random_weights (--random-weights) must not be negative, got {random_weights}")
     wanted, skipped = chosen_measures(measures, pairs=paired)
     reading = {"batch_size": batch_size, "template": template, "max_text_tokens": max_text_tokens}
     drawing = {"num": num, "seed": seed, "paired": paired, "skip_unreadable": skip_unreadable}

@@ -40,6 +40,7 @@ PERMUTATIONS = 200
 NEIGHBOURS = 10
 VARIANCE = 0.99
 SHARPNESS = 2.0
+ROUNDING = 1e-9
 
 DELETE_ONE, GROUPS = 100, 20
 """Where no short way leads to the value without a pair (SVCCA), up to so many are left out one by one, and of more so
@@ -143,6 +144,8 @@ def of_pairs(
                     without.append(np.asarray(statistic.without()))
                 said.append(statistic.beside)
             influence, groups = None, False
+            if without and not np.ptp(without, axis=1).max() > ROUNDING:
+                without, no_interval = [], "it is the same without any of the pairs, as at the end of its range"
             if without:
                 influence = left_out(without)
                 groups = influence.shape[1] < count
@@ -176,8 +179,8 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     mean, std = nulls.mean(1), nulls.std(1, ddof=1) if nulls.shape[1] > 1 else np.full(len(values), math.nan)
     slack = 1e-12  # a pairing that is the true one may come out a rounding error below it
     p_value = (1 + (sign * nulls >= sign * values[:, None] - slack).sum(1)) / (1 + nulls.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        calibrated = (values - mean) / (best - mean)
+    room = np.where(np.abs(best - mean) > ROUNDING, best - mean, math.nan)  # random pairs may be at the end already
+    calibrated = (values - mean) / room
     return Calibration(mean, std, p_value, calibrated, nulls.shape[1])
 
 
@@ -280,7 +283,7 @@ def _cka(layer: Pooled, unbiased: bool) -> Statistic:
     return Statistic(of, without)
 
 
-@of_pairs("cka", title="CKA", direction=HIGHER)
+@of_pairs("cka", title="CKA", direction=HIGHER, spare=2)  # of two pairs it is always 1
 def cka(layer: Pooled) -> Statistic:
     """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
 
@@ -382,7 +385,7 @@ def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
         neighbours: k; there must be more pairs.
 
     Returns:
-        `GapResult`, each layer in [0, 1]; random pairs give ``k / (N − 1)``.
+        `GapResult`, each layer in [0, 1]; random pairs give ``k / (N − 1)``. 0 where a side does not vary.
 
     Source: Huh et al. (2024), arXiv 2405.07987.
     """
@@ -392,10 +395,15 @@ def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     def ranks(side: Tensor) -> Tensor:
         """(N, N) the rank of each other sample among the neighbours of a sample, from 0; that of itself is the last."""
         side = unit(side)
-        cosines = (side @ side.T).fill_diagonal_(-math.inf)
+        cosines = side @ side.T
+        varies.append(bool(cosines.min() < 1 - ROUNDING))
+        cosines.fill_diagonal_(-math.inf)
         return cosines.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
+    varies: list[bool] = []
     first, second = ranks(layer.images), ranks(layer.texts)
+    if not all(varies):  # then neighbours are those of the order of the samples
+        return Statistic(lambda _: 0.0, lambda: torch.zeros(len(first)))
     near = [(side < neighbours).double() for side in (first, second)]
     count = len(first)
 
