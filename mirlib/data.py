@@ -272,7 +272,7 @@ def _opened(source: str | Path | IO[bytes]) -> Image.Image:
         try:
             return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
         except UnidentifiedImageError as error:
-            raise ValueError(f"it is none, or none of {', '.join(FORMATS)}") from error
+            raise ValueError(f"it is no picture of the formats {', '.join(FORMATS)}") from error
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -411,7 +411,7 @@ def test_no_picture_starts_another_program(tmp_path, monkeypatch):
         "meta.png": b"\xd7\xcd\xc6\x9a\0\0" + bytes(60),
     }.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(MirlibError, match=f"cannot read the image .*{name}: it is none, or none of "):
+        with pytest.raises(MirlibError, match=f"cannot read the image .*{name}: it is no picture of the formats "):
             load_image(tmp_path / name)
     assert not (tmp_path / "called").exists()
 

@@ -513,7 +513,7 @@ def test_damaged_members_and_keys_are_named(tmp_path):
          ("3.txt", b"alone"), ("4.png", whole), ("4.txt", b"fine")],
     )  # fmt: skip
     images = open_images(path)
-    with pytest.raises(MirlibError, match=r"cannot read the image .*a\.tar/0\.png: it is none, or none of "):
+    with pytest.raises(MirlibError, match=r"cannot read the image .*a\.tar/0\.png: it is no picture of the formats "):
         images[0]
     with pytest.raises(MirlibError, match=r"cannot read the image .*a\.tar/1\.png: "):
         load_image(images[1])
@@ -805,7 +805,8 @@ def test_rows_that_hold_nothing_are_named(tmp_path):
         ):
             images[row]
     with pytest.raises(
-        MirlibError, match=r"cannot read the image .*a\.parquet, row 3, column 'image': it is none, or none of "
+        MirlibError,
+        match=r"cannot read the image .*a\.parquet, row 3, column 'image': it is no picture of the formats ",
     ):
         images[3]
     with pytest.raises(MirlibError, match=r"row 1, column 'text': expected a text, got NoneType"):
