@@ -163,3 +163,10 @@ def test_a_reader_trains_watches_draws_and_is_answered(server, visit):
     typed.press("Enter")
     asked = page.locator('.mirlib-ask select[name="question"] option').first
     asked.filter(has_text="how many yellow objects ?").wait_for(state="attached", timeout=PATIENCE)
+
+    # The page again, with the same kernel: it has sent the weights before, and the widget does not wait for them.
+    page.keyboard.press("Control+s")
+    page.wait_for_function("!document.querySelector('.lm-TabBar-tab.jp-mod-dirty')", timeout=PATIENCE)
+    page.reload(wait_until="load")
+    page.wait_for_selector(".mirlib-ask [data-said]", timeout=PATIENCE)
+    assert answer(page, "what colour is topleft ?") == "yellow (right)"
