@@ -34,8 +34,9 @@ def add(commands: Any) -> None:
     ):
         action = actions.add_parser(name, help=text)
         action.add_argument("experiment", metavar="EXPERIMENT")
-        default = "results, or else the ledger that comes along" if name == "show" else "results"
-        action.add_argument("--results", metavar="DIR", help=f"the ledger (default: {default})")
+        default = "results" if name == "run" else None
+        said = default or "results, or else the ledger that comes along"
+        action.add_argument("--results", default=default, metavar="DIR", help=f"the ledger (default: {said})")
         action.set_defaults(run=run)
         if name == "run":
             action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
     if options.jobs is not None and options.jobs < 1:
         raise MirlibError(f"--jobs must be at least 1, got {options.jobs}")
-    ledger = Path(options.results or "results") / f"{options.experiment}.jsonl"
+    ledger = Path(options.results) / f"{options.experiment}.jsonl"
     check_writable(ledger, make_folder=True)  # before the first run is trained
     with _reading(ledger), _workers_end(), precision.use(options.precision):
         commands.run(options.experiment, results_dir=ledger.parent, progress=not options.no_progress, **given)
