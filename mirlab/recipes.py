@@ -8,7 +8,7 @@ refused when it is made, but for the options of a method, which `mirlab.methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -291,11 +291,12 @@ class Run:
 _DEFAULTS = {field.name: field.default for field in fields(Run)}
 
 
-def arm(*, seeds: Iterable[int] = SEEDS, **options: Any) -> tuple[Run, ...]:
+def arm(*, seeds: Iterable[int] = SEEDS, parts: Sequence[int] = PARTS, **options: Any) -> tuple[Run, ...]:
     """Runs that differ in the seed alone, and with it in the parts.
 
     Args:
         seeds: Of the runs. Pilots use seeds from 100 on, which take the parts in turn.
+        parts: Seeds of the sets of parts.
         **options: Of `StageOne` and of `Run`, told apart by their names.
 
     Examples:
@@ -307,7 +308,7 @@ def arm(*, seeds: Iterable[int] = SEEDS, **options: Any) -> tuple[Run, ...]:
     recipe = StageOne(**{key: value for key, value in options.items() if key in of_stage_one})
     rest = {key: value for key, value in options.items() if key not in of_stage_one}
     run = Run(stage_one=recipe, **rest)
-    return tuple(replace(run, seed=seed, parts=PARTS[seed % len(PARTS)]) for seed in seeds)
+    return tuple(replace(run, seed=seed, parts=parts[seed % len(parts)]) for seed in seeds)
 
 
 PROBES = (64, 128, 256, 384)

@@ -1,8 +1,22 @@
-"""EIM's contrastive losses: alone, in segments, together, in another order, IE first (its Tables 3 to 8)."""
+"""EIM's contrastive losses: alone, in segments, together, in another order, IE first (its Tables 3 to 8).
+
+The arms on the order of the losses were declared with the others and put off. When their turn came, the sets of parts
+of the first arms were gone, so they run on six sets of their own, and ST and LM in segments, with which they are
+compared, runs there again. Claims, ceilings and Holm's family of ten are those of the first declaration. Four runs on
+the first sets (ST, LM, IE and all at once, two seeds each) were taken out of the ledger at the same time, since the
+arms of a claim have to share their sets; they are in the ledger's history.
+"""
+
+from functools import partial
 
 from mirlab.claims import better
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
+
+ORDER_SETS = (20, 21, 22, 23, 24, 25)
+"""Seeds of the sets of parts that the arms on the order run on: the first six from 20 on that pass the gate."""
+
+on_other_sets = partial(arm, parts=ORDER_SETS)
 
 EXPERIMENT = Experiment(
     name="eim",
@@ -19,11 +33,12 @@ EXPERIMENT = Experiment(
         "LM": arm(method=Method("eim", segments=("lm",))),
         "IE": arm(method=Method("eim", final="ie")),
         "ST, LM": arm(method=Method("eim", segments=("st", "lm"))),
-        "ST, LM, IE": arm(method=Method("eim", segments=("st", "lm"), final="ie")),
-        "at once": arm(method=Method("eim", final="all")),
-        "LM, ST": arm(method=Method("eim", segments=("lm", "st"))),
-        "ST with LM": arm(method=Method("eim", segments=("st+lm",))),
-        "IE, ST, LM": arm(method=Method("eim", segments=("ie", "st", "lm"))),
+        "ST, LM again": on_other_sets(method=Method("eim", segments=("st", "lm"))),
+        "ST, LM, IE": on_other_sets(method=Method("eim", segments=("st", "lm"), final="ie")),
+        "at once": on_other_sets(method=Method("eim", final="all")),
+        "LM, ST": on_other_sets(method=Method("eim", segments=("lm", "st"))),
+        "ST with LM": on_other_sets(method=Method("eim", segments=("st+lm",))),
+        "IE, ST, LM": on_other_sets(method=Method("eim", segments=("ie", "st", "lm"))),
         "two epochs": arm(epochs=2),
     },
     claims=(
@@ -31,10 +46,10 @@ EXPERIMENT = Experiment(
         better("LM alone raises the accuracy", "paper", "LM", "plain"),
         better("IE alone raises the accuracy", "paper", "IE", "plain"),
         better("LM after ST raises it further", "paper", "ST, LM", "ST"),
-        better("IE after both raises it further", "paper", "ST, LM, IE", "ST, LM"),
+        better("IE after both raises it further", "paper", "ST, LM, IE", "ST, LM again"),
         better("Segments beat all three losses at once", "paper", "ST, LM, IE", "at once"),
-        better("ST before LM beats LM before ST", "paper", "ST, LM", "LM, ST"),
-        better("ST before LM beats both in one segment", "paper, Table 6", "ST, LM", "ST with LM"),
+        better("ST before LM beats LM before ST", "paper", "ST, LM again", "LM, ST"),
+        better("ST before LM beats both in one segment", "paper, Table 6", "ST, LM again", "ST with LM"),
         better("IE at the end beats IE at the start", "paper, Table 8", "ST, LM, IE", "IE, ST, LM"),
         better("The segments raise the accuracy more than a second epoch does", "ours", "ST, LM", "two epochs"),
     ),
