@@ -422,30 +422,28 @@ def modality_integration_rate(
     chosen = resolve_settings(preset, outliers, sqrt)
     vision_layers, text_layers = as_layers(vision, "vision"), as_layers(text, "text")
     check_layers(vision_layers, text_layers, minimum=2)
-    sample_ids = _check_samples(samples, len(vision_layers[0]), len(text_layers[0]))
+    ids = None if samples is None else sample_ids(samples, (len(vision_layers[0]), len(text_layers[0])))
     notes: list[str] = []
     if chosen.sqrt == "authors-fast":
         notes.append(FAST_WARNING)
         warnings.warn(FAST_WARNING, MirlibWarning, stacklevel=2)
 
     def name_row(modality: str, row: int) -> str:
-        if sample_ids is None:
-            return f"row {row}"
-        return f"row {row} (sample {int(sample_ids[MODALITIES.index(modality)][row])})"
+        return f"row {row}" if ids is None else f"row {row} (sample {int(ids[MODALITIES.index(modality)][row])})"
 
     if confidence is not None:
         check_confidence(confidence)
-        if sample_ids is None:
+        if ids is None:
             raise MirlibError(
                 "an interval needs samples=(vision_ids, text_ids): rows of one image are not independent, so it is "
                 "over whole samples, never over tokens"
             )
         if chosen.in_memory:
             raise MirlibError("there is no interval where rows are replaced by medians; use preset 'paper'")
-        names = [np.unique(ids) for ids in sample_ids]
+        names = [side.unique() for side in ids]
         if min(len(name) for name in names) < 2:
             raise MirlibError("an interval needs at least 2 samples")
-        places = [torch.from_numpy(np.searchsorted(name, ids)) for name, ids in zip(names, sample_ids, strict=True)]
+        places = [torch.searchsorted(name, side) for name, side in zip(names, ids, strict=True)]
     layers: list[LayerSummary] = []
     influences: list[tuple[Tensor, Tensor]] = []
     pairs = list(zip(vision_layers, text_layers, strict=True))
@@ -462,7 +460,7 @@ def modality_integration_rate(
     if len(influences) == len(layers):
         per_layer = np.array([layer.distance.total for layer in layers])
         sides = (torch.stack(side).numpy() for side in zip(*influences, strict=True))
-        influence = Influence(*sides, paired=np.array_equal(*names))
+        influence = Influence(*sides, paired=torch.equal(*names))
         found = influence_interval(influence, per_layer, log10_sum(per_layer), confidence)
     shape = {"layers": len(layers), "dim": layers[0].dim}
     settings = {"preset": preset, **chosen._asdict(), "normalize": normalize, **shape}
@@ -503,14 +501,21 @@ def _influence_of_layer(
     return tuple(found)
 
 
-def _check_samples(samples: tuple[Any, Any] | None, r: int, s: int) -> tuple[np.ndarray, np.ndarray] | None:
-    if samples is None:
-        return None
-    ids = tuple(np.asarray(part.cpu() if isinstance(part, Tensor) else part) for part in samples)
-    if len(ids) != 2 or ids[0].shape != (r,) or ids[1].shape != (s,):
-        raise MirlibError(
-            f"samples must be two integer arrays of shapes ({r},) and ({s},), got {[part.shape for part in ids]}"
-        )
-    if any(part.dtype.kind not in "iu" for part in ids):
-        raise MirlibError(f"samples must be integers, got {[str(part.dtype) for part in ids]}")
-    return ids
+def sample_ids(samples: Any, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The sample of each row, by modality, as int64 tensors on the CPU; refused if not one whole number a row."""
+    try:
+        vision, text = samples
+    except (TypeError, ValueError) as error:
+        raise MirlibError("samples: expected a pair of arrays, (of the vision rows, of the text rows)") from error
+    found = []
+    for modality, given, count in zip(MODALITIES, (vision, text), counts, strict=True):
+        expected = f"samples of the {modality} rows: expected {count} whole numbers, one a row"
+        try:
+            numbers = torch.as_tensor(given).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:  # words, None, numbers that 64 bits do not hold
+            raise MirlibError(expected) from error
+        fractional = numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool
+        if numbers.shape != (count,) or fractional:
+            raise MirlibError(f"{expected}, got {numbers.dtype} of shape {tuple(numbers.shape)}")
+        found.append(numbers.to(torch.int64))
+    return found[0], found[1]

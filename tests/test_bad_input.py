@@ -215,7 +215,7 @@ def test_files_that_hold_too_little_or_code(capsys, tmp_path):
     assert refused(capsys, "features", tmp_path / "missing.npz") == f"no such file: {tmp_path / 'missing.npz'}"
     assert "a folder, not a file" in refused(capsys, "features", tmp_path)
     np.savez(tmp_path / "d.npz", vision=V, text=T, vision_samples=np.arange(3), text_samples=np.arange(8))
-    assert "samples must be two integer arrays" in refused(capsys, "features", tmp_path / "d.npz")
+    assert "whole numbers, one a row" in refused(capsys, "features", tmp_path / "d.npz")
     np.savez(tmp_path / "e.npz", vision=V, text=T)
     assert "an interval needs samples" in refused(capsys, "features", tmp_path / "e.npz", "--confidence", 0.9)
     np.savez(tmp_path / "f.npz", vision=V, text=T, vision_samples=np.arange(V.shape[1]))

@@ -452,15 +452,17 @@ def test_standard_errors_agree_with_the_true_spread():
         ({"confidence": 0.0, "samples": "ids"}, "confidence must lie between 0 and 1"),
         ({"confidence": -1, "samples": "ids"}, "confidence must lie between 0 and 1"),
         ({"confidence": 0.9, "samples": "one"}, "at least 2 samples"),
-        ({"samples": "short"}, r"shapes \(192,\) and \(192,\), got \[\(5,\)"),
-        ({"samples": "float"}, "samples must be integers"),
-        ({"samples": "single"}, "samples must be two integer arrays"),
+        ({"samples": "short"}, r"vision rows: expected 192 whole numbers, one a row, got torch.int64 of shape \(5,\)"),
+        ({"samples": "words"}, "text rows: expected 192 whole numbers, one a row$"),
+        ({"samples": "float"}, "whole numbers, one a row, got torch.float64"),
+        ({"samples": "single"}, "expected a pair of arrays"),
     ],
 )
 def test_intervals_that_cannot_be_had(options, message):
     vision, text, ids = correlated(0)
     samples = {
         "ids": (ids, ids), "short": (ids[:5], ids), "float": (ids * 1.0, ids), "one": (ids * 0, ids), "single": ids,
+        "words": (ids, ids.astype(str)),
     }  # fmt: skip
     options = {**options, **({"samples": samples[options["samples"]]} if "samples" in options else {})}
     with pytest.raises(MirlibError, match=message):

@@ -24,6 +24,7 @@ from mirlib.mir import (
     check_norms,
     log10_sum,
     row_norms,
+    sample_ids,
 )
 from mirlib.result import Interval, Sample, _finite, _interval_as_dict, _numbers
 
@@ -384,21 +385,3 @@ def unit(rows: Tensor) -> Tensor:
     """Rows divided by their norms; a row of zero stays zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1.0)
-
-
-def sample_ids(samples: Any, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """The sample of each row, by modality, as int64 tensors on the CPU; refused if not one whole number a row."""
-    try:
-        vision, text = samples
-    except (TypeError, ValueError) as error:
-        raise MirlibError("samples: expected a pair of arrays, (of the vision rows, of the text rows)") from error
-    found = []
-    for name, values, count in zip(MODALITIES, (vision, text), counts, strict=True):
-        numbers = torch.as_tensor(values).detach().cpu()
-        if numbers.ndim != 1 or len(numbers) != count or numbers.is_floating_point() or numbers.is_complex():
-            raise MirlibError(
-                f"samples of the {name} rows: expected {count} whole numbers, one a row, "
-                f"got {numbers.dtype} of shape {tuple(numbers.shape)}"
-            )
-        found.append(numbers.to(torch.int64))
-    return found[0], found[1]
