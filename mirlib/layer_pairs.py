@@ -84,20 +84,11 @@ class LayerMap:
     settings: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line a vision layer, with columns for each of the maps ``given`` and ``unit``.
-
-        These are the nearest text layer, and the lowest and the highest that cannot be told from it (``_low``,
-        ``_high``).
-        """
+        """The nearest text layer of each vision layer, in the maps ``given`` and ``unit``."""
         import pandas as pd
 
-        numbers, columns = np.asarray(self.layers), {}
-        for kind in KINDS:
-            pairs: PairsOfLayers = getattr(self, kind)
-            columns[kind] = numbers[pairs.nearest]
-            columns[f"{kind}_low"] = numbers[pairs.within.argmax(axis=1)]
-            columns[f"{kind}_high"] = numbers[len(numbers) - 1 - pairs.within[:, ::-1].argmax(axis=1)]
-        return pd.DataFrame(columns, index=pd.Index(numbers, name="layer"))
+        numbers = pd.Index(self.layers, name="vision after layer")
+        return pd.DataFrame({kind: numbers[getattr(self, kind).nearest] for kind in KINDS}, numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""

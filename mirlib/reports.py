@@ -165,6 +165,9 @@ def describe_measures(found: ZooResult, name: str) -> str:
             lines.append(f"  ! random weights: {weights}")
         elif weights:
             lines.append("  random weights: the same architecture before it has learned anything")
+    dim = found.settings["dim"]
+    if "mir" in found.results and (few := [f"{count} {side} rows" for side, count in kept.items() if count <= dim]):
+        lines.append(f"  ! {' and '.join(few)} for {dim} dimensions: MIR is biased upwards; use more samples")
     if kept != seen:
         lines.append("  ! MIR and FD∞ are those of the rows kept; for all rows, leave out --measures")
     lines += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -189,6 +190,8 @@ def test_the_command_prints_a_line_a_measure_and_what_it_left_out(command, capsy
         assert lines[place].startswith(MEASURES[name].title)
         assert MEASURES[name].direction in lines[place]
     assert "12 of " in outcome.out and "MIR and FD∞ are those of the rows kept" in outcome.out
+    assert re.search(r"! 12 vision rows and 12 text rows for \d+ dimensions: MIR is biased upwards", outcome.out)
+    assert "biased" not in command(capsys, *SCORE, "--measures", "ima", "--rows", 12).out
     for name in (*OF_PAIRS, "perceptual_score", "soft_discrimination"):
         assert f"! left out: {name} " in outcome.out
 

@@ -135,7 +135,7 @@ def test_norms_alone_can_put_every_layer_nearest_to_the_longest_one():
     assert found.given.nearest.tolist() == [2, 2, 2]
     assert found.unit.nearest.tolist() == [0, 1, 2]
     assert found.unit.within.tolist() == np.eye(3, dtype=bool).tolist()
-    assert found.to_frame().given.tolist() == [2, 2, 2] and found.to_frame().unit_high.tolist() == [0, 1, 2]
+    assert found.to_frame().to_dict("list") == {"given": [2, 2, 2], "unit": [0, 1, 2]}
     assert found.null.nearest.tolist() == [0, 1, 2]
 
 

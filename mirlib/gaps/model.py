@@ -207,6 +207,7 @@ def score_measures(
         "text_rows": text_rows,
         "last": last,
         "layers": rows.num_layers,
+        "dim": rows.vision[0].shape[1],
         "rows_kept": kept,
         "rows_seen": rows.seen,
         **said,
