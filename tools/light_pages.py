@@ -6,7 +6,7 @@ own state (mirlib/widgets/base.py), and the second one would double the weight o
 The theme brings a script of 2000 icons, of which the pages show two dozen. The first page has no formula, but gets
 MathJax, since it lists chapters that have. And MathJax comes as one script of a megabyte. Each of the three kept the
 page from answering for longer than any widget does. So the other icons go, MathJax stays away from where no formula is,
-and elsewhere it comes in its parts (`loader` in _config.yml) and sets a few formulas at a time (math_in_pieces.js).
+and elsewhere it comes in its parts (`loader` in _config.yml) and sets a few formulas at a time (in_pieces.js).
 """
 
 from __future__ import annotations

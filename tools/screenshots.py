@@ -18,6 +18,8 @@ from playwright.sync_api import sync_playwright
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 WIDTHS = {"wide": 1400, "phone": 390}
 TALLEST = 12000  # pixels; Chromium's limit for one picture is 16384
+LAID_OUT = "!document.querySelector('script[src*=\"in_pieces\"]') || 'whole' in document.documentElement.dataset"
+"""Whether in_pieces.js, where a page has it, has come to the end of the page."""
 
 
 def find_chromium() -> str:
@@ -53,6 +55,7 @@ def shoot(folder: Path, wanted: list[str]) -> int:
                 page = context.new_page()
                 for path in pages:
                     page.goto(path.as_uri(), wait_until="load")
+                    page.wait_for_function(LAID_OUT)
                     page.wait_for_function(
                         "window.MathJax?.startup?.promise ? MathJax.startup.promise.then(() => true) : true"
                     )

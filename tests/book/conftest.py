@@ -144,6 +144,7 @@ class Visit:
         self.foreign.clear()
         self.errors.clear()
         self.page.goto(address, wait_until="load")
+        self.page.wait_for_function(screenshots.LAID_OUT)
 
 
 @contextlib.contextmanager

@@ -246,6 +246,22 @@ def test_a_dark_page_is_printed_on_white(site, visit):
     assert seen.page.evaluate(theme) == "dark"
 
 
+def test_a_page_is_laid_out_in_pieces_and_an_anchor_is_where_it_should_be(site, visit):
+    path = max(site.pages, key=lambda page: page.read_text(encoding="utf-8").count("<section"))
+    skipped = """([hidden]) => [...document.querySelectorAll(".bd-article section section")]
+      .filter((e) => getComputedStyle(e).contentVisibility === (hidden ? "auto" : "visible")).length"""
+    seen = visit()
+    seen.page.add_init_script(
+        f"addEventListener('DOMContentLoaded', () => (window.atFirst = ({skipped})([true])), {{ once: true }})"
+    )
+    seen.go(path.as_uri())
+    count = seen.page.locator(".bd-article section section").count()
+    assert seen.page.evaluate("atFirst") == seen.page.evaluate(skipped, [False]) == count > 1
+    name = seen.page.locator(".bd-article section section").nth(count // 2).get_attribute("id")
+    jumped = visit(f"{path.as_uri()}#{name}")
+    assert abs(jumped.page.locator(f"[id='{name}']").bounding_box()["y"]) < 150
+
+
 def test_the_index_leads_to_the_first_page(site, served, visit):
     seen = visit(f"{served}/index.html")
     seen.page.wait_for_url(lambda url: not url.endswith("/index.html"))
