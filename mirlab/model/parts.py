@@ -73,7 +73,7 @@ def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[LlavaForCond
     """Encoder and language model of a seed, joined by a projector that means nothing yet.
 
     Those of seed `SHIPPED` are in the shipped miniature. Others are read from the cache, where they are trained first
-    if they are missing (about half an hour on one core).
+    if they are missing (about an hour on one core).
 
     Returns:
         The model (weights rounded to float16, as they are shipped), its processor, and a fingerprint of encoder and
