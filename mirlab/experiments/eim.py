@@ -13,8 +13,11 @@ from mirlab.claims import better
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
-ORDER_SETS = (20, 21, 22, 23, 24, 25)
-"""Seeds of the sets of parts that the arms on the order run on: the first six from 20 on that pass the gate."""
+ORDER_SETS = (26, 21, 22, 23, 24, 25)
+"""Seeds of the sets of parts that the arms on the order run on: the first six from 20 on that pass the gate.
+
+Set 20 failed before any run was made on it; the next one takes its place.
+"""
 
 on_other_sets = partial(arm, parts=ORDER_SETS)
 
