@@ -6,7 +6,6 @@
   style.textContent = FontAwesome.dom.css();
   document.head.prepend(style); // before the theme's sheets, which name another font
   FontAwesome.config.autoAddCss = false;
-  if (location.hash) dataset.whole = ""; // no part before the place that was asked for may change its height
   // Paper is white.
   let before = dataset.theme;
   addEventListener("beforeprint", () => ([before, dataset.theme] = [dataset.theme, "light"]));

@@ -1,19 +1,31 @@
 // A page is laid out a section at a time, and its formulas are set a few at a time, so that it answers in between.
-addEventListener("load", async () => {
-  for (const section of document.querySelectorAll(".bd-article section section")) {
-    await new Promise(requestAnimationFrame);
-    section.style.contentVisibility = "visible";
-  }
-  document.documentElement.dataset.whole = "";
-});
-if (self.MathJax) {
-  MathJax.startup = {
-    pageReady: async () => {
-      const formulas = [...document.querySelectorAll(".math")];
-      while (formulas.length) {
-        await new Promise((resolve) => setTimeout(resolve));
-        await MathJax.typesetPromise(formulas.splice(0, 4));
-      }
-    },
+// Both move what stands below, so the place that the address names is looked up again, unless the reader has gone on.
+{
+  let goneOn = false;
+  for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"])
+    addEventListener(kind, () => (goneOn = true), { once: true, passive: true });
+  const goBack = () => {
+    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (place && !goneOn) place.scrollIntoView({ behavior: "instant" });
   };
+  addEventListener("load", async () => {
+    for (const section of document.querySelectorAll(".bd-article section section")) {
+      await new Promise(requestAnimationFrame);
+      section.style.contentVisibility = "visible";
+    }
+    document.documentElement.dataset.whole = "";
+    goBack();
+  });
+  if (self.MathJax) {
+    MathJax.startup = {
+      pageReady: async () => {
+        const formulas = [...document.querySelectorAll(".math")];
+        while (formulas.length) {
+          await new Promise((resolve) => setTimeout(resolve));
+          await MathJax.typesetPromise(formulas.splice(0, 4));
+        }
+        goBack();
+      },
+    };
+  }
 }
