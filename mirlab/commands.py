@@ -21,7 +21,7 @@ from mirlib.errors import MirlibError, shown
 
 SPECIAL = {
     "base": "Train the miniature LLaVA from nothing and measure it.",
-    "parts": "Train sets of encoder and language model until six pass the gate.",
+    "parts": "Train the sets of encoder and language model that runs start from, and examine each.",
 }
 """Experiments that are no sweeps of runs."""
 
@@ -32,6 +32,12 @@ SHOWN = ("mir", "norm_only", "norm_ratio", "loss", "perplexity", "accuracy", "bl
 def names() -> list[str]:
     """Of all experiments."""
     return [*SPECIAL, *EXPERIMENTS]
+
+
+def sets() -> list[int]:
+    """Seeds of the sets of parts that the experiments declare."""
+    declared = {run.parts for experiment in EXPERIMENTS.values() for run in experiment.runs}
+    return sorted(seed for seed in declared if isinstance(seed, int))
 
 
 def default_cache() -> Path:
@@ -51,7 +57,7 @@ def default_cache() -> Path:
 
 def listing() -> str:
     """All experiments, one line each, with the minutes that they take on one core."""
-    said = [(name, minutes, SPECIAL[name]) for name, minutes in (("base", 45), ("parts", 200))]
+    said = [(name, minutes, SPECIAL[name]) for name, minutes in (("base", 45), ("parts", 50 * len(sets())))]
     for name, experiment in EXPERIMENTS.items():
         said.append((name, round(sum(run.cost for run in experiment.runs) / 60), experiment.summary))
     return "\n".join(f"{name:16} {minutes:4} min  {summary}" for name, minutes, summary in said)
@@ -78,7 +84,7 @@ def run(
     if name == "parts":
         from mirlab.model import parts
 
-        return parts.run(book, cache, progress=progress)
+        return [parts.make_row(seed, book, cache, progress=progress) for seed in sets()]
     from mirlab import sweep
 
     return sweep.sweep(name, EXPERIMENTS[name].arms, book.path.parent, cache, progress=progress, **options)

@@ -2,7 +2,7 @@
 
 One set is shipped, the others are trained when they are needed. A set goes into runs only if it passes the gate: its
 language model answers every kind of question about scenes in words, and a linear probe reads its encoder. Otherwise
-the next seed takes its place, and the failure stays in the ledger.
+the next seed takes its place in what experiments declare, and the failure stays in the ledger.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from mirlib.loading import MINIATURE, load_miniature
 
 SHIPPED = 1
 """Seed of the parts of the miniature that comes with the package."""
-
-FIRST_SEED = 10
-"""Of the sets of parts of the second edition; those below were made by the recipe of the first."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +120,10 @@ def examine(
     }
 
 
-def run(book: ledger.Ledger, cache: Path, *, wanted: int = 6, progress: bool = True) -> list[dict[str, Any]]:
-    """Train and examine sets of parts from `FIRST_SEED` on, until enough of them have passed the gate.
-
-    Another process may do the same: each set is trained by one of them.
-    """
-    rows: list[dict[str, Any]] = []
-    while sum(not row["failures"] for row in rows) < wanted:
-        rows.append(make_row(FIRST_SEED + len(rows), book, cache, progress=progress))
-    return rows
-
-
 def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = True) -> dict[str, Any]:
     """Train a set of parts, or finish it, and examine it as it is kept (weights rounded to float16).
+
+    Another process may do the same: each set is trained by one of them.
 
     Returns:
         Its row of the ledger: ``measured`` (see `examine`), ``failures``, the fingerprint ``parts``, last losses and
