@@ -30,6 +30,12 @@ PARTS = (10, 12, 18, 14, 15, 16)
 Sets 11 and 17 failed, and set 13 in the pilot (`mirlab.experiments.pilot`); 18 takes its place.
 """
 
+LATER_PARTS = (26, 21, 22, 23, 24, 25)
+"""The same for arms that were run when those sets were gone: the first six from 20 on that pass the gate.
+
+Set 20 failed before any run was made on it; 26 takes its place.
+"""
+
 
 def _known(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:

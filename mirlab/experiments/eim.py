@@ -11,15 +11,9 @@ from functools import partial
 
 from mirlab.claims import better
 from mirlab.experiments import Experiment
-from mirlab.recipes import Method, arm, plain
+from mirlab.recipes import LATER_PARTS, Method, arm, plain
 
-ORDER_SETS = (26, 21, 22, 23, 24, 25)
-"""Seeds of the sets of parts that the arms on the order run on: the first six from 20 on that pass the gate.
-
-Set 20 failed before any run was made on it; the next one takes its place.
-"""
-
-on_other_sets = partial(arm, parts=ORDER_SETS)
+on_other_sets = partial(arm, parts=LATER_PARTS)
 
 EXPERIMENT = Experiment(
     name="eim",

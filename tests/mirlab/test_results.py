@@ -217,6 +217,7 @@ VARIED = {
     "recipes": {"learning_rate", "scheduler", "warmup_steps"},
     "stages": {"method", "pairs", "warmup_steps", "unlock", "unlock_encoder", "stage two, images"},
     "unlocking": {"unlock"},
+    "warmup_or_data": {"pairs", "warmup_steps"},
     "weighting": {"method", "norm_matched"},
     "zoo": {"batch", "learning_rate", "pairs", "scheduler", "warmup_steps"},
 }
