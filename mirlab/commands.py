@@ -28,6 +28,9 @@ SPECIAL = {
 SHOWN = ("mir", "norm_only", "norm_ratio", "loss", "perplexity", "accuracy", "blind")
 """Columns of the table of arms."""
 
+JUDGED = ("claim", "outcome", "value", "adjusted_low", "adjusted_high", "p_holm", "over_means", "ceiling", "note")
+"""Columns of the table of claims."""
+
 
 def names() -> list[str]:
     """Of all experiments."""
@@ -118,9 +121,8 @@ def describe(experiment: Experiment, results_dir: str | Path) -> str:
     means.insert(0, "runs", table.groupby("arm", sort=False).size())
     said = [textwrap.fill(experiment.question, 100), f"Paper: {experiment.paper}", means.to_string()]
     if set(experiment.arms) & set(table["arm"]):
-        columns = ["claim", "outcome", "value", "low", "high", "p_holm", "ceiling"]
         if found := results.outcomes(experiment.name, results_dir):
-            said.append(listed(found).round(3)[columns].to_string(index=False))
+            said.append(listed(found).round(3)[list(JUDGED)].to_string(index=False, na_rep=""))
     return "\n\n".join(said)
 
 

@@ -170,6 +170,12 @@ def find_vision_token_ids(config: Any) -> tuple[int, ...]:
     return tuple(sorted({i for i in ids if isinstance(i, int) and i >= 0}))
 
 
+def longest_sequence(config: Any) -> int | None:
+    """The number of positions that a language model was made for, if its config says so."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids: tuple[int, ...]) -> str | None:
     """Why a model has no vision rows in its decoder's sequence, or None if it has them."""
     config = model.config

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mirlib.adapters import longest_sequence
 from mirlib.data import Unreadable, draw, load_image
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError, naming, shown
@@ -36,13 +37,6 @@ def device_of(model: nn.Module) -> torch.device:
     if device.type == "meta" and hasattr(embeddings, "_hf_hook"):  # accelerate brings these weights when they are used
         return torch.device(embeddings._hf_hook.execution_device)
     return device
-
-
-def _positions_of(model: nn.Module) -> int | None:
-    """The longest sequence that the language model was made for, if its config says so."""
-    config = getattr(unwrap(model), "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _too_long(length: int, limit: int) -> str:
@@ -73,7 +67,7 @@ class ModelInputs:
         ids = batch["input_ids"]
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
             raise MirlibError("input_ids must be a (B, T) integer tensor")
-        limit = _positions_of(model)
+        limit = longest_sequence(getattr(unwrap(model), "config", None))
         if limit is not None and ids.shape[1] > limit:
             raise MirlibError(_too_long(ids.shape[1], limit))
         inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
@@ -242,7 +236,7 @@ def pair_batches(
     decoder_parts(model)
     processes = Processes.current(merge_processes)
 
-    limit = _positions_of(model)
+    limit = longest_sequence(getattr(unwrap(model), "config", None))
     prompt = {"template": used_template(processor, template), "max_text_tokens": max_text_tokens}
     # What any image and text meet is no fault of one: it must not count as unreadable, sample for sample.
     advice = "an ordinary picture is refused, so the fault is in its settings (processor_config.json)"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirlib.adapters import decoder_parts
+from mirlib.adapters import decoder_parts, longest_sequence
 from mirlib.errors import MirlibError, check_choice, first_line, said_by
 from mirlib.influence import why_no_interval
 from mirlib.loading import check_layers, check_name, register_architectures
@@ -223,6 +223,12 @@ def plan(
         why = why_no_interval(num, [num * min(vision_tokens, text_tokens)] * layers, dim)
         notes += [why] if why else []
         interval = None if why else "influence"
+    limit = longest_sequence(config)
+    if limit is not None and vision_tokens + text_tokens > limit:
+        notes.append(
+            f"a text of {text_tokens} tokens does not fit beside {vision_tokens} vision tokens, for the model has "
+            f"{limit} positions: cut texts with max_text_tokens (--max-text-tokens), and plan for that (--text-tokens)"
+        )
     if dtype == "4bit":
         notes.append("4 bits: every linear layer but the output is taken to be stored in NF4, others in bfloat16")
     share = min(max(ASIDE_SHARE, ASIDE_SAMPLES / num), 1.0)

@@ -43,6 +43,12 @@ def test_the_shape_of_llava_15_7b_is_the_published_one(seven_billion):
     assert found.peak - value.peak <= 8 * 2**30, "an interval is to take no more than 8 GiB beyond the value"
 
 
+def test_a_text_that_does_not_fit_the_model_is_said():
+    said = f"does not fit beside 576 vision tokens, for the model has {(limit := 4096)} positions"
+    assert not any(said in note for note in plan("llava-1.5-7b", text_tokens=limit - 576).notes)
+    assert any(said in note for note in plan("llava-1.5-7b", text_tokens=limit - 575).notes)
+
+
 def test_plan_in_words(seven_billion):
     text = str(seven_billion)
     for words in (

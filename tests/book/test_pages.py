@@ -262,6 +262,14 @@ def test_a_page_is_laid_out_in_pieces_and_an_anchor_is_where_it_should_be(site, 
     jumped = visit(f"{path.as_uri()}#{name}").page
     jumped.wait_for_function(EQUATIONS_READY)
     assert abs(jumped.locator(f"section[id='{name}']").bounding_box()["y"]) < 150
+    jumped.mouse.move(300, 400)
+    jumped.mouse.wheel(0, -1500)
+    jumped.wait_for_timeout(500)
+    left = jumped.evaluate("scrollY")
+    jumped.reload()  # the reader has moved on: the anchor is no longer where to go
+    jumped.wait_for_function(EQUATIONS_READY)
+    jumped.wait_for_timeout(500)
+    assert abs(jumped.evaluate("scrollY") - left) < 150
 
 
 def test_the_index_leads_to_the_first_page(site, served, visit):
