@@ -1,4 +1,4 @@
-"""The experiment ``base``: the miniature LLaVA itself, made from nothing and measured, and its model card."""
+"""The experiment ``base``: the miniature LLaVA itself, made from nothing and measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mirlab import ledger, recipes, world
+from mirlab import ledger, recipes
 from mirlab.model import evaluation, miniature, parts, precision, train
 from mirlab.model.parts import PartsRecipe
 from mirlab.world import language
@@ -88,10 +88,8 @@ def run(
                     "provenance": precision.provenance(),
                 }
             )
-        row = book.find(key)
-        (output / "README.md").write_text(model_card(row), encoding="utf-8")
         _say(f"base: saved in {output}", progress)
-    return [row]
+    return [book.find(key)]
 
 
 def measure(
@@ -131,113 +129,14 @@ def measure(
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
-    """The newest row as text."""
-    return _report(rows[-1], heading="{}", table=_plain_table)
-
-
-def model_card(row: dict[str, Any]) -> str:
-    """The README.md of the shipped folder."""
-    recipe, minutes, made = row["configuration"], sum(row["seconds"].values()) / 60, row["provenance"]
-    llm, joined = recipe["parts"]["language"], recipe["stage_one"]
-    layers = llm["layers"] + llm["new_layers"]
-    return f"""---
-license: mit
-pipeline_tag: image-text-to-text
-library_name: transformers
----
-# A miniature LLaVA
-
-A `LlavaForConditionalGeneration` of {row["parameters"] / 1e6:.1f} million parameters, trained from nothing on one
-CPU core. It sees pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels with one to four coloured shapes or
-handwritten digits, and describes them. It is made for experiments and teaching: it has the anatomy of a LLaVA
-(CLIP-style encoder, two-layer MLP projector, Llama-style language model of {layers} layers, {miniature.VISION_TOKENS}
-vision tokens a picture) and fits into an e-mail. It knows nothing about photographs.
-
-```python
-from mirlib.loading import load_miniature
-
-model, processor = load_miniature()
-```
-
-## How it was trained
-
-1. Encoder: contrastive learning on rendered scenes and their captions, with neighbours that differ in one word.
-2. Language model: text only. Scenes in words, questions, descriptions, made-up news, and the Python documentation
-   with docstrings and source of the standard library.
-3. Stage 1: the projector alone, {joined["pairs"]} picture-caption pairs seen {joined["epochs"]} time(s), batches of
-   {joined["batch"]}, learning rate {joined["learning_rate"]:g}. The shipped weights are those after stage 1;
-   *tuned* below is a copy after a short stage 2 (questions about pictures).
-
-{minutes:.0f} minutes of training on one core of: {made["processor"]}, multiplied in {made["precision"]}.
-`mir lab run base` repeats it.
-
-## What it reaches
-
-{_report(row, heading="### {}", table=_markdown_table)}
-
-*Permuted* shows the model another scene's picture (or words): what can be had without looking.
-Questions about pictures are zero-shot unless they say *tuned*: after stage 1 the model has only ever answered
-questions about words.
-
-## Licence
-
-MIT. The training text was made by this project, but for the Python documentation and standard library (PSF licence),
-which were read from the Python installation. The digits are those of scikit-learn's `load_digits`.
-"""
-
-
-def _report(row: dict[str, Any], *, heading: str, table: Callable[[list[str], list[list[Any]]], str]) -> str:
-    measured = row["measured"]
-    text, image, captions = measured["text_accuracy"], measured["image_accuracy"], measured["captions"]
-    names = {"own": "own picture", "permuted": "permuted", "none": "no picture"}
-    written, probe = measured["written_captions"], measured["vision_probe"]
-    sections = [
-        (
-            "Questions, share answered rightly",
-            ["question", "about words", "telegram style", "words permuted", "about pictures", "permuted", "tuned"]
-            + ["tuned, permuted"],
-            [
-                [kind, text["chat"][kind], text["facts"][kind], text["permuted"][kind], image["own"][kind]]
-                + [image[which][kind] for which in ("permuted", "tuned", "tuned, permuted")]
-                for kind in world.QUESTION_KINDS
-            ],
-        ),
-        (
-            "Held-out captions",
-            ["", "loss", "perplexity", *world.CAPTION_SLOTS, "written exactly", "F1 of things"],
-            [
-                [names[which], *(scores[k] for k in ("loss", "perplexity", *world.CAPTION_SLOTS))]
-                + [written[which][k] if which in written else "" for k in ("exact", "f1")]
-                for which, scores in captions.items()
-            ],
-        ),
-        (
-            "A linear probe on the frozen vision features",
-            list(probe),
-            [list(probe.values())],
-        ),
-        (
-            "Real English it never read",
-            ["", "loss (nats a token)", "bits a character"],
-            [[kind, *scores.values()] for kind, scores in measured["english"].items()],
-        ),
-        (
-            "Training",
-            ["part", "last-50-steps loss", "minutes"],
-            [[part, loss, row["seconds"][part] / 60] for part, loss in row["final_loss"].items()],
-        ),
-    ]
-    return "\n\n".join(f"{heading.format(title)}\n\n{table(header, body)}" for title, header, body in sections)
-
-
-def _plain_table(header: list[str], body: list[list[Any]]) -> str:
-    return pd.DataFrame(body, columns=header).to_string(index=False, float_format="{:.3f}".format)
-
-
-def _markdown_table(header: list[str], body: list[list[Any]]) -> str:
-    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in line] for line in body]
-    first, *lines = (f"| {' | '.join(line)} |" for line in (header, *cells))
-    return "\n".join([first, f"|{'---|' * len(header)}", *lines])
+    """The newest row as text: a table for each thing that was measured, what it cost, and what was lost last."""
+    row = rows[-1]
+    costs = pd.DataFrame({"last-50-steps loss": row["final_loss"], "seconds": row["seconds"]})
+    tables = {"training": costs}
+    for name, found in row["measured"].items():
+        nested = all(isinstance(value, dict) for value in found.values())
+        tables[name.replace("_", " ")] = (pd.DataFrame(found) if nested else pd.Series(found).to_frame("share")).T
+    return "\n\n".join(f"{name}\n{table.round(3).to_string(na_rep='')}" for name, table in tables.items())
 
 
 def _say(message: str, progress: bool) -> None:

@@ -1,6 +1,7 @@
 """Training: the shared loop, and tiny runs of the whole chain."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from mirlab import base, commands, recipes, world
+from mirlab.ledger import Ledger
 from mirlab.model import cells, connectors, miniature, parts, pretraining, train
 from mirlab.world import language
 from mirlib.loading import MINIATURE, load_miniature
@@ -215,8 +217,7 @@ def test_base_runs_from_nothing_and_resumes(tmp_path, monkeypatch):
     assert set(row["measured"]["text_accuracy"]["chat"]) == set(world.QUESTION_KINDS)
     model, _ = load_miniature(home / "miniature")
     assert model.config.text_config.num_hidden_layers == 2
-    assert "mir lab run base" in (home / "miniature" / "README.md").read_text()
-    assert "Held-out captions" in commands.show("base", tmp_path / "results")
+    assert "written captions" in commands.show("base", tmp_path / "results")
 
     # The same command again finds everything done, and adds no row.
     assert commands.run("base", recipe=tiny_recipe(), output=tmp_path / "made", **options) == [row]
@@ -230,6 +231,21 @@ def test_unknown_and_unrun_experiments_are_named(tmp_path):
         commands.run("x", results_dir=tmp_path)
     with pytest.raises(ValueError, match="base has no results in .* yet"):
         commands.show("base", tmp_path)
+
+
+def test_the_card_of_the_shipped_one_says_what_the_ledger_says():
+    row = Ledger(MINIATURE.parent.parent / "results" / "base.jsonl").rows()[-1]
+
+    def leaves(tree):
+        return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
+
+    minutes = {name: seconds / 60 for name, seconds in row["seconds"].items()}
+    known = {f"{number:.3f}" for number in leaves(row["measured"] | {"loss": row["final_loss"], "minutes": minutes})}
+    card = (MINIATURE / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"(?<=\| )\d+\.\d+(?= \|)", card)
+    assert len(said) > 90 and set(said) <= known
+    assert f"of {row['parameters'] / 1e6:.1f} million parameters" in card
+    assert f"took {sum(minutes.values()):.0f} minutes" in card
 
 
 def test_the_ledger_of_base_tells_how_the_shipped_one_was_made():
