@@ -1,9 +1,9 @@
 """``python -m benchmarks.instruction_sets [EXPERIMENT …]``: how far does a row depend on the machine that made it?
 
-The cheapest run of each experiment on miniatures, done twice on the parts of the shipped miniature (the six trained
-sets are in no repository) by a processor with AVX-512: with all that it has, and with AVX2 and nothing newer. Rows go
+The cheapest run of each experiment on miniatures, done twice on the parts of the shipped miniature (trained sets
+are in no repository) by a processor with AVX-512: with all that it has, and with AVX2 and nothing newer. Rows go
 to results/small_machine.jsonl with the ``metrics`` of AVX2 and, under ``beside``, those of AVX-512; those that are
-there are not made again. Five rows repeat rows of the ledger instead, on the same trained parts.
+there are not made again. Five rows repeat rows of the ledger instead, made by hand while their trained parts were there.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ Sets 11 and 17 failed, and set 13 in the pilot (`mirlab.experiments.pilot`); 18 
 """
 
 LATER_PARTS = (26, 21, 22, 23, 24, 25)
-"""The same for arms that were run when those sets were gone: the first six from 20 on that pass the gate.
+"""The same for arms whose turn comes when those sets are gone: six from 20 on, each of which has to pass the gate.
 
-Set 20 failed before any run was made on it; 26 takes its place.
+One that fails is replaced by the next seed before any run is made on it, as 20 was by 26.
 """
 
 

@@ -25,6 +25,16 @@ LEVEL = 0.05
 """Of every test and, over all claims of an experiment together, of Holm's procedure."""
 
 
+def signed(number: float, digits: int = 2) -> str:
+    """A number with its sign, a true minus, and no minus before a zero.
+
+    Examples:
+        >>> signed(-0.249), signed(-0.001)
+        ('−0.25', '+0.00')
+    """
+    return f"{round(number, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval.
@@ -46,8 +56,7 @@ class Estimate:
 
     def text(self, digits: int = 2) -> str:
         """With signs, for example ``+0.12 [−0.03, +0.20]``."""
-        ends = (f"{round(number, digits) + 0.0:+.{digits}f}" for number in (self.value, self.low, self.high))
-        value, low, high = (end.replace("-", "−") for end in ends)
+        value, low, high = (signed(number, digits) for number in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if np.isfinite(self.low) else value
 
     def clipped(self, low: float, high: float) -> Estimate:

@@ -145,12 +145,12 @@ def test_what_cannot_be_counted_does_not_pass():
     assert parts.failures({**GOOD, "probe": GOOD["probe"] | {"shape": math.nan}}) == ["shape by the probe"]
 
 
-# Which sets take a place
+# The sets that are declared
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Seeds that were trained; seeds 11 and 12 make parts that fail. Nothing is trained in truth."""
+    """Seeds that were trained; seed 12 makes parts that fail. Nothing is trained in truth."""
     seeds = []
 
     class Processor:
@@ -165,7 +165,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(parts, "load", load)
     monkeypatch.setattr(parts, "make", make)
-    monkeypatch.setattr(parts, "examine", lambda seed, tokenizer: BAD if seed in (11, 12) else GOOD)
+    monkeypatch.setattr(parts, "examine", lambda seed, tokenizer: BAD if seed == 12 else GOOD)
     return seeds
 
 

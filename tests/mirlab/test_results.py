@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mirlab import experiments, power, results
+from mirlab import commands, experiments, power, results
 from mirlab.claims import Contrast, Effect
 from mirlab.experiments import EXPERIMENTS, Experiment, Registry
-from mirlab.ledger import key_of
+from mirlab.ledger import Ledger, key_of
 from mirlab.statistics import ABOVE, simulated, spearman_of_means, spearman_within, spread
 from mirlib import MirlibError
 
@@ -198,6 +198,11 @@ def test_the_ledger_as_it_is_can_be_judged(name):
     """Half of the runs may be there: each claim has a word, and no column is asked for that runs do not have."""
     found = results.outcomes(name, RESULTS)
     assert [finding.claim for finding in found] == list(EXPERIMENTS[name].claims)
+
+
+def test_no_run_stands_on_a_set_that_failed_the_gate():
+    failed = {row["seed"] for row in Ledger(RESULTS / "parts.jsonl").rows() if row["failures"]}
+    assert failed and not failed & set(commands.sets())
 
 
 MEASURED = {"leaning", "long_tokens", "probes", "robustness", "zoo"}

@@ -235,17 +235,29 @@ def test_unknown_and_unrun_experiments_are_named(tmp_path):
 
 def test_the_card_of_the_shipped_one_says_what_the_ledger_says():
     row = Ledger(MINIATURE.parent.parent / "results" / "base.jsonl").rows()[-1]
-
-    def leaves(tree):
-        return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
-
-    minutes = {name: seconds / 60 for name, seconds in row["seconds"].items()}
-    known = {f"{number:.3f}" for number in leaves(row["measured"] | {"loss": row["final_loss"], "minutes": minutes})}
+    words, pictures, captions, written, probe, english = row["measured"].values()
+    known = {kind: [by[kind] for by in (*words.values(), *pictures.values())] for kind in world.QUESTION_KINDS} | {
+        name: [*captions[which].values(), *written.get(which, {}).values()]
+        for name, which in (("own picture", "own"), ("permuted", "permuted"), ("no picture", "none"))
+    }
+    known |= {kind: list(scores.values()) for kind, scores in english.items()}
+    known |= {part: [loss, row["seconds"][part] / 60] for part, loss in row["final_loss"].items()}
+    known[f"{list(probe.values())[0]:.3f}"] = list(probe.values())[1:]
     card = (MINIATURE / "README.md").read_text(encoding="utf-8")
-    said = re.findall(r"(?<=\| )\d+\.\d+(?= \|)", card)
-    assert len(said) > 90 and set(said) <= known
+    lines = [line.strip("| ").split(" | ") for line in card.splitlines() if re.search(r"\d\.\d{3} ", line)]
+    assert {line[0]: [cell for cell in line[1:] if cell.strip()] for line in lines} == {
+        name: [f"{number:.3f}" for number in numbers] for name, numbers in known.items()
+    }
+    recipe, card = row["configuration"]["stage_one"], " ".join(card.split())
+    assert f"one pass over {recipe['pairs']:,} pictures" in card and recipe["epochs"] == 1
+    assert f"in batches of {recipe['batch']}, at a learning rate of .{recipe['learning_rate'] * 1000:03.0f}." in card
+    minutes = sum(row["seconds"].values()) / 60
+    made = row["provenance"]
+    assert f"took {minutes:.0f} minutes on one core of an {made['processor']}, in {made['precision']}" in card
     assert f"of {row['parameters'] / 1e6:.1f} million parameters" in card
-    assert f"took {sum(minutes.values()):.0f} minutes" in card
+    assert f"pictures of {world.IMAGE_SIZE} x {world.IMAGE_SIZE} pixels" in card
+    llm = row["configuration"]["parts"]["language"]
+    assert f"of {llm['layers'] + llm['new_layers']} layers, {miniature.VISION_TOKENS} vision tokens" in card
 
 
 def test_the_ledger_of_base_tells_how_the_shipped_one_was_made():
