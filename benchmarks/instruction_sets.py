@@ -3,7 +3,7 @@
 The cheapest run of each experiment on miniatures, done twice on the parts of the shipped miniature (trained sets
 are in no repository) by a processor with AVX-512: with all that it has, and with AVX2 and nothing newer. Rows go
 to results/small_machine.jsonl with the ``metrics`` of AVX2 and, under ``beside``, those of AVX-512; those that are
-there are not made again. Five rows repeat rows of the ledger instead, made by hand while their trained parts were there.
+there are not made again. Five rows repeat rows of the ledger instead, made by hand while their parts were there.
 """
 
 from __future__ import annotations

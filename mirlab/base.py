@@ -129,7 +129,7 @@ def measure(
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
-    """The newest row as text: a table for each thing that was measured, with the last losses and seconds of the parts."""
+    """The newest row as text: a table for each thing that was measured, with last losses and seconds of the parts."""
     row = rows[-1]
     costs = pd.DataFrame({"last-50-steps loss": row["final_loss"], "seconds": row["seconds"]})
     tables = {"training": costs}
