@@ -1,23 +1,19 @@
 """Is it data or warm-up that moves MIR, and is there more to it than length? A design of two by three at one rate.
 
 It was declared with the others of the second edition, put off, and taken out before any of its runs was made, when
-`operating_point` had shown two of its corners and the sets of parts were gone. It stands here again on the sets
+`operating_point` had shown three of its six arms and the sets of parts were gone. It stands here again on the sets
 that came later; arms, claims, sizes and margins are those of then. Measures of the zoo, which no claim asks for, are
 left out.
 """
 
 from mirlab.claims import BELOW, Contrast, Effect, Within
 from mirlab.experiments import Experiment
+from mirlab.experiments.real import name
 from mirlab.recipes import LATER_PARTS, arm
 
 LITTLE, MUCH = 8192, 32768
 SHORT, MEDIUM, LONG = 4, 15, 61
 """Warm-up steps: 3 % of the 128 steps of `LITTLE`, of the 512 of `MUCH`, and four times as many again."""
-
-
-def name(pairs: int, steps: int) -> str:
-    """Of an arm."""
-    return f"{pairs} pairs, {steps} warm-up steps"
 
 
 def _main(of_data: bool) -> dict[str, float]:
