@@ -390,6 +390,22 @@ def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spre
     return found
 
 
+def drawn_again(claim: Follows, runs: pd.DataFrame) -> tuple[float, float]:
+    """What an oracle comes to in experiments like these runs, where a ceiling had other means and noise to go by.
+
+    Args:
+        claim: A ranking by accuracy or whatever else `claim.y` is.
+        runs: The experiment's own, of `mirlab.results.load`, not a pilot's.
+
+    Returns:
+        The mean correlation within seeds, with the claim's sign, of a metric that knows the mean y of every arm; and
+        how often the claim would be shown by it, were it the only one of its experiment.
+    """
+    (known,) = spreads([claim], runs)
+    correlation = claim.oracle(known, statistics.simulated(known[claim.y])).mean()
+    return float(correlation), ceilings([claim], [known])[claim.name]
+
+
 def listed(findings: Iterable[Finding]) -> pd.DataFrame:
     """Findings as a table, one line a claim, as a chapter shows it."""
     return pd.DataFrame(

@@ -26,13 +26,13 @@ LEVEL = 0.05
 
 
 def signed(number: float, digits: int = 2) -> str:
-    """A number with its sign, a true minus, and no minus before a zero.
+    """A number with a true minus or plus, which tells the side of zero even where the digits are all zeros.
 
     Examples:
-        >>> signed(-0.249), signed(-0.001)
-        ('−0.25', '+0.00')
+        >>> signed(-0.249), signed(-0.001), signed(-0.0)
+        ('−0.25', '−0.00', '+0.00')
     """
-    return f"{round(number, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    return f"{number + 0.0:+.{digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def mean_interval(values: Values, confidence: float = 0.95, *, step: float = 0.0
         >>> print(mean_interval([-1.0] * 6, step=0.2))
         −1.00 [−1.09, −0.91]
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, and is not {confidence}")
     values = np.asarray(values, dtype=float)
     count = len(values)
     if count < 2:
@@ -134,6 +136,8 @@ def p_value(values: Values, limit: float, side: str, *, step: float = 0.0) -> np
         >>> round(float(p_value([1.0, 2.0, 3.0], 0, ABOVE)), 4)
         0.0371
     """
+    if side not in (BELOW, ABOVE):
+        raise ValueError(f"side is {BELOW!r} or {ABOVE!r}, not {side!r}")
     values = np.asarray(values, dtype=float)
     mean, error = _mean_and_error(values, step)
     distance = np.round(mean - limit, 12)  # so that a mean that is the limit but for rounding is no evidence

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mirlib.adapters import longest_sequence
+from mirlib.adapters import find_vision_token_ids, longest_sequence
 from mirlib.data import Unreadable, draw, load_image
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError, naming, shown
@@ -27,6 +27,7 @@ from mirlib.result import Sample
 __all__ = ["ModelInputs", "PairBatches", "device_of", "pair_batches"]
 
 RESERVED = ("text_mask", "sample_ids", "sample_names")
+WORDS = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"}  # and no pictures
 ANY_TEXT = "Any text."
 
 
@@ -71,6 +72,9 @@ class ModelInputs:
         if limit is not None and ids.shape[1] > limit:
             raise MirlibError(_too_long(ids.shape[1], limit))
         inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
+        places = find_vision_token_ids(getattr(unwrap(model), "config", None))
+        if not inputs.keys() - WORDS and torch.isin(ids, ids.new_tensor(places)).any():
+            raise MirlibError("the batch has places for pictures and no pictures: where are its pixel_values?")
         device = device_of(model)
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         for name, value in inputs.items():
@@ -231,6 +235,9 @@ def pair_batches(
     """The pairs that `score` measures, drawn and checked, as batches for `score_pairs`; it raises what `score` does."""
     if num < 1 or batch_size < 1:
         raise MirlibError(f"num and batch_size must be at least 1, got {num} and {batch_size}")
+    for what, given, reader in (("images", images, "open_images"), ("texts", texts, "open_texts")):
+        if isinstance(given, (str, Path)):
+            raise MirlibError(f"{what}: expected a sequence, got one name or text; mirlib.readers.{reader} opens files")
     if paired and len(images) != len(texts):
         raise MirlibError(f"paired: {len(images)} images and {len(texts)} texts; there must be a text for each image")
     decoder_parts(model)

@@ -59,7 +59,8 @@ class MIRCallback(TrainerCallback):
         processor: The model's processor, with a fast tokenizer.
         images: Paths, PIL images or (h, w, 3) uint8 arrays.
         texts: Non-empty strings.
-        every: Optimiser steps between measurements. The last step of the run is measured, too.
+        every: Optimiser steps between measurements. The last step of the run is measured, too, but not where an
+            evaluation ends the run and the best model takes its place.
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass.
         at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go
@@ -169,6 +170,23 @@ class MIRCallback(TrainerCallback):
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._measure_and_log(state, control, model)
             self._stop_if_still(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Measure the last step of a run that something else stops."""
+        if control.should_training_stop and self._is_behind(state):
+            self._measure_and_log(state, control, model)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """The same where it was stopped after its last epoch; a best model that was loaded is not that of this step."""
+        if not args.load_best_model_at_end and self._is_behind(state):
+            self._measure_and_log(state, control, model)
+
+    def _is_behind(self, state: TrainerState) -> bool:
+        return state.global_step > 0 and (not self.history or self.history[-1]["step"] != state.global_step)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Measuring

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import io
 import os
 import signal
@@ -24,7 +25,7 @@ from mirlib import __version__
 from mirlib.comparison import Comparison, compare, differences
 from mirlib.distributed import Processes, ProcessFailedError, launched, processes_of_launcher
 from mirlib.errors import MirlibError, MirlibWarning, boundary, first_line, shown
-from mirlib.files import check_memory, check_writable, input_at, read_arrays, stored_result, write_whole
+from mirlib.files import check_memory, check_writable, input_at, is_no_file, read_arrays, stored_result, write_whole
 from mirlib.mir import PRESETS, check_confidence
 from mirlib.reports import describe, describe_controls, describe_layers, describe_measures, side_by_side
 from mirlib.result import MIRResult, json_text
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_bars()
         _say("mir: interrupted")
         return 128 + getattr(error, "signal", signal.SIGINT)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a list or a text where a name belongs
+            raise
+        _close_bars()
+        _say(f"mir: no such file or folder: {shown(str(error.filename))} ({error.strerror})")
+        return BAD_INPUT
     return 0
 
 
@@ -472,14 +479,27 @@ def _score_share(options: argparse.Namespace, processes: Processes) -> None:
         say(layer_map_cost(model, num=options.num))
     for_mir = draw | {"preset": options.preset, "skip_unreadable": skipped.call}
     stored, text, notes, drawings, problem = {}, [], [], [], None
+
+    def recorded(result: MIRResult) -> MIRResult:
+        return replace(result, settings={**result.settings, **_recorded(options, model)})
+
+    def keep(result: MIRResult, sentence: str) -> None:
+        """What takes longer than MIR itself follows: whoever ends it keeps MIR."""
+        say(sentence)
+        path = _outputs(options).get("--json") if processes.leads else None
+        if path is not None and not is_no_file(path):  # what was sent through a pipe cannot be taken back
+            with suppress(MirlibError):  # said when all is measured
+                _write(json_text(recorded(result).to_dict()), options.json)
+
     if wanted is None:
-        result = score(*measured, confidence=_confidence(options), **for_mir)
+        result = recorded(score(*measured, confidence=_confidence(options), **for_mir))
+        if options.layer_map:
+            keep(result, f"MIR is {result.value:.4f}; the layer map follows")
     else:
-        found = controls(*measured, only=wanted, say=say, confidence=_confidence(options), **for_mir)
-        result, stored["controls"] = found.real, found.to_dict()
+        found = controls(*measured, only=wanted, measured=keep, confidence=_confidence(options), **for_mir)
+        result, stored["controls"] = recorded(found.real), found.to_dict()
         text.append("\n" + describe_controls(found))
         notes += found.warnings
-    result = replace(result, settings={**result.settings, **_recorded(options, model)})
     try:
         if options.layer_map:
             pairs = layer_map(*measured, **draw_again)
@@ -531,8 +551,11 @@ def _draw(out: str, plot: Callable[[], Any]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    figure, kind = plot().figure, Path(out).suffix[1:].lower()
-    write_whole(Path(out), lambda path: figure.savefig(path, format=kind))
+    with boundary(f"cannot draw {shown(Path(out))}"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # of a distance of 0 on its logarithmic scale
+        warnings.filterwarnings("ignore", "Data has no positive values", UserWarning)
+        figure, kind = plot().figure, Path(out).suffix[1:].lower()
+        write_whole(Path(out), lambda path: figure.savefig(path, format=kind))
     _say(f"mir: drew {shown(Path(out))}")
 
 
@@ -777,20 +800,33 @@ def files_of(sources: Sequence[str]) -> Iterator[Path]:
 
 def _deliver(as_json: str, as_text: Callable[[], str], out: str | None) -> None:
     """Write the result, then print it; where the file fails in the end, the JSON goes to stderr."""
-    if out in ("-", "/dev/stdout"):  # a file that stdout leads to is written once
+    if out == "-" or (out and _is_stream(out, sys.stdout)):
         print_result(as_json)
         return
-    if out:
+    if out and _is_stream(out, sys.stderr):
+        print(as_json, file=sys.stderr)
+    elif out:
         try:
-            write_whole(Path(out), lambda path: path.write_text(as_json + "\n", encoding="utf-8"))
+            _write(as_json, out)
         except MirlibError:
             print_result(as_text())
             _say("mir: this was to be written:")
             with suppress(OSError, ValueError):
                 print(as_json, file=sys.stderr)
             raise
-        _say(f"mir: wrote {shown(Path(out))}")
     print_result(as_text())
+
+
+def _write(as_json: str, out: str) -> None:
+    write_whole(Path(out), lambda path: path.write_text(as_json + "\n", encoding="utf-8"))
+    _say(f"mir: wrote {shown(Path(out))}")
+
+
+def _is_stream(out: str, stream: Any) -> bool:
+    """Whether a name leads to what a stream is written to, which then must not be opened once more."""
+    with suppress(OSError, ValueError):  # there is no such file yet, or the stream is closed
+        return os.path.samestat(os.stat(out), os.fstat(stream.fileno()))
+    return False
 
 
 def _report(

@@ -16,7 +16,7 @@ from typing import Any
 from mirlib.errors import MirlibError, boundary, doing, naming, shown
 from mirlib.result import MIRResult
 
-__all__ = ["check_writable", "input_at", "write_whole"]
+__all__ = ["check_writable", "input_at", "is_no_file", "write_whole"]
 
 
 DISK = (OSError, RuntimeError, ValueError)  # a loop of links is a RuntimeError, a name with a zero byte a ValueError
@@ -27,7 +27,7 @@ def check_writable(path: Path, make_folder: bool = False) -> None:
     with doing(f"write {shown(path)}", DISK):
         if path.is_dir():
             raise MirlibError(f"cannot write {shown(path)}: it is a folder")
-        if _is_no_file(path):
+        if is_no_file(path):
             return
         target = path.resolve()
         if make_folder:
@@ -42,7 +42,7 @@ def check_writable(path: Path, make_folder: bool = False) -> None:
             pass  # what the rights say is not enough: a disk can be mounted read-only
 
 
-def _is_no_file(path: Path) -> bool:
+def is_no_file(path: Path) -> bool:
     """Whether it is a device or a pipe, which are written to as they are."""
     return path.exists() and (not path.is_file() or path.parts[:2] == ("/", "dev"))
 
@@ -50,7 +50,7 @@ def _is_no_file(path: Path) -> bool:
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` write a file beside its name and move it there, so that a crash leaves the old one as it was."""
     with doing(f"write {shown(path)}", DISK):
-        if _is_no_file(path):
+        if is_no_file(path):
             write(path)
             return
         target = path.resolve()
@@ -161,4 +161,4 @@ def stored_result(path: Path) -> MIRResult:
         stored = path.read_bytes()
     # No UTF-8, no JSON, a number of thousands of digits, too deep …
     with naming(shown(path)), boundary("not a result written by --json"):
-        return MIRResult.from_dict(json.loads(stored.decode()))
+        return MIRResult.from_dict(json.loads(stored.decode("utf-8-sig")))

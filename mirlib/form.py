@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, said_by
+from mirlib.files import DISK
 
 if TYPE_CHECKING:
     from mirlib.result import MIRResult
@@ -55,9 +56,9 @@ class ScoreForm(ipywidgets.VBox):
         self._say("Measuring …")
         try:
             self.result = self._score()
-        except MirlibError as error:
+        except (MirlibError, *DISK) as error:
             self.result = None
-            self._say(str(error))
+            self._say(str(error) if isinstance(error, MirlibError) else said_by(error))
         else:
             self._show(self.result)
         finally:

@@ -47,7 +47,8 @@ def find_grid(model: nn.Module) -> Grids | None:
             sizes = {name: values[number].tolist() for name, values in given.items() if len(values) == len(vision)}
             places = np.flatnonzero(mask)
             grid = rule(config, sizes, places)
-            found.append(grid if grid is not None and len(grid.cells) == len(places) else None)
+            known = grid is not None and grid.rows * grid.columns > 0 and len(grid.cells) == len(places)
+            found.append(grid if known else None)
         return found
 
     return grids

@@ -182,7 +182,7 @@ def controls(
     seed: int = 0,
     paired: bool = False,
     merge_processes: bool = True,
-    say: Callable[[str], None] | None = None,
+    measured: Callable[[MIRResult, str], None] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Controls:
@@ -199,10 +199,10 @@ def controls(
       mean length of the trained projector's rows.
 
     Every control costs as much as the value itself; ``only`` names some of `CONTROLS`, in a list or with commas between
-    them; ``fresh_rescaled`` brings ``fresh`` with it. The time that they will take is told to ``say`` once the real
-    pictures are measured, or to stderr with the progress. What cannot be done to a model is left out, with the reason:
-    in particular a projector that goes by none of the usual names (`mirlib.adapters.register_adapter` can name it), is
-    stored in few bits or spread over processes.
+    them; ``fresh_rescaled`` brings ``fresh`` with it. Once the real pictures are measured, ``measured`` is called with
+    their result and a sentence on what the controls will take, which else goes to stderr with the progress. What cannot
+    be done to a model is left out, with the reason: in particular a projector that goes by none of the usual names
+    (`mirlib.adapters.register_adapter` can name it), is stored in few bits or spread over processes.
 
     All other arguments are those of `mirlib.score`. The model is left as it was, bit for bit, also by an error.
 
@@ -229,9 +229,11 @@ def controls(
     with _watching(model, parts) as seen:
         results = {REAL: measure(REAL, batches)}
     seconds = time.perf_counter() - began
-    if say is not None or (progress and processes.leads):
-        sentence = _cost(len(names), len(batches.chosen), results[REAL], seconds)
-        (say or (lambda line: tqdm.write(line, file=sys.stderr)))(sentence)
+    sentence = _cost(len(names), len(batches.chosen), results[REAL], seconds)
+    if measured is not None:
+        measured(results[REAL], sentence)
+    elif progress and processes.leads:
+        tqdm.write(sentence, file=sys.stderr)
 
     def run(name: str) -> MIRResult:
         if name in ("black", "noise"):
@@ -280,7 +282,7 @@ def _cost(count: int, pairs: int, real: MIRResult, seconds: float) -> str:
     passes = count * real.passes
     minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
     return (
-        f"{count} {'control takes' if count == 1 else 'controls take'} {passes} more "
+        f"MIR is {real.value:.4f}; {count} {'control takes' if count == 1 else 'controls take'} {passes} more "
         f"pass{'' if passes == 1 else 'es'} over {pairs} pairs, about {minutes} at the speed of "
         f"the first measurement ({seconds:.0f} seconds)"
     )

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ arguments that registers it, under the name of the type."""
 
 # Packages that processors and models of some families need, and that come with the extra [families].
 FAMILY_PACKAGES = ("num2words", "protobuf", "sentencepiece", "tiktoken", "timm", "torchvision")
+NO_WEIGHTS = re.compile(r"(inv_freq|position_ids)$")  # buffers that older versions stored
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 LARGEST = {".json": 256 << 20, ".jinja": 1 << 20}  # bytes of a file that is read whole
 
@@ -238,7 +239,7 @@ def load_model(
         raise MirlibError("4-bit weights are computed with in bfloat16 or float16; leave --dtype float32 out")
     from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
-    from mirlib.align.saved import restore_saved
+    from mirlib.align.saved import is_of_method, restore_saved
 
     check_name(name)
     local = Path(name).is_dir()
@@ -283,6 +284,12 @@ def load_model(
             f"{broken[0]}; they would be random"
         )
     restore_saved(model, name, report["unexpected_keys"])
+    unused = [key for key in sorted(report["unexpected_keys"]) if not NO_WEIGHTS.search(key) and not is_of_method(key)]
+    if unused:
+        model.mirlib_note = (
+            f"{len(unused)} weights of the checkpoint have no place in the model and were left out, first {unused[0]}: "
+            "is its config.json that of these weights?"
+        )
     _without_packing(model)
     return (model if "device_map" in options else model.to(device)).eval(), processor
 
@@ -324,9 +331,15 @@ def missing_packages(error: BaseException) -> list[str]:
     said = " ".join(str(error).split())
     if not isinstance(error, ImportError) and "install" not in said:
         return []
-    named = re.findall(r"pip install (?:-U |--upgrade )?[`'\"]?([\w.-]+)", said)
+    named = re.findall(r"pip install (?:-U |--upgrade )?[`'\"]?([\w.-]+)(?![\w.+-])", said)
     named += re.findall(r"requires the (?:\S+ )?([\w-]+) library", said)
-    return list(dict.fromkeys(package.rstrip(".").lower() for package in named))
+    return [package for package in dict.fromkeys(name.rstrip(".").lower() for name in named) if not _is_there(package)]
+
+
+def _is_there(package: str) -> bool:
+    with suppress(PackageNotFoundError):
+        return bool(version(package))
+    return False
 
 
 def _faults(folder: Path) -> list[str]:
@@ -350,6 +363,11 @@ def loading_advice(name: str, error: Exception) -> str:
     """What to do about an error of transformers while it loads ``name``."""
     said = said_by(error)
     folder = Path(name)
+    if unknown := re.search(r"model type `?([\w.-]+)`? but Transformers does not recognize", str(error)):
+        return (
+            f"{name}: transformers {version('transformers')} knows no model of type {unknown[1]!r}; a newer version "
+            "may, and a checkpoint that brings its own code needs --trust-remote-code"
+        )
     packages = missing_packages(error)
     if folder.is_dir() and not any(folder.glob("*token*")):  # where there is none, that of another kind is tried
         packages = [package for package in packages if package not in ("sentencepiece", "tiktoken")]

@@ -511,6 +511,8 @@ def sample_ids(samples: Any, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     for modality, given, count in zip(MODALITIES, (vision, text), counts, strict=True):
         expected = f"samples of the {modality} rows: expected {count} whole numbers, one a row"
         try:
+            if isinstance(given, np.ndarray):
+                given = given.astype(given.dtype.newbyteorder("="))
             numbers = torch.as_tensor(given).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:  # words, None, numbers that 64 bits do not hold
             raise MirlibError(expected) from error

@@ -22,7 +22,9 @@ JSON = LINES | {".json"}
 CSV = frozenset((".csv", ".tsv"))
 LARGEST_OBJECT = 1 << 29  # bytes of a file that is one JSON object, which is read whole
 BEFORE, BETWEEN = re.compile(r"\s*"), re.compile(r"[\s,]*")  # what stands before elements of an array
-MOST_LINES = 50  # of a row of a table; with more, a quote that is not closed swallows the rows below it
+MOST_LINES = 1000  # of a row of a table; with more, a quote that is not closed swallows the rows below it
+NO_TEXTS = frozenset(".ass .htm .html .py .rtf .srt .svg .tex .toml .vtt .xml .yaml .yml".split())
+OF_PICTURE = re.compile(rb"[^\t,]+\.(jpe?g|png|gif|webp|bmp|tiff?)(#\d+)?\s*[\t,]", re.IGNORECASE)
 STEP = 1 << 20  # characters of an array that are read at once
 
 
@@ -70,6 +72,19 @@ def _plain(path: Path, start: bytes) -> None:
     whole = start if len(start) < STEP else start[:STEP].rpartition(b"\n")[0]
     lines = [line.strip() for line in whole.splitlines() if line.strip()][:20]
     header = lines[0].decode(errors="replace") if lines else ""
+    if path.suffix.lower() in NO_TEXTS:
+        raise MirlibError(
+            f"{shown(path)}: a file of this kind holds more than texts; store them in a .txt file, one a line, or as "
+            "JSON Lines (.jsonl)"
+        )
+    prose = sum(b" " in line for line in lines[1:])
+    if header.strip('"').lower() in TEXT_FIELDS and 2 * prose > len(lines) - 1:
+        raise MirlibError(f"{shown(path)}: its first line, {shown(header)!r}, is a header, and not a text; take it out")
+    if 2 * sum(OF_PICTURE.match(line) is not None for line in lines) > len(lines):
+        raise MirlibError(
+            f"{shown(path)}: its lines begin with the names of pictures, {shown(header)!r}, so it is a table; put a "
+            "header over it, such as image and text, and name it .tsv or .csv"
+        )
     for delimiter in "\t,;|":
         names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
         known = [name for name in names if name in (*IMAGE_FIELDS, *TEXT_FIELDS)]
@@ -82,6 +97,7 @@ def _plain(path: Path, start: bytes) -> None:
             )
     found = [_json(line.rstrip(b",")) for line in lines if line not in (b"[", b"]", b"],")]
     objects = sum(isinstance(value, (dict, list)) for value in found)
+    objects += sum(line[:2] in (b"{'", b'{"') and line[-1:] == b"}" and _json(line) is None for line in lines)
     if 2 * objects > len(found) or (len(found) > 1 and all(isinstance(value, str) for value in found)):
         raise MirlibError(
             f"{shown(path)}: its lines are JSON, and not texts; store it as JSON Lines, an object a line without a "
@@ -154,8 +170,12 @@ def _row(ahead: list[str], file: TextIO, delimiter: str) -> tuple[list[str], lis
         words = [(ours, theirs) for ours, theirs in zip(row, fields, strict=False) if _form(ours) != "prose"]
         alike = all(_form(ours) == _form(theirs) for ours, theirs in words)
         if len(fields) == len(row) > 1 and alike and (words or not any(f[:1] == " " for f in fields)):
-            return taken, csv.Error(f"one of them seems to be {shown(line)!r}")
+            return taken, _LikeARow(f"one of them seems to be {shown(line)!r}")
     return taken, row
+
+
+class _LikeARow(csv.Error):
+    """A field that closes, and of whose lines one looks like a row."""
 
 
 def _form(value: str) -> str:
@@ -237,6 +257,11 @@ class Records:
                             f"{self._where(1)}, the header: two columns are called {shown(twice[0])!r}; rename one"
                         )
                     continue
+                if isinstance(row, MirlibError):
+                    yield number, row
+                    if header is None:
+                        return
+                    continue
                 if row and isinstance(row, list) and len(row) != len(header):
                     row = csv.Error(f"{len(row)} fields, and the header has {len(header)}")
                 if isinstance(row, csv.Error):
@@ -247,7 +272,7 @@ class Records:
                 elif row:
                     yield number, dict(zip(header, row, strict=True))
 
-    def _rows(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    def _rows(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error | MirlibError]]:
         """The rows, each with the number of its first line. In TSV a quote that closes nowhere is a quote."""
         number = 1
         ahead: list[str] = []  # lines that were taken for parts of a row, the next one last
@@ -255,14 +280,18 @@ class Records:
             taken, row = _row(ahead, file, delimiter)
             if row is None:
                 return
-            if delimiter == "\t" and isinstance(row, csv.Error):
+            several, as_it_is = len(taken) > 1, delimiter == "\t" and isinstance(row, csv.Error)
+            if as_it_is or (isinstance(row, csv.Error) and not isinstance(row, _LikeARow)):
                 ahead += taken[:0:-1]
-                taken, row = taken[:1], taken[0].rstrip("\r\n").split("\t")
-            elif len(taken) > 1 and isinstance(row, csv.Error):
-                raise MirlibError(
-                    f"{self._where(number)}: not a row of the table: a quote opens here, and the rows below would "
-                    f"belong to its field ({shown(row)}); close it, or store the table as JSON Lines (.jsonl)"
-                ) from row
+                taken = taken[:1]
+            if as_it_is:
+                row = taken[0].rstrip("\r\n").split("\t")
+            elif several and isinstance(row, csv.Error):
+                row = self._bad(
+                    number,
+                    "not a row of the table: a quote opens here, and the rows below would belong to its field "
+                    f"({shown(row)}); close it if it is open, or store the table as JSON Lines (.jsonl)",
+                )
             yield number, row
             number += len(taken)
 

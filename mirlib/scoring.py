@@ -94,7 +94,9 @@ def score_batches(
     settings = {**result.settings, "text_rows": text_rows, "last": last, "samples": len(samples), **_describe(model)}
     if processes.size > 1:
         settings["processes"] = processes.size
-    return replace(result, settings=settings, samples=tuple(samples))
+    note = getattr(unwrap(model), "mirlib_note", None)  # of `mirlib.loading.load_model`
+    notes = (*result.warnings, note) if note else result.warnings
+    return replace(result, settings=settings, samples=tuple(samples), warnings=notes)
 
 
 def _score_streaming(

@@ -139,6 +139,11 @@ class ModalityIntegrationRate(Metric):
         """Leave the state in float64: a half-precision metric would be wrong without a word."""
         return self
 
+    def _apply(self, *args: Any, **kwargs: Any) -> ModalityIntegrationRate:
+        super()._apply(*args, **kwargs)
+        self._computed = None  # which the module's conversion would have rounded
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Add a batch, and return the value of that batch alone."""
         options = {name: getattr(self, name) for name in ("outliers", "normalize")}

@@ -69,6 +69,9 @@ class ParquetRows:
             raise MirlibError(f"no table in {self.name}")
         self._folders = [data.folders_of(path, image_root) for path in self._paths]
         self.schema = self._schemas[0]
+        for name in self.schema.names:
+            if self.schema.names.count(name) > 1:
+                raise MirlibError(f"{self.name}: two columns are called {shown(name)!r}; rename one")
         self._starts = list(accumulate((groups[-1] for groups in self._groups), initial=0))
 
     @staticmethod

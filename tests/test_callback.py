@@ -296,6 +296,22 @@ def test_a_run_that_stands_still_is_stopped(tmp_path, caplog):
     assert callback.stopped in caplog.text
 
 
+class StopsAt(TrainerCallback):
+    """As EarlyStoppingCallback does, by the same flag."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == 2
+
+
+def test_the_last_step_is_measured_where_something_else_stops_the_run(tmp_path):
+    model, processor = tiny()
+    trainer = trainer_for(model, tmp_path, max_steps=8)
+    callback = MIRCallback(processor, IMAGES, TEXTS, every=5, **MEASURED).attach(trainer)
+    trainer.add_callback(StopsAt())
+    trainer.train()
+    assert [record["step"] for record in callback.history] == [0, 2]
+
+
 def test_a_run_that_moves_is_not_stopped(tmp_path):
     model, processor = tiny()
     trainer = trainer_for(model, tmp_path)

@@ -672,6 +672,34 @@ def test_a_full_disk_behind_a_stream_loses_no_result(tmp_path):
             full.write(b"a result")
 
 
+def test_a_stream_that_is_named_as_a_file_is_written_once(tmp_path):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with open(tmp_path / name, "w") as file:
+            streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {name: file}
+            assert (
+                start("", "features", GOLDEN / "wide_gap.npz", "--json", f"/dev/fd/{number}", **streams).returncode == 0
+            )
+        assert json.loads((tmp_path / name).read_text())["schema"] == 2
+
+
+def test_names_that_are_too_long(capsys, tmp_path):
+    for command in (
+        "score NAME",
+        "plan NAME",
+        "features NAME.npz",
+        "score --pairs hf:NAME",
+        "lab show moca --results NAME",
+    ):
+        said = refused(capsys, *command.replace("NAME", "a" * 300).split())
+        assert said.startswith("no such file or folder: aaa") and said.endswith("… (File name too long)")
+
+
+def test_a_result_with_a_mark_of_byte_order(capsys, tmp_path):
+    assert mir(capsys, "features", GOLDEN / "wide_gap.npz", "--json", tmp_path / "a.json").code == 0
+    (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.json").read_bytes())
+    assert mir(capsys, "compare", tmp_path / "a.json", tmp_path / "b.json").code == 0
+
+
 def test_closed_streams_lose_no_result(tmp_path):
     out = tmp_path / "r.json"
     code = "import os, sys\nos.close(1); os.close(2)\nsys.stdout = sys.stderr = None  # as Python begins without them"

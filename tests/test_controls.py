@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torch import nn
 
 import mirlib
 from mirlab.model import connectors
-from mirlib import MirlibError, MIRResult, capture
+from mirlib import MirlibError, MIRResult, capture, interventions, layer_pairs
 from mirlib.adapters import decoder_parts
 from mirlib.cli import describe_controls, main
 from mirlib.data import sample_images, sample_texts
@@ -453,6 +455,31 @@ def test_the_command_says_the_cost_and_keeps_the_controls(tmp_path, capsys):
     assert "random rows of the same lengths" in printed.out and "a low MIR alone is no evidence" in printed.out
     stored = json.loads(out.read_text())
     assert MIRResult.from_dict(stored).value == MIRResult.from_dict(stored["controls"]["results"]["real"]).value
+
+
+def test_a_pipe_gets_the_result_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        arguments = ["score", "-n", "4", "--no-progress", "--controls", "black", "--json", str(tmp_path / "pipe")]
+        assert main(arguments) == 0
+        assert "controls" in json.loads(read.result(timeout=60))
+
+
+@pytest.mark.parametrize("long", [["--controls", "black"], ["--layer-map", "map.png"]])
+def test_what_was_measured_first_is_kept_when_the_rest_is_ended(long, tmp_path, monkeypatch, capsys):
+    """As by a signal, which no exception could follow."""
+    monkeypatch.chdir(tmp_path)
+
+    def ended(*_, **__):
+        raise SystemExit("ended")
+
+    monkeypatch.setattr(interventions, "_with_images", ended)
+    monkeypatch.setattr(layer_pairs, "layer_map", ended)
+    with pytest.raises(SystemExit, match="ended"):
+        main(["score", "-n", "4", "--no-progress", "--json", "out.json", *long])
+    stored = MIRResult.from_dict(json.loads((tmp_path / "out.json").read_text()))
+    assert f"MIR is {stored.value:.4f}" in capsys.readouterr().err and stored.settings["model"] == "miniature"
 
 
 def test_the_command_refuses_unknown_controls_before_a_model_is_loaded(capsys):

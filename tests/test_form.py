@@ -44,6 +44,12 @@ def test_what_is_wrong_is_said_and_the_last_number_does_not_stay(folder):
     form.button.click()
     assert form.result is None and "&lt;nowhere&gt;" in form.said.value and form.curve.layout.display == "none"
     assert not form.button.disabled
+    for field, value in ((form.pictures, "~nosuchuser/pictures"), (form.checkpoint, "x" * 300)):
+        form.pictures.value = form.checkpoint.value = ""
+        field.value = value
+        form.result, form.said.value = "the last one", "Measuring"
+        form.button.click()
+        assert form.result is None and "Measuring" not in form.said.value
 
 
 def test_a_page_without_a_kernel_shows_a_sentence():

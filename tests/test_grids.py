@@ -143,6 +143,16 @@ def test_rows_that_are_too_many_or_too_few_have_no_grid():
     assert (square.rows, square.columns, square.cells.tolist()) == (2, 2, [0, 1, 2, 3]) and nothing is None
 
 
+def test_a_picture_of_which_no_whole_line_is_left_has_no_grid():
+    vision = SimpleNamespace(image_size=16, patch_size=4)
+    config = SimpleNamespace(model_type="llava_next", image_grid_pinpoints=[(16, 32), (32, 16)], vision_config=vision)
+    rule = find_grid(SimpleNamespace(config=config))
+    whole, mask = 4 * 4, torch.ones(1, 4 * 4 + 4 * 9, dtype=torch.bool)
+    (found,) = rule({"image_sizes": torch.tensor([[16, 32]])}, mask)
+    assert (found.rows, found.columns) == (4, 8)
+    assert rule({"image_sizes": torch.tensor([[4, 4000]])}, mask[:, :whole]) == [None]
+
+
 def test_a_line_of_patches_ends_where_a_run_ends():
     """As in the sequences of Mistral 3: [IMG] [IMG] [IMG] [IMG_BREAK] [IMG] [IMG] [IMG] [IMG_END]."""
     mask = torch.tensor([[0, 1, 1, 1, 0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 0, 1, 1, 0, 0, 0]]).bool()

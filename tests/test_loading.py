@@ -289,6 +289,27 @@ def test_packages_of_single_families_are_named_with_the_extra_that_brings_them(s
     )
 
 
+def test_a_type_that_transformers_does_not_know(copy):
+    """transformers advises to install itself, and git."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "mobilevlm"}))
+    with pytest.raises(MirlibError, match="transformers [0-9.]+ knows no model of type 'mobilevlm'; a newer version"):
+        loading.load_model(str(copy))
+    assert loading.missing_packages(ImportError("pip install torch; pip install git+https://x; pip install none")) == [
+        "none"
+    ]
+
+
+def test_weights_without_a_place_are_said_in_the_result(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 2
+    (copy / "config.json").write_text(json.dumps(config))
+    model, processor = loading.load_model(str(copy))
+    found = score(model, processor, sample_images(2), sample_texts(2), num=2, confidence=None, progress=False)
+    assert len(found.per_layer) == 2
+    assert any("weights of the checkpoint have no place in the model" in said for said in found.warnings)
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
 def test_packages_of_stored_few_bit_weights_are_named(copy, method):
     """The packages are not installed where the tests run; each is named as pip names it."""

@@ -395,7 +395,7 @@ def test_order_of_rows_and_names_of_samples_do_not_matter():
     order = np.random.default_rng(5).permutation(len(ids))
     options = {"confidence": 0.9}
     a = modality_integration_rate(vision, text, samples=(ids, ids), **options)
-    renamed = ids[order] * 10 + 1000, torch.tensor(ids) * 10 + 1000
+    renamed = (ids[order] * 10 + 1000).astype(">i4"), torch.tensor(ids) * 10 + 1000
     b = modality_integration_rate(vision[:, order], text, samples=renamed, **options)
     assert b.interval.standard_error == pytest.approx(a.interval.standard_error, rel=1e-9)
 

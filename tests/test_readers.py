@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import socket
 import tarfile
 
@@ -1015,6 +1016,16 @@ def test_an_id_that_is_not_a_number_is_none(tmp_path):
     assert colours_of(open_images(path)) == COLOURS[:3]
 
 
+def test_two_columns_of_one_name_in_parquet(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(MirlibError, match="two columns are called 'text'; rename one"):
+        open_texts(tmp_path / "a.parquet")
+
+
 def test_texts_stored_as_bytes(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", {"text": ["été".encode(), "été".encode("latin-1")]})
     texts = open_texts(path)
@@ -1081,15 +1092,28 @@ def test_lines_of_any_white_space_are_blank(tmp_path):
         ('text;image\n"the cat;a.png\nthe dog;b.png\nthe mouse";c.png\n', "one of them seems to be 'the dog;b.png"),
         ('a,text\nb c,"the cat\nd e,the dog\nf g,the mouse"\n', "one of them seems to be 'd e,the dog"),
         ('image,text\na.png,"the cat\nb.png,"the dog"\n', "expected after"),
-        ('text\n"the cat\n' + "the dog\n" * 60, "it is not closed within 50 lines"),
+        ('text\n"the cat\n' + "the dog\n" * 1010, "it is not closed within 1000 lines"),
     ],
 )
 def test_a_quote_that_is_not_closed_swallows_no_rows(table, reason, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(table)
-    for on_unreadable in (None, [].append):
-        with pytest.raises(MirlibError, match=f"line 2: not a row of the table: a quote opens here.*{reason}"):
-            open_texts(path, on_unreadable=on_unreadable)
+    message = f"line 2: not a row of the table: a quote opens here.*{reason}"
+    with pytest.raises(MirlibError, match=message):
+        open_texts(path)
+    path.write_text(table + "e.png,a bird\n".replace(",", ";" if ";" in table else ",", "image" in table))
+    said = []
+    texts = list(open_texts(path, on_unreadable=said.append))
+    assert re.search(message, said[0]) and not any("\n" in text for text in texts)
+
+
+def test_long_fields_of_tables(tmp_path):
+    page = "\n".join(f"line {i} of a page" for i in range(60))
+    (tmp_path / "a.csv").write_text(f'image,text\na.png,"{page}"\nb.png,two\n')
+    assert list(open_texts(tmp_path / "a.csv")) == [page, "two"]
+    (tmp_path / "a.csv").write_text('id,text\n17,"Dear Ann,\nYours,Bob"\n18,hello\n')
+    said = []
+    assert list(open_texts(tmp_path / "a.csv", on_unreadable=said.append)) == ["hello"] and len(said) == 1
 
 
 def test_quotes_of_tables(tmp_path):
@@ -1119,6 +1143,10 @@ def test_two_columns_of_one_name(tmp_path):
         ('[\n["the cat"],\n["the dog"]\n]\n', "its lines are JSON"),
         ('["a.png", "the cat"]\n["b.png", "the dog"]\n', "its lines are JSON"),
         ('# captions\n{"text": "the cat"}\n{"text": "the dog"}\n', "its lines are JSON"),
+        ("{'text': 'the cat'}\n{'text': 'the dog'}\n", "its lines are JSON"),
+        ("a.jpg#0\tThe cat .\nb.jpg#0\tThe dog .\n", "begin with the names of pictures.*name it .tsv"),
+        ("a b.PNG,The cat\nc.png,The dog, asleep\n", "begin with the names of pictures"),
+        ("Caption\nThe cat sat.\nThe dog\n", "its first line, 'Caption', is a header"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a"])
@@ -1133,6 +1161,7 @@ def test_records_are_no_plain_texts(text, message, name, tmp_path):
     [
         "Text, image\nThe cat sat on a mat.",
         "text\nimage",
+        "See a.png, please.\nThe file is b.jpg, and so on.\nNo.\nNone.\nNothing",
         '"Hello," he said.\n"Yes."',
         "image,caption",
         "# Title\n12\n{x}",
@@ -1142,6 +1171,13 @@ def test_records_are_no_plain_texts(text, message, name, tmp_path):
 def test_prose_stays_plain_text(text, tmp_path):
     (tmp_path / "a.txt").write_text(text)
     assert list(open_texts(tmp_path / "a.txt")) == text.split("\n")
+
+
+@pytest.mark.parametrize("ending", ["srt", "vtt", "html", "xml", "yaml", "py"])
+def test_files_that_hold_more_than_texts(ending, tmp_path):
+    (tmp_path / f"a.{ending}").write_text("1\n00:01 --> 00:02\nHello.\n")
+    with pytest.raises(MirlibError, match="a file of this kind holds more than texts"):
+        open_texts(tmp_path / f"a.{ending}")
 
 
 def test_arrays_in_lines_are_left_out(tmp_path):

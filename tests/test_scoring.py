@@ -15,6 +15,7 @@ from tiny_models import FAMILIES, IMAGE
 from tiny_processors import BUILDERS, lvlm
 
 from mirlib import MirlibError, MIRResult, capture, modality_integration_rate, score, score_batches, streaming
+from mirlib.batches import pair_batches
 from mirlib.data import draw, load_image, sample_images, sample_texts
 from mirlib.hidden_states import token_masks
 from mirlib.prompts import encode_batch
@@ -382,6 +383,20 @@ def test_batches_that_change_between_the_passes_are_refused():
 
     with pytest.raises(MirlibError, match="a later pass did not see the rows of the first"):
         score_batches(LLAVA.model(), Random(), progress=False)
+
+
+def test_names_in_the_place_of_sequences(llava, tmp_path):
+    for images, texts in ((sample_images(2), "captions.txt"), (tmp_path, sample_texts(2))):
+        with pytest.raises(MirlibError, match="expected a sequence, got one name or text; mirlib.readers.open_"):
+            score(*llava, images, texts, num=2)
+
+
+def test_a_batch_that_lost_its_pictures(llava):
+    model, processor = llava
+    batch = next(iter(pair_batches(model, processor, sample_images(2), sample_texts(2), num=2)))
+    batch.pop("pixel_values")
+    with pytest.raises(MirlibError, match="places for pictures and no pictures"):
+        score_batches(model, [batch], confidence=None)
 
 
 def test_no_batches():

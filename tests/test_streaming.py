@@ -597,6 +597,9 @@ def test_inside_a_module_in_half_precision():
     model = Model().half()
     assert model.layer.weight.dtype == torch.float16
     agree(stream(vision, text, ones(), metric=model.mir).result(), in_memory(vision, text))
+    value = model.mir.compute()
+    for dtype in (torch.bfloat16, torch.float32):
+        assert torch.equal(model.to(dtype).mir.compute(), value) and value.dtype == torch.float64
 
 
 def test_it_is_a_metric():

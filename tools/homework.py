@@ -77,9 +77,9 @@ def answers() -> Answers:
         },
         "pairs": {
             RIGHT: 60 * (1.96 * wide) ** 2,
-            "The error falls with the root of the number of pairs.": 60 * 1.96 * wide,
             "Count 1.96 standard errors to a side.": 60 * wide**2,
-            "You counted tokens. Count pairs.": 60 * (1.96 * narrow) ** 2,
+            # who forgets the root of the number, 60 * 1.96 * wide, comes so near that one hint has to serve both
+            "The error falls with the root of the number of pairs.": 60 * (1.96 * narrow) ** 2,
         },
         "mir": {
             RIGHT: moved,

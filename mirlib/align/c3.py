@@ -30,8 +30,8 @@ class Collapse(Float32Module):
 
     def __init__(self, shift: Tensor, noise: float = 0.0) -> None:
         super().__init__()
-        if noise < 0:
-            raise MirlibError(f"noise is {noise}; it is a standard deviation, so 0 or more")
+        if not 0 <= noise < float("inf"):
+            raise MirlibError(f"noise is {noise}; it is a standard deviation, so finite and 0 or more")
         self.register_buffer("shift", shift.detach().float().clone())
         self.register_buffer("noise", torch.tensor(float(noise)))
         self._rows: VisionRows | None = None
@@ -86,8 +86,8 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
 
     Raises:
         UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If it is attached already, the means are not of the model's width, ``noise`` is negative, or the
-            model is compiled or keeps several residual streams.
+        MirlibError: If it is attached already, the means are not finite or not of the model's width, ``noise`` is
+            negative or not finite, or the model is compiled or keeps several residual streams.
 
     Examples:
         >>> import torch
@@ -102,6 +102,8 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
     if vision_mean.shape != (width,) or text_mean.shape != (width,):
         shapes = f"{tuple(vision_mean.shape)} and {tuple(text_mean.shape)}"
         raise MirlibError(f"C³: the model's rows have {width} entries, and the means {shapes}")
+    if not (vision_mean.isfinite().all() and text_mean.isfinite().all()):
+        raise MirlibError("C³: a mean holds NaN or infinity; take the rows in bfloat16 or float32")
     made = Collapse(text_mean.detach().cpu() - vision_mean.detach().cpu(), noise).follow(decoder)
     made.hang(model, layers[0])
     decoder.add_module(CHILD, made)

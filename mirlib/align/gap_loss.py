@@ -224,7 +224,7 @@ class GapLoss:
         parts = decoder_parts(model)
         count = len(parts.layers)
         self.layers = tuple(range(1, count + 1)) if layers is None else tuple(sorted(set(layers)))
-        wrong = [k for k in self.layers if not 1 <= k <= count]
+        wrong = [k for k in self.layers if k not in range(1, count + 1)]
         if wrong or not self.layers:
             raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
         self.distances = [StreamedDistance(decay) for _ in self.layers]
@@ -330,7 +330,7 @@ def token_distance(
         raise MirlibError(f"{shapes}; they must be (B, V, d) and (B, T, d)")
     masks = []
     for name, rows, mask in (("vision", vision, vision_mask), ("text", text, text_mask)):
-        mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device) if mask is None else mask
+        mask = torch.ones(rows.shape[:2], device=rows.device).bool() if mask is None else mask.bool()
         if mask.shape != rows.shape[:2]:
             raise MirlibError(f"{name}_mask has shape {tuple(mask.shape)}, {name} has {tuple(rows.shape)}")
         if not bool(mask.any(dim=1).all()):

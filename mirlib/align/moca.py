@@ -36,8 +36,8 @@ class Calibration(Float32Module):
 
     def __init__(self, layers: int, dim: int, *, std: float = 0.0, seed: int = 0) -> None:
         super().__init__()
-        if std < 0:
-            raise MirlibError(f"std is {std}; it is a standard deviation, so 0 or more")
+        if not 0 <= std < float("inf"):
+            raise MirlibError(f"std is {std}; it is a standard deviation, so finite and 0 or more")
         drawn = torch.randn(2, layers, dim, generator=torch.Generator().manual_seed(seed))
         self.u = nn.Parameter(1 + std * drawn[0])
         self.v = nn.Parameter(std * drawn[1])

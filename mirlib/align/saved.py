@@ -19,7 +19,7 @@ from mirlib.align import c3, masks, moca, norms
 from mirlib.align.files import method_of
 from mirlib.errors import MirlibError
 
-__all__ = ["METHODS", "attached", "restore_saved"]
+__all__ = ["METHODS", "attached", "is_of_method", "restore_saved"]
 
 METHODS: dict[str, Any] = {"moca": moca, "norms": norms, "c3": c3, "masks": masks}
 """The modules of the methods that change what a model computes once it is trained, by name."""
@@ -34,6 +34,11 @@ KEYS = {
 def attached(model: nn.Module) -> list[str]:
     """Names of the `METHODS` that a model has."""
     return [name for name, method in METHODS.items() if method.is_attached(model)]
+
+
+def is_of_method(key: str) -> bool:
+    """Whether a weight of this name is a parameter of one of the `METHODS`."""
+    return any(form.match(key) for form in KEYS.values())
 
 
 def restore_saved(model: nn.Module, checkpoint: str, unexpected: Iterable[str]) -> None:

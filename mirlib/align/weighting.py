@@ -65,7 +65,7 @@ def cal_weights(
         (B, T) weights in [low, high], 0 at ignored positions; they carry no gradient.
 
     Raises:
-        MirlibError: If the shapes do not fit.
+        MirlibError: If the shapes do not fit, or low is above high.
 
     Examples:
         >>> import torch
@@ -77,7 +77,9 @@ def cal_weights(
     _fit(seen, labels)
     _fit(unseen, labels)
     learnt = labels != IGNORED
-    gain = _of_label(seen, labels) - _of_label(unseen, labels)
+    if low > high:
+        raise MirlibError(f"low must be at most high, not {low} and {high}")
+    gain = _of_label(seen, labels).float() - _of_label(unseen, labels).float()
     return neighbour_mean(gain.clamp(low, high), learnt, width)
 
 
@@ -120,15 +122,15 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """``Σ w CE / Σ w`` in nats a token, over the positions that are learnt.
 
-    Logits are (B, T, vocabulary) and position t predicts ``labels[:, t]``; labels and weights are (B, T). Weights that
-    are all 0 where something is learnt are refused.
+    Logits are (B, T, vocabulary) and position t predicts ``labels[:, t]``; labels and weights are (B, T). Whatever
+    their precision, it is computed in float32. Weights that are all 0 where something is learnt are refused.
     """
     _fit(logits, labels)
-    weights = weights.detach() * (labels != IGNORED)
+    weights = weights.detach().float() * (labels != IGNORED)
     total = weights.sum()
     if not bool(total > 0):
         raise MirlibError("the weights of all positions that are learnt are 0: check labels and weights")
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=IGNORED)
     return (losses * weights.flatten()).sum() / total
 
 

@@ -11,9 +11,10 @@ import traitlets
 from PIL import Image
 from torch import nn
 
+from mirlib.errors import MirlibError
 from mirlib.widgets.the_model import EngineWidget, address_of
 
-PARTS = ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias")
+PARTS = {"linear_1.weight": (128, 96), "linear_1.bias": (128,), "linear_2.weight": (128, 128), "linear_2.bias": (128,)}
 
 
 class AskTheModel(EngineWidget):
@@ -73,5 +74,7 @@ class AskTheModel(EngineWidget):
 def _as_text(projector: nn.Module) -> str:
     """The weights of a projector, float32, one behind the other, in base 64."""
     state = projector.state_dict()
+    if {name: tuple(values.shape) for name, values in state.items()} != PARTS:
+        raise MirlibError("the page runs projectors of the miniature's shape alone, with nothing added to them")
     data = np.concatenate([state[name].float().numpy().ravel() for name in PARTS]).astype("<f4").tobytes()
     return base64.b64encode(data).decode()

@@ -1,6 +1,7 @@
 """C³ moves the vision rows that enter the decoder onto the mean of the text, and nothing else."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -130,6 +131,10 @@ def test_what_cannot_be_done_is_refused_and_the_model_left_alone(tmp_path):
         c3.attach(model, torch.zeros(31), torch.zeros(32))
     with pytest.raises(MirlibError, match="noise is -1"):
         c3.attach(model, torch.zeros(32), torch.zeros(32), -1.0)
+    with pytest.raises(MirlibError, match="noise is nan"):
+        c3.attach(model, torch.zeros(32), torch.zeros(32), math.nan)
+    with pytest.raises(MirlibError, match="a mean holds NaN or infinity"):
+        c3.attach(model, torch.full((32,), math.nan), torch.zeros(32))
     save_file({"shift": torch.zeros(5), "noise": torch.tensor(0.0)}, tmp_path / c3.FILE)
     with pytest.raises(MirlibError, match="belongs to another model"):
         c3.load(model, tmp_path)

@@ -303,8 +303,9 @@ def test_a_copy_has_hooks_of_its_own(models):
 
 
 def test_layers_that_are_not_there_are_named(models):
-    with pytest.raises(MirlibError, match="numbers from 1 to 3"):
-        GapLoss(models["llava"], layers=(1, 4))
+    for wrong in ((1, 4), [1.5], "12"):
+        with pytest.raises(MirlibError, match="numbers from 1 to 3"):
+            GapLoss(models["llava"], layers=wrong)
     assert not hasattr(models["llava"], "_mirlib_vision_rows")
 
 
@@ -319,6 +320,7 @@ def test_token_distances_by_hand():
     unit = (2 + 4 + 3) / 3
     mean = token_distance(VISION, TEXT, THERE, THERE)
     assert mean.item() == pytest.approx((5 + 2) / 2 / unit)
+    assert token_distance(VISION, TEXT, THERE.long(), THERE.long()) == mean, "a tokenizer's mask holds integers"
     nearest = token_distance(VISION, TEXT, THERE, THERE, kind="nearest")
     assert nearest.item() == pytest.approx(((13**0.5 + 29**0.5) / 2 + 2) / 2 / unit)
 

@@ -262,8 +262,9 @@ def test_the_start_follows_the_seed_and_the_spread():
     assert first.u.std().item() == pytest.approx(0.02, rel=0.02)
     assert first.v.std().item() == pytest.approx(0.02, rel=0.02)
     assert not torch.equal(first.u - 1, first.v)
-    with pytest.raises(MirlibError, match="std is -1"):
-        make(std=-1)
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(MirlibError, match=f"std is {wrong}"):
+            make(std=wrong)
 
 
 def test_it_stays_in_float32_and_keeps_the_precision_of_the_hidden_states(llava):

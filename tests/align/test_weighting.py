@@ -112,6 +112,15 @@ def test_weights_carry_no_gradient():
     assert weights.grad is None
 
 
+def test_half_precision_is_widened():
+    seen, unseen = (4 * torch.randn(2, 4, 200, 500, generator=torch.Generator().manual_seed(0))).bfloat16()
+    labels = torch.randint(0, 500, (4, 200), generator=torch.Generator().manual_seed(1))
+    weights = cal_weights(seen, unseen, labels)
+    assert torch.equal(weights, cal_weights(seen.float(), unseen.float(), labels))
+    loss = weighted_cross_entropy(seen, labels, weights.bfloat16())
+    assert torch.equal(loss, weighted_cross_entropy(seen.float(), labels, weights.bfloat16().float()))
+
+
 def test_bad_input_is_named():
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(MirlibError, match="do not fit labels"):
@@ -120,6 +129,8 @@ def test_bad_input_is_named():
         weighted_cross_entropy(logits, labels, labels)
     with pytest.raises(MirlibError, match="weights of all positions"):
         weighted_cross_entropy(logits, torch.full((1, 3), IGNORED), torch.ones(1, 3))
+    with pytest.raises(MirlibError, match="low must be at most high"):
+        cal_weights(logits, logits, torch.zeros(1, 3, dtype=torch.long), low=5.0, high=1.0)
     with pytest.raises(MirlibError, match="power"):
         prior_weights(logits, torch.zeros(1, 3, dtype=torch.long), power=-1)
 

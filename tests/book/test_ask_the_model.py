@@ -11,7 +11,8 @@ from widget_pages import write_page
 
 from mirlab import live, world
 from mirlab.model import connectors, evaluation, train
-from mirlib import lens, transport_map
+from mirlib import MirlibError, lens, transport_map
+from mirlib.align import norms
 from mirlib.frechet import Moments, frechet_distance
 from mirlib.loading import load_miniature
 from mirlib.rows import collect_rows
@@ -359,3 +360,13 @@ def test_the_words_on_the_patches_are_those_of_the_chosen_model(opened, untraine
             slider.fill(str(layer))
             shown = opened.locator(".mirlib-ask .mirlib-word").all_text_contents()
             assert shown == [word.strip() for word in want.words[layer, :, 0]], (name, layer)
+
+
+def test_projectors_of_another_shape_are_refused():
+    """The page would run another model without a word."""
+    model, _ = load_miniature()
+    projector = model.model.multi_modal_projector
+    norms.attach(model, "matched")
+    for wrong in (projector, torch.nn.Linear(96, 128)):
+        with pytest.raises(MirlibError, match="projectors of the miniature's shape alone"):
+            live.ask_the_model({"one": wrong})

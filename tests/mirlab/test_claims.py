@@ -11,6 +11,7 @@ from mirlab.claims import (
     Follows,
     Within,
     ceilings,
+    drawn_again,
     judge,
     judge_values,
     listed,
@@ -318,3 +319,18 @@ def test_a_pilot_that_is_too_small_says_so():
         rates_of(claims, table_of([np.ones((1, 2))]))
     with pytest.raises(MirlibError, match="fewer than two seeds"):
         rates_of(claims, table_of([np.ones((3, 1))]))
+
+
+def test_an_oracle_drawn_again_knows_clear_arms_and_hardly_ranks_equal_ones():
+    claim = Follows("m follows", "paper", arms=tuple("abcdefg"), x="mir", y="accuracy")
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, apart in {"clear": 10, "close": 0.3}.items():
+        rows = [
+            {"seed": seed, "arm": arm, "mir": 0.0, "accuracy": apart * k + rng.normal()}
+            for seed in range(6)
+            for k, arm in enumerate(claim.arms)
+        ]
+        found[name] = drawn_again(claim, pd.DataFrame(rows))
+    assert found["clear"] == (pytest.approx(-1, abs=1e-3), 1)
+    assert -0.9 < found["close"][0] < -0.2 and found["close"][1] < 0.8

@@ -58,6 +58,13 @@ def test_of_skewed_seeds_it_holds_the_mean_somewhat_less_often_and_far_more_than
     assert np.mean((low <= 4) & (high >= 4)) < 0.88
 
 
+def test_what_is_no_confidence_and_no_side():
+    with pytest.raises(ValueError, match="confidence lies between 0 and 1"):
+        mean_interval([1.0, 2.0], 95)
+    with pytest.raises(ValueError, match="side is 'below' or 'above'"):
+        p_value([1.0, 2.0], 0, "sideways")
+
+
 def test_one_seed_has_no_interval_and_none_has_no_mean():
     assert mean_interval([2.0]).value == 2
     assert np.isnan(mean_interval([2.0]).low)
