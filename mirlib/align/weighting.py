@@ -147,10 +147,6 @@ def _fit(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Any Hugging Face LVLM
-
-
 def _hide(
     rows: VisionRows, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -53,14 +53,14 @@ class ZooResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON."""
+        said = {name: replace(found, samples=()).to_dict() for name, found in self.results.items()}
+        measures = {name: {**found, "seconds": self.seconds[name]} for name, found in said.items()}
+        samples = [list(sample) for sample in self.samples]
         return {
-            "measures": {
-                name: {**replace(found, samples=()).to_dict(), "seconds": self.seconds[name]}
-                for name, found in self.results.items()
-            },
+            "measures": measures,
             "skipped": dict(self.skipped),
             "settings": dict(self.settings),
-            "samples": [list(sample) for sample in self.samples],
+            "samples": samples,
         }
 
     def to_json(self) -> str:
@@ -201,20 +201,10 @@ def score_measures(
             else:
                 random, said["random_weights"] = _read_random(model, reader, seed, random_weights)
     kept = {"vision": len(rows.vision_samples), "text": len(rows.text_samples)}
-    settings = {
-        **batches.settings,
-        "paired": paired,
-        "text_rows": text_rows,
-        "last": last,
-        "layers": rows.num_layers,
-        "dim": rows.vision[0].shape[1],
-        "rows_kept": kept,
-        "rows_seen": rows.seen,
-        **said,
-        **({"methods": methods} if (methods := attached(model)) else {}),
-    }
-    samples = batches.samples()
-    results, seconds = {}, {}
+    settings = {**batches.settings, "paired": paired, "text_rows": text_rows, "last": last}
+    settings |= {"layers": rows.num_layers, "dim": rows.vision[0].shape[1], "rows_kept": kept, "rows_seen": rows.seen}
+    settings |= said | ({"methods": methods} if (methods := attached(model)) else {})
+    results, seconds, samples = {}, {}, batches.samples()
     with tqdm(wanted, desc="measures", disable=not progress, leave=False) as bar:
         for name in bar:
             bar.set_postfix_str(name)
@@ -228,37 +218,31 @@ def score_measures(
             # What mirlib.compare holds against that of another result.
             counts = ("template", "max_text_tokens", "text_rows", "last")
             counts += ("pair_text", "pair_vision") if name in of_pairs else ()
-            results[name] = replace(
-                found[name],
-                settings={**found[name].settings, **{setting: settings[setting] for setting in counts}},
-                samples=samples if found[name].influence is not None else (),
-            )
+            beside = {**found[name].settings, **{setting: settings[setting] for setting in counts}}
+            known = samples if found[name].influence is not None else ()
+            results[name] = replace(found[name], settings=beside, samples=known)
             seconds |= took
     return ZooResult(results, seconds, skipped, settings, samples)
 
 
-OWN_TEXT, ONE_TEXT = "before their own texts", "before one text, the same for all"
-
-
 def _read_pairs(model: nn.Module, reader: PairReader, rows: TokenRows) -> tuple[PairMeans, dict[str, Any]]:
     """What the measures of pairs take, and the settings that say how it was read."""
+    settings = {"pair_text": reader.text, "pair_vision": "before their own texts"}
     if reader.text != ALONE:
-        return PairMeans(*rows.pooled), {"pair_text": reader.text, "pair_vision": OWN_TEXT}
-    again = reader.vision_sees_text(model)
-    vision = reader.vision(model) if again else rows.pooled[0]
-    settings = {"pair_text": ALONE, "pair_vision": ONE_TEXT if again else OWN_TEXT}
+        return PairMeans(*rows.pooled), settings
+    vision = rows.pooled[0]
+    if reader.vision_sees_text(model):
+        vision, settings["pair_vision"] = reader.vision(model), "before one text, the same for all"
     return PairMeans(vision, reader.text_alone(model)), settings
 
 
-def _read_random(
-    model: nn.Module, reader: PairReader, seed: int, count: int
-) -> tuple[list[PairMeans], list[int] | str]:
+def _read_random(model: nn.Module, reader: PairReader, seed: int, count: int) -> tuple[list[PairMeans], Any]:
     """The same of models with random weights, one after another, and their seeds; or why there are none."""
-    found = []
-    for number in range(count):
+    found, seeds = [], list(range(seed, seed + count))
+    for each in seeds:
         try:
-            twin = random_twin(model, seed + number)
+            twin = random_twin(model, each)
         except MirlibError as error:
             return [], f"left out: {error}"
         found.append(reader.read(twin))
-    return found, list(range(seed, seed + count))
+    return found, seeds
