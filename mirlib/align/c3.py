@@ -73,7 +73,7 @@ def means(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequen
 
 
 def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: float = 0.0) -> Collapse:
-    """Move the vision rows that enter the decoder until their mean is that of the text.
+    """Move the vision rows that enter the decoder until their mean is that of the text; returns what was attached.
 
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
@@ -81,13 +81,9 @@ def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: floa
         text_mean: (d,) mean of its text rows.
         noise: Standard deviation, of each entry, of the Gaussian noise that is added in training mode.
 
-    Returns:
-        What was attached.
-
     Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If it is attached already, the means are not finite or not of the model's width, ``noise`` is
-            negative or not finite, or the model is compiled or keeps several residual streams.
+        MirlibError: For a model as `mirlib.align.files.open_decoder` refuses it, means that are not finite or not of
+            the model's width, and ``noise`` that is negative or not finite.
 
     Examples:
         >>> import torch

@@ -69,14 +69,9 @@ class Method:
         return write_file(Path(folder) / self.file, self.name, self.find(model).state_dict(), self.settings(model))
 
     def load(self, model: nn.Module, folder: str | Path) -> Any:
-        """Put what ``save`` wrote on a model, in the place of what it may have.
+        """Put what ``save`` wrote to a folder (or that file) on a model, in the place of what it may have.
 
-        Args:
-            model: The model, changed in place.
-            folder: The folder, or the file itself.
-
-        Raises:
-            MirlibError: If there is no such file, if it is damaged, or if it belongs to another model.
+        There being no such file, and one that is damaged or of another model, are refused.
         """
         path, tensors, settings = read_file(Path(folder), self.file, self.name)
         return self.restore(model, tensors, settings, str(path))
@@ -99,8 +94,7 @@ class Method:
 def place_of(model: nn.Module, module: nn.Module) -> tuple[str, str]:
     """Dotted name of the module that holds another, and the other's name in it."""
     name = next(name for name, each in model.named_modules() if each is module)
-    parent, _, child = name.rpartition(".")
-    return parent, child
+    return name.rpartition(".")[::2]
 
 
 def parent_of(model: nn.Module, module: nn.Module) -> nn.Module:
@@ -120,10 +114,7 @@ def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings:
 
 
 def read_file(path: Path, name: str, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The file, its tensors and its settings, from a file of `write_file` or the folder that holds it by a name.
-
-    It is refused where there is none, and where it is damaged or of another method.
-    """
+    """The file, its tensors and its settings, from its path or its folder and ``name``; that of another is refused."""
     path = path / name if path.is_dir() else path
     if not path.is_file():
         raise MirlibError(f"no file {path}; mirlib.align.{method}.save() writes it")
@@ -176,16 +167,15 @@ def check_not_compiled(model: nn.Module, method: str) -> None:
     """Refuse a model that is compiled, in whole or in part; the message names the method."""
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise MirlibError(
-                f"{method}: the model is compiled, or a part of it is, and runs past hooks that are added now: attach "
-                f"{method} first, and compile afterwards"
-            )
+            why = "the model is compiled, or a part of it is, and runs past hooks that are added now"
+            raise MirlibError(f"{method}: {why}: attach {method} first, and compile afterwards")
 
 
 def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
     """The base of a model, its decoder and that one's layers, for a method of this name to hang hooks on.
 
-    Refused are a model that has the method already, is compiled, or keeps several residual streams for each row.
+    Refused are a model that has the method already, is compiled, keeps several residual streams for each row, or has no
+    vision rows in the sequence of a decoder that is recognised (`mirlib.UndefinedMIRError`).
     """
     check_not_compiled(model, method)
     if attached:
@@ -193,8 +183,6 @@ def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Modu
     model = base_of(model)
     parts = decoder_parts(model)
     if parts.read is not None:
-        raise MirlibError(
-            f"{method}: the layers of {model.config.model_type} keep several residual streams for each row; only "
-            "models with one can be changed"
-        )
+        why = f"the layers of {model.config.model_type} keep several residual streams for each row"
+        raise MirlibError(f"{method}: {why}; only models with one can be changed")
     return model, parent_of(model, parts.layers[0]), list(parts.layers)

@@ -46,15 +46,9 @@ class Calibration(Float32Module):
         self._fired: set[int] = set()
 
     def forward(self, hidden: Tensor, layer: int, vision: Tensor) -> Tensor:
-        """Calibrate the vision rows behind one layer.
+        """Calibrate the vision rows, true in the (B, T) mask, of what a layer, from 1, returned, (B, T, d).
 
-        Args:
-            hidden: (B, T, d) what the layer returned.
-            layer: Its number, from 1.
-            vision: (B, T) bool, true where vision stands.
-
-        Returns:
-            (B, T, d) with the dtype of ``hidden``; rows that are not vision are bit for bit as they were.
+        The dtype is that of ``hidden``; rows that are not vision are bit for bit as they were.
         """
         u, v = (each[layer - 1].to(hidden.device) for each in (self.u, self.v))
         return torch.where(vision.unsqueeze(-1), (hidden * u + v).to(hidden.dtype), hidden)
@@ -84,10 +78,8 @@ class Calibration(Float32Module):
         hidden = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden.shape[-1] != self.u.shape[1]:
             shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise MirlibError(
-                f"MoCa: layer {layer} returned {shape}, not (batch, length, {self.u.shape[1]}); its rows cannot be "
-                "calibrated. register_adapter() can name other layers"
-            )
+            what = f"MoCa: layer {layer} returned {shape}, not (batch, length, {self.u.shape[1]})"
+            raise MirlibError(f"{what}; its rows cannot be calibrated. register_adapter() can name other layers")
         calibrated = self(hidden, layer, self._rows.of_sequence(hidden))
         return calibrated if hidden is output else type(output)((calibrated, *output[1:]))
 
@@ -111,18 +103,14 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it.
 
     Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place. Which are
+            refused, `mirlib.align.files.open_decoder` says.
         std: 0 starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02.
         seed: Of the first weights, where ``std`` is not 0.
 
     Returns:
         The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They lie on the decoder's device, in
         float32 even if it is coarser; what the layers hand on keeps the model's dtype.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If MoCa is attached already, if the model is compiled, if its layers keep several residual
-            streams, or if its decoder is not recognised.
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -139,12 +127,8 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     return calibration
 
 
-_METHOD = Method(
-    "moca",
-    (Calibration,),
-    "MoCa is not attached to this model; attach() does that, load() with trained parameters",
-    lambda model, settings: attach(model),
-)
+_ABSENT = "MoCa is not attached to this model; attach() does that, load() with trained parameters"
+_METHOD = Method("moca", (Calibration,), _ABSENT, lambda model, settings: attach(model))
 FILE = _METHOD.file
 is_attached, find, detach = _METHOD.is_attached, _METHOD.find, _METHOD.detach
 save, load, restore = _METHOD.save, _METHOD.load, _METHOD.restore
