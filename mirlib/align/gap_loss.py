@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.align.vision_rows import VisionRows
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.hidden_states import hidden_of, read_modules
 
 __all__ = ["DISTANCES", "GapLoss", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
@@ -117,13 +117,9 @@ class _Moments:
 class StreamedDistance:
     """The text-centric Fréchet distance of one layer, batch after batch, with a gradient for the batch's vision rows.
 
-    Called with (r, d) vision rows and (s, d) text rows of a batch, at least two of each, it gives a float64 scalar.
-
     On the first batch its value is that of `mirlib.frechet_distance` on the rows scaled by α = 1 / (mean text norm).
-    With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
-    follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
-
-    ``decay`` is in [0, 1]; 0 remembers nothing.
+    With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay``, in [0, 1], times less with each
+    batch that follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
 
     Examples:
         >>> import torch
@@ -196,16 +192,12 @@ class GapLoss:
     `copy.deepcopy` of the model has hooks of its own and starts empty.
 
     Args:
-        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence. The hooks hang on it until
-            `remove`.
+        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence; others are refused. The hooks
+            hang on it until `remove`.
         layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one. A
             residual stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less:
             one factorisation and one eigenvalue problem of d × d a layer and step.
         decay: See `StreamedDistance`.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If its decoder is not recognised, or there is no such layer.
 
     Examples:
         >>> import torch
@@ -228,9 +220,7 @@ class GapLoss:
         if wrong or not self.layers:
             raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
         self.distances = [StreamedDistance(decay) for _ in self.layers]
-        self._parts = parts
-        self._model = model
-        self._rows = VisionRows.of(model)
+        self._parts, self._model, self._rows = parts, model, VisionRows.of(model)
         self._states: dict[int, Tensor] = {}
         self._vision: Tensor | None = None
         modules = dict(enumerate(read_modules(parts), start=1))
@@ -255,10 +245,9 @@ class GapLoss:
         states, self._states = self._states, {}
         missing = [k for k in self.layers if k not in states]
         if missing:
-            raise MirlibError(
-                f"layers {missing} left no hidden states: run the model forward, with gradients, before each call. A "
-                "compiled model runs past hooks that were added after its first call"
-            )
+            way = "run the model forward, with gradients, before each call"
+            why = "A compiled model runs past hooks that were added after its first call"
+            raise MirlibError(f"layers {missing} left no hidden states: {way}. {why}")
         vision = self._vision
         front = vision.shape[1] - text.shape[1]
         if text.shape[0] != vision.shape[0] or front < 0:
@@ -299,23 +288,17 @@ def token_distance(
 ) -> Tensor:
     """How far the image tokens of each pair are from its text tokens, in units of the mean text norm.
 
-    No gradient flows into the text. ReGap (Yang et al., arXiv 2505.24208) adds such a distance to the loss of
-    pre-training; its formula was not at hand. Chosen here: not squared, so that a far cloud is not pulled harder than a
-    near one.
+    It is the mean over pairs, a scalar, at least 0, and no gradient flows into the text. ReGap (Yang et al., arXiv
+    2505.24208) adds such a distance to the loss of pre-training; its formula was not at hand. Chosen here: not squared,
+    so that a far cloud is not pulled harder than a near one.
 
     Args:
         vision: (B, V, d) image tokens.
-        text: (B, T, d) tokens of the text that belongs to each picture.
+        text: (B, T, d) tokens of the text that belongs to each picture; both have at least one a pair.
         text_mask: (B, T) bool, false at padding; None for all.
         vision_mask: (B, V) bool, likewise.
         kind: ``"mean"``: between the mean image token and the mean text token; ``"nearest"``: from each image token to
             the text token nearest to it, mean over image tokens.
-
-    Returns:
-        The mean over pairs, a scalar, at least 0.
-
-    Raises:
-        MirlibError: For an unknown kind, shapes that do not fit, or a pair without tokens of one modality.
 
     Examples:
         >>> import torch
@@ -323,8 +306,7 @@ def token_distance(
         >>> token_distance(vision, text)  # from (4, 0) to (0, 3), the mean norm of text being 3
         tensor(1.6667)
     """
-    if kind not in DISTANCES:
-        raise MirlibError(f"unknown kind of token distance {kind!r}; choose one of {', '.join(DISTANCES)}")
+    check_choice("kind of token distance", kind, DISTANCES)
     if vision.ndim != 3 or text.ndim != 3 or len(vision) != len(text) or vision.shape[-1] != text.shape[-1]:
         shapes = f"vision has shape {tuple(vision.shape)}, text {tuple(text.shape)}"
         raise MirlibError(f"{shapes}; they must be (B, V, d) and (B, T, d)")
