@@ -28,10 +28,6 @@ TEMPERATURE = 0.07
 """Of all three losses in the paper."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The loss and its queue
-
-
 def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     r"""Mean over queries of :math:`-\log \frac{\exp(q_i \cdot k_{p(i)} / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)}`.
 
@@ -130,10 +126,6 @@ class KeyQueue(Float32Module):
         return (nearest == positives.to(nearest.device)).float().mean().item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# IE: the two towers of CLIP
-
-
 def vision_tower(model: nn.Module) -> nn.Module:
     """The vision tower of an LVLM, by the names that families give it, or refused; a tower is returned as it is."""
     model = unwrap(model)
@@ -171,10 +163,6 @@ def caption_vectors(text_tower: nn.Module, input_ids: Tensor, attention_mask: Te
     Ids and mask are (n, T). Where CLIP's towers differ in width, its output layers take keys and queries to one.
     """
     return text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# ST and LM: what enters the decoder, and what leaves it
 
 
 def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -25,10 +25,6 @@ from mirlib.hidden_states import hidden_of, read_modules
 __all__ = ["DISTANCES", "GapLoss", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The Fréchet distance, with a gradient
-
-
 class _TraceSqrt(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -175,10 +171,6 @@ class StreamedDistance:
 def _gradient_times(value: Tensor, factor: float) -> Tensor:
     """The same value, with a gradient that is larger by a factor."""
     return value if factor == 1 else value.detach() + factor * (value - value.detach())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# On a model
 
 
 class GapLoss:

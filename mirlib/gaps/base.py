@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,10 +145,17 @@ def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Ca
     return keep
 
 
-def public(function: Callable[..., Any], measure: Callable[..., GapResult], taken: str, refused: str) -> Any:
+REFUSED = """\
+Raises:
+    MirlibError: For rows that do not belong together or are not finite, too few of them, text rows of zero alone where
+        lengths are in mean text norms, and options out of range.
+"""
+
+
+def public(function: Callable[..., Any], measure: Callable[..., GapResult], taken: str) -> Callable[..., GapResult]:
     """The ``measure`` of all layers, with the name, the options and the words of the ``function`` of one of them.
 
-    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and ``refused`` behind it.
+    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and `REFUSED` behind it.
     """
     common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
     functools.update_wrapper(measure, function)
@@ -156,7 +163,7 @@ def public(function: Callable[..., Any], measure: Callable[..., GapResult], take
     measure.__signature__ = inspect.Signature(parameters, return_annotation="GapResult")
     measure.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": "GapResult"}
     words, _, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
-    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{taken}{options}".rstrip() + f"\n\n{refused}"
+    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{taken}{options}".rstrip() + f"\n\n{REFUSED}"
     return measure
 
 
@@ -240,14 +247,7 @@ def mean_interval(values: Any) -> Interval:
 
 
 def of_samples(
-    name: str,
-    values: Any,
-    rows: Mapping[str, int],
-    *,
-    layers: Any = None,
-    null: Any = None,
-    samples: Sequence[Sample] = (),
-    **settings: Any,
+    name: str, values: Any, rows: Mapping, *, layers: Any = None, null: Any = None, samples: Any = (), **settings: Any
 ) -> GapResult:
     """The result of a registered measure that is a mean over samples, with Student's t interval.
 
@@ -325,10 +325,8 @@ class Rows:
         both modalities divided by the mean norm of all text rows, as MIR does, which must not be zero.
         """
         for k, sides in enumerate(zip(*self.sides, strict=True), start=1):
-            rows = [
-                side[chosen.to(side.device)].detach().to("cpu", torch.float64)
-                for side, chosen in zip(sides, self.chosen, strict=True)
-            ]
+            pairs = zip(sides, self.chosen, strict=True)
+            rows = [side[chosen.to(side.device)].detach().to("cpu", torch.float64) for side, chosen in pairs]
             if scale == "unit":
                 rows = [unit(side) for side in rows]
             elif scale == "text":

@@ -92,11 +92,6 @@ _TAKEN = """\
     confidence: Of the interval over samples; None for none.
     max_rows: Rows drawn of each modality; None for all.
 """
-_REFUSED = """\
-Raises:
-    MirlibError: For rows that do not belong together or are not finite, text rows of zero alone where lengths are in
-        mean text norms, and options out of range.
-"""
 
 
 def of_clouds(
@@ -132,7 +127,7 @@ def of_clouds(
             settings = {**(function.__kwdefaults__ or {}), **options, "seed": seed}
             return base.result(name, values, rows.counts, **beside, **settings)
 
-        return base.register(name, needs=base.ROWS, **entry)(base.public(function, measure, _TAKEN, _REFUSED))
+        return base.register(name, needs=base.ROWS, **entry)(base.public(function, measure, _TAKEN))
 
     return decorate
 
@@ -179,16 +174,16 @@ def a_score(layer: Layer) -> Found:
     """
     v, t = layer.sides
     cosines = v @ t.T
-    found, influence = float(cosines.amax(1).mean()), None
-    if layer.wanted:
-        of_samples = torch.full((len(v), layer.size), -math.inf, dtype=torch.float64)  # with the text of each sample
-        of_samples.scatter_reduce_(1, layer.places[1].expand(len(v), -1), cosines, "amax")
-        (first, second), (owner, _) = (two.T for two in of_samples.topk(2, dim=1))
-        lost = first - second  # by a vision row, without the text of its owner
-        own = torch.where(owner == layer.places[0], second, first)
-        total = first.sum() - sums_of_samples(lost, owner, layer.size) - layer.sums(own, 0)
-        influence = left_out(total / (len(v) - layer.counts[0]))
-    return found, influence
+    found = float(cosines.amax(1).mean())
+    if not layer.wanted:
+        return found, None
+    of_samples = torch.full((len(v), layer.size), -math.inf, dtype=torch.float64)  # with the text of each sample
+    of_samples.scatter_reduce_(1, layer.places[1].expand(len(v), -1), cosines, "amax")
+    (first, second), (owner, _) = (two.T for two in of_samples.topk(2, dim=1))
+    lost = first - second  # by a vision row, without the text of its owner
+    own = torch.where(owner == layer.places[0], second, first)
+    total = first.sum() - sums_of_samples(lost, owner, layer.size) - layer.sums(own, 0)
+    return found, left_out(total / (len(v) - layer.counts[0]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,10 +319,8 @@ def sliced_wasserstein(layer: Layer, *, directions: int = 128) -> Found:
     theta = torch.randn(dim, directions, generator=torch.Generator().manual_seed(layer.seed), dtype=torch.float64)
     theta = theta / torch.linalg.vector_norm(theta, dim=0)
     distances, of_rows = wasserstein_1d(*(side @ theta for side in layer.sides))
-    found, influence = float(distances.mean()), None
-    if layer.wanted:
-        influence = layer.both(of_rows) + layer.unit_of_length(found, layer.sides[1])
-    return found, influence
+    found = float(distances.mean())
+    return found, layer.both(of_rows) + layer.unit_of_length(found, layer.sides[1]) if layer.wanted else None
 
 
 @of_clouds("symmetric_kl", title="symmetric KL of Gaussians", direction=LOWER)
@@ -351,15 +344,21 @@ def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
     for moment in moments:
         moment.requires_grad_(layer.wanted)
     with torch.set_grad_enabled(layer.wanted):
-        divergence = _jeffreys(*moments, ridge)
-    if divergence is None:
-        raise MirlibError(f"layer {layer.number}: a covariance is singular, so the divergence is infinite; raise ridge")
-    influence = _of_moments(layer, torch.autograd.grad(divergence, moments)) if layer.wanted else None
-    return max(float(divergence.detach()), 0.0), influence
+        divergence = _jeffreys(*moments, ridge, layer.number)
+    found = max(float(divergence.detach()), 0.0)
+    if not layer.wanted:
+        return found, None
+    slopes = torch.autograd.grad(divergence, moments)
+    influence = torch.zeros(layer.size, dtype=torch.float64)
+    for side, (rows, of_mean, of_covariance) in enumerate(zip(layer.sides, slopes[::2], slopes[1::2], strict=True)):
+        centred = rows - rows.mean(0)
+        values = ((centred @ of_covariance) * centred).sum(1)
+        influence += layer.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
+    return found, influence
 
 
-def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridge: float) -> Tensor | None:
-    """The divergence of two Gaussians, regularised; None where a covariance is singular."""
+def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridge: float, layer: int) -> Tensor:
+    """The divergence of two Gaussians, regularised; refused where a covariance is singular."""
     dim = len(mean_v)
     added = ridge * (cov_v.trace() + cov_t.trace()) / 2 / dim * torch.eye(dim, dtype=torch.float64)
     covariances = [cov_v + added, cov_t + added]
@@ -368,21 +367,10 @@ def _jeffreys(mean_v: Tensor, cov_v: Tensor, mean_t: Tensor, cov_t: Tensor, ridg
     for one, other in (covariances, covariances[::-1]):
         lower, failed = torch.linalg.cholesky_ex(one)
         if int(failed):
-            return None
+            raise MirlibError(f"layer {layer}: a covariance is singular, so the divergence is infinite; raise ridge")
         total = total + torch.cholesky_solve(other, lower).trace()
         total = total + (difference * torch.cholesky_solve(difference, lower)).sum()
     return total / 4
-
-
-def _of_moments(layer: Layer, slopes: Sequence[Tensor]) -> Tensor:
-    """(N,) influences by the slopes of a value in the mean and the covariance of each modality."""
-    total = torch.zeros(layer.size, dtype=torch.float64)
-    for side, rows in enumerate(layer.sides):
-        of_mean, of_covariance = slopes[2 * side : 2 * side + 2]
-        centred = rows - rows.mean(0)
-        values = ((centred @ of_covariance) * centred).sum(1)
-        total += layer.sums(centred @ of_mean + values - values.mean(), side) / len(rows)
-    return total
 
 
 @of_clouds("probe_auc", max_rows=2 * QUADRATIC_ROWS, title="linear-probe AUC", direction=LOWER)
@@ -452,11 +440,8 @@ def mir(layer: Layer) -> Found:
         return found, None
     norm = float(row_norms(layer.sides[1]).mean())
     sides = [side / norm for side in layer.sides]
-    bounds = [NormBounds.three_sigma(row_norms(side)) for side in sides]
-    of_samples = _fid_influence(sides, _inside(sides), layer, bounds)
-    if of_samples is None:
-        return found, NO_DERIVATIVE
-    return found, of_samples + layer.unit_of_length(2 * found, sides[1])
+    of_samples = _fid_influence(sides, _inside(sides), layer, bounds_move=True)
+    return found, NO_DERIVATIVE if of_samples is None else of_samples + layer.unit_of_length(2 * found, sides[1])
 
 
 @of_clouds("norm_only", scale="text", logarithm=True, title="norm-only baseline", direction=LOWER)
@@ -473,23 +458,19 @@ def norm_only(layer: Layer) -> Found:
     return _found(squares * (norms[0] / norms).square())
 
 
-def _fid_influence(
-    sides: Sequence[Tensor], kept: Sequence[Tensor], layer: Layer, bounds: Sequence[NormBounds] | None = None
-) -> Tensor | None:
-    """(N,) influences on the Fréchet distance of the rows that are kept; None where they are too few.
-
-    With ``bounds`` those of the outlier rule, by which the rows were kept, move with the samples.
-    """
+def _fid_influence(sides: Any, kept: Sequence[Tensor], layer: Layer, *, bounds_move: bool = False) -> Tensor | None:
+    """(N,) influences on the Fréchet distance of the rows that the 3σ rule keeps; None where they are too few."""
     moments = [Moments.of(side[mask]) for side, mask in zip(sides, kept, strict=True)]
     if not all(rows_suffice(side.count, side.dim) for side in moments):
         return None
     maps = LayerInfluence.of(*moments, 0.0, 1.0, normalized=False, text_rows=len(sides[1]))
-    if bounds is None:
+    if not bounds_move:
         return layer.both([torch.where(kept[i], maps.of_kept(rows, i), 0.0) for i, rows in enumerate(sides)])
     total = torch.zeros(layer.size, dtype=torch.float64)
     for side, rows in enumerate(sides):
-        found = SampleInfluence(maps, side, bounds[side], layer.size, torch.device("cpu"))
-        found.add(rows, row_norms(rows), layer.places[side])
+        norms = row_norms(rows)
+        found = SampleInfluence(maps, side, NormBounds.three_sigma(norms), layer.size, torch.device("cpu"))
+        found.add(rows, norms, layer.places[side])
         total += found.total()
     return total
 
@@ -518,8 +499,8 @@ def fd_infinity(layer: Layer, *, parts: tuple[int, ...] = (1, 2, 3, 4)) -> Found
     if len(set(parts)) < 2 or min(parts) < 1:
         raise MirlibError(f"parts: expected at least two different numbers from 1 on, got {parts}")
     sides = layer.sides
-    ids = layer.places or [torch.arange(len(side)) for side in sides]
-    names = torch.cat(tuple(ids)).unique()
+    ids = layer.places or tuple(torch.arange(len(side)) for side in sides)
+    names = torch.cat(ids).unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(layer.seed))
     places = [order[torch.searchsorted(names, numbers)] for numbers in ids]
     # N of a part is len(names) / number: the line is in the number of parts, and its intercept linear in the means.

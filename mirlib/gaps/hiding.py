@@ -36,8 +36,7 @@ UNCHANGED = 0.95
 def _with_next_pictures(batches: PairBatches) -> PairBatches:
     """The same texts, each with the picture of the next pair."""
     count = len(batches.chosen)
-    pairs = [((i + 1) % count, i) for i in range(count)]
-    return PairBatches(batches.processor, batches.images, batches.texts, pairs, batches.settings)
+    return replace(batches, chosen=[((i + 1) % count, i) for i in range(count)])
 
 
 class _Words:
@@ -94,16 +93,15 @@ def picture_gain(
     here.
     """
     batches = in_order(model, processor, images, texts, **options)
-    found: list[list[np.ndarray]] = [[], [], []]
-    samples: list[Sample] = []
+    seen, hidden, samples = [], [], []
     for words in _read(model, batches, "pictures", progress):
         samples += words.samples
-        found[0].append(words.log_probability())
+        seen.append(words.log_probability())
         with vision_hidden(model):
-            found[1].append(words.log_probability())
-    for words in _read(model, _with_next_pictures(batches), "other pictures", progress):
-        found[2].append(words.log_probability())
-    seen, hidden, other = map(np.concatenate, found)
+            hidden.append(words.log_probability())
+    others = _read(model, _with_next_pictures(batches), "other pictures", progress)
+    other = [words.log_probability() for words in others]
+    seen, hidden, other = map(np.concatenate, (seen, hidden, other))
     means = {"own": float(seen.mean()), "other": float(other.mean()), "hidden": float(hidden.mean())}
     settings = {"samples": samples, "log_probability": means, **batches.settings}
     return of_samples("picture_gain", seen - hidden, {"pairs": len(texts)}, null=other - hidden, **settings)

@@ -75,10 +75,6 @@ _TAKEN = """\
     permutations: How many of them.
     confidence: Of the interval over pairs, from leaving some out; None for none.
 """
-_REFUSED = """\
-Raises:
-    MirlibError: For rows that do not belong together or are not finite, too few pairs, and options out of range.
-"""
 
 
 def of_pairs(
@@ -139,7 +135,7 @@ def of_pairs(
             settings = {"permutations": permutations, "seed": seed, **settings}
             return base.result(name, values, {"pairs": count}, influence=influence, **beside, **settings)
 
-        return base.register(name, needs=base.PAIRS, **entry)(base.public(function, measure, _TAKEN, _REFUSED))
+        return base.register(name, needs=base.PAIRS, **entry)(base.public(function, measure, _TAKEN))
 
     return decorate
 
@@ -153,10 +149,6 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     room = np.where(np.abs(best - mean) > ROUNDING, best - mean, math.nan)  # random pairs may be at the end already
     calibrated = (values - mean) / room
     return Calibration(mean, std, p_value, calibrated, nulls.shape[1])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances
 
 
 @of_pairs("rmg", title="RMG", direction=LOWER)
@@ -189,10 +181,6 @@ def rmg(layer: Pooled) -> Statistic:
         return relative(matched, (apart(x, True) + apart(y, True)) / 2)
 
     return Statistic(lambda pairing: float(relative(cosines[torch.arange(count), pairing].mean(), within)), without)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Alignment of kernels
 
 
 def _centred(gram: Tensor, unbiased: bool) -> Tensor:
@@ -263,10 +251,6 @@ def cka_debiased(layer: Pooled) -> Statistic:
     al. (2012) for the estimate of HSIC.
     """
     return _cka(layer, unbiased=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Correlations and neighbours
 
 
 @of_pairs("svcca", minimum=3, title="SVCCA", direction=HIGHER)
@@ -360,10 +344,6 @@ def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
         return (shared.sum(0) - shared.diagonal()) / ((count - 1) * neighbours)
 
     return Statistic(of, without)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The sphere
 
 
 def uniformity(rows: Any) -> float:
