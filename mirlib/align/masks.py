@@ -78,7 +78,7 @@ def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Te
 
 
 def attach(model: nn.Module, variant: str) -> None:
-    """Give all decoder layers of a model another attention mask, until `detach`.
+    """Give all decoder layers of a Hugging Face LVLM another attention mask, one of `VARIANTS`, until `detach`.
 
     What the variant does not speak of stays as the model has it: padding is never attended to, and a layer with a
     sliding window of w rows looks less than w rows back, and less than w rows ahead. A mask that the model has for
@@ -92,14 +92,9 @@ def attach(model: nn.Module, variant: str) -> None:
     does. Generated tokens are text and causal; without a cache say what the prompt is, since every pass then reads
     prompt and answer together.
 
-    Args:
-        model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
-        variant: One of `VARIANTS`.
-
-    Raises:
-        MirlibError: If the model has a variant already; if attention is not computed by ``sdpa`` or ``eager`` (flash
-            attention takes no mask); if a layer takes no attention mask or is no attention of that kind (convolutions,
-            recurrences, chunks).
+    Refused are a model that has a variant already, or no vision rows in its decoder's sequence; attention that is not
+    computed by ``sdpa`` or ``eager`` (flash attention takes no mask); and a layer that takes no attention mask or is no
+    attention of that kind (convolutions, recurrences, chunks).
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -271,10 +266,11 @@ class _Masks:
         images = self._images(vision, place.query_offset).to(device)
         prompt = self._prompt(len(vision), place.query_offset, total, device)
         wanted = may_attend(self.variant, images, prompt)[:, place.query_offset :]  # (B, q, total)
-        ends = max(0, place.key_offset + place.keys - total)  # a static cache has room for what is not there yet
-        wanted = pad(wanted, (0, ends))[..., place.key_offset : place.key_offset + place.keys]
+        first, last = place.key_offset, place.key_offset + place.keys
+        ends = max(0, last - total)  # a static cache has room for what is not there yet
+        wanted = pad(wanted, (0, ends))[..., first:last]
         rows = torch.arange(place.query_offset, total, device=device)[:, None]
-        columns = torch.arange(place.key_offset, place.key_offset + place.keys, device=device)[None, :]
+        columns = torch.arange(first, last, device=device)[None, :]
         if given is None:  # SDPA without a mask is causal
             if not (wanted != (columns <= rows)).any():
                 return None
@@ -282,14 +278,13 @@ class _Masks:
         else:
             allowed = self._allowed(given, queries, place.keys)
         # A row that attends to itself is no padding; rows of the cache are never ahead of the queries.
-        itself = allowed[..., torch.arange(queries, device=device), rows[:, 0] - place.key_offset]  # (B, heads, q)
-        ahead = itself[..., :, None] & pad(itself, (place.query_offset - place.key_offset, ends))[..., None, :]
+        itself = allowed[..., torch.arange(queries, device=device), rows[:, 0] - first]  # (B, heads, q)
+        ahead = itself[..., :, None] & pad(itself, (place.query_offset - first, ends))[..., None, :]
         ahead = ahead & (columns > rows) & (columns - rows < (place.window or total + ends + 1))
         result = wanted[:, None] & (allowed | ahead)
         if given is not None and given.dtype != torch.bool:
-            lowest = torch.finfo(given.dtype).min
-            kept = torch.where(allowed, given, torch.zeros((), dtype=given.dtype, device=device))
-            return torch.where(result, kept, torch.minimum(given, given.new_full((), lowest)))
+            lowest = given.clamp(max=torch.finfo(given.dtype).min)
+            return torch.where(result, given.masked_fill(~allowed, 0), lowest)
         if given is None and self._decoder_config._attn_implementation == "eager":
             return torch.zeros_like(result, dtype=hidden.dtype).masked_fill(~result, torch.finfo(hidden.dtype).min)
         return result

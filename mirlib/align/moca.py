@@ -28,10 +28,8 @@ CHILD = "moca"
 class Calibration(Float32Module):
     """The parameters of MoCa, for K layers of width d, and the hooks through which they act.
 
-    Attributes:
-        u: (K, d) scales, float32 at least, first drawn from Normal(1, std); row k - 1 belongs to layer k. A layer on
-            another device gets its row moved there.
-        v: (K, d) shifts, likewise, from Normal(0, std).
+    The scales ``u`` (K, d) are first drawn from Normal(1, std), the shifts ``v`` from Normal(0, std), in float32 at
+    least; row k - 1 belongs to layer k, and is moved to that one's device.
     """
 
     def __init__(self, layers: int, dim: int, *, std: float = 0.0, seed: int = 0) -> None:
@@ -90,11 +88,11 @@ class Calibration(Float32Module):
         missing = sorted(set(range(1, len(self.u) + 1)) - self._fired)
         mask = self._rows.mask
         if missing and mask is not None and mask.any():
-            raise MirlibError(
-                f"MoCa: the hooks of layers {missing} did not fire in a pass with vision rows, so these rows were not "
-                "calibrated. A compiled model runs past hooks that were added later, and a layer that was replaced has "
-                "none: attach MoCa to the model as it is run, and compile it afterwards"
+            what = (
+                f"the hooks of layers {missing} did not fire in a pass with vision rows, so these were not calibrated"
             )
+            why = "A compiled model runs past hooks that were added later, and a layer that was replaced has none"
+            raise MirlibError(f"MoCa: {what}. {why}: attach MoCa to the model as it is run, and compile it afterwards")
 
 
 def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:

@@ -167,16 +167,10 @@ def ridge_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors of a ridge regression of y on x in pictures that it has not seen, and of the mean of y.
 
-    Args:
-        x: (n, d) float64.
-        y: (n, f) float64.
-        owners: (n,) the picture of each row, 0..N−1; a picture is in one fold with all its rows.
-        folds: How many.
-        ridge: Penalty as a share of the mean variance of the columns of x; there is an intercept without penalty.
-        seed: Of the draw of folds.
-
-    Returns:
-        Two (N,), sums over the rows of each picture: of the regression, and of the mean of y over the other folds.
+    Of x (n, d) and y (n, f), float64; both are (N,), sums over the rows of each picture, and the mean is that over the
+    other folds. ``owners``, (n,), are the picture of each row, 0..N−1; a picture is in one of the ``folds``, drawn by
+    ``seed``, with all its rows. ``ridge`` is the penalty as a share of the mean variance of the columns of x; the
+    intercept has none.
     """
     count = int(owners.max()) + 1
     fold_of = torch.arange(count)[torch.randperm(count, generator=torch.Generator().manual_seed(seed))] % folds

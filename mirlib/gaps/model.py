@@ -73,15 +73,13 @@ def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[st
 
     ``pairs`` says whether images and texts belong together. A name that is unknown, or cannot be had here, is refused.
     """
-    missing = {
-        PAIRS: "needs images and the texts that belong to them (--pairs)",
-        TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}",
-        MODEL: "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)",
-    }
+    missing = {TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}"}
+    missing[MODEL] = "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)"
+    if not pairs:
+        missing[PAIRS] = "needs images and the texts that belong to them (--pairs)"
 
-    def reason(name: str) -> str | None:
-        needs = MEASURES[name].needs
-        return missing[needs].format(name) if needs in (TASK, MODEL) or (needs == PAIRS and not pairs) else None
+    def reason(name: str) -> str:
+        return missing.get(MEASURES[name].needs, "").format(name)
 
     if names == "all":
         skipped = {name: why for name in MEASURES if (why := reason(name))}
@@ -114,13 +112,13 @@ def apply_measures(
     for name in measures:
         started = time.process_time()
         function, of_pairs = MEASURES[name].function, MEASURES[name].needs == PAIRS
-        options: dict[str, Any] = {"samples": rows.samples, "seed": seed, "confidence": confidence}
-        sides = rows.vision, rows.text
+        options: dict[str, Any] = {"seed": seed, "confidence": confidence}
         if of_pairs:
             options["permutations"] = permutations
-            if pairs is not None:
-                sides, options["samples"] = pairs, None  # a row a sample
-        found = function(*sides, **options)
+        if of_pairs and pairs is not None:
+            found = function(*pairs, **options)  # a row a sample
+        else:
+            found = function(rows.vision, rows.text, samples=rows.samples, **options)
         if of_pairs and found.calibration is not None and random:
             values = [function(*means, seed=seed, permutations=0, confidence=None).per_layer for means in random]
             found = replace(found, calibration=replace(found.calibration, random_weights=np.array(values)))

@@ -26,15 +26,13 @@ def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONF
     """Perceptual Score: accuracy minus accuracy with the images permuted over the samples, in [−1, 1].
 
     How much of the accuracy goes when each question gets another image? Without layers; ``settings`` holds both
-    accuracies. Source: Gat et al. (2021), arXiv 2110.14375; the score that is not divided by the accuracy.
+    accuracies. Other shapes and numbers are refused. Source: Gat et al. (2021), arXiv 2110.14375; the score that is not
+    divided by the accuracy.
 
     Args:
         own: (n,) whether (or how far) each of 2 questions or more was answered rightly with its own image, in [0, 1].
         permuted: (n,) or (draws, n) likewise with the image of another sample, for one or several permutations.
         confidence: Of the interval over questions; None for none.
-
-    Raises:
-        MirlibError: For other shapes and numbers.
 
     Examples:
         >>> perceptual_score([1, 1, 1, 0], [1, 0, 0, 0]).value
@@ -60,12 +58,9 @@ def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = C
 
     Args:
         scores: (n, c) mean logit (or log-probability) of the tokens of each candidate; −inf where a question has fewer
-            candidates than c.
-        right: (n,) number of the right candidate.
+            candidates than c. NaN and +inf are refused.
+        right: (n,) number of the right candidate, whose score is finite.
         confidence: Of the interval over questions; None for none.
-
-    Raises:
-        MirlibError: If the shapes do not fit, a score is NaN or +inf, or the right candidate has score −inf.
 
     Examples:
         >>> import numpy as np
@@ -100,16 +95,14 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
 
     Whom does the model believe where a text contradicts the picture? When to use it: the model is to trust its picture
     (documents, screens, medicine), and what stands in its prompt may be wrong. In [0, 1], without layers: 0 trusts the
-    picture, 1 the text. See `mirlib.gaps.base.of_samples`.
+    picture, 1 the text. See `mirlib.gaps.base.of_samples`. Refused are shapes that differ, fewer than 2 questions, and
+    differences that are no numbers.
 
     Args:
         picture: (n,) logit or log-probability of the answer that is right of the picture, for n questions asked with
             the picture and a text that contradicts it.
         text: (n,) the same of the answer that is right of the text.
         without: Both once more, for the same questions without the text: the null. Left out, it is ½, no preference.
-
-    Raises:
-        MirlibError: If the shapes differ, there are fewer than 2 questions, or a difference is not a number.
 
     Examples:
         >>> import numpy as np
@@ -134,15 +127,13 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
     too little from one that hallucinates; both have the same accuracy. The questions are those of POPE (arXiv
     2305.10355). In [−1, 1], without layers; 0 errs both ways alike, 1 always says yes, −1 always no; the nearer to 0,
     the better. The interval is Welch's, of two sets of questions. ``settings`` hold ``hallucinated`` and ``missed``,
-    the two rates, and the interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``.
+    the two rates, and the interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``. Refused are
+    fewer than 2 questions of a kind, and numbers outside [0, 1].
 
     Args:
         absent: (n,) whether (or how probably) each question about what is absent was answered with yes, in [0, 1].
         present: (m,) the same of things that are present.
         permuted: Both once more with the picture of another sample: the null, a model that looks at nothing.
-
-    Raises:
-        MirlibError: For fewer than 2 questions of a kind, or a number outside [0, 1].
 
     Examples:
         >>> yes_bias([1, 1, 0, 0], [1, 1, 1, 0]).value
