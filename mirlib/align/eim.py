@@ -236,16 +236,12 @@ class _ReadingDoneError(Exception):
 def _first_reading(model: nn.Module, module: nn.Module, batch: Mapping[str, Any], *, entering: bool) -> Any:
     """What a module is given (``entering``) or returns in a forward pass of the model, which ends there."""
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _ReadingDoneError(args[0] if args else kwargs["hidden_states"])
+    def done(module: nn.Module, args: tuple[Any, ...], rest: Any) -> None:  # which are keyword arguments, or the output
+        raise _ReadingDoneError((args[0] if args else rest["hidden_states"]) if entering else rest)
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        raise _ReadingDoneError(output)
-
-    if entering:
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(after)
+    handle = (
+        module.register_forward_pre_hook(done, with_kwargs=True) if entering else module.register_forward_hook(done)
+    )
     try:
         model(**batch)
     except _ReadingDoneError as reading:

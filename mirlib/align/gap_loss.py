@@ -8,7 +8,6 @@ farthest off would have no gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -81,35 +80,6 @@ def _noise(matrix: Tensor) -> float:
     return 4 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
 
 
-@dataclass
-class _Moments:
-    """Row count, mean (d,) and scatter (d, d) of rows, float64; the count is a fraction where the past has faded."""
-
-    count: float
-    mean: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> _Moments:
-        mean = rows.mean(dim=0)
-        centred = rows - mean
-        return cls(float(len(rows)), mean, centred.T @ centred)
-
-    def merged(self, past: _Moments | None) -> _Moments:
-        """With those of the past, after Chan et al."""
-        if past is None:
-            return self
-        count = self.count + past.count
-        shift = self.mean - past.mean.to(self.mean.device)
-        mean = self.mean - shift * (past.count / count)
-        scatter = self.scatter + past.scatter.to(self.scatter.device)
-        return _Moments(count, mean, scatter + torch.outer(shift, shift) * (self.count * past.count / count))
-
-    def faded(self, by: float) -> _Moments:
-        """As if there had been fewer rows, without a gradient."""
-        return _Moments(self.count * by, self.mean.detach(), self.scatter.detach() * by)
-
-
 class StreamedDistance:
     """The text-centric Fréchet distance of one layer, batch after batch, with a gradient for the batch's vision rows.
 
@@ -131,7 +101,7 @@ class StreamedDistance:
         if not 0 <= decay <= 1:
             raise MirlibError(f"decay must be between 0 and 1, not {decay}")
         self.decay = decay
-        self._past: dict[str, _Moments] = {}
+        self._past: dict[str, tuple[float, Tensor, Tensor]] = {}  # by modality: row count, mean, scatter, all fading
         self._past_norms = 0.0  # sum of text norms, fading as the moments do
 
     def __call__(self, vision: Tensor, text: Tensor) -> Tensor:
@@ -159,13 +129,19 @@ class StreamedDistance:
 
     def _with_past(self, name: str, rows: Tensor) -> tuple[float, Tensor, Tensor]:
         """Count, mean and covariance of a modality, and the batch's rows as a sample of all for the gradient."""
-        batch = _Moments.of(rows)
-        whole = batch.merged(self._past.get(name))
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        count, scatter = float(len(rows)), centred.T @ centred
+        if name in self._past:  # merged after Chan et al.
+            past, past_mean, past_scatter = self._past[name]
+            batch, count = count, count + past
+            shift = mean - past_mean.to(mean.device)
+            mean = mean - shift * (past / count)
+            scatter = scatter + past_scatter.to(scatter.device) + torch.outer(shift, shift) * (batch * past / count)
         if self.decay > 0:
-            self._past[name] = whole.faded(self.decay)
-        factor = whole.count / batch.count
-        covariance = whole.scatter / (whole.count - 1)
-        return whole.count, _gradient_times(whole.mean, factor), _gradient_times(covariance, factor)
+            self._past[name] = count * self.decay, mean.detach(), scatter.detach() * self.decay
+        factor = count / len(rows)
+        return count, _gradient_times(mean, factor), _gradient_times(scatter / (count - 1), factor)
 
 
 def _gradient_times(value: Tensor, factor: float) -> Tensor:

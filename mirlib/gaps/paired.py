@@ -56,10 +56,8 @@ def pairs_of(rows: Rows) -> tuple[tuple[Tensor, Tensor], int]:
     if rows.names is None:
         vision, text = rows.counts.values()
         if vision != text:
-            way = (
-                "pass samples=(of the vision rows, of the text rows), or as many rows of both, row i belonging to row i"
-            )
-            raise MirlibError(f"pairs: {vision} vision rows and {text} text rows; {way}")
+            way = "pass samples=(of the vision rows, of the text rows), or as many rows of both"
+            raise MirlibError(f"pairs: {vision} vision rows and {text} text rows; {way}, row i belonging to row i")
         return (torch.arange(vision),) * 2, vision
     alone = set(rows.places[0].tolist()) ^ set(rows.places[1].tolist())
     if alone:
