@@ -75,15 +75,13 @@ def means(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequen
 def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: float = 0.0) -> Collapse:
     """Move the vision rows that enter the decoder until their mean is that of the text; returns what was attached.
 
+    Which models are refused, `mirlib.align.files.open_decoder` says.
+
     Args:
         model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
-        vision_mean: (d,) mean of its vision rows, see `means`.
-        text_mean: (d,) mean of its text rows.
-        noise: Standard deviation, of each entry, of the Gaussian noise that is added in training mode.
-
-    Raises:
-        MirlibError: For a model as `mirlib.align.files.open_decoder` refuses it, means that are not finite or not of
-            the model's width, and ``noise`` that is negative or not finite.
+        vision_mean: (d,) mean of its vision rows, see `means`; of the model's width, and finite.
+        text_mean: (d,) mean of its text rows, likewise.
+        noise: Standard deviation, finite, of the Gaussian noise that is added to each entry in training mode.
 
     Examples:
         >>> import torch

@@ -34,10 +34,8 @@ def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: floa
     Queries (n, d) and keys (N, d) are scaled to unit length first; detach keys that are a target only, as `KeyQueue`
     does. ``positives``, (n,) whole numbers, are the key that belongs to each query; all others are negatives, as in the
     paper, even one that equals the positive. Other shapes, a positive that names no key, and a temperature
-    :math:`\tau` that is not above 0 are refused.
-
-    Returns:
-        A scalar in nats, float32 or wider, at least 0; log N where all keys look alike to the queries.
+    :math:`\tau` that is not above 0 are refused. A scalar in nats, float32 or wider, at least 0; log N where all keys
+    look alike to the queries.
 
     Examples:
         >>> import torch

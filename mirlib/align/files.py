@@ -66,14 +66,11 @@ class Method:
         ``model.save_pretrained`` writes them, too, under the names that they have in the ``state_dict``; but a model
         that transformers loads from there is without the method: ``load`` puts it on again, and so does ``mir score``.
         """
-        return write_file(Path(folder) / self.file, self.name, self.find(model).state_dict(), self.settings(model))
+        return write_file(folder, self.name, self.find(model).state_dict(), self.settings(model))
 
     def load(self, model: nn.Module, folder: str | Path) -> Any:
-        """Put what ``save`` wrote to a folder (or that file) on a model, in the place of what it may have.
-
-        There being no such file, and one that is damaged or of another model, are refused.
-        """
-        path, tensors, settings = read_file(Path(folder), self.file, self.name)
+        """Put what ``save`` wrote to a folder (or that file, if it fits) on a model, in the place of what it may have."""
+        path, tensors, settings = read_file(folder, self.name)
         return self.restore(model, tensors, settings, str(path))
 
     def restore(self, model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Any:
@@ -105,17 +102,18 @@ def parent_of(model: nn.Module, module: nn.Module) -> nn.Module:
             return module
 
 
-def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
-    """Write tensors and settings of a method as safetensors; folders are made as needed."""
+def write_file(folder: str | Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
+    """Write tensors and settings of a method as safetensors of its name; folders are made as needed."""
+    path = Path(folder) / f"{method}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(kept, path, metadata={"format": "pt", "mirlib": method, "settings": json.dumps(settings)})
     return path
 
 
-def read_file(path: Path, name: str, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The file, its tensors and its settings, from its path or its folder and ``name``; that of another is refused."""
-    path = path / name if path.is_dir() else path
+def read_file(place: str | Path, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """A method's file, its tensors and its settings, from its path or its folder; that of another is refused."""
+    path = Path(place) / f"{method}.safetensors" if Path(place).is_dir() else Path(place)
     if not path.is_file():
         raise MirlibError(f"no file {path}; mirlib.align.{method}.save() writes it")
     try:

@@ -130,12 +130,12 @@ def is_attached(model: nn.Module) -> bool:
 
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Write the variant's name to a file in the model's folder: a checkpoint shows no mask. Refused without one."""
-    return write_file(Path(folder) / FILE, "masks", {}, {"variant": _masks_of(model).variant})
+    return write_file(folder, "masks", {}, {"variant": _masks_of(model).variant})
 
 
 def load(model: nn.Module, folder: str | Path) -> None:
     """Attach the variant that `save` wrote to a folder (or that file), in the place of one that the model may have."""
-    path, _, settings = read_file(Path(folder), FILE, "masks")
+    path, _, settings = read_file(folder, "masks")
     variant = str(settings.get("variant"))
     if variant not in VARIANTS:
         raise MirlibError(f"{path}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")

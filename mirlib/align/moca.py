@@ -96,19 +96,16 @@ class Calibration(Float32Module):
 
 
 def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
-    """Put a scale and a shift behind every decoder layer of a model, for its vision rows.
+    """Put a scale and a shift, (K, d), behind every decoder layer of a model, in place, for its vision rows.
 
-    They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it.
+    They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it, on
+    its device, in float32 even if it is coarser; what the layers hand on keeps the model's dtype. Which models are
+    refused, `mirlib.align.files.open_decoder` says.
 
     Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place. Which are
-            refused, `mirlib.align.files.open_decoder` says.
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
         std: 0 starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02.
         seed: Of the first weights, where ``std`` is not 0.
-
-    Returns:
-        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They lie on the decoder's device, in
-        float32 even if it is coarser; what the layers hand on keeps the model's dtype.
 
     Examples:
         >>> from mirlib.loading import load_miniature

@@ -47,6 +47,8 @@ def cal_weights(
 ) -> Tensor:
     """CAL's weights: ``AvgPool(clamp(Δ, low, high))`` with ``Δ`` the rise of the right word's logit by the picture.
 
+    They are (B, T), in [low, high], 0 at ignored positions, and carry no gradient.
+
     Args:
         seen: (B, T, vocabulary) logits with the picture; position t predicts ``labels[:, t]``.
         unseen: (B, T, vocabulary) logits with the picture hidden.
@@ -54,9 +56,6 @@ def cal_weights(
         low: Weight of a word that the picture does not help; refused above ``high``.
         high: Largest weight.
         width: Positions that are averaged, see `neighbour_mean`.
-
-    Returns:
-        (B, T) weights in [low, high], 0 at ignored positions; they carry no gradient.
 
     Examples:
         >>> import torch
@@ -81,11 +80,8 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
     They are scaled to a mean of 1 over the words of each caption. The paper's text was not at hand: form, power 1 and
     scaling are those that a published summary of it reports. The reference's logits are (B, T, vocabulary) and position
     t predicts ``labels[:, t]``, (B, T) ids, `IGNORED` where nothing is learnt; ``power`` is at least 0, which gives
-    equal weights.
-
-    Returns:
-        (B, T) weights, at least 0, 0 at ignored positions; they carry no gradient. A caption that the reference knows
-        by heart (all ``p`` equal to 1) gets equal weights.
+    equal weights. The weights are (B, T), at least 0, 0 at ignored positions, and carry no gradient. A caption that the
+    reference knows by heart (all ``p`` equal to 1) gets equal weights.
 
     Examples:
         >>> import torch

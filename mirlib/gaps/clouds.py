@@ -132,10 +132,6 @@ def of_clouds(
     return decorate
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Means and directions
-
-
 @of_clouds("modality_gap", scale="unit", title="modality gap", direction=LOWER)
 def modality_gap(layer: Layer) -> Found:
     """Modality gap: the distance of the mean unit vectors, ``‖mean(v/‖v‖) − mean(t/‖t‖)‖₂``, in [0, 2].
@@ -184,10 +180,6 @@ def a_score(layer: Layer) -> Found:
     own = torch.where(owner == layer.places[0], second, first)
     total = first.sum() - sums_of_samples(lost, owner, layer.size) - layer.sums(own, 0)
     return found, left_out(total / (len(v) - layer.counts[0]))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Kernels
 
 
 def squared_mmd(kernel: Tensor, layer: Layer) -> Tensor:
@@ -279,10 +271,6 @@ def kid(layer: Layer) -> Found:
     longer = (norms[0] / norms).square()
     powers = ((1, 3), (2, 3), (3, 1))  # (p + 1)³; its constant goes away
     return _found(sum(weight * squared_mmd(products**n, layer) * longer**n for n, weight in powers))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Transport, densities, classifiers
 
 
 def wasserstein_1d(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -423,10 +411,6 @@ def _auc_influence(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
         share = below if own else 1 - below
         found[positive == own] = (share - share.mean()) / len(mine)
     return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The Fréchet family
 
 
 @of_clouds("mir", logarithm=True, title="MIR", direction=LOWER)

@@ -138,12 +138,9 @@ def neighbours_kept(
     et al. (2024), arXiv 2405.07987.
 
     Arguments are those of `connector_rows`, and ``neighbours``, k; texts do not matter with causal attention. Fewer
-    than k + 1 pictures are refused.
-
-    Returns:
-        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
-        the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
-        ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
+    than k + 1 pictures are refused. In [0, 1]: the value where rows enter layer 1, with an interval from leaving each
+    picture out (on the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one
+    feature, ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
     """
     rows = connector_rows(model, processor, images, texts, seed=seed, **options)
     entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
@@ -218,12 +215,9 @@ def feature_probe(
 
     Arguments are those of `connector_rows`, where rows should be several times as many as dimensions, and of
     `ridge_errors`, with the errors of the first. Each of the ``folds`` parts of the pictures is left out once; fewer
-    pictures than folds, and an impossible penalty, are refused.
-
-    Returns:
-        `GapResult` up to 1, below 0 where the mean of the features would do better; ``per_layer`` after each layer, the
-        value their mean, ``settings["entering"]`` where the rows enter layer 1. See `mirlib.gaps.base.of_samples`;
-        intervals take R² for the ratio of means that it is.
+    pictures than folds, and an impossible penalty, are refused. At most 1, and below 0 where the mean of the features
+    would do better; ``per_layer`` after each layer, the value their mean, ``settings["entering"]`` where the rows enter
+    layer 1. See `mirlib.gaps.base.of_samples`; intervals take R² for the ratio of means that it is.
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")

@@ -178,13 +178,10 @@ def exit_depth(
     agreement is the share of its tokens that stay.
 
     Model (see `vision_hidden_behind`), processor, N images with the N texts that belong to them, and options are those
-    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
-
-    Returns:
-        `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
-        ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
-        one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
-        lower end of the agreement's interval reach 95 %.
+    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused. The result is in 0..K, and ``per_layer``
+    is the agreement at depths 1..K, the last of them 1. ``settings`` hold ``never_seen``, the agreement at depth 0;
+    ``null``, the agreement between a text's own picture and the next one's, above which no answer depends on the
+    picture. The interval holds the depths at which the upper and the lower end of the agreement's interval reach 95 %.
     """
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))

@@ -159,14 +159,12 @@ def score_measures(
 
     A bounded part of the rows is kept: of every sample and modality equally many, drawn at random, those of a row the
     same after every layer. Where all rows fit, MIR is exactly that of `mirlib.score` on the same pairs; where they do
-    not, every measure of clouds, MIR among them, is that of the rows kept, and MIR without measures is the better
-    number.
+    not, every measure of clouds is that of the rows kept, and MIR without measures is the better number.
 
-    Measures of pairs take means over all rows of a sample. Text rows behind a picture have seen it, whatever the
-    weights, so that the text is read once more without it. Vision rows stand before the text and are those of the first
-    pass, unless they change with the text, which is tried: in a model with attention both ways, as PaliGemma, they are
-    read again beside one short text that is the same for all. The same is done with models of the same class whose
-    weights are random.
+    Measures of pairs take means over all rows of a sample, see `mirlib.gaps.reading`. The text is read once more
+    without its picture; the vision rows are those of the first pass, unless they change with the text, which is tried:
+    in a model with attention both ways, as PaliGemma, they are read again beside one short text that is the same for
+    all. The same is done with models of the same class whose weights are random.
 
     Arguments that are not named here, and errors, are those of `mirlib.score`. ``measures`` is ``"all"`` or names in
     `mirlib.gaps.MEASURES`; those of pairs need ``paired``. ``max_rows`` of each modality are kept, as many as take 1

@@ -170,12 +170,13 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
     Is a part of one picture closest to the same part of another? When to use it: with matched points at hand, to see
     how much of *where* and *what* single vision rows still know; `mirlib.gaps.neighbours_kept` needs none. High values
     need no training. In [0, 1]; a sample is a picture with all matches that begin in it. The null is exact: the share
-    of patches of the other picture that lie near enough. See `mirlib.gaps.base.of_samples`.
+    of patches of the other picture that lie near enough. See `mirlib.gaps.base.of_samples`. Source: arXiv 2408.16357,
+    where it is the share of correct keypoints (PCK) on SPair-71k, of encoder features that are interpolated to a finer
+    grid, within a distance that goes with the object's size. Here: rows of the decoder as well, patches as they are,
+    one distance for all. The AC score itself, a quadratic form of this and of the A-score fitted to the benchmarks of
+    many models, is left out: it says nothing of a single model.
 
-    Source: arXiv 2408.16357, where it is the share of correct keypoints (PCK) on SPair-71k, of encoder features that
-    are interpolated to a finer grid, within a distance that goes with the object's size. Here: rows of the decoder as
-    well, patches as they are, one distance for all. The AC score itself, a quadratic form of this and of the A-score
-    fitted to the benchmarks of many models, is left out: it says nothing of a single model.
+    What does not belong together, a match that stays in its picture, and matches that all begin in one are refused.
 
     Args:
         vision: K arrays (r, d) of vision rows.
@@ -183,9 +184,6 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
         positions: (r, 2) where each row's patch lies in its picture, in patches or in any unit of length.
         matches: (m, 2) numbers of rows: a patch of one picture, and the patch of another that shows the same.
         within: How far from the match a patch may lie to be right, in the unit of ``positions``.
-
-    Raises:
-        MirlibError: If what is given does not belong together, a match stays in its picture, or all begin in one.
     """
     layers = as_layers(vision, "vision")
     count = len(layers[0])
