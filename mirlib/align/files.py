@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.precision import Float32Module
+from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["Method", "base_of", "check_not_compiled", "method_of", "open_decoder", "put", "read_file", "write_file"]
+__all__ = [
+    "Hooked",
+    "Method",
+    "base_of",
+    "check_not_compiled",
+    "method_of",
+    "open_decoder",
+    "put",
+    "read_file",
+    "write_file",
+]
 
 
 @dataclass(frozen=True)
@@ -25,14 +37,14 @@ class Method:
 
     Attributes:
         name: Of its module in `mirlib.align`, and of its file.
-        kinds: Classes of the module; they have ``take_off(model)``, which removes hooks.
+        kinds: Classes of the module, each a `Hooked`.
         absent: What `find` says where there is none.
         attach: Puts one on a model as it starts, from what the file says besides the numbers.
         settings: That, of a model that has one.
     """
 
     name: str
-    kinds: tuple[type[nn.Module], ...]
+    kinds: tuple[type[Hooked], ...]
     absent: str
     attach: Callable[[nn.Module, Mapping[str, Any]], Any]
     settings: Callable[[nn.Module], dict[str, Any]] = lambda model: {}
@@ -69,7 +81,7 @@ class Method:
         return write_file(folder, self.name, self.find(model).state_dict(), self.settings(model))
 
     def load(self, model: nn.Module, folder: str | Path) -> Any:
-        """Put what ``save`` wrote to a folder (or that file, if it fits) on a model, in the place of what it may have."""
+        """Put what ``save`` wrote to a folder (or that file) on a model that it fits, in the place of what it may have."""
         path, tensors, settings = read_file(folder, self.name)
         return self.restore(model, tensors, settings, str(path))
 
@@ -86,6 +98,20 @@ class Method:
                 self.detach(model)
             raise
         return made
+
+
+class Hooked(Float32Module):
+    """One that acts through hooks, which are bound methods, so that copies of the model call their own."""
+
+    _handles: Sequence[Any] = ()
+    _rows: VisionRows | None = None
+
+    def take_off(self, model: nn.Module) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        if self._rows is not None:
+            self._rows.release(model)
 
 
 def place_of(model: nn.Module, module: nn.Module) -> tuple[str, str]:

@@ -14,18 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.align.files import Method, open_decoder
-from mirlib.align.precision import Float32Module
+from mirlib.align.files import Hooked, Method, open_decoder
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Calibration", "attach", "detach", "find", "load", "save"]
 
-CHILD = "moca"
-"""Name that it has on the decoder, and so before its weights in the ``state_dict``."""
+CHILD = "moca"  # its name on the decoder, and so before its weights in the state_dict
 
 
-class Calibration(Float32Module):
+class Calibration(Hooked):
     """The parameters of MoCa, for K layers of width d, and the hooks through which they act.
 
     The scales ``u`` (K, d) are first drawn from Normal(1, std), the shifts ``v`` from Normal(0, std), in float32 at
@@ -39,8 +37,6 @@ class Calibration(Float32Module):
         drawn = torch.randn(2, layers, dim, generator=torch.Generator().manual_seed(seed))
         self.u = nn.Parameter(1 + std * drawn[0])
         self.v = nn.Parameter(std * drawn[1])
-        self._rows: VisionRows | None = None
-        self._handles: list[Any] = []
         self._fired: set[int] = set()
 
     def forward(self, hidden: Tensor, layer: int, vision: Tensor) -> Tensor:
@@ -51,25 +47,14 @@ class Calibration(Float32Module):
         u, v = (each[layer - 1].to(hidden.device) for each in (self.u, self.v))
         return torch.where(vision.unsqueeze(-1), (hidden * u + v).to(hidden.dtype), hidden)
 
-    # The hooks are bound methods, so that a deep copy of the model calls its own Calibration.
-
     def hang(self, model: nn.Module, decoder: nn.Module, layers: list[nn.Module]) -> None:
-        """Put the hooks on."""
+        """Put the hooks on, those of layers in front of all others, so that `mirlib.capture` reads what is read next."""
         self._rows = VisionRows.of(model)
-        for k, layer in enumerate(layers, start=1):
-            # In front of all other hooks, so that `mirlib.capture` reads what the next layer reads.
-            self._handles.append(layer.register_forward_hook(partial(self._after_layer, k), prepend=True))
+        hooks = [(layer, partial(self._after_layer, k)) for k, layer in enumerate(layers, start=1)]
+        self._handles = [layer.register_forward_hook(hook, prepend=True) for layer, hook in hooks]
         for module in {id(each): each for each in (model, decoder)}.values():
             self._handles.append(module.register_forward_pre_hook(self._before_pass))
             self._handles.append(module.register_forward_hook(self._after_pass))
-
-    def take_off(self, model: nn.Module) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._rows.release(model)
-        self._rows = None
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         self._fired.add(layer)
@@ -88,11 +73,10 @@ class Calibration(Float32Module):
         missing = sorted(set(range(1, len(self.u) + 1)) - self._fired)
         mask = self._rows.mask
         if missing and mask is not None and mask.any():
-            what = (
-                f"the hooks of layers {missing} did not fire in a pass with vision rows, so these were not calibrated"
-            )
+            what = f"MoCa: the hooks of layers {missing} did not fire in a pass with vision rows"
             why = "A compiled model runs past hooks that were added later, and a layer that was replaced has none"
-            raise MirlibError(f"MoCa: {what}. {why}: attach MoCa to the model as it is run, and compile it afterwards")
+            way = "attach MoCa to the model as it is run, and compile it afterwards"
+            raise MirlibError(f"{what}, so these rows were not calibrated. {why}: {way}")
 
 
 def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:

@@ -14,33 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import connector_names
-from mirlib.align.files import Method, base_of, check_not_compiled, place_of
-from mirlib.align.precision import Float32Module, widened
+from mirlib.align.files import Hooked, Method, base_of, check_not_compiled, place_of
+from mirlib.align.precision import widened
 from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["FILE", "KINDS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save", "text_norm"]
 
-CHILD = "norm_of_text"
-"""Name that the norm has on the projector, and so before its weights in the ``state_dict``."""
-
+CHILD = "norm_of_text"  # its name on the projector, and so before its weights in the state_dict
 _IDS_AT_ONCE = 4096
 
 
-class _Behind(Float32Module):
-    """What stands behind a projector, and acts on what that returns; a bound method, so that copies call their own."""
-
-    _handle: Any = None
+class _Behind(Hooked):
+    """What stands behind a projector, and acts on what that returns."""
 
     def hang(self, projector: nn.Module) -> None:
         """Become the projector's child, and put the hook on."""
         projector.add_module(CHILD, self)
         if not isinstance(projector, nn.Sequential):  # which calls its last child anyway
-            self._handle = projector.register_forward_hook(self._after, prepend=True)
-
-    def take_off(self, model: nn.Module) -> None:
-        """Remove the hook."""
-        if self._handle is not None:
-            self._handle.remove()
+            self._handles = [projector.register_forward_hook(self._after, prepend=True)]
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return self(output)
