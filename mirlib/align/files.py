@@ -81,7 +81,7 @@ class Method:
         return write_file(folder, self.name, self.find(model).state_dict(), self.settings(model))
 
     def load(self, model: nn.Module, folder: str | Path) -> Any:
-        """Put what ``save`` wrote to a folder (or that file) on a model that it fits, in the place of what it may have."""
+        """Put what ``save`` wrote to a folder, or that file, on a model that it fits, in place of what it may have."""
         path, tensors, settings = read_file(folder, self.name)
         return self.restore(model, tensors, settings, str(path))
 

@@ -157,11 +157,11 @@ class GapLoss:
     reports no such loss; the authors' public code holds one, commented out, without the covariance product.
 
     Hooks read the chosen layers as `mirlib.capture` does, but keep the graph. Passes without gradients are not kept. A
-    `copy.deepcopy` of the model has hooks of its own and starts empty.
+    `copy.deepcopy` of the model has hooks of its own and starts empty. They hang, until `remove`, on any Hugging Face
+    LVLM whose vision rows stand in its decoder's sequence; others are refused.
 
     Args:
-        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence; others are refused. The hooks
-            hang on it until `remove`.
+        model: The model.
         layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one. A
             residual stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less:
             one factorisation and one eigenvalue problem of d × d a layer and step.
@@ -183,7 +183,7 @@ class GapLoss:
         model = unwrap(model)
         parts = decoder_parts(model)
         count = len(parts.layers)
-        self.layers = tuple(range(1, count + 1)) if layers is None else tuple(sorted(set(layers)))
+        self.layers = tuple(sorted(set(range(1, count + 1) if layers is None else layers)))
         wrong = [k for k in self.layers if k not in range(1, count + 1)]
         if wrong or not self.layers:
             raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
@@ -225,7 +225,6 @@ class GapLoss:
         return [(h[vision.to(h.device)], h[text.to(h.device)]) for h in hidden]
 
     def __call__(self, text: Tensor) -> Tensor:
-        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
         found = [distance(*pair) for distance, pair in zip(self.distances, self.take(text), strict=True)]
         device = found[0].device
         return torch.stack([each.to(device) for each in found]).sum().log10()
@@ -247,12 +246,7 @@ DISTANCES = ("mean", "nearest")
 
 
 def token_distance(
-    vision: Tensor,
-    text: Tensor,
-    text_mask: Tensor | None = None,
-    vision_mask: Tensor | None = None,
-    *,
-    kind: str = "mean",
+    vision: Tensor, text: Tensor, text_mask: Any = None, vision_mask: Any = None, *, kind: str = "mean"
 ) -> Tensor:
     """How far the image tokens of each pair are from its text tokens, in units of the mean text norm.
 

@@ -231,7 +231,7 @@ class _Masks:
 
     def _before_layer(
         self, number: int, at: int, window: int | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[Any, Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
         given = args[at] if at < len(args) else kwargs.get("attention_mask")
         # By what it can do: releases of transformers call the argument past_key_values, or cache.

@@ -48,7 +48,7 @@ class Calibration(Hooked):
         return torch.where(vision.unsqueeze(-1), (hidden * u + v).to(hidden.dtype), hidden)
 
     def hang(self, model: nn.Module, decoder: nn.Module, layers: list[nn.Module]) -> None:
-        """Put the hooks on, those of layers in front of all others, so that `mirlib.capture` reads what is read next."""
+        """Put the hooks on, those of layers in front of all, so that `mirlib.capture` reads what is read next."""
         self._rows = VisionRows.of(model)
         hooks = [(layer, partial(self._after_layer, k)) for k, layer in enumerate(layers, start=1)]
         self._handles = [layer.register_forward_hook(hook, prepend=True) for layer, hook in hooks]
@@ -83,13 +83,9 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     """Put a scale and a shift, (K, d), behind every decoder layer of a model, in place, for its vision rows.
 
     They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it, on
-    its device, in float32 even if it is coarser; what the layers hand on keeps the model's dtype. Which models are
-    refused, `mirlib.align.files.open_decoder` says.
-
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
-        std: 0 starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02.
-        seed: Of the first weights, where ``std`` is not 0.
+    its device, in float32 even if it is coarser; what the layers hand on keeps the model's dtype. An ``std`` of 0
+    starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02, and weights are
+    then drawn by ``seed``. Which models are refused, `mirlib.align.files.open_decoder` says.
 
     Examples:
         >>> from mirlib.loading import load_miniature

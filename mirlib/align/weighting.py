@@ -47,15 +47,10 @@ def cal_weights(
 ) -> Tensor:
     """CAL's weights: ``AvgPool(clamp(Δ, low, high))`` with ``Δ`` the rise of the right word's logit by the picture.
 
-    They are (B, T), in [low, high], 0 at ignored positions, and carry no gradient.
-
-    Args:
-        seen: (B, T, vocabulary) logits with the picture; position t predicts ``labels[:, t]``.
-        unseen: (B, T, vocabulary) logits with the picture hidden.
-        labels: (B, T) ids, `IGNORED` where nothing is learnt.
-        low: Weight of a word that the picture does not help; refused above ``high``.
-        high: Largest weight.
-        width: Positions that are averaged, see `neighbour_mean`.
+    Of logits (B, T, vocabulary), ``seen`` with the picture and ``unseen`` with it hidden, of which position t predicts
+    ``labels[:, t]``, (B, T) ids, `IGNORED` where nothing is learnt. A word that the picture does not help has the
+    weight ``low``, none more than ``high``, which must not be less; see `neighbour_mean` for ``width``. The weights are
+    (B, T), in [low, high], 0 at ignored positions, and carry no gradient.
 
     Examples:
         >>> import torch

@@ -132,10 +132,11 @@ class Measure:
     direction: str
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., GapResult]]
 MEASURES: dict[str, Measure] = {}
 
 
-def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
+def register(name: str, **entry: str) -> Decorator:
     """Decorator: make a measure known by its name; ``entry`` are the other texts of `Measure`."""
 
     def keep(function: Callable[..., GapResult]) -> Callable[..., GapResult]:

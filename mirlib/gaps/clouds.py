@@ -96,7 +96,7 @@ _TAKEN = """\
 
 def of_clouds(
     name: str, *, scale: str = "none", max_rows: int | None = None, logarithm: bool = False, **entry: str
-) -> Callable[[Callable[..., Found]], Callable[..., GapResult]]:
+) -> base.Decorator:
     """Decorator: from a function of a `Layer` and options to a measure of all layers, known by its name.
 
     Its rows are in a ``scale`` of `mirlib.gaps.base.Rows.layers`; its value is the mean of the layers, or with

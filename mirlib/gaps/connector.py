@@ -31,14 +31,11 @@ FOLDS, RIDGE = 5, 1e-3
 
 @dataclass(frozen=True)
 class ConnectorRows:
-    """Features of the encoder and the vision rows that the connector made of them, picture by picture.
+    """Features of the encoder and the vision rows that the connector made of them, for N pictures, float64.
 
-    Attributes:
-        features: (N, f) mean feature of each picture, float64.
-        layers: K + 1 tensors (N, d), the means of its vision rows where they enter layer 1 and after each layer.
-        patches: Where the connector makes one row of one feature: (n, f) some features, (n,) the picture of each, and
-            K + 1 tensors (n, d), their rows. Else None.
-        samples: The N samples.
+    ``features`` (N, f) are the mean feature of each picture, ``layers``, K + 1 tensors (N, d), the means of its vision
+    rows where they enter layer 1 and after each layer. Where the connector makes one row of one feature, ``patches``
+    are (n, f) some features, (n,) the picture of each, and K + 1 tensors (n, d), their rows; else None.
     """
 
     features: Tensor

@@ -27,8 +27,7 @@ from mirlib.hidden_states import decoder_parts
 from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
 
-ROW_BYTES = 1 << 30
-"""Memory that the kept rows of all layers may take where nobody says how many rows to keep."""
+ROW_BYTES = 1 << 30  # that the kept rows of all layers may take where nobody says how many rows to keep
 
 
 @dataclass(frozen=True)

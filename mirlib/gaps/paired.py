@@ -21,15 +21,9 @@ from mirlib.errors import MirlibError
 from mirlib.gaps import base
 from mirlib.gaps.base import HIGHER, LOWER, Calibration, GapResult, Rows, left_out, sums_of_samples, unit
 
-PERMUTATIONS = 200
-NEIGHBOURS = 10
-VARIANCE = 0.99
-SHARPNESS = 2.0
-ROUNDING = 1e-9
-
-DELETE_ONE, GROUPS = 100, 20
-"""Where no short way leads to the value without a pair (SVCCA), up to so many are left out one by one, and of more so
-many groups of them."""
+PERMUTATIONS, NEIGHBOURS = 200, 10
+VARIANCE, SHARPNESS, ROUNDING = 0.99, 2.0, 1e-9
+DELETE_ONE, GROUPS = 100, 20  # SVCCA leaves out up to so many pairs one by one, and of more so many groups of them
 
 
 class Statistic(NamedTuple):
@@ -75,9 +69,7 @@ _TAKEN = """\
 """
 
 
-def of_pairs(
-    name: str, *, minimum: Callable[[int], int] | int = 2, spare: int = 1, **entry: str
-) -> Callable[[Callable[..., Statistic]], Callable[..., GapResult]]:
+def of_pairs(name: str, *, minimum: Callable[[int], int] | int = 2, spare: int = 1, **entry: str) -> base.Decorator:
     """Decorator: from a function of `Pooled` means and options to a measure of all layers, known by its name.
 
     It needs a ``minimum`` of pairs, or what follows from the neighbours asked for, and ``spare`` more to leave one out.

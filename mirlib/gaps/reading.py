@@ -30,13 +30,10 @@ from mirlib.rows import collect_rows, means_of_samples
 __all__ = ["PairMeans", "PairReader", "in_order", "random_twin"]
 
 ALONE, AFTER = "alone", "after the picture"
-SEEN = 1e-3
-"""Share of its length by which a vision row must move with the text to have seen it; rounding moves it by less."""
+SEEN = 1e-3  # share of its length by which a vision row moves with a text that it has seen; rounding moves it by less
 
 
-def in_order(
-    model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any
-) -> PairBatches:
+def in_order(model: nn.Module, processor: Any, images: Sequence, texts: Sequence[str], **options: Any) -> PairBatches:
     """The pairs ``(images[i], texts[i])`` in their order, checked as `mirlib.batches.pair_batches` does."""
     drawn = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
     return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
