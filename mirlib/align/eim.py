@@ -102,7 +102,6 @@ class KeyQueue(Float32Module):
         return cls(torch.cat(made))
 
     def __len__(self) -> int:
-        """Number of keys, N."""
         return len(self.keys)
 
     def cosines(self, queries: Tensor) -> Tensor:

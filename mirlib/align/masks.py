@@ -322,11 +322,9 @@ class _Masks:
             return None
         if self.told_prompt is not None:
             return _filled(self.told_prompt, total, False).to(device)
-        if past:
-            return torch.zeros(batch, total, dtype=torch.bool, device=device)
-        if self._labels is not None and self._labels.shape == (batch, total):
+        if not past and self._labels is not None and self._labels.shape == (batch, total):
             return ((self._labels != -100).cumsum(dim=1) == 0).to(device)
-        return torch.ones(batch, total, dtype=torch.bool, device=device)
+        return torch.full((batch, total), not past, device=device)
 
 
 def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:

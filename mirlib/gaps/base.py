@@ -270,8 +270,14 @@ def of_samples(
         beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
         beside["above_null_interval"] = list(mean_interval(above)[:2])
     mean = values.mean()
-    options = {"value": mean, "influence": (values - mean) / len(values), "confidence": CONFIDENCE}
-    return replace(result(name, by_layer.mean(1), rows, **options, **beside, **settings), samples=tuple(samples))
+    options = {
+        "value": mean,
+        "influence": (values - mean) / len(values),
+        "confidence": CONFIDENCE,
+        **beside,
+        **settings,
+    }
+    return replace(result(name, by_layer.mean(1), rows, **options), samples=tuple(samples))
 
 
 @dataclass(frozen=True)

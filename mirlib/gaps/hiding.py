@@ -89,8 +89,7 @@ def picture_gain(
     Model (see `mirlib.align.weighting.vision_hidden`), processor, N images with the N texts that belong to them, and
     options are those of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused. The result is without
     layers, see `mirlib.gaps.base.of_samples`, and its ``settings`` also hold ``log_probability``, the means with the
-    picture, with another and with it hidden. The masked picture is that of CAL (arXiv 2405.17871), taken as a measure
-    here.
+    picture, with another and with it hidden. The masked picture is that of CAL (arXiv 2405.17871).
     """
     batches = in_order(model, processor, images, texts, **options)
     seen, hidden, samples = [], [], []

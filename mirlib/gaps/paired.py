@@ -145,8 +145,8 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
 def rmg(layer: Pooled) -> Statistic:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
-    In [0, 1]. Is the distance of a pair small against that of two images, or of two texts? ``d_match`` is the mean
-    distance of a pair, ``d_img`` and ``d_txt`` those of two different images and texts. Source: arXiv 2404.07983.
+    Is the distance of a pair small against that of two images, or of two texts? ``d_match`` is the mean distance of a
+    pair, ``d_img`` and ``d_txt`` those of two different images and texts. In [0, 1]. Source: arXiv 2404.07983.
     """
     x, y = unit(layer.images), unit(layer.texts)
     count = len(x)
