@@ -66,13 +66,11 @@ def means(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequen
 def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: float = 0.0) -> Collapse:
     """Move the vision rows that enter the decoder until their mean is that of the text; returns what was attached.
 
-    Which models are refused, `mirlib.align.files.open_decoder` says.
-
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
-        vision_mean: (d,) mean of its vision rows, see `means`; of the model's width, and finite.
-        text_mean: (d,) mean of its text rows, likewise.
-        noise: Standard deviation, finite, of the Gaussian noise that is added to each entry in training mode.
+    The model, a Hugging Face LVLM, is changed in place. The means of its vision rows and of its text rows are (d,), of
+    the model's width and finite, see `means`; ``noise`` is the standard deviation, 0 or more and finite, of the
+    Gaussian noise that is added to each entry in training mode. Other numbers are refused, and a model that has C³
+    already, is compiled, keeps several residual streams for each row, or has no vision rows in its decoder's sequence
+    (`UndefinedMIRError`).
 
     Examples:
         >>> import torch

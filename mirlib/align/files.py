@@ -18,17 +18,8 @@ from mirlib.align.precision import Float32Module
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError, first_line
 
-__all__ = [
-    "Hooked",
-    "Method",
-    "base_of",
-    "check_not_compiled",
-    "method_of",
-    "open_decoder",
-    "put",
-    "read_file",
-    "write_file",
-]
+__all__ = ["Hooked", "Method", "base_of", "check_not_compiled", "method_of", "open_decoder", "put"]
+__all__ += ["read_file", "write_file"]
 
 
 @dataclass(frozen=True)
@@ -198,8 +189,7 @@ def check_not_compiled(model: nn.Module, method: str) -> None:
 def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
     """The base of a model, its decoder and that one's layers, for a method of this name to hang hooks on.
 
-    Refused are a model that has the method already, is compiled, keeps several residual streams for each row, or has no
-    vision rows in the sequence of a decoder that is recognised (`mirlib.UndefinedMIRError`).
+    Refused are a model that has the method already, is compiled, or keeps several residual streams for each row.
     """
     check_not_compiled(model, method)
     if attached:

@@ -152,20 +152,17 @@ def _gradient_times(value: Tensor, factor: float) -> Tensor:
 class GapLoss:
     """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
 
-    Called after each forward pass as ``gap(text)`` with a (B, T) bool mask, true where text is learnt, it gives a
-    float64 scalar. One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper
-    reports no such loss; the authors' public code holds one, commented out, without the covariance product.
+    It is called after each forward pass. One unit of it is a factor of ten in the summed distances, whatever their
+    size. The MIR paper reports no such loss; the authors' public code holds one, commented out, without the covariance
+    product.
 
     Hooks read the chosen layers as `mirlib.capture` does, but keep the graph. Passes without gradients are not kept. A
     `copy.deepcopy` of the model has hooks of its own and starts empty. They hang, until `remove`, on any Hugging Face
     LVLM whose vision rows stand in its decoder's sequence; others are refused.
 
-    Args:
-        model: The model.
-        layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one. A
-            residual stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less:
-            one factorisation and one eigenvalue problem of d × d a layer and step.
-        decay: See `StreamedDistance`.
+    ``layers`` are numbers, 1..K, None for all; layer K is read after the final norm where there is one. A residual
+    stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less: one factorisation
+    and one eigenvalue problem of d × d a layer and step. For ``decay`` see `StreamedDistance`.
 
     Examples:
         >>> import torch
@@ -225,6 +222,7 @@ class GapLoss:
         return [(h[vision.to(h.device)], h[text.to(h.device)]) for h in hidden]
 
     def __call__(self, text: Tensor) -> Tensor:
+        """The loss of the latest forward pass, float64; ``text``, (B, T) bool, is where a label is learnt."""
         found = [distance(*pair) for distance, pair in zip(self.distances, self.take(text), strict=True)]
         device = found[0].device
         return torch.stack([each.to(device) for each in found]).sum().log10()

@@ -1,9 +1,9 @@
 r"""MoCa, modality calibration: a scale and a shift for the vision rows at the end of every decoder layer.
 
 Huang et al. (arXiv:2410.07167, Eq. 5) put :math:`\psi_k(f) = u_k \odot f + v_k` behind layer k = 1..K for the rows that
-are vision tokens. It starts at u = 1 and v = 0, or at Normal(1, std) and Normal(0, std), and is trained in both stages
-with whatever else learns: 2dK numbers. Left open there, and chosen here: layer K gets its scale and shift before the
-final norm; words that are generated from a cache are text, and are not calibrated.
+are vision tokens, 2dK numbers, trained in both stages with whatever else learns. Left open there, and chosen here:
+layer K gets its scale and shift before the final norm; words that are generated from a cache are text, and are not
+calibrated.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it, on
     its device, in float32 even if it is coarser; what the layers hand on keeps the model's dtype. An ``std`` of 0
     starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02, and weights are
-    then drawn by ``seed``. Which models are refused, `mirlib.align.files.open_decoder` says.
+    then drawn by ``seed``.
+
+    Refused are a model that has MoCa already, is compiled, keeps several residual streams for each row, has a decoder
+    that is not recognised, or no vision rows in its decoder's sequence (`UndefinedMIRError`).
 
     Examples:
         >>> from mirlib.loading import load_miniature

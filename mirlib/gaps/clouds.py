@@ -320,9 +320,9 @@ def symmetric_kl(layer: Layer, *, ridge: float = 1e-3) -> Found:
         J = ¼ Tr(Σ_v⁻¹ Σ_t + Σ_t⁻¹ Σ_v − 2 I) + ¼ (μ_v − μ_t)ᵀ (Σ_v⁻¹ + Σ_t⁻¹) (μ_v − μ_t)
 
     Covariances of token rows are near-singular, and J explodes with the smallest of their eigenvalues. Both are
-    therefore regularised by the same multiple of the identity, ``ridge · ½ (Tr Σ_v + Tr Σ_t) / d``; it is refused where
-    one is singular even so. Without it J does not change under any invertible affine map; with it, under rotations,
-    shifts and a common scale.
+    therefore regularised by the same multiple of the identity, ``ridge · ½ (Tr Σ_v + Tr Σ_t) / d``; a layer is refused
+    where one is singular even so. Without ridge J does not change under any invertible affine map; with it, under
+    rotations, shifts and a common scale.
 
     Args:
         layer: Its rows.
