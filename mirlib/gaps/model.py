@@ -54,13 +54,8 @@ class ZooResult:
         """Everything as JSON."""
         said = {name: replace(found, samples=()).to_dict() for name, found in self.results.items()}
         measures = {name: {**found, "seconds": self.seconds[name]} for name, found in said.items()}
-        samples = [list(sample) for sample in self.samples]
-        return {
-            "measures": measures,
-            "skipped": dict(self.skipped),
-            "settings": dict(self.settings),
-            "samples": samples,
-        }
+        found = {"measures": measures, "skipped": dict(self.skipped), "settings": dict(self.settings)}
+        return found | {"samples": [list(sample) for sample in self.samples]}
 
     def to_json(self) -> str:
         """Everything as a string of JSON."""

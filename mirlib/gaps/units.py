@@ -20,7 +20,6 @@ from mirlib.mir import MODALITIES
 from mirlib.rows import means_of_samples
 
 SHARE = 0.1
-
 OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "fc_out", "wo")
 """Names under which families keep the last map of an MLP, whose input are the activations of its units."""
 
