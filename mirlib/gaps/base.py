@@ -270,13 +270,8 @@ def of_samples(
         beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
         beside["above_null_interval"] = list(mean_interval(above)[:2])
     mean = values.mean()
-    options = {
-        "value": mean,
-        "influence": (values - mean) / len(values),
-        "confidence": CONFIDENCE,
-        **beside,
-        **settings,
-    }
+    options = {"value": mean, "influence": (values - mean) / len(values), "confidence": CONFIDENCE}
+    options |= beside | settings
     return replace(result(name, by_layer.mean(1), rows, **options), samples=tuple(samples))
 
 
