@@ -14,18 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.align.files import Method, base_of, open_decoder
-from mirlib.align.precision import Float32Module
+from mirlib.align.files import Hooked, Method, base_of, open_decoder
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Collapse", "attach", "detach", "find", "load", "means", "save"]
 
-CHILD = "c3"
-"""Name that it has on the decoder, and so before its numbers in the ``state_dict``."""
+CHILD = "c3"  # its name on the decoder, and so before its numbers in the state_dict
 
 
-class Collapse(Float32Module):
+class Collapse(Hooked):
     """The (d,) shift of the vision rows, the noise that is added in training, and the hook through which they act."""
 
     def __init__(self, shift: Tensor, noise: float = 0.0) -> None:
@@ -34,8 +32,6 @@ class Collapse(Float32Module):
             raise MirlibError(f"noise is {noise}; it is a standard deviation, so finite and 0 or more")
         self.register_buffer("shift", shift.detach().float().clone())
         self.register_buffer("noise", torch.tensor(float(noise)))
-        self._rows: VisionRows | None = None
-        self._handle: Any = None
 
     def forward(self, hidden: Tensor, vision: Tensor) -> Tensor:
         """Move the vision rows, true in the (B, T) mask, of what enters the first layer, (B, T, d), and no others."""
@@ -46,14 +42,9 @@ class Collapse(Float32Module):
         return torch.where(vision.unsqueeze(-1), moved.to(hidden.dtype), hidden)
 
     def hang(self, model: nn.Module, layer: nn.Module) -> None:
-        """Put the hook on, a bound method, so that copies call their own."""
+        """Put the hook on."""
         self._rows = VisionRows.of(model)
-        self._handle = layer.register_forward_pre_hook(self._before_layer, with_kwargs=True, prepend=True)
-
-    def take_off(self, model: nn.Module) -> None:
-        """Remove the hook."""
-        self._handle.remove()
-        self._rows.release(model)
+        self._handles = [layer.register_forward_pre_hook(self._before_layer, with_kwargs=True, prepend=True)]
 
     def _before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -73,21 +64,13 @@ def means(model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequen
 
 
 def attach(model: nn.Module, vision_mean: Tensor, text_mean: Tensor, noise: float = 0.0) -> Collapse:
-    """Move the vision rows that enter the decoder until their mean is that of the text.
+    """Move the vision rows that enter the decoder until their mean is that of the text; returns what was attached.
 
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
-        vision_mean: (d,) mean of its vision rows, see `means`.
-        text_mean: (d,) mean of its text rows.
-        noise: Standard deviation, of each entry, of the Gaussian noise that is added in training mode.
-
-    Returns:
-        What was attached.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If it is attached already, the means are not finite or not of the model's width, ``noise`` is
-            negative or not finite, or the model is compiled or keeps several residual streams.
+    The model, a Hugging Face LVLM, is changed in place. The means of its vision rows and of its text rows are (d,), of
+    the model's width and finite, see `means`; ``noise`` is the standard deviation, 0 or more and finite, of the
+    Gaussian noise that is added to each entry in training mode. Other numbers are refused, and a model that has C³
+    already, is compiled, keeps several residual streams for each row, or has no vision rows in its decoder's sequence
+    (`UndefinedMIRError`).
 
     Examples:
         >>> import torch

@@ -28,27 +28,14 @@ TEMPERATURE = 0.07
 """Of all three losses in the paper."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The loss and its queue
-
-
 def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     r"""Mean over queries of :math:`-\log \frac{\exp(q_i \cdot k_{p(i)} / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)}`.
 
-    Queries and keys are scaled to unit length first. All other keys are negatives, as in the paper, even one that
-    equals the positive.
-
-    Args:
-        queries: (n, d).
-        keys: (N, d). Detach them where they are a target only; `KeyQueue` does.
-        positives: (n,) whole numbers, the key that belongs to each query.
-        temperature: :math:`\tau`, above 0.
-
-    Returns:
-        A scalar in nats, float32 or wider, at least 0; log N where all keys look alike to the queries.
-
-    Raises:
-        MirlibError: If shapes do not fit, a positive names no key, or the temperature is not positive.
+    Queries (n, d) and keys (N, d) are scaled to unit length first; detach keys that are a target only, as `KeyQueue`
+    does. ``positives``, (n,) whole numbers, are the key that belongs to each query; all others are negatives, as in the
+    paper, even one that equals the positive. Other shapes, a positive that names no key, and a temperature
+    :math:`\tau` that is not above 0 are refused. A scalar in nats, float32 or wider, at least 0; log N where all keys
+    look alike to the queries.
 
     Examples:
         >>> import torch
@@ -57,9 +44,8 @@ def info_nce(queries: Tensor, keys: Tensor, positives: Tensor, temperature: floa
         0.5514
     """
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise MirlibError(
-            f"queries (n, d) are compared with keys (N, d), not {tuple(queries.shape)} with {tuple(keys.shape)}"
-        )
+        shapes = f"{tuple(queries.shape)} with {tuple(keys.shape)}"
+        raise MirlibError(f"queries (n, d) are compared with keys (N, d), not {shapes}")
     return _loss_of_cosines(_unit(queries) @ _unit(keys).to(queries.device).T, positives, temperature)
 
 
@@ -71,10 +57,8 @@ def _unit(vectors: Tensor) -> Tensor:
 def _loss_of_cosines(cosines: Tensor, positives: Tensor, temperature: float) -> Tensor:
     count, keys = cosines.shape
     if positives.shape != (count,) or positives.is_floating_point() or positives.dtype == torch.bool:
-        raise MirlibError(
-            f"positives must be {count} whole numbers, one for each query, not {positives.dtype} of shape "
-            f"{tuple(positives.shape)}"
-        )
+        given = f"{positives.dtype} of shape {tuple(positives.shape)}"
+        raise MirlibError(f"positives must be {count} whole numbers, one for each query, not {given}")
     if count == 0 or not 0 <= int(positives.min()) <= int(positives.max()) < keys:
         raise MirlibError(f"each of the {count} queries needs a positive from 0 to {keys - 1}")
     if not temperature > 0:
@@ -85,11 +69,9 @@ def _loss_of_cosines(cosines: Tensor, positives: Tensor, temperature: float) -> 
 class KeyQueue(Float32Module):
     """The keys of all training pairs, built once before a stage: unit vectors that no gradient reaches.
 
-    The keys are a buffer, so they move with ``.to(device)``, and they are not saved with a model. They take 4 N d
-    bytes in float32: 9.1 GB for 558,000 pairs at a width of 4096.
-
-    Attributes:
-        keys: (N, d) float32 or wider, of unit length.
+    They are made of ``keys`` (N, d), each of which must have a direction, and are a buffer of that name, float32 or
+    wider, so they move with ``.to(device)``; they are not saved with a model. They take 4 N d bytes in float32: 9.1 GB
+    for 558,000 pairs at a width of 4096.
 
     Examples:
         >>> import torch
@@ -101,7 +83,6 @@ class KeyQueue(Float32Module):
     keys: Tensor
 
     def __init__(self, keys: Tensor) -> None:
-        """Keep keys (N, d), each of which must have a direction."""
         super().__init__()
         if keys.ndim != 2 or len(keys) == 0:
             raise MirlibError(f"keys must be a matrix (N, d) with N > 0, not of shape {tuple(keys.shape)}")
@@ -121,16 +102,13 @@ class KeyQueue(Float32Module):
         return cls(torch.cat(made))
 
     def __len__(self) -> int:
-        """Number of keys, N."""
         return len(self.keys)
 
     def cosines(self, queries: Tensor) -> Tensor:
         """Of queries (n, d) with all keys, (n, N)."""
         if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
-            raise MirlibError(
-                f"queries of shape {tuple(queries.shape)} do not fit keys of width {self.keys.shape[1]}; where CLIP's "
-                "towers differ in width, put CLIP's output layers behind both"
-            )
+            what = f"queries of shape {tuple(queries.shape)} do not fit keys of width {self.keys.shape[1]}"
+            raise MirlibError(f"{what}; where CLIP's towers differ in width, put CLIP's output layers behind both")
         with torch.autocast(queries.device.type, enabled=False):
             return _unit(queries).to(self.keys.device) @ self.keys.T
 
@@ -145,15 +123,10 @@ class KeyQueue(Float32Module):
         return (nearest == positives.to(nearest.device)).float().mean().item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# IE: the two towers of CLIP
-
-
 def vision_tower(model: nn.Module) -> nn.Module:
     """The vision tower of an LVLM, by the names that families give it, or refused; a tower is returned as it is."""
     model = unwrap(model)
-    places = [module for module in (model, getattr(model, "model", None)) if isinstance(module, nn.Module)]
-    for place in places:
+    for place in (model, getattr(model, "model", None)):
         for name in ("vision_tower", "vision_model", "visual", "vision_encoder"):
             found = getattr(place, name, None)
             if isinstance(found, nn.Module):
@@ -189,10 +162,6 @@ def caption_vectors(text_tower: nn.Module, input_ids: Tensor, attention_mask: Te
     return text_tower(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# ST and LM: what enters the decoder, and what leaves it
-
-
 def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Queries of ST: (B, d), the mean, over the image, of the vision rows that the decoder's first layer reads.
 
@@ -203,12 +172,9 @@ def mean_vision_tokens(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     parts = decoder_parts(model)
     hidden = _first_reading(model, parts.layers[0], batch, entering=True)
     hidden = hidden if parts.read is None else parts.read(hidden)
-    mask, _ = token_masks(
-        batch["input_ids"],
-        batch.get("attention_mask"),
-        parts.vision_token_ids,
-        vision_mask=None if parts.vision_mask is None else parts.vision_mask(batch),
-    )
+    given = None if parts.vision_mask is None else parts.vision_mask(batch)
+    ids, attended = batch["input_ids"], batch.get("attention_mask")
+    mask, _ = token_masks(ids, attended, parts.vision_token_ids, vision_mask=given)
     return _masked_mean(hidden, mask, "vision")
 
 
@@ -252,9 +218,8 @@ def last_token_vectors(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 def _masked_mean(hidden: Tensor, mask: Tensor, what: str) -> Tensor:
     mask = mask.to(hidden.device)
     if mask.shape != hidden.shape[:2]:
-        raise MirlibError(
-            f"{what} stands in {tuple(mask.shape)} positions, but the decoder reads {tuple(hidden.shape)}"
-        )
+        shapes = f"{tuple(mask.shape)} positions, but the decoder reads {tuple(hidden.shape)}"
+        raise MirlibError(f"{what} stands in {shapes}")
     counts = mask.sum(dim=1, keepdim=True)
     if not bool(counts.all()):
         raise MirlibError(f"sample {int((counts == 0).int().argmax())} of the batch has no {what} tokens")
@@ -262,30 +227,23 @@ def _masked_mean(hidden: Tensor, mask: Tensor, what: str) -> Tensor:
 
 
 class _ReadingDoneError(Exception):
-    """Ends a forward pass at the place that was to be read."""
+    """Ends a forward pass at the place that was to be read, and carries what was."""
 
 
 def _first_reading(model: nn.Module, module: nn.Module, batch: Mapping[str, Any], *, entering: bool) -> Any:
     """What a module is given (``entering``) or returns in a forward pass of the model, which ends there."""
-    found: list[Any] = []
 
-    def done(reading: Any) -> None:
-        found.append(reading)
-        raise _ReadingDoneError
+    def done(module: nn.Module, args: tuple[Any, ...], rest: Any) -> None:  # which are keyword arguments, or the output
+        raise _ReadingDoneError((args[0] if args else rest["hidden_states"]) if entering else rest)
 
-    if entering:
-        handle = module.register_forward_pre_hook(
-            lambda _, args, kwargs: done(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-        )
-    else:
-        handle = module.register_forward_hook(lambda _, args, output: done(output))
+    handle = (
+        module.register_forward_pre_hook(done, with_kwargs=True) if entering else module.register_forward_hook(done)
+    )
     try:
         model(**batch)
-    except _ReadingDoneError:
-        return found[0]
+    except _ReadingDoneError as reading:
+        return reading.args[0]
     finally:
         handle.remove()
-    raise MirlibError(
-        f"{type(module).__name__} was not called in the forward pass. A compiled model runs past hooks that were added "
-        "after the first call: pass the model that was not compiled"
-    )
+    way = "A compiled model runs past hooks that were added after the first call: pass the model that was not compiled"
+    raise MirlibError(f"{type(module).__name__} was not called in the forward pass. {way}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirlib.adapters import decoder_parts, unwrap
+from mirlib.align.precision import Float32Module
+from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError, first_line
 
-__all__ = ["Method", "base_of", "check_not_compiled", "method_of", "open_decoder", "put", "read_file", "write_file"]
+__all__ = ["Hooked", "Method", "base_of", "check_not_compiled", "method_of", "open_decoder", "put"]
+__all__ += ["read_file", "write_file"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,14 @@ class Method:
 
     Attributes:
         name: Of its module in `mirlib.align`, and of its file.
-        kinds: Classes of the module; they have ``take_off(model)``, which removes hooks.
+        kinds: Classes of the module, each a `Hooked`.
         absent: What `find` says where there is none.
         attach: Puts one on a model as it starts, from what the file says besides the numbers.
         settings: That, of a model that has one.
     """
 
     name: str
-    kinds: tuple[type[nn.Module], ...]
+    kinds: tuple[type[Hooked], ...]
     absent: str
     attach: Callable[[nn.Module, Mapping[str, Any]], Any]
     settings: Callable[[nn.Module], dict[str, Any]] = lambda model: {}
@@ -66,19 +69,11 @@ class Method:
         ``model.save_pretrained`` writes them, too, under the names that they have in the ``state_dict``; but a model
         that transformers loads from there is without the method: ``load`` puts it on again, and so does ``mir score``.
         """
-        return write_file(Path(folder) / self.file, self.name, self.find(model).state_dict(), self.settings(model))
+        return write_file(folder, self.name, self.find(model).state_dict(), self.settings(model))
 
     def load(self, model: nn.Module, folder: str | Path) -> Any:
-        """Put what ``save`` wrote on a model, in the place of what it may have.
-
-        Args:
-            model: The model, changed in place.
-            folder: The folder, or the file itself.
-
-        Raises:
-            MirlibError: If there is no such file, if it is damaged, or if it belongs to another model.
-        """
-        path, tensors, settings = read_file(Path(folder), self.file, self.name)
+        """Put what ``save`` wrote to a folder, or that file, on a model that it fits, in place of what it may have."""
+        path, tensors, settings = read_file(folder, self.name)
         return self.restore(model, tensors, settings, str(path))
 
     def restore(self, model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> Any:
@@ -96,11 +91,24 @@ class Method:
         return made
 
 
+class Hooked(Float32Module):
+    """One that acts through hooks, which are bound methods, so that copies of the model call their own."""
+
+    _handles: Sequence[Any] = ()
+    _rows: VisionRows | None = None
+
+    def take_off(self, model: nn.Module) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        if self._rows is not None:
+            self._rows.release(model)
+
+
 def place_of(model: nn.Module, module: nn.Module) -> tuple[str, str]:
     """Dotted name of the module that holds another, and the other's name in it."""
     name = next(name for name, each in model.named_modules() if each is module)
-    parent, _, child = name.rpartition(".")
-    return parent, child
+    return name.rpartition(".")[::2]
 
 
 def parent_of(model: nn.Module, module: nn.Module) -> nn.Module:
@@ -111,20 +119,18 @@ def parent_of(model: nn.Module, module: nn.Module) -> nn.Module:
             return module
 
 
-def write_file(path: Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
-    """Write tensors and settings of a method as safetensors; folders are made as needed."""
+def write_file(folder: str | Path, method: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Path:
+    """Write tensors and settings of a method as safetensors of its name; folders are made as needed."""
+    path = Path(folder) / f"{method}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(kept, path, metadata={"format": "pt", "mirlib": method, "settings": json.dumps(settings)})
     return path
 
 
-def read_file(path: Path, name: str, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The file, its tensors and its settings, from a file of `write_file` or the folder that holds it by a name.
-
-    It is refused where there is none, and where it is damaged or of another method.
-    """
-    path = path / name if path.is_dir() else path
+def read_file(place: str | Path, method: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """A method's file, its tensors and its settings, from its path or its folder; that of another is refused."""
+    path = Path(place) / f"{method}.safetensors" if Path(place).is_dir() else Path(place)
     if not path.is_file():
         raise MirlibError(f"no file {path}; mirlib.align.{method}.save() writes it")
     try:
@@ -176,10 +182,8 @@ def check_not_compiled(model: nn.Module, method: str) -> None:
     """Refuse a model that is compiled, in whole or in part; the message names the method."""
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise MirlibError(
-                f"{method}: the model is compiled, or a part of it is, and runs past hooks that are added now: attach "
-                f"{method} first, and compile afterwards"
-            )
+            why = "the model is compiled, or a part of it is, and runs past hooks that are added now"
+            raise MirlibError(f"{method}: {why}: attach {method} first, and compile afterwards")
 
 
 def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
@@ -193,8 +197,6 @@ def open_decoder(model: nn.Module, method: str, attached: bool) -> tuple[nn.Modu
     model = base_of(model)
     parts = decoder_parts(model)
     if parts.read is not None:
-        raise MirlibError(
-            f"{method}: the layers of {model.config.model_type} keep several residual streams for each row; only "
-            "models with one can be changed"
-        )
+        why = f"the layers of {model.config.model_type} keep several residual streams for each row"
+        raise MirlibError(f"{method}: {why}; only models with one can be changed")
     return model, parent_of(model, parts.layers[0]), list(parts.layers)

@@ -8,7 +8,6 @@ farthest off would have no gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,14 +18,10 @@ from torch.nn.functional import pad
 
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.align.vision_rows import VisionRows
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 from mirlib.hidden_states import hidden_of, read_modules
 
 __all__ = ["DISTANCES", "GapLoss", "StreamedDistance", "differentiable_trace_sqrt", "token_distance"]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The Fréchet distance, with a gradient
 
 
 class _TraceSqrt(torch.autograd.Function):
@@ -85,45 +80,12 @@ def _noise(matrix: Tensor) -> float:
     return 4 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
 
 
-@dataclass
-class _Moments:
-    """Row count, mean (d,) and scatter (d, d) of rows, float64; the count is a fraction where the past has faded."""
-
-    count: float
-    mean: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> _Moments:
-        mean = rows.mean(dim=0)
-        centred = rows - mean
-        return cls(float(len(rows)), mean, centred.T @ centred)
-
-    def merged(self, past: _Moments | None) -> _Moments:
-        """With those of the past, after Chan et al."""
-        if past is None:
-            return self
-        count = self.count + past.count
-        shift = self.mean - past.mean.to(self.mean.device)
-        mean = self.mean - shift * (past.count / count)
-        scatter = self.scatter + past.scatter.to(self.scatter.device)
-        return _Moments(count, mean, scatter + torch.outer(shift, shift) * (self.count * past.count / count))
-
-    def faded(self, by: float) -> _Moments:
-        """As if there had been fewer rows, without a gradient."""
-        return _Moments(self.count * by, self.mean.detach(), self.scatter.detach() * by)
-
-
 class StreamedDistance:
     """The text-centric Fréchet distance of one layer, batch after batch, with a gradient for the batch's vision rows.
 
-    Called with (r, d) vision rows and (s, d) text rows of a batch, at least two of each, it gives a float64 scalar.
-
     On the first batch its value is that of `mirlib.frechet_distance` on the rows scaled by α = 1 / (mean text norm).
-    With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay`` times less with each batch that
-    follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
-
-    ``decay`` is in [0, 1]; 0 remembers nothing.
+    With ``decay=1`` it stays that of all rows so far. Below 1 a batch weighs ``decay``, in [0, 1], times less with each
+    batch that follows, since the vision rows move while the connector learns: about ``1 / (1 − decay)`` batches count.
 
     Examples:
         >>> import torch
@@ -139,7 +101,7 @@ class StreamedDistance:
         if not 0 <= decay <= 1:
             raise MirlibError(f"decay must be between 0 and 1, not {decay}")
         self.decay = decay
-        self._past: dict[str, _Moments] = {}
+        self._past: dict[str, tuple[float, Tensor, Tensor]] = {}  # by modality: row count, mean, scatter, all fading
         self._past_norms = 0.0  # sum of text norms, fading as the moments do
 
     def __call__(self, vision: Tensor, text: Tensor) -> Tensor:
@@ -167,13 +129,19 @@ class StreamedDistance:
 
     def _with_past(self, name: str, rows: Tensor) -> tuple[float, Tensor, Tensor]:
         """Count, mean and covariance of a modality, and the batch's rows as a sample of all for the gradient."""
-        batch = _Moments.of(rows)
-        whole = batch.merged(self._past.get(name))
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        count, scatter = float(len(rows)), centred.T @ centred
+        if name in self._past:  # merged after Chan et al.
+            past, past_mean, past_scatter = self._past[name]
+            batch, count = count, count + past
+            shift = mean - past_mean.to(mean.device)
+            mean = mean - shift * (past / count)
+            scatter = scatter + past_scatter.to(scatter.device) + torch.outer(shift, shift) * (batch * past / count)
         if self.decay > 0:
-            self._past[name] = whole.faded(self.decay)
-        factor = whole.count / batch.count
-        covariance = whole.scatter / (whole.count - 1)
-        return whole.count, _gradient_times(whole.mean, factor), _gradient_times(covariance, factor)
+            self._past[name] = count * self.decay, mean.detach(), scatter.detach() * self.decay
+        factor = count / len(rows)
+        return count, _gradient_times(mean, factor), _gradient_times(scatter / (count - 1), factor)
 
 
 def _gradient_times(value: Tensor, factor: float) -> Tensor:
@@ -181,31 +149,20 @@ def _gradient_times(value: Tensor, factor: float) -> Tensor:
     return value if factor == 1 else value.detach() + factor * (value - value.detach())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# On a model
-
-
 class GapLoss:
     """MIR of a model in training, ``log10 Σ_k FID_k``, to be added to its loss with a weight.
 
-    Called after each forward pass as ``gap(text)`` with a (B, T) bool mask, true where text is learnt, it gives a
-    float64 scalar. One unit of it is a factor of ten in the summed distances, whatever their size. The MIR paper
-    reports no such loss; the authors' public code holds one, commented out, without the covariance product.
+    It is called after each forward pass. One unit of it is a factor of ten in the summed distances, whatever their
+    size. The MIR paper reports no such loss; the authors' public code holds one, commented out, without the covariance
+    product.
 
     Hooks read the chosen layers as `mirlib.capture` does, but keep the graph. Passes without gradients are not kept. A
-    `copy.deepcopy` of the model has hooks of its own and starts empty.
+    `copy.deepcopy` of the model has hooks of its own and starts empty. They hang, until `remove`, on any Hugging Face
+    LVLM whose vision rows stand in its decoder's sequence; others are refused.
 
-    Args:
-        model: Any Hugging Face LVLM whose vision rows stand in its decoder's sequence. The hooks hang on it until
-            `remove`.
-        layers: Numbers of layers, 1..K; None for all. Layer K is read after the final norm where there is one. A
-            residual stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less:
-            one factorisation and one eigenvalue problem of d × d a layer and step.
-        decay: See `StreamedDistance`.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If its decoder is not recognised, or there is no such layer.
+    ``layers`` are numbers, 1..K, None for all; layer K is read after the final norm where there is one. A residual
+    stream passes on what the connector puts in, so a few layers do nearly what all do, and cost less: one factorisation
+    and one eigenvalue problem of d × d a layer and step. For ``decay`` see `StreamedDistance`.
 
     Examples:
         >>> import torch
@@ -223,14 +180,12 @@ class GapLoss:
         model = unwrap(model)
         parts = decoder_parts(model)
         count = len(parts.layers)
-        self.layers = tuple(range(1, count + 1)) if layers is None else tuple(sorted(set(layers)))
+        self.layers = tuple(sorted(set(range(1, count + 1) if layers is None else layers)))
         wrong = [k for k in self.layers if k not in range(1, count + 1)]
         if wrong or not self.layers:
             raise MirlibError(f"layers must be numbers from 1 to {count}, not {wrong or 'none at all'}")
         self.distances = [StreamedDistance(decay) for _ in self.layers]
-        self._parts = parts
-        self._model = model
-        self._rows = VisionRows.of(model)
+        self._parts, self._model, self._rows = parts, model, VisionRows.of(model)
         self._states: dict[int, Tensor] = {}
         self._vision: Tensor | None = None
         modules = dict(enumerate(read_modules(parts), start=1))
@@ -255,10 +210,9 @@ class GapLoss:
         states, self._states = self._states, {}
         missing = [k for k in self.layers if k not in states]
         if missing:
-            raise MirlibError(
-                f"layers {missing} left no hidden states: run the model forward, with gradients, before each call. A "
-                "compiled model runs past hooks that were added after its first call"
-            )
+            way = "run the model forward, with gradients, before each call"
+            why = "A compiled model runs past hooks that were added after its first call"
+            raise MirlibError(f"layers {missing} left no hidden states: {way}. {why}")
         vision = self._vision
         front = vision.shape[1] - text.shape[1]
         if text.shape[0] != vision.shape[0] or front < 0:
@@ -290,32 +244,21 @@ DISTANCES = ("mean", "nearest")
 
 
 def token_distance(
-    vision: Tensor,
-    text: Tensor,
-    text_mask: Tensor | None = None,
-    vision_mask: Tensor | None = None,
-    *,
-    kind: str = "mean",
+    vision: Tensor, text: Tensor, text_mask: Any = None, vision_mask: Any = None, *, kind: str = "mean"
 ) -> Tensor:
     """How far the image tokens of each pair are from its text tokens, in units of the mean text norm.
 
-    No gradient flows into the text. ReGap (Yang et al., arXiv 2505.24208) adds such a distance to the loss of
-    pre-training; its formula was not at hand. Chosen here: not squared, so that a far cloud is not pulled harder than a
-    near one.
+    It is the mean over pairs, a scalar, at least 0, and no gradient flows into the text. ReGap (Yang et al., arXiv
+    2505.24208) adds such a distance to the loss of pre-training; its formula was not at hand. Chosen here: not squared,
+    so that a far cloud is not pulled harder than a near one.
 
     Args:
         vision: (B, V, d) image tokens.
-        text: (B, T, d) tokens of the text that belongs to each picture.
+        text: (B, T, d) tokens of the text that belongs to each picture; both have at least one a pair.
         text_mask: (B, T) bool, false at padding; None for all.
         vision_mask: (B, V) bool, likewise.
         kind: ``"mean"``: between the mean image token and the mean text token; ``"nearest"``: from each image token to
             the text token nearest to it, mean over image tokens.
-
-    Returns:
-        The mean over pairs, a scalar, at least 0.
-
-    Raises:
-        MirlibError: For an unknown kind, shapes that do not fit, or a pair without tokens of one modality.
 
     Examples:
         >>> import torch
@@ -323,8 +266,7 @@ def token_distance(
         >>> token_distance(vision, text)  # from (4, 0) to (0, 3), the mean norm of text being 3
         tensor(1.6667)
     """
-    if kind not in DISTANCES:
-        raise MirlibError(f"unknown kind of token distance {kind!r}; choose one of {', '.join(DISTANCES)}")
+    check_choice("kind of token distance", kind, DISTANCES)
     if vision.ndim != 3 or text.ndim != 3 or len(vision) != len(text) or vision.shape[-1] != text.shape[-1]:
         shapes = f"vision has shape {tuple(vision.shape)}, text {tuple(text.shape)}"
         raise MirlibError(f"{shapes}; they must be (B, V, d) and (B, T, d)")

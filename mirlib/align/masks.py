@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,11 @@ from torch.nn.functional import pad
 from mirlib.adapters import decoder_parts, find_decoder, unwrap
 from mirlib.align.files import read_file, write_file
 from mirlib.align.vision_rows import VisionRows
-from mirlib.errors import MirlibError
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["FILE", "VARIANTS", "attach", "detach", "image_numbers", "load", "may_attend", "rows_are", "save"]
 
 FILE = "masks.safetensors"
-"""Name of the file that `save` writes."""
-
 VARIANTS: dict[str, str] = {
     "causal": "every row sees itself and what stands before it, vision or text",
     "vision_bidirectional": "causal, and the vision rows of one image see each other both ways",
@@ -37,15 +35,12 @@ VARIANTS: dict[str, str] = {
 """What each variant lets a row attend to."""
 
 _ATTRIBUTE = "_mirlib_attention_mask"
-_IMPLEMENTATIONS = ("sdpa", "eager")
-_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def image_numbers(vision: Tensor) -> Tensor:
     """Number the images of each sample, from a (B, T) mask of vision: a run of neighbouring vision rows is one image.
 
-    Returns:
-        (B, T) int64: 0, 1, ... in the order of the images; -1 where text stands.
+    The numbers are (B, T) int64, 0, 1, ... in the order of the images; -1 where text stands.
 
     Examples:
         >>> import torch
@@ -58,19 +53,16 @@ def image_numbers(vision: Tensor) -> Tensor:
 
 
 def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Tensor:
-    """What a variant allows where nothing is padded and no window limits how far a row sees.
+    """(B, T, T) bool, whether row i may attend to row j by a variant, where nothing is padded and there is no window.
 
     ``images`` are those of `image_numbers`, (B, T); ``prefix`` must be told the ``prompt``, (B, T) bool.
-
-    Returns:
-        (B, T, T) bool; entry (b, i, j) says whether row i may attend to row j.
 
     Examples:
         >>> import torch
         >>> may_attend("vision_bidirectional", torch.tensor([[0, 0, -1]]))[0].int().tolist()
         [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
     """
-    _check_variant(variant)
+    check_choice("attention mask", variant, VARIANTS)
     count = images.shape[1]
     causal = torch.ones(count, count, dtype=torch.bool, device=images.device).tril().expand(len(images), -1, -1)
     rows, columns = images[:, :, None], images[:, None, :]
@@ -86,7 +78,7 @@ def may_attend(variant: str, images: Tensor, prompt: Tensor | None = None) -> Te
 
 
 def attach(model: nn.Module, variant: str) -> None:
-    """Give all decoder layers of a model another attention mask, until `detach`.
+    """Give all decoder layers of a Hugging Face LVLM another attention mask, one of `VARIANTS`, until `detach`.
 
     What the variant does not speak of stays as the model has it: padding is never attended to, and a layer with a
     sliding window of w rows looks less than w rows back, and less than w rows ahead. A mask that the model has for
@@ -100,15 +92,9 @@ def attach(model: nn.Module, variant: str) -> None:
     does. Generated tokens are text and causal; without a cache say what the prompt is, since every pass then reads
     prompt and answer together.
 
-    Args:
-        model: A Hugging Face LVLM with vision rows in its decoder's sequence; changed in place.
-        variant: One of `VARIANTS`.
-
-    Raises:
-        MirlibError: If there is no such variant; if the model has one already; if attention is not computed by ``sdpa``
-            or ``eager`` (flash attention takes no mask); if a layer takes no attention mask or is no attention of that
-            kind (convolutions, recurrences, chunks).
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
+    Refused are a model that has a variant already, or no vision rows in its decoder's sequence; attention that is not
+    computed by ``sdpa`` or ``eager`` (flash attention takes no mask); and a layer that takes no attention mask or is no
+    attention of that kind (convolutions, recurrences, chunks).
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -116,7 +102,7 @@ def attach(model: nn.Module, variant: str) -> None:
         >>> attach(model, "vision_bidirectional")
         >>> detach(model)
     """
-    _check_variant(variant)
+    check_choice("attention mask", variant, VARIANTS)
     inner = unwrap(model)
     if is_attached(inner):
         raise MirlibError(f"the model has the attention mask {_masks_of(inner).variant!r} already: detach() it first")
@@ -143,17 +129,13 @@ def is_attached(model: nn.Module) -> bool:
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write the name of the variant to a file in the folder that holds the model: a checkpoint does not show any mask.
-
-    Raises:
-        MirlibError: If the model has no mask.
-    """
-    return write_file(Path(folder) / FILE, "masks", {}, {"variant": _masks_of(model).variant})
+    """Write the variant's name to a file in the model's folder: a checkpoint shows no mask. Refused without one."""
+    return write_file(folder, "masks", {}, {"variant": _masks_of(model).variant})
 
 
 def load(model: nn.Module, folder: str | Path) -> None:
     """Attach the variant that `save` wrote to a folder (or that file), in the place of one that the model may have."""
-    path, _, settings = read_file(Path(folder), FILE, "masks")
+    path, _, settings = read_file(folder, "masks")
     variant = str(settings.get("variant"))
     if variant not in VARIANTS:
         raise MirlibError(f"{path}: unknown attention mask {variant[:80]!r}; choose one of {', '.join(VARIANTS)}")
@@ -183,13 +165,7 @@ def rows_are(model: nn.Module, *, images: Tensor | None = None, prompt: Tensor |
         masks.told_images, masks.told_prompt = before
 
 
-def _check_variant(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise MirlibError(f"unknown attention mask {variant!r}; choose one of {', '.join(VARIANTS)}")
-
-
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a pass stands for a layer: rows before it, its first key, how many keys there are, and its window."""
 
     query_offset: int
@@ -199,7 +175,7 @@ class _Place:
 
 
 class _Masks:
-    """The masks of one model: what its layers share. The hooks are bound methods, so that copies have their own."""
+    """The masks of one model. The hooks are bound methods and partials of such, so that copies have their own."""
 
     def __init__(self, model: nn.Module, variant: str) -> None:
         self.variant = variant
@@ -213,13 +189,13 @@ class _Masks:
             kinds = [None] * len(layers)
         self._labels: Tensor | None = None
         self._seen: Tensor | None = None  # (B, T) bool, vision among all rows so far, those in the cache included
-        self.places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
+        self._places: dict[int | None, _Place] = {}  # of the latest layer with such a window in this pass
         self._rows = VisionRows.of(model)
         self._handles = [model.register_forward_pre_hook(self._before_model, with_kwargs=True)]
         try:
             for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
-                hook = _LayerMask(self, number, layer, kind)
-                self._handles.append(layer.register_forward_pre_hook(hook.before, with_kwargs=True))
+                hook = partial(self._before_layer, number, *self._mask_and_window(number, layer, kind))
+                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
         except MirlibError:
             self.remove(model)
             raise
@@ -231,18 +207,57 @@ class _Masks:
         self._rows.release(model)
 
     def _check_implementation(self) -> None:
-        how = self._decoder_config._attn_implementation
-        if how not in _IMPLEMENTATIONS:
-            raise MirlibError(
-                f"attention is computed by {how!r}, which takes no mask of this kind: call "
-                "model.set_attn_implementation('sdpa') or ('eager')"
-            )
+        how, way = self._decoder_config._attn_implementation, "model.set_attn_implementation('sdpa') or ('eager')"
+        if how not in ("sdpa", "eager"):
+            raise MirlibError(f"attention is computed by {how!r}, which takes no mask of this kind: call {way}")
+
+    def _mask_and_window(self, number: int, layer: nn.Module, kind: str | None) -> tuple[int, int | None]:
+        """The place of the mask among a layer's arguments, and its window."""
+        name = f"layer {number + 1} ({type(layer).__name__})"
+        parameters = list(inspect.signature(layer.forward).parameters)
+        if "attention_mask" not in parameters:
+            raise MirlibError(f"{name} takes no attention_mask, so it cannot be given another one")
+        if kind not in (None, "full_attention", "sliding_attention"):
+            raise MirlibError(f"{name} is a layer of {kind}; masks are defined for full and sliding attention")
+        windows = {getattr(module, "sliding_window", None) for module in layer.modules()} - {None}
+        window = None if kind == "full_attention" else next(iter(windows), None)
+        if kind == "sliding_attention" and not isinstance(window, int):
+            window = getattr(self._decoder_config, "sliding_window", None)
+        return parameters.index("attention_mask"), window
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
         self._labels = labels if isinstance(labels, Tensor) else None
 
-    def rewritten(self, given: Tensor | None, hidden: Tensor, place: _Place) -> Tensor | None:
+    def _before_layer(
+        self, number: int, at: int, window: int | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        given = args[at] if at < len(args) else kwargs.get("attention_mask")
+        # By what it can do: releases of transformers call the argument past_key_values, or cache.
+        cache = next((each for each in (*args, *kwargs.values()) if hasattr(each, "get_mask_sizes")), None)
+        mask = self._rewritten(given, hidden, self._place(number, window, cache, given, hidden.shape[1]))
+        if at < len(args):
+            return (*args[:at], mask, *args[at + 1 :]), kwargs
+        return args, {**kwargs, "attention_mask": mask}
+
+    def _place(self, number: int, window: int | None, cache: Any, given: Any, queries: int) -> _Place:
+        """Where the pass stands, by the cache; how many keys there are, by the mask if there is one."""
+        if number == 0:
+            self._places.clear()
+        layers = getattr(cache, "layers", ())
+        own = layers[number] if number < len(layers) else None
+        if hasattr(own, "get_mask_sizes"):
+            keys, first = (int(each) for each in own.get_mask_sizes(queries))
+            place = _Place(int(own.get_seq_length()), first, keys, window)
+        else:  # nothing is kept, or not yet, or the layer reads the keys of an earlier one of its kind
+            place = self._places.get(window, _Place(0, 0, queries, window))
+        if isinstance(given, Tensor) and given.ndim == 4:
+            place = place._replace(keys=given.shape[-1])
+        self._places[window] = place
+        return place
+
+    def _rewritten(self, given: Tensor | None, hidden: Tensor, place: _Place) -> Tensor | None:
         """The mask for a layer, from the one that the model made."""
         self._check_implementation()
         vision = self._rows.of_sequence(hidden)
@@ -251,10 +266,11 @@ class _Masks:
         images = self._images(vision, place.query_offset).to(device)
         prompt = self._prompt(len(vision), place.query_offset, total, device)
         wanted = may_attend(self.variant, images, prompt)[:, place.query_offset :]  # (B, q, total)
-        ends = max(0, place.key_offset + place.keys - total)  # a static cache has room for what is not there yet
-        wanted = pad(wanted, (0, ends))[..., place.key_offset : place.key_offset + place.keys]
+        first, last = place.key_offset, place.key_offset + place.keys
+        ends = max(0, last - total)  # a static cache has room for what is not there yet
+        wanted = pad(wanted, (0, ends))[..., first:last]
         rows = torch.arange(place.query_offset, total, device=device)[:, None]
-        columns = torch.arange(place.key_offset, place.key_offset + place.keys, device=device)[None, :]
+        columns = torch.arange(first, last, device=device)[None, :]
         if given is None:  # SDPA without a mask is causal
             if not (wanted != (columns <= rows)).any():
                 return None
@@ -262,14 +278,13 @@ class _Masks:
         else:
             allowed = self._allowed(given, queries, place.keys)
         # A row that attends to itself is no padding; rows of the cache are never ahead of the queries.
-        itself = allowed[..., torch.arange(queries, device=device), rows[:, 0] - place.key_offset]  # (B, heads, q)
-        ahead = itself[..., :, None] & pad(itself, (place.query_offset - place.key_offset, ends))[..., None, :]
+        itself = allowed[..., torch.arange(queries, device=device), rows[:, 0] - first]  # (B, heads, q)
+        ahead = itself[..., :, None] & pad(itself, (place.query_offset - first, ends))[..., None, :]
         ahead = ahead & (columns > rows) & (columns - rows < (place.window or total + ends + 1))
         result = wanted[:, None] & (allowed | ahead)
         if given is not None and given.dtype != torch.bool:
-            lowest = torch.finfo(given.dtype).min
-            kept = torch.where(allowed, given, torch.zeros((), dtype=given.dtype, device=device))
-            return torch.where(result, kept, torch.minimum(given, given.new_full((), lowest)))
+            lowest = given.clamp(max=torch.finfo(given.dtype).min)
+            return torch.where(result, given.masked_fill(~allowed, 0), lowest)
         if given is None and self._decoder_config._attn_implementation == "eager":
             return torch.zeros_like(result, dtype=hidden.dtype).masked_fill(~result, torch.finfo(hidden.dtype).min)
         return result
@@ -277,10 +292,8 @@ class _Masks:
     def _allowed(self, given: Tensor, queries: int, keys: int) -> Tensor:
         if not isinstance(given, Tensor) or given.ndim != 4 or given.shape[-2:] != (queries, keys):
             form = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise MirlibError(
-                f"a layer got an attention mask of {form} for {queries} queries and {keys} keys; only masks of shape "
-                "(batch, heads, queries, keys) can be rewritten"
-            )
+            what = f"a layer got an attention mask of {form} for {queries} queries and {keys} keys"
+            raise MirlibError(f"{what}; only masks of shape (batch, heads, queries, keys) can be rewritten")
         if not (given.dtype == torch.bool or given.is_floating_point()):
             raise MirlibError(f"a layer got an attention mask of {given.dtype}; give a boolean one, or one to be added")
         return given if given.dtype == torch.bool else given > torch.finfo(given.dtype).min / 2
@@ -294,14 +307,12 @@ class _Masks:
             before = vision[:, :0]
         elif before is None or before.shape != (len(vision), past):
             if vision.any():
-                raise MirlibError(
-                    f"the cache holds {past} rows that were read before the attention mask was attached, or in another "
-                    "batch; new images need to know where the old ones stand: start with an empty cache"
-                )
+                what = f"{past} rows that were read before the attention mask was attached, or in another batch"
+                way = "new images need to know where the old ones stand: start with an empty cache"
+                raise MirlibError(f"the cache holds {what}; {way}")
             before = vision.new_zeros(len(vision), past)
         before = before.to(vision.device)
-        bidirectional = self.variant == "vision_bidirectional"
-        if past and bidirectional and (before[:, -1] & vision[:, 0]).any():
+        if past and self.variant == "vision_bidirectional" and (before[:, -1] & vision[:, 0]).any():
             raise MirlibError("an image is cut in two by the cache, so its rows cannot see each other both ways")
         self._seen = torch.cat([before, vision], dim=1)
         return image_numbers(self._seen)
@@ -311,64 +322,9 @@ class _Masks:
             return None
         if self.told_prompt is not None:
             return _filled(self.told_prompt, total, False).to(device)
-        if past:
-            return torch.zeros(batch, total, dtype=torch.bool, device=device)
-        if self._labels is not None and self._labels.shape == (batch, total):
+        if not past and self._labels is not None and self._labels.shape == (batch, total):
             return ((self._labels != -100).cumsum(dim=1) == 0).to(device)
-        return torch.ones(batch, total, dtype=torch.bool, device=device)
-
-
-class _LayerMask:
-    """The hook in front of one layer."""
-
-    def __init__(self, masks: _Masks, number: int, layer: nn.Module, kind: str | None) -> None:
-        self._masks = masks
-        self._number = number
-        name = type(layer).__name__
-        parameters = list(inspect.signature(layer.forward).parameters)
-        if "attention_mask" not in parameters:
-            raise MirlibError(f"layer {number + 1} ({name}) takes no attention_mask, so it cannot be given another one")
-        if kind is not None and kind not in _LAYER_TYPES:
-            raise MirlibError(
-                f"layer {number + 1} ({name}) is a layer of {kind}; masks are defined for full and sliding attention"
-            )
-        self._mask_at = parameters.index("attention_mask")
-        windows = {getattr(module, "sliding_window", None) for module in layer.modules()} - {None}
-        self._window = None if kind == "full_attention" else next(iter(windows), None)
-        if kind == "sliding_attention" and not isinstance(self._window, int):
-            config = masks._decoder_config
-            self._window = getattr(config, "sliding_window", None)
-
-    def before(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        at = self._mask_at
-        by_place = at < len(args)
-        given = args[at] if by_place else kwargs.get("attention_mask")
-        # By what it can do: releases of transformers call the argument past_key_values, or cache.
-        cache = next((each for each in (*args, *kwargs.values()) if hasattr(each, "get_mask_sizes")), None)
-        mask = self._masks.rewritten(given, hidden, self._place(cache, given, hidden.shape[1]))
-        if by_place:
-            return (*args[:at], mask, *args[at + 1 :]), kwargs
-        return args, {**kwargs, "attention_mask": mask}
-
-    def _place(self, cache: Any, given: Any, queries: int) -> _Place:
-        """Where the pass stands, by the cache; how many keys there are, by the mask if there is one."""
-        places = self._masks.places
-        if self._number == 0:
-            places.clear()
-        layers = getattr(cache, "layers", ())
-        own = layers[self._number] if self._number < len(layers) else None
-        if hasattr(own, "get_mask_sizes"):
-            keys, first = (int(each) for each in own.get_mask_sizes(queries))
-            place = _Place(int(own.get_seq_length()), first, keys, self._window)
-        else:  # nothing is kept, or not yet, or the layer reads the keys of an earlier one of its kind
-            place = places.get(self._window, _Place(0, 0, queries, self._window))
-        if isinstance(given, Tensor) and given.ndim == 4:
-            place = replace(place, keys=given.shape[-1])
-        places[self._window] = place
-        return place
+        return torch.full((batch, total), not past, device=device)
 
 
 def _filled(rows: Tensor, length: int, value: int | bool) -> Tensor:

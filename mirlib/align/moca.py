@@ -1,9 +1,9 @@
 r"""MoCa, modality calibration: a scale and a shift for the vision rows at the end of every decoder layer.
 
 Huang et al. (arXiv:2410.07167, Eq. 5) put :math:`\psi_k(f) = u_k \odot f + v_k` behind layer k = 1..K for the rows that
-are vision tokens. It starts at u = 1 and v = 0, or at Normal(1, std) and Normal(0, std), and is trained in both stages
-with whatever else learns: 2dK numbers. Left open there, and chosen here: layer K gets its scale and shift before the
-final norm; words that are generated from a cache are text, and are not calibrated.
+are vision tokens, 2dK numbers, trained in both stages with whatever else learns. Left open there, and chosen here:
+layer K gets its scale and shift before the final norm; words that are generated from a cache are text, and are not
+calibrated.
 """
 
 from __future__ import annotations
@@ -14,24 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirlib.align.files import Method, open_decoder
-from mirlib.align.precision import Float32Module
+from mirlib.align.files import Hooked, Method, open_decoder
 from mirlib.align.vision_rows import VisionRows
 from mirlib.errors import MirlibError
 
 __all__ = ["FILE", "Calibration", "attach", "detach", "find", "load", "save"]
 
-CHILD = "moca"
-"""Name that it has on the decoder, and so before its weights in the ``state_dict``."""
+CHILD = "moca"  # its name on the decoder, and so before its weights in the state_dict
 
 
-class Calibration(Float32Module):
+class Calibration(Hooked):
     """The parameters of MoCa, for K layers of width d, and the hooks through which they act.
 
-    Attributes:
-        u: (K, d) scales, float32 at least, first drawn from Normal(1, std); row k - 1 belongs to layer k. A layer on
-            another device gets its row moved there.
-        v: (K, d) shifts, likewise, from Normal(0, std).
+    The scales ``u`` (K, d) are first drawn from Normal(1, std), the shifts ``v`` from Normal(0, std), in float32 at
+    least; row k - 1 belongs to layer k, and is moved to that one's device.
     """
 
     def __init__(self, layers: int, dim: int, *, std: float = 0.0, seed: int = 0) -> None:
@@ -41,53 +37,32 @@ class Calibration(Float32Module):
         drawn = torch.randn(2, layers, dim, generator=torch.Generator().manual_seed(seed))
         self.u = nn.Parameter(1 + std * drawn[0])
         self.v = nn.Parameter(std * drawn[1])
-        self._rows: VisionRows | None = None
-        self._handles: list[Any] = []
         self._fired: set[int] = set()
 
     def forward(self, hidden: Tensor, layer: int, vision: Tensor) -> Tensor:
-        """Calibrate the vision rows behind one layer.
+        """Calibrate the vision rows, true in the (B, T) mask, of what a layer, from 1, returned, (B, T, d).
 
-        Args:
-            hidden: (B, T, d) what the layer returned.
-            layer: Its number, from 1.
-            vision: (B, T) bool, true where vision stands.
-
-        Returns:
-            (B, T, d) with the dtype of ``hidden``; rows that are not vision are bit for bit as they were.
+        The dtype is that of ``hidden``; rows that are not vision are bit for bit as they were.
         """
         u, v = (each[layer - 1].to(hidden.device) for each in (self.u, self.v))
         return torch.where(vision.unsqueeze(-1), (hidden * u + v).to(hidden.dtype), hidden)
 
-    # The hooks are bound methods, so that a deep copy of the model calls its own Calibration.
-
     def hang(self, model: nn.Module, decoder: nn.Module, layers: list[nn.Module]) -> None:
-        """Put the hooks on."""
+        """Put the hooks on, those of layers in front of all, so that `mirlib.capture` reads what is read next."""
         self._rows = VisionRows.of(model)
-        for k, layer in enumerate(layers, start=1):
-            # In front of all other hooks, so that `mirlib.capture` reads what the next layer reads.
-            self._handles.append(layer.register_forward_hook(partial(self._after_layer, k), prepend=True))
+        hooks = [(layer, partial(self._after_layer, k)) for k, layer in enumerate(layers, start=1)]
+        self._handles = [layer.register_forward_hook(hook, prepend=True) for layer, hook in hooks]
         for module in {id(each): each for each in (model, decoder)}.values():
             self._handles.append(module.register_forward_pre_hook(self._before_pass))
             self._handles.append(module.register_forward_hook(self._after_pass))
-
-    def take_off(self, model: nn.Module) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._rows.release(model)
-        self._rows = None
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         self._fired.add(layer)
         hidden = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden.shape[-1] != self.u.shape[1]:
             shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise MirlibError(
-                f"MoCa: layer {layer} returned {shape}, not (batch, length, {self.u.shape[1]}); its rows cannot be "
-                "calibrated. register_adapter() can name other layers"
-            )
+            what = f"MoCa: layer {layer} returned {shape}, not (batch, length, {self.u.shape[1]})"
+            raise MirlibError(f"{what}; its rows cannot be calibrated. register_adapter() can name other layers")
         calibrated = self(hidden, layer, self._rows.of_sequence(hidden))
         return calibrated if hidden is output else type(output)((calibrated, *output[1:]))
 
@@ -98,31 +73,22 @@ class Calibration(Float32Module):
         missing = sorted(set(range(1, len(self.u) + 1)) - self._fired)
         mask = self._rows.mask
         if missing and mask is not None and mask.any():
-            raise MirlibError(
-                f"MoCa: the hooks of layers {missing} did not fire in a pass with vision rows, so these rows were not "
-                "calibrated. A compiled model runs past hooks that were added later, and a layer that was replaced has "
-                "none: attach MoCa to the model as it is run, and compile it afterwards"
-            )
+            what = f"MoCa: the hooks of layers {missing} did not fire in a pass with vision rows"
+            why = "A compiled model runs past hooks that were added later, and a layer that was replaced has none"
+            way = "attach MoCa to the model as it is run, and compile it afterwards"
+            raise MirlibError(f"{what}, so these rows were not calibrated. {why}: {way}")
 
 
 def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
-    """Put a scale and a shift behind every decoder layer of a model, for its vision rows.
+    """Put a scale and a shift, (K, d), behind every decoder layer of a model, in place, for its vision rows.
 
-    They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it.
+    They hang on the decoder as its child ``moca``: trained, moved, copied and listed in the ``state_dict`` with it, on
+    its device, in float32 even if it is coarser; what the layers hand on keeps the model's dtype. An ``std`` of 0
+    starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02, and weights are
+    then drawn by ``seed``.
 
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence; changed in place.
-        std: 0 starts at u = 1 and v = 0, where the model computes what it did before; the authors' class has 0.02.
-        seed: Of the first weights, where ``std`` is not 0.
-
-    Returns:
-        The parameters, ``u`` and ``v`` of shape (K, d), which require a gradient. They lie on the decoder's device, in
-        float32 even if it is coarser; what the layers hand on keeps the model's dtype.
-
-    Raises:
-        UndefinedMIRError: If the model has no vision rows in its decoder's sequence.
-        MirlibError: If MoCa is attached already, if the model is compiled, if its layers keep several residual
-            streams, or if its decoder is not recognised.
+    Refused are a model that has MoCa already, is compiled, keeps several residual streams for each row, has a decoder
+    that is not recognised, or no vision rows in its decoder's sequence (`UndefinedMIRError`).
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -139,12 +105,8 @@ def attach(model: nn.Module, std: float = 0.0, seed: int = 0) -> Calibration:
     return calibration
 
 
-_METHOD = Method(
-    "moca",
-    (Calibration,),
-    "MoCa is not attached to this model; attach() does that, load() with trained parameters",
-    lambda model, settings: attach(model),
-)
+_ABSENT = "MoCa is not attached to this model; attach() does that, load() with trained parameters"
+_METHOD = Method("moca", (Calibration,), _ABSENT, lambda model, settings: attach(model))
 FILE = _METHOD.file
 is_attached, find, detach = _METHOD.is_attached, _METHOD.find, _METHOD.detach
 save, load, restore = _METHOD.save, _METHOD.load, _METHOD.restore

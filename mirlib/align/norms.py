@@ -14,39 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from mirlib.adapters import connector_names
-from mirlib.align.files import Method, base_of, check_not_compiled, place_of
-from mirlib.align.precision import Float32Module, widened
-from mirlib.errors import MirlibError
+from mirlib.align.files import Hooked, Method, base_of, check_not_compiled, place_of
+from mirlib.align.precision import widened
+from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["FILE", "KINDS", "LayerNorm", "NormMatched", "attach", "detach", "find", "load", "save", "text_norm"]
 
-CHILD = "norm_of_text"
-"""Name that the norm has on the projector, and so before its weights in the ``state_dict``."""
-
+CHILD = "norm_of_text"  # its name on the projector, and so before its weights in the state_dict
 _IDS_AT_ONCE = 4096
 
 
-class _Behind:
-    """What stands behind a projector, and acts on what that returns; a bound method, so that copies call their own."""
-
-    _handle: Any = None
+class _Behind(Hooked):
+    """What stands behind a projector, and acts on what that returns."""
 
     def hang(self, projector: nn.Module) -> None:
         """Become the projector's child, and put the hook on."""
         projector.add_module(CHILD, self)
         if not isinstance(projector, nn.Sequential):  # which calls its last child anyway
-            self._handle = projector.register_forward_hook(self._after, prepend=True)
-
-    def take_off(self, model: nn.Module) -> None:
-        """Remove the hook."""
-        if self._handle is not None:
-            self._handle.remove()
+            self._handles = [projector.register_forward_hook(self._after, prepend=True)]
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return self(output)
 
 
-class NormMatched(_Behind, Float32Module):
+class NormMatched(_Behind):
     """Rescales every token, of any width, to one norm, usually the mean norm of the text embeddings."""
 
     kind: ClassVar[str] = "matched"
@@ -61,7 +52,7 @@ class NormMatched(_Behind, Float32Module):
         return (wide * (self.norm / wide.norm(dim=-1, keepdim=True).clamp(min=1e-6))).to(tokens.dtype)
 
 
-class LayerNorm(_Behind, Float32Module, nn.LayerNorm):
+class LayerNorm(_Behind, nn.LayerNorm):
     r"""The LayerNorm of arXiv:2512.08374.
 
     With its mean and variance a row of d numbers is brought to length :math:`\sqrt{d}`, and the gain makes that
@@ -81,7 +72,6 @@ class LayerNorm(_Behind, Float32Module, nn.LayerNorm):
 
 
 _CLASSES = {each.kind: each for each in (LayerNorm, NormMatched)}
-
 KINDS = tuple(_CLASSES)
 """What `attach` knows, `LayerNorm` and `NormMatched`."""
 
@@ -98,22 +88,12 @@ def text_norm(model: nn.Module) -> float:
 
 
 def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None = None) -> LayerNorm | NormMatched:
-    """Put a norm behind the projector of a model, in place.
+    """Put a norm, one of `KINDS`, behind the projector of a Hugging Face LVLM, in place.
 
     It is the projector's child ``norm_of_text``: trained, moved, copied and listed in the ``state_dict`` with it, while
-    the names of the projector's own weights stay what they were.
-
-    Args:
-        model: A Hugging Face LVLM.
-        kind: One of `KINDS`.
-        projector: Dotted name of the module whose output are the vision tokens; None looks for the usual names.
-
-    Returns:
-        The norm.
-
-    Raises:
-        MirlibError: If the kind is unknown, no projector is found (or several are), there is a norm already, or the
-            model is compiled.
+    the names of the projector's own weights stay what they were. ``projector`` is the dotted name of the module whose
+    output are the vision tokens; None looks for the usual names. None or several found, a norm that is there already,
+    and a model that is compiled are refused.
 
     Examples:
         >>> from mirlib.loading import load_miniature
@@ -122,13 +102,17 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
         torch.Size([128])
         >>> detach(model)
     """
-    if kind not in KINDS:
-        raise MirlibError(f"unknown kind of norm {kind!r}; choose one of {', '.join(KINDS)}")
+    check_choice("kind of norm", kind, KINDS)
     check_not_compiled(model, "align.norms")
     model = base_of(model)
     if is_attached(model):
         raise MirlibError("the projector has a norm already; detach() takes it away")
-    name = _projector(model) if projector is None else projector
+    found = connector_names(model) if projector is None else [projector]
+    if len(found) != 1:
+        there = f"several: {', '.join(found)}" if found else "none of the usual names"
+        question = f"{type(model).__name__}: which module makes the vision tokens?"
+        raise MirlibError(f"{question} Found {there}; say it with projector=")
+    name = found[0]
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
@@ -138,16 +122,6 @@ def attach(model: nn.Module, kind: str = "layer_norm", *, projector: str | None 
     return made
 
 
-def _projector(model: nn.Module) -> str:
-    found = connector_names(model)
-    if len(found) == 1:
-        return found[0]
-    there = f"several: {', '.join(found)}" if found else "none of the usual names"
-    raise MirlibError(
-        f"{type(model).__name__}: which module makes the vision tokens? Found {there}; say it with projector="
-    )
-
-
 def _settings(model: nn.Module) -> dict[str, Any]:
     made, model = find(model), base_of(model)
     return {"kind": made.kind, "projector": place_of(model, made)[0]}
@@ -155,7 +129,7 @@ def _settings(model: nn.Module) -> dict[str, Any]:
 
 _METHOD = Method(
     "norms",
-    (LayerNorm, NormMatched),
+    tuple(_CLASSES.values()),
     "there is no norm behind the projector of this model; attach() puts one there",
     lambda model, settings: attach(model, settings.get("kind"), projector=settings.get("projector")),
     _settings,

@@ -42,24 +42,17 @@ def is_of_method(key: str) -> bool:
 
 
 def restore_saved(model: nn.Module, checkpoint: str, unexpected: Iterable[str]) -> None:
-    """Put on a model what was saved with it.
+    """Put on a model, as transformers loaded it, what was saved with it in a checkpoint, a folder or a Hugging Face id.
 
-    Args:
-        model: As transformers loaded it, changed in place.
-        checkpoint: Where from: a folder, or a Hugging Face id.
-        unexpected: Names of weights that transformers found and did not use.
-
-    Raises:
-        MirlibError: If a file is damaged, of another model, or of a method that is not known here; or if parameters
-            stand beside the weights and among them and differ.
+    ``unexpected`` are the names of weights that transformers found and did not use. Refused is a file that is damaged,
+    of another model, or of a method that is not known here; and parameters beside the weights that differ from those
+    among them.
     """
     folder = Path(checkpoint)
     for path in sorted(folder.glob("*.safetensors")):
         if (known := method_of(path)) is not None and known not in METHODS:
-            raise MirlibError(
-                f"{path} belongs to the method {known[:80]!r}, which this version of mirlib does not know: install a "
-                "newer one, or move the file away to measure the model without it"
-            )
+            what = f"{path} belongs to the method {known[:80]!r}, which this version of mirlib does not know"
+            raise MirlibError(f"{what}: install a newer one, or move the file away to measure the model without it")
     for name, method in METHODS.items():
         among = [found for key in unexpected if name in KEYS and (found := KEYS[name].match(key))]
         beside = (folder / method.FILE).is_file()
@@ -69,10 +62,9 @@ def restore_saved(model: nn.Module, checkpoint: str, unexpected: Iterable[str]) 
             continue
         place, tensors = among[0]["place"], _tensors(folder, KEYS[name])
         if not tensors:
-            raise MirlibError(
-                f"{checkpoint}: its weights hold parameters of mirlib.align.{name} ({among[0][0]}), which are read "
-                f"from a local folder of safetensors alone; save them with mirlib.align.{name}.save()"
-            )
+            what = f"{checkpoint}: its weights hold parameters of mirlib.align.{name} ({among[0][0]})"
+            way = f"from a local folder of safetensors alone; save them with mirlib.align.{name}.save()"
+            raise MirlibError(f"{what}, which are read {way}")
         if not beside:
             kind = "matched" if "norm" in tensors else "layer_norm"
             settings = {"kind": kind, "projector": place} if name == "norms" else {}
@@ -80,10 +72,8 @@ def restore_saved(model: nn.Module, checkpoint: str, unexpected: Iterable[str]) 
             continue
         own = method.find(model).state_dict()
         if own.keys() != tensors.keys() or not all(torch.equal(own[key].cpu(), tensors[key]) for key in own):
-            raise MirlibError(
-                f"{folder / method.FILE} and the weights beside it hold different parameters of mirlib.align.{name}: "
-                "move the file away if those among the weights are right, or save both again"
-            )
+            what = f"{folder / method.FILE} and the weights beside it hold different parameters of mirlib.align.{name}"
+            raise MirlibError(f"{what}: move the file away if those among the weights are right, or save both again")
 
 
 def _tensors(folder: Path, keys: re.Pattern[str]) -> dict[str, Tensor]:

@@ -28,18 +28,15 @@ class VisionRows:
 
     It keeps it beyond the pass, since gradient checkpointing reads the layers once more in the backward pass. A decoder
     that is called by itself afterwards, with as many rows and tokens, is taken to read the same sequence: announce what
-    it reads with `vision_rows_are`.
-
-    Use `VisionRows.of`, which gives every method on a model the same one, and `release` when the method comes off.
-    ``mask`` is (B, T) bool, true where vision stands; None before the first pass.
+    it reads with `vision_rows_are`. Use `VisionRows.of`, which gives every method on a model the same one, and
+    `release` when the method comes off. ``mask`` is (B, T) bool, true where vision stands; None before the first pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.mask: Tensor | None = None
-        parts = decoder_parts(model)
-        self._vision_token_ids = parts.vision_token_ids
-        self._asks_adapter = parts.vision_mask is not None
         self._users = 0
+        parts = decoder_parts(model)
+        self._vision_token_ids, self._asks_adapter = parts.vision_token_ids, parts.vision_mask is not None
         self._handle = model.register_forward_pre_hook(self._before, with_kwargs=True)
 
     @classmethod
@@ -64,10 +61,9 @@ class VisionRows:
         """The mask (B, T) for hidden states (B, T, d) that a layer reads or returns, on their device."""
         if self.mask is None or self.mask.shape != hidden.shape[:2]:
             there = "nothing" if self.mask is None else f"a batch of shape {tuple(self.mask.shape)}"
-            raise MirlibError(
-                f"a layer reads a batch of shape {tuple(hidden.shape[:2])}, but {there} was announced: call the whole "
-                "model with input_ids, or say where vision stands with mirlib.align.vision_rows.vision_rows_are()"
-            )
+            what = f"a layer reads a batch of shape {tuple(hidden.shape[:2])}, but {there} was announced"
+            way = "say where vision stands with mirlib.align.vision_rows.vision_rows_are()"
+            raise MirlibError(f"{what}: call the whole model with input_ids, or {way}")
         return self.mask.to(hidden.device)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -29,21 +29,15 @@ IGNORED = -100
 def neighbour_mean(values: Tensor, counts: Tensor, width: int = 3) -> Tensor:
     """(B, T) mean of each value and its neighbours in the same row, over those that count; 0 where one does not.
 
-    At the ends of a row, and beside a position that does not count (padding, the question before an answer), the mean
-    is over fewer values. CAL's public code pools over the whole batch as one row instead, padding included.
-
-    Args:
-        values: (B, T).
-        counts: (B, T) bool.
-        width: Odd number of positions; others are refused.
+    Of ``values`` (B, T), ``counts`` (B, T) bool, and a ``width`` that is odd, or refused. At the ends of a row, and
+    beside a position that does not count (padding, the question before an answer), the mean is over fewer values. CAL's
+    public code pools over the whole batch as one row instead, padding included.
     """
     if width < 1 or width % 2 == 0:
         raise MirlibError(f"the pooling width must be an odd number of positions, not {width}")
-    ones = counts.to(values.dtype)
-    kernel = values.new_ones(1, 1, width)
-    summed, there = (
-        F.conv1d(x[:, None], kernel, padding=width // 2)[:, 0] for x in (values.masked_fill(~counts, 0), ones)
-    )
+    ones, kernel = counts.to(values.dtype), values.new_ones(1, 1, width)
+    both = (values.masked_fill(~counts, 0), ones)
+    summed, there = (F.conv1d(each[:, None], kernel, padding=width // 2)[:, 0] for each in both)
     return summed / there.clamp(min=1) * ones
 
 
@@ -53,19 +47,10 @@ def cal_weights(
 ) -> Tensor:
     """CAL's weights: ``AvgPool(clamp(Δ, low, high))`` with ``Δ`` the rise of the right word's logit by the picture.
 
-    Args:
-        seen: (B, T, vocabulary) logits with the picture; position t predicts ``labels[:, t]``.
-        unseen: (B, T, vocabulary) logits with the picture hidden.
-        labels: (B, T) ids, `IGNORED` where nothing is learnt.
-        low: Weight of a word that the picture does not help.
-        high: Largest weight.
-        width: Positions that are averaged, see `neighbour_mean`.
-
-    Returns:
-        (B, T) weights in [low, high], 0 at ignored positions; they carry no gradient.
-
-    Raises:
-        MirlibError: If the shapes do not fit, or low is above high.
+    Of logits (B, T, vocabulary), ``seen`` with the picture and ``unseen`` with it hidden, of which position t predicts
+    ``labels[:, t]``, (B, T) ids, `IGNORED` where nothing is learnt. A word that the picture does not help has the
+    weight ``low``, none more than ``high``, which must not be less; see `neighbour_mean` for ``width``. The weights are
+    (B, T), in [low, high], 0 at ignored positions, and carry no gradient.
 
     Examples:
         >>> import torch
@@ -88,19 +73,10 @@ def prior_weights(reference: Tensor, labels: Tensor, *, power: float = 1.0) -> T
     """PRIOR's weights: ``(1 − p)^power`` with ``p`` the probability that a reference without picture gives the word.
 
     They are scaled to a mean of 1 over the words of each caption. The paper's text was not at hand: form, power 1 and
-    scaling are those that a published summary of it reports.
-
-    Args:
-        reference: (B, T, vocabulary) logits of the reference; position t predicts ``labels[:, t]``.
-        labels: (B, T) ids, `IGNORED` where nothing is learnt.
-        power: Of the improbability, at least 0; 0 gives equal weights.
-
-    Returns:
-        (B, T) weights, at least 0, 0 at ignored positions; they carry no gradient. A caption that the reference knows
-        by heart (all ``p`` equal to 1) gets equal weights.
-
-    Raises:
-        MirlibError: If the shapes do not fit, or for a negative power.
+    scaling are those that a published summary of it reports. The reference's logits are (B, T, vocabulary) and position
+    t predicts ``labels[:, t]``, (B, T) ids, `IGNORED` where nothing is learnt; ``power`` is at least 0, which gives
+    equal weights. The weights are (B, T), at least 0, 0 at ignored positions, and carry no gradient. A caption that the
+    reference knows by heart (all ``p`` equal to 1) gets equal weights.
 
     Examples:
         >>> import torch
@@ -141,19 +117,12 @@ def _of_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _fit(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 3 or logits.shape[:2] != labels.shape:
-        raise MirlibError(
-            f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}: give logits "
-            "(B, T, vocabulary) and the labels (B, T) that they predict, position by position"
-        )
+        what = f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}"
+        way = "give logits (B, T, vocabulary) and the labels (B, T) that they predict, position by position"
+        raise MirlibError(f"{what}: {way}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Any Hugging Face LVLM
-
-
-def _hide(
-    rows: VisionRows, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _hide(rows: VisionRows, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Take the vision columns out of the attention mask that a decoder is called with."""
     if rows.mask is None:
         raise MirlibError("call the whole model with input_ids: they tell which columns are vision")
@@ -168,14 +137,12 @@ def _hidden(mask: Any, vision: Tensor) -> Any:
     if isinstance(mask, Mapping):  # a mask by kind of layer
         return {kind: None if each is None else _hidden(each, vision) for kind, each in mask.items()}
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != vision.shape[-1]:
-        raise MirlibError(
-            f"the decoder got an attention mask of shape {tuple(getattr(mask, 'shape', ()))} for a sequence of "
-            f"shape {tuple(vision.shape)}; vision can be hidden in masks (B, T) and (B, 1, T, T) only"
-        )
+        shapes = f"shape {tuple(getattr(mask, 'shape', ()))} for a sequence of shape {tuple(vision.shape)}"
+        way = "vision can be hidden in masks (B, T) and (B, 1, T, T) only"
+        raise MirlibError(f"the decoder got an attention mask of {shapes}; {way}")
     columns = vision.to(mask.device) if mask.ndim == 2 else vision.to(mask.device)[:, None, None, :]
-    if mask.is_floating_point() and mask.ndim == 4:
-        return mask.masked_fill(columns, torch.finfo(mask.dtype).min)
-    return mask.masked_fill(columns, 0)
+    added = mask.is_floating_point() and mask.ndim == 4
+    return mask.masked_fill(columns, torch.finfo(mask.dtype).min if added else 0)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,18 +14,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from mirlib import mir
 from mirlib.errors import MirlibError
 from mirlib.influence import t_interval
-from mirlib.mir import (
-    MODALITIES,
-    as_layers,
-    check_confidence,
-    check_layers,
-    check_norms,
-    log10_sum,
-    row_norms,
-    sample_ids,
-)
 from mirlib.result import Interval, Sample, _finite, _interval_as_dict, _numbers
 
 LOWER, HIGHER = "lower", "higher"
@@ -46,8 +37,8 @@ class Calibration:
         p_value: (K,) share of pairings at least as alike as the true one, that one counted among them.
         calibrated: (K,) ``(value − null mean) / (best − null mean)``: 0 for random pairs, 1 for the best there can be.
         permutations: Number of random pairings.
-        random_weights: (R, K) values of R models of the same architecture with random weights on the same samples; None
-            if none was asked. What the architecture alone gives, before anything was learned.
+        random_weights: (R, K) values of R models of the same architecture with random weights on the same samples: what
+            the architecture gives before anything was learned; None if none was asked.
     """
 
     null_mean: np.ndarray
@@ -69,8 +60,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as JSON."""
-        columns = ("null_mean", "null_std", "p_value", "calibrated")
-        found: dict[str, Any] = {name: _numbers(getattr(self, name)) for name in columns}
+        names = ("null_mean", "null_std", "p_value", "calibrated")
+        found: dict[str, Any] = {name: _numbers(getattr(self, name)) for name in names}
         found |= {"value": _finite(self.value), "permutations": self.permutations}
         if self.random_weights is not None:
             found["random_weights"] = [_numbers(values) for values in self.random_weights]
@@ -94,9 +85,8 @@ class GapResult:
         settings: What the value depends on beside the rows; ``no_interval`` says why there is no interval.
         interval: For another draw of as many samples (never of rows); None if none was asked for, or could be had.
         influence: (N,) what each sample adds to the value: without sample i it would be about ``value − influence[i]``.
-            They sum to about 0, and the variance of the value is ``N / (N − 1) Σ influence²``. From the value without
-            each sample where the measure has a short way to it, else from the derivative, as each measure says; None
-            where samples were left out in groups, or not at all.
+            They sum to about 0, and the variance of the value is ``N / (N − 1) Σ influence²``. None where samples were
+            left out in groups, or not at all.
         samples: The N samples, in the order of ``influence``; empty if they are not known.
     """
 
@@ -114,16 +104,10 @@ class GapResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON; NaN and infinity become None."""
-        found = {
-            "measure": self.measure,
-            "value": _finite(self.value),
-            "interval": None if self.interval is None else _interval_as_dict(self.interval),
-            "per_layer": _numbers(self.per_layer),
-            "direction": self.direction,
-            "needs": self.needs,
-            "rows": dict(self.rows),
-            "settings": dict(self.settings),
-        }
+        interval = None if self.interval is None else _interval_as_dict(self.interval)
+        found = {"measure": self.measure, "value": _finite(self.value), "interval": interval}
+        found |= {"per_layer": _numbers(self.per_layer), "direction": self.direction, "needs": self.needs}
+        found |= {"rows": dict(self.rows), "settings": dict(self.settings)}
         if self.influence is not None:
             found["influence"] = _numbers(self.influence)
         if self.samples:
@@ -135,15 +119,10 @@ class GapResult:
 
 @dataclass(frozen=True)
 class Measure:
-    """An entry of the registry.
+    """An entry of the registry: its key, its name in prose, and ``needs`` and ``direction`` as in `GapResult`.
 
-    Attributes:
-        name: Its key.
-        title: Its name in prose.
-        function: ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model,
-            ``function(model, processor, images, texts, ...)``; for a measure of a task, what its docstring says.
-        needs: See `GapResult`.
-        direction: See `GapResult`.
+    ``function(vision, text, *, samples=None, seed=0, ...) -> GapResult``; of the model, ``function(model, processor,
+    images, texts, ...)``; for a measure of a task, what its docstring says.
     """
 
     name: str
@@ -153,10 +132,11 @@ class Measure:
     direction: str
 
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., GapResult]]
 MEASURES: dict[str, Measure] = {}
 
 
-def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Callable[..., GapResult]]:
+def register(name: str, **entry: str) -> Decorator:
     """Decorator: make a measure known by its name; ``entry`` are the other texts of `Measure`."""
 
     def keep(function: Callable[..., GapResult]) -> Callable[..., GapResult]:
@@ -166,12 +146,17 @@ def register(name: str, **entry: str) -> Callable[[Callable[..., GapResult]], Ca
     return keep
 
 
-def public(
-    function: Callable[..., Any], measure: Callable[..., GapResult], taken: str, refused: str
-) -> Callable[..., GapResult]:
+REFUSED = """\
+Raises:
+    MirlibError: For rows that do not belong together or are not finite, too few of them, text rows of zero alone where
+        lengths are in mean text norms, and options out of range.
+"""
+
+
+def public(function: Callable[..., Any], measure: Callable[..., GapResult], taken: str) -> Callable[..., GapResult]:
     """The ``measure`` of all layers, with the name, the options and the words of the ``function`` of one of them.
 
-    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and ``refused`` behind it.
+    In its docstring ``taken``, on what the measure takes, stands for "layer: Its rows.", and `REFUSED` behind it.
     """
     common, own = (list(inspect.signature(each).parameters.values()) for each in (measure, function))
     functools.update_wrapper(measure, function)
@@ -179,8 +164,7 @@ def public(
     measure.__signature__ = inspect.Signature(parameters, return_annotation="GapResult")
     measure.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": "GapResult"}
     words, _, options = inspect.cleandoc(function.__doc__).partition("\nArgs:\n    layer: Its rows.\n")
-    arguments = f"{taken}{options}".rstrip()
-    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{arguments}\n\n{refused}"
+    measure.__doc__ = f"{words.rstrip()}\n\nArgs:\n{taken}{options}".rstrip() + f"\n\n{REFUSED}"
     return measure
 
 
@@ -206,10 +190,10 @@ def result(
     """
     measure, per_layer = MEASURES[name], np.asarray(per_layer, dtype=float)
     if value is None:
-        value = log10_sum(per_layer) if logarithm else per_layer.mean()
+        value = mir.log10_sum(per_layer) if logarithm else per_layer.mean()
     found, interval = None, None
     if confidence is not None:
-        check_confidence(confidence)
+        mir.check_confidence(confidence)
         if influence is None:
             no_interval = no_interval or "the rows belong to no samples"
         else:
@@ -264,26 +248,14 @@ def mean_interval(values: Any) -> Interval:
 
 
 def of_samples(
-    name: str,
-    values: Any,
-    rows: Mapping[str, int],
-    *,
-    layers: Any = None,
-    null: Any = None,
-    samples: Sequence[Sample] = (),
-    **settings: Any,
+    name: str, values: Any, rows: Mapping, *, layers: Any = None, null: Any = None, samples: Any = (), **settings: Any
 ) -> GapResult:
     """The result of a registered measure that is a mean over samples, with Student's t interval.
 
-    Args:
-        name: Of the measure.
-        values: (N,) what each sample gives, of 2 or more.
-        rows: See `GapResult`.
-        layers: (K, N) the same by layer; left out, the measure has no layers.
-        null: (N,) what each sample gives where there is nothing to find, or one number for all.
-        samples: The N samples.
-        settings: Those of the result. To them come, by layer, ``standard_error``; and with a null its mean, ``null``,
-            and ``above_null`` and ``above_null_interval``, of the difference sample by sample.
+    ``values`` (N,) are what each of 2 or more ``samples`` gives, ``layers`` (K, N) the same by layer if there are any,
+    and ``null`` what each gives where there is nothing to find, (N,) or one number for all. To the ``settings`` come,
+    by layer, ``standard_error``; and with a null its mean, ``null``, and ``above_null`` and ``above_null_interval``,
+    of the difference sample by sample.
     """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
@@ -292,21 +264,15 @@ def of_samples(
     broken = ~np.isfinite(np.vstack([values[None], by_layer])).all(0)
     if broken.any():
         raise MirlibError(f"{name}: sample {int(broken.argmax())} gives a number that is not finite")
-    beside: dict[str, Any] = {}
-    if layers is not None:
-        beside["standard_error"] = stats.sem(by_layer, axis=1).tolist()
+    beside: dict[str, Any] = {} if layers is None else {"standard_error": stats.sem(by_layer, axis=1).tolist()}
     if null is not None:
         above = values - null
         beside |= {"null": float(np.mean(null)), "above_null": float(above.mean())}
         beside["above_null_interval"] = list(mean_interval(above)[:2])
     mean = values.mean()
-    influence = (values - mean) / len(values)
-    options = {"value": mean, "influence": influence, "confidence": CONFIDENCE, **beside, **settings}
+    options = {"value": mean, "influence": (values - mean) / len(values), "confidence": CONFIDENCE}
+    options |= beside | settings
     return replace(result(name, by_layer.mean(1), rows, **options), samples=tuple(samples))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows
 
 
 @dataclass(frozen=True)
@@ -316,9 +282,8 @@ class Rows:
     Attributes:
         sides: K tensors (r, d) of vision rows and K tensors (s, d) of text rows, as they came.
         chosen: Numbers of the chosen rows, by modality.
-        names: (N,) numbers of all samples, in ascending order; None if the caller did not say.
-        places: Which of the N samples each chosen row belongs to, 0..N−1, by modality; empty likewise. A sample may
-            have no chosen row.
+        names: (N,) numbers of all samples, in ascending order, also of those without a chosen row; None if not said.
+        places: Which of the N samples each chosen row belongs to, 0..N−1, by modality; empty likewise.
     """
 
     sides: tuple[list[Tensor], list[Tensor]]
@@ -329,19 +294,19 @@ class Rows:
     @classmethod
     def of(cls, vision: Any, text: Any, samples: Any, *, max_rows: int | None, seed: int) -> Rows:
         """Check the arrays, and draw at most ``max_rows`` rows of each modality, the same ones in every layer."""
-        sides = as_layers(vision, "vision"), as_layers(text, "text")
-        check_layers(*sides, minimum=2)
+        sides = mir.as_layers(vision, "vision"), mir.as_layers(text, "text")
+        mir.check_layers(*sides, minimum=2)
         if max_rows is not None and max_rows < 2:
             raise MirlibError(f"max_rows must be at least 2, got {max_rows}")
         counts = [len(side[0]) for side in sides]
-        ids = None if samples is None else sample_ids(samples, counts)
-        for side, modality in enumerate(MODALITIES):
+        ids = None if samples is None else mir.sample_ids(samples, counts)
 
-            def name_row(row: int, side: int = side) -> str:
-                return f"row {row}" + ("" if ids is None else f" of sample {int(ids[side][row])}")
+        def name_row(side: int, row: int) -> str:
+            return f"row {row}" + ("" if ids is None else f" of sample {int(ids[side][row])}")
 
+        for side, modality in enumerate(mir.MODALITIES):
             for k, rows in enumerate(sides[side], start=1):
-                check_norms(row_norms(rows), rows, k, modality, name_row)
+                mir.check_norms(mir.row_norms(rows), rows, k, modality, functools.partial(name_row, side))
         generator = torch.Generator().manual_seed(seed)
         chosen = tuple(torch.randperm(count, generator=generator)[:max_rows].sort().values for count in counts)
         if ids is None:
@@ -353,7 +318,7 @@ class Rows:
     @property
     def counts(self) -> dict[str, int]:
         """Rows chosen, by modality."""
-        return {name: len(chosen) for name, chosen in zip(MODALITIES, self.chosen, strict=True)}
+        return {name: len(chosen) for name, chosen in zip(mir.MODALITIES, self.chosen, strict=True)}
 
     def layers(self, scale: str = "none") -> Iterator[tuple[Tensor, Tensor]]:
         """The chosen vision rows and text rows of each layer, float64 on the CPU.
@@ -362,14 +327,12 @@ class Rows:
         both modalities divided by the mean norm of all text rows, as MIR does, which must not be zero.
         """
         for k, sides in enumerate(zip(*self.sides, strict=True), start=1):
-            rows = [
-                side[chosen.to(side.device)].detach().to("cpu", torch.float64)
-                for side, chosen in zip(sides, self.chosen, strict=True)
-            ]
+            pairs = zip(sides, self.chosen, strict=True)
+            rows = [side[chosen.to(side.device)].detach().to("cpu", torch.float64) for side, chosen in pairs]
             if scale == "unit":
                 rows = [unit(side) for side in rows]
             elif scale == "text":
-                norm = float(row_norms(sides[1]).mean())
+                norm = float(mir.row_norms(sides[1]).mean())
                 if not norm > 0:
                     raise MirlibError(f"layer {k}: every text row has norm zero, so there is no unit of length")
                 rows = [side / norm for side in rows]

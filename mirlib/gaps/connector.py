@@ -19,36 +19,23 @@ from torch.nn.functional import pad
 from mirlib.adapters import decoder_parts, unwrap
 from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.gaps.base import (
-    CONFIDENCE,
-    HIGHER,
-    MODEL,
-    QUADRATIC_ROWS,
-    GapResult,
-    mean_interval,
-    of_samples,
-    register,
-    result,
-)
+from mirlib.gaps import base
+from mirlib.gaps.base import CONFIDENCE, HIGHER, MODEL, GapResult, mean_interval, of_samples, register, result
 from mirlib.gaps.paired import NEIGHBOURS, mutual_knn
 from mirlib.gaps.reading import in_order
 from mirlib.hidden_states import from_layer_zero
 from mirlib.result import Sample
 
-FOLDS = 5
-RIDGE = 1e-3
+FOLDS, RIDGE = 5, 1e-3
 
 
 @dataclass(frozen=True)
 class ConnectorRows:
-    """Features of the encoder and the vision rows that the connector made of them, picture by picture.
+    """Features of the encoder and the vision rows that the connector made of them, for N pictures, float64.
 
-    Attributes:
-        features: (N, f) mean feature of each picture, float64.
-        layers: K + 1 tensors (N, d), the means of its vision rows where they enter layer 1 and after each layer.
-        patches: Where the connector makes one row of one feature: (n, f) some features, (n,) the picture of each, and
-            K + 1 tensors (n, d), their rows. Else None.
-        samples: The N samples.
+    ``features`` (N, f) are the mean feature of each picture, ``layers``, K + 1 tensors (N, d), the means of its vision
+    rows where they enter layer 1 and after each layer. Where the connector makes one row of one feature, ``patches``
+    are (n, f) some features, (n,) the picture of each, and K + 1 tensors (n, d), their rows; else None.
     """
 
     features: Tensor
@@ -63,7 +50,7 @@ def connector_rows(
     images: Sequence[Any],
     texts: Sequence[str],
     *,
-    max_rows: int = QUADRATIC_ROWS,
+    max_rows: int = base.QUADRATIC_ROWS,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -143,18 +130,14 @@ def neighbours_kept(
     weights keeps neighbours, too, though no word comes of them.
 
     A picture is the mean of its features, or of its rows; neighbours go by cosine, without the picture itself. The
-    null is the share of random neighbours, exactly ``k / (N − 1)``.
+    null is the share of random neighbours, exactly ``k / (N − 1)``. Source: after the overlap ratio of arXiv 2509.11986
+    (whose code takes Euclidean distances and counts the picture itself among its neighbours), by the neighbours of Huh
+    et al. (2024), arXiv 2405.07987.
 
     Arguments are those of `connector_rows`, and ``neighbours``, k; texts do not matter with causal attention. Fewer
-    than k + 1 pictures are refused.
-
-    Returns:
-        `GapResult` in [0, 1], the value where rows enter layer 1, with an interval from leaving each picture out (on
-        the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one feature,
-        ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
-
-    Source: after the overlap ratio of arXiv 2509.11986 (whose code takes Euclidean distances and counts the picture
-    itself among its neighbours), by the neighbours of Huh et al. (2024), arXiv 2405.07987.
+    than k + 1 pictures are refused. In [0, 1]: the value where rows enter layer 1, with an interval from leaving each
+    picture out (on the wide side), and ``per_layer`` after each layer. Where the connector makes one row of one
+    feature, ``settings["patches"]`` holds the same for single patches among those of all pictures, at most 1000.
     """
     rows = connector_rows(model, processor, images, texts, seed=seed, **options)
     entering = shared_neighbours(rows.features, rows.layers[:1], neighbours)
@@ -166,19 +149,10 @@ def neighbours_kept(
         found = shared_neighbours(features, layers, neighbours, confidence=None, seed=seed)
         patches = {"entering": found.per_layer[0], "per_layer": found.per_layer[1:].tolist(), **found.rows}
         patches["null"] = neighbours / (found.rows["pairs"] - 1)
-    kept = result(
-        "neighbours_kept",
-        after.per_layer,
-        {"pictures": len(images)},
-        value=entering.value,
-        influence=entering.influence,
-        no_interval=entering.settings.get("no_interval"),
-        confidence=CONFIDENCE,
-        null=null,
-        above_null=entering.value - null,
-        patches=patches,
-        neighbours=neighbours,
-    )
+    options = {"value": entering.value, "influence": entering.influence, "confidence": CONFIDENCE}
+    options |= {"no_interval": entering.settings.get("no_interval")}
+    settings = {"null": null, "above_null": entering.value - null, "patches": patches, "neighbours": neighbours}
+    kept = result("neighbours_kept", after.per_layer, {"pictures": len(images)}, **options, **settings)
     return replace(kept, samples=rows.samples)
 
 
@@ -187,16 +161,10 @@ def ridge_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors of a ridge regression of y on x in pictures that it has not seen, and of the mean of y.
 
-    Args:
-        x: (n, d) float64.
-        y: (n, f) float64.
-        owners: (n,) the picture of each row, 0..N−1; a picture is in one fold with all its rows.
-        folds: How many.
-        ridge: Penalty as a share of the mean variance of the columns of x; there is an intercept without penalty.
-        seed: Of the draw of folds.
-
-    Returns:
-        Two (N,), sums over the rows of each picture: of the regression, and of the mean of y over the other folds.
+    Of x (n, d) and y (n, f), float64; both are (N,), sums over the rows of each picture, and the mean is that over the
+    other folds. ``owners``, (n,), are the picture of each row, 0..N−1; a picture is in one of the ``folds``, drawn by
+    ``seed``, with all its rows. ``ridge`` is the penalty as a share of the mean variance of the columns of x; the
+    intercept has none.
     """
     count = int(owners.max()) + 1
     fold_of = torch.arange(count)[torch.randperm(count, generator=torch.Generator().manual_seed(seed))] % folds
@@ -228,7 +196,7 @@ def feature_probe(
     *,
     folds: int = FOLDS,
     ridge: float = RIDGE,
-    max_rows: int = 4 * QUADRATIC_ROWS,
+    max_rows: int = 4 * base.QUADRATIC_ROWS,
     seed: int = 0,
     **options: Any,
 ) -> GapResult:
@@ -243,15 +211,10 @@ def feature_probe(
     what the place in the picture alone says. Reconstruction as such is in arXiv 2509.11986.
 
     Arguments are those of `connector_rows`, where rows should be several times as many as dimensions, and of
-    `ridge_errors`; each of the ``folds`` parts of the pictures is left out once.
-
-    Returns:
-        `GapResult` up to 1, below 0 where the mean of the features would do better; ``per_layer`` after each layer,
-        the value their mean, ``settings["entering"]`` where the rows enter layer 1. See
-        `mirlib.gaps.base.of_samples`; intervals take R² for the ratio of means that it is.
-
-    Raises:
-        MirlibError: For fewer pictures than folds, an impossible penalty, and as `connector_rows`.
+    `ridge_errors`, with the errors of the first. Each of the ``folds`` parts of the pictures is left out once; fewer
+    pictures than folds, and an impossible penalty, are refused. At most 1, and below 0 where the mean of the features
+    would do better; ``per_layer`` after each layer, the value their mean, ``settings["entering"]`` where the rows enter
+    layer 1. See `mirlib.gaps.base.of_samples`; intervals take R² for the ratio of means that it is.
     """
     if not 2 <= folds <= len(images) or ridge < 0:
         raise MirlibError(f"expected 2 to {len(images)} folds, one a picture, and a penalty ≥ 0: {folds}, {ridge:g}")
@@ -266,16 +229,8 @@ def feature_probe(
         return np.stack([_shares(*each) for each in found])
 
     shares, null = explained(features), explained(others)
-    return of_samples(
-        "feature_probe",
-        shares[1:].mean(0),
-        {"pictures": len(images), "rows": len(features)},
-        layers=shares[1:],
-        null=null[1:].mean(0),
-        samples=rows.samples,
-        entering=float(shares[0].mean()),
-        entering_interval=list(mean_interval(shares[0])[:2]),
-        folds=folds,
-        ridge=ridge,
-        seed=seed,
-    )
+    counts = {"pictures": len(images), "rows": len(features)}
+    by_layer = {"layers": shares[1:], "null": null[1:].mean(0), "samples": rows.samples}
+    settings = {"entering": float(shares[0].mean()), "entering_interval": list(mean_interval(shares[0])[:2])}
+    settings |= {"folds": folds, "ridge": ridge, "seed": seed}
+    return of_samples("feature_probe", shares[1:].mean(0), counts, **by_layer, **settings)

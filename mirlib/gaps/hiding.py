@@ -36,8 +36,7 @@ UNCHANGED = 0.95
 def _with_next_pictures(batches: PairBatches) -> PairBatches:
     """The same texts, each with the picture of the next pair."""
     count = len(batches.chosen)
-    pairs = [((i + 1) % count, i) for i in range(count)]
-    return PairBatches(batches.processor, batches.images, batches.texts, pairs, batches.settings)
+    return replace(batches, chosen=[((i + 1) % count, i) for i in range(count)])
 
 
 class _Words:
@@ -77,13 +76,7 @@ def _read(model: nn.Module, batches: PairBatches, description: str, progress: bo
 
 @register("picture_gain", title="gain of the picture", needs=MODEL, direction=HIGHER)
 def picture_gain(
-    model: nn.Module,
-    processor: Any,
-    images: Sequence[Any],
-    texts: Sequence[str],
-    *,
-    progress: bool = False,
-    **options: Any,
+    model: nn.Module, processor: Any, images: Sequence, texts: Sequence[str], *, progress: bool = False, **options: Any
 ) -> GapResult:
     """``log P(text | picture) − log P(text | picture hidden)``, in nats a token.
 
@@ -94,35 +87,23 @@ def picture_gain(
     picture says, and unlike the gain itself it cannot come from the mere presence of vision rows.
 
     Model (see `mirlib.align.weighting.vision_hidden`), processor, N images with the N texts that belong to them, and
-    options are those of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
-
-    Returns:
-        `GapResult` without layers; see `mirlib.gaps.base.of_samples`. ``settings`` also hold ``log_probability``, the
-        means with the picture, with another and with it hidden.
-
-    Source: the masked picture is that of CAL (arXiv 2405.17871), taken as a measure here.
+    options are those of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused. The result is without
+    layers, see `mirlib.gaps.base.of_samples`, and its ``settings`` also hold ``log_probability``, the means with the
+    picture, with another and with it hidden. The masked picture is that of CAL (arXiv 2405.17871).
     """
     batches = in_order(model, processor, images, texts, **options)
-    found: list[list[np.ndarray]] = [[], [], []]
-    samples: list[Sample] = []
+    seen, hidden, samples = [], [], []
     for words in _read(model, batches, "pictures", progress):
         samples += words.samples
-        found[0].append(words.log_probability())
+        seen.append(words.log_probability())
         with vision_hidden(model):
-            found[1].append(words.log_probability())
-    for words in _read(model, _with_next_pictures(batches), "other pictures", progress):
-        found[2].append(words.log_probability())
-    seen, hidden, other = map(np.concatenate, found)
+            hidden.append(words.log_probability())
+    others = _read(model, _with_next_pictures(batches), "other pictures", progress)
+    other = [words.log_probability() for words in others]
+    seen, hidden, other = map(np.concatenate, (seen, hidden, other))
     means = {"own": float(seen.mean()), "other": float(other.mean()), "hidden": float(hidden.mean())}
-    return of_samples(
-        "picture_gain",
-        seen - hidden,
-        {"pairs": len(texts)},
-        null=other - hidden,
-        samples=samples,
-        log_probability=means,
-        **batches.settings,
-    )
+    settings = {"samples": samples, "log_probability": means, **batches.settings}
+    return of_samples("picture_gain", seen - hidden, {"pairs": len(texts)}, null=other - hidden, **settings)
 
 
 @contextmanager
@@ -147,18 +128,15 @@ def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
             mask = torch.ones_like(kept[:1]).tril()
         if not isinstance(mask, Tensor) or mask.shape[-2:] != kept.shape[-2:]:
             shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise MirlibError(
-                f"a layer got an attention mask of {shape} for a sequence of shape {tuple(hidden.shape[:2])}; call "
-                "model.set_attn_implementation('sdpa') or ('eager')"
-            )
+            where = f"{shape} for a sequence of shape {tuple(hidden.shape[:2])}"
+            way = "call model.set_attn_implementation('sdpa') or ('eager')"
+            raise MirlibError(f"a layer got an attention mask of {where}; {way}")
         kept = kept.to(mask.device)
+        if not mask.is_floating_point():
+            kept = mask.bool() & kept
+            mask = torch.zeros_like(kept, dtype=hidden.dtype) if eager else kept
         if mask.is_floating_point():
             mask = mask.masked_fill(~kept, torch.finfo(mask.dtype).min)
-        else:
-            mask = mask.bool() & kept
-            if eager:
-                lowest = torch.finfo(hidden.dtype).min
-                mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)
         return args, {**kwargs, "attention_mask": mask}
 
     with ExitStack() as stack:
@@ -169,13 +147,9 @@ def vision_hidden_behind(model: nn.Module, depth: int) -> Iterator[None]:
 
 
 def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
-    """From which depth on the mean agreement stays at `UNCHANGED` or above it.
+    """From which depth on the mean of an agreement (K + 1, N), by depth from 0 and by sample, is `UNCHANGED` or above.
 
-    Args:
-        agreement: (K + 1, N), by depth from 0 and by sample; 1 at depth K.
-
-    Returns:
-        The depth, and the depths at which that is true of the upper and of the lower end of Student's t interval.
+    Then the depths at which that is true of the upper and of the lower end of Student's t interval. It is 1 at depth K.
 
     Examples:
         >>> import numpy as np
@@ -190,13 +164,7 @@ def depth_of(agreement: np.ndarray) -> tuple[int, list[int]]:
 
 @register("exit_depth", title="exit depth", needs=MODEL, direction=HIGHER)
 def exit_depth(
-    model: nn.Module,
-    processor: Any,
-    images: Sequence[Any],
-    texts: Sequence[str],
-    *,
-    progress: bool = False,
-    **options: Any,
+    model: nn.Module, processor: Any, images: Sequence, texts: Sequence[str], *, progress: bool = False, **options: Any
 ) -> GapResult:
     """The number of layers after which hiding the vision rows changes (almost) no answer.
 
@@ -209,13 +177,10 @@ def exit_depth(
     agreement is the share of its tokens that stay.
 
     Model (see `vision_hidden_behind`), processor, N images with the N texts that belong to them, and options are those
-    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused.
-
-    Returns:
-        `GapResult` in 0..K; ``per_layer`` is the agreement at depths 1..K, the last of them 1. ``settings`` hold
-        ``never_seen``, the agreement at depth 0; ``null``, the agreement between a text's own picture and the next
-        one's, above which no answer depends on the picture. The interval holds the depths at which the upper and the
-        lower end of the agreement's interval reach 95 %.
+    of `mirlib.score`; so are the errors, and fewer than 2 pairs are refused. The result is in 0..K, and ``per_layer``
+    is the agreement at depths 1..K, the last of them 1. ``settings`` hold ``never_seen``, the agreement at depth 0;
+    ``null``, the agreement between a text's own picture and the next one's, above which no answer depends on the
+    picture. The interval holds the depths at which the upper and the lower end of the agreement's interval reach 95 %.
     """
     batches = in_order(model, processor, images, texts, **options)
     depths = range(len(decoder_parts(model).layers))
@@ -232,15 +197,7 @@ def exit_depth(
     null = [words.means(words.logits().argmax(-1) == before) for words, before in others]
     agreement = np.concatenate([np.concatenate(agreements, axis=1), np.ones((1, len(texts)))])  # (K + 1, N)
     depth, interval = depth_of(agreement)
-    found = result(
-        "exit_depth",
-        agreement[1:].mean(1),
-        {"pairs": len(texts)},
-        value=depth,
-        standard_error=stats.sem(agreement[1:], axis=1).tolist(),
-        never_seen=float(agreement[0].mean()),
-        null=float(np.concatenate(null).mean()),
-        unchanged=UNCHANGED,
-        **batches.settings,
-    )
+    settings = {"standard_error": stats.sem(agreement[1:], axis=1).tolist(), "never_seen": float(agreement[0].mean())}
+    settings |= {"null": float(np.concatenate(null).mean()), "unchanged": UNCHANGED, **batches.settings}
+    found = result("exit_depth", agreement[1:].mean(1), {"pairs": len(texts)}, value=depth, **settings)
     return replace(found, interval=Interval(*interval, CONFIDENCE, math.nan, "influence", len(texts) - 1))

@@ -27,8 +27,7 @@ from mirlib.hidden_states import decoder_parts
 from mirlib.result import Sample, json_text
 from mirlib.rows import TokenRows, collect_rows
 
-ROW_BYTES = 1 << 30
-"""Memory that the kept rows of all layers may take where nobody says how many rows to keep."""
+ROW_BYTES = 1 << 30  # that the kept rows of all layers may take where nobody says how many rows to keep
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,10 @@ class ZooResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON."""
-        return {
-            "measures": {
-                name: {**replace(found, samples=()).to_dict(), "seconds": self.seconds[name]}
-                for name, found in self.results.items()
-            },
-            "skipped": dict(self.skipped),
-            "settings": dict(self.settings),
-            "samples": [list(sample) for sample in self.samples],
-        }
+        said = {name: replace(found, samples=()).to_dict() for name, found in self.results.items()}
+        measures = {name: {**found, "seconds": self.seconds[name]} for name, found in said.items()}
+        found = {"measures": measures, "skipped": dict(self.skipped), "settings": dict(self.settings)}
+        return found | {"samples": [list(sample) for sample in self.samples]}
 
     def to_json(self) -> str:
         """Everything as a string of JSON."""
@@ -73,15 +67,13 @@ def chosen_measures(names: str | Sequence[str], *, pairs: bool) -> tuple[list[st
 
     ``pairs`` says whether images and texts belong together. A name that is unknown, or cannot be had here, is refused.
     """
-    missing = {
-        PAIRS: "needs images and the texts that belong to them (--pairs)",
-        TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}",
-        MODEL: "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)",
-    }
+    missing = {TASK: "needs a labelled task: pass the answers to mirlib.gaps.{}"}
+    missing[MODEL] = "needs passes of its own: call mirlib.gaps.{}(model, processor, images, texts)"
+    if not pairs:
+        missing[PAIRS] = "needs images and the texts that belong to them (--pairs)"
 
-    def reason(name: str) -> str | None:
-        needs = MEASURES[name].needs
-        return missing[needs].format(name) if needs in (TASK, MODEL) or (needs == PAIRS and not pairs) else None
+    def reason(name: str) -> str:
+        return missing.get(MEASURES[name].needs, "").format(name)
 
     if names == "all":
         skipped = {name: why for name in MEASURES if (why := reason(name))}
@@ -114,13 +106,13 @@ def apply_measures(
     for name in measures:
         started = time.process_time()
         function, of_pairs = MEASURES[name].function, MEASURES[name].needs == PAIRS
-        options: dict[str, Any] = {"samples": rows.samples, "seed": seed, "confidence": confidence}
-        sides = rows.vision, rows.text
+        options: dict[str, Any] = {"seed": seed, "confidence": confidence}
         if of_pairs:
             options["permutations"] = permutations
-            if pairs is not None:
-                sides, options["samples"] = pairs, None  # a row a sample
-        found = function(*sides, **options)
+        if of_pairs and pairs is not None:
+            found = function(*pairs, **options)  # a row a sample
+        else:
+            found = function(rows.vision, rows.text, samples=rows.samples, **options)
         if of_pairs and found.calibration is not None and random:
             values = [function(*means, seed=seed, permutations=0, confidence=None).per_layer for means in random]
             found = replace(found, calibration=replace(found.calibration, random_weights=np.array(values)))
@@ -161,14 +153,12 @@ def score_measures(
 
     A bounded part of the rows is kept: of every sample and modality equally many, drawn at random, those of a row the
     same after every layer. Where all rows fit, MIR is exactly that of `mirlib.score` on the same pairs; where they do
-    not, every measure of clouds, MIR among them, is that of the rows kept, and MIR without measures is the better
-    number.
+    not, every measure of clouds is that of the rows kept, and MIR without measures is the better number.
 
-    Measures of pairs take means over all rows of a sample. Text rows behind a picture have seen it, whatever the
-    weights, so that the text is read once more without it. Vision rows stand before the text and are those of the first
-    pass, unless they change with the text, which is tried: in a model with attention both ways, as PaliGemma, they are
-    read again beside one short text that is the same for all. The same is done with models of the same class whose
-    weights are random.
+    Measures of pairs take means over all rows of a sample, see `mirlib.gaps.reading`. The text is read once more
+    without its picture; the vision rows are those of the first pass, unless they change with the text, which is tried:
+    in a model with attention both ways, as PaliGemma, they are read again beside one short text that is the same for
+    all. The same is done with models of the same class whose weights are random.
 
     Arguments that are not named here, and errors, are those of `mirlib.score`. ``measures`` is ``"all"`` or names in
     `mirlib.gaps.MEASURES`; those of pairs need ``paired``. ``max_rows`` of each modality are kept, as many as take 1
@@ -201,20 +191,10 @@ def score_measures(
             else:
                 random, said["random_weights"] = _read_random(model, reader, seed, random_weights)
     kept = {"vision": len(rows.vision_samples), "text": len(rows.text_samples)}
-    settings = {
-        **batches.settings,
-        "paired": paired,
-        "text_rows": text_rows,
-        "last": last,
-        "layers": rows.num_layers,
-        "dim": rows.vision[0].shape[1],
-        "rows_kept": kept,
-        "rows_seen": rows.seen,
-        **said,
-        **({"methods": methods} if (methods := attached(model)) else {}),
-    }
-    samples = batches.samples()
-    results, seconds = {}, {}
+    settings = {**batches.settings, "paired": paired, "text_rows": text_rows, "last": last}
+    settings |= {"layers": rows.num_layers, "dim": rows.vision[0].shape[1], "rows_kept": kept, "rows_seen": rows.seen}
+    settings |= said | ({"methods": methods} if (methods := attached(model)) else {})
+    results, seconds, samples = {}, {}, batches.samples()
     with tqdm(wanted, desc="measures", disable=not progress, leave=False) as bar:
         for name in bar:
             bar.set_postfix_str(name)
@@ -228,37 +208,31 @@ def score_measures(
             # What mirlib.compare holds against that of another result.
             counts = ("template", "max_text_tokens", "text_rows", "last")
             counts += ("pair_text", "pair_vision") if name in of_pairs else ()
-            results[name] = replace(
-                found[name],
-                settings={**found[name].settings, **{setting: settings[setting] for setting in counts}},
-                samples=samples if found[name].influence is not None else (),
-            )
+            beside = {**found[name].settings, **{setting: settings[setting] for setting in counts}}
+            known = samples if found[name].influence is not None else ()
+            results[name] = replace(found[name], settings=beside, samples=known)
             seconds |= took
     return ZooResult(results, seconds, skipped, settings, samples)
 
 
-OWN_TEXT, ONE_TEXT = "before their own texts", "before one text, the same for all"
-
-
 def _read_pairs(model: nn.Module, reader: PairReader, rows: TokenRows) -> tuple[PairMeans, dict[str, Any]]:
     """What the measures of pairs take, and the settings that say how it was read."""
+    settings = {"pair_text": reader.text, "pair_vision": "before their own texts"}
     if reader.text != ALONE:
-        return PairMeans(*rows.pooled), {"pair_text": reader.text, "pair_vision": OWN_TEXT}
-    again = reader.vision_sees_text(model)
-    vision = reader.vision(model) if again else rows.pooled[0]
-    settings = {"pair_text": ALONE, "pair_vision": ONE_TEXT if again else OWN_TEXT}
+        return PairMeans(*rows.pooled), settings
+    vision = rows.pooled[0]
+    if reader.vision_sees_text(model):
+        vision, settings["pair_vision"] = reader.vision(model), "before one text, the same for all"
     return PairMeans(vision, reader.text_alone(model)), settings
 
 
-def _read_random(
-    model: nn.Module, reader: PairReader, seed: int, count: int
-) -> tuple[list[PairMeans], list[int] | str]:
+def _read_random(model: nn.Module, reader: PairReader, seed: int, count: int) -> tuple[list[PairMeans], Any]:
     """The same of models with random weights, one after another, and their seeds; or why there are none."""
-    found = []
-    for number in range(count):
+    found, seeds = [], list(range(seed, seed + count))
+    for each in seeds:
         try:
-            twin = random_twin(model, seed + number)
+            twin = random_twin(model, each)
         except MirlibError as error:
             return [], f"left out: {error}"
         found.append(reader.read(twin))
-    return found, list(range(seed, seed + count))
+    return found, seeds

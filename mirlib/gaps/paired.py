@@ -18,42 +18,18 @@ from scipy.special import hyp0f1
 from torch import Tensor
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import (
-    CONFIDENCE,
-    HIGHER,
-    LOWER,
-    MEASURES,
-    PAIRS,
-    QUADRATIC_ROWS,
-    Calibration,
-    GapResult,
-    Rows,
-    left_out,
-    public,
-    register,
-    result,
-    sums_of_samples,
-    unit,
-)
+from mirlib.gaps import base
+from mirlib.gaps.base import HIGHER, LOWER, Calibration, GapResult, Rows, left_out, sums_of_samples, unit
 
-PERMUTATIONS = 200
-NEIGHBOURS = 10
-VARIANCE = 0.99
-SHARPNESS = 2.0
-ROUNDING = 1e-9
-
-DELETE_ONE, GROUPS = 100, 20
-"""Where no short way leads to the value without a pair (SVCCA), up to so many are left out one by one, and of more so
-many groups of them."""
+PERMUTATIONS, NEIGHBOURS = 200, 10
+VARIANCE, SHARPNESS, ROUNDING = 0.99, 2.0, 1e-9
+DELETE_ONE, GROUPS = 100, 20  # SVCCA leaves out up to so many pairs one by one, and of more so many groups of them
 
 
 class Statistic(NamedTuple):
-    """A measure of the pairs of a layer.
+    """A measure of the pairs of a layer: the value of a (N,) pairing, in which image i belongs to text ``pairing[i]``.
 
-    Attributes:
-        of: From a (N,) pairing (image i with text ``pairing[i]``) to the value.
-        without: The (N,) values without each pair, or one a group of pairs.
-        beside: What else the settings of the result say of the layer, by name.
+    ``without`` gives the (N,) values without each pair, or one a group of pairs; ``beside`` goes into the settings.
     """
 
     of: Callable[[Tensor], float]
@@ -74,10 +50,8 @@ def pairs_of(rows: Rows) -> tuple[tuple[Tensor, Tensor], int]:
     if rows.names is None:
         vision, text = rows.counts.values()
         if vision != text:
-            raise MirlibError(
-                f"pairs: {vision} vision rows and {text} text rows; pass samples=(of the vision rows, of the text "
-                "rows), or as many rows of both, row i belonging to row i"
-            )
+            way = "pass samples=(of the vision rows, of the text rows), or as many rows of both"
+            raise MirlibError(f"pairs: {vision} vision rows and {text} text rows; {way}, row i belonging to row i")
         return (torch.arange(vision),) * 2, vision
     alone = set(rows.places[0].tolist()) ^ set(rows.places[1].tolist())
     if alone:
@@ -93,15 +67,9 @@ _TAKEN = """\
     permutations: How many of them.
     confidence: Of the interval over pairs, from leaving some out; None for none.
 """
-_REFUSED = """\
-Raises:
-    MirlibError: For rows that do not belong together or are not finite, too few pairs, and options out of range.
-"""
 
 
-def of_pairs(
-    name: str, *, minimum: Callable[[int], int] | int = 2, spare: int = 1, **entry: str
-) -> Callable[[Callable[..., Statistic]], Callable[..., GapResult]]:
+def of_pairs(name: str, *, minimum: Callable[[int], int] | int = 2, spare: int = 1, **entry: str) -> base.Decorator:
     """Decorator: from a function of `Pooled` means and options to a measure of all layers, known by its name.
 
     It needs a ``minimum`` of pairs, or what follows from the neighbours asked for, and ``spare`` more to leave one out.
@@ -115,7 +83,7 @@ def of_pairs(
             samples: Any = None,
             seed: int = 0,
             permutations: int = PERMUTATIONS,
-            confidence: float | None = CONFIDENCE,
+            confidence: float | None = base.CONFIDENCE,
             **options: Any,
         ) -> GapResult:
             settings = {**(function.__kwdefaults__ or {}), **options}
@@ -123,52 +91,41 @@ def of_pairs(
             rows = Rows.of(vision, text, samples, max_rows=None, seed=seed)
             places, pairs = pairs_of(rows)
             generator = torch.Generator().manual_seed(seed)
-            kept, count = torch.arange(pairs), min(pairs, QUADRATIC_ROWS)
+            kept, count = torch.arange(pairs), min(pairs, base.QUADRATIC_ROWS)
             if count < pairs:
                 kept = torch.randperm(pairs, generator=generator)[:count].sort().values
             if count < needed:
-                raise MirlibError(f"{MEASURES[name].title}: {count} pairs; it needs at least {needed}")
+                raise MirlibError(f"{base.MEASURES[name].title}: {count} pairs; it needs at least {needed}")
             pairings = [torch.randperm(count, generator=generator) for _ in range(permutations)]
             # Without one of them there must be as many left as the measure needs, or needs to tell samples apart.
-            no_interval = None if count >= needed + spare else f"{count} pairs are too few to leave one out"
+            why = None if count >= needed + spare else f"{count} pairs are too few to leave one out"
             values, nulls, without, said = [], [], [], []
             for sides in rows.layers():
-                means = (
-                    sums_of_samples(side, place, pairs)[kept] / place.bincount(minlength=pairs)[kept, None]
-                    for side, place in zip(sides, places, strict=True)
-                )
-                statistic = function(Pooled(*means, seed), **options)
+                sums = [sums_of_samples(side, place, pairs) for side, place in zip(sides, places, strict=True)]
+                sizes = [place.bincount(minlength=pairs)[kept, None] for place in places]
+                statistic = function(Pooled(sums[0][kept] / sizes[0], sums[1][kept] / sizes[1], seed), **options)
                 values.append(statistic.of(torch.arange(count)))
                 nulls.append([statistic.of(pairing) for pairing in pairings])
-                if confidence is not None and no_interval is None:
+                if confidence is not None and why is None:
                     without.append(np.asarray(statistic.without()))
                 said.append(statistic.beside)
             influence, groups = None, False
             if without and not np.ptp(without, axis=1).max() > ROUNDING:
-                without, no_interval = [], "it is the same without any of the pairs, as at the end of its range"
-            if without:
+                why = "it is the same without any of the pairs, as at the end of its range"
+            elif without:
                 influence = left_out(without)
                 groups = influence.shape[1] < count
                 if not groups:  # pairs that were not drawn do not change the value
                     every = np.zeros((len(values), pairs))
                     every[:, kept.numpy()] = influence
                     influence = every
+            calibration = _calibrate(np.array(values), np.array(nulls), entry["direction"]) if permutations else None
             settings |= {key: [each[key] for each in said] for key in said[0]}
-            return result(
-                name,
-                values,
-                {"pairs": count},
-                influence=influence,
-                no_interval=no_interval,
-                groups=groups,
-                confidence=confidence,
-                calibration=_calibrate(np.array(values), np.array(nulls), entry["direction"]) if permutations else None,
-                permutations=permutations,
-                seed=seed,
-                **settings,
-            )
+            beside = {"no_interval": why, "groups": groups, "confidence": confidence, "calibration": calibration}
+            settings = {"permutations": permutations, "seed": seed, **settings}
+            return base.result(name, values, {"pairs": count}, influence=influence, **beside, **settings)
 
-        return register(name, needs=PAIRS, **entry)(public(function, measure, _TAKEN, _REFUSED))
+        return base.register(name, needs=base.PAIRS, **entry)(base.public(function, measure, _TAKEN))
 
     return decorate
 
@@ -184,21 +141,12 @@ def _calibrate(values: np.ndarray, nulls: np.ndarray, direction: str) -> Calibra
     return Calibration(mean, std, p_value, calibrated, nulls.shape[1])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances
-
-
 @of_pairs("rmg", title="RMG", direction=LOWER)
 def rmg(layer: Pooled) -> Statistic:
     """Relative modality gap: ``d_match / (½ (d_img + d_txt) + d_match)`` with the distance ``(1 − cos) / 2``.
 
     Is the distance of a pair small against that of two images, or of two texts? ``d_match`` is the mean distance of a
-    pair, ``d_img`` and ``d_txt`` those of two different images and texts.
-
-    Returns:
-        `GapResult`, each layer in [0, 1].
-
-    Source: arXiv 2404.07983.
+    pair, ``d_img`` and ``d_txt`` those of two different images and texts. In [0, 1]. Source: arXiv 2404.07983.
     """
     x, y = unit(layer.images), unit(layer.texts)
     count = len(x)
@@ -225,19 +173,10 @@ def rmg(layer: Pooled) -> Statistic:
     return Statistic(lambda pairing: float(relative(cosines[torch.arange(count), pairing].mean(), within)), without)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Alignment of kernels
-
-
-def _double_centred(gram: Tensor) -> Tensor:
-    return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
-
-
-def _u_centred(gram: Tensor) -> Tensor:
-    """Centred so that inner products estimate HSIC without bias; the diagonal does not count.
-
-    Source: Song et al. (2012); in this form Székely & Rizzo (2014).
-    """
+def _centred(gram: Tensor, unbiased: bool) -> Tensor:
+    """Centred twice, or without diagonal so that inner products estimate HSIC without bias (Székely & Rizzo, 2014)."""
+    if not unbiased:
+        return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
     n = len(gram)
     gram = gram.clone().fill_diagonal_(0)
     sums = gram.sum(0)
@@ -269,7 +208,7 @@ def _products_without(first: Tensor, second: Tensor, unbiased: bool) -> Tensor:
 def _cka(layer: Pooled, unbiased: bool) -> Statistic:
     x, y = (side - side.mean(0) for side in layer[:2])  # a shift does not count, and costs digits
     grams = x @ x.T, y @ y.T
-    first, second = map(_u_centred if unbiased else _double_centred, grams)
+    first, second = (_centred(gram, unbiased) for gram in grams)
     norm = float(torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second))
 
     def of(pairing: Tensor) -> float:
@@ -285,54 +224,37 @@ def _cka(layer: Pooled, unbiased: bool) -> Statistic:
 
 @of_pairs("cka", title="CKA", direction=HIGHER, spare=2)  # of two pairs it is always 1
 def cka(layer: Pooled) -> Statistic:
-    """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y.
+    """Linear centred kernel alignment of pooled pairs, ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred X and Y, in [0, 1].
 
     Are images that are alike described by texts that are alike? With few pairs and many dimensions it is far above 0
-    for random pairs; see `cka_debiased` and the calibration.
-
-    Returns:
-        `GapResult`, each layer in [0, 1]; 0 where a side does not vary.
-
-    Source: Kornblith et al. (2019); of vision and language arXiv 2405.07987.
+    for random pairs (see `cka_debiased` and the calibration), and 0 where a side does not vary. Source: Kornblith et
+    al. (2019); of vision and language arXiv 2405.07987.
     """
     return _cka(layer, unbiased=False)
 
 
 @of_pairs("cka_debiased", minimum=4, title="CKA, debiased", direction=HIGHER)
 def cka_debiased(layer: Pooled) -> Statistic:
-    """Linear CKA from unbiased estimates of HSIC: near 0 for random pairs, whatever their number.
+    """Linear CKA from unbiased estimates of HSIC, in [−1, 1]: near 0 for random pairs, whatever their number.
 
-    What is left of `cka` without what few pairs in many dimensions add to it?
-
-    Returns:
-        `GapResult`, each layer in [−1, 1]; of 4 pairs or more.
-
-    Source: Song et al. (2012) for the estimate of HSIC.
+    What is left of `cka` without what few pairs in many dimensions add to it? It takes 4 pairs or more. Source: Song et
+    al. (2012) for the estimate of HSIC.
     """
     return _cka(layer, unbiased=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Correlations and neighbours
-
-
 @of_pairs("svcca", minimum=3, title="SVCCA", direction=HIGHER)
 def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
-    """Mean canonical correlation of the leading principal components of pooled pairs.
+    """Mean canonical correlation of the leading principal components of 3 pooled pairs or more, in [0, 1].
 
-    How much of what varies in one can be read linearly off the other? The interval leaves out each pair by itself up to
-    100 pairs, and of more 20 groups of them in turn, which gives no influence of single pairs: each time both sides are
-    decomposed again.
+    How much of what varies in one can be read linearly off the other? 0 where a side does not vary. The interval leaves
+    out each pair by itself up to 100 pairs, and of more 20 groups of them in turn, which gives no influence of single
+    pairs: each time both sides are decomposed again. Source: Raghu et al. (2017).
 
     Args:
         layer: Its rows.
         variance: Share of the variance that the components of each side must hold, in (0, 1]. With nearly as many of
             them as pairs the correlations of random pairs are close to 1 too: read the calibrated value.
-
-    Returns:
-        `GapResult`, each layer in [0, 1]; 0 where a side does not vary. Of 3 pairs or more.
-
-    Source: Raghu et al. (2017).
     """
     if not 0 < variance <= 1:
         raise MirlibError(f"variance must lie in (0, 1], got {variance:g}")
@@ -367,27 +289,18 @@ def svcca(layer: Pooled, *, variance: float = VARIANCE) -> Statistic:
     return Statistic(lambda pairing: correlation(first, second[pairing]), without)
 
 
-@of_pairs(
-    "mutual_knn",
-    minimum=lambda neighbours: neighbours + 1,
-    spare=2,  # with one more than k pairs, all are neighbours of all
-    title="mutual k-NN",
-    direction=HIGHER,
-)
+# With one more pair than k, all are neighbours of all: two are to spare.
+@of_pairs("mutual_knn", minimum=lambda neighbours: neighbours + 1, spare=2, title="mutual k-NN", direction=HIGHER)
 def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     """Mean share of a sample's k nearest neighbours (by cosine) in vision that are its neighbours in text too.
 
     Has a sample the same nearest neighbours in vision and in text? Neighbours change in jumps where a sample is left
-    out, so the interval is wider than other draws ask for.
+    out, so the interval is wider than other draws ask for. In [0, 1]: random pairs give ``k / (N − 1)``, and a side
+    that does not vary 0. Source: Huh et al. (2024), arXiv 2405.07987.
 
     Args:
         layer: Its rows.
         neighbours: k; there must be more pairs.
-
-    Returns:
-        `GapResult`, each layer in [0, 1]; random pairs give ``k / (N − 1)``. 0 where a side does not vary.
-
-    Source: Huh et al. (2024), arXiv 2405.07987.
     """
     if neighbours < 1:
         raise MirlibError(f"neighbours must be at least 1, got {neighbours}")
@@ -423,23 +336,12 @@ def mutual_knn(layer: Pooled, *, neighbours: int = NEIGHBOURS) -> Statistic:
     return Statistic(of, without)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The sphere
-
-
 def uniformity(rows: Any) -> float:
     """Uniformity: ``log mean exp(−2 ‖x − y‖²)`` over all pairs of different rows (N, d), scaled to length 1.
 
-    When to use it: beside `alignment`, to see whether pairs meet because all samples have collapsed to one point.
-
-    Returns:
-        From −8 to 0, where all rows point one way; lower is more spread. Rows that are spread evenly give
-        `even_spread`.
-
-    Raises:
-        MirlibError: For fewer than 2 rows.
-
-    Source: Wang & Isola (2020), arXiv 2005.10242.
+    When to use it: beside `alignment`, to see whether pairs meet because all samples have collapsed to one point. From
+    −8 to 0, where all rows point one way; lower is more spread. Rows that are spread evenly give `even_spread`; fewer
+    than 2 are refused. Source: Wang & Isola (2020), arXiv 2005.10242.
 
     Examples:
         >>> import numpy as np
@@ -460,24 +362,17 @@ def even_spread(dim: int) -> float:
 
 @of_pairs("alignment", title="alignment on the sphere", direction=LOWER)
 def alignment(layer: Pooled) -> Statistic:
-    """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1.
+    """Alignment: the mean of ``‖v̂ − t̂‖²`` over pairs, the means of a sample's rows scaled to length 1, in [0, 4].
 
     How far apart do the two of a pair lie on the unit sphere? When to use it: to tell a gap that is the same for all
     samples, in which random pairs are as far apart as true ones, from samples that have not found each other; read it
-    beside the uniformity of both sides.
-
-    Returns:
-        `GapResult`, each layer in [0, 4]; 4 times the ``d_match`` of `rmg`. ``settings`` hold the `uniformity` of the
-        vision means and of the text means of each layer, and the `even_spread` in so many dimensions.
-
-    Source: Wang & Isola (2020), arXiv 2005.10242, with α = 2; the pairs there are two views of one sample.
+    beside the uniformity of both sides. It is 4 times the ``d_match`` of `rmg`; ``settings`` hold the `uniformity` of
+    the vision means and of the text means of each layer, and the `even_spread` in so many dimensions. Source: Wang &
+    Isola (2020), arXiv 2005.10242, with α = 2; the pairs there are two views of one sample.
     """
     squares = 2 - 2 * unit(layer.images) @ unit(layer.texts).T
     places, own = torch.arange(len(squares)), squares.diagonal()
     spread = {"vision_uniformity": uniformity(layer.images), "text_uniformity": uniformity(layer.texts)}
     spread["even_spread"] = even_spread(layer.images.shape[1])
-    return Statistic(
-        lambda pairing: float(squares[places, pairing].mean()),
-        lambda: (own.sum() - own) / (len(own) - 1),
-        spread,
-    )
+    without = (own.sum() - own) / (len(own) - 1)
+    return Statistic(lambda pairing: float(squares[places, pairing].mean()), lambda: without, spread)

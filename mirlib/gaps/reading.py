@@ -19,23 +19,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirlib.adapters import unwrap
+from mirlib.align.files import base_of
 from mirlib.batches import ANY_TEXT, ModelInputs, PairBatches, pair_batches
-from mirlib.errors import MirlibError, boundary, said_by
+from mirlib.errors import MirlibError, boundary
 from mirlib.forward import evaluating, memory_advice
-from mirlib.hidden_states import HiddenStateStream, capture
+from mirlib.hidden_states import capture
 from mirlib.prompts import encode_batch
 from mirlib.rows import collect_rows, means_of_samples
 
 __all__ = ["PairMeans", "PairReader", "in_order", "random_twin"]
 
 ALONE, AFTER = "alone", "after the picture"
-SEEN = 1e-3
-"""Share of its length by which a vision row must move with the text to have seen it; rounding moves it by less."""
+SEEN = 1e-3  # share of its length by which a vision row moves with a text that it has seen; rounding moves it by less
 
 
-def in_order(
-    model: nn.Module, processor: Any, images: Sequence[Any], texts: Sequence[str], **options: Any
-) -> PairBatches:
+def in_order(model: nn.Module, processor: Any, images: Sequence, texts: Sequence[str], **options: Any) -> PairBatches:
     """The pairs ``(images[i], texts[i])`` in their order, checked as `mirlib.batches.pair_batches` does."""
     drawn = pair_batches(model, processor, images, texts, num=len(texts), paired=True, **options)
     return PairBatches(processor, images, texts, [(i, i) for i in range(len(texts))], drawn.settings)
@@ -79,37 +77,38 @@ class PairReader:
     def __post_init__(self) -> None:
         if self.text not in (ALONE, AFTER):
             raise MirlibError(f"unknown text {self.text!r}; choose {ALONE!r} or {AFTER!r}")
-        if len(self.images) != len(self.texts) or not len(self.images):
-            raise MirlibError(
-                f"expected as many images as texts and at least one, got {len(self.images)} and {len(self.texts)}"
-            )
+        images, texts = len(self.images), len(self.texts)
+        if images != texts or not images:
+            raise MirlibError(f"expected as many images as texts and at least one, got {images} and {texts}")
 
     def read(self, model: nn.Module) -> PairMeans:
-        """The means of all samples: two passes, one of them over texts alone; one if texts are read after the picture.
-
-        A model that does not take a text without a picture is refused.
-        """
+        """The means of all samples, the texts in a pass of their own; a model that takes no text alone is refused."""
         if self.text == AFTER:
-            return PairMeans(*self._together(model, self.images, self.texts))
+            return self._together(model, self.images, self.texts)
         return PairMeans(self.vision(model), self.text_alone(model))
 
     def vision(self, model: nn.Module) -> list[Tensor]:
         """K tensors (N, d), the means of vision rows, each picture before one and the same short text."""
-        return self._together(model, self.images, [ANY_TEXT] * len(self.images))[0]
+        return self._together(model, self.images, [ANY_TEXT] * len(self.images)).vision
 
     def text_alone(self, model: nn.Module) -> list[Tensor]:
         """K tensors (N, d), the means of the text rows of each text without its picture."""
         order = sorted(range(len(self.texts)), key=lambda i: len(self.texts[i]))
         starts = range(0, len(order), self.batch_size)
         bar = tqdm(starts, desc="texts alone", unit="batch", disable=not self.progress, file=sys.stderr, leave=False)
+        prompt = {"template": self.template, "max_text_tokens": self.max_text_tokens}
+        kind, template = type(unwrap(model)).__name__, f"the chat template of {type(self.processor).__name__}"
+        way = f"measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
         found = []
         with evaluating(model), capture(model, last=self.last) as stream:
             for start in bar:
                 texts = [self.texts[i] for i in order[start : start + self.batch_size]]
-                prompt = {"template": self.template, "max_text_tokens": self.max_text_tokens}
                 batch = ModelInputs.of(encode_batch(self.processor, None, texts, **prompt), model)
                 stream.text_mask = batch.text_mask
-                self._without_picture(model, batch, stream)
+                with boundary(f"{kind} reads no text without a picture", way), memory_advice(model, self.batch_size):
+                    model(**batch.inputs)
+                if stream.positions["vision"].any():
+                    raise MirlibError(f"{template} writes placeholders of a picture that cannot be taken out; {way}")
                 found.append(means_of_samples(stream.text, stream.text_samples.cpu(), len(texts)))
         return list(torch.cat(found, dim=1)[:, torch.tensor(order).argsort()])
 
@@ -123,54 +122,24 @@ class PairReader:
         if second is None:
             return False
         images, texts = [self.images[0], self.images[second]], [self.texts[0], self.texts[second]]
-        seen = [self._together(model, images, side)[0] for side in (texts, texts[::-1])]
-        return any(
-            bool((torch.linalg.vector_norm(a - b, dim=1) > SEEN * torch.linalg.vector_norm(a, dim=1)).any())
-            for a, b in zip(*seen, strict=True)
-        )
+        first, other = (torch.stack(self._together(model, images, side).vision) for side in (texts, texts[::-1]))
+        return bool((torch.linalg.vector_norm(first - other, dim=-1) > SEEN * first.norm(dim=-1)).any())
 
-    def _together(
-        self, model: nn.Module, images: Sequence[Any], texts: Sequence[str]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """K tensors (N, d) of vision and of text, each picture before its text."""
+    def _together(self, model: nn.Module, images: Sequence[Any], texts: Sequence[str]) -> PairMeans:
+        """Each picture before its text."""
         names = ("batch_size", "template", "text_rows", "last", "max_text_tokens", "progress")
         options = {name: getattr(self, name) for name in names}
-        return collect_rows(model, self.processor, images, texts, max_rows=1, **options).pooled
-
-    def _without_picture(self, model: nn.Module, batch: ModelInputs, stream: HiddenStateStream) -> None:
-        way = f"so measures of pairs can only be had with text={AFTER!r}, where the text has seen it"
-        try:
-            with memory_advice(model, self.batch_size):
-                model(**batch.inputs)
-        except MirlibError:
-            raise
-        except Exception as error:
-            raise MirlibError(
-                f"{type(unwrap(model)).__name__} reads no text without a picture ({said_by(error)}), {way}"
-            ) from error
-        if stream.positions["vision"].any():
-            raise MirlibError(
-                f"the chat template of {type(self.processor).__name__} writes placeholders of a picture that cannot be "
-                f"taken out, {way}"
-            )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The same architecture with random weights
+        return PairMeans(*collect_rows(model, self.processor, images, texts, max_rows=1, **options).pooled)
 
 
 def random_twin(model: nn.Module, seed: int = 0) -> nn.Module:
     """A model of the same class and config, in evaluation mode, with the weights that its class starts from.
 
     It is on the model's device and in its precision, without adapters of PEFT and methods of `mirlib.align`. Weights of
-    a GPU are others than those of a CPU.
-
-    Raises:
-        MirlibError: If it would not fit in the memory that is free, the weights are spread over devices or stored in
-            few bits, or the class cannot be made from its config.
+    a GPU are others than those of a CPU. It is refused if it would not fit in the memory that is free, the weights are
+    spread over devices or stored in few bits, or the class cannot be made from its config.
     """
-    inner = unwrap(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = base_of(model)
     kind, config = type(inner).__name__, getattr(inner, "config", None)
     if config is None:
         raise MirlibError(f"{kind} has no config to make another from")

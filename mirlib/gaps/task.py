@@ -10,45 +10,29 @@ import torch
 from scipy import special, stats
 
 from mirlib.errors import MirlibError
-from mirlib.gaps.base import (
-    CONFIDENCE,
-    HIGHER,
-    LOWER,
-    TASK,
-    GapResult,
-    mean_interval,
-    of_samples,
-    register,
-    result,
-    unit,
-)
+from mirlib.gaps import base
+from mirlib.gaps.base import CONFIDENCE, HIGHER, LOWER, TASK, GapResult, mean_interval, of_samples, register
 from mirlib.influence import t_interval
 from mirlib.mir import as_layers
 
 
 def _of_questions(name: str, values: np.ndarray, confidence: float | None, **settings: Any) -> GapResult:
     options = {"value": values.mean(), "influence": (values - values.mean()) / len(values), "confidence": confidence}
-    return result(name, [], {"questions": len(values)}, **options, **settings)
+    return base.result(name, [], {"questions": len(values)}, **options, **settings)
 
 
 @register("perceptual_score", title="Perceptual Score", needs=TASK, direction=HIGHER)
 def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONFIDENCE) -> GapResult:
-    """Perceptual Score: accuracy minus accuracy with the images permuted over the samples.
+    """Perceptual Score: accuracy minus accuracy with the images permuted over the samples, in [−1, 1].
 
-    How much of the accuracy goes when each question gets another image?
+    How much of the accuracy goes when each question gets another image? Without layers; ``settings`` holds both
+    accuracies. Other shapes and numbers are refused. Source: Gat et al. (2021), arXiv 2110.14375; the score that is not
+    divided by the accuracy.
 
     Args:
-        own: (n,) whether (or how far) each question was answered rightly with its own image, in [0, 1].
+        own: (n,) whether (or how far) each of 2 questions or more was answered rightly with its own image, in [0, 1].
         permuted: (n,) or (draws, n) likewise with the image of another sample, for one or several permutations.
         confidence: Of the interval over questions; None for none.
-
-    Returns:
-        `GapResult` in [−1, 1], without layers; ``settings`` holds both accuracies.
-
-    Raises:
-        MirlibError: If the shapes differ, there are fewer than 2 questions, or a number is outside [0, 1].
-
-    Source: Gat et al. (2021), arXiv 2110.14375; the score that is not divided by the accuracy.
 
     Examples:
         >>> perceptual_score([1, 1, 1, 0], [1, 0, 0, 0]).value
@@ -56,9 +40,8 @@ def perceptual_score(own: Any, permuted: Any, *, confidence: float | None = CONF
     """
     own, permuted = np.asarray(own, dtype=float), np.atleast_2d(np.asarray(permuted, dtype=float))
     if own.ndim != 1 or len(own) < 2 or permuted.ndim != 2 or permuted.shape[1] != len(own):
-        raise MirlibError(
-            f"expected (n,) and (n,) or (draws, n) answers with n ≥ 2, got {own.shape} and {permuted.shape}"
-        )
+        shapes = f"{own.shape} and {permuted.shape}"
+        raise MirlibError(f"expected (n,) and (n,) or (draws, n) answers with n ≥ 2, got {shapes}")
     if not all(((values >= 0) & (values <= 1)).all() for values in (own, permuted)):
         raise MirlibError("answers must be 0, 1 or between (right or wrong)")
     accuracies = {"accuracy": float(own.mean()), "permuted_accuracy": float(permuted.mean())}
@@ -70,21 +53,14 @@ def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = C
     """Mean probability of the right one among candidate answers, by a softmax over their scores.
 
     How probable is the right answer among the candidates? It moves before accuracy does, and needs no fine-tuning of
-    the model.
+    the model. In [0, 1], without layers; ``settings`` holds chance, the mean of 1 / candidates. Source: arXiv
+    2602.12892.
 
     Args:
         scores: (n, c) mean logit (or log-probability) of the tokens of each candidate; −inf where a question has fewer
-            candidates than c.
-        right: (n,) number of the right candidate.
+            candidates than c. NaN and +inf are refused.
+        right: (n,) number of the right candidate, whose score is finite.
         confidence: Of the interval over questions; None for none.
-
-    Returns:
-        `GapResult` in [0, 1], without layers; ``settings`` holds chance, the mean of 1 / candidates.
-
-    Raises:
-        MirlibError: If the shapes do not fit, a score is NaN or +inf, or the right candidate has score −inf.
-
-    Source: arXiv 2602.12892.
 
     Examples:
         >>> import numpy as np
@@ -105,10 +81,6 @@ def soft_discrimination(scores: Any, right: Any, *, confidence: float | None = C
     return _of_questions("soft_discrimination", probability, confidence, chance=chance)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Which way a model leans where picture and words disagree
-
-
 def _scores(values: Any, name: str, count: int | None = None) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values) or (count is not None and len(values) != count):
@@ -122,19 +94,15 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
     """Mean probability of the answer that a text gives, against the one that the picture gives, where they differ.
 
     Whom does the model believe where a text contradicts the picture? When to use it: the model is to trust its picture
-    (documents, screens, medicine), and what stands in its prompt may be wrong.
+    (documents, screens, medicine), and what stands in its prompt may be wrong. In [0, 1], without layers: 0 trusts the
+    picture, 1 the text. See `mirlib.gaps.base.of_samples`. Refused are shapes that differ, fewer than 2 questions, and
+    differences that are no numbers.
 
     Args:
         picture: (n,) logit or log-probability of the answer that is right of the picture, for n questions asked with
             the picture and a text that contradicts it.
         text: (n,) the same of the answer that is right of the text.
         without: Both once more, for the same questions without the text: the null. Left out, it is ½, no preference.
-
-    Returns:
-        `GapResult` in [0, 1], without layers: 0 trusts the picture, 1 the text. See `mirlib.gaps.base.of_samples`.
-
-    Raises:
-        MirlibError: If the shapes differ, there are fewer than 2 questions, or a difference is not a number.
 
     Examples:
         >>> import numpy as np
@@ -147,9 +115,7 @@ def text_preference(picture: Any, text: Any, *, without: tuple[Any, Any] | None 
         return special.expit(_scores(pair[1], f"{name}text", len(first)) - first)
 
     found = preferred((picture, text), "")
-    null: Any = 0.5
-    if without is not None:
-        null = _scores(preferred(without, "without, "), "without", len(found))
+    null = 0.5 if without is None else _scores(preferred(without, "without, "), "without", len(found))
     return of_samples("text_preference", found, {"questions": len(found)}, null=null)
 
 
@@ -159,22 +125,15 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
 
     Does the model say yes to what is not there more often than no to what is? When to use it: to tell a model that sees
     too little from one that hallucinates; both have the same accuracy. The questions are those of POPE (arXiv
-    2305.10355).
+    2305.10355). In [−1, 1], without layers; 0 errs both ways alike, 1 always says yes, −1 always no; the nearer to 0,
+    the better. The interval is Welch's, of two sets of questions. ``settings`` hold ``hallucinated`` and ``missed``,
+    the two rates, and the interval of the first; with ``permuted`` the ``null`` and ``null_hallucinated``. Refused are
+    fewer than 2 questions of a kind, and numbers outside [0, 1].
 
     Args:
-        absent: (n,) whether (or how probably) each question about a thing that is absent was answered with yes, in
-            [0, 1].
+        absent: (n,) whether (or how probably) each question about what is absent was answered with yes, in [0, 1].
         present: (m,) the same of things that are present.
         permuted: Both once more with the picture of another sample: the null, a model that looks at nothing.
-
-    Returns:
-        `GapResult` in [−1, 1], without layers; 0 errs both ways alike, 1 always says yes, −1 always no; the
-        nearer to 0, the better. The interval is Welch's, of two sets of questions. ``settings`` hold ``hallucinated``
-        and ``missed``, the two rates, and the interval of the first; with ``permuted`` the ``null`` and
-        ``null_hallucinated``.
-
-    Raises:
-        MirlibError: For fewer than 2 questions of a kind, or a number outside [0, 1].
 
     Examples:
         >>> yes_bias([1, 1, 0, 0], [1, 1, 1, 0]).value
@@ -196,22 +155,12 @@ def yes_bias(absent: Any, present: Any, *, permuted: tuple[Any, Any] | None = No
     squares = np.array([stats.sem(hallucinated), stats.sem(missed)]) ** 2
     free = np.array([len(hallucinated) - 1, len(missed) - 1])
     degrees = squares.sum() ** 2 / (squares**2 / free).sum() if squares.any() else float(free.sum())  # Welch
-    found = result(
-        "yes_bias",
-        [],
-        {"absent": len(hallucinated), "present": len(missed)},
-        value=hallucinated.mean() - missed.mean(),
-        hallucinated=float(hallucinated.mean()),
-        hallucinated_interval=list(mean_interval(hallucinated)[:2]),
-        missed=float(missed.mean()),
-        **beside,
-    )
+    rows = {"absent": len(hallucinated), "present": len(missed)}
+    said = {"hallucinated": float(hallucinated.mean()), "hallucinated_interval": list(mean_interval(hallucinated)[:2])}
+    said |= {"missed": float(missed.mean()), **beside}
+    found = base.result("yes_bias", [], rows, value=hallucinated.mean() - missed.mean(), **said)
     interval = t_interval(found.value, squares.sum() ** 0.5, CONFIDENCE, "influence", float(degrees))
     return replace(found, interval=interval)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Whether what shows the same thing in two pictures lies close together
 
 
 @register("correspondence", title="C-score", needs=TASK, direction=HIGHER)
@@ -220,7 +169,14 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
 
     Is a part of one picture closest to the same part of another? When to use it: with matched points at hand, to see
     how much of *where* and *what* single vision rows still know; `mirlib.gaps.neighbours_kept` needs none. High values
-    need no training.
+    need no training. In [0, 1]; a sample is a picture with all matches that begin in it. The null is exact: the share
+    of patches of the other picture that lie near enough. See `mirlib.gaps.base.of_samples`. Source: arXiv 2408.16357,
+    where it is the share of correct keypoints (PCK) on SPair-71k, of encoder features that are interpolated to a finer
+    grid, within a distance that goes with the object's size. Here: rows of the decoder as well, patches as they are,
+    one distance for all. The AC score itself, a quadratic form of this and of the A-score fitted to the benchmarks of
+    many models, is left out: it says nothing of a single model.
+
+    What does not belong together, a match that stays in its picture, and matches that all begin in one are refused.
 
     Args:
         vision: K arrays (r, d) of vision rows.
@@ -228,39 +184,23 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
         positions: (r, 2) where each row's patch lies in its picture, in patches or in any unit of length.
         matches: (m, 2) numbers of rows: a patch of one picture, and the patch of another that shows the same.
         within: How far from the match a patch may lie to be right, in the unit of ``positions``.
-
-    Returns:
-        `GapResult` in [0, 1]; a sample is a picture with all matches that begin in it. The null is exact: the share of
-        patches of the other picture that lie near enough. See `mirlib.gaps.base.of_samples`.
-
-    Raises:
-        MirlibError: If shapes or numbers do not belong together, a match stays in its picture, or all matches begin in
-            one.
-
-    Source: arXiv 2408.16357, where it is the share of correct keypoints (PCK) on SPair-71k, of encoder features that
-    are interpolated to a finer grid, within a distance that goes with the object's size. Here: rows of the decoder as
-    well, patches as they are, one distance for all. The AC score itself, a quadratic form of this and of the A-score
-    fitted to the benchmarks of many models, is left out: it says nothing of a single model.
     """
     layers = as_layers(vision, "vision")
     count = len(layers[0])
     samples, positions, matches = np.asarray(samples), np.asarray(positions, dtype=float), np.asarray(matches)
     if any(len(layer) != count for layer in layers) or samples.shape != (count,) or positions.shape != (count, 2):
-        raise MirlibError(
-            f"expected a picture and a place for each of {count} rows in every layer, got {samples.shape} and "
-            f"{positions.shape}"
-        )
+        wanted = f"expected a picture and a place for each of {count} rows in every layer"
+        raise MirlibError(f"{wanted}, got {samples.shape} and {positions.shape}")
     if matches.ndim != 2 or matches.shape[1:] != (2,) or matches.dtype.kind not in "iu" or not len(matches):
         raise MirlibError(f"matches: expected (m, 2) numbers of rows, got {matches.dtype} of shape {matches.shape}")
     if matches.min() < 0 or matches.max() >= count:
         raise MirlibError(f"matches: expected numbers of rows from 0 to {count - 1}")
     if (samples[matches[:, 0]] == samples[matches[:, 1]]).any():
         raise MirlibError("matches: the two rows of a match must lie in different pictures")
-    right = np.empty((len(layers), len(matches)))
-    chance = np.empty(len(matches))
+    right, chance = np.empty((len(layers), len(matches))), np.empty(len(matches))
     candidates = {target: np.flatnonzero(samples == target) for target in np.unique(samples[matches[:, 1]])}
     for k, layer in enumerate(layers):
-        rows = unit(layer.detach().to("cpu", torch.float64))
+        rows = base.unit(layer.detach().to("cpu", torch.float64))
         for m, (source, target) in enumerate(matches):
             others = candidates[samples[target]]
             near = np.linalg.norm(positions[others] - positions[target], axis=1) <= within
@@ -269,11 +209,6 @@ def correspondence(vision: Any, samples: Any, positions: Any, matches: Any, *, w
     pictures, owners = np.unique(samples[matches[:, 0]], return_inverse=True)
     share = np.bincount(owners)
     by_picture = np.stack([np.bincount(owners, layer) / share for layer in (*right, chance)])
-    return of_samples(
-        "correspondence",
-        by_picture[:-1].mean(0),
-        {"pictures": len(pictures), "matches": len(matches)},
-        layers=by_picture[:-1],
-        null=by_picture[-1],
-        within=within,
-    )
+    layers, null = by_picture[:-1], by_picture[-1]
+    counts = {"pictures": len(pictures), "matches": len(matches)}
+    return of_samples("correspondence", layers.mean(0), counts, layers=layers, null=null, within=within)

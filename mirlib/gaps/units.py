@@ -20,24 +20,18 @@ from mirlib.mir import MODALITIES
 from mirlib.rows import means_of_samples
 
 SHARE = 0.1
-
 OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "fc_out", "wo")
 """Names under which families keep the last map of an MLP, whose input are the activations of its units."""
 
 
 def last_map(layer: nn.Module) -> nn.Module:
     """The map of a decoder layer from its MLP's units back to the residual stream; refused where it is not one."""
-    found = [
-        module
-        for name, module in layer.named_modules()
-        if name.rpartition(".")[2] in OUTPUTS and "attn" not in name and "attention" not in name
-    ]
+    modules = {name: module for name, module in layer.named_modules() if name.rpartition(".")[2] in OUTPUTS}
+    found = [module for name, module in modules.items() if "attn" not in name and "attention" not in name]
     if len(found) != 1:
-        there = "several" if found else "none"
-        raise MirlibError(
-            f"{type(layer).__name__}: which module maps the units of its MLP back? Found {there} of the names "
-            f"{', '.join(OUTPUTS)}; a mixture of experts has no units that all rows share"
-        )
+        there = f"Found {'several' if found else 'none'} of the names {', '.join(OUTPUTS)}"
+        question = f"{type(layer).__name__}: which module maps the units of its MLP back?"
+        raise MirlibError(f"{question} {there}; a mixture of experts has no units that all rows share")
     return found[0]
 
 
@@ -79,11 +73,9 @@ def unit_overlap(
     overlap of a sample's text rows with those of the next.
 
     Model (with one dense MLP a layer), processor, N images, N texts and options are those of `mirlib.score`; so are the
-    errors, and a ``share`` of the units that leaves none or all of them is refused.
-
-    Returns:
-        `GapResult` in [0, 1]; see `mirlib.gaps.base.of_samples`. ``settings`` also hold by layer ``two_texts`` and
-        ``two_pictures``, the same of vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
+    errors, and a ``share`` of the units that leaves none or all of them is refused. The result is in [0, 1], see
+    `mirlib.gaps.base.of_samples`; ``settings`` also hold by layer ``two_texts`` and ``two_pictures``, the same of
+    vision rows. An overlap s is an intersection over union of ``s / (2 − s)``.
 
     Source: after arXiv 2405.16700, whose code keeps of each weight matrix the weights that Wanda scores highest,
     ``|W| · ‖activation‖``, and takes the intersection over union. Here the weights are left out: they are the same for
@@ -116,20 +108,9 @@ def unit_overlap(
         return np.stack([shared_units(a, b, share).numpy() for a, b in zip(first, second, strict=True)])  # (K, N)
 
     found = overlap(vision, text)
-    beside = {
-        name: overlap(side, [each.roll(-1, dims=0) for each in side]).mean(1).tolist()
-        for name, side in (("two_texts", text), ("two_pictures", vision))
-    }
     units = text[0].shape[1]
-    return of_samples(
-        "unit_overlap",
-        found.mean(0),
-        {"pairs": len(texts)},
-        layers=found,
-        null=round(share * units) / units,
-        samples=reader.samples,
-        share=share,
-        units=units,
-        **beside,
-        **batches.settings,
-    )
+    settings: dict[str, Any] = {"samples": reader.samples, "share": share, "units": units}
+    for name, side in (("two_texts", text), ("two_pictures", vision)):
+        settings[name] = overlap(side, [each.roll(-1, dims=0) for each in side]).mean(1).tolist()
+    settings |= {"layers": found, "null": round(share * units) / units, **batches.settings}
+    return of_samples("unit_overlap", found.mean(0), {"pairs": len(texts)}, **settings)
