@@ -46,11 +46,7 @@ class MoCa(Technique):
         calibration = moca.find(training.model)
         with torch.no_grad():
             u, v = calibration.u.float(), calibration.v.float()
-            return {
-                "u_mean": u.mean(dim=1).tolist(),
-                "u_sd": u.std(dim=1).tolist(),
-                "v_norm": v.norm(dim=1).tolist(),
-            }
+            return {"u_mean": u.mean(dim=1).tolist(), "u_sd": u.std(dim=1).tolist(), "v_norm": v.norm(dim=1).tolist()}
 
 
 @register
