@@ -112,7 +112,7 @@ class Contrast(_Linear):
         return {self.first: 1.0, self.second: -1.0}
 
 
-def better(name: str, source: str, first: str, second: str, effect: float = 0.05) -> Contrast:
+def better(name: str, source: str, first: str, second: str, effect: float | None = 0.05) -> Contrast:
     """Arm first makes a better model than arm second: its accuracy after stage 2 lies above."""
     return Contrast(name, source, first, second, "accuracy", ABOVE, effect)
 
