@@ -21,10 +21,11 @@ The paper's order for a model with an adapter is ST, LM, adapter (base loss only
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from torch import nn
 from transformers import CLIPTextModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import recipes, world
-from mirlab.methods.base import Batch, Technique, Training, register
+from mirlab.methods.base import Batch, Technique, Training
 from mirlab.model import miniature, precision, pretraining, sequence, train
 from mirlab.world import language
 from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
@@ -46,9 +47,8 @@ TEACHER = recipes.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_de
 _TEACHER_BATCH = 64
 
 
-@register
 @dataclass(frozen=True)
-class EIM(Technique):
+class EIM(Technique, name="eim"):
     """EIM's losses, each where it is switched on.
 
     Attributes:
@@ -58,8 +58,6 @@ class EIM(Technique):
             IE too; ``all``, by ST, LM and IE together.
         lm_rate: Highest learning rate of the language model in a segment.
     """
-
-    name: ClassVar[str] = "eim"
 
     segments: tuple[str, ...] = ()
     final: str = "none"
@@ -84,9 +82,8 @@ class EIM(Technique):
         if self.final in ("ie", "all"):
             training.memory["ie"] = _ie_keys(training, training.scenes)
         if self.final == "all":
-            training.memory["st"] = _st_keys(training.model, texts)
-            training.memory["lm"] = _lm_keys(training.model, texts)
-            training.memory["texts"] = texts
+            model = training.model
+            training.memory |= {"st": _st_keys(model, texts), "lm": _lm_keys(model, texts), "texts": texts}
         return True
 
     def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
@@ -100,23 +97,21 @@ class EIM(Technique):
             if "st" in training.memory:
                 loss = loss + training.memory["st"].loss(_st_queries(model, batch.features), positives)
             if "lm" in training.memory:
-                ids = _trimmed(training.memory["texts"][positives])
-                loss = loss + training.memory["lm"].loss(_lm_vectors(model, ids, batch.features), positives)
+                ended = _lm_vectors(model, training.memory["texts"][positives], batch.features)
+                loss = loss + training.memory["lm"].loss(ended, positives)
         return loss
 
     def _train_segment(self, training: Training, name: str) -> dict[str, Any]:
         """One segment; what each of its losses asks for, and what learns in it, at which rate."""
         model = training.model
-        asked, rates = [], []
-        if "ie" in name:
-            asked.append(_ie(training))
-            rates.append((IE_RATE, list(vision_tower(model).parameters())))
-        if "st" in name:
-            asked.append(_st(training))
-            rates.append((training.recipe.learning_rate, list(model.model.multi_modal_projector.parameters())))
-        if "lm" in name:
-            asked.append(_lm(training))
-            rates.append((self.lm_rate, list(model.model.language_model.parameters())))
+        losses = {
+            "ie": (_ie, IE_RATE, vision_tower(model)),
+            "st": (_st, training.recipe.learning_rate, model.model.multi_modal_projector),
+            "lm": (_lm, self.lm_rate, model.model.language_model),
+        }
+        chosen = [losses[loss] for loss in name.split("+")]
+        asked = [of_training(training) for of_training, _, _ in chosen]
+        rates = [(rate, list(module.parameters())) for _, rate, module in chosen]
         found = _segment(training, asked, rates, name)
         if "ie" in name:  # the encoder has changed, and with it what all that follows reads
             seen = [training.scenes[i] for i in training.chosen]
@@ -153,13 +148,9 @@ def _lm(training: Training) -> Asked:
 
     def vectors(numbers: np.ndarray) -> torch.Tensor:
         features = training.features[training.chosen[numbers]].float()
-        return _lm_vectors(model, _trimmed(texts[numbers]), features)
+        return _lm_vectors(model, texts[numbers], features)
 
     return vectors, queue
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Queries and keys, from features that are known and from rows of words
 
 
 def captions_of(training: Training) -> torch.Tensor:
@@ -167,11 +158,6 @@ def captions_of(training: Training) -> torch.Tensor:
     encode = language.segment_encoder(training.tokenizer)
     detail = getattr(training.recipe, "detail", "full")  # stage 2 has no captions of its own
     return train.caption_rows([training.scenes[i] for i in training.chosen], encode, detail=detail)
-
-
-def _trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """Without the columns that are padding in every row."""
-    return ids[:, : int((ids != language.PAD).sum(dim=1).max())]
 
 
 def _ie_keys(training: Training, scenes: list[world.Scene]) -> KeyQueue:
@@ -200,14 +186,15 @@ def _st_queries(model: LlavaForConditionalGeneration, features: torch.Tensor) ->
 
 def _lm_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
     """Where captions end in the language model as it is now, without their pictures."""
-    return KeyQueue.build(lambda ids: _lm_vectors(model, _trimmed(ids), None), texts.split(256))
+    return KeyQueue.build(lambda ids: _lm_vectors(model, ids, None), texts.split(256))
 
 
 def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """What the language model makes of the last token of captions (n, length) after ``<s>`` and the image, (n, d)."""
+    lengths = (ids != language.PAD).sum(dim=1)
+    ids = ids[:, : int(lengths.max())]
     hidden = sequence.read(model, *train.caption_pieces(model, ids, features))[:, -ids.shape[1] :]
-    last = (ids != language.PAD).sum(dim=1) - 1
-    return hidden[torch.arange(len(ids)), last].float()
+    return hidden[torch.arange(len(ids)), lengths - 1].float()
 
 
 def _segment(
@@ -215,19 +202,16 @@ def _segment(
 ) -> dict[str, Any]:
     """One pass over the pairs of a run, in which some parameters learn to bring queries to their keys.
 
-    Losses are added; ``rates`` holds the highest learning rates with what learns, and everything else is frozen.
-
-    Returns:
-        The history as JSON, with the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs
-        whose nearest key is their own, mean over the losses, before and after: ``found_before`` and ``found``.
+    Losses are added; ``rates`` holds the highest learning rates with what learns, and everything else is frozen. The
+    history has the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs whose nearest key is
+    their own, mean over the losses, before and after: ``found_before`` and ``found``.
     """
     model, batch = training.model, training.recipe.batch
     count = len(training.chosen)
     order = np.random.default_rng([training.seed, 34 + SEGMENTS.index(name)]).permutation(count)
     model.requires_grad_(False)
-    for _, learns in rates:
-        for parameter in learns:
-            parameter.requires_grad_(True)
+    for parameter in itertools.chain(*(learns for _, learns in rates)):
+        parameter.requires_grad_(True)
 
     def loss_of_step(step: int) -> torch.Tensor:
         numbers = order[step * batch : (step + 1) * batch]
@@ -249,17 +233,13 @@ def _segment(
     return {**train.state_of(history), "chance": chance, "found_before": before, "found": found()}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The text tower that gives the keys of IE
-
 _teachers: dict[str, CLIPTextModel] = {}
 
 
 def text_tower(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
-    """A text tower for the vision tower that a model has: captions find the [CLS] tokens of their pictures.
+    """The text tower of a model's frozen vision tower: captions find the [CLS] tokens of their pictures.
 
-    The vision tower is frozen here; the same tower always gets the same text tower. Those of two vision towers are
-    remembered.
+    Those of two vision towers are remembered.
     """
     name = miniature.fingerprint(vision_tower(model))
     if name not in _teachers:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from mirlab import recipes, world
-from mirlab.methods.base import Technique, Training, register
+from mirlab.methods.base import Technique, Training
 
 
 def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.Scene:
@@ -37,16 +37,14 @@ def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.
     return replace(scene, things=tuple(things))
 
 
-@register
 @dataclass(frozen=True)
-class NoisyCaptions(Technique):
+class NoisyCaptions(Technique, name="noisy_captions"):
     """Captions of stage 1 with wrong words; the pictures, stage 2 and all that is measured stay right.
 
     Attributes:
         rate: Probability that a word is wrong.
     """
 
-    name: ClassVar[str] = "noisy_captions"
     rate: float = 0.3
 
     def told(self, training: Training) -> list[world.Scene]:
@@ -68,16 +66,13 @@ STAGES: tuple[dict[str, Any], ...] = (
 language model too; all of it)."""
 
 
-@register
 @dataclass(frozen=True)
-class FourStages(Technique):
+class FourStages(Technique, name="four_stages"):
     """Alignment in four stages, each with a warm-up and a schedule of its own, on pairs of its own.
 
     The recipe of the run is that of the last stage, which must unlock what the last of `STAGES` does. The three before
     it see as many pairs each. Together they see the pairs that one long stage of the same seed would see.
     """
-
-    name: ClassVar[str] = "four_stages"
 
     def wanted(self, pairs: int) -> int:
         """Pairs for each of the stages; the last one reads the first of them."""
@@ -100,9 +95,8 @@ class FourStages(Technique):
         return {"losses": losses}
 
 
-@register
 @dataclass(frozen=True)
-class NewDomain(Technique):
+class NewDomain(Technique, name="new_domain"):
     """Keep handwritten digits out of stage 1 and stage 2, then adapt to questions about them.
 
     The encoder and the language model have met digits in their own training, as those of a large model have met
@@ -115,7 +109,6 @@ class NewDomain(Technique):
         scenes: Held-out scenes of each evaluation.
     """
 
-    name: ClassVar[str] = "new_domain"
     images: int = 1024
     short: int = 256
     long: int = 1024

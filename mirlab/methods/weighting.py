@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
 from mirlab import recipes
-from mirlab.methods.base import Batch, Technique, Training, register
+from mirlab.methods.base import Batch, Technique, Training
 from mirlab.model import miniature, precision, sequence, train
 from mirlab.world import language
 from mirlib.align import gap_loss, weighting
@@ -31,9 +31,8 @@ def _rectangle(batch: Batch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.
     return logits.new_zeros(*learnt.shape, logits.shape[-1]).masked_scatter(learnt[..., None], logits), labels
 
 
-@register
 @dataclass(frozen=True)
-class ContrastiveAlignment(Technique):
+class ContrastiveAlignment(Technique, name="cal"):
     """CAL: words that the picture helps to predict count for more, see `mirlib.align.weighting.cal_weights`.
 
     Attributes:
@@ -42,7 +41,6 @@ class ContrastiveAlignment(Technique):
         width: Words whose weights are averaged.
     """
 
-    name: ClassVar[str] = "cal"
     low: float = 1.0
     high: float = 5.0
     width: int = 3
@@ -64,9 +62,8 @@ def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.T
     return model.lm_head(hidden[:, -batch.ids.shape[1] : -1]).float()
 
 
-@register
 @dataclass(frozen=True)
-class ImprobableWords(Technique):
+class ImprobableWords(Technique, name="prior"):
     """PRIOR: words that a language model without picture finds improbable count for more.
 
     The reference is the run's own language model, trained first on the captions of the run without their pictures.
@@ -77,7 +74,6 @@ class ImprobableWords(Technique):
         reference_batch: Captions a step; each is read once.
     """
 
-    name: ClassVar[str] = "prior"
     power: float = 1.0
     reference_rate: float = 3e-4
     reference_batch: int = 32
@@ -117,9 +113,8 @@ class ImprobableWords(Technique):
         return weighting.weighted_cross_entropy(seen, labels, weighting.prior_weights(blind, labels, power=self.power))
 
 
-@register
 @dataclass(frozen=True)
-class ForcedGap(Technique):
+class ForcedGap(Technique, name="gap"):
     """MIR itself, over some layers, added to the loss of stage 1: see `mirlib.align.gap_loss.GapLoss`.
 
     The text is that of the captions in the batch; what is measured afterwards is MIR against news.
@@ -130,7 +125,6 @@ class ForcedGap(Technique):
         decay: See `mirlib.align.gap_loss.StreamedDistance`.
     """
 
-    name: ClassVar[str] = "gap"
     weight: float = 1.0
     layers: tuple[int, ...] = (1, 4, 8)
     decay: float = 0.9
@@ -153,9 +147,8 @@ class ForcedGap(Technique):
         return {"mir_of_batches": training.memory["mir"]}
 
 
-@register
 @dataclass(frozen=True)
-class TokenDistance(Technique):
+class TokenDistance(Technique, name="regap"):
     """A ReGap-style regulariser: the distance of image tokens to the caption's tokens at the connector's output.
 
     Attributes:
@@ -163,7 +156,6 @@ class TokenDistance(Technique):
         kind: See `mirlib.align.gap_loss.token_distance`.
     """
 
-    name: ClassVar[str] = "regap"
     weight: float = 1.0
     kind: str = "mean"
 
