@@ -99,9 +99,6 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
         - ``seconds`` of the whole run.
 
         What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
-
-    Raises:
-        MirlibError: The ledger is damaged.
     """
     return _table(_line(row) | _measured(row["metrics"]) for row in _rows(experiment, _ledger(folder)))
 
@@ -109,9 +106,8 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
     """All probes of the runs that have any, one line each, the last one at the end of stage 1.
 
-    Returns:
-        As `load`, and ``step``; ``loss`` is the mean of the curve's points within the `LOSS_WINDOW` steps before the
-        probe, or the last point before it where there are none.
+    As `load`, and ``step``; ``loss`` is the mean of the curve's points within the `LOSS_WINDOW` steps before the probe,
+    or the last point before it where there are none.
     """
     lines = []
     for row in _rows(experiment, _ledger(folder)):
@@ -129,11 +125,8 @@ def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 def outcomes(experiment: str, folder: str | Path | None = None) -> tuple[Finding, ...]:
     """What the ledger says to the claims of an experiment; `mirlab.claims.listed` makes a table of it.
 
-    Where runs have probes, each is an arm of its own, too: ``ARM, step 64``.
-
-    Args:
-        experiment: A name in `mirlab.experiments.EXPERIMENTS`.
-        folder: As in `load`; the oracle's rates are read from ``ceilings.json`` there (`mirlab.power`).
+    Where runs have probes, each is an arm of its own, too: ``ARM, step 64``. The folder is as in `load`; the oracle's
+    rates are read from ``ceilings.json`` there (`mirlab.power`).
     """
     declared = EXPERIMENTS[experiment]
     table, probed = load(experiment, folder), probes(experiment, folder)
@@ -154,13 +147,10 @@ def _rows(experiment: str, folder: Path) -> list[dict[str, Any]]:
     """Rows that name an arm: arms in the order of the file, seeds in order within an arm."""
     path = folder / f"{experiment}.jsonl"
     rows = [row for row in _read(path, path.stat().st_mtime_ns if path.is_file() else 0) if "arm" in row]
-    for row in rows:
-        if not row.get("metrics"):
-            raise MirlibError(
-                f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
-            )
-    order = {arm: place for place, arm in enumerate(dict.fromkeys(row["arm"] for row in rows))}
-    return sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
+    if empty := [row["key"] for row in rows if not row.get("metrics")]:
+        raise MirlibError(f"{shown(path)}: the row {empty[0]} holds no metrics; take it out, and it is made again")
+    order = list(dict.fromkeys(row["arm"] for row in rows))
+    return sorted(rows, key=lambda row: (order.index(row["arm"]), row["configuration"]["seed"]))
 
 
 @lru_cache(maxsize=8)

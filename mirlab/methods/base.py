@@ -79,9 +79,9 @@ class Technique:
 
     name: ClassVar[str] = "plain"
 
-    def __init_subclass__(cls, name: str) -> None:
-        cls.name = name
-        TECHNIQUES[name] = cls
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            cls.name, TECHNIQUES[name] = name, cls
 
     @property
     def configuration(self) -> dict[str, Any]:
