@@ -27,26 +27,17 @@ from mirlib.errors import MirlibError, first_line, shown
 __all__ = ["load", "outcomes", "paired", "probes", "wide"]
 
 _PLACES = {
-    "loss": ("stage_one", "loss"),
-    "curve": ("stage_one", "curve"),
-    "perplexity": ("perplexity", "in_domain"),
-    "perplexity_out": ("perplexity", "out_of_domain"),
-    "in_context_text": ("in_context", "text"),
-    "in_context_image": ("in_context", "image"),
-    "discrimination": ("discrimination",),
-    "mir": ("mir", "value"),
-    "norm_only": ("mir", "norm_only"),
-    "null": ("mir", "null"),
-    "floor": ("mir", "floor"),
-    "per_layer": ("mir", "per_layer"),
-    "mean_term": ("mir", "mean_term"),
-    "covariance_term": ("mir", "covariance_term"),
-    "norm_ratios": ("mir", "norm_ratio"),
-    "mir_scenes": ("mir_scenes",),
-    "accuracy": ("accuracy", "mean"),
-    "blind": ("accuracy", "blind"),
+    "stage_one": {"loss": "loss", "curve": "curve"},
+    "perplexity": {"in_domain": "perplexity", "out_of_domain": "perplexity_out"},
+    "in_context": {"text": "in_context_text", "image": "in_context_image"},
+    "discrimination": {None: "discrimination"},
+    "mir": {"value": "mir"}
+    | {name: name for name in ("norm_only", "null", "floor", "per_layer", "mean_term", "covariance_term")}
+    | {"norm_ratio": "norm_ratios"},
+    "mir_scenes": {None: "mir_scenes"},
+    "accuracy": {"mean": "accuracy", "blind": "blind"},
 }
-"""Where a column stands in a row's metrics."""
+"""Columns by the objects of a row's metrics and their entries; None is the number that stands there instead."""
 
 _GROUPS = {
     "accuracy_by_kind": "accuracy_",
@@ -185,7 +176,11 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
 
 def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
     """What was measured, of a run or of a probe, flat."""
-    found = {name: value for name, place in _PLACES.items() if (value := _at(metrics, place)) is not None}
+    found: dict[str, Any] = {}
+    for group, columns in _PLACES.items():
+        values = metrics.get(group)
+        values = values if isinstance(values, dict) else {None: values}
+        found |= {column: values[name] for name, column in columns.items() if values.get(name) is not None}
     for group, prefix in _GROUPS.items():
         found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
     for group in _REPEATED:
@@ -202,12 +197,6 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
     if "norm_only" in found:
         found["mir_minus_norm_only"] = found["mir"] - found["norm_only"]
     return found
-
-
-def _at(metrics: Any, place: tuple[str, ...]) -> Any:
-    for name in place:
-        metrics = metrics.get(name) if isinstance(metrics, dict) else None
-    return metrics
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
