@@ -33,12 +33,7 @@ Read = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Claim:
-    """What all claims have.
-
-    Attributes:
-        name: The claim in words, alone of its name in its experiment.
-        source: ``paper``, with its table or figure (``paper, Table 2``), or ``ours``.
-    """
+    """What all claims have: a name, the claim in words, and a source, such as ``paper, Table 2`` or ``ours``."""
 
     name: str
     source: str
@@ -122,9 +117,7 @@ def lower_mir(name: str, source: str, first: str, second: str, effect: float) ->
 class Effect(_Linear):
     """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.
 
-    Attributes:
-        weights: By arm; for a contrast they add up to 0.
-        column, side, effect, limit: As in `Contrast`.
+    Weights are by arm; the rest is as in `Contrast`.
     """
 
     weights: dict[str, float]
@@ -136,13 +129,7 @@ class Effect(_Linear):
 
 @dataclass(frozen=True)
 class Within(_Linear):
-    """A weighted sum of arms on a column stays within ± margin: no change, shown by equivalence.
-
-    Attributes:
-        weights: By arm; ``{"new": 1, "old": -1}`` is a difference.
-        column: Of `mirlab.results.load`.
-        margin: The largest change that counts as none, fixed before the runs.
-    """
+    """A weighted sum of arms on a column stays within ± margin, fixed before the runs: no change, by equivalence."""
 
     weights: dict[str, float]
     column: str
@@ -164,8 +151,7 @@ class Follows(Claim):
 
     Attributes:
         arms: Which are ranked.
-        x: A metric, or a setting of the recipe.
-        y: What it should go with.
+        x, y: A metric, or a setting of the recipe, and what it should go with.
         limit: The correlation asked for; its sign is that of the claim.
     """
 
@@ -329,12 +315,7 @@ def judge_values(
 
 
 def ceilings(
-    claims: Iterable[Claim],
-    known: Iterable[Mapping[str, Spread]],
-    *,
-    seeds: int = SEEDS,
-    draws: int = 2000,
-    seed: int = 0,
+    claims: Iterable[Claim], known: Iterable[Mapping[str, Spread]], *, seeds: int = SEEDS, draws: int = 2000
 ) -> dict[str, float]:
     """The oracle's rate of every claim of an experiment: how often it would be shown if it were true.
 
@@ -346,7 +327,7 @@ def ceilings(
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
     for i, (claim, columns) in enumerate(zip(claims, known, strict=True)):
-        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=i)
         p[:, i] = claim.p(claim.oracle(columns, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
     while family:

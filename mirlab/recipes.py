@@ -37,9 +37,10 @@ One that fails is replaced by the next seed before any run is made on it, as 20 
 """
 
 
-def _known(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def _check(recipe: Any, **choices: Iterable[str]) -> None:
+    for name, known in choices.items():
+        if getattr(recipe, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(recipe, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Schedule:
     scheduler: str = "cosine"
 
     def __post_init__(self) -> None:
-        _known("scheduler", self.scheduler, SCHEDULERS)
+        _check(self, scheduler=SCHEDULERS)
 
     @property
     def rise(self) -> int:
@@ -113,9 +114,7 @@ class StageOne:
     unlocked_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        known = {"unlock": UNLOCKS, "connector": CONNECTORS, "detail": CAPTION_DETAILS, "scheduler": SCHEDULERS}
-        for name, choices in known.items():
-            _known(name, getattr(self, name), choices)
+        _check(self, unlock=UNLOCKS, connector=CONNECTORS, detail=CAPTION_DETAILS, scheduler=SCHEDULERS)
         if self.pairs < self.batch:
             raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
 

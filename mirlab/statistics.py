@@ -249,12 +249,8 @@ def simulated(pilot: Spread, *, seeds: int = 6, draws: int = 4000, seed: int = 0
 def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of a table of runs as seeds × arms, the arms in the table's order; NaN where a run is missing.
 
-    Args:
-        table: With columns ``arm`` and ``seed``, as `mirlab.results.load` makes it.
-        column: Which one, or the difference of two, ``first - second``.
-
-    Raises:
-        MirlibError: There is no such column, or an arm has two runs of one seed.
+    The table is that of `mirlab.results.load`, with columns ``arm`` and ``seed``; a column may be the difference of two,
+    ``first - second``. A missing column, and two runs of one arm and seed, are refused.
     """
     first, minus, second = column.partition(" - ")
     if minus:

@@ -53,10 +53,6 @@ def sweep(
 
     Returns:
         The experiment's rows, in the order of the arms and their runs.
-
-    Raises:
-        MirlibError: A run stands in two arms, or has a method that there is not; the backend is unknown, or its
-            package is not installed.
     """
     book, cache = ledger.Ledger(Path(results_dir) / f"{experiment}.jsonl"), Path(cache)
     wanted = _planned(experiment, arms)

@@ -35,8 +35,7 @@ class RealStageOne:
     """Stage 1 of the real parts: one pass over picture-caption pairs, in which the projector learns.
 
     Attributes:
-        pairs: Pictures with a caption, each seen once.
-        batch: Pairs a step.
+        pairs, batch: Pictures with a caption, each seen once, and pairs a step.
         relative_step: Highest learning rate over the root mean square of the projector's first weights.
         warmup_steps: Steps over which the rate rises.
     """
@@ -51,17 +50,9 @@ class RealStageOne:
             raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
 
     def schedule(self, size: float) -> Schedule:
-        """Without weight decay, cosine.
-
-        Args:
-            size: Root mean square of the projector's first weights.
-        """
-        return Schedule(
-            steps=self.pairs // self.batch,
-            learning_rate=self.relative_step * size,
-            warmup_steps=self.warmup_steps,
-            weight_decay=0.0,
-        )
+        """Without weight decay, cosine, for a root mean square of the projector's first weights."""
+        steps = self.pairs // self.batch
+        return Schedule(steps, self.relative_step * size, warmup_steps=self.warmup_steps, weight_decay=0.0)
 
 
 @dataclass(frozen=True)

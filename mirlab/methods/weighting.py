@@ -36,8 +36,7 @@ class ContrastiveAlignment(Technique, name="cal"):
     """CAL: words that the picture helps to predict count for more, see `mirlib.align.weighting.cal_weights`.
 
     Attributes:
-        low: Smallest weight.
-        high: Largest weight.
+        low, high: Smallest and largest weight.
         width: Words whose weights are averaged.
     """
 
@@ -48,9 +47,8 @@ class ContrastiveAlignment(Technique, name="cal"):
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy weighted by how much the picture helps; one more pass, with the picture hidden."""
         seen, labels = _rectangle(batch, logits)
-        weights = weighting.cal_weights(
-            seen, unseen_logits(training.model, batch), labels, low=self.low, high=self.high, width=self.width
-        )
+        unseen = unseen_logits(training.model, batch)
+        weights = weighting.cal_weights(seen, unseen, labels, low=self.low, high=self.high, width=self.width)
         return weighting.weighted_cross_entropy(seen, labels, weights)
 
 
@@ -100,10 +98,8 @@ class ImprobableWords(Technique, name="prior"):
             history = train.fit(reference, loss_of_step, schedule, progress=training.progress, name="reference")
         training.memory["reference"] = reference.requires_grad_(False)
         reference.set_attn_implementation(miniature.ATTENTION)
-        return {
-            "reference_first_loss": float(np.mean(history.losses[:8])),
-            "reference_last_loss": float(np.mean(history.losses[-8:])),
-        }
+        ends = {"first": history.losses[:8], "last": history.losses[-8:]}
+        return {f"reference_{end}_loss": float(np.mean(losses)) for end, losses in ends.items()}
 
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy weighted by how improbable the reference finds the words."""
