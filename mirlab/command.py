@@ -9,7 +9,7 @@ import argparse
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -135,19 +135,13 @@ def _workers_end() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with ExitStack() as before:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def unwind(number: int, _: object) -> NoReturn:
+            before.close()
+            raise Interrupted(number)
 
-    def unwind(number: int, _: object) -> NoReturn:
-        restore()
-        raise Interrupted(number)
-
-    for number in before:
-        signal.signal(number, unwind)
-    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, unwind)
         yield
-    finally:
-        restore()

@@ -249,7 +249,7 @@ def simulated(pilot: Spread, *, seeds: int = 6, draws: int = 4000, seed: int = 0
 def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of a table of runs as seeds × arms, the arms in the table's order; NaN where a run is missing.
 
-    The table is that of `mirlab.results.load`, with columns ``arm`` and ``seed``; a column may be the difference of two,
+    The table is one of `mirlab.results.load`, with columns ``arm`` and ``seed``; a column may be the difference of two,
     ``first - second``. A missing column, and two runs of one arm and seed, are refused.
     """
     first, minus, second = column.partition(" - ")
