@@ -7,8 +7,9 @@ over all claims of its experiment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,8 @@ REPRODUCED, NO_CHANGE = "reproduced", "no change"
 OPPOSITE, FALLS_SHORT, UNDECIDED = "the opposite", "falls short", "undecided"
 NOT_TESTABLE, NOT_MEASURED = "not testable here", "not measured"
 
-Read = Callable[[str], np.ndarray]
-"""From the name of a column to its (..., seeds, arms) values, the arms being those of the claim."""
+Columns = Mapping[str, np.ndarray]
+"""Columns by name, (..., seeds, arms), the arms being those of the claim."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,16 @@ class _Linear(Claim):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def per_seed(self, read: Read) -> np.ndarray:
+    def per_seed(self, values: Columns) -> np.ndarray:
         """(..., seeds) weighted sums."""
-        return read(self.column) @ np.array(list(self.weights.values()), dtype=float)
+        return values[self.column] @ np.array(list(self.weights.values()), dtype=float)
 
     def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
         """(..., seeds) sums of arms drawn from a pilot, moved to the claim's effect, or the pilot's on its side."""
-        true = float(self.per_seed(lambda column: pilot[column].means))
+        true = float(self.per_seed({self.column: pilot[self.column].means}))
         side = -1 if self.side == BELOW else 1
-        return self.per_seed(lambda _: drawn) - true + (side * abs(true) if self.effect is None else self.effect)
+        effect = side * abs(true) if self.effect is None else self.effect
+        return self.per_seed({self.column: drawn}) - true + effect
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,9 @@ class Follows(Claim):
         """Within ±1."""
         return super().interval(numbers, confidence).clipped(-1, 1)
 
-    def per_seed(self, read: Read) -> np.ndarray:
+    def per_seed(self, values: Columns) -> np.ndarray:
         """(..., seeds) rank correlations."""
-        return spearman_within(read(self.x), read(self.y))
+        return spearman_within(values[self.x], values[self.y])
 
     def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
         """(..., seeds) correlations of arms drawn from a pilot with their true means, on the claimed side."""
@@ -260,39 +262,28 @@ class Finding:
         return "" if self.alone == self.outcome else f"by the 95 % interval alone: {self.alone}"
 
 
-def judge(
-    claims: Iterable[Claim], table: pd.DataFrame, *, ceilings: Mapping[str, float] | None = None, seeds: int = SEEDS
-) -> tuple[Finding, ...]:
-    """Judge all claims of one experiment together.
+def judge(claims: Iterable[Claim], table: pd.DataFrame, **options: Any) -> tuple[Finding, ...]:
+    """Judge all claims of one experiment together by its runs, a table of `mirlab.results.load`.
 
-    The family of Holm's procedure are all claims that are testable, those not measured yet among them, so that an early
-    look at half of the runs is no easier test. A word needs the adjusted interval (`Finding.adjusted`), which leaves
-    out the limit exactly when the adjusted p is at most .05. So at most 2.5 % of experiments without any effect print
-    a false "reproduced", about as many a false "the opposite" (simulated in `tests/mirlab/test_claims.py`).
-
-    Args:
-        claims: All of the experiment.
-        table: Its runs, from `mirlab.results.load`.
-        ceilings: Oracle's rates by the claims' names, from `ceilings` on a pilot.
-        seeds: How many were declared; a claim needs that many with every one of its arms.
-
-    Raises:
-        MirlibError: The table has no column of a claim's, or two runs of an arm and a seed.
+    Options are those of `judge_values`. Two runs of an arm and a seed are refused, and so is a table without a claim's
+    columns. The family of Holm's procedure are all claims that are testable, those not measured yet among them, so that
+    an early look at half of the runs is no easier test. A word needs the adjusted interval (`Finding.adjusted`), which
+    leaves out the limit exactly when the adjusted p is at most .05. So at most 2.5 % of experiments without any effect
+    print a false "reproduced", about as many a false "the opposite" (simulated in `tests/mirlab/test_claims.py`).
     """
     claims = tuple(claims)
-    return judge_values(claims, _values(claims, table), ceilings=ceilings, seeds=seeds)
+    return judge_values(claims, _values(claims, table), **options)
 
 
 def judge_values(
-    claims: tuple[Claim, ...],
-    data: list[dict[str, np.ndarray]],
-    *,
-    ceilings: Mapping[str, float] | None = None,
-    seeds: int = SEEDS,
+    claims: tuple[Claim, ...], data: list[Columns], *, ceilings: Mapping[str, float] | None = None, seeds: int = SEEDS
 ) -> tuple[Finding, ...]:
-    """As `judge`, from arrays: for each claim the (seeds, arms) values of its columns. Quick enough for simulations."""
+    """As `judge`, from arrays: for each claim the (seeds, arms) values of its columns. Quick enough for simulations.
+
+    `ceilings` are the oracle's rates by the claims' names; a claim needs as many ``seeds`` with every one of its arms.
+    """
     ceilings = ceilings or {}
-    numbers = [claim.per_seed(values.__getitem__) for claim, values in zip(claims, data, strict=True)]
+    numbers = [claim.per_seed(values) for claim, values in zip(claims, data, strict=True)]
     measured = np.array([len(number) >= seeds for number in numbers], dtype=bool)
     testable = np.array([ceilings.get(claim.name, 1.0) >= FAIR for claim in claims], dtype=bool)
     p = np.array([float(c.p(n)) if ok else 1.0 for c, n, ok in zip(claims, numbers, measured, strict=True)])
@@ -382,7 +373,7 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
     )
 
 
-def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:
+def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[Columns]:
     """For each claim (seeds, arms) values of its columns, for the seeds that have all of them."""
     names = dict.fromkeys(column for claim in claims for column in claim.columns)
     columns = {name: statistics.wide(table, name) if len(table) else pd.DataFrame() for name in names}

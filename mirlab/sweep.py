@@ -61,8 +61,7 @@ def sweep(
     for key, (arm, _) in wanted.items():
         if key in others and key not in done:
             book.append(_copied(others[key], experiment, arm))
-    done = {row["key"] for row in book.rows()}
-    pending = [planned for key, planned in wanted.items() if key not in done]
+    pending = [planned for key, planned in wanted.items() if key not in done | others.keys()]
     pending.sort(key=lambda planned: (str(planned[1].parts), -planned[1].cost))  # each set of parts is loaded once
     bar = tqdm(
         total=sum(round(run.cost) for _, run in pending),

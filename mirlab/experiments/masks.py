@@ -16,8 +16,7 @@ EXPERIMENT = Experiment(
     summary="Attention masks: causal, vision both ways, prefix; language model frozen or unlocked (Improved "
     "Alignment).",
     question="Does a model whose vision rows see each other both ways, in stage 1, in stage 2 and when it is asked, "
-    "answer better than a causal one? Does it need a language model that learns in stage 1? What does MIR "
-    "do?",
+    "answer better than a causal one? Does it need a language model that learns in stage 1? What does MIR do?",
     paper="The attention mask should not be applied on visual inputs (abstract of arXiv 2503.19508; no number).",
     arms={
         "plain": plain(),

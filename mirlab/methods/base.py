@@ -110,15 +110,6 @@ class Technique:
         """Numbers of the scenes that stage 1 trains on, as many as there are `pairs`."""
         return np.arange(pairs)
 
-    def features(
-        self, model: LlavaForConditionalGeneration, scenes: list[world.Scene], chosen: np.ndarray
-    ) -> torch.Tensor | None:
-        """Vision features for stage 1; None for those of the plain recipe. Not asked where the encoder learns.
-
-        They are (n, 36, 96) for all scenes, right for the chosen ones, of a model with what `attach` has changed.
-        """
-        return None
-
     def told(self, training: Training) -> Sequence[world.Scene]:
         """The scenes that the captions of stage 1 tell of, by number; the pictures are those of `Training.scenes`."""
         return training.scenes
