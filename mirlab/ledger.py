@@ -110,14 +110,14 @@ def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
                 f"{where}: the key {shown(key)} is not that of the row's configuration, which was changed after the "
                 "run; take the line out, and the run is made again"
             )
-        line, first = rows.setdefault(key, (number, row))
+        before, first = rows.setdefault(key, (number, row))
         if first != row:
             raise MirlibError(
-                f"{where}: the key {shown(key)} stands in line {line}, too, with another row; take out the one that "
+                f"{where}: the key {shown(key)} stands in line {before}, too, with another row; take out the one that "
                 "you do not trust"
             )
-        if line != number:
-            warnings.warn(f"{where}: the same row as line {line}, which is counted once", stacklevel=4)
+        if before != number:
+            warnings.warn(f"{where}: the same row as line {before}, which is counted once", stacklevel=4)
     return [row for _, row in rows.values()]
 
 
