@@ -1,14 +1,15 @@
 """Claims as data, and the one place where a word is put to them.
 
-A claim is written down before its runs, with the paper's table or as ours. Each comes to one number a seed (a
-difference of two arms, an effect of a factorial design, a rank correlation over arms), and is judged by the mean of
-these numbers, Student's t, and Holm's procedure over all claims of its experiment.
+A claim is written down before its runs. It comes to one number a seed (a difference of two arms, an effect of a
+factorial design, a rank correlation over arms), and is judged by the mean of these, Student's t, and Holm's procedure
+over all claims of its experiment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,18 +28,13 @@ REPRODUCED, NO_CHANGE = "reproduced", "no change"
 OPPOSITE, FALLS_SHORT, UNDECIDED = "the opposite", "falls short", "undecided"
 NOT_TESTABLE, NOT_MEASURED = "not testable here", "not measured"
 
-Read = Callable[[str], np.ndarray]
-"""From the name of a column to its (..., seeds, arms) values, the arms being those of the claim."""
+Columns = Mapping[str, np.ndarray]
+"""Columns by name, (..., seeds, arms), the arms being those of the claim."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What all claims have.
-
-    Attributes:
-        name: The claim in words, alone of its name in its experiment.
-        source: ``paper``, with its table or figure (``paper, Table 2``), or ``ours``.
-    """
+    """What all claims have: a name, the claim in words, and a source, such as ``paper, Table 2`` or ``ours``."""
 
     name: str
     source: str
@@ -52,7 +48,7 @@ class Claim:
             raise ValueError(f"the side of a claim is {BELOW!r} or {ABOVE!r}, not {self.side!r}")
 
     def p(self, numbers: np.ndarray) -> np.ndarray:
-        """(..., seeds) → (...): twice the one-sided p, so that .05 is where a 95 % interval leaves the limit."""
+        """(..., seeds) → (...): twice the one-sided p, at most .05 where a 95 % interval leaves out the limit."""
         return np.minimum(1.0, 2 * statistics.p_value(numbers, self.limit, self.side, step=self.step))
 
     def interval(self, numbers: np.ndarray, confidence: float = 0.95) -> Estimate:
@@ -72,18 +68,16 @@ class _Linear(Claim):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def per_seed(self, read: Read) -> np.ndarray:
+    def per_seed(self, values: Columns) -> np.ndarray:
         """(..., seeds) weighted sums."""
-        return read(self.column) @ np.array(list(self.weights.values()), dtype=float)
+        return values[self.column] @ np.array(list(self.weights.values()), dtype=float)
 
     def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
-        """(..., seeds) sums of arms drawn from a pilot, moved so that their true mean is the effect the claim names.
-
-        Without such an effect it is the pilot's, on the side that is claimed.
-        """
-        true = float(self.per_seed(lambda column: pilot[column].means))
+        """(..., seeds) sums of arms drawn from a pilot, moved to the claim's effect, or the pilot's on its side."""
+        true = float(self.per_seed({self.column: pilot[self.column].means}))
         side = -1 if self.side == BELOW else 1
-        return self.per_seed(lambda _: drawn) - true + (side * abs(true) if self.effect is None else self.effect)
+        effect = side * abs(true) if self.effect is None else self.effect
+        return self.per_seed({self.column: drawn}) - true + effect
 
 
 @dataclass(frozen=True)
@@ -91,8 +85,7 @@ class Contrast(_Linear):
     """Arm first minus arm second on a column lies below, or above, a limit.
 
     Attributes:
-        first: Arm.
-        second: Arm that is taken from it.
+        first, second: Arms.
         column: Of `mirlab.results.load`.
         side: `BELOW` or `ABOVE`.
         effect: The true difference for which the oracle's rate is asked; that of the pilot if left out.
@@ -112,7 +105,7 @@ class Contrast(_Linear):
         return {self.first: 1.0, self.second: -1.0}
 
 
-def better(name: str, source: str, first: str, second: str, effect: float = 0.05) -> Contrast:
+def better(name: str, source: str, first: str, second: str, effect: float | None = 0.05) -> Contrast:
     """Arm first makes a better model than arm second: its accuracy after stage 2 lies above."""
     return Contrast(name, source, first, second, "accuracy", ABOVE, effect)
 
@@ -126,9 +119,7 @@ def lower_mir(name: str, source: str, first: str, second: str, effect: float) ->
 class Effect(_Linear):
     """A main effect, a slope over levels, or an interaction of a design: a weighted sum of arms within each seed.
 
-    Attributes:
-        weights: By arm; for a contrast they add up to 0.
-        column, side, effect, limit: As in `Contrast`.
+    Weights are by arm; the rest is as in `Contrast`.
     """
 
     weights: dict[str, float]
@@ -140,13 +131,7 @@ class Effect(_Linear):
 
 @dataclass(frozen=True)
 class Within(_Linear):
-    """A weighted sum of arms on a column stays within ± margin: no change, shown by equivalence.
-
-    Attributes:
-        weights: By arm; ``{"new": 1, "old": -1}`` is a difference.
-        column: Of `mirlab.results.load`.
-        margin: The largest change that counts as none, fixed before the runs.
-    """
+    """A weighted sum of arms on a column stays within ± margin, fixed before the runs: no change, by equivalence."""
 
     weights: dict[str, float]
     column: str
@@ -164,14 +149,11 @@ class Follows(Claim):
     """A column ranks the arms as another does: Spearman's correlation within seeds, mean over seeds.
 
     A limit near −1 asks for more than six seeds give: with the arms and the noise of the first edition an oracle's
-    interval lies below −.8 in at most 62 % of all experiments, below −.5 in 98 % and more where the amount of data is
-    varied. At a true mean of just −.8 it lies below that in about 9 % instead of 2.5 %, since a correlation near −1 is
-    skewed; where there is no relation, never.
+    interval lies below −.8 in at most 62 % of all experiments, below −.5 in 98 % and more where data are varied.
 
     Attributes:
         arms: Which are ranked.
-        x: A metric, or a setting of the recipe.
-        y: What it should go with.
+        x, y: A metric, or a setting of the recipe, and what it should go with.
         limit: The correlation asked for; its sign is that of the claim.
     """
 
@@ -199,12 +181,12 @@ class Follows(Claim):
         """Within ±1."""
         return super().interval(numbers, confidence).clipped(-1, 1)
 
-    def per_seed(self, read: Read) -> np.ndarray:
+    def per_seed(self, values: Columns) -> np.ndarray:
         """(..., seeds) rank correlations."""
-        return spearman_within(read(self.x), read(self.y))
+        return spearman_within(values[self.x], values[self.y])
 
     def oracle(self, pilot: Mapping[str, Spread], drawn: np.ndarray) -> np.ndarray:
-        """(..., seeds) correlations of arms drawn from a pilot with their true means, turned to the claimed side."""
+        """(..., seeds) correlations of arms drawn from a pilot with their true means, on the claimed side."""
         return spearman_within(pilot[self.y].means * (-1 if self.side == BELOW else 1), drawn)
 
 
@@ -222,12 +204,7 @@ def outcome(claim: Claim, estimate: Estimate, inner: Estimate, *, ceiling: float
        large an effect is ruled out (the limit is left out).
     7. *undecided*: the rest. Where only the sign was asked for, the interval holds 0.
 
-    Args:
-        claim: What was claimed.
-        estimate: With the interval of confidence 1 − .05 / k, k being Holm's factor.
-        inner: With that of confidence 1 − .10 / k, for equivalence.
-        ceiling: The oracle's rate, if there is one.
-        seeds: How many were declared.
+    The ``estimate`` has the interval of confidence 1 − .05 / k, k being Holm's factor, ``inner`` that of 1 − .10 / k.
     """
     if ceiling is not None and ceiling < FAIR:
         return NOT_TESTABLE
@@ -254,8 +231,7 @@ class Finding:
     """What an experiment says to one of its claims.
 
     Attributes:
-        claim: The claim.
-        outcome: The word, held against chance over all claims of the experiment.
+        claim, outcome: The claim and the word, held against chance over all claims of the experiment.
         estimate: Mean over seeds with its 95 % interval.
         adjusted: The same with the interval at the level that Holm's procedure leaves; `outcome` follows from it.
         p: Twice the one-sided p, or that of equivalence; NaN if the claim is not measured.
@@ -286,40 +262,28 @@ class Finding:
         return "" if self.alone == self.outcome else f"by the 95 % interval alone: {self.alone}"
 
 
-def judge(
-    claims: Iterable[Claim], table: pd.DataFrame, *, ceilings: Mapping[str, float] | None = None, seeds: int = SEEDS
-) -> tuple[Finding, ...]:
-    """Judge all claims of one experiment together.
+def judge(claims: Iterable[Claim], table: pd.DataFrame, **options: Any) -> tuple[Finding, ...]:
+    """Judge all claims of one experiment together by its runs, a table of `mirlab.results.load`.
 
-    The family of Holm's procedure are all claims that are testable, those not measured yet among them, so that an early
-    look at half of the runs is no easier test. A word needs the adjusted interval (`Finding.adjusted`): that of Holm's
-    factor, which leaves out the limit exactly when the adjusted p is at most .05. So at most 2.5 % of experiments
-    without any effect print a false "reproduced", about as many a false "the opposite", and together they stay within
-    5 % (simulated in `tests/mirlab/test_claims.py`).
-
-    Args:
-        claims: All of the experiment.
-        table: Its runs, from `mirlab.results.load`.
-        ceilings: Oracle's rates by the claims' names, from `ceilings` on a pilot.
-        seeds: How many were declared; a claim needs that many with every one of its arms.
-
-    Raises:
-        MirlibError: The table has no column of a claim's, or two runs of an arm and a seed.
+    Options are those of `judge_values`. Two runs of an arm and a seed are refused, and so is a table without a claim's
+    columns. The family of Holm's procedure are all claims that are testable, those not measured yet among them, so that
+    an early look at half of the runs is no easier test. A word needs the adjusted interval (`Finding.adjusted`), which
+    leaves out the limit exactly when the adjusted p is at most .05. So at most 2.5 % of experiments without any effect
+    print a false "reproduced", about as many a false "the opposite" (simulated in `tests/mirlab/test_claims.py`).
     """
     claims = tuple(claims)
-    return judge_values(claims, _values(claims, table), ceilings=ceilings, seeds=seeds)
+    return judge_values(claims, _values(claims, table), **options)
 
 
 def judge_values(
-    claims: tuple[Claim, ...],
-    data: list[dict[str, np.ndarray]],
-    *,
-    ceilings: Mapping[str, float] | None = None,
-    seeds: int = SEEDS,
+    claims: tuple[Claim, ...], data: list[Columns], *, ceilings: Mapping[str, float] | None = None, seeds: int = SEEDS
 ) -> tuple[Finding, ...]:
-    """As `judge`, from arrays: for each claim the (seeds, arms) values of its columns. Quick enough for simulations."""
+    """As `judge`, from arrays: for each claim the (seeds, arms) values of its columns. Quick enough for simulations.
+
+    `ceilings` are the oracle's rates by the claims' names; a claim needs as many ``seeds`` with every one of its arms.
+    """
     ceilings = ceilings or {}
-    numbers = [claim.per_seed(values.__getitem__) for claim, values in zip(claims, data, strict=True)]
+    numbers = [claim.per_seed(values) for claim, values in zip(claims, data, strict=True)]
     measured = np.array([len(number) >= seeds for number in numbers], dtype=bool)
     testable = np.array([ceilings.get(claim.name, 1.0) >= FAIR for claim in claims], dtype=bool)
     p = np.array([float(c.p(n)) if ok else 1.0 for c, n, ok in zip(claims, numbers, measured, strict=True)])
@@ -342,27 +306,19 @@ def judge_values(
 
 
 def ceilings(
-    claims: Iterable[Claim],
-    known: Iterable[Mapping[str, Spread]],
-    *,
-    seeds: int = SEEDS,
-    draws: int = 2000,
-    seed: int = 0,
+    claims: Iterable[Claim], known: Iterable[Mapping[str, Spread]], *, seeds: int = SEEDS, draws: int = 2000
 ) -> dict[str, float]:
     """The oracle's rate of every claim of an experiment: how often it would be shown if it were true.
 
-    Experiments are drawn from means and spreads, each claim's for itself, and go through Holm's procedure together. A
-    claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is true in them: for a
-    `Contrast` or an `Effect` the effect that the claim names, or else that of the means, on the claimed side, so that a
-    pilot that went the other way makes no claim untestable; for `Within` no change at all; for `Follows` a metric x
-    that is the true arm mean of y.
-
-    `known` has for each claim the spread of its columns over its arms, see `spreads`; `seed` is that of the draws.
+    Experiments are drawn from what is `known` of each claim's columns (`spreads`), and go through Holm's procedure
+    together. A claim below `FAIR` leaves the family, the weakest first, as `judge` leaves it out. What is true in them:
+    for a `Contrast` or an `Effect` the effect that the claim names, or else that of the means, on the claimed side; for
+    `Within` no change at all; for `Follows` a metric x that is the true arm mean of y.
     """
     claims = tuple(claims)
     p = np.empty((draws, len(claims)))
     for i, (claim, columns) in enumerate(zip(claims, known, strict=True)):
-        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=seed + i)
+        drawn = statistics.simulated(columns[claim.columns[-1]], seeds=seeds, draws=draws, seed=i)
         p[:, i] = claim.p(claim.oracle(columns, drawn))
     rates, family = np.empty(len(claims)), list(range(len(claims)))
     while family:
@@ -375,13 +331,7 @@ def ceilings(
 
 
 def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spread]]:
-    """Means and spreads of the claims' columns, from a pilot that ran all of their arms.
-
-    The pilot has two seeds at least, which the experiment does not use again.
-
-    Raises:
-        MirlibError: The pilot lacks an arm, a column, or seeds.
-    """
+    """Means and spreads of the claims' columns, from a pilot that ran all of their arms on two seeds at least."""
     claims, found = tuple(claims), []
     for claim, values in zip(claims, _values(claims, pilot), strict=True):
         if min(map(len, values.values())) < 2:
@@ -391,11 +341,7 @@ def spreads(claims: Iterable[Claim], pilot: pd.DataFrame) -> list[dict[str, Spre
 
 
 def drawn_again(claim: Follows, runs: pd.DataFrame) -> tuple[float, float]:
-    """What an oracle comes to in experiments like these runs, where a ceiling had other means and noise to go by.
-
-    Args:
-        claim: A ranking by accuracy or whatever else `claim.y` is.
-        runs: The experiment's own, of `mirlab.results.load`, not a pilot's.
+    """What an oracle comes to in experiments like these runs (of `mirlab.results.load`), not those of a pilot.
 
     Returns:
         The mean correlation within seeds, with the claim's sign, of a metric that knows the mean y of every arm; and
@@ -413,9 +359,7 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
             "claim": finding.claim.name,
             "source": finding.claim.source,
             "outcome": finding.outcome,
-            "value": finding.estimate.value,
-            "low": finding.estimate.low,
-            "high": finding.estimate.high,
+            **{name: getattr(finding.estimate, name) for name in ("value", "low", "high")},
             "adjusted_low": finding.adjusted.low,
             "adjusted_high": finding.adjusted.high,
             "p": finding.p,
@@ -429,15 +373,12 @@ def listed(findings: Iterable[Finding]) -> pd.DataFrame:
     )
 
 
-def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[dict[str, np.ndarray]]:
+def _values(claims: tuple[Claim, ...], table: pd.DataFrame) -> list[Columns]:
     """For each claim (seeds, arms) values of its columns, for the seeds that have all of them."""
     names = dict.fromkeys(column for claim in claims for column in claim.columns)
-    columns = {name: statistics.wide(table, name) for name in names} if len(table) else {}
+    columns = {name: statistics.wide(table, name) if len(table) else pd.DataFrame() for name in names}
     found = []
     for claim in claims:
-        if not columns:
-            found.append({column: np.empty((0, len(claim.arms))) for column in claim.columns})
-            continue
         values = [columns[column].reindex(columns=claim.arms).to_numpy(float) for column in claim.columns]
         whole = np.isfinite(values).all(axis=(0, 2))
         found.append({column: value[whole] for column, value in zip(claim.columns, values, strict=True)})

@@ -9,7 +9,7 @@ import argparse
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,37 +20,25 @@ from mirlib.files import check_writable
 
 
 def add(commands: Any) -> None:
-    """Add ``lab`` to the commands of ``mir``.
-
-    Args:
-        commands: What `argparse.ArgumentParser.add_subparsers` returned.
-    """
+    """Add ``lab`` to the commands of ``mir``, which `argparse.ArgumentParser.add_subparsers` returned."""
     laboratory = commands.add_parser("lab", help="the laboratory: list, run and show experiments")
     actions = laboratory.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", help="the experiments").set_defaults(run=_list)
-    for name, run, text in (
-        ("run", _run, "run an experiment, or finish one that was stopped"),
-        ("show", _show, "what its ledger says"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("experiment", metavar="EXPERIMENT")
-        default = "results" if name == "run" else None
-        said = default or "results, or else the ledger that comes along"
-        action.add_argument("--results", default=default, metavar="DIR", help=f"the ledger (default: {said})")
-        action.set_defaults(run=run)
-        if name == "run":
-            action.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
-            action.add_argument(
-                "--jobs", type=integer, metavar="N", help="sweeps: processes at once (default: the cores)"
-            )
-            action.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
-            action.add_argument(
-                "--precision",
-                default="float32",
-                metavar="NAME",
-                help="float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)",
-            )
-            action.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    run = actions.add_parser("run", help="run an experiment, or finish one that was stopped")
+    run.set_defaults(run=_run)
+    run.add_argument("experiment", metavar="EXPERIMENT")
+    run.add_argument("--results", default="results", metavar="DIR", help="the ledger (default: results)")
+    run.add_argument("--output", metavar="DIR", help="base: where the model goes (default: the cache)")
+    run.add_argument("--jobs", type=integer, metavar="N", help="sweeps: processes at once (default: the cores)")
+    run.add_argument("--backend", metavar="NAME", help="sweeps: a joblib backend, e.g. dask or ray")
+    precisions = "float32, or bfloat16 where the CPU has it; the rows name it (default: %(default)s)"
+    run.add_argument("--precision", default="float32", metavar="NAME", help=precisions)
+    run.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    show = actions.add_parser("show", help="what its ledger says")
+    show.set_defaults(run=_show)
+    show.add_argument("experiment", metavar="EXPERIMENT")
+    default = "the ledger (default: results, or else the ledger that comes along)"
+    show.add_argument("--results", metavar="DIR", help=default)
     fetched = actions.add_parser("parts", help="get pretrained parts that the experiment of this name runs on")
     fetched.add_argument("experiment", choices=["real"], metavar="EXPERIMENT", help="real")
     fetched.add_argument(
@@ -74,8 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     from mirlab.model import precision
 
     commands.check_name(options.experiment)
-    options_of_some = {name: getattr(options, name) for name in ("output", "jobs", "backend")}
-    given = {name: value for name, value in options_of_some.items() if value is not None}
+    given = {name: value for name in ("output", "jobs", "backend") if (value := getattr(options, name)) is not None}
     accepted = {"base": {"output"}, "parts": set()}.get(options.experiment, {"jobs", "backend"})
     if unknown := given.keys() - accepted:
         raise MirlibError(f"--{min(unknown)} means nothing to {options.experiment}")
@@ -148,19 +135,13 @@ def _workers_end() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with ExitStack() as before:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def unwind(number: int, _: object) -> NoReturn:
+            before.close()
+            raise Interrupted(number)
 
-    def unwind(number: int, _: object) -> NoReturn:
-        restore()
-        raise Interrupted(number)
-
-    for number in before:
-        signal.signal(number, unwind)
-    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, unwind)
         yield
-    finally:
-        restore()

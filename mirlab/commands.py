@@ -44,11 +44,7 @@ def sets() -> list[int]:
 
 
 def default_cache() -> Path:
-    """Where half-trained models are kept: `$MIRLIB_CACHE`, or `mirlib/lab` in the user's cache folder.
-
-    Raises:
-        MirlibError: If none of the variables is set that name such a folder, and the user has no home.
-    """
+    """Where half-trained models are kept: `$MIRLIB_CACHE`, or `mirlib/lab` in the user's cache folder."""
     if folder := os.environ.get("MIRLIB_CACHE"):
         return Path(folder)
     try:
@@ -60,7 +56,7 @@ def default_cache() -> Path:
 
 def listing() -> str:
     """All experiments, one line each, with the minutes that they take on one core."""
-    said = [(name, minutes, SPECIAL[name]) for name, minutes in (("base", 45), ("parts", 60 * len(sets())))]
+    said = [("base", 45, SPECIAL["base"]), ("parts", 60 * len(sets()), SPECIAL["parts"])]
     for name, experiment in EXPERIMENTS.items():
         said.append((name, round(sum(run.cost for run in experiment.runs) / 60), experiment.summary))
     return "\n".join(f"{name:16} {minutes:4} min  {summary}" for name, minutes, summary in said)
@@ -73,9 +69,7 @@ def run(
 
     Rows go to ``NAME.jsonl`` in ``results_dir``, checkpoints to ``cache_dir`` or `default_cache`. Options are passed on
     to the experiment: ``output`` and ``recipe`` to `mirlab.base.run`, ``jobs`` and ``backend`` to `mirlab.sweep.sweep`.
-
-    Returns:
-        The experiment's rows.
+    Its rows are returned.
     """
     check_name(name)
     book = Ledger(Path(results_dir) / f"{name}.jsonl")
@@ -94,26 +88,17 @@ def run(
 
 
 def show(name: str, results_dir: str | Path) -> str:
-    """What an experiment's ledger says, as text.
-
-    Raises:
-        MirlibError: No experiment has this name, or it has not been run.
-    """
+    """What an experiment's ledger says, as text; an unknown name, and one that has not been run, are refused."""
     check_name(name)
-    if name in EXPERIMENTS:
-        said = describe(EXPERIMENTS[name], results_dir)
-    else:
-        said = _special(name, Ledger(Path(results_dir) / f"{name}.jsonl").rows())
+    rows = Ledger(Path(results_dir) / f"{name}.jsonl").rows
+    said = describe(EXPERIMENTS[name], results_dir) if name in EXPERIMENTS else _special(name, rows())
     if not said:
         raise MirlibError(f"{name} has no results in {results_dir} yet: mir lab run {name}; mir lab list says how long")
     return said
 
 
 def describe(experiment: Experiment, results_dir: str | Path) -> str:
-    """Question, means of the arms, and what became of the claims; of rows of other arms the means alone.
-
-    Empty if there is no row.
-    """
+    """Question, means, and what became of the claims; of rows of other arms the means alone; empty without rows."""
     table = results.load(experiment.name, results_dir)
     if not len(table):
         return ""

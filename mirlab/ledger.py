@@ -34,10 +34,7 @@ def shipped() -> Path:
     """The folder of the ledger that comes with mirlab, wherever the process runs.
 
     It is ``results`` of the repository where mirlab runs from a copy of that, as after ``pip install -e .``; otherwise
-    what was installed along with the package.
-
-    Raises:
-        MirlibError: The package was installed without its ledger.
+    what was installed along with the package. Without either it is refused.
     """
     beside = Path(__file__).resolve().parents[1]
     places = [beside / "results", beside / "share" / "mirlab" / "results"]  # the latter after pip install --target
@@ -65,11 +62,8 @@ class Ledger:
     def rows(self) -> list[dict[str, Any]]:
         """All finished rows, oldest first. A half-written last line, left by a killed run, is passed over.
 
-        A row that stands there twice, as after a merge, counts once, with a warning.
-
-        Raises:
-            MirlibError: A line that is not the last is damaged, its key is not that of its configuration, or two
-                different rows have one key.
+        A row that stands there twice, as after a merge, counts once, with a warning. Refused are other damaged lines, a
+        key that is not that of its configuration, and two different rows of one key.
         """
         if not self.path.exists():
             return []
@@ -101,8 +95,7 @@ class Ledger:
 
 
 def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    lines: dict[str, int] = {}
+    rows: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         where = f"{shown(path)}, line {number}"
         try:
@@ -117,16 +110,15 @@ def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
                 f"{where}: the key {shown(key)} is not that of the row's configuration, which was changed after the "
                 "run; take the line out, and the run is made again"
             )
-        if key not in rows:
-            rows[key], lines[key] = row, number
-        elif rows[key] == row:
-            warnings.warn(f"{where}: the same row as line {lines[key]}, which is counted once", stacklevel=4)
-        else:
+        before, first = rows.setdefault(key, (number, row))
+        if first != row:
             raise MirlibError(
-                f"{where}: the key {shown(key)} stands in line {lines[key]}, too, with another row; take out the one "
-                "that you do not trust"
+                f"{where}: the key {shown(key)} stands in line {before}, too, with another row; take out the one that "
+                "you do not trust"
             )
-    return list(rows.values())
+        if before != number:
+            warnings.warn(f"{where}: the same row as line {before}, which is counted once", stacklevel=4)
+    return [row for _, row in rows.values()]
 
 
 def _no_number(name: str) -> NoReturn:
@@ -134,11 +126,10 @@ def _no_number(name: str) -> NoReturn:
 
 
 class FileLock:
-    """An exclusive lock on a file, for a `with` statement. The system lets go of it when the process dies.
+    """An exclusive lock on a file, made if it is missing, for a `with` statement.
 
-    Args:
-        path: The file; it is made if it is missing, and stays.
-        wait: Whether to wait for whoever holds the lock. If not, `held` tells whether the lock was got.
+    It waits for whoever holds the lock; without ``wait``, `held` tells whether the lock was got. The system lets go of
+    it when the process dies.
     """
 
     def __init__(self, path: str | Path, *, wait: bool = True) -> None:

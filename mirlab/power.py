@@ -1,18 +1,18 @@
 """What could be seen at all: the oracle's rate of every claim, from runs that no experiment uses again.
 
-Arms of an experiment share their seeds: the projector's first weights, the parts and the order of the pairs. The noise
-of a comparison is what is left of two arms when each seed's own level is taken away. The pilot
-(`mirlab.experiments.pilot`) shows it in two ways, each of which holds something else besides: two arms of one seed that
-differ in the amount of data, and two seeds of one set of parts. The smaller counts. Means of arms are needed for rank
-correlations alone: those of the pilot's amounts of data, and for recipes and designs those of the first edition.
-`python -m mirlab.power` writes the rates to ``results/ceilings.json``, where `mirlab.results.outcomes` finds them; they
-are committed before the experiments run.
+The noise of a comparison is what is left of two arms when each seed's own level is taken away. The pilot shows it in
+two ways, each of which holds something else besides: two arms of one seed that differ in the amount of data, and two
+seeds of one set of parts. The smaller counts. Means of arms are needed for rank correlations alone: those of the
+pilot's amounts of data, and for recipes and designs those of the first edition. `python -m mirlab.power` writes the
+rates to ``results/ceilings.json``, where `mirlab.results.outcomes` finds them; they are committed before the
+experiments run.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +45,7 @@ OLD_REGIME = {"low": ".008", "high": ".02"}
 
 
 def rates(folder: Path = Path("results")) -> dict[str, dict[str, float]]:
-    """The oracle's rate of every claim by experiment, rounded to four digits.
-
-    Args:
-        folder: Of the ledger, with ``pilot.jsonl`` and ``first_edition.csv``.
-    """
+    """The oracle's rate of every claim by experiment, rounded to four digits, from a folder of the ledger."""
     pilot = _pilot(folder)
     found = {}
     for name, declared in EXPERIMENTS.items():
@@ -126,11 +122,9 @@ def _means(name: str, folder: Path) -> pd.DataFrame:
 def _in_place_of_a(folder: Path) -> pd.DataFrame:
     """Rows of the first edition under the names of pre-registration A's arms: 2048 pairs for 8192, 8192 for 32,768."""
     old, found = first_edition("data_scale", folder), []
-    for regime, rate in OLD_REGIME.items():
-        for batch in (8, 64):
-            for pairs, instead in ((8192, 2048), (32768, 8192)):
-                rows = old[old["arm"] == f"{regime}, {instead} pairs"]
-                found.append(rows.assign(arm=f"{rate}, batch {batch}, {pairs}"))
+    for (regime, rate), batch, pairs in product(OLD_REGIME.items(), (8, 64), (8192, 32768)):
+        rows = old[old["arm"] == f"{regime}, {pairs // 4} pairs"]
+        found.append(rows.assign(arm=f"{rate}, batch {batch}, {pairs}"))
     return pd.concat(found, ignore_index=True)
 
 

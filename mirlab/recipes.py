@@ -1,8 +1,8 @@
 """What a run is, as plain data: recipes of the two stages, the method, the seeds, and what is measured.
 
-Nothing here imports torch, so experiments can be declared and read where nothing is trained. A run's configuration is
-JSON, and `Run.of` reads it back; the key of a row in the ledger is made of it. A recipe that cannot be carried out is
-refused when it is made, but for the options of a method, which `mirlab.methods.technique` knows.
+Nothing here imports torch. A run's configuration is JSON, and `Run.of` reads it back; the key of a row in the ledger is
+made of it. A recipe that cannot be carried out is refused when it is made, but for the options of a method, which
+`mirlab.methods.technique` knows.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ One that fails is replaced by the next seed before any run is made on it, as 20 
 """
 
 
-def _known(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def _check(recipe: Any, **choices: Iterable[str]) -> None:
+    for name, known in choices.items():
+        if getattr(recipe, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(recipe, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Schedule:
     Attributes:
         steps: Number of steps.
         learning_rate: The highest rate.
-        warmup: Share of the steps over which the rate rises.
+        warmup, warmup_steps: Share of the steps over which the rate rises, or their number, which overrides it.
         weight_decay: AdamW's.
         clip: Largest norm of the gradient.
-        warmup_steps: Number of warm-up steps; overrides ``warmup``.
         scheduler: How the rate falls, ``cosine`` or ``linear``.
     """
 
@@ -65,7 +65,7 @@ class Schedule:
     scheduler: str = "cosine"
 
     def __post_init__(self) -> None:
-        _known("scheduler", self.scheduler, SCHEDULERS)
+        _check(self, scheduler=SCHEDULERS)
 
     @property
     def rise(self) -> int:
@@ -86,13 +86,9 @@ class StageOne:
     """Stage 1 of LLaVA: one pass over picture-caption pairs. The defaults are LLaVA's operating point here.
 
     Attributes:
-        pairs: Number of picture-caption pairs.
-        epochs: Times each is seen.
-        batch: Pairs a step.
+        pairs, epochs, batch: Number of picture-caption pairs, times each is seen, and pairs a step.
         learning_rate: The connector's highest rate.
-        warmup: Share of the steps over which the rate rises.
-        warmup_steps: Number of warm-up steps; overrides ``warmup``.
-        scheduler: ``cosine`` or ``linear``.
+        warmup, warmup_steps, scheduler: As in `Schedule`.
         detail: Kind of caption, see `mirlab.world.caption`.
         connector: One of `CONNECTORS`.
         norm_matched: Rescale every vision token to the mean norm of the text embeddings.
@@ -118,24 +114,16 @@ class StageOne:
     unlocked_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        _known("unlock", self.unlock, UNLOCKS)
-        _known("connector", self.connector, CONNECTORS)
-        _known("detail", self.detail, CAPTION_DETAILS)
-        _known("scheduler", self.scheduler, SCHEDULERS)
+        _check(self, unlock=UNLOCKS, connector=CONNECTORS, detail=CAPTION_DETAILS, scheduler=SCHEDULERS)
         if self.pairs < self.batch:
             raise ValueError(f"pairs ({self.pairs}) must be at least one batch ({self.batch})")
 
     @property
     def schedule(self) -> Schedule:
         """Without weight decay, as LLaVA does it."""
-        return Schedule(
-            steps=self.epochs * (self.pairs // self.batch),
-            learning_rate=self.learning_rate,
-            warmup=self.warmup,
-            warmup_steps=self.warmup_steps,
-            scheduler=self.scheduler,
-            weight_decay=0.0,
-        )
+        steps = self.epochs * (self.pairs // self.batch)
+        options = {name: getattr(self, name) for name in ("learning_rate", "warmup", "warmup_steps", "scheduler")}
+        return Schedule(steps, weight_decay=0.0, **options)
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -150,11 +138,9 @@ class StageTwo:
     """Stage 2 of LLaVA, short: a few questions about each picture, in the form of the chat template.
 
     Attributes:
-        images: Number of pictures, each seen once.
-        questions: Questions about each.
-        batch: Pictures a step.
+        images, questions, batch: Number of pictures, each seen once, questions about each, and pictures a step.
         learning_rate: Highest rate of language model and connector.
-        warmup: Share of the steps over which the rate rises.
+        warmup: As in `Schedule`.
     """
 
     images: int = 2048
@@ -173,12 +159,7 @@ class StageTwo:
 class Method:
     """What a run does beside the plain recipe: a name, and options where they differ from the method's own.
 
-    Two methods are equal if their names and the options that were given are. What an option means, and its value where
-    it is left out, `mirlab.methods` says.
-
-    Args:
-        name: Of the method.
-        **options: Numbers, texts, truth values, None, or sequences of them.
+    Options are numbers, texts, truth values, None, or sequences of them; what they mean `mirlab.methods` says.
 
     Examples:
         >>> Method("moca", rate=0.002).configuration
@@ -257,24 +238,16 @@ class Run:
     @property
     def configuration(self) -> dict[str, Any]:
         """The run as JSON. What is not done has no entry, so that a key outlives the options that are added."""
-        configuration = {
-            **asdict(self),
-            "stage_one": self.stage_one.configuration,
-            "method": self.method.configuration,
-            "probes": list(self.probes),
-        }
+        parts = {"stage_one": self.stage_one.configuration, "method": self.method.configuration}
+        configuration = {**asdict(self), **parts, "probes": list(self.probes)}
         for name in ("method", "probes", "robustness", "zoo", "leaning", "long_tokens"):
-            if getattr(self, name) == _DEFAULTS[name]:
+            if getattr(self, name) == getattr(Run, name):
                 del configuration[name]
         return configuration
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> Run:
-        """The run of a row's configuration.
-
-        Raises:
-            MirlibError: It is not one of a run as runs are now.
-        """
+        """The run of a row's configuration; one that is not of a run as runs are now is refused."""
         try:
             given = dict(configuration)
             given["stage_one"], given["stage_two"] = StageOne(**given["stage_one"]), StageTwo(**given["stage_two"])
@@ -294,26 +267,18 @@ class Run:
         return trained + 20 * (1 + len(self.probes)) + added
 
 
-_DEFAULTS = {field.name: field.default for field in fields(Run)}
-
-
 def arm(*, seeds: Iterable[int] = SEEDS, parts: Sequence[int] = PARTS, **options: Any) -> tuple[Run, ...]:
-    """Runs that differ in the seed alone, and with it in the parts.
+    """Runs that differ in the seed alone, and with it in the parts; seeds beyond these take the parts in turn.
 
-    Args:
-        seeds: Of the runs. Pilots use seeds from 100 on, which take the parts in turn.
-        parts: Seeds of the sets of parts.
-        **options: Of `StageOne` and of `Run`, told apart by their names.
+    The options are those of `StageOne` and of `Run`, told apart by their names.
 
     Examples:
         >>> runs = arm(pairs=2048, learning_rate=0.02, zoo=True)
         >>> [run.seed for run in runs], runs[3].parts == PARTS[3], runs[3].stage_one.pairs, runs[3].zoo
         ([0, 1, 2, 3, 4, 5], True, 2048, True)
     """
-    of_stage_one = {field.name for field in fields(StageOne)}
-    recipe = StageOne(**{key: value for key, value in options.items() if key in of_stage_one})
-    rest = {key: value for key, value in options.items() if key not in of_stage_one}
-    run = Run(stage_one=recipe, **rest)
+    recipe = {field.name: options.pop(field.name) for field in fields(StageOne) if field.name in options}
+    run = Run(stage_one=StageOne(**recipe), **options)
     return tuple(replace(run, seed=seed, parts=parts[seed % len(parts)]) for seed in seeds)
 
 

@@ -27,26 +27,17 @@ from mirlib.errors import MirlibError, first_line, shown
 __all__ = ["load", "outcomes", "paired", "probes", "wide"]
 
 _PLACES = {
-    "loss": ("stage_one", "loss"),
-    "curve": ("stage_one", "curve"),
-    "perplexity": ("perplexity", "in_domain"),
-    "perplexity_out": ("perplexity", "out_of_domain"),
-    "in_context_text": ("in_context", "text"),
-    "in_context_image": ("in_context", "image"),
-    "discrimination": ("discrimination",),
-    "mir": ("mir", "value"),
-    "norm_only": ("mir", "norm_only"),
-    "null": ("mir", "null"),
-    "floor": ("mir", "floor"),
-    "per_layer": ("mir", "per_layer"),
-    "mean_term": ("mir", "mean_term"),
-    "covariance_term": ("mir", "covariance_term"),
-    "norm_ratios": ("mir", "norm_ratio"),
-    "mir_scenes": ("mir_scenes",),
-    "accuracy": ("accuracy", "mean"),
-    "blind": ("accuracy", "blind"),
+    "stage_one": {"loss": "loss", "curve": "curve"},
+    "perplexity": {"in_domain": "perplexity", "out_of_domain": "perplexity_out"},
+    "in_context": {"text": "in_context_text", "image": "in_context_image"},
+    "discrimination": {None: "discrimination"},
+    "mir": {"value": "mir"}
+    | {name: name for name in ("norm_only", "null", "floor", "per_layer", "mean_term", "covariance_term")}
+    | {"norm_ratio": "norm_ratios"},
+    "mir_scenes": {None: "mir_scenes"},
+    "accuracy": {"mean": "accuracy", "blind": "blind"},
 }
-"""Where a column stands in a row's metrics."""
+"""Columns by the objects of a row's metrics and their entries; None is the number that stands there instead."""
 
 _GROUPS = {
     "accuracy_by_kind": "accuracy_",
@@ -99,9 +90,6 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
         - ``seconds`` of the whole run.
 
         What no row has is no column; what one row lacks is NaN there. Empty if nothing has been run.
-
-    Raises:
-        MirlibError: The ledger is damaged.
     """
     return _table(_line(row) | _measured(row["metrics"]) for row in _rows(experiment, _ledger(folder)))
 
@@ -109,9 +97,8 @@ def load(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
     """All probes of the runs that have any, one line each, the last one at the end of stage 1.
 
-    Returns:
-        As `load`, and ``step``; ``loss`` is the mean of the curve's points within the `LOSS_WINDOW` steps before the
-        probe, or the last point before it where there are none.
+    As `load`, and ``step``; ``loss`` is the mean of the curve's points within the `LOSS_WINDOW` steps before the probe,
+    or the last point before it where there are none.
     """
     lines = []
     for row in _rows(experiment, _ledger(folder)):
@@ -129,11 +116,8 @@ def probes(experiment: str, folder: str | Path | None = None) -> pd.DataFrame:
 def outcomes(experiment: str, folder: str | Path | None = None) -> tuple[Finding, ...]:
     """What the ledger says to the claims of an experiment; `mirlab.claims.listed` makes a table of it.
 
-    Where runs have probes, each is an arm of its own, too: ``ARM, step 64``.
-
-    Args:
-        experiment: A name in `mirlab.experiments.EXPERIMENTS`.
-        folder: As in `load`; the oracle's rates are read from ``ceilings.json`` there (`mirlab.power`).
+    Where runs have probes, each is an arm of its own, too: ``ARM, step 64``. The folder is as in `load`; the oracle's
+    rates are read from ``ceilings.json`` there (`mirlab.power`).
     """
     declared = EXPERIMENTS[experiment]
     table, probed = load(experiment, folder), probes(experiment, folder)
@@ -154,13 +138,10 @@ def _rows(experiment: str, folder: Path) -> list[dict[str, Any]]:
     """Rows that name an arm: arms in the order of the file, seeds in order within an arm."""
     path = folder / f"{experiment}.jsonl"
     rows = [row for row in _read(path, path.stat().st_mtime_ns if path.is_file() else 0) if "arm" in row]
-    for row in rows:
-        if not row.get("metrics"):
-            raise MirlibError(
-                f"{shown(path)}: the row {row['key']} holds no metrics; take it out, and it is made again"
-            )
-    order = {arm: place for place, arm in enumerate(dict.fromkeys(row["arm"] for row in rows))}
-    return sorted(rows, key=lambda row: (order[row["arm"]], row["configuration"]["seed"]))
+    if empty := [row["key"] for row in rows if not row.get("metrics")]:
+        raise MirlibError(f"{shown(path)}: the row {empty[0]} holds no metrics; take it out, and it is made again")
+    order = list(dict.fromkeys(row["arm"] for row in rows))
+    return sorted(rows, key=lambda row: (order.index(row["arm"]), row["configuration"]["seed"]))
 
 
 @lru_cache(maxsize=8)
@@ -195,7 +176,11 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
 
 def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
     """What was measured, of a run or of a probe, flat."""
-    found = {name: value for name, place in _PLACES.items() if (value := _at(metrics, place)) is not None}
+    found: dict[str, Any] = {}
+    for group, columns in _PLACES.items():
+        values = metrics.get(group)
+        values = values if isinstance(values, dict) else {None: values}
+        found |= {column: values[name] for name, column in columns.items() if values.get(name) is not None}
     for group, prefix in _GROUPS.items():
         found |= {f"{prefix}{name}": value for name, value in metrics.get(group, {}).items()}
     for group in _REPEATED:
@@ -212,12 +197,6 @@ def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
     if "norm_only" in found:
         found["mir_minus_norm_only"] = found["mir"] - found["norm_only"]
     return found
-
-
-def _at(metrics: Any, place: tuple[str, ...]) -> Any:
-    for name in place:
-        metrics = metrics.get(name) if isinstance(metrics, dict) else None
-    return metrics
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:

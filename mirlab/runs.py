@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,11 @@ def execute(run: Run, cache: Path) -> dict[str, Any]:
     Returns:
         The row's ``metrics``, ``seconds`` by phase, ``parts``, the fingerprint of encoder and language model, and
         ``method``, where there is one, with all its options.
-
-    Raises:
-        MirlibError: The run's method or one of its options is unknown.
     """
     started = time.monotonic()
     technique = methods.technique(run.method)
-    shared = _shared(run.parts, str(cache))
-    model, processor = deepcopy(shared.model), shared.processor
+    shared, processor, fingerprint, pool = _shared(run.parts, cache)
+    model = deepcopy(shared)
     wanted = technique.wanted(run.stage_one.pairs)
     probes: list[dict[str, Any]] = []
     plainly = replace(run, leaning=False, long_tokens=False)
@@ -48,44 +45,32 @@ def execute(run: Run, cache: Path) -> dict[str, Any]:
         processor.tokenizer,
         run.stage_one,
         seed=run.seed,
-        scenes=shared.pool.scenes(wanted),
-        features=None if run.stage_one.unlock_encoder else shared.pool.features(wanted),
+        scenes=pool.scenes(wanted),
+        features=None if run.stage_one.unlock_encoder else pool.features(wanted),
         method=technique,
         after_step=probe if run.probes else None,
         progress=False,
     )
     trained_at = time.monotonic()
     metrics: dict[str, Any] = {"stage_one": train.state_of(trained)}
-    if trained.before:
-        metrics["before_stage_one"] = measuring.rounded(trained.before)
-    if trained.after:
-        metrics["after_stage_one"] = measuring.rounded(trained.after)
+    for name, said in (("before_stage_one", trained.before), ("after_stage_one", trained.after)):
+        if said:
+            metrics[name] = measuring.rounded(said)
     metrics |= measuring.measure(model, processor, run, technique)
     if run.robustness:
-        chosen = technique.choose(shared.pool.scenes(wanted), run.stage_one.pairs)[:300]
-        metrics |= measuring.robustness(model, processor, trained_on=[shared.pool.scenes(wanted)[i] for i in chosen])
+        chosen = technique.choose(pool.scenes(wanted), run.stage_one.pairs)[:300]
+        metrics |= measuring.robustness(model, processor, trained_on=[pool.scenes(wanted)[i] for i in chosen])
     if run.zoo:
         metrics |= measuring.rounded(zoo.measure(model, processor, measuring.collect(model, processor)))
     if probes:
         metrics["probes"] = probes
-    row = {
-        "metrics": metrics,
-        "seconds": {"stage_one": round(trained_at - started, 1), "all": round(time.monotonic() - started, 1)},
-        "parts": shared.fingerprint,
-    }
+    seconds = {"stage_one": round(trained_at - started, 1), "all": round(time.monotonic() - started, 1)}
+    row = {"metrics": metrics, "seconds": seconds, "parts": fingerprint}
     return row if technique == methods.PLAIN else {**row, "method": technique.configuration}
 
 
-@dataclass(frozen=True)
-class _Shared:
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
-    fingerprint: str
-    pool: Pool
-
-
 @lru_cache(maxsize=2)
-def _shared(seed: int, cache: str) -> _Shared:
-    """What the runs of a process have in common."""
-    model, processor, fingerprint = parts.load(seed, Path(cache))
-    return _Shared(model, processor, fingerprint, Pool(model, seed, Path(cache) / "features"))
+def _shared(seed: int, cache: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str, Pool]:
+    """What the runs of a process have in common: model, processor, fingerprint of the parts, and pool."""
+    model, processor, fingerprint = parts.load(seed, cache)
+    return model, processor, fingerprint, Pool(model, seed, cache / "features")

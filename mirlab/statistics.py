@@ -37,27 +37,19 @@ def signed(number: float, digits: int = 2) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval.
-
-    Attributes:
-        value: The estimate.
-        low: Lower end of the interval; NaN where there are too few seeds for one.
-        high: Upper end.
-        seeds: How many seeds it comes from.
-    """
+    """A number with its interval, whose ends are NaN where there are too few ``seeds`` for one."""
 
     value: float
     low: float
     high: float
     seeds: int
 
-    def __str__(self) -> str:
-        return self.text()
-
     def text(self, digits: int = 2) -> str:
         """With signs, for example ``+0.12 [−0.03, +0.20]``."""
         value, low, high = (signed(number, digits) for number in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if np.isfinite(self.low) else value
+
+    __str__ = text
 
     def clipped(self, low: float, high: float) -> Estimate:
         """With an interval that stays where the number can be, as a correlation stays within ±1."""
@@ -67,15 +59,11 @@ class Estimate:
 def mean_interval(values: Values, confidence: float = 0.95, *, step: float = 0.0) -> Estimate:
     """The mean over seeds, with Student's t interval.
 
-    From six seeds it holds the true mean as often as it says where values are normal, and nearly so where they are
-    mildly skewed (`tests/mirlab/test_statistics.py` simulates both).
-
     Args:
         values: (seeds,); with one seed the interval is NaN.
         confidence: Of the interval.
-        step: Where a seed's value is discrete, the smallest difference of two (see `rank_step`). The spread is taken to
-            be at least what it is when one seed differs from all others by it, so that seeds that agree perfectly
-            still leave an interval of some width.
+        step: Where a seed's value is discrete, the smallest difference of two (see `rank_step`). The spread is at least
+            that of one seed that differs from all others by it, even where all agree.
 
     Examples:
         >>> print(mean_interval([1.0, 2.0, 3.0]))
@@ -97,8 +85,8 @@ def mean_interval(values: Values, confidence: float = 0.95, *, step: float = 0.0
 def jackknife(statistic: Callable[..., float], *arrays: Values) -> Estimate:
     """A statistic over seeds that is no mean, with a 95 % interval from leaving out one seed after the other.
 
-    The standard error is the delete-one jackknife's [Efron and Stein, 1981], the quantile Student's for one less than
-    the number of seeds. Of a mean it is exactly `mean_interval`.
+    The error is the delete-one jackknife's [Efron and Stein, 1981], the quantile Student's for one less than the
+    number of seeds. Of a mean it is exactly `mean_interval`.
 
     Args:
         statistic: Of the arrays, for example `spearman_of_means`.
@@ -166,17 +154,15 @@ def holm(p: Values) -> np.ndarray:
     order = np.argsort(p, axis=-1, kind="stable")
     factors = p.shape[-1] - np.arange(p.shape[-1])
     climbing = np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * factors, axis=-1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(climbing, 1.0), axis=-1)
-    return adjusted
+    return np.take_along_axis(np.minimum(climbing, 1.0), np.argsort(order, axis=-1), axis=-1)
 
 
 def holm_factors(p: Values, level: float = LEVEL) -> np.ndarray:
     """By what each test's level is divided where Holm's procedure meets it.
 
-    A test that is rejected has the factor of its own step, all others that of the step at which the procedure stopped.
-    An interval of confidence ``1 - level / factor`` therefore leaves out the limit exactly when the adjusted p is
-    at most the level. p is (tests,), the level that of the family.
+    A test that is rejected has the factor of its own step, all others that of the step at which the procedure stopped,
+    so that an interval of confidence ``1 - level / factor`` leaves out the limit exactly when the adjusted p is at most
+    the level. p is (tests,).
 
     Examples:
         >>> holm_factors([0.001, 0.5, 0.6])
@@ -191,15 +177,8 @@ def holm_factors(p: Values, level: float = LEVEL) -> np.ndarray:
 def spearman_within(x: Values, y: Values) -> np.ndarray:
     """Rank correlation over arms within each seed; ties share their mean rank.
 
-    Where one of the two is the same in all arms it ranks nothing, and the correlation counts as 0: a metric that does
-    not move speaks neither for nor against, and its seed is not dropped.
-
-    Args:
-        x: (..., arms), for example a metric of every run; or (arms,), which all seeds share.
-        y: (..., arms).
-
-    Returns:
-        (...) correlations, of (seeds, arms) one a seed.
+    Both are (..., arms), the correlations (...); where one of the two is the same in all arms it ranks nothing, and the
+    correlation counts as 0.
 
     Examples:
         >>> spearman_within([[1, 2, 3], [1, 2, 3], [4, 4, 4]], [[3, 2, 1], [1, 3, 2], [1, 2, 3]])
@@ -212,10 +191,7 @@ def spearman_within(x: Values, y: Values) -> np.ndarray:
 
 
 def spearman_of_means(x: Values, y: Values) -> float:
-    """Rank correlation of the means over seeds of (seeds, arms), the statistic of the MIR paper. For `jackknife`, too.
-
-    A rank jumps or stays, so that the jackknife's interval is wide where arms lie close and rough everywhere.
-    """
+    """Rank correlation of the means over seeds of (seeds, arms), the statistic of the MIR paper; for `jackknife`."""
     return float(spearman_within(np.mean(x, axis=0), np.mean(y, axis=0)))
 
 
@@ -247,12 +223,8 @@ class Spread:
 def spread(values: Values) -> Spread:
     """Means, noise and offsets from a pilot (seeds, arms): a two-way analysis of variance with one run a cell.
 
-    The noise has (seeds − 1)(arms − 1) degrees of freedom, and so is itself uncertain by about one over the root of
-    twice as many: 29 % for three seeds of four arms. With a single arm, offset and noise cannot be told apart, and all
-    is noise.
-
-    Raises:
-        MirlibError: There are fewer than two seeds.
+    The noise has (seeds − 1)(arms − 1) degrees of freedom. With a single arm all is noise; fewer than two seeds are
+    refused.
     """
     values = np.asarray(values, dtype=float)
     seeds, arms = values.shape
@@ -277,12 +249,8 @@ def simulated(pilot: Spread, *, seeds: int = 6, draws: int = 4000, seed: int = 0
 def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One column of a table of runs as seeds × arms, the arms in the table's order; NaN where a run is missing.
 
-    Args:
-        table: With columns ``arm`` and ``seed``, as `mirlab.results.load` makes it.
-        column: Which one, or the difference of two, ``first - second``.
-
-    Raises:
-        MirlibError: There is no such column, or an arm has two runs of one seed.
+    The table is one of `mirlab.results.load`, with columns ``arm`` and ``seed``; a column may be the difference of two,
+    ``first - second``. A missing column, and two runs of one arm and seed, are refused.
     """
     first, minus, second = column.partition(" - ")
     if minus:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,10 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Do every run of an experiment that the ledger does not hold yet.
 
-    A row is written by the process that made it as soon as it is done, and once more offered by this one, which
-    changes nothing where they share a disk and keeps the row where they do not. A run that another process is at is
-    left to it, and looked at again in the end. A run that another experiment has done already is copied, with the name
-    of the arm that it has here. All multiply in the precision that is in use here (`mirlab.model.precision`), and their
-    rows name it; a row that is there stays, whatever it was made with.
+    A row is written by the process that made it as soon as it is done, and offered once more by this one, for where
+    they do not share a disk. A run that another process is at is left to it, and looked at again in the end. A run that
+    another experiment has done already is copied, with the name of the arm that it has here. All multiply in the
+    precision that is in use here (`mirlab.model.precision`), and their rows name it.
 
     Args:
         experiment: Name of the ledger's file.
@@ -47,17 +47,12 @@ def sweep(
         results_dir: Folder of the ledger.
         cache: Folder of trained parts and features.
         jobs: Processes at once; as many as there are cores if left out.
-        backend: A joblib backend, ``loky`` if left out. With ``dask`` or ``ray`` the runs spread over a cluster, see
-            `cluster`; it then decides how many are done at once.
+        backend: A joblib backend, ``loky`` if left out; with ``dask`` or ``ray`` the runs spread over a `cluster`.
         progress: Draw a progress bar with the time left on stderr.
         execute: What does a run, instead of the function of this name in the module that the run names; for tests.
 
     Returns:
         The experiment's rows, in the order of the arms and their runs.
-
-    Raises:
-        MirlibError: A run stands in two arms, or has a method that there is not; the backend is unknown, or its
-            package is not installed.
     """
     book, cache = ledger.Ledger(Path(results_dir) / f"{experiment}.jsonl"), Path(cache)
     wanted = _planned(experiment, arms)
@@ -66,8 +61,7 @@ def sweep(
     for key, (arm, _) in wanted.items():
         if key in others and key not in done:
             book.append(_copied(others[key], experiment, arm))
-    done = {row["key"] for row in book.rows()}
-    pending = [planned for key, planned in wanted.items() if key not in done]
+    pending = [planned for key, planned in wanted.items() if key not in done | others.keys()]
     pending.sort(key=lambda planned: (str(planned[1].parts), -planned[1].cost))  # each set of parts is loaded once
     bar = tqdm(
         total=sum(round(run.cost) for _, run in pending),
@@ -77,7 +71,7 @@ def sweep(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
     )
     left_to_others = []
-    task, in_use = delayed(_do), precision.current()
+    do = partial(_do, experiment, book.path, cache, execute, precision.current())
     with cluster(backend if pending else None, jobs=jobs) as as_they_come:
         workers = Parallel(
             n_jobs=min(jobs or os.cpu_count() or 1, max(1, len(pending))),
@@ -85,8 +79,7 @@ def sweep(
             batch_size=1,
             pre_dispatch="n_jobs",
         )
-        tasks = (task(experiment, arm, run, book.path, cache, execute, in_use, False) for arm, run in pending)
-        for arm, run, row in workers(tasks):
+        for arm, run, row in workers(delayed(do)(arm, run) for arm, run in pending):
             if row is None:
                 left_to_others.append((arm, run))
             else:
@@ -94,7 +87,7 @@ def sweep(
             bar.update(round(run.cost))
             bar.set_postfix_str(f"{len(book.rows())} rows")
     for arm, run in left_to_others:  # wait for the other process, and do the run if that one died
-        _do(experiment, arm, run, book.path, cache, execute, in_use, True)
+        do(arm, run, wait=True)
     bar.close()
     rows = {row["key"]: row for row in book.rows()}
     return [rows[key] for key in wanted]
@@ -107,18 +100,10 @@ def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
     - ``dask``: the cluster whose scheduler ``DASK_SCHEDULER_ADDRESS`` names; without it, `jobs` workers on this
       machine.
     - ``ray``: the cluster that ``RAY_ADDRESS`` names; without it, this machine.
+    - any other name that joblib knows, or None for no change.
 
     Every worker needs this package; a relative folder of results or parts is looked for where the worker was started.
-
-    Args:
-        backend: A name that joblib knows, ``dask`` or ``ray``; None changes nothing.
-        jobs: Workers of a cluster that is started here.
-
-    Yields:
-        Whether the backend hands over each result when it is there; if not, all come in the end.
-
-    Raises:
-        MirlibError: The backend is unknown, or its package is not installed.
+    What is yielded: whether the backend hands over each result when it is there; if not, all come in the end.
     """
     if backend is None:
         yield True
@@ -148,7 +133,7 @@ def cluster(backend: str | None, *, jobs: int | None = None) -> Iterator[bool]:
 
 
 def _do(
-    experiment: str, arm: str, run: Run, path: Path, cache: Path, execute: Execute | None, in_use: str, wait: bool
+    experiment: str, path: Path, cache: Path, execute: Execute | None, in_use: str, arm: str, run: Run, *, wait=False
 ) -> tuple[str, Run, dict[str, Any] | None]:
     """A run, its arm, and its row; None where another process is at it."""
     torch.set_num_threads(1)  # so small a model is not faster with more, and the sums come out the same everywhere
@@ -189,9 +174,7 @@ def _copied(row: dict[str, Any], experiment: str, arm: str) -> dict[str, Any]:
 def _rows_of_others(book: ledger.Ledger) -> dict[str, dict[str, Any]]:
     """Rows of all other sweeps in the folder of a book, by key; ledgers whose rows have no arm are passed by."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(book.path.parent.glob("*.jsonl")):
-        if path == book.path:
-            continue
+    for path in sorted(set(book.path.parent.glob("*.jsonl")) - {book.path}):
         with path.open("rb") as file:
             if b'"arm": ' not in file.readline():
                 continue

@@ -25,9 +25,8 @@ ON_ROWS = (
 def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, news: TokenRows) -> dict[str, Any]:
     """All measures of a model after stage 1.
 
-    Measures of clouds take the rows that MIR takes everywhere in the ledger, of pictures of scenes and of news. Those
-    of pairs take `NUM` held-out scenes and their own full captions, the caption read without its picture; beside them
-    stands what the same architecture gives with random weights.
+    Measures of clouds take the rows that MIR takes everywhere in the ledger. Those of pairs take `NUM` held-out scenes
+    and their own full captions, read apart; beside them stands what the same architecture gives with random weights.
 
     Returns:
         ``gaps``, for each measure its ``value``, ``per_layer`` and processor ``seconds``, and for measures of pairs
@@ -56,12 +55,9 @@ def measured(
         found[name] = {"value": _finite(result.value), "per_layer": [_finite(value) for value in result.per_layer]}
         found[name]["seconds"] = seconds[name]
         if result.calibration is not None:
-            found[name] |= {
-                "calibrated": _finite(result.calibration.value),
-                "null_mean": float(result.calibration.null_mean.mean()),
-                "null_std": float(result.calibration.null_std.mean()),
-                "random_weights": float(result.calibration.random_weights.mean()),
-            }
+            found[name]["calibrated"] = _finite(result.calibration.value)
+            for kept in ("null_mean", "null_std", "random_weights"):
+                found[name][kept] = float(getattr(result.calibration, kept).mean())
     return found
 
 

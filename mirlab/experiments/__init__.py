@@ -32,15 +32,12 @@ class Experiment:
 
     Attributes:
         name: Of the experiment, its module and its file in the ledger.
-        question: What is asked.
-        paper: What the MIR paper says.
-        figure: Its figure or table.
+        question, paper, figure: What is asked, what the MIR paper says, and its figure or table.
         summary: One line for ``mir lab list``.
         arms: Runs by the name of their arm, for each seed in the same order.
         claims: Judged by `mirlab.claims.judge`, these and no others. One may name an arm at a probe: ``ARM, step 64``.
         seeds: How many a verdict needs.
-        derive: Adds columns to the table of runs where a claim needs what `mirlab.results.load` does not give, such as
-            a correlation over layers.
+        derive: Adds columns to the table of `mirlab.results.load`, where a claim needs others.
     """
 
     name: str
@@ -55,12 +52,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         names = [claim.name for claim in self.claims]
-        for what, faulty in {
-            "claims twice": {name for name in names if names.count(name) > 1},
-            "claims on arms that it has not": {
-                arm for claim in self.claims for arm in claim.arms if arm.partition(", step ")[0] not in self.arms
-            },
-        }.items():
+        arms = {arm for claim in self.claims for arm in claim.arms}
+        twice = {name for name in names if names.count(name) > 1}
+        missing = {arm for arm in arms if arm.partition(", step ")[0] not in self.arms}
+        for what, faulty in (("claims twice", twice), ("claims on arms that it has not", missing)):
             if faulty:
                 raise ValueError(f"the experiment {self.name} has {what}: {', '.join(sorted(faulty))}")
 

@@ -9,12 +9,23 @@ arXiv 2405.16700 has a measure of alignment, IMA, go with accuracy, and the othe
 is that of LAB's list, which sets arXiv 2605.08245 against it.
 """
 
-from mirlab.claims import ABOVE, BELOW, Contrast, lower_mir
+from mirlab.claims import ABOVE, BELOW, Contrast
 from mirlab.experiments import Experiment
 from mirlab.recipes import Method, arm, plain
 
-LIGHT, STRONG = 0.1, 1.0
-"""Weights of MIR as a loss."""
+LIGHT, STRONG, MATCHED = "MIR as a loss, light", "MIR as a loss, strong", "matched norms"
+
+CLAIMS = (
+    ("A strong loss lowers MIR", STRONG, "mir", BELOW, -0.7),
+    ("Matched norms lower MIR", MATCHED, "mir", BELOW, -0.7),
+    ("A light loss on MIR brings more yes to absent things", LIGHT, "hallucinated", ABOVE, 0.05),
+    ("A strong loss on MIR brings more yes to absent things", STRONG, "hallucinated", ABOVE, 0.05),
+    ("Matched norms bring more yes to absent things", MATCHED, "hallucinated", ABOVE, 0.05),
+    ("A strong loss on MIR makes the model err towards yes", STRONG, "yes_bias", ABOVE, 0.05),
+    ("A strong loss on MIR lowers the balanced accuracy on what exists", STRONG, "balanced_accuracy", BELOW, -0.05),
+    ("Matched norms lower the balanced accuracy on what exists", MATCHED, "balanced_accuracy", BELOW, -0.05),
+)
+"""All are about an arm against the plain one."""
 
 EXPERIMENT = Experiment(
     name="hallucination",
@@ -24,44 +35,9 @@ EXPERIMENT = Experiment(
     paper="The MIR paper is silent on hallucination.",
     arms={
         "plain": plain(),
-        "MIR as a loss, light": arm(zoo=True, leaning=True, method=Method("gap", weight=LIGHT)),
-        "MIR as a loss, strong": arm(zoo=True, leaning=True, method=Method("gap", weight=STRONG)),
-        "matched norms": arm(zoo=True, leaning=True, norm_matched=True),
+        LIGHT: arm(zoo=True, leaning=True, method=Method("gap", weight=0.1)),
+        STRONG: arm(zoo=True, leaning=True, method=Method("gap", weight=1.0)),
+        MATCHED: arm(zoo=True, leaning=True, norm_matched=True),
     },
-    claims=(
-        lower_mir("A strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", -0.7),
-        lower_mir("Matched norms lower MIR", "ours", "matched norms", "plain", -0.7),
-        *(
-            Contrast(f"{name} more yes to absent things", "ours", first, "plain", "hallucinated", ABOVE, 0.05)
-            for name, first in {
-                "A light loss on MIR brings": "MIR as a loss, light",
-                "A strong loss on MIR brings": "MIR as a loss, strong",
-                "Matched norms bring": "matched norms",
-            }.items()
-        ),
-        Contrast(
-            "A strong loss on MIR makes the model err towards yes",
-            "ours",
-            "MIR as a loss, strong",
-            "plain",
-            "yes_bias",
-            ABOVE,
-            0.05,
-        ),
-        *(
-            Contrast(
-                f"{name} the balanced accuracy on what exists",
-                "ours",
-                first,
-                "plain",
-                "balanced_accuracy",
-                BELOW,
-                -0.05,
-            )
-            for name, first in {
-                "A strong loss on MIR lowers": "MIR as a loss, strong",
-                "Matched norms lower": "matched norms",
-            }.items()
-        ),
-    ),
+    claims=tuple(Contrast(claim, "ours", first, "plain", *rest) for claim, first, *rest in CLAIMS),
 )

@@ -19,6 +19,8 @@ MARGIN = 0.02
 """Change of accuracy that counts as none."""
 
 PLAIN = {"plain": 1.0}
+DROPPING = "Dropping the longest tokens costs more accuracy than dropping"
+LEVELLING = "Bringing the longest tokens to the length of the others"
 
 EXPERIMENT = Experiment(
     name="long_tokens",
@@ -29,21 +31,9 @@ EXPERIMENT = Experiment(
     arms={"plain": plain()},
     claims=(
         Effect(
-            "Dropping the longest tokens costs more accuracy than dropping as many at random",
-            "ours",
-            PLAIN,
-            "accuracy_drop_long - accuracy_drop_random",
-            BELOW,
-            -0.03,
+            f"{DROPPING} as many at random", "ours", PLAIN, "accuracy_drop_long - accuracy_drop_random", BELOW, -0.03
         ),
-        Effect(
-            "Dropping the longest tokens costs more accuracy than dropping the shortest",
-            "ours",
-            PLAIN,
-            "accuracy_drop_long - accuracy_drop_short",
-            BELOW,
-            -0.03,
-        ),
+        Effect(f"{DROPPING} the shortest", "ours", PLAIN, "accuracy_drop_long - accuracy_drop_short", BELOW, -0.03),
         Effect(
             "The longest tokens stand on things more often than all tokens do",
             "ours",
@@ -52,21 +42,8 @@ EXPERIMENT = Experiment(
             ABOVE,
             0.05,
         ),
-        Within(
-            "Bringing the longest tokens to the length of the others leaves the accuracy as it is",
-            "ours",
-            PLAIN,
-            "accuracy_rest_long - accuracy",
-            MARGIN,
-        ),
-        Effect(
-            "Bringing the longest tokens to the length of the others lowers MIR",
-            "ours",
-            PLAIN,
-            "mir_rest_long - mir",
-            BELOW,
-            -0.05,
-        ),
+        Within(f"{LEVELLING} leaves the accuracy as it is", "ours", PLAIN, "accuracy_rest_long - accuracy", MARGIN),
+        Effect(f"{LEVELLING} lowers MIR", "ours", PLAIN, "mir_rest_long - mir", BELOW, -0.05),
         Within(
             "Bringing all tokens to the length of words leaves the accuracy as it is",
             "ours",

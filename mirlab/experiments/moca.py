@@ -8,6 +8,8 @@ from mirlab.experiments import Experiment
 from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
 from mirlab.recipes import Method, arm, plain
 
+AFTER = "ours, after arXiv 2512.08374"
+
 EXPERIMENT = Experiment(
     name="moca",
     figure="Table 5",
@@ -28,12 +30,7 @@ EXPERIMENT = Experiment(
         better("MoCa raises the accuracy", "paper, Table 5", "MoCa", "plain"),
         lower_mir("MoCa with a rate of its own lowers MIR", "ours", "MoCa, own rate", "plain", -0.212),
         better("MoCa with a rate of its own raises the accuracy", "ours", "MoCa, own rate", "plain"),
-        better(
-            "One LayerNorm after the projector raises the accuracy",
-            "ours, after arXiv 2512.08374",
-            "LayerNorm",
-            "plain",
-        ),
+        better("One LayerNorm after the projector raises the accuracy", AFTER, "LayerNorm", "plain"),
         lower_mir("Matched norms lower MIR more than MoCa does", "ours", "matched norms", "MoCa", -0.7),
         better("MoCa makes a better model than matched norms", "ours", "MoCa", "matched norms", 0.1),
     ),

@@ -21,16 +21,12 @@ RANGES = {
 
 def _ranges(table: pd.DataFrame) -> pd.DataFrame:
     """Highest minus lowest MIR of a model over each thing that is varied, every value the mean of three draws."""
-    means = {
-        name: table.filter(like=f"mir_{name}_").map(np.mean, na_action="ignore")
-        for name in ("kinds", "template", "relevance", "seen")
-    }
-    kinds = means["kinds"].rename(columns=lambda name: tuple(name.split("_")[2:]))
-    kinds.columns = pd.MultiIndex.from_tuples(kinds.columns)
-    spans = {f"range_{name}": found.max(axis=1) - found.min(axis=1) for name, found in means.items() if name != "kinds"}
-    for level, name in ((0, "pictures"), (1, "texts")):
-        averaged = kinds.T.groupby(level=level).mean().T
-        spans[f"range_{name}"] = averaged.max(axis=1) - averaged.min(axis=1)
+    varied = ("kinds", "template", "relevance", "seen")
+    means = {name: table.filter(like=f"mir_{name}_").map(np.mean, na_action="ignore") for name in varied}
+    kinds = means.pop("kinds").T
+    for place, name in ((2, "pictures"), (3, "texts")):  # of mir_kinds_PICTURES_TEXTS
+        means[name] = kinds.groupby(kinds.index.str.split("_").str[place]).mean().T
+    spans = {f"range_{name}": found.max(axis=1) - found.min(axis=1) for name, found in means.items()}
     return pd.concat([table, pd.DataFrame(spans)], axis=1)
 
 

@@ -11,6 +11,8 @@ from mirlab.recipes import Method, StageTwo, arm, plain
 NOISE = Method("noisy_captions")
 UNLOCKED = {"unlock": "all", "unlock_encoder": True}
 
+FINDING, OPEN, NOISY = "paper, finding 2", "unlocked", "unlocked, noisy"
+
 EXPERIMENT = Experiment(
     name="stages",
     figure="Improved Alignment, findings 2 to 4",
@@ -24,8 +26,8 @@ EXPERIMENT = Experiment(
     arms={
         "plain": plain(),
         "noisy": arm(method=NOISE),
-        "unlocked": arm(unlock="all"),
-        "unlocked, noisy": arm(unlock="all", method=NOISE),
+        OPEN: arm(unlock="all"),
+        NOISY: arm(unlock="all", method=NOISE),
         "half aligned": arm(pairs=8192, stage_two=StageTwo(images=9216)),
         "one stage": arm(**UNLOCKED),
         "four stages": arm(pairs=4096, method=Method("four_stages"), **UNLOCKED),
@@ -34,19 +36,14 @@ EXPERIMENT = Experiment(
     claims=(
         Contrast(
             "Clean captions lower the perplexity, language model unlocked",
-            "paper, finding 2",
-            "unlocked",
-            "unlocked, noisy",
+            FINDING,
+            OPEN,
+            NOISY,
             "perplexity",
             BELOW,
             -0.1,
         ),
-        better(
-            "Clean captions make a better model, language model unlocked",
-            "paper, finding 2",
-            "unlocked",
-            "unlocked, noisy",
-        ),
+        better("Clean captions make a better model, language model unlocked", FINDING, OPEN, NOISY),
         better("Clean captions make a better model, language model frozen", "ours", "plain", "noisy"),
         better("Of one budget, more alignment makes a better model", "paper, finding 3", "plain", "half aligned"),
         better("Four stages of alignment beat one, as many pairs", "paper", "four stages", "one stage"),

@@ -3,6 +3,7 @@
 from mirlab.claims import better, lower_mir
 from mirlab.experiments import Experiment
 from mirlab.experiments.hallucination import EXPERIMENT as HALLUCINATION
+from mirlab.experiments.hallucination import LIGHT, MATCHED, STRONG
 from mirlab.recipes import Method, arm
 
 EXPERIMENT = Experiment(
@@ -20,17 +21,11 @@ EXPERIMENT = Experiment(
         "PRIOR": arm(method=Method("prior")),
     },
     claims=(
-        lower_mir("MIR as a light loss lowers MIR", "ours", "MIR as a loss, light", "plain", -0.42),
-        lower_mir("MIR as a strong loss lowers MIR", "ours", "MIR as a loss, strong", "plain", -0.7),
-        better("MIR as a light loss raises the accuracy", "ours", "MIR as a loss, light", "plain"),
-        better("MIR as a strong loss raises the accuracy", "ours", "MIR as a loss, strong", "plain"),
-        better(
-            "The strong loss makes a better model than matched norms",
-            "ours",
-            "MIR as a loss, strong",
-            "matched norms",
-            0.09,
-        ),
+        lower_mir("MIR as a light loss lowers MIR", "ours", LIGHT, "plain", -0.42),
+        lower_mir("MIR as a strong loss lowers MIR", "ours", STRONG, "plain", -0.7),
+        better("MIR as a light loss raises the accuracy", "ours", LIGHT, "plain"),
+        better("MIR as a strong loss raises the accuracy", "ours", STRONG, "plain"),
+        better("The strong loss makes a better model than matched norms", "ours", STRONG, MATCHED, 0.09),
         lower_mir("ReGap lowers MIR", "paper ReGap", "ReGap", "plain", -0.7),
         better("CAL raises the accuracy", "paper CAL", "CAL", "plain"),
         better("PRIOR raises the accuracy", "paper PRIOR", "PRIOR", "plain"),

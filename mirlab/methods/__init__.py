@@ -1,8 +1,8 @@
 """What a run of the laboratory does beside the plain recipe: the methods of `mirlib.align`, put to the test.
 
-A run holds a `mirlab.recipes.Method`, which is data. What it does is a `Technique`, a frozen dataclass in a file of
-this folder with places where it may step in, from the choice of the data to the loss; what it leaves alone stays as in
-the plain recipe. `mirlab.model.train` calls the places, and no method is named there.
+A run holds a `mirlab.recipes.Method`, which is data. What it does is a `Technique` in a file of this folder, with
+places where it may step in, from the choice of the data to the loss. `mirlab.model.train` calls the places, and no
+method is named there.
 """
 
 import pkgutil
@@ -10,10 +10,10 @@ from dataclasses import fields
 from importlib import import_module
 
 from mirlab import recipes
-from mirlab.methods.base import PLAIN, TECHNIQUES, Batch, Technique, Training, register
+from mirlab.methods.base import PLAIN, TECHNIQUES, Batch, Technique, Training
 from mirlib.errors import MirlibError
 
-__all__ = ["PLAIN", "TECHNIQUES", "Batch", "Technique", "Training", "register", "technique"]
+__all__ = ["PLAIN", "TECHNIQUES", "Batch", "Technique", "Training", "technique"]
 
 
 def technique(method: recipes.Method) -> Technique:

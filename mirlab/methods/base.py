@@ -79,6 +79,10 @@ class Technique:
 
     name: ClassVar[str] = "plain"
 
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            cls.name, TECHNIQUES[name] = name, cls
+
     @property
     def configuration(self) -> dict[str, Any]:
         """The name and all options as JSON, those at their defaults included."""
@@ -93,9 +97,8 @@ class Technique:
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
         """Change a model that has just got a fresh connector, in place.
 
-        Returns:
-            Parameters that learn in stage 1, at `rate_of_attached`. In stage 2 whatever hangs on the language model
-            or on the connector learns with them.
+        What is returned learns in stage 1, at `rate_of_attached`; in stage 2 whatever hangs on the language model or on
+        the connector learns with them.
         """
         return []
 
@@ -107,24 +110,12 @@ class Technique:
         """Numbers of the scenes that stage 1 trains on, as many as there are `pairs`."""
         return np.arange(pairs)
 
-    def features(
-        self, model: LlavaForConditionalGeneration, scenes: list[world.Scene], chosen: np.ndarray
-    ) -> torch.Tensor | None:
-        """Vision features for stage 1; None for those of the plain recipe. Not asked where the encoder learns.
-
-        They are (n, 36, 96) for all scenes, right for the chosen ones, of a model with what `attach` has changed.
-        """
-        return None
-
     def told(self, training: Training) -> Sequence[world.Scene]:
         """The scenes that the captions of stage 1 tell of, by number; the pictures are those of `Training.scenes`."""
         return training.scenes
 
     def before_stage_one(self, training: Training) -> dict[str, Any]:
-        """Train something before stage 1, and return what the ledger should keep of it, as JSON.
-
-        What learns in stage 1 is settled afterwards.
-        """
+        """Train something before stage 1, and return what the ledger should keep of it, as JSON."""
         return {}
 
     def after_stage_one(self, training: Training) -> dict[str, Any]:
@@ -136,11 +127,7 @@ class Technique:
         return F.cross_entropy(logits, batch.labels, reduction="none").mean()
 
     def before_stage_two(self, training: Training) -> bool:
-        """Get ready for stage 2. The encoder is frozen, language model and connector learn; a method may change that.
-
-        Returns:
-            Whether the encoder learns, so that the pictures have to be encoded anew at each step.
-        """
+        """Get ready for stage 2, where language model and connector learn; whether the encoder shall learn, too."""
         return False
 
     def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
@@ -149,12 +136,4 @@ class Technique:
 
 
 PLAIN = Technique()
-
-
-def register(technique: type[Technique]) -> type[Technique]:
-    """Class decorator: make a technique known by its name."""
-    TECHNIQUES[technique.name] = technique
-    return technique
-
-
-register(Technique)
+TECHNIQUES[Technique.name] = Technique

@@ -21,18 +21,18 @@ The paper's order for a model with an adapter is ST, LM, adapter (base loss only
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import CLIPTextModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mirlab import recipes, world
-from mirlab.methods.base import Batch, Technique, Training, register
+from mirlab.methods.base import Batch, Technique, Training
 from mirlab.model import miniature, precision, pretraining, sequence, train
 from mirlab.world import language
 from mirlib.align.eim import KeyQueue, caption_vectors, image_vectors, vision_tower
@@ -46,9 +46,8 @@ TEACHER = recipes.Schedule(steps=400, learning_rate=2e-3, warmup=0.05, weight_de
 _TEACHER_BATCH = 64
 
 
-@register
 @dataclass(frozen=True)
-class EIM(Technique):
+class EIM(Technique, name="eim"):
     """EIM's losses, each where it is switched on.
 
     Attributes:
@@ -58,8 +57,6 @@ class EIM(Technique):
             IE too; ``all``, by ST, LM and IE together.
         lm_rate: Highest learning rate of the language model in a segment.
     """
-
-    name: ClassVar[str] = "eim"
 
     segments: tuple[str, ...] = ()
     final: str = "none"
@@ -80,186 +77,131 @@ class EIM(Technique):
         if self.final == "none":
             return False
         vision_tower(training.model).requires_grad_(True)
-        texts = captions_of(training)
-        if self.final in ("ie", "all"):
-            training.memory["ie"] = _ie_keys(training, training.scenes)
-        if self.final == "all":
-            training.memory["st"] = _st_keys(training.model, texts)
-            training.memory["lm"] = _lm_keys(training.model, texts)
-            training.memory["texts"] = texts
+        losses = {"encoder": (), "ie": (_ie,), "all": (_ie, _st, _lm)}[self.final]
+        training.memory["asked"] = [loss(training) for loss in losses]
         return True
 
     def answer_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """The base loss and what `final` adds to it, each with weight 1."""
         loss = super().answer_loss(training, batch, logits)
-        model, positives = training.model, torch.from_numpy(batch.numbers)
         with precision.multiplying():
-            if "ie" in training.memory:
-                shown = miniature.pixel_values([training.scenes[i] for i in batch.numbers])
-                loss = loss + training.memory["ie"].loss(image_vectors(model, shown).float(), positives)
-            if "st" in training.memory:
-                loss = loss + training.memory["st"].loss(_st_queries(model, batch.features), positives)
-            if "lm" in training.memory:
-                ids = _trimmed(training.memory["texts"][positives])
-                loss = loss + training.memory["lm"].loss(_lm_vectors(model, ids, batch.features), positives)
+            for queries, queue in training.memory.get("asked", ()):
+                loss = loss + queue.loss(queries(batch.numbers, batch.features), torch.from_numpy(batch.numbers))
         return loss
 
     def _train_segment(self, training: Training, name: str) -> dict[str, Any]:
-        """One segment; what each of its losses asks for, and what learns in it, at which rate."""
-        model = training.model
+        """One pass over the pairs of a run, in which a part or two learn to bring queries to their keys.
+
+        The history has the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs whose nearest
+        key is their own, mean over the losses, before and after: ``found_before`` and ``found``.
+        """
+        model, batch, count = training.model, training.recipe.batch, len(training.chosen)
+        losses = {
+            "ie": (_ie, IE_RATE, vision_tower(model)),
+            "st": (_st, training.recipe.learning_rate, model.model.multi_modal_projector),
+            "lm": (_lm, self.lm_rate, model.model.language_model),
+        }
+        order = np.random.default_rng([training.seed, 34 + SEGMENTS.index(name)]).permutation(count)
         asked, rates = [], []
-        if "ie" in name:
-            asked.append(_ie(training))
-            rates.append((IE_RATE, list(vision_tower(model).parameters())))
-        if "st" in name:
-            asked.append(_st(training))
-            rates.append((training.recipe.learning_rate, list(model.model.multi_modal_projector.parameters())))
-        if "lm" in name:
-            asked.append(_lm(training))
-            rates.append((self.lm_rate, list(model.model.language_model.parameters())))
-        found = _segment(training, asked, rates, name)
-        if "ie" in name:  # the encoder has changed, and with it what all that follows reads
-            seen = [training.scenes[i] for i in training.chosen]
-            changed = train.vision_features(model, seen)
-            features = torch.zeros(len(training.scenes), *changed.shape[1:], dtype=changed.dtype)
-            features[training.chosen] = changed
-            training.features = features
-        return found
+        for loss, rate, part in (losses[part] for part in name.split("+")):
+            asked.append(loss(training))
+            rates.append((rate, list(part.parameters())))
+        model.requires_grad_(False)
+        for parameter in itertools.chain(*(learns for _, learns in rates)):
+            parameter.requires_grad_(True)
+
+        def of_pairs(what: str, numbers: np.ndarray) -> list[Any]:
+            """The ``loss`` or the ``accuracy`` of pairs, by their positions, of each loss."""
+            features = None if name == "ie" else training.features[training.chosen[numbers]].float()
+            with precision.multiplying():
+                return [
+                    getattr(queue, what)(queries(numbers, features), torch.from_numpy(numbers))
+                    for queries, queue in asked
+                ]
+
+        def loss_of_step(step: int) -> torch.Tensor:
+            return sum(of_pairs("loss", order[step * batch : (step + 1) * batch]))
+
+        @torch.no_grad()
+        def found() -> float:
+            return float(np.mean(of_pairs("accuracy", np.arange(min(256, count)))))
+
+        schedule = recipes.Schedule(count // batch, rates[0][0], weight_decay=0.0)
+        before = found()
+        with train.fast_attention(model):
+            history = train.fit(
+                model, loss_of_step, schedule, rates=rates, progress=training.progress, name=name.upper()
+            )
+        shares = {"found_before": before, "found": found()}
+        if name == "ie":  # the encoder has changed, and with it what all that follows reads
+            changed = train.vision_features(model, _pairs(training))
+            training.features = torch.zeros(len(training.scenes), *changed.shape[1:], dtype=changed.dtype)
+            training.features[training.chosen] = changed
+        return {**train.state_of(history), "chance": len(asked) * math.log(count), **shares}
 
 
-Asked = tuple[Callable[[np.ndarray], torch.Tensor], KeyQueue]
-"""What a loss compares, from positions in `Training.chosen` to queries, and the keys of all of them."""
+Asked = tuple[Callable[[np.ndarray, torch.Tensor], torch.Tensor], KeyQueue]
+"""What a loss compares: queries, from positions in `Training.chosen` and features (n, 36, 96); keys of all pairs."""
+
+
+def _pairs(training: Training) -> list[world.Scene]:
+    return [training.scenes[i] for i in training.chosen]
 
 
 def _ie(training: Training) -> Asked:
-    """The encoder's [CLS] token shall find the caption."""
-    model = training.model
-    scenes = [training.scenes[i] for i in training.chosen]
-    queue = _ie_keys(training, scenes)
-    return lambda numbers: image_vectors(model, miniature.pixel_values([scenes[i] for i in numbers])).float(), queue
+    """The encoder's [CLS] token shall find the caption, as a text tower reads it."""
+    scenes, teacher = _pairs(training), text_tower(training.model, training.tokenizer)
+    ids = pretraining.caption_ids(scenes, language.segment_encoder(training.tokenizer))
+
+    def queries(numbers: np.ndarray, _: torch.Tensor) -> torch.Tensor:
+        return image_vectors(training.model, miniature.pixel_values([scenes[i] for i in numbers])).float()
+
+    return queries, KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
+
+
+def _captions(training: Training) -> torch.Tensor:
+    """Captions of the pairs of a stage, in the order of `Training.chosen`, as `train.caption_rows` makes them."""
+    detail = getattr(training.recipe, "detail", "full")  # stage 2 has no captions of its own
+    return train.caption_rows(_pairs(training), language.segment_encoder(training.tokenizer), detail=detail)
 
 
 def _st(training: Training) -> Asked:
-    """The mean of the connector's tokens shall be near the mean embedding of the caption."""
-    model = training.model
-    queue = _st_keys(model, captions_of(training))
-    return lambda numbers: _st_queries(model, training.features[training.chosen[numbers]].float()), queue
+    """The mean of the connector's tokens shall be near the mean embedding of the caption's words."""
+    embed = training.model.get_input_embeddings()
 
-
-def _lm(training: Training) -> Asked:
-    """The language model shall end a caption, after its picture, as the original one ends it without."""
-    model, texts = training.model, captions_of(training)
-    queue = _lm_keys(model, texts)
-
-    def vectors(numbers: np.ndarray) -> torch.Tensor:
-        features = training.features[training.chosen[numbers]].float()
-        return _lm_vectors(model, _trimmed(texts[numbers]), features)
-
-    return vectors, queue
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Queries and keys, from features that are known and from rows of words
-
-
-def captions_of(training: Training) -> torch.Tensor:
-    """Captions of the pairs of a stage, in the order of `Training.chosen`, as `train.caption_rows` makes them."""
-    encode = language.segment_encoder(training.tokenizer)
-    detail = getattr(training.recipe, "detail", "full")  # stage 2 has no captions of its own
-    return train.caption_rows([training.scenes[i] for i in training.chosen], encode, detail=detail)
-
-
-def _trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """Without the columns that are padding in every row."""
-    return ids[:, : int((ids != language.PAD).sum(dim=1).max())]
-
-
-def _ie_keys(training: Training, scenes: list[world.Scene]) -> KeyQueue:
-    """What the text tower makes of the captions of scenes."""
-    teacher = text_tower(training.model, training.tokenizer)
-    ids = pretraining.caption_ids(scenes, language.segment_encoder(training.tokenizer))
-    return KeyQueue.build(lambda some: caption_vectors(teacher, some), ids.split(256))
-
-
-def _st_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
-    """Means of the embedded words of captions; without the line break before them and the ``</s>`` behind."""
-    embed = model.get_input_embeddings()
-
-    def means(ids: torch.Tensor) -> torch.Tensor:
+    def keys(ids: torch.Tensor) -> torch.Tensor:
         words = (ids != language.PAD) & (ids != language.EOS)
         words[:, 0] = False  # the line break
         return (embed(ids) * words[..., None]).sum(dim=1) / words.sum(dim=1, keepdim=True)
 
-    return KeyQueue.build(means, texts.split(256))
+    def queries(_: np.ndarray, features: torch.Tensor) -> torch.Tensor:
+        return training.model.model.multi_modal_projector(features).float().mean(dim=1)
+
+    return queries, KeyQueue.build(keys, _captions(training).split(256))
 
 
-def _st_queries(model: LlavaForConditionalGeneration, features: torch.Tensor) -> torch.Tensor:
-    """Means of the connector's tokens, (n, d), from vision features (n, 36, 96)."""
-    return model.model.multi_modal_projector(features).float().mean(dim=1)
+def _lm(training: Training) -> Asked:
+    """The language model shall end a caption, after its picture, as the original one ends it without."""
+    model, texts = training.model, _captions(training)
 
+    def ends(ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """What becomes of the last tokens of captions (n, length) after ``<s>`` and the image: (n, d)."""
+        lengths = (ids != language.PAD).sum(dim=1)
+        ids = ids[:, : int(lengths.max())]
+        hidden = sequence.read(model, *train.caption_pieces(model, ids, features))[:, -ids.shape[1] :]
+        return hidden[torch.arange(len(ids)), lengths - 1].float()
 
-def _lm_keys(model: LlavaForConditionalGeneration, texts: torch.Tensor) -> KeyQueue:
-    """Where captions end in the language model as it is now, without their pictures."""
-    return KeyQueue.build(lambda ids: _lm_vectors(model, _trimmed(ids), None), texts.split(256))
+    queue = KeyQueue.build(lambda ids: ends(ids, None), texts.split(256))
+    return lambda numbers, features: ends(texts[numbers], features), queue
 
-
-def _lm_vectors(model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
-    """What the language model makes of the last token of captions (n, length) after ``<s>`` and the image, (n, d)."""
-    hidden = sequence.read(model, *train.caption_pieces(model, ids, features))[:, -ids.shape[1] :]
-    last = (ids != language.PAD).sum(dim=1) - 1
-    return hidden[torch.arange(len(ids)), last].float()
-
-
-def _segment(
-    training: Training, asked: list[Asked], rates: list[tuple[float, list[nn.Parameter]]], name: str
-) -> dict[str, Any]:
-    """One pass over the pairs of a run, in which some parameters learn to bring queries to their keys.
-
-    Losses are added; ``rates`` holds the highest learning rates with what learns, and everything else is frozen.
-
-    Returns:
-        The history as JSON, with the loss ``chance`` of keys that cannot be told apart, and the share of 256 pairs
-        whose nearest key is their own, mean over the losses, before and after: ``found_before`` and ``found``.
-    """
-    model, batch = training.model, training.recipe.batch
-    count = len(training.chosen)
-    order = np.random.default_rng([training.seed, 34 + SEGMENTS.index(name)]).permutation(count)
-    model.requires_grad_(False)
-    for _, learns in rates:
-        for parameter in learns:
-            parameter.requires_grad_(True)
-
-    def loss_of_step(step: int) -> torch.Tensor:
-        numbers = order[step * batch : (step + 1) * batch]
-        with precision.multiplying():
-            return sum(queue.loss(vectors(numbers), torch.from_numpy(numbers)) for vectors, queue in asked)
-
-    @torch.no_grad()
-    def found() -> float:
-        some = np.arange(min(256, count))
-        with precision.multiplying():
-            shares = [queue.accuracy(vectors(some), torch.from_numpy(some)) for vectors, queue in asked]
-        return float(np.mean(shares))
-
-    schedule = recipes.Schedule(count // batch, rates[0][0], weight_decay=0.0)
-    before = found()
-    with train.fast_attention(model):
-        history = train.fit(model, loss_of_step, schedule, rates=rates, progress=training.progress, name=name.upper())
-    chance = len(asked) * math.log(count)
-    return {**train.state_of(history), "chance": chance, "found_before": before, "found": found()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The text tower that gives the keys of IE
 
 _teachers: dict[str, CLIPTextModel] = {}
 
 
 def text_tower(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
-    """A text tower for the vision tower that a model has: captions find the [CLS] tokens of their pictures.
+    """The text tower of a model's frozen vision tower: captions find the [CLS] tokens of their pictures.
 
-    The vision tower is frozen here; the same tower always gets the same text tower. Those of two vision towers are
-    remembered.
+    Those of two vision towers are remembered.
     """
     name = miniature.fingerprint(vision_tower(model))
     if name not in _teachers:

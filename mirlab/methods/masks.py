@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from mirlab.methods.base import Technique, register
+from mirlab.methods.base import Technique
 from mirlib.align import masks
 
 
-@register
 @dataclass(frozen=True)
-class AttentionMask(Technique):
+class AttentionMask(Technique, name="masks"):
     """Train and ask a model under an attention mask.
 
     The prompt of ``prefix`` is all that stands before the first learnt token: in stage 1 the image and the line break,
@@ -25,7 +23,6 @@ class AttentionMask(Technique):
         variant: One of `mirlib.align.masks.VARIANTS`.
     """
 
-    name: ClassVar[str] = "masks"
     variant: str = "vision_bidirectional"
 
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:

@@ -8,19 +8,18 @@ words needs no method: it is an option of `mirlab.recipes.StageOne`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from mirlab.methods.base import Technique, Training, register
+from mirlab.methods.base import Technique, Training
 from mirlib.align import moca, norms
 
 
-@register
 @dataclass(frozen=True)
-class MoCa(Technique):
+class MoCa(Technique, name="moca"):
     """A scale and a shift for vision rows behind every layer, see `mirlib.align.moca`.
 
     Attributes:
@@ -28,7 +27,6 @@ class MoCa(Technique):
         rate: Highest learning rate of scales and shifts in stage 1; the connector's if left out.
     """
 
-    name: ClassVar[str] = "moca"
     std: float = 0.0
     rate: float | None = None
 
@@ -46,19 +44,12 @@ class MoCa(Technique):
         calibration = moca.find(training.model)
         with torch.no_grad():
             u, v = calibration.u.float(), calibration.v.float()
-            return {
-                "u_mean": u.mean(dim=1).tolist(),
-                "u_sd": u.std(dim=1).tolist(),
-                "v_norm": v.norm(dim=1).tolist(),
-            }
+            return {"u_mean": u.mean(dim=1).tolist(), "u_sd": u.std(dim=1).tolist(), "v_norm": v.norm(dim=1).tolist()}
 
 
-@register
 @dataclass(frozen=True)
-class LayerNorm(Technique):
+class LayerNorm(Technique, name="layer_norm"):
     """One LayerNorm behind the projector, see `mirlib.align.norms`."""
-
-    name: ClassVar[str] = "layer_norm"
 
     def attach(self, model: LlavaForConditionalGeneration, *, seed: int) -> list[nn.Parameter]:
         """Gain and bias are among the connector's parameters, and learn with them."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from mirlab import recipes, world
-from mirlab.methods.base import Technique, Training, register
+from mirlab.methods.base import Technique, Training
 
 
 def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.Scene:
@@ -24,7 +24,7 @@ def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.
     It is to be described, not to be painted: two things may claim one cell.
     """
     family = world.family_of(scene)
-    values = {"cell": world.CELLS, "shape": family, "size": tuple(world.SIZES), "colour": tuple(world.COLOURS)}
+    values = {"cell": world.CELLS, "shape": family, "size": world.SIZES, "colour": world.COLOURS}
     things = []
     for thing in scene.things:
         wrong = {}
@@ -37,16 +37,10 @@ def garbled(scene: world.Scene, rate: float, rng: np.random.Generator) -> world.
     return replace(scene, things=tuple(things))
 
 
-@register
 @dataclass(frozen=True)
-class NoisyCaptions(Technique):
-    """Captions of stage 1 with wrong words; the pictures, stage 2 and all that is measured stay right.
+class NoisyCaptions(Technique, name="noisy_captions"):
+    """Captions of stage 1 with a rate of wrong words; pictures, stage 2 and all that is measured stay right."""
 
-    Attributes:
-        rate: Probability that a word is wrong.
-    """
-
-    name: ClassVar[str] = "noisy_captions"
     rate: float = 0.3
 
     def told(self, training: Training) -> list[world.Scene]:
@@ -68,16 +62,13 @@ STAGES: tuple[dict[str, Any], ...] = (
 language model too; all of it)."""
 
 
-@register
 @dataclass(frozen=True)
-class FourStages(Technique):
+class FourStages(Technique, name="four_stages"):
     """Alignment in four stages, each with a warm-up and a schedule of its own, on pairs of its own.
 
     The recipe of the run is that of the last stage, which must unlock what the last of `STAGES` does. The three before
     it see as many pairs each. Together they see the pairs that one long stage of the same seed would see.
     """
-
-    name: ClassVar[str] = "four_stages"
 
     def wanted(self, pairs: int) -> int:
         """Pairs for each of the stages; the last one reads the first of them."""
@@ -100,22 +91,18 @@ class FourStages(Technique):
         return {"losses": losses}
 
 
-@register
 @dataclass(frozen=True)
-class NewDomain(Technique):
+class NewDomain(Technique, name="new_domain"):
     """Keep handwritten digits out of stage 1 and stage 2, then adapt to questions about them.
 
     The encoder and the language model have met digits in their own training, as those of a large model have met
     medical pictures and words; no digit has passed through the connector, and none was asked about.
 
     Attributes:
-        images: Pictures of stage 2.
-        short: Pictures of a short adaptation.
-        long: Pictures of a long one.
+        images, short, long: Pictures of stage 2, of a short adaptation, and of a long one.
         scenes: Held-out scenes of each evaluation.
     """
 
-    name: ClassVar[str] = "new_domain"
     images: int = 1024
     short: int = 256
     long: int = 1024
@@ -135,18 +122,16 @@ class NewDomain(Technique):
     def after_stage_one(self, training: Training) -> dict[str, Any]:
         """Stage 2 on shapes, then adaptation to digits, and the accuracy in both domains.
 
-        Returns:
-            By name: ``before`` (after stage 2 on shapes), ``short`` and ``long`` (after that and an adaptation), and
-            ``direct`` (stage 2 on digits straight after stage 1, as many pictures as ``long``), each with the mean
-            accuracy on ``shapes`` and on ``digits``, the same ``by_kind`` of question, and the ``count_by_kind``; and
-            ``gain``, of ``short`` over ``before`` on digits.
+        It has ``before`` (after stage 2 on shapes), ``short`` and ``long`` (after that and an adaptation), and
+        ``direct`` (stage 2 on digits straight after stage 1, as many pictures as ``long``), each with the mean accuracy
+        on ``shapes`` and ``digits``, the same ``by_kind`` of question, and the ``count_by_kind``; and ``gain``, of
+        ``short`` over ``before`` on digits.
         """
         from mirlab.model import evaluation, train  # which know the methods
 
         def tuned(model: Any, images: int, digits: float) -> Any:
             model = deepcopy(model)
-            # Another seed for the second tuning: other scenes than those of stage 2.
-            seed = training.seed + (1000 if digits else 0)
+            seed = training.seed + (1000 if digits else 0)  # other scenes for the second tuning
             recipe = recipes.StageTwo(images=images)
             train.stage_two(model, training.tokenizer, recipe, seed=seed, digits=digits, progress=False)
             return model
@@ -163,11 +148,7 @@ class NewDomain(Technique):
             }
 
         before = tuned(training.model, self.images, 0.0)
-        models = {
-            "before": before,
-            "short": tuned(before, self.short, 1.0),
-            "long": tuned(before, self.long, 1.0),
-            "direct": tuned(training.model, self.long, 1.0),
-        }
+        models = {"before": before, "short": tuned(before, self.short, 1.0), "long": tuned(before, self.long, 1.0)}
+        models["direct"] = tuned(training.model, self.long, 1.0)
         found: dict[str, Any] = {name: accuracy(model) for name, model in models.items()}
         return found | {"gain": found["short"]["digits"] - found["before"]["digits"]}

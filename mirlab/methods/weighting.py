@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
 from mirlab import recipes
-from mirlab.methods.base import Batch, Technique, Training, register
+from mirlab.methods.base import Batch, Technique, Training
 from mirlab.model import miniature, precision, sequence, train
 from mirlab.world import language
 from mirlib.align import gap_loss, weighting
@@ -31,18 +31,15 @@ def _rectangle(batch: Batch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.
     return logits.new_zeros(*learnt.shape, logits.shape[-1]).masked_scatter(learnt[..., None], logits), labels
 
 
-@register
 @dataclass(frozen=True)
-class ContrastiveAlignment(Technique):
+class ContrastiveAlignment(Technique, name="cal"):
     """CAL: words that the picture helps to predict count for more, see `mirlib.align.weighting.cal_weights`.
 
     Attributes:
-        low: Smallest weight.
-        high: Largest weight.
+        low, high: Smallest and largest weight.
         width: Words whose weights are averaged.
     """
 
-    name: ClassVar[str] = "cal"
     low: float = 1.0
     high: float = 5.0
     width: int = 3
@@ -50,9 +47,8 @@ class ContrastiveAlignment(Technique):
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy weighted by how much the picture helps; one more pass, with the picture hidden."""
         seen, labels = _rectangle(batch, logits)
-        weights = weighting.cal_weights(
-            seen, unseen_logits(training.model, batch), labels, low=self.low, high=self.high, width=self.width
-        )
+        unseen = unseen_logits(training.model, batch)
+        weights = weighting.cal_weights(seen, unseen, labels, low=self.low, high=self.high, width=self.width)
         return weighting.weighted_cross_entropy(seen, labels, weights)
 
 
@@ -64,9 +60,8 @@ def unseen_logits(model: LlavaForConditionalGeneration, batch: Batch) -> torch.T
     return model.lm_head(hidden[:, -batch.ids.shape[1] : -1]).float()
 
 
-@register
 @dataclass(frozen=True)
-class ImprobableWords(Technique):
+class ImprobableWords(Technique, name="prior"):
     """PRIOR: words that a language model without picture finds improbable count for more.
 
     The reference is the run's own language model, trained first on the captions of the run without their pictures.
@@ -77,7 +72,6 @@ class ImprobableWords(Technique):
         reference_batch: Captions a step; each is read once.
     """
 
-    name: ClassVar[str] = "prior"
     power: float = 1.0
     reference_rate: float = 3e-4
     reference_batch: int = 32
@@ -104,10 +98,8 @@ class ImprobableWords(Technique):
             history = train.fit(reference, loss_of_step, schedule, progress=training.progress, name="reference")
         training.memory["reference"] = reference.requires_grad_(False)
         reference.set_attn_implementation(miniature.ATTENTION)
-        return {
-            "reference_first_loss": float(np.mean(history.losses[:8])),
-            "reference_last_loss": float(np.mean(history.losses[-8:])),
-        }
+        ends = {"first": history.losses[:8], "last": history.losses[-8:]}
+        return {f"reference_{end}_loss": float(np.mean(losses)) for end, losses in ends.items()}
 
     def caption_loss(self, training: Training, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy weighted by how improbable the reference finds the words."""
@@ -117,9 +109,8 @@ class ImprobableWords(Technique):
         return weighting.weighted_cross_entropy(seen, labels, weighting.prior_weights(blind, labels, power=self.power))
 
 
-@register
 @dataclass(frozen=True)
-class ForcedGap(Technique):
+class ForcedGap(Technique, name="gap"):
     """MIR itself, over some layers, added to the loss of stage 1: see `mirlib.align.gap_loss.GapLoss`.
 
     The text is that of the captions in the batch; what is measured afterwards is MIR against news.
@@ -130,7 +121,6 @@ class ForcedGap(Technique):
         decay: See `mirlib.align.gap_loss.StreamedDistance`.
     """
 
-    name: ClassVar[str] = "gap"
     weight: float = 1.0
     layers: tuple[int, ...] = (1, 4, 8)
     decay: float = 0.9
@@ -153,9 +143,8 @@ class ForcedGap(Technique):
         return {"mir_of_batches": training.memory["mir"]}
 
 
-@register
 @dataclass(frozen=True)
-class TokenDistance(Technique):
+class TokenDistance(Technique, name="regap"):
     """A ReGap-style regulariser: the distance of image tokens to the caption's tokens at the connector's output.
 
     Attributes:
@@ -163,7 +152,6 @@ class TokenDistance(Technique):
         kind: See `mirlib.align.gap_loss.token_distance`.
     """
 
-    name: ClassVar[str] = "regap"
     weight: float = 1.0
     kind: str = "mean"
 

@@ -178,11 +178,8 @@ def stage_one(
     connectors.replace(model, recipe.connector, norm_matched=recipe.norm_matched, seed=seed)
     attached = method.attach(model, seed=seed)
     subset = method.choose(scenes, recipe.pairs)
-    if not recipe.unlock_encoder:  # a frozen encoder sees each picture once
-        own = method.features(model, scenes, subset)
-        features = own if own is not None else features
-        if features is None:
-            features = vision_features(model, scenes, progress=progress)
+    if features is None and not recipe.unlock_encoder:  # a frozen encoder sees each picture once
+        features = vision_features(model, scenes, progress=progress)
     training = Training(model, tokenizer, recipe, seed, scenes, features, subset, progress)
     before = method.before_stage_one(training)
     history = caption_stage(training, method, attached=attached, after_step=after_step, checkpoint=checkpoint)
