@@ -166,7 +166,7 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     elif attribute == 2:
         thing = replace(thing, size=_other(rng, SIZES, thing.size))
     else:
-        thing = replace(thing, cell=_pick(rng, free))
+        thing = replace(thing, cell=pick(rng, free))
     things[index] = thing
     things = [replace(t, offset=_sample_offset(rng, t.size)) for t in things]
     things.sort(key=lambda t: CELLS.index(t.cell))
@@ -180,11 +180,19 @@ def family_of(scene: Scene) -> tuple[str, ...]:
 
 
 def _other(rng: np.random.Generator, values: Iterable[str], current: str) -> str:
-    return _pick(rng, [value for value in values if value != current])
+    return pick(rng, [value for value in values if value != current])
 
 
-def _pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
+def pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
+    """One of the values, all with the same probability."""
     return values[int(rng.integers(len(values)))]
+
+
+def pick_by_share(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    """One of the keys, drawn with the probabilities that are the values; these need not add up to 1."""
+    values = np.array(list(shares.values()))
+    number = np.searchsorted((values / values.sum()).cumsum(), rng.random(), side="right")
+    return list(shares)[min(int(number), len(shares) - 1)]
 
 
 # -------------------- Pictures
@@ -285,11 +293,9 @@ def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
 
 def sample_question(scene: Scene, rng: np.random.Generator, weights: dict[str, float] | None = None) -> Question:
     """Ask a question whose kind is drawn from `weights` (uniform if left out) among those the scene allows."""
-    shares = np.array([1.0 if weights is None else weights.get(kind, 0.0) for kind in QUESTION_KINDS])
-    cumulative = (shares / shares.sum()).cumsum()
+    shares = {kind: 1.0 if weights is None else weights.get(kind, 0.0) for kind in QUESTION_KINDS}
     while True:  # exist and count are always possible, so this ends
-        kind = QUESTION_KINDS[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(cumulative) - 1)]
-        if (question := ask(scene, kind, rng)) is not None:
+        if (question := ask(scene, pick_by_share(rng, shares), rng)) is not None:
             return question
 
 
@@ -304,7 +310,7 @@ def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
         among = [(c, s) for c, _ in present for _, s in present if (c, s) not in present]
         if not among or rng.random() >= 0.7:
             among = [(c, s) for c in COLOURS for s in family_of(scene) if (c, s) not in present]
-    colour, shape = _pick(rng, among)
+    colour, shape = pick(rng, among)
     answer = "yes" if (colour, shape) in present else "no"
     return Question("exist", f"is there a {colour} {shape} ?", f"{shape} {colour} ?", answer)
 
@@ -314,7 +320,7 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     if what == "objects":
         return Question("count", "how many objects ?", "count objects", NUMBERS[len(scene.things)])
     held = [getattr(t, what) for t in scene.things]
-    value = _pick(rng, held if rng.random() < 0.75 else family_of(scene) if what == "shape" else tuple(COLOURS))
+    value = pick(rng, held if rng.random() < 0.75 else family_of(scene) if what == "shape" else tuple(COLOURS))
     name = plural(value) if what == "shape" else f"{value} objects"
     return Question("count", f"how many {name} ?", f"count {value}", NUMBERS[held.count(value)])
 
@@ -328,13 +334,13 @@ def _ask_attribute(kind: str, attribute: str, phrase: str, scene: Scene, rng: np
     """An attribute of a thing that its shape names."""
     if not (things := _unique(scene)):
         return None
-    thing = _pick(rng, things)
+    thing = pick(rng, things)
     return Question(kind, f"{phrase} is the {thing.shape} ?", f"{kind} {thing.shape}", getattr(thing, attribute))
 
 
 def _ask_at(attribute: str, scene: Scene, rng: np.random.Generator) -> Question:
     """An attribute of the thing in a cell."""
-    thing = _pick(rng, scene.things)
+    thing = pick(rng, scene.things)
     text, short = f"what {attribute} is {thing.cell} ?", f"{attribute} {thing.cell}"
     return Question(f"{attribute}_at", text, short, getattr(thing, attribute))
 
@@ -346,9 +352,9 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     along = [(a, b, "above" if a.row < b.row else "below") for a, b in pairs if a.row != b.row]
     if not across and not along:
         return None
-    first, second, truth = _pick(rng, across + along)
+    first, second, truth = pick(rng, across + along)
     sideways = truth in RELATIONS[:2]
-    relation = _pick(rng, RELATIONS[:2] if sideways else RELATIONS[2:])
+    relation = pick(rng, RELATIONS[:2] if sideways else RELATIONS[2:])
     text = f"is the {first.shape} {relation}{' of' if sideways else ''} the {second.shape} ?"
     short = f"{first.shape} {relation} {second.shape} ?"
     return Question("relation", text, short, "yes" if relation == truth else "no")
