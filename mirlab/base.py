@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import ledger, recipes
 from mirlab.model import evaluation, miniature, parts, precision, train
@@ -92,13 +93,7 @@ def run(
     return [book.find(key)]
 
 
-def measure(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scenes: int = 600,
-    progress: bool = True,
-) -> dict[str, Any]:
+def measure(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600, progress: bool = True) -> dict[str, Any]:
     """Everything the ledger says about a finished miniature on held-out scenes, blind baselines included."""
     llm = miniature.language_model_of(model)
     options = {"scenes": scenes}

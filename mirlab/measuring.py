@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
 
 from mirlab import world
 from mirlab.methods import PLAIN, Technique
@@ -22,9 +23,7 @@ TEXT_KINDS = ("news", "topics", "docstrings", "code", "scenes")
 PICTURE_KINDS = ("scenes", "digits", "photographs", "scans")
 
 
-def measure(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, run: Run, technique: Technique = PLAIN
-) -> dict[str, Any]:
+def measure(model: Llava, processor: LlavaProcessor, run: Run, technique: Technique = PLAIN) -> dict[str, Any]:
     """All metrics of a model as it is, then those of a copy after stage 2.
 
     Accuracies by kind of question stand beside how many questions there were, since their noise is binomial.
@@ -74,9 +73,7 @@ LEANING_SCENES = 4
 """Times as many scenes for `mirlab.model.leaning`, where only one question is asked about each."""
 
 
-def with_long_tokens_changed(
-    model: LlavaForConditionalGeneration, tuned: LlavaForConditionalGeneration, processor: LlavaProcessor, run: Run
-) -> dict[str, float]:
+def with_long_tokens_changed(model: Llava, tuned: Llava, processor: LlavaProcessor, run: Run) -> dict[str, float]:
     """What a run says to `mirlab.model.long_tokens`, flat: each metric is measured as it is without the change.
 
     The `model` is the one after stage 1, `tuned` the one after stage 2.
@@ -152,7 +149,7 @@ def pictures_of(kind: str, count: int, *, seed: int = 0) -> Sequence[Any]:
 
 
 def collect(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     processor: LlavaProcessor,
     *,
     pictures: str = "scenes",
@@ -166,7 +163,7 @@ def collect(
     return rows.collect_rows(model, processor, shown, told, batch_size=25, template=template)
 
 
-def mir_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor, **options: Any) -> dict[str, Any]:
+def mir_of(model: Llava, processor: LlavaProcessor, **options: Any) -> dict[str, Any]:
     """`mir_of_rows` of what `collect` reads with these options."""
     return mir_of_rows(collect(model, processor, **options))
 
@@ -198,9 +195,7 @@ COUNTS = (1, 5, 10, 20, 50, 100, 200, 500, 800, 1000)
 _DRAWS = 5
 
 
-def robustness(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, trained_on: list[world.Scene]
-) -> dict[str, Any]:
+def robustness(model: Llava, processor: LlavaProcessor, *, trained_on: list[world.Scene]) -> dict[str, Any]:
     """MIR of one model over everything that should not matter (Fig. 3 and 8, Table 6 of the paper).
 
     It is told three hundred scenes that stage 1 was ``trained_on``.
@@ -240,7 +235,7 @@ def robustness(
     return rounded({"kinds": kinds, "template": template, "relevance": relevance, "seen": seen, "counts": counts})
 
 
-def by_count(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> dict[str, list[float]]:
+def by_count(model: Llava, processor: LlavaProcessor) -> dict[str, list[float]]:
     """MIR by number of samples, each for `_DRAWS` draws from 2000 scenes and news texts (without replacement)."""
     total = 2 * max(COUNTS)
     collected = rows.collect_rows(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers import LlavaForConditionalGeneration as Llava
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mirlab.model import miniature
@@ -41,9 +42,7 @@ class QFormerConnector(nn.Module):
         return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
 
 
-def replace(
-    model: LlavaForConditionalGeneration, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0
-) -> nn.Module:
+def replace(model: Llava, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0) -> nn.Module:
     """Give a model a fresh connector, one of `CONNECTORS`, in place, and return it; others are refused.
 
     `norm_matched` rescales every vision token to the mean norm of the text embeddings.
@@ -68,7 +67,7 @@ def replace(
     return fresh
 
 
-def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.Parameter]:
+def add_lora(model: Llava, *, seed: int = 0) -> list[nn.Parameter]:
     """Put low-rank adapters beside every projection matrix of the language model, in place; their parameters."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -79,7 +78,7 @@ def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.
     return [p for name, p in model.model.language_model.named_parameters() if ".lora_" in name]
 
 
-def merge_lora(model: LlavaForConditionalGeneration) -> None:
+def merge_lora(model: Llava) -> None:
     """Add the adapters to the weights that they stand beside, and take them away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

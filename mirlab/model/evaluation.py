@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.model import cells, precision, sequence, train
@@ -41,12 +43,7 @@ def questions_about(scenes: Sequence[world.Scene], kind: str) -> list[tuple[int,
 
 @torch.no_grad()
 def text_accuracy(
-    llm: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    form: str = "chat",
-    scenes: int = 600,
-    permuted: bool = False,
+    llm: LlamaForCausalLM, tokenizer: Tokenizer, *, form: str = "chat", scenes: int = 600, permuted: bool = False
 ) -> dict[str, float]:
     r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
 
@@ -122,8 +119,8 @@ def candidates(question: world.Question) -> tuple[str, ...]:
 
 @torch.no_grad()
 def image_answers(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     *,
     scenes: int = 600,
     permuted: bool = False,
@@ -196,9 +193,7 @@ def image_answers(
     return Answers(accuracy, discrimination, counts)
 
 
-def _shots(
-    model: LlavaForConditionalGeneration, embedded: Callable[..., sequence.Embedded], kind: str, shots: str
-) -> sequence.Embedded:
+def _shots(model: Llava, embedded: Callable[..., sequence.Embedded], kind: str, shots: str) -> sequence.Embedded:
     """Two solved examples of a kind, the same for every model and question."""
     rng = np.random.default_rng([world.QUESTION_KINDS.index(kind), 96])
     parts: list[sequence.Embedded] = []
@@ -228,12 +223,7 @@ def padded_prompts(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor
 
 @torch.no_grad()
 def caption_scores(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    image: str = "own",
-    scenes: int = 1000,
-    detail: str = "full",
+    model: Llava, tokenizer: Tokenizer, *, image: str = "own", scenes: int = 1000, detail: str = "full"
 ) -> dict[str, float]:
     """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
 
@@ -269,9 +259,7 @@ def caption_scores(
 
 
 @torch.no_grad()
-def write_captions(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor
-) -> list[str]:
+def write_captions(model: Llava, tokenizer: Tokenizer, features: torch.Tensor) -> list[str]:
     """Captions that the model writes by itself, word by word (24 at most), for vision features (n, 36, 96)."""
     embed = model.get_input_embeddings()
     prompt = sequence.join(
@@ -291,11 +279,7 @@ def write_captions(
 
 
 def written_scores(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    permuted: bool = False,
-    scenes: int = 300,
+    model: Llava, tokenizer: Tokenizer, *, permuted: bool = False, scenes: int = 300
 ) -> dict[str, float]:
     """How right the captions are that the model writes by itself.
 
@@ -320,7 +304,7 @@ def written_scores(
 
 
 @torch.no_grad()
-def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str) -> dict[str, float]:
+def english_loss(llm: LlamaForCausalLM, tokenizer: Tokenizer, *, kind: str) -> dict[str, float]:
     """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character.
 
     Windows of held-out texts that repeat what stands in texts that were read are left out, see `language.unread`.
@@ -342,7 +326,7 @@ def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, k
 
 
 @torch.no_grad()
-def probe_accuracy(model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600) -> dict[str, float]:
+def probe_accuracy(model: Llava, *, scenes: int = 3000, test: int = 600) -> dict[str, float]:
     """What the frozen vision features hold: a ridge regression reads what is in a cell from the cell's own nine tokens.
 
     Returns:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.model import evaluation, precision, sequence, train
@@ -23,8 +24,8 @@ _BATCH = 128
 
 @torch.no_grad()
 def _answers(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     scenes: Sequence[world.Scene],
     prompts: Sequence[Sequence[str]],
     words: Sequence[Sequence[str]],
@@ -49,9 +50,7 @@ def _answers(
     return torch.cat(found).double().numpy()
 
 
-def conflicts(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def conflicts(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Questions about the colour of a thing, with words beside the picture that give it another colour.
 
     Each of the held-out scenes is asked one question if it allows one.
@@ -78,11 +77,7 @@ def conflicts(
 
 
 def existence(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scenes: int = 600,
-    permuted: bool = False,
+    model: Llava, tokenizer: Tokenizer, *, scenes: int = 600, permuted: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """How probable yes is against no, (n,) for things that are not in the picture and (m,) for things that are.
 
@@ -99,9 +94,7 @@ def existence(
     return yes[~there], yes[there]
 
 
-def measured(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, float]:
+def measured(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, float]:
     """How a model answers where a thing is absent, and whom it believes where words contradict the picture.
 
     Returns:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlab import world
 from mirlab.model import train
@@ -76,7 +76,7 @@ def rescaled(tokens: Tensor, some: Tensor, to: str, words: Tensor) -> Tensor:
 
 
 @contextmanager
-def changed(model: LlavaForConditionalGeneration, variant: str) -> Iterator[None]:
+def changed(model: Llava, variant: str) -> Iterator[None]:
     """Inside the ``with`` block, the decoder reads pictures with some of their vision tokens changed.
 
     The model is called as a whole or through `mirlab.model.sequence.read`. Where tokens are drawn at random, they are
@@ -126,7 +126,7 @@ def without_dropped(rows: TokenRows) -> TokenRows:
 
 
 @torch.no_grad()
-def places(model: LlavaForConditionalGeneration, scenes: Sequence[world.Scene]) -> dict[str, float]:
+def places(model: Llava, scenes: Sequence[world.Scene]) -> dict[str, float]:
     """Where the longest tokens of pictures stand, and how long they are.
 
     Returns:

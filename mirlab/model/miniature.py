@@ -17,11 +17,11 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.world import language
@@ -118,7 +118,7 @@ def insert_identity_layers(model: LlamaForCausalLM, count: int, *, seed: int = 0
     return deeper
 
 
-def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> LlavaForConditionalGeneration:
+def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Llava:
     """Join a trained encoder and a trained language model by a fresh two-layer MLP projector.
 
     Everything but the projector is copied; all is float32.
@@ -134,7 +134,7 @@ def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Lla
     )
 
 
-def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> LlavaForConditionalGeneration:
+def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> Llava:
     """A LLaVA of copies of a vision tower and a language model, with a fresh projector and settings of `LlavaConfig`.
 
     The embeddings of the language model must be its last layer too.
@@ -144,7 +144,7 @@ def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
+        model = Llava(config)
     own = model.model.vision_tower
     getattr(own, "vision_model", own).load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(llm.model.state_dict())
@@ -152,7 +152,7 @@ def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings
     return model.eval()
 
 
-def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
+def language_model_of(model: Llava) -> LlamaForCausalLM:
     """The language model inside a LLaVA as a model of its own (a copy, float32)."""
     with torch.random.fork_rng():
         llm = LlamaForCausalLM(model.config.text_config)
@@ -171,7 +171,7 @@ def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+def new_processor(tokenizer: Tokenizer) -> LlavaProcessor:
     """The processor of the miniature: pictures to pixels, ``<image>`` to 36 image tokens, messages to a prompt."""
     return LlavaProcessor(
         image_processor=image_processor(),
@@ -183,7 +183,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def save_miniature(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | Path) -> Path:
+def save_miniature(model: Llava, processor: LlavaProcessor, folder: str | Path) -> Path:
     """Save model (float16 safetensors) and processor as any LLaVA is saved; the model in memory stays float32."""
     folder = Path(folder)
     dtype = model.dtype

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import ledger
 from mirlab.model import evaluation, miniature, precision, pretraining
@@ -40,9 +42,7 @@ class PartsRecipe:
         return ledger.key_of(asdict(self))
 
 
-def make(
-    recipe: PartsRecipe, cache: Path, *, progress: bool = True
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast, dict[str, History]]:
+def make(recipe: PartsRecipe, cache: Path, *, progress: bool = True) -> tuple[Llava, Tokenizer, dict[str, History]]:
     """Train an encoder and a language model, or finish what was stopped, and join them by a fresh projector.
 
     Encoder, tokenizer and language model have folders of their own in the cache, so recipes that share one train it
@@ -66,7 +66,7 @@ def make(
     return model, tokenizer, {"encoder": seen} | {f"language_{i}": history for i, history in enumerate(read, start=1)}
 
 
-def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
+def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[Llava, LlavaProcessor, str]:
     """Encoder and language model of a seed, joined by a projector that means nothing yet.
 
     Those of seed `SHIPPED` are in the shipped miniature. Others are read from the cache, where they are trained first
@@ -109,9 +109,7 @@ def failures(measured: dict[str, dict[str, float]]) -> list[str]:
     return words + [f"{name} by the probe" for name in PROBED if not measured["probe"][name] >= PROBE_GATE]
 
 
-def examine(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, dict[str, float]]:
+def examine(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, dict[str, float]]:
     """What a set of parts can do before any stage 1: answers in words by kind of question, and the encoder's probe."""
     llm = miniature.language_model_of(model)
     return {
@@ -151,7 +149,7 @@ def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = Tr
     return row
 
 
-def _tokenizer(cache: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(cache: Path) -> Tokenizer:
     home = cache / f"tokenizer-{language.corpus_fingerprint()}"
     with only_process(home):
         if not (home / "tokenizer.json").exists():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlab import recipes, world
 from mirlab.model import miniature, parts, train
@@ -22,7 +22,7 @@ class Pool:
     what no run has asked for yet is a hole in it.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, seed: int, folder: Path) -> None:
+    def __init__(self, model: Llava, seed: int, folder: Path) -> None:
         self.model, self.seed, self.size = model, seed, recipes.POOL
         self.folder = folder / f"{miniature.fingerprint(model.model.vision_tower)}-{seed}-{self.size}"
         self._scenes: list[world.Scene] = []

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CLIPModel, LlamaForCausalLM
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.model import cells, miniature, precision
@@ -47,7 +48,7 @@ class EncoderRecipe:
 
 
 def train_encoder(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     recipe: EncoderRecipe = EncoderRecipe(),
     *,
     seed: int = 0,
@@ -154,7 +155,7 @@ class LanguageRecipe:
 
 
 def train_language_model(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     recipe: LanguageRecipe = LanguageRecipe(),
     *,
     seed: int = 0,

@@ -18,10 +18,10 @@ from transformers import (
     EfficientNetConfig,
     EfficientNetModel,
     LlamaForCausalLM,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers import LlavaForConditionalGeneration as Llava
 from transformers.modeling_outputs import BaseModelOutput
 
 from mirlab.model import miniature
@@ -158,7 +158,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteCo
 
 def assemble(
     encoder: EfficientNetLite, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0
-) -> LlavaForConditionalGeneration:
+) -> Llava:
     """Join encoder and language model by a fresh two-layer MLP projector; the tokenizer is that of `new_processor`."""
     register()
     llm.config.pad_token_id = tokenizer.pad_token_id
@@ -173,10 +173,10 @@ def assemble(
     )
 
 
-def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def load(folder: Path) -> tuple[Llava, LlavaProcessor]:
     """The model of a folder in float32, and its processor, without any network; refused where there is none."""
     if not (folder / "model.safetensors").is_file():
         raise MirlibError(f"{folder}: the real parts are not there: mir lab parts real")
     register()
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = Llava.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval(), LlavaProcessor.from_pretrained(folder, local_files_only=True)

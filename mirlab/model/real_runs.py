@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
 
 from mirlab import measuring
 from mirlab.experiments.real import PAIRS, RealRun
@@ -52,7 +53,7 @@ class World:
         most: Pairs of a seed whose features are kept.
     """
 
-    model: LlavaForConditionalGeneration
+    model: Llava
     processor: LlavaProcessor
     words: tuple[str, ...]
     photographs: cutouts.Photographs
@@ -94,9 +95,7 @@ def pairs(at: World, run: RealRun) -> tuple[list[cutouts.Scene], Tensor]:
     return scenes[: run.stage_one.pairs], kept[: run.stage_one.pairs]
 
 
-def kept_features(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], folder: Path
-) -> Tensor:
+def kept_features(model: Llava, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], folder: Path) -> Tensor:
     """`features` of scenes out of a file, which is written where it is missing."""
     digest = hashlib.sha256(b"".join(cutouts.render(scene).tobytes() for scene in scenes[:8]))  # the world as it is now
     digest.update(f"{miniature.fingerprint(model.model.vision_tower)} {len(scenes)}".encode())
@@ -109,11 +108,7 @@ def kept_features(
 
 @torch.no_grad()
 def features(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    scenes: Sequence[cutouts.Scene],
-    *,
-    progress: bool = False,
+    model: Llava, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], *, progress: bool = False
 ) -> Tensor:
     """What the projector reads of each scene, kept small: float16 (n, tokens, d)."""
     found = []
@@ -131,7 +126,7 @@ def features(
 class Reader:
     """Hands a model pictures, as features, and the beginnings or wholes of captions, in the chat template's form."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+    def __init__(self, model: Llava, processor: LlavaProcessor) -> None:
         self.model, self.tokenizer = model, processor.tokenizer
         before, _, behind = prompts.build_prompt(processor, "\0").partition(real.IMAGE)
         between, end = behind.split("\0")

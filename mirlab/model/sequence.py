@@ -12,7 +12,8 @@ from inspect import signature
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlamaModel
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlib.align import masks
 from mirlib.align.masks import rows_are
@@ -57,13 +58,13 @@ def join(*pieces: Embedded) -> Embedded:
     return Embedded(torch.cat(embeddings, dim=-2), torch.cat([piece.vision for piece in pieces]))
 
 
-def announced(model: LlavaForConditionalGeneration, sequence: Embedded) -> AbstractContextManager[None]:
+def announced(model: Llava, sequence: Embedded) -> AbstractContextManager[None]:
     """Inside the ``with`` block, the methods on a model know where vision stands in a sequence (n, length, d)."""
     return vision_rows_are(model, sequence.vision.expand(sequence.embeddings.shape[:2]))
 
 
 def read(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     *pieces: Embedded,
     answers_from: int | Tensor | None = None,
     attended: Tensor | None = None,
@@ -123,7 +124,7 @@ class Begun:
         return Begun(pieces, cache)
 
 
-def begin(model: LlavaForConditionalGeneration, *pieces: Embedded) -> Begun:
+def begin(model: Llava, *pieces: Embedded) -> Begun:
     """Read what many sequences begin with, such as a picture that is asked about several times; without a gradient.
 
     An attention mask of `mirlib.align.masks` may let the beginning see what follows, and what hooks into the decoder's

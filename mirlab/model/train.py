@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.methods import PLAIN, Batch, Technique, Training
@@ -143,8 +144,8 @@ def stage_one_scenes(pairs: int, *, seed: int = 0, first: int = 0) -> list[world
 
 
 def stage_one(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     recipe: StageOne,
     *,
     seed: int = 0,
@@ -243,7 +244,7 @@ def _without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter])
     return [p for p in parameters if id(p) not in there]
 
 
-def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
+def unlock(model: Llava, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
     """Freeze all but the connector and what the recipe unlocks; the parameters beside the connector that learn."""
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
@@ -264,20 +265,18 @@ def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int 
     return opened
 
 
-def _tower(model: LlavaForConditionalGeneration) -> nn.Module:
+def _tower(model: Llava) -> nn.Module:
     return getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
 
 
-def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> torch.Tensor:
+def encoded(model: Llava, scenes: list[world.Scene]) -> torch.Tensor:
     """What the connector reads for each scene: (n, 36, 96)."""
     hidden_states = model.model.vision_tower(miniature.pixel_values(scenes), output_hidden_states=True).hidden_states
     return hidden_states[miniature.VISION_FEATURE_LAYER][:, 1:]  # without CLS
 
 
 @torch.no_grad()
-def vision_features(
-    model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, progress: bool = False
-) -> torch.Tensor:
+def vision_features(model: Llava, scenes: list[world.Scene], *, progress: bool = False) -> torch.Tensor:
     """What the connector reads for each scene, kept small: float16 (n, 36, 96).
 
     An evaluation asks for the same scenes again and again: small sets are remembered by encoder and scenes.
@@ -316,9 +315,7 @@ def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
     return ids
 
 
-def caption_losses(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def caption_losses(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Teacher-forced reading of captions (n, length), from `caption_rows`, after ``<s>`` and the image.
 
     The connector is applied here to vision features (n, 36, 96); None leaves the image out.
@@ -332,17 +329,13 @@ def caption_losses(
     return losses[targets.flatten() != language.PAD], logits.argmax(dim=-1)
 
 
-def caption_logits(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> torch.Tensor:
+def caption_logits(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
     hidden = sequence.read(model, *caption_pieces(model, ids, features), answers_from=1)  # (n, 37 + length, d)
     return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
 
 
-def caption_pieces(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> list[sequence.Embedded]:
+def caption_pieces(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> list[sequence.Embedded]:
     """What is read of captions: ``<s>``, the image if there is one, and the caption; arguments as `caption_losses`."""
     embed = model.get_input_embeddings()
     start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
@@ -355,8 +348,8 @@ def caption_pieces(
 
 
 def stage_two(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     recipe: StageTwo,
     *,
     seed: int = 0,
