@@ -275,9 +275,9 @@ def caption_rows(
     return padded([[*encode("\n"), *encode(f" {world.caption(s, detail)}"), language.EOS] for s in scenes])
 
 
-def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
-    """Rows of ids as a rectangle (n, longest), filled up on the right."""
-    ids = torch.full((len(rows), max(map(len, rows))), fill)
+def padded(rows: list[list[int]], *, fill: int = language.PAD, length: int | None = None) -> torch.Tensor:
+    """Rows of ids as a rectangle (n, longest, or another length), filled up on the right."""
+    ids = torch.full((len(rows), length or max(map(len, rows))), fill)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
