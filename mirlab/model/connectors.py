@@ -21,16 +21,10 @@ class QFormerConnector(nn.Module):
 
     def __init__(self, vision_dim: int, text_dim: int, queries: int) -> None:
         super().__init__()
-        config = Blip2QFormerConfig(
-            hidden_size=vision_dim,
-            encoder_hidden_size=vision_dim,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=4 * vision_dim,
-            cross_attention_frequency=1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+        widths = {"hidden_size": vision_dim, "encoder_hidden_size": vision_dim, "intermediate_size": 4 * vision_dim}
+        numbers = {"num_hidden_layers": 2, "num_attention_heads": 4, "cross_attention_frequency": 1}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = Blip2QFormerConfig(**widths, **numbers, **dropout)
         config._attn_implementation = miniature.ATTENTION
         self.queries = nn.Parameter(0.02 * torch.randn(1, queries, vision_dim))
         self.qformer = Blip2QFormerModel(config)
@@ -47,8 +41,7 @@ def replace(model: Llava, connector: str = "mlp2", *, norm_matched: bool = False
 
     `norm_matched` rescales every vision token to the mean norm of the text embeddings.
     """
-    vision_dim = model.config.vision_config.hidden_size
-    text_dim = model.config.text_config.hidden_size
+    vision_dim, text_dim = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if connector == "mlp2":
