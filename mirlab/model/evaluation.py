@@ -107,7 +107,8 @@ def candidates(question: world.Question) -> tuple[str, ...]:
         return world.DIGITS if question.answer in world.DIGITS else world.SHAPES
     known = {"count": world.NUMBERS, "size": tuple(world.SIZES), "where": world.CELLS}
     known |= dict.fromkeys(("colour", "colour_at"), tuple(world.COLOURS))
-    return known.get(question.kind, ("yes", "no"))
+    known |= dict.fromkeys(("exist", "relation"), ("yes", "no"))
+    return known[question.kind]
 
 
 @torch.no_grad()

@@ -188,9 +188,9 @@ def caption_stage(
     model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
     connector = list(model.model.multi_modal_projector.parameters())
-    attached = [p for p in attached if all(p is not own for own in connector)]
-    # what hangs on the language model is among its parameters
-    unlocked = [p for p in unlocked if all(p is not own for own in attached)]
+    attached = [p for p in attached if all(p is not other for other in connector)]
+    # What hangs on the language model is among its parameters.
+    unlocked = [p for p in unlocked if all(p is not other for other in attached)]
     for parameter in attached:
         parameter.requires_grad_(True)
     encode = language.segment_encoder(training.tokenizer)
@@ -286,8 +286,8 @@ def padded(rows: list[list[int]], *, fill: int = language.PAD, length: int | Non
 def caption_losses(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Teacher-forced reading of captions (n, length), from `caption_rows`, after ``<s>`` and the image.
 
-    The connector is applied here to vision features (n, 36, 96); None leaves the image out. The loss of every caption
-    token, flat, without the line break and the padding; and the predicted ids (n, length - 1).
+    The connector is applied here to vision features (n, 36, 96); None leaves the image out. What is returned: the loss
+    of every caption token, flat, without the line break and the padding; and the ids predicted for ``ids[:, 1:]``.
     """
     logits, targets = caption_logits(model, ids, features), ids[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

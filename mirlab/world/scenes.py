@@ -260,8 +260,8 @@ def to_image(scene: Scene) -> Image.Image:
 def caption(scene: Scene, detail: str = "full") -> str:
     """Describe a scene in a detail of `CAPTION_DETAILS`; others are refused.
 
-    ``full`` is ``topleft circle small red . bottomright square large blue .``, ``mid`` is ``a red circle and a blue
-    square .``, ``brief`` is ``we see two objects .``
+    ``full`` is ``topleft circle small red . bottomright square large blue .``, ``mid`` is
+    ``a red circle and a blue square .``, ``brief`` is ``we see two objects .``
     """
     if detail == "full":
         return " ".join(t.sentence for t in scene.things)
