@@ -58,8 +58,7 @@ class EfficientNetLiteConfig(EfficientNetConfig):
 class EfficientNetLite(EfficientNetModel):
     """EfficientNet without squeeze-and-excitation and with ReLU6, whose last features are given as tokens.
 
-    Pictures (n, 3, side, side) become (n, tokens, ``hidden_dim``), row by row: the means over a square grid of
-    ``image_size // patch_size`` fields a side, which overlap where the features cannot be divided evenly.
+    Pictures (n, 3, side, side) become (n, tokens, ``hidden_dim``), row by row: the means over a square grid of fields.
     """
 
     config_class = EfficientNetLiteConfig

@@ -59,18 +59,11 @@ def fit(
     progress: bool = True,
     name: str = "",
 ) -> History:
-    """Minimise a loss, and survive being killed.
+    """Minimise a loss over the parameters of a module that require a gradient, and survive being killed.
 
-    Args:
-        module: What is trained: its parameters that require a gradient.
-        loss_of_step: From the step's number to its loss. It must draw its batch from that number alone.
-        schedule: Steps and learning rates.
-        rates: Highest learning rates with their parameters, where not all have that of the schedule.
-        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
-        checkpoint: File that keeps the state; a run that finds one goes on from there.
-        every: Steps between checkpoints.
-        progress: Draw a progress bar on stderr.
-        name: Label of the bar.
+    `loss_of_step` must draw its batch from the step's number alone. `rates` are highest learning rates with their
+    parameters, where not all have that of the schedule. `after_step` is called with the number of steps done and the
+    loss; a true value ends the training. A run that finds a `checkpoint`, kept `every` so many steps, goes on there.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     rates = [(schedule.learning_rate, parameters)] if rates is None else rates
@@ -182,8 +175,7 @@ def caption_stage(
 ) -> History:
     """Train the connector that is there, and what the recipe unlocks, on captions of the chosen scenes.
 
-    What is `attached` are parameters of the method, which learn at its own rate or at the connector's; the rest is as
-    for `stage_one` and `fit`.
+    What is `attached` are parameters of the method, which learn at its own rate or at the connector's.
     """
     model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
