@@ -6,22 +6,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import ledger, recipes
 from mirlab.model import evaluation, miniature, parts, precision, train
 from mirlab.model.parts import PartsRecipe
 from mirlab.world import language
 from mirlib.loading import load_miniature
-
-MINUTES = 45
-"""About how long it takes on one core of a laptop or server."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +42,18 @@ def run(
 ) -> list[dict[str, Any]]:
     """Make the miniature LLaVA from nothing: tokenizer, encoder, language model, projector, evaluation.
 
-    Every part keeps checkpoints in `cache`; the same call goes on where a killed one stood. A second process that
-    runs the same recipe waits for the first.
-
-    The row goes to the `book`, checkpoints to the `cache`, the finished model to `output`; `miniature` beside its
-    checkpoints if left out.
+    The row goes to the `book`, checkpoints to the `cache`, the finished model to `output` (beside the checkpoints if
+    left out). The same call goes on where a killed one stood; a second process waits for the first.
     """
     configuration = asdict(recipe)
     key = ledger.key_of(configuration)
     home = cache / f"base-{key}"
     output = Path(output) if output is not None else home / "miniature"
     with parts.only_process(home), one_thread():
-        _say(f"base: about {MINUTES} minutes on one core if nothing is done yet", progress)
+        _say("base: about 45 minutes on one core if nothing is done yet", progress)
         model, tokenizer, histories = parts.make(recipe.parts, cache, progress=progress)
-        histories["stage_one"] = train.stage_one(
-            model,
-            tokenizer,
-            recipe.stage_one,
-            seed=recipe.parts.seed,
-            checkpoint=home / "stage-one.pt",
-            progress=progress,
-        )
+        options = {"seed": recipe.parts.seed, "checkpoint": home / "stage-one.pt", "progress": progress}
+        histories["stage_one"] = train.stage_one(model, tokenizer, recipe.stage_one, **options)
         miniature.save_miniature(model, miniature.new_processor(tokenizer), output)
         if book.find(key) is None:
             # What is shipped is what is measured: weights rounded to float16.
@@ -71,68 +61,47 @@ def run(
             measured = measure(model, processor.tokenizer, scenes=recipe.scenes, progress=progress)
             _say("base: stage 2, to know what the miniature answers after fine-tuning", progress)
             histories["stage_two"] = train.stage_two(model, processor.tokenizer, recipes.StageTwo(), progress=progress)
-            measured["image_accuracy"]["tuned"], measured["image_accuracy"]["tuned, permuted"] = (
-                evaluation.image_answers(model, processor.tokenizer, scenes=recipe.scenes, permuted=permuted).accuracy
-                for permuted in (False, True)
-            )
-            book.append(
-                {
-                    "key": key,
-                    "experiment": "base",
-                    "configuration": configuration,
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "final_loss": {name: history.final_loss for name, history in histories.items()},
-                    "seconds": {name: round(history.seconds, 1) for name, history in histories.items()},
-                    "loss_curve": {name: train.state_of(history)["curve"] for name, history in histories.items()},
-                    "measured": measured,
-                    "provenance": precision.provenance(),
-                }
-            )
+            tuned = _seen_and_blind(evaluation.image_answers, model, processor.tokenizer, scenes=recipe.scenes)
+            measured["image_accuracy"]["tuned"] = tuned["own"].accuracy
+            measured["image_accuracy"]["tuned, permuted"] = tuned["permuted"].accuracy
+            states = {name: train.state_of(history) for name, history in histories.items()}
+            row = {"key": key, "experiment": "base", "configuration": configuration}
+            row["parameters"] = sum(p.numel() for p in model.parameters())
+            row["final_loss"] = {name: state["loss"] for name, state in states.items()}
+            row["seconds"] = {name: state["seconds"] for name, state in states.items()}
+            row["loss_curve"] = {name: state["curve"] for name, state in states.items()}
+            book.append({**row, "measured": measured, "provenance": precision.provenance()})
         _say(f"base: saved in {output}", progress)
     return [book.find(key)]
 
 
-def measure(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scenes: int = 600,
-    progress: bool = True,
-) -> dict[str, Any]:
+def measure(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600, progress: bool = True) -> dict[str, Any]:
     """Everything the ledger says about a finished miniature on held-out scenes, blind baselines included."""
     llm = miniature.language_model_of(model)
-    options = {"scenes": scenes}
+    read = partial(evaluation.text_accuracy, llm, tokenizer, scenes=scenes)
+    caption = partial(evaluation.caption_scores, model, tokenizer, scenes=scenes)
+    english = partial(evaluation.english_loss, llm, tokenizer)
+    both = partial(_seen_and_blind, model=model, tokenizer=tokenizer, scenes=scenes)
     parts: dict[str, Callable[[], Any]] = {
-        "text_accuracy": lambda: {
-            "chat": evaluation.text_accuracy(llm, tokenizer, form="chat", **options),
-            "facts": evaluation.text_accuracy(llm, tokenizer, form="facts", **options),
-            "permuted": evaluation.text_accuracy(llm, tokenizer, form="chat", permuted=True, **options),
-        },
-        "image_accuracy": lambda: {
-            "own": evaluation.image_answers(model, tokenizer, **options).accuracy,
-            "permuted": evaluation.image_answers(model, tokenizer, permuted=True, **options).accuracy,
-        },
-        "captions": lambda: {
-            image: evaluation.caption_scores(model, tokenizer, image=image, **options)
-            for image in ("own", "permuted", "none")
-        },
-        "written_captions": lambda: {
-            "own": evaluation.written_scores(model, tokenizer, **options),
-            "permuted": evaluation.written_scores(model, tokenizer, permuted=True, **options),
-        },
+        "text_accuracy": lambda: {"chat": read(), "facts": read(form="facts"), "permuted": read(permuted=True)},
+        "image_accuracy": lambda: {name: found.accuracy for name, found in both(evaluation.image_answers).items()},
+        "captions": lambda: {image: caption(image=image) for image in ("own", "permuted", "none")},
+        "written_captions": lambda: both(evaluation.written_scores),
         "vision_probe": lambda: evaluation.probe_accuracy(model, scenes=5 * scenes, test=scenes),
-        "english": lambda: {
-            kind: evaluation.english_loss(llm, tokenizer, kind=kind) for kind in language.ENGLISH_KINDS
-        },
+        "english": lambda: {kind: english(kind=kind) for kind in language.ENGLISH_KINDS},
     }
     return {name: part() for name, part in tqdm(parts.items(), desc="evaluation", disable=not progress)}
+
+
+def _seen_and_blind(evaluate: Callable[..., Any], model: Llava, tokenizer: Tokenizer, *, scenes: int) -> dict[str, Any]:
+    pictures = {"own": False, "permuted": True}
+    return {name: evaluate(model, tokenizer, scenes=scenes, permuted=blind) for name, blind in pictures.items()}
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
     """The newest row as text: a table for each thing that was measured, with last losses and seconds of the parts."""
     row = rows[-1]
-    costs = pd.DataFrame({"last-50-steps loss": row["final_loss"], "seconds": row["seconds"]})
-    tables = {"training": costs}
+    tables = {"training": pd.DataFrame({"last-50-steps loss": row["final_loss"], "seconds": row["seconds"]})}
     for name, found in row["measured"].items():
         nested = all(isinstance(value, dict) for value in found.values())
         tables[name.replace("_", " ")] = (pd.DataFrame(found) if nested else pd.Series(found).to_frame("share")).T

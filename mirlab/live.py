@@ -1,7 +1,7 @@
 """What a reader does with her own hands: watch a training, draw a scene, ask the model about it.
 
-`LiveCurve` draws a training while it runs. `ask_the_model` makes a widget in which a reader draws a scene and asks
-about it; the miniature answers in the page. `train_in_page` makes one in which its projector learns in the page.
+`LiveCurve` draws a training while it runs. `ask_the_model` and `train_in_page` make widgets in which the miniature
+answers, and its projector learns, in the page.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from mirlib.widgets.train_in_page import TrainInPage
 
 GALLERY_WRITING = 4
 """The handwriting of every digit that a reader draws, one that no training sees, see `world.sample_scene`."""
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A training, while it runs
 
 
 class LiveCurve:
@@ -58,9 +55,7 @@ class LiveCurve:
     ) -> None:
         self.losses: list[float] = []
         self.measured: dict[int, Mapping[str, Any]] = {}
-        self._measure = measure
-        self._every = every
-        self._seconds = seconds
+        self._measure, self._every, self._seconds = measure, every, seconds
         self._next_drawing = -np.inf
         self._handle: Any = None
 
@@ -82,11 +77,8 @@ class LiveCurve:
     def data(self) -> dict[str, Any]:
         """What `mirlib.plots.figure_training` draws."""
         zeroed = next((found["null"] for found in self.measured.values() if "null" in found), None)
-        return {
-            "losses": list(self.losses),
-            "mir": {step: found["value"] for step, found in self.measured.items()},
-            "zeroed_rows": zeroed,
-        }
+        mir = {step: found["value"] for step, found in self.measured.items()}
+        return {"losses": list(self.losses), "mir": mir, "zeroed_rows": zeroed}
 
     def _draw(self) -> None:
         from IPython.core.getipython import get_ipython
@@ -108,46 +100,30 @@ class LiveCurve:
         self._next_drawing = now + (max(self._seconds, 9 * (now - began)) if self._seconds else 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions
-
-
 def questions_of(scene: world.Scene, *, most: int = 4) -> list[world.Question]:
     """The questions that a scene allows, at most `most` of each kind, always the same for the same scene."""
     asked = []
     for number, kind in enumerate(world.QUESTION_KINDS):
         rng = np.random.default_rng([number, 94])
-        drawn = (world.ask(scene, kind, rng) for _ in range(16))
-        asked += list(dict.fromkeys(question for question in drawn if question is not None))[:most]
+        asked += list(dict.fromkeys(filter(None, (world.ask(scene, kind, rng) for _ in range(16)))))[:most]
     return asked
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The widget
 
 
 def drawing() -> dict[str, Any]:
     """What a page needs to draw the world's scenes, pixel by pixel as `world.render` does with noise of seed 0.
 
-    Returns:
-        ``shapes``, ``colours`` (red, green, blue by name), ``sizes`` (radius by name), and in base 64 ``digits`` (by
-        digit and size, the bytes of one handwriting) and ``noise`` (48 x 48 float32).
+    ``shapes``, ``colours`` (red, green, blue by name), ``sizes`` (radius by name), and in base 64 ``digits`` (by digit
+    and size, the bytes of one handwriting) and ``noise`` (48 x 48 float32).
     """
     noise = np.random.default_rng(0).standard_normal((world.IMAGE_SIZE, world.IMAGE_SIZE), dtype=np.float32)
 
     def text(values: np.ndarray) -> str:
         return base64.b64encode(values.tobytes()).decode()
 
-    return {
-        "shapes": list(world.SHAPES),
-        "colours": {name: list(colour) for name, colour in world.COLOURS.items()},
-        "sizes": world.SIZES,
-        "digits": {
-            digit: {size: text(handwritten(digit, size, GALLERY_WRITING)) for size in world.SIZES}
-            for digit in world.DIGITS
-        },
-        "noise": text(noise.astype("<f4")),
-    }
+    digits = {d: {s: text(handwritten(d, s, GALLERY_WRITING)) for s in world.SIZES} for d in world.DIGITS}
+    colours = {name: list(colour) for name, colour in world.COLOURS.items()}
+    shown = {"shapes": list(world.SHAPES), "colours": colours, "sizes": world.SIZES}
+    return {**shown, "digits": digits, "noise": text(noise.astype("<f4"))}
 
 
 def beside_drawings() -> tuple[list[Image.Image], list[str]]:
@@ -158,20 +134,13 @@ def beside_drawings() -> tuple[list[Image.Image], list[str]]:
 def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> AskTheModel:
     """A widget in which a reader draws a scene, asks about it, and sees what the miniature answers and how it sees it.
 
-    The drawing is measured beside six scenes and above seven texts, `beside_drawings`.
-
-    Args:
-        projectors: By the names that the reader sees, as for `AskTheModel`.
-        **traits: What is drawn and asked at first.
+    The drawing is measured beside six scenes and above seven texts, `beside_drawings`. The `projectors` are as for
+    `AskTheModel`, by the names that the reader sees; the traits are what is drawn and asked at first.
     """
-    names = ("shape", "colour", "size", "cell")
-    first = [
-        ("circle", "red", "large", "topleft"),
-        ("square", "blue", "small", "bottomright"),
-        ("triangle", "yellow", "large", "topright"),
-        ("ring", "green", "small", "bottomleft"),
-    ]
-    things = [dict(zip(names, words, strict=True)) | {"right": 0, "down": 0} for words in first]
+    names = ("shape", "colour", "size", "cell", "right", "down")
+    first = [("circle", "red", "large", "topleft"), ("square", "blue", "small", "bottomright")]
+    first += [("triangle", "yellow", "large", "topright"), ("ring", "green", "small", "bottomleft")]
+    things = [dict(zip(names, (*words, 0, 0), strict=True)) for words in first]
     pictures, texts = beside_drawings()
     return AskTheModel(projectors, pictures, **{"world": drawing(), "things": things, "texts": texts, **traits})
 
@@ -179,9 +148,7 @@ def ask_the_model(projectors: Mapping[str, nn.Module | None], **traits: Any) -> 
 def train_in_page(*, pictures: int = 6, **traits: Any) -> TrainInPage:
     """A widget that trains the miniature's projector in the page, and measures MIR on held-out scenes and news.
 
-    Args:
-        pictures: Number of held-out scenes, and of news texts under them.
-        **traits: Attributes of `mirlib.widgets.TrainInPage`, such as the first ``learning_rate``.
+    There are as many scenes and news as `pictures`; the traits are those of `mirlib.widgets.TrainInPage`.
     """
     rng = np.random.default_rng([0, 97])
     scenes = [world.sample_scene(rng, count=2, digits=0, held_out=True) for _ in range(pictures)]

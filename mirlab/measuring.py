@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
 
 from mirlab import world
 from mirlab.methods import PLAIN, Technique
@@ -22,25 +24,21 @@ TEXT_KINDS = ("news", "topics", "docstrings", "code", "scenes")
 PICTURE_KINDS = ("scenes", "digits", "photographs", "scans")
 
 
-def measure(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, run: Run, technique: Technique = PLAIN
-) -> dict[str, Any]:
+def measure(model: Llava, processor: LlavaProcessor, run: Run, technique: Technique = PLAIN) -> dict[str, Any]:
     """All metrics of a model as it is, then those of a copy after stage 2.
 
     Accuracies by kind of question stand beside how many questions there were, since their noise is binomial.
     """
     tokenizer = processor.tokenizer
-    options = {"scenes": run.scenes}
-    other = "mid" if run.stage_one.detail != "mid" else "full"
+    details = {"in_domain": run.stage_one.detail}
+    details["out_of_domain"] = "mid" if run.stage_one.detail != "mid" else "full"
     captions = {
-        "in_domain": evaluation.caption_scores(model, tokenizer, scenes=200, detail=run.stage_one.detail),
-        "out_of_domain": evaluation.caption_scores(model, tokenizer, scenes=200, detail=other),
+        domain: evaluation.caption_scores(model, tokenizer, scenes=200, detail=detail)
+        for domain, detail in details.items()
     }
-    zero_shot = evaluation.image_answers(model, tokenizer, **options)
-    in_context = {
-        shots: evaluation.image_answers(model, tokenizer, scenes=run.scenes // 2, shots=shots)
-        for shots in ("text", "image")
-    }
+    answer = partial(evaluation.image_answers, tokenizer=tokenizer, scenes=run.scenes)
+    zero_shot = answer(model)
+    in_context = {shots: answer(model, scenes=run.scenes // 2, shots=shots) for shots in ("text", "image")}
     metrics: dict[str, Any] = {
         "perplexity": {domain: scores["perplexity"] for domain, scores in captions.items()},
         "slots": {k: v for k, v in captions["in_domain"].items() if k in world.CAPTION_SLOTS},
@@ -53,8 +51,7 @@ def measure(
     }
     tuned = deepcopy(model)
     history = train.stage_two(tuned, tokenizer, run.stage_two, seed=run.seed, method=technique, progress=False)
-    seen = evaluation.image_answers(tuned, tokenizer, **options)
-    blind = evaluation.image_answers(tuned, tokenizer, permuted=True, **options)
+    seen, blind = answer(tuned), answer(tuned, permuted=True)
     metrics |= {
         "accuracy": {"mean": seen.mean_accuracy, "blind": blind.mean_accuracy},
         "accuracy_by_kind": seen.accuracy,
@@ -63,8 +60,8 @@ def measure(
         "stage_two": {k: v for k, v in train.state_of(history).items() if k != "curve"},
     }
     if run.leaning:
-        metrics["leaning"] = leaning.measured(tuned, tokenizer, scenes=LEANING_SCENES * run.scenes)
-        metrics["leaning_zero_shot"] = leaning.measured(model, tokenizer, scenes=LEANING_SCENES * run.scenes)
+        for name, each in (("leaning", tuned), ("leaning_zero_shot", model)):
+            metrics[name] = leaning.measured(each, tokenizer, scenes=LEANING_SCENES * run.scenes)
     if run.long_tokens:
         metrics["long_tokens"] = with_long_tokens_changed(model, tuned, processor, run)
     return rounded(metrics)
@@ -74,17 +71,11 @@ LEANING_SCENES = 4
 """Times as many scenes for `mirlab.model.leaning`, where only one question is asked about each."""
 
 
-def with_long_tokens_changed(
-    model: LlavaForConditionalGeneration, tuned: LlavaForConditionalGeneration, processor: LlavaProcessor, run: Run
-) -> dict[str, float]:
-    """What a run says to `mirlab.model.long_tokens`, flat: each metric is measured as it is without the change.
+def with_long_tokens_changed(model: Llava, tuned: Llava, processor: LlavaProcessor, run: Run) -> dict[str, float]:
+    """What a run says to `mirlab.model.long_tokens`: metrics by variant, and `long_tokens.places` after stage 2.
 
-    The `model` is the one after stage 1, `tuned` the one after stage 2.
-
-    Returns:
-        For each variant ``perplexity_VARIANT`` (of captions, in domain) and ``mir_VARIANT`` after stage 1, the dropped
-        rows being left out of MIR; ``accuracy_VARIANT`` and ``accuracy_KIND_VARIANT`` after stage 2; and the
-        `mirlab.model.long_tokens.places` of the model after stage 2.
+    The `model`, after stage 1, gives ``perplexity_VARIANT`` (of captions, in domain) and ``mir_VARIANT`` (without
+    dropped rows); `tuned`, after stage 2, gives ``accuracy_VARIANT`` and ``accuracy_KIND_VARIANT``.
     """
     found = long_tokens.places(tuned, evaluation.held_out_scenes(run.scenes))
     for variant in long_tokens.VARIANTS:
@@ -104,8 +95,7 @@ def texts_of(kind: str, count: int, *, seed: int = 0) -> list[str]:
     """Texts of a kind that no miniature was trained on; if there are not so many, that is refused.
 
     The kind is one of `TEXT_KINDS`: made-up news, passages of Python's documentation topics, docstrings and source of
-    its standard library, or full captions of scenes. Draws of real texts of several seeds overlap, and so do the
-    passages of one: the topics that no miniature has read hold some 800 words in all.
+    its standard library, or full captions of scenes. Passages of real texts overlap, of one seed and of several.
     """
     rng = np.random.default_rng([seed, 51, TEXT_KINDS.index(kind)])
     if kind == "news":
@@ -126,20 +116,13 @@ def _held_out_passages(kind: str) -> tuple[str, ...]:
 
 
 def _passages(text: str) -> Iterator[str]:
-    """Passages of whole lines, of at least 100, 150, ..., 300 and at most 400 characters, from each line on.
-
-    They overlap: the held-out topics are so few that paragraphs alone would not give a hundred texts.
-    """
+    """Passages of whole lines, of at least 100, 150, ..., 300 and at most 400 characters, from each line on."""
     lines = text.splitlines(keepends=True)
-    for least in range(100, 301, 50):
-        for first in range(len(lines)):
-            passage = ""
-            for line in lines[first:]:
-                passage += line
-                if len(passage.strip()) >= least:
-                    break
-            if lines[first].strip() and least <= len(passage.strip()) <= 400:
-                yield passage.strip()
+    for least, first in product(range(100, 301, 50), range(len(lines))):
+        longer = (passage.strip() for passage in accumulate(lines[first:]))
+        passage = next((passage for passage in longer if len(passage) >= least), "")
+        if lines[first].strip() and least <= len(passage) <= 400:
+            yield passage
 
 
 def pictures_of(kind: str, count: int, *, seed: int = 0) -> Sequence[Any]:
@@ -152,7 +135,7 @@ def pictures_of(kind: str, count: int, *, seed: int = 0) -> Sequence[Any]:
 
 
 def collect(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     processor: LlavaProcessor,
     *,
     pictures: str = "scenes",
@@ -166,7 +149,7 @@ def collect(
     return rows.collect_rows(model, processor, shown, told, batch_size=25, template=template)
 
 
-def mir_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor, **options: Any) -> dict[str, Any]:
+def mir_of(model: Llava, processor: LlavaProcessor, **options: Any) -> dict[str, Any]:
     """`mir_of_rows` of what `collect` reads with these options."""
     return mir_of_rows(collect(model, processor, **options))
 
@@ -174,21 +157,16 @@ def mir_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor, **op
 def mir_of_rows(collected: rows.TokenRows) -> dict[str, Any]:
     """MIR with its parts and baselines.
 
-    Returns:
-        ``value``, ``per_layer``, ``mean_term``, ``covariance_term``, ``norm_ratio``, ``norm_only``,
-        ``null``, with zeros instead of vision rows, and ``floor``, the mean MIR of text against text over two splits.
+    ``null`` has zeros instead of vision rows, and ``floor`` is the mean MIR of text against text over two splits.
     """
     result = modality_integration_rate(collected.vision, collected.text)
-    floor = baselines.text_floor(collected.text, collected.text_samples, splits=2)
+    by_layer = ("per_layer", "mean_term", "covariance_term", "norm_ratio")
     return {
         "value": result.value,
-        "per_layer": list(result.per_layer),
-        "mean_term": list(result.mean_term),
-        "covariance_term": list(result.covariance_term),
-        "norm_ratio": list(result.norm_ratio),
+        **{name: list(getattr(result, name)) for name in by_layer},
         "norm_only": result.norm_only,
         "null": baselines.zeroed_rows(collected.text).value,
-        "floor": floor.mean,
+        "floor": baselines.text_floor(collected.text, collected.text_samples, splits=2).mean,
     }
 
 
@@ -198,17 +176,12 @@ COUNTS = (1, 5, 10, 20, 50, 100, 200, 500, 800, 1000)
 _DRAWS = 5
 
 
-def robustness(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, trained_on: list[world.Scene]
-) -> dict[str, Any]:
+def robustness(model: Llava, processor: LlavaProcessor, *, trained_on: list[world.Scene]) -> dict[str, Any]:
     """MIR of one model over everything that should not matter (Fig. 3 and 8, Table 6 of the paper).
 
-    It is told three hundred scenes that stage 1 was ``trained_on``.
-
-    Returns:
-        ``kinds``: by picture kind and text kind, MIR of three draws of 100; ``template``: chat or plain;
-        ``relevance``: pictures with their own captions or with those of other scenes; ``seen``: pictures and captions
-        of stage 1 or held-out ones; ``counts``: by number of samples, MIR of five draws.
+    ``kinds``: by picture kind and text kind, MIR of three draws of 100; ``template``: chat or plain; ``relevance``:
+    pictures with their own captions or with those of other scenes; ``seen``: pictures and captions of the three hundred
+    scenes that stage 1 was ``trained_on``, or held-out ones; ``counts``: by number of samples, MIR of five draws.
     """
 
     def value(pictures: Sequence[Any], texts: list[str], template: str = "chat") -> float:
@@ -227,32 +200,25 @@ def robustness(
     }
     template = {form: [of_kinds("scenes", "news", draw, form) for draw in range(3)] for form in ("chat", "plain")}
 
-    relevance: dict[str, list[float]] = {"own": [], "other": []}
-    seen: dict[str, list[float]] = {"seen": [], "unseen": []}
-    for draw in range(3):
-        held_out = evaluation.held_out_scenes(100, seed=1000 + draw)
-        relevance["own"].append(of_scenes(held_out, held_out))
-        relevance["other"].append(of_scenes(held_out, held_out[1:] + held_out[:1]))
-        known = trained_on[100 * draw : 100 * (draw + 1)]
-        seen["seen"].append(of_scenes(known, known))
-        seen["unseen"].append(relevance["own"][-1])
+    held_out = [evaluation.held_out_scenes(100, seed=1000 + draw) for draw in range(3)]
+    known = [trained_on[100 * draw : 100 * (draw + 1)] for draw in range(3)]
+    own = [of_scenes(scenes, scenes) for scenes in held_out]
+    relevance = {"own": own, "other": [of_scenes(scenes, scenes[1:] + scenes[:1]) for scenes in held_out]}
+    seen = {"seen": [of_scenes(scenes, scenes) for scenes in known], "unseen": own}
     counts = by_count(model, processor)
     return rounded({"kinds": kinds, "template": template, "relevance": relevance, "seen": seen, "counts": counts})
 
 
-def by_count(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> dict[str, list[float]]:
+def by_count(model: Llava, processor: LlavaProcessor) -> dict[str, list[float]]:
     """MIR by number of samples, each for `_DRAWS` draws from 2000 scenes and news texts (without replacement)."""
     total = 2 * max(COUNTS)
-    collected = rows.collect_rows(
-        model, processor, pictures_of("scenes", total, seed=9), texts_of("news", total, seed=9), batch_size=50
-    )
+    shown, told = pictures_of("scenes", total, seed=9), texts_of("news", total, seed=9)
+    collected = rows.collect_rows(model, processor, shown, told, batch_size=50)
     values: dict[str, list[float]] = {}
     for count in COUNTS:
         rng = np.random.default_rng([count, 53])
-        values[str(count)] = []
-        for _ in range(_DRAWS):
-            vision, text = collected.of_samples(rng.permutation(total)[:count])
-            values[str(count)].append(modality_integration_rate(vision, text).value)
+        samples = (collected.of_samples(rng.permutation(total)[:count]) for _ in range(_DRAWS))
+        values[str(count)] = [modality_integration_rate(vision, text).value for vision, text in samples]
     return values
 
 

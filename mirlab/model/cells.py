@@ -7,11 +7,8 @@ import torch
 from mirlab import world
 from mirlab.model import miniature
 
-LABELS: dict[str, tuple[str, ...]] = {
-    "size": (*world.SIZES, "nothing"),
-    "colour": (*world.COLOURS, "nothing"),
-    "shape": (*world.FORMS, "nothing"),
-}
+_WORDS = {"size": world.SIZES, "colour": world.COLOURS, "shape": world.FORMS}
+LABELS = {name: (*words, "nothing") for name, words in _WORDS.items()}
 """What can be said of a cell."""
 
 
@@ -33,8 +30,8 @@ def cell_labels(scenes: list[world.Scene]) -> torch.Tensor:
     target = torch.tensor(nothing).repeat(len(scenes), len(world.CELLS), 1)
     for row, scene in zip(target, scenes, strict=True):
         for thing in scene.things:
-            words = zip(LABELS.values(), (thing.size, thing.colour, thing.shape), strict=True)
-            row[world.CELLS.index(thing.cell)] = torch.tensor([vocabulary.index(word) for vocabulary, word in words])
+            labels = [words.index(getattr(thing, name)) for name, words in LABELS.items()]
+            row[world.CELLS.index(thing.cell)] = torch.tensor(labels)
     return target
 
 

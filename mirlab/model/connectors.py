@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel, LlavaForConditionalGeneration
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers import LlavaForConditionalGeneration as Llava
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mirlab.model import miniature
@@ -20,16 +21,10 @@ class QFormerConnector(nn.Module):
 
     def __init__(self, vision_dim: int, text_dim: int, queries: int) -> None:
         super().__init__()
-        config = Blip2QFormerConfig(
-            hidden_size=vision_dim,
-            encoder_hidden_size=vision_dim,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=4 * vision_dim,
-            cross_attention_frequency=1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+        widths = {"hidden_size": vision_dim, "encoder_hidden_size": vision_dim, "intermediate_size": 4 * vision_dim}
+        numbers = {"num_hidden_layers": 2, "num_attention_heads": 4, "cross_attention_frequency": 1}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = Blip2QFormerConfig(**widths, **numbers, **dropout)
         config._attn_implementation = miniature.ATTENTION
         self.queries = nn.Parameter(0.02 * torch.randn(1, queries, vision_dim))
         self.qformer = Blip2QFormerModel(config)
@@ -41,15 +36,12 @@ class QFormerConnector(nn.Module):
         return self.linear(self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state)
 
 
-def replace(
-    model: LlavaForConditionalGeneration, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0
-) -> nn.Module:
+def replace(model: Llava, connector: str = "mlp2", *, norm_matched: bool = False, seed: int = 0) -> nn.Module:
     """Give a model a fresh connector, one of `CONNECTORS`, in place, and return it; others are refused.
 
     `norm_matched` rescales every vision token to the mean norm of the text embeddings.
     """
-    vision_dim = model.config.vision_config.hidden_size
-    text_dim = model.config.text_config.hidden_size
+    vision_dim, text_dim = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if connector == "mlp2":
@@ -68,7 +60,7 @@ def replace(
     return fresh
 
 
-def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.Parameter]:
+def add_lora(model: Llava, *, seed: int = 0) -> list[nn.Parameter]:
     """Put low-rank adapters beside every projection matrix of the language model, in place; their parameters."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -79,7 +71,7 @@ def add_lora(model: LlavaForConditionalGeneration, *, seed: int = 0) -> list[nn.
     return [p for name, p in model.model.language_model.named_parameters() if ".lora_" in name]
 
 
-def merge_lora(model: LlavaForConditionalGeneration) -> None:
+def merge_lora(model: Llava) -> None:
     """Add the adapters to the weights that they stand beside, and take them away."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

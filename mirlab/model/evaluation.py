@@ -1,8 +1,7 @@
 """How well the miniature reads, sees and describes, always beside what a blind model reaches.
 
-A number alone says little: half of all yes-no questions are answered rightly by a coin. So every measure of the whole
-model comes three times: with the picture, with another scene's picture (*permuted*), and, where that makes sense,
-with no picture at all.
+Half of all yes-no questions are answered rightly by a coin. So every measure of the whole model comes with the picture,
+with another scene's picture (*permuted*), and, where that makes sense, with no picture at all.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.model import cells, precision, sequence, train
@@ -35,18 +36,10 @@ def questions_about(scenes: Sequence[world.Scene], kind: str) -> list[tuple[int,
     return [(i, question) for i, question in asked if question is not None]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions
-
-
+# -------------------- Questions
 @torch.no_grad()
 def text_accuracy(
-    llm: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    form: str = "chat",
-    scenes: int = 600,
-    permuted: bool = False,
+    llm: LlamaForCausalLM, tokenizer: Tokenizer, *, form: str = "chat", scenes: int = 600, permuted: bool = False
 ) -> dict[str, float]:
     r"""Share of right answers to questions about textual scenes, by kind of question (exact match of the one word).
 
@@ -60,7 +53,7 @@ def text_accuracy(
     accuracy = {}
     for kind in world.QUESTION_KINDS:
         asked = questions_about(drawn, kind)
-        prompts, answers = [], []
+        prompts = []
         for position, (index, question) in enumerate(asked):
             shown = drawn[asked[position - 1][0]] if permuted else drawn[index]
             parts = [text for text, _ in language.textual_scene(shown, rng)]
@@ -69,25 +62,28 @@ def text_accuracy(
             else:
                 parts = [*parts, "\n facts :", f" {question.short}"]
             prompts.append([language.BOS, *(i for part in parts for i in encode(part))])
-            answers.append(encode(f" {question.answer}")[0])
-        right = 0
-        for start in range(0, len(prompts), _BATCH):
-            ids, last = padded_prompts(prompts[start : start + _BATCH])
+        given = []
+        for batch in batches(len(prompts)):
+            ids, last = padded_prompts(prompts[batch])
             hidden = llm.model(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(len(ids)), last]
-            right += (llm.lm_head(hidden).argmax(-1) == torch.tensor(answers[start : start + _BATCH])).sum().item()
-        accuracy[kind] = right / len(prompts)
+            given.append(llm.lm_head(hidden).argmax(-1))
+        answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
+        accuracy[kind] = (torch.cat(given) == answers).sum().item() / len(asked)
     return accuracy
+
+
+def batches(count: int) -> list[slice]:
+    """What is read at a time of so many rows."""
+    return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to questions of each kind.
+    """What a model answered to questions, by kind.
 
-    Attributes:
-        accuracy: Share of right answers by kind (exact match of the one word, greedy).
-        discrimination: Soft discrimination by kind: the mean probability of the right answer among the answers that
-            the kind allows (softmax over their logits). It needs no fine-tuning (RADAR, arXiv 2602.12892).
-        count: Number of questions by kind.
+    `accuracy` is the share of right answers (exact match of the one word, greedy). `discrimination` is the mean
+    probability of the right answer among those that the kind allows (softmax over their logits); it needs no
+    fine-tuning (RADAR, arXiv 2602.12892). `count` is the number of questions.
     """
 
     accuracy: dict[str, float]
@@ -107,40 +103,33 @@ class Answers:
 
 def candidates(question: world.Question) -> tuple[str, ...]:
     """The answers that a kind of question allows; shapes and digits do not mix."""
-    if question.kind in ("exist", "relation"):
-        return ("yes", "no")
     if question.kind == "shape_at":
         return world.DIGITS if question.answer in world.DIGITS else world.SHAPES
-    return {
-        "count": world.NUMBERS,
-        "colour": tuple(world.COLOURS),
-        "colour_at": tuple(world.COLOURS),
-        "size": tuple(world.SIZES),
-        "where": world.CELLS,
-    }[question.kind]
+    known = {"count": world.NUMBERS, "size": tuple(world.SIZES), "where": world.CELLS}
+    known |= dict.fromkeys(("colour", "colour_at"), tuple(world.COLOURS))
+    known |= dict.fromkeys(("exist", "relation"), ("yes", "no"))
+    return known[question.kind]
 
 
 @torch.no_grad()
 def image_answers(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     *,
     scenes: int = 600,
     permuted: bool = False,
     shots: str = "none",
     digits: float = world.DIGIT_SHARE,
 ) -> Answers:
-    """Ask questions about pictures, in the form of the chat template.
-
-    After stage 1 alone this is zero-shot: the model has answered questions about words only.
+    """Ask questions about pictures, in the form of the chat template; zero-shot after stage 1 alone.
 
     Args:
         model: The whole model.
         tokenizer: Its tokenizer.
         scenes: Number of held-out scenes; each is asked one question of each kind that it allows.
         permuted: Show another scene's picture: the blind baseline.
-        shots: ``none``; ``text``: two fixed solved examples in words before the question, as the authors' in-context
-            score has them; ``image``: the same two examples with their pictures.
+        shots: ``none``, or two fixed solved examples before the question: ``text`` in words, as the authors' in-context
+            score has them, ``image`` with their pictures.
         digits: Share of scenes whose things are handwritten digits.
     """
     if shots not in ("none", "text", "image"):
@@ -154,51 +143,55 @@ def image_answers(
         return sequence.words(embed(torch.tensor(ids)))
 
     image = model.model.multi_modal_projector(train.vision_features(model, drawn).float())  # (n, 36, d)
-    opening = embedded("USER:", start=True)
     if shots == "none":  # the pictures are read once, and all kinds of question asked behind them
         with precision.multiplying():
-            begun = sequence.begin(model, opening, sequence.image(image))
-    accuracy, discrimination, counts = {}, {}, {}
+            begun = sequence.begin(model, embedded("USER:", start=True), sequence.image(image))
+    answers = Answers({}, {}, {})
     for kind in world.QUESTION_KINDS:
-        asked = questions_about(drawn, kind)
-        shown = torch.tensor([index for index, _ in asked])
-        shown = shown.roll(1) if permuted else shown
+        numbers, asked = zip(*questions_about(drawn, kind), strict=True)
+        shown = torch.tensor(numbers).roll(int(permuted))
         if shots != "none":  # the examples are read once
             examples = sequence.join(_shots(model, embedded, kind, shots), embedded("</s>USER:"))
             examples = sequence.Embedded(examples.embeddings[None], examples.vision)
             with precision.multiplying():
                 begun = sequence.begin(model, examples)
-        prompts = [
-            [i for part in ("\n", f" {question.text}", " ASSISTANT:") for i in encode(part)] for _, question in asked
-        ]
-        answers = torch.tensor([encode(f" {question.answer}")[0] for _, question in asked])
         right, probability = 0, 0.0
-        for start in range(0, len(asked), _BATCH):
-            batch = slice(start, start + _BATCH)
-            ids, last = padded_prompts(prompts[batch])
-            with precision.multiplying():
-                asking = [sequence.words(embed(ids))]
-                if shots == "none":
-                    behind = begun.rows(shown[batch])
-                else:
-                    behind, asking = begun.rows(torch.zeros_like(last)), [sequence.image(image[shown[batch]]), *asking]
-                hidden = sequence.read(model, *asking, answers_from=last + 1, behind=behind)
-            hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
-            logits = model.lm_head(hidden).float()
-            right += (logits.argmax(-1) == answers[batch]).sum().item()
-            for row, (_, question) in zip(logits, asked[batch], strict=True):
+        prompts = question_prompts(asked, encode)
+        for batch in batches(len(asked)):
+            if shots == "none":
+                logits = logits_behind(model, prompts[batch], behind=begun.rows(shown[batch]))
+            else:
+                behind = begun.rows(torch.zeros_like(shown[batch]))
+                logits = logits_behind(model, prompts[batch], sequence.image(image[shown[batch]]), behind=behind)
+            for row, given, question in zip(logits, logits.argmax(-1), asked[batch], strict=True):
                 words = candidates(question)
-                among = row[[encode(f" {word}")[0] for word in words]].softmax(0)
-                probability += among[words.index(question.answer)].item()
-        accuracy[kind] = right / len(asked)
-        discrimination[kind] = probability / len(asked)
-        counts[kind] = len(asked)
-    return Answers(accuracy, discrimination, counts)
+                first = [encode(f" {word}")[0] for word in words]
+                place = words.index(question.answer)
+                right += given.item() == first[place]
+                probability += row[first].softmax(0)[place].item()
+        answers.accuracy[kind], answers.discrimination[kind] = right / len(asked), probability / len(asked)
+        answers.count[kind] = len(asked)
+    return answers
 
 
-def _shots(
-    model: LlavaForConditionalGeneration, embedded: Callable[..., sequence.Embedded], kind: str, shots: str
-) -> sequence.Embedded:
+def question_prompts(questions: Sequence[world.Question], encode: Callable[[str], Sequence[int]]) -> list[list[int]]:
+    """What stands behind a picture that is asked about."""
+    return [[i for part in ("\n", f" {q.text}", " ASSISTANT:") for i in encode(part)] for q in questions]
+
+
+def logits_behind(
+    model: Llava, prompts: list[list[int]], *pieces: sequence.Embedded, behind: sequence.Begun | None = None
+) -> torch.Tensor:
+    """Float32 logits (n, vocabulary) of the first token after each prompt, which stands behind the pieces."""
+    ids, last = padded_prompts(prompts)
+    asked = sequence.words(model.get_input_embeddings()(ids))
+    with precision.multiplying():
+        hidden = sequence.read(model, *pieces, asked, answers_from=last + 1, behind=behind)
+    hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
+    return model.lm_head(hidden).float()
+
+
+def _shots(model: Llava, embedded: Callable[..., sequence.Embedded], kind: str, shots: str) -> sequence.Embedded:
     """Two solved examples of a kind, the same for every model and question."""
     rng = np.random.default_rng([world.QUESTION_KINDS.index(kind), 96])
     parts: list[sequence.Embedded] = []
@@ -222,45 +215,32 @@ def padded_prompts(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor
     return train.padded(prompts), torch.tensor([len(prompt) - 1 for prompt in prompts])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions
-
-
+# -------------------- Captions
 @torch.no_grad()
 def caption_scores(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    image: str = "own",
-    scenes: int = 1000,
-    detail: str = "full",
+    model: Llava, tokenizer: Tokenizer, *, image: str = "own", scenes: int = 1000, detail: str = "full"
 ) -> dict[str, float]:
-    """Loss, perplexity and slot accuracy on held-out captions, each word predicted from the right words before it.
+    """Scores on held-out captions, each word predicted from the right words before it.
 
-    The image is ``own``, ``permuted`` (another scene's picture) or ``none``; others are refused.
-
-    Returns:
-        ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``
-        and ``position`` words predicted rightly.
+    They are ``loss`` (nats a token), ``perplexity``, and for full captions the share of ``size``, ``colour``, ``shape``
+    and ``position`` words predicted rightly. The image is ``own``, ``permuted`` (another scene's picture) or ``none``;
+    others are refused.
     """
     if image not in ("own", "permuted", "none"):
         raise ValueError(f"image must be own, permuted or none, not {image!r}")
     drawn = held_out_scenes(scenes)
-    features = None if image == "none" else train.vision_features(model, drawn)
-    if image == "permuted":
-        features = features.roll(1, dims=0)
+    features = None if image == "none" else train.vision_features(model, drawn).roll(int(image == "permuted"), dims=0)
     ids = train.caption_rows(drawn, language.segment_encoder(tokenizer), detail=detail)
-    losses, predicted = [], []
-    for start in range(0, scenes, _BATCH):
-        shown = None if features is None else features[start : start + _BATCH].float()
+    found = []
+    for batch in batches(scenes):
         with precision.multiplying():
-            loss, guess = train.caption_losses(model, ids[start : start + _BATCH], shown)
-        losses.append(loss)
-        predicted.append(guess)
-    loss = torch.cat(losses).mean().item()
+            shown = None if features is None else features[batch].float()
+            found.append(train.caption_losses(model, ids[batch], shown))
+    losses, predicted = map(torch.cat, zip(*found, strict=True))
+    loss = losses.mean().item()
     scores = {"loss": loss, "perplexity": float(np.exp(loss))}
     if detail == "full":
-        hit, targets = torch.cat(predicted) == ids[:, 1:], ids[:, 1:]
+        hit, targets = predicted == ids[:, 1:], ids[:, 1:]
         for slot, name in enumerate(world.CAPTION_SLOTS):
             places = torch.arange(slot, targets.shape[1] - 1, 5)  # a sentence has five tokens, the dot being the last
             there = (targets[:, places] != language.PAD) & (targets[:, places] != language.EOS)
@@ -269,9 +249,7 @@ def caption_scores(
 
 
 @torch.no_grad()
-def write_captions(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, features: torch.Tensor
-) -> list[str]:
+def write_captions(model: Llava, tokenizer: Tokenizer, features: torch.Tensor) -> list[str]:
     """Captions that the model writes by itself, word by word (24 at most), for vision features (n, 36, 96)."""
     embed = model.get_input_embeddings()
     prompt = sequence.join(
@@ -279,48 +257,34 @@ def write_captions(
         sequence.image(model.model.multi_modal_projector(features.float())),
         sequence.words(embed(torch.tensor(tokenizer.encode("\n", add_special_tokens=False)))),
     )
+    attended = torch.ones(prompt.embeddings.shape[:2], dtype=torch.long)
+    options = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": language.PAD}
     with sequence.announced(model, prompt):
-        output = model.generate(
-            inputs_embeds=prompt.embeddings,
-            attention_mask=torch.ones(prompt.embeddings.shape[:2], dtype=torch.long),
-            max_new_tokens=24,
-            do_sample=False,
-            pad_token_id=language.PAD,
-        )
+        output = model.generate(inputs_embeds=prompt.embeddings, attention_mask=attended, **options)
     return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
 
 
 def written_scores(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    permuted: bool = False,
-    scenes: int = 300,
+    model: Llava, tokenizer: Tokenizer, *, permuted: bool = False, scenes: int = 300
 ) -> dict[str, float]:
     """How right the captions are that the model writes by itself.
 
-    Returns:
-        ``exact``: share of captions right to the last word; ``f1``: F1 of the things named (position, size, colour
-        and shape all right) against the things there.
+    ``exact`` is the share of captions right to the last word, ``f1`` the F1 of the things named (position, size, colour
+    and shape all right) against the things there.
     """
     drawn = held_out_scenes(scenes)
-    features = train.vision_features(model, drawn)
-    captions = write_captions(model, tokenizer, features.roll(1, dims=0) if permuted else features)
+    captions = write_captions(model, tokenizer, train.vision_features(model, drawn).roll(int(permuted), dims=0))
     right = named = there = exact = 0
     for scene, text in zip(drawn, captions, strict=True):
-        truth = {(t.cell, t.shape, t.size, t.colour) for t in scene.things}
-        claims = set(world.parse_caption(text))
+        truth, claims = {thing.words for thing in scene.things}, set(world.parse_caption(text))
         right, named, there = right + len(truth & claims), named + len(claims), there + len(truth)
         exact += text == world.caption(scene)
     return {"exact": exact / len(drawn), "f1": 2 * right / (named + there)}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Real English, and the encoder
-
-
+# -------------------- Real English, and the encoder
 @torch.no_grad()
-def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, kind: str) -> dict[str, float]:
+def english_loss(llm: LlamaForCausalLM, tokenizer: Tokenizer, *, kind: str) -> dict[str, float]:
     """Loss on real texts (`language.ENGLISH_KINDS`) that the model never read: nats a token and bits a character.
 
     Windows of held-out texts that repeat what stands in texts that were read are left out, see `language.unread`.
@@ -342,13 +306,11 @@ def english_loss(llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, k
 
 
 @torch.no_grad()
-def probe_accuracy(model: LlavaForConditionalGeneration, *, scenes: int = 3000, test: int = 600) -> dict[str, float]:
+def probe_accuracy(model: Llava, *, scenes: int = 3000, test: int = 600) -> dict[str, float]:
     """What the frozen vision features hold: a ridge regression reads what is in a cell from the cell's own nine tokens.
 
-    Returns:
-        Share of things whose ``size``, ``colour``, ``shape`` (of the drawn ones) and ``digit`` (in hands that the
-        encoder never saw) the probe names rightly, given that something is there; and ``cell``, the share of cells of
-        which it says rightly whether something is there.
+    Of things, the shares whose ``size``, ``colour``, ``shape`` (of the drawn ones) and ``digit`` (in hands that the
+    encoder never saw) it names rightly; of cells (``cell``), that of which it says rightly whether something is there.
     """
     rng = np.random.default_rng([0, 95])
     drawn = [world.sample_scene(rng, held_out=i >= scenes) for i in range(scenes + test)]
@@ -364,14 +326,10 @@ def probe_accuracy(model: LlavaForConditionalGeneration, *, scenes: int = 3000, 
         y = F.one_hot(truth[:fitted], nothing + 1).float()
         guess, there = new @ (solve @ (y - y.mean(0))) + y.mean(0), truth[fitted:] != nothing
         hit = guess[:, :nothing].argmax(-1) == truth[fitted:]
+        hits = {name: hit[there]}
         if name == "shape":
             digit = truth[fitted:] >= len(world.SHAPES)
-            accuracy |= {"shape": _share(hit, there & ~digit), "digit": _share(hit, there & digit)}
-            accuracy["cell"] = ((guess.argmax(-1) != nothing) == there).float().mean().item()
-        else:
-            accuracy[name] = _share(hit, there)
+            hits = {"shape": hit[there & ~digit], "digit": hit[there & digit]}
+            hits["cell"] = (guess.argmax(-1) != nothing) == there
+        accuracy |= {part: right.float().mean().item() for part, right in hits.items()}
     return accuracy
-
-
-def _share(hit: torch.Tensor, among: torch.Tensor) -> float:
-    return hit[among].float().mean().item()

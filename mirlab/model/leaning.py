@@ -11,54 +11,41 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
-from mirlab.model import evaluation, precision, sequence, train
+from mirlab.model import evaluation, sequence, train
 from mirlab.world import language
 from mirlib import gaps
-
-_BATCH = 128
 
 
 @torch.no_grad()
 def _answers(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     scenes: Sequence[world.Scene],
     prompts: Sequence[Sequence[str]],
     words: Sequence[Sequence[str]],
 ) -> np.ndarray:
     """(n, c) log-probabilities of c words each, right behind the picture of a scene and the segments of a prompt."""
     encode = language.segment_encoder(tokenizer)
-    embed = model.get_input_embeddings()
-    opening = sequence.words(embed(torch.tensor([language.BOS, *encode("USER:")])))
+    opening = sequence.words(model.get_input_embeddings()(torch.tensor([language.BOS, *encode("USER:")])))
     image = model.model.multi_modal_projector(train.vision_features(model, list(scenes)).float())
     rows = [[i for part in prompt for i in encode(part)] for prompt in prompts]
     wanted = torch.tensor([[encode(f" {word}")[0] for word in each] for each in words])
     found = []
-    for start in range(0, len(rows), _BATCH):
-        batch = slice(start, start + _BATCH)
-        ids, last = evaluation.padded_prompts(rows[batch])
-        with precision.multiplying():
-            hidden = sequence.read(
-                model, opening, sequence.image(image[batch]), sequence.words(embed(ids)), answers_from=last + 1
-            )
-        hidden = hidden[torch.arange(len(ids)), last + hidden.shape[1] - ids.shape[1]].float()
-        found.append(model.lm_head(hidden).float().log_softmax(-1).gather(1, wanted[batch]))
+    for batch in evaluation.batches(len(rows)):
+        logits = evaluation.logits_behind(model, rows[batch], opening, sequence.image(image[batch]))
+        found.append(logits.log_softmax(-1).gather(1, wanted[batch]))
     return torch.cat(found).double().numpy()
 
 
-def conflicts(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Questions about the colour of a thing, with words beside the picture that give it another colour.
+def conflicts(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Questions about the colour of a thing in held-out scenes, with words that give it another colour.
 
-    Each of the held-out scenes is asked one question if it allows one.
-
-    Returns:
-        Pairs (picture, text) of (n,) log-probabilities of the colour in the picture and of the one in the words:
-        ``"with"`` the words, and ``"without"`` them.
+    Pairs (picture, text) of (n,) log-probabilities of the colour in the picture and of the one in the words: ``"with"``
+    the words, and ``"without"`` them.
     """
     drawn = evaluation.held_out_scenes(scenes)
     rng = np.random.default_rng([0, 94])
@@ -78,11 +65,7 @@ def conflicts(
 
 
 def existence(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scenes: int = 600,
-    permuted: bool = False,
+    model: Llava, tokenizer: Tokenizer, *, scenes: int = 600, permuted: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """How probable yes is against no, (n,) for things that are not in the picture and (m,) for things that are.
 
@@ -99,17 +82,12 @@ def existence(
     return yes[~there], yes[there]
 
 
-def measured(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, float]:
+def measured(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, float]:
     """How a model answers where a thing is absent, and whom it believes where words contradict the picture.
 
-    Returns:
-        ``false_alarms`` and ``hits``, the shares of yes, against no, to things that are absent and present;
-        ``balanced_accuracy``, the mean of hits and correct rejections; of the probabilities of yes ``hallucinated``,
-        their mean for absent things, and ``yes_bias`` (`mirlib.gaps.yes_bias`), with ``yes_bias_blind`` for other
-        scenes' pictures; ``text_preference`` (`mirlib.gaps.text_preference`), with ``text_preference_null`` without the
-        contradicting words.
+    ``false_alarms`` and ``hits`` are the shares of yes, against no, to things that are absent and present;
+    ``balanced_accuracy`` is the mean of hits and correct rejections; ``hallucinated`` the mean probability of yes for
+    absent things; ``yes_bias_blind`` is for other scenes' pictures, ``text_preference_null`` without those words.
     """
     absent, present = existence(model, tokenizer, scenes=scenes)
     other = existence(model, tokenizer, scenes=scenes, permuted=True)

@@ -1,9 +1,7 @@
 """Are a picture's longest vision tokens noise or signal? They are left out or given another length, beside controls.
 
-Everything happens where the sequence enters the decoder, so that the evaluations and the measures of the gap run as
-they are, inside a ``with`` block. A token that is dropped keeps its place and is hidden from attention: taken out of
-the sequence, it would also move all that stand behind it to other positions, and the loss of a token could not be told
-from that.
+Everything happens where the sequence enters the decoder, inside a ``with`` block. A token that is dropped keeps its
+place and is hidden from attention: taken out, it would also move all that stand behind it to other positions.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlab import world
 from mirlab.model import train
@@ -42,9 +40,7 @@ the picture's other tokens (``rest``), of the word embeddings (``words``) or of 
 
 
 def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None) -> Tensor:
-    """Which of the tokens (n, m, d) of each picture are meant, (n, m) bool.
-
-    They are the longest quarter of each picture (``long``), the shortest, as many at ``random``, or ``all``.
+    """(n, m) bool: the longest quarter of each picture's tokens (n, m, d), the shortest, as many at random, or all.
 
     Examples:
         >>> import torch
@@ -61,11 +57,7 @@ def chosen(tokens: Tensor, which: str, generator: torch.Generator | None = None)
 
 
 def rescaled(tokens: Tensor, some: Tensor, to: str, words: Tensor) -> Tensor:
-    """Tokens (n, m, d) of which some, true in (n, m), have another length.
-
-    It is the mean length of the picture's others (``rest``), of the word embeddings (vocabulary, d) (``words``), or of
-    the whole picture (``mean``).
-    """
+    """Tokens (n, m, d) of which some, true in (n, m), have another length, see `VARIANTS`."""
     lengths = tokens.norm(dim=-1, keepdim=True)
     if to == "words":
         target = words.norm(dim=-1).mean()
@@ -76,14 +68,11 @@ def rescaled(tokens: Tensor, some: Tensor, to: str, words: Tensor) -> Tensor:
 
 
 @contextmanager
-def changed(model: LlavaForConditionalGeneration, variant: str) -> Iterator[None]:
+def changed(model: Llava, variant: str) -> Iterator[None]:
     """Inside the ``with`` block, the decoder reads pictures with some of their vision tokens changed.
 
-    The model is called as a whole or through `mirlab.model.sequence.read`. Where tokens are drawn at random, they are
-    drawn anew for each sequence.
-
-    Raises:
-        MirlibError: A mask of `mirlib.align.masks` is on the model.
+    The model is called as a whole or through `mirlab.model.sequence.read`; a mask of `mirlib.align.masks` on it is
+    refused. Random tokens are drawn anew for each sequence.
     """
     which, what = VARIANTS[variant]
     generator = torch.Generator().manual_seed(0)
@@ -117,22 +106,17 @@ def changed(model: LlavaForConditionalGeneration, variant: str) -> Iterator[None
 def without_dropped(rows: TokenRows) -> TokenRows:
     """Rows that were collected inside `changed`, without those of dropped tokens."""
     kept = rows.vision_embeddings.any(dim=1)
-    return replace(
-        rows,
-        vision=[layer[kept] for layer in rows.vision],
-        vision_samples=rows.vision_samples[kept],
-        vision_embeddings=rows.vision_embeddings[kept],
-    )
+    of_samples = {"vision_samples": rows.vision_samples[kept], "vision_embeddings": rows.vision_embeddings[kept]}
+    return replace(rows, vision=[layer[kept] for layer in rows.vision], **of_samples)
 
 
 @torch.no_grad()
-def places(model: LlavaForConditionalGeneration, scenes: Sequence[world.Scene]) -> dict[str, float]:
+def places(model: Llava, scenes: Sequence[world.Scene]) -> dict[str, float]:
     """Where the longest tokens of pictures stand, and how long they are.
 
-    Returns:
-        Of the longest tokens, the shortest and all (``long``, ``short``, ``all``) ``WHICH_on_thing``, the share whose
-        patch shows some of a thing, and ``WHICH_in_cell``, of those in a cell with a thing in it; ``long_length`` and
-        ``short_length``, their mean length over that of all.
+    Of the longest, the shortest and all tokens (``long``, ``short``, ``all``) ``WHICH_on_thing`` is the share whose
+    patch shows some of a thing, ``WHICH_in_cell`` that in a cell with a thing, ``WHICH_length`` (not of all) the mean
+    length over that of all.
     """
     tokens = model.model.multi_modal_projector(train.vision_features(model, list(scenes)).float())
     lengths = tokens.norm(dim=-1)

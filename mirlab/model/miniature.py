@@ -17,11 +17,12 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.world import language
@@ -33,11 +34,14 @@ VISION_FEATURE_LAYER = -2
 """The encoder's hidden state that the projector reads, as in LLaVA the last layer but one, without its CLS token."""
 
 ATTENTION = "eager"
-"""How attention is computed in training. On a CPU the backward pass of PyTorch's fused attention is slow, and with it a
-step of stage 1 takes more than twice as long."""
+"""How attention is computed in training: on a CPU the backward pass of PyTorch's fused attention is slow."""
 
 CAPTION_TOKENS = 5 * len(world.CELLS) + 2
 """Longest full caption in tokens, with ``<s>`` and ``</s>``."""
+
+
+_TOKENS = {"vocab_size": language.VOCABULARY_SIZE, "pad_token_id": language.PAD}
+_TOKENS |= {"bos_token_id": language.BOS, "eos_token_id": language.EOS}
 
 
 def image_processor():
@@ -45,12 +49,8 @@ def image_processor():
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     side = world.IMAGE_SIZE
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
+    scale = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    return CLIPImageProcessorPil(**scale, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 def pixel_values(scenes: list[world.Scene]) -> torch.Tensor:
@@ -63,88 +63,60 @@ def new_encoder(*, dim: int = VISION_DIM, layers: int = 4, seed: int = 0) -> CLI
     """A small CLIP with random weights; its vision tower becomes the encoder, its text tower is only a teacher."""
     both = {"hidden_size": dim, "intermediate_size": 4 * dim, "num_attention_heads": 4, "hidden_act": "gelu"}
     seen = {"num_hidden_layers": layers, "image_size": world.IMAGE_SIZE, "patch_size": PATCH_SIZE}
-    read = {"num_hidden_layers": 2, "max_position_embeddings": CAPTION_TOKENS, "vocab_size": language.VOCABULARY_SIZE}
-    special = {"bos_token_id": language.BOS, "eos_token_id": language.EOS, "pad_token_id": language.PAD}
-    config = CLIPConfig(vision_config=both | seen, text_config=both | read | special, projection_dim=dim)
-    config._attn_implementation = ATTENTION
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return CLIPModel(config)
+    read = {"num_hidden_layers": 2, "max_position_embeddings": CAPTION_TOKENS, **_TOKENS}
+    return _new(CLIPModel, CLIPConfig(vision_config=both | seen, text_config=both | read, projection_dim=dim), seed)
 
 
 def new_language_model(*, dim: int = 128, layers: int = 5, heads: int = 4, seed: int = 0) -> LlamaForCausalLM:
     """A small Llama with random weights and tied embeddings."""
-    config = LlamaConfig(
-        vocab_size=language.VOCABULARY_SIZE,
-        hidden_size=dim,
-        intermediate_size=3 * dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=language.BOS,
-        eos_token_id=language.EOS,
-        pad_token_id=language.PAD,
-    )
+    size = {"hidden_size": dim, "intermediate_size": 3 * dim, "num_hidden_layers": layers, "num_attention_heads": heads}
+    config = LlamaConfig(**size, **_TOKENS, max_position_embeddings=1024, tie_word_embeddings=True)
+    return _new(LlamaForCausalLM, config, seed)
+
+
+def _new(kind: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> Any:
     config._attn_implementation = ATTENTION
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return kind(config)
 
 
 def insert_identity_layers(model: LlamaForCausalLM, count: int, *, seed: int = 0) -> LlamaForCausalLM:
     """A deeper model with the same logits: `count` new layers, spread evenly, whose output projections are zero.
 
-    A layer of a Llama adds something to the residual stream; with `o_proj` and `down_proj` at zero it adds nothing,
-    yet the gradient of those two is not zero, so the layer wakes up as soon as training goes on.
+    They add nothing to the residual stream, yet the gradient of those projections is not zero.
     """
-    old = model.config.num_hidden_layers
-    deeper = new_language_model(
-        dim=model.config.hidden_size, layers=old + count, heads=model.config.num_attention_heads, seed=seed
-    )
+    old, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    deeper = new_language_model(dim=model.config.hidden_size, layers=old + count, heads=heads, seed=seed)
     weights = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
     deeper.load_state_dict(weights, strict=False)  # the layers follow, one by one
     new_after = {max(1, round((i + 1) * old / (count + 1))) for i in range(count)}
     if len(new_after) != count:
         raise ValueError(f"at most {old} layers can be inserted into a model of {old}, not {count}")
-    position = 0
+    layers = iter(deeper.model.layers)
     for index, layer in enumerate(model.model.layers, start=1):
-        deeper.model.layers[position].load_state_dict(layer.state_dict())
-        position += 1
+        next(layers).load_state_dict(layer.state_dict())
         if index in new_after:
-            nn.init.zeros_(deeper.model.layers[position].self_attn.o_proj.weight)
-            nn.init.zeros_(deeper.model.layers[position].mlp.down_proj.weight)
-            position += 1
+            new = next(layers)
+            nn.init.zeros_(new.self_attn.o_proj.weight)
+            nn.init.zeros_(new.mlp.down_proj.weight)
     return deeper
 
 
-def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> LlavaForConditionalGeneration:
-    """Join a trained encoder and a trained language model by a fresh two-layer MLP projector.
-
-    Everything but the projector is copied; all is float32.
-    """
-    return join(
-        encoder.vision_model,
-        llm,
-        seed=seed,
-        image_token_id=language.IMAGE,
-        vision_feature_layer=VISION_FEATURE_LAYER,
-        vision_feature_select_strategy="default",
-        image_seq_length=VISION_TOKENS,
-    )
+def assemble(encoder: CLIPModel, llm: LlamaForCausalLM, *, seed: int = 0) -> Llava:
+    """Join copies of a trained encoder and a trained language model by a fresh two-layer MLP projector, in float32."""
+    settings = {"image_token_id": language.IMAGE, "image_seq_length": VISION_TOKENS}
+    seen = {"vision_feature_layer": VISION_FEATURE_LAYER, "vision_feature_select_strategy": "default"}
+    return join(encoder.vision_model, llm, seed=seed, **settings, **seen)
 
 
-def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> LlavaForConditionalGeneration:
-    """A LLaVA of copies of a vision tower and a language model, with a fresh projector and settings of `LlavaConfig`.
-
-    The embeddings of the language model must be its last layer too.
-    """
-    config = LlavaConfig(
-        vision_config=tower.config.to_dict(), text_config=llm.config.to_dict(), tie_word_embeddings=True, **settings
-    )
+def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings: Any) -> Llava:
+    """A LLaVA of copies of a vision tower and a language model (tied), with a fresh projector."""
+    parts = {"vision_config": tower.config.to_dict(), "text_config": llm.config.to_dict()}
+    config = LlavaConfig(**parts, tie_word_embeddings=True, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
+        model = Llava(config)
     own = model.model.vision_tower
     getattr(own, "vision_model", own).load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(llm.model.state_dict())
@@ -152,7 +124,7 @@ def join(tower: PreTrainedModel, llm: LlamaForCausalLM, *, seed: int, **settings
     return model.eval()
 
 
-def language_model_of(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
+def language_model_of(model: Llava) -> LlamaForCausalLM:
     """The language model inside a LLaVA as a model of its own (a copy, float32)."""
     with torch.random.fork_rng():
         llm = LlamaForCausalLM(model.config.text_config)
@@ -166,12 +138,11 @@ def fingerprint(module: nn.Module, *, without: str | None = None) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         if without is None or without not in name:
-            digest.update(name.encode())
-            digest.update(weight.half().contiguous().numpy().tobytes())
+            digest.update(name.encode() + weight.half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+def new_processor(tokenizer: Tokenizer) -> LlavaProcessor:
     """The processor of the miniature: pictures to pixels, ``<image>`` to 36 image tokens, messages to a prompt."""
     return LlavaProcessor(
         image_processor=image_processor(),
@@ -183,7 +154,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def save_miniature(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: str | Path) -> Path:
+def save_miniature(model: Llava, processor: LlavaProcessor, folder: str | Path) -> Path:
     """Save model (float16 safetensors) and processor as any LLaVA is saved; the model in memory stays float32."""
     folder = Path(folder)
     dtype = model.dtype

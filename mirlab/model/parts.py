@@ -1,8 +1,7 @@
 """Sets of parts: an encoder and a language model that a run starts from, trained from nothing and examined first.
 
-One set is shipped, the others are trained when they are needed. A set goes into runs only if it passes the gate: its
-language model answers every kind of question about scenes in words, and a linear probe reads its encoder. Otherwise
-the next seed takes its place in what experiments declare, and the failure stays in the ledger.
+A set goes into runs only if it passes the gate: its language model answers every kind of question about scenes in
+words, and a linear probe reads its encoder. Otherwise the next seed takes its place.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import ledger
 from mirlab.model import evaluation, miniature, precision, pretraining
@@ -40,45 +41,32 @@ class PartsRecipe:
         return ledger.key_of(asdict(self))
 
 
-def make(
-    recipe: PartsRecipe, cache: Path, *, progress: bool = True
-) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast, dict[str, History]]:
+def make(recipe: PartsRecipe, cache: Path, *, progress: bool = True) -> tuple[Llava, Tokenizer, dict[str, History]]:
     """Train an encoder and a language model, or finish what was stopped, and join them by a fresh projector.
 
-    Encoder, tokenizer and language model have folders of their own in the cache, so recipes that share one train it
-    once; a second process that wants the same one waits for the first.
-
-    Returns:
-        The model, its tokenizer, and the histories of ``encoder`` and ``language_1`` to ``language_3``.
+    Recipes that share an encoder, a tokenizer or a language model train it once; a second process waits for the first.
+    The histories are those of ``encoder`` and ``language_1`` to ``language_3``.
     """
     tokenizer = _tokenizer(cache)
+    options = {"seed": recipe.seed, "progress": progress}
     home = cache / f"encoder-{ledger.key_of({'seed': recipe.seed, **asdict(recipe.encoder)})}"
     with only_process(home):
-        clip, seen = pretraining.train_encoder(
-            tokenizer, recipe.encoder, seed=recipe.seed, checkpoint=home / "encoder.pt", progress=progress
-        )
+        clip, seen = pretraining.train_encoder(tokenizer, recipe.encoder, checkpoint=home / "encoder.pt", **options)
     home = cache / f"language-{ledger.key_of({'seed': recipe.seed, **asdict(recipe.language)})}"
     with only_process(home):
-        llm, read = pretraining.train_language_model(
-            tokenizer, recipe.language, seed=recipe.seed, checkpoints=home, progress=progress
-        )
+        llm, read = pretraining.train_language_model(tokenizer, recipe.language, checkpoints=home, **options)
     model = miniature.assemble(clip, llm, seed=recipe.seed)
     return model, tokenizer, {"encoder": seen} | {f"language_{i}": history for i, history in enumerate(read, start=1)}
 
 
-def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
+def load(seed: int, cache: Path, *, progress: bool = True) -> tuple[Llava, LlavaProcessor, str]:
     """Encoder and language model of a seed, joined by a projector that means nothing yet.
 
     Those of seed `SHIPPED` are in the shipped miniature. Others are read from the cache, where they are trained first
-    if they are missing (about an hour on one core).
-
-    Returns:
-        The model (weights rounded to float16, as they are shipped), its processor, and a fingerprint of encoder and
-        language model.
+    if they are missing (about an hour on one core). The third value is a fingerprint of encoder and language model.
     """
-    if seed == SHIPPED:
-        folder = MINIATURE
-    else:
+    folder = MINIATURE
+    if seed != SHIPPED:
         recipe = PartsRecipe(seed=seed)
         folder = cache / f"parts-{recipe.key}"
         with only_process(cache / f"making-{recipe.key}"):
@@ -109,26 +97,15 @@ def failures(measured: dict[str, dict[str, float]]) -> list[str]:
     return words + [f"{name} by the probe" for name in PROBED if not measured["probe"][name] >= PROBE_GATE]
 
 
-def examine(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, *, scenes: int = 600
-) -> dict[str, dict[str, float]]:
+def examine(model: Llava, tokenizer: Tokenizer, *, scenes: int = 600) -> dict[str, dict[str, float]]:
     """What a set of parts can do before any stage 1: answers in words by kind of question, and the encoder's probe."""
     llm = miniature.language_model_of(model)
-    return {
-        "words": evaluation.text_accuracy(llm, tokenizer, scenes=scenes),
-        "probe": evaluation.probe_accuracy(model, scenes=5 * scenes, test=scenes),
-    }
+    words = evaluation.text_accuracy(llm, tokenizer, scenes=scenes)
+    return {"words": words, "probe": evaluation.probe_accuracy(model, scenes=5 * scenes, test=scenes)}
 
 
 def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Train a set of parts, or finish it, and examine it as it is kept (weights rounded to float16).
-
-    Another process may do the same: each set is trained by one of them.
-
-    Returns:
-        Its row of the ledger: ``measured`` (see `examine`), ``failures``, the fingerprint ``parts``, last losses and
-        seconds by phase.
-    """
+    """Train a set of parts, or finish it, and examine it as it is kept (weights rounded to float16): its row."""
     recipe = PartsRecipe(seed=seed)
     if (row := book.find(recipe.key)) is not None:
         return row
@@ -151,7 +128,7 @@ def make_row(seed: int, book: ledger.Ledger, cache: Path, *, progress: bool = Tr
     return row
 
 
-def _tokenizer(cache: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(cache: Path) -> Tokenizer:
     home = cache / f"tokenizer-{language.corpus_fingerprint()}"
     with only_process(home):
         if not (home / "tokenizer.json").exists():

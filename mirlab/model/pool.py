@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlab import recipes, world
 from mirlab.model import miniature, parts, train
@@ -16,13 +17,12 @@ BLOCK = 8192
 
 
 class Pool:
-    """A stream of scenes, of which each run reads the first ones: a smaller run reads a prefix of a larger one's.
+    """A stream of scenes, of which each run reads the first ones.
 
-    Features of the model's encoder lie in one file in the folder of all pools, which all processes map, in float16;
-    what no run has asked for yet is a hole in it.
+    Features of the model's encoder lie in one file, which all processes map; what no run has asked for is a hole in it.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, seed: int, folder: Path) -> None:
+    def __init__(self, model: Llava, seed: int, folder: Path) -> None:
         self.model, self.seed, self.size = model, seed, recipes.POOL
         self.folder = folder / f"{miniature.fingerprint(model.model.vision_tower)}-{seed}-{self.size}"
         self._scenes: list[world.Scene] = []
@@ -39,7 +39,7 @@ class Pool:
         """What the connector reads for the first scenes: float16 (count, 36, 96), mapped from the file."""
         path = self.folder / "features.npy"
         with parts.only_process(self.folder):
-            for block in range(-(-count // BLOCK)):
+            for block in range(ceil(count / BLOCK)):
                 if not (self.folder / f"block-{block}").exists():
                     self._write(path, block)
         return torch.from_numpy(np.load(path, mmap_mode="c")[:count])
@@ -47,10 +47,8 @@ class Pool:
     def _write(self, path: Path, block: int) -> None:
         first, last = block * BLOCK, min((block + 1) * BLOCK, self.size)
         found = train.vision_features(self.model, self.scenes(last)[first:]).numpy()
-        if not path.exists():
-            whole = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=(self.size, *found.shape[1:]))
-        else:
-            whole = np.load(path, mmap_mode="r+")
+        mode, shape = "r+" if path.exists() else "w+", (self.size, *found.shape[1:])
+        whole = np.lib.format.open_memmap(path, mode, found.dtype, shape)
         whole[first:last] = found
         whole.flush()
         (self.folder / f"block-{block}").touch()  # only now is it there

@@ -1,14 +1,13 @@
 """The precision in which the laboratory multiplies: float32, which every CPU does alike, unless another is asked for.
 
-bfloat16 is up to three times as fast on a CPU that has it, forty times as slow on one that has not, and its numbers
-differ from machine to machine. So it is an option, refused where the CPU does not have it, and a row of the ledger
-names in its provenance what it was made with. Weights and sums stay float32 either way.
+bfloat16 is up to three times as fast on a CPU that has it, forty times as slow on one that has not (so it is refused
+there), and its numbers differ from machine to machine. Weights and sums stay float32 either way.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
+import timeit
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -37,11 +36,7 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Multiply in this precision inside the ``with`` block.
-
-    Raises:
-        MirlibError: If there is no such precision, or this CPU has no instructions for it.
-    """
+    """Multiply in this precision inside the ``with`` block; refused if this CPU has no instructions for it."""
     if name not in PRECISIONS:
         raise MirlibError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
     if name == "bfloat16" and not native_bfloat16():
@@ -65,9 +60,7 @@ def multiplying() -> AbstractContextManager[None]:
 def arithmetic() -> str:
     """The kernels that this process multiplies with: the instructions PyTorch uses, and a fingerprint of products.
 
-    Libraries choose kernels by the processor and by environment variables, and kernels add up in different orders.
-    Where the fingerprints are equal, so are sums to the last bit; where they differ, runs part by what the tolerance of
-    the ledger measures.
+    Kernels add up in different orders. Where the fingerprints are equal, so are sums to the last bit.
     """
     digest = hashlib.sha256()
     for rows, inner, columns in ((75, 128, 344), (24, 344, 128), (512, 128, 2048)):  # as the miniature has them
@@ -81,17 +74,11 @@ def arithmetic() -> str:
 def native_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16 itself: whether a product takes no longer than twice that in float32.
 
-    Measured, since what a processor says of itself differs between makers, and since libraries can be told to leave
-    instructions out. Natively the ratio is about a half; without, some thirty.
+    Measured, since libraries can be told to leave instructions out. Natively the ratio is about a half; else some 30.
     """
 
     def seconds(dtype: torch.dtype) -> float:
         left, right = torch.ones(256, 128, dtype=dtype), torch.ones(128, 256, dtype=dtype)
-        taken = []
-        for _ in range(5):
-            started = time.perf_counter()
-            torch.mm(left, right)
-            taken.append(time.perf_counter() - started)
-        return min(taken)
+        return min(timeit.repeat(lambda: torch.mm(left, right), repeat=5, number=1))
 
     return seconds(torch.bfloat16) <= 2 * seconds(torch.float32)

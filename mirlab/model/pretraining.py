@@ -2,8 +2,6 @@
 
 1. `train_encoder`: pictures and captions find each other (CLIP), then the encoder is frozen.
 2. `train_language_model`: text only, in three phases; the second makes the model deeper and its documents denser.
-
-Joining them is the business of `mirlab.model.train`.
 """
 
 from __future__ import annotations
@@ -16,38 +14,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CLIPModel, LlamaForCausalLM
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.model import cells, miniature, precision
-from mirlab.model.train import History, fit
+from mirlab.model.train import History, fit, padded
 from mirlab.recipes import Schedule
 from mirlab.world import language
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. The vision encoder
 
-
+# -------------------- 1. The vision encoder
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """Contrastive pre-training of the encoder.
-
-    Attributes:
-        groups: Independent scenes in a batch.
-        group_size: Each with this many relatives that differ in one word: the hard negatives.
-        label_weight: Weight of the label loss beside the contrastive one.
-        digits: Share of scenes with digits; handwriting takes longer to learn than shapes.
-    """
+    """Contrastive pre-training of the encoder."""
 
     schedule: Schedule = Schedule(steps=3000, learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
-    groups: int = 32
-    group_size: int = 4
-    label_weight: float = 1.0
-    digits: float = 0.5
+    groups: int = 32  # independent scenes in a batch,
+    group_size: int = 4  # each with relatives that differ in one word (the hard negatives), so many in all
+    label_weight: float = 1.0  # of the label loss beside the contrastive one
+    digits: float = 0.5  # share of scenes with digits; handwriting takes longer to learn than shapes
 
 
 def train_encoder(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     recipe: EncoderRecipe = EncoderRecipe(),
     *,
     seed: int = 0,
@@ -56,9 +46,8 @@ def train_encoder(
 ) -> tuple[CLIPModel, History]:
     """Train a CLIP on scenes and their full captions.
 
-    The contrastive loss alone can be met by noticing just enough. The label head asks the patch tokens of each cell
-    for the size, colour and shape in it, or that nothing is there, so that nothing a caption says is left unseen in
-    the tokens that the projector will read.
+    The contrastive loss alone can be met by noticing just enough. So a label head asks the patch tokens of each cell
+    for the size, colour and shape in it, or that nothing is there.
     """
     clip = miniature.new_encoder(seed=seed)
     with torch.random.fork_rng():
@@ -97,51 +86,29 @@ def train_encoder(
 
 def caption_ids(scenes: list[world.Scene], encode: Callable[[str], tuple[int, ...]]) -> torch.Tensor:
     """Full captions as the text tower reads them, int64 (n, CAPTION_TOKENS), padded."""
-    ids = np.full((len(scenes), miniature.CAPTION_TOKENS), language.PAD)
-    for row, scene in zip(ids, scenes, strict=True):
-        tokens = (language.BOS, *(i for t in scene.things for i in encode(f" {t.sentence}")), language.EOS)
-        row[: len(tokens)] = tokens
-    return torch.from_numpy(ids)
+    told = [[i for t in scene.things for i in encode(f" {t.sentence}")] for scene in scenes]
+    return padded([[language.BOS, *ids, language.EOS] for ids in told], length=miniature.CAPTION_TOKENS)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. The language model
-
+# -------------------- 2. The language model
 _FIRST_WEIGHTS = {"scene": 0.2, "prompt": 0.2, "answer": 3.0, "description": 2.0}
 _DENSE_WEIGHTS = {"scene": 0.05, "prompt": 0.05, "answer": 2.0, "description": 1.0}
-_OVERSAMPLED = {
-    "exist": 3.0,
-    "colour": 1.5,
-    "relation": 3.0,
-    "count": 3.0,
-    "size": 1.0,
-    "where": 1.5,
-    "shape_at": 1.0,
-    "colour_at": 1.0,
-}
+_OVERSAMPLED = {"exist": 3.0, "colour": 1.5, "relation": 3.0, "count": 3.0}
+_OVERSAMPLED |= {"size": 1.0, "where": 1.5, "shape_at": 1.0, "colour_at": 1.0}
 
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Three phases of text-only training.
+    """Three phases of text-only training; the third is the second once more, from its highest rate."""
 
-    Attributes:
-        copy: Share of copy documents at the start and after `copy_steps` steps of the first phase.
-        dim: Width of the residual stream.
-        new_layers: Identity layers put in after the first phase.
-        short: Share of telegram-style questions at the start and at the end of the second phase; the third keeps the
-            latter.
-        third: The second phase once more, from its highest rate.
-    """
-
-    dim: int = 128
+    dim: int = 128  # width of the residual stream
     layers: int = 5
     first: Schedule = Schedule(steps=2000, learning_rate=2e-3)
     first_mixture: language.Mixture = language.Mixture(role_weights=_FIRST_WEIGHTS)
     first_rows: tuple[int, int] = (32, 96)
-    copy: tuple[float, float] = (0.30, 0.03)
+    copy: tuple[float, float] = (0.30, 0.03)  # share of copy documents at the start of the first phase, and after
     copy_steps: int = 1500
-    new_layers: int = 3
+    new_layers: int = 3  # identity layers put in after the first phase
     second: Schedule = Schedule(steps=2500, learning_rate=1e-3)
     second_mixture: language.Mixture = language.Mixture(
         questions=0.52, chat=0.12, description=0.08, lookup=0.12, news=0.03, arithmetic=0.02, listing=0.02,
@@ -149,12 +116,12 @@ class LanguageRecipe:
         question_count=(12, 20), kind_weights=_OVERSAMPLED, role_weights=_DENSE_WEIGHTS,
     )  # fmt: skip
     second_rows: tuple[int, int] = (24, 112)
-    short: tuple[float, float] = (0.75, 0.35)
+    short: tuple[float, float] = (0.75, 0.35)  # share of telegram-style questions at start and end of the second phase
     third: Schedule = Schedule(steps=1500, learning_rate=1e-3)
 
 
 def train_language_model(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     recipe: LanguageRecipe = LanguageRecipe(),
     *,
     seed: int = 0,
@@ -163,47 +130,35 @@ def train_language_model(
 ) -> tuple[LlamaForCausalLM, tuple[History, History, History]]:
     """Train the language model on text alone.
 
-    The first phase teaches it to look back: copy documents make the heads that find an earlier token again, and
-    weighting the answers makes reading a scene worth more than guessing the next scene. The second phase starts from
-    the same function with more layers (`miniature.insert_identity_layers`) and asks a dozen questions of each scene.
-    Some kinds of question ("is there a red circle ?") are learned in a leap, which the falling rate of the second phase
-    can forestall; the third goes on from its end with the rate high again.
+    The first phase teaches it to look back: copy documents make the heads that find an earlier token again. The second
+    starts from the same function with more layers and asks a dozen questions of each scene. Some kinds of question are
+    learned in a leap, which its falling rate can forestall; the third goes on from its end with the rate high again.
     """
     maker = language.RowMaker(tokenizer)
 
-    def phase(
-        number: int,
-        model: LlamaForCausalLM,
-        schedule: Schedule,
-        shape: tuple[int, int],
-        mixture_of_step: Callable[[int], language.Mixture],
-    ) -> History:
+    def mixture(number: int, step: int) -> language.Mixture:
+        if number == 1:
+            start, end = recipe.copy
+            copy = start + (end - start) * min(1.0, step / recipe.copy_steps)
+            return replace(recipe.first_mixture, copy=copy / (1 - copy))  # the other shares add up to 1
+        start, end = recipe.short
+        short = start + (end - start) * step / recipe.second.steps if number == 2 else end
+        return replace(recipe.second_mixture, short=short)
+
+    def phase(number: int, model: LlamaForCausalLM, schedule: Schedule, shape: tuple[int, int]) -> History:
         def loss_of_step(step: int) -> torch.Tensor:
             rng = np.random.default_rng([seed, 20 + number, step])
-            rows = maker.rows(rng, mixture_of_step(step), batch=shape[0], length=shape[1])
-            return weighted_loss(model, rows)
+            return weighted_loss(model, maker.rows(rng, mixture(number, step), batch=shape[0], length=shape[1]))
 
         checkpoint = None if checkpoints is None else checkpoints / f"language-{number}.pt"
-        return fit(
-            model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=f"language model {number}/3"
-        )
-
-    def first_mixture(step: int) -> language.Mixture:
-        start, end = recipe.copy
-        copy = start + (end - start) * min(1.0, step / recipe.copy_steps)
-        return replace(recipe.first_mixture, copy=copy / (1 - copy))  # the other shares add up to 1
-
-    def second_mixture(step: int) -> language.Mixture:
-        start, end = recipe.short
-        return replace(recipe.second_mixture, short=start + (end - start) * step / recipe.second.steps)
-
-    third_mixture = replace(recipe.second_mixture, short=recipe.short[1])
+        name = f"language model {number}/3"
+        return fit(model, loss_of_step, schedule, checkpoint=checkpoint, progress=progress, name=name)
 
     model = miniature.new_language_model(dim=recipe.dim, layers=recipe.layers, seed=seed)
-    first = phase(1, model, recipe.first, recipe.first_rows, first_mixture)
+    first = phase(1, model, recipe.first, recipe.first_rows)
     model = miniature.insert_identity_layers(model, recipe.new_layers, seed=seed)
-    second = phase(2, model, recipe.second, recipe.second_rows, second_mixture)
-    third = phase(3, model, recipe.third, recipe.second_rows, lambda step: third_mixture)
+    second = phase(2, model, recipe.second, recipe.second_rows)
+    third = phase(3, model, recipe.third, recipe.second_rows)
     return model.eval(), (first, second, third)
 
 

