@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mirlib.adapters import DecoderParts, decoder_parts, unwrap
+from mirlib.adapters import DecoderParts, decoder_parts, text_config, unwrap
 from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["HiddenStateStream", "capture"]
@@ -76,10 +76,8 @@ def token_masks(
     choice, everything attended after the last vision token. An ``attention_mask`` of another shape than (B, T) is
     ignored.
     """
-    if vision_mask is None:
-        vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))
-    else:
-        vision = vision_mask.to(input_ids.device)
+    device = input_ids.device
+    vision = _one_of(input_ids, vision_token_ids) if vision_mask is None else vision_mask.to(device)
     front = vision.shape[1] - input_ids.shape[1]
     if len(vision) != len(input_ids) or front < 0:
         raise MirlibError(
@@ -88,7 +86,7 @@ def token_masks(
         )
     attended = torch.ones_like(input_ids, dtype=torch.bool)
     if isinstance(attention_mask, Tensor) and attention_mask.shape == input_ids.shape:
-        attended = attention_mask.to(device=input_ids.device, dtype=torch.bool)
+        attended = attention_mask.to(device, torch.bool)
     attended = pad(attended, (front, 0), value=True)
     vision = vision & attended
     if text_rows == "after_image":
@@ -97,22 +95,23 @@ def token_masks(
         return vision, none_left & attended & vision.any(dim=1, keepdim=True)
     if text_mask is not None:
         if text_mask.shape != input_ids.shape:
-            raise MirlibError(
-                f"text_mask has shape {tuple(text_mask.shape)}, input_ids has {tuple(input_ids.shape)}; they must be "
-                "equal"
-            )
-        given = pad(text_mask.to(device=input_ids.device, dtype=torch.bool), (front, 0))
-        return vision, given & attended & ~vision
-    ordinary = ~torch.isin(input_ids, input_ids.new_tensor(list(special_token_ids)))
-    return vision, pad(ordinary, (front, 0)) & attended & ~vision
+            shapes = f"text_mask has shape {tuple(text_mask.shape)}, input_ids has {tuple(input_ids.shape)}"
+            raise MirlibError(f"{shapes}; they must be equal")
+        text = text_mask.to(device, torch.bool)
+    else:
+        text = ~_one_of(input_ids, special_token_ids)
+    return vision, pad(text, (front, 0)) & attended & ~vision
+
+
+def _one_of(input_ids: Tensor, ids: Sequence[int]) -> Tensor:
+    return torch.isin(input_ids, input_ids.new_tensor(list(ids)))
 
 
 def _special_token_ids(model: nn.Module) -> list[int]:
     """Ids that the configs of a model name as special."""
     found: set[int] = set()
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else None
-    for source in (config, text_config, getattr(model, "generation_config", None)):
+    for source in (config, text_config(config), getattr(model, "generation_config", None)):
         for name in SPECIAL_TOKEN_NAMES:
             value = getattr(source, name, None)
             found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
@@ -141,9 +140,9 @@ def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """For a `mirlib.forward.Reader`: yields what it calls with layers 1..K, which calls ``on_layer`` with 0..K.
+    """For a `mirlib.forward.Reader`: yields what takes layers 1..K and calls ``on_layer`` with 0..K, as it would.
 
-    Layer 0 is what enters layer 1; ``on_layer`` takes ``(k, vision, text, batch)``.
+    Layer 0 is what enters layer 1.
     """
     entered: list[Tensor] = []
 
@@ -157,11 +156,8 @@ def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Itera
             on_layer(0, *(hidden[mask] for mask in masks), batch)
         on_layer(k, vision, text, batch)
 
-    hook = parts.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with parts.layers[0].register_forward_pre_hook(keep, with_kwargs=True):  # removed at the end of the block
         yield on_every_layer
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -221,16 +217,11 @@ def capture(
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
             raise MirlibError("call the model with input_ids: they tell which rows are vision and which are text")
+        given = None if parts.vision_mask is None else parts.vision_mask({**kwargs, "input_ids": input_ids})
+        attention, text_mask, stream.text_mask = kwargs.get("attention_mask"), stream.text_mask, None
         masks["vision"], masks["text"] = token_masks(
-            input_ids,
-            kwargs.get("attention_mask"),
-            parts.vision_token_ids,
-            special,
-            text_rows,
-            stream.text_mask,
-            None if parts.vision_mask is None else parts.vision_mask({**kwargs, "input_ids": input_ids}),
+            input_ids, attention, parts.vision_token_ids, special, text_rows, text_mask, given
         )
-        stream.text_mask = None
         # Once a pass, not once a layer: finding the rows of a mask makes the host wait for a GPU.
         found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
         places.clear()
