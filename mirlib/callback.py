@@ -1,8 +1,7 @@
 """MIR during training: a callback for the Trainer of transformers.
 
-transformers hands a callback everything but the trainer, and only the trainer can pass numbers on to TensorBoard,
-Weights & Biases and the other reporters; hence `MIRCallback.attach`. With ``Trainer(callbacks=[MIRCallback(...)])`` the
-numbers reach ``trainer.state.log_history`` and `MIRCallback.history` alone.
+transformers hands a callback everything but the trainer, which alone can pass numbers on to TensorBoard and the other
+reporters; hence `MIRCallback.attach`. Without it they reach ``trainer.state.log_history`` and `MIRCallback.history`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class MIRCallback(TrainerCallback):
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass.
         at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go
-            through the model all the same, so that bad input ends the run before it has cost anything.
+            through the model all the same, so that bad input ends the run at once.
         patience: Stop training when the largest and the smallest MIR of the last ``patience + 1`` measurements differ
             by less than ``min_delta``. None never stops.
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
@@ -112,11 +111,9 @@ class MIRCallback(TrainerCallback):
         if confidence is not None:
             check_confidence(confidence)
         self.processor, self.images, self.texts = processor, images, texts
-        self.every, self.at_start = every, at_start
-        self.patience, self.min_delta = patience, min_delta
-        self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
-        self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
-
+        self.every, self.at_start, self.patience, self.min_delta = every, at_start, patience, min_delta
+        self._draw = {name: options.pop(name) for name in PAIR_OPTIONS & options.keys()}
+        self._measure = options
         self._trainer: Trainer | None = None
         self._batches: PairBatches | None = None
         self.history: list[dict[str, Any]] = []
@@ -152,12 +149,8 @@ class MIRCallback(TrainerCallback):
         self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
         self.latest, self.stopped, self._batches = None, None, None
         if self._trainer is None and args.report_to and state.is_world_process_zero:
-            warnings.warn(
-                f"MIR will not reach {', '.join(args.report_to)}, because a callback does not know its trainer; "
-                "MIRCallback.attach(trainer) tells it",
-                MirlibWarning,
-                stacklevel=2,
-            )
+            why = "because a callback does not know its trainer; MIRCallback.attach(trainer) tells it"
+            warnings.warn(f"MIR will not reach {', '.join(args.report_to)}, {why}", MirlibWarning, stacklevel=2)
         if self.at_start and state.global_step == 0 and not self.history:
             self._measure_and_log(state, control, model)
         else:
@@ -204,17 +197,10 @@ class MIRCallback(TrainerCallback):
     def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
         started = time.monotonic()
         with _random_state_kept(model):
-            self.latest = score_pairs(model, self._pairs(model), **self._measure)
-        result = self.latest
-        record = {
-            "step": step,
-            "mir": result.value,
-            "norm_only": result.norm_only,
-            "zeroed_rows": result.zeroed_rows,
-            "mean_term": float(result.mean_term.sum()),
-            "covariance_term": float(result.covariance_term.sum()),
-            "norm_ratio": float(result.norm_ratio[0]),
-        }
+            self.latest = result = score_pairs(model, self._pairs(model), **self._measure)
+        terms = {name: float(getattr(result, name).sum()) for name in ("mean_term", "covariance_term")}
+        record = {"step": step, "mir": result.value, "norm_only": result.norm_only, "zeroed_rows": result.zeroed_rows}
+        record |= terms | {"norm_ratio": float(result.norm_ratio[0])}
         if result.interval is not None:
             record |= {"low": result.interval.low, "high": result.interval.high}
         record |= {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
@@ -244,10 +230,8 @@ class MIRCallback(TrainerCallback):
         moved = max(recent) - min(recent)
         if math.isfinite(moved) and moved < self.min_delta:
             control.should_training_stop = True
-            self.stopped = (
-                f"training stops after step {state.global_step}: MIR moved by {moved:.2g} over the last "
-                f"{self.patience} measurements, less than min_delta={self.min_delta:g}"
-            )
+            less = f"over the last {self.patience} measurements, less than min_delta={self.min_delta:g}"
+            self.stopped = f"training stops after step {state.global_step}: MIR moved by {moved:.2g} {less}"
             if state.is_world_process_zero:
                 logger.warning("MIRCallback: %s", self.stopped)
 

@@ -15,9 +15,9 @@ from mirlib.accumulators import FiniteChecks
 from mirlib.align.saved import attached
 from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
+from mirlib.hidden_states import decoder_parts, unwrap
 from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
 from mirlib.streaming import ModalityIntegrationRate
@@ -46,8 +46,8 @@ def score_batches(
         batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
             ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows, without which every attended
             position that is neither vision nor a special token of the config is text; ``sample_names``, B strings for
-            messages; ``sample_ids``, B pairs of strings that tell picture and text of each sample from others (default:
-            hashes of the tensors), by which `mirlib.compare` knows the same sample again.
+            messages; ``sample_ids``, B pairs of strings (default: hashes of the tensors), by which `mirlib.compare`
+            knows picture and text of a sample again.
         preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
@@ -69,10 +69,8 @@ def score_batches(
     """
     if isinstance(batches, Iterator):
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
-    check_choice("text_rows", text_rows, TEXT_ROWS)
-    check_choice("last", last, LAST_LAYER)
     chosen = resolve_settings(preset, outliers, None)
-    parts = decoder_parts(model)
+    num_layers = len(decoder_parts(model).layers)
     processes = Processes.current(merge_processes)
     if chosen.in_memory and processes.size > 1:
         raise MirlibError(
@@ -82,12 +80,10 @@ def score_batches(
     lockstep = processes.size > 1 and needs_all_processes(model)
     reader = Reader(model, batches, text_rows, last, processes, lockstep)
     options = {"preset": preset, "outliers": outliers, "normalize": normalize, "confidence": confidence}
+    measure = _score_in_memory if chosen.in_memory else _score_streaming
     with evaluating(model):
         try:
-            if chosen.in_memory:
-                result, samples = _score_in_memory(reader, options, progress)
-            else:
-                result, samples = _score_streaming(reader, len(parts.layers), options, progress)
+            result, samples = measure(reader, num_layers, options, progress)
         finally:
             if lockstep:
                 reshard(model)
@@ -136,19 +132,18 @@ def _score_streaming(
     return metric.result(processes, progress=progress), [sample for part, _ in found for sample in part]
 
 
-def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
-    layers = len(decoder_parts(reader.model).layers)
-    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(layers)], [[] for _ in range(layers)])
+def _score_in_memory(
+    reader: Reader, num_layers: int, options: Mapping[str, Any], progress: bool
+) -> tuple[MIRResult, list[Sample]]:
+    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(num_layers)], [[] for _ in range(num_layers)])
     ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         if k == 1 and not ids[0] and hasattr(reader.batches, "__len__"):
-            need = (len(vision) + len(text)) * vision.shape[1] * vision.element_size() * layers * len(reader.batches)
-            tqdm.write(
-                f"preset {options['preset']!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} "
-                "GiB",
-                file=sys.stderr,
-            )
+            row_bytes = vision.shape[1] * vision.element_size() * num_layers
+            need = f"about {(len(vision) + len(text)) * row_bytes * len(reader.batches) / 2**30:.2f} GiB"
+            sentence = f"preset {options['preset']!r} takes medians over rows and keeps them all: {need}"
+            tqdm.write(sentence, file=sys.stderr)
         for side, values in enumerate((vision, text)):
             rows[side][k - 1].append(values.cpu())
             if k == 1:
@@ -165,13 +160,10 @@ def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool)
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     parameter = next(model.parameters())
-    config = getattr(unwrap(model), "config", None)
-    return {
-        "model_type": getattr(config, "model_type", type(unwrap(model)).__name__),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": device_of(model).type,
-        **({"methods": methods} if (methods := attached(model)) else {}),
-    }
+    model_type = getattr(getattr(unwrap(model), "config", None), "model_type", type(unwrap(model)).__name__)
+    dtype, methods = str(parameter.dtype).removeprefix("torch."), attached(model)
+    found = {"model_type": model_type, "dtype": dtype, "device": device_of(model).type}
+    return {**found, "methods": methods} if methods else found
 
 
 def score_pairs(model: nn.Module, batches: PairBatches, *, merge_processes: bool = True, **options: Any) -> MIRResult:
@@ -219,8 +211,7 @@ def score(
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass. It does not change the value beyond rounding.
         seed: Which images and texts, and how they are paired.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``, so that they are drawn together. The paper pairs at
-            random, and finds the same value either way.
+        paired: Whether ``texts[i]`` belongs to ``images[i]``; they are drawn together then. The paper pairs at random.
         preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
