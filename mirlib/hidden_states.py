@@ -124,10 +124,14 @@ def read_modules(parts: DecoderParts, last: str = "normed") -> list[nn.Module]:
     return [*layers[:-1], parts.final_norm] if last == "normed" and parts.final_norm is not None else layers
 
 
+def first_of(output: Any) -> Any:
+    """What a module returned, or the first of what it returned."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
 def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
     """The hidden states (B, T, d) in what such a module returned."""
-    hidden = output[0] if isinstance(output, (tuple, list)) else output
-    return hidden if parts.read is None else parts.read(hidden)
+    return first_of(output) if parts.read is None else parts.read(first_of(output))
 
 
 def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
