@@ -135,19 +135,19 @@ class Processes:
         try:
             value = work()
         except BrokenForward as broken:
-            self._tell(broken.cause)
+            self._tell()
             raise self._with_rank(broken.cause) from broken.cause
         except ProcessFailedError as error:
             if error.died:
                 raise
         except Exception as error:
             problem = error
-            self._tell(error)
+            self._tell()
         found = self.gather(None if problem is None else _describe(problem))
         failed = [rank for rank, text in enumerate(found) if text is not None]
         if not failed:
             return value
-        if problem is not None and (len(failed) == self.size and len(set(found)) == 1):
+        if problem is not None and len(failed) == self.size and len(set(found)) == 1:
             raise problem
         if failed[0] == self.rank:
             raise self._with_rank(problem) from problem
@@ -182,7 +182,7 @@ class Processes:
         problem.rank = self.rank  # told apart from what fails in all of them
         return problem
 
-    def _tell(self, problem: Exception) -> None:
+    def _tell(self) -> None:
         self._ask(lambda: self._store.compare_set("failed", "", f"{self.rank}"))
 
     @staticmethod

@@ -216,9 +216,10 @@ def controls(
     lengths: dict[str, float] = {}
 
     def measure(name: str, pairs: PairBatches, change: Change | None = None) -> MIRResult:
-        with _entering(model, parts, change) as entrance:
+        with _entering(model, parts, change) as entered:
             result = score_pairs(model, pairs, merge_processes=merge_processes, progress=progress, **options)
-        lengths[name] = entrance.mean_length(processes)
+        total, count = map(sum, zip(*processes.gather(tuple(entered)), strict=True))
+        lengths[name] = total / count if count else math.nan
         return replace(result, settings={**result.settings, "input": name})
 
     began = time.perf_counter()
@@ -328,29 +329,27 @@ def _shuffled(batches: PairBatches, seed: int) -> PairBatches:
 # Other rows at the entrance of the decoder
 
 
-class _Entrance:
-    """Sees the vision rows that enter layer 1, and puts others in their place."""
+@contextmanager
+def _entering(model: nn.Module, parts: DecoderParts, change: Change | None) -> Iterator[list[float]]:
+    """Put others in the place of the vision rows that enter layer 1; the list: sum of their lengths, their number."""
+    rows, lengths = VisionRows.of(model), [0.0, 0]
 
-    def __init__(self, parts: DecoderParts, rows: VisionRows, change: Change | None) -> None:
-        self.parts, self.rows, self.change = parts, rows, change
-        self.sum, self.count = 0.0, 0
-
-    def mean_length(self, processes: Processes) -> float:
-        """Of all rows that were handed on, those of all processes and passes together."""
-        found = processes.gather((self.sum, self.count))
-        count = sum(each for _, each in found)
-        return sum(each for each, _ in found) / count if count else math.nan
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        hidden = hidden if self.change is None else hidden.clone()
-        view = _positions_first(hidden, self.rows.mask)
-        mask = self.rows.mask.to(hidden.device)
-        if self.change is not None:
-            view[mask] = self.change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
-        norms = hidden_of(self.parts, hidden)[mask].float().norm(dim=-1)
-        self.sum, self.count = self.sum + float(norms.sum()), self.count + len(norms)
-        return (hidden, *args[1:]), kwargs if args else {**kwargs, "hidden_states": hidden}
+        hidden = hidden if change is None else hidden.clone()
+        view = _positions_first(hidden, rows.mask)
+        mask = rows.mask.to(hidden.device)
+        if change is not None:
+            view[mask] = change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
+        norms = hidden_of(parts, hidden)[mask].float().norm(dim=-1)
+        lengths[:] = lengths[0] + float(norms.sum()), lengths[1] + len(norms)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    try:
+        with parts.layers[0].register_forward_pre_hook(before, with_kwargs=True):
+            yield lengths
+    finally:
+        rows.release(model)
 
 
 def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -361,16 +360,6 @@ def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
         return hidden.movedim(0, 2)
     there = f"for a sequence of shape {None if mask is None else tuple(mask.shape)}"
     raise MirlibError(f"layer 1 reads {tuple(hidden.shape)} {there}; its vision rows cannot be told apart")
-
-
-@contextmanager
-def _entering(model: nn.Module, parts: DecoderParts, change: Change | None) -> Iterator[_Entrance]:
-    with ExitStack() as stack:
-        rows = VisionRows.of(model)
-        stack.callback(rows.release, model)
-        entrance = _Entrance(parts, rows, change)
-        stack.callback(parts.layers[0].register_forward_pre_hook(entrance, with_kwargs=True).remove)
-        yield entrance
 
 
 @contextmanager
