@@ -57,9 +57,6 @@ class DecoderParts:
     connector: nn.Module | None = None
 
 
-_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {}
-
-
 def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderParts]) -> None:
     """Teach mirlib a model family that its general rule does not cover.
 
@@ -262,17 +259,15 @@ def _reader_of_images(model: nn.Module) -> DecoderParts:
     return parts_of(encoder, vision_token_ids=ids, connector=find_connector(model))
 
 
-_ADAPTERS.update(
-    {
-        "diffusion_gemma": _reader_of_images,
-        "gemma3n": _with(read=_active_stream),
-        "git": _rows_in_front,
-        "glm5_next": _with(read=_mean_of_streams),
-        "hy_v4_vl": _with(read=_mean_of_streams),
-        "kosmos-2": _rows_given_by_mask,
-        "kosmos-2.5": _rows_given_by_mask,
-        # PI0 reads image and text with a PaliGemma, and a second decoder makes robot actions from its cache.
-        "pi0": lambda model: general_rule(model.model.vlm),
-        "qwen4_exp": _with(read=_mean_of_streams, final_norm=lambda model: find_decoder(model).hyper_connection_mixer),
-    }
-)
+_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {
+    "diffusion_gemma": _reader_of_images,
+    "gemma3n": _with(read=_active_stream),
+    "git": _rows_in_front,
+    "glm5_next": _with(read=_mean_of_streams),
+    "hy_v4_vl": _with(read=_mean_of_streams),
+    "kosmos-2": _rows_given_by_mask,
+    "kosmos-2.5": _rows_given_by_mask,
+    # PI0 reads image and text with a PaliGemma, and a second decoder makes robot actions from its cache.
+    "pi0": lambda model: general_rule(model.model.vlm),
+    "qwen4_exp": _with(read=_mean_of_streams, final_norm=lambda model: find_decoder(model).hyper_connection_mixer),
+}

@@ -159,12 +159,8 @@ class PairBatches:
         return math.ceil(len(self.share) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(self.share.start, self.share.stop, self.batch_size):
-            yield self._batch(range(start, min(start + self.batch_size, self.share.stop)))
-
-    def part(self, share: range) -> PairBatches:
-        """The batches of some of the pairs."""
-        return replace(self, share=share)
+        for start in range(0, len(self.share), self.batch_size):
+            yield self._batch(self.share[start : start + self.batch_size])
 
     def first(self, batches: int) -> PairBatches:
         """The first pairs of all, ``batches`` batches of them."""
@@ -291,21 +287,17 @@ def _draw(
         return None
 
     verdicts: dict[int, str | None] = {}
-    if processes.size > 1:
-        order = draw(range(items), items, seed, what)
-        usable = 0
-        while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
-            candidates = order[len(verdicts) : len(verdicts) + num - usable]
-            mine = candidates[processes.rank :: processes.size]
-            found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
-            for part in processes.gather(found):
-                verdicts |= part
-            usable = sum(problem is None for problem in verdicts.values())
+    order, usable = draw(range(items), items, seed, what), 0
+    while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
+        mine = order[len(verdicts) : len(verdicts) + num - usable][processes.rank :: processes.size]
+        found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
+        for part in processes.gather(found):
+            verdicts |= part
+        usable = sum(problem is None for problem in verdicts.values())
 
     def is_usable(index: int) -> bool:
-        problem = verdicts[index] if index in verdicts else problem_with(index)
-        if problem is not None:
-            skip(problem)
-        return problem is None
+        if verdicts[index] is not None:
+            skip(verdicts[index])
+        return verdicts[index] is None
 
     return draw(range(items), num, seed, what, is_usable)

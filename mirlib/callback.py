@@ -131,12 +131,10 @@ class MIRCallback(TrainerCallback):
         """The history as a DataFrame indexed by step; FID of layer k stands in the column ``layer_k``."""
         import pandas as pd
 
-        rows = [
-            {name: value for name, value in record.items() if name != "per_layer"}
-            | {f"layer_{k}": fid for k, fid in enumerate(record["per_layer"], start=1)}
-            for record in self.history
-        ]
-        return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["step", "mir"]).set_index("step")
+        columns = list(self.history[0]) if self.history else ["step", "mir", "per_layer"]
+        frame = pd.DataFrame(self.history, columns=columns).set_index("step")
+        layers = pd.DataFrame(frame.pop("per_layer").tolist(), index=frame.index)
+        return frame.join(layers.rename(columns=lambda k: f"layer_{k + 1}"))
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the trainer calls

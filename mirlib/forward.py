@@ -45,6 +45,7 @@ class ReadBatch:
 
     def __init__(self, stream: HiddenStateStream, batch: ModelInputs, first: int, counts: bool) -> None:
         self._stream, self.first, self.counts = stream, first, counts
+        self.positions = stream.positions  # by modality, the (B, T) bool mask of where its rows stand in the sequences
         self.inputs, self.names, self.ids = batch.inputs, batch.names, batch.ids
         self.size = len(batch.inputs["input_ids"])
 
@@ -57,11 +58,6 @@ class ReadBatch:
     def row_samples(self) -> RowSamples:
         """The same, as `ModalityIntegrationRate.update_layer` takes it."""
         return RowSamples(*self.samples, range(self.first, self.first + self.size))
-
-    @property
-    def positions(self) -> dict[str, Tensor]:
-        """By modality, the (B, T) bool mask of the positions that its rows have in the sequences."""
-        return self._stream.positions
 
     def name(self, number: int) -> str:
         """A sample in the words of an error message."""

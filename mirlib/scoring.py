@@ -169,7 +169,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
 def score_pairs(model: nn.Module, batches: PairBatches, *, merge_processes: bool = True, **options: Any) -> MIRResult:
     """`score_batches` over drawn pairs, each process with its share; the result's settings say which."""
     processes = Processes.current(merge_processes)
-    share = batches.part(processes.share(len(batches.chosen)))
+    share = replace(batches, share=processes.share(len(batches.chosen)))
     result = score_batches(model, share, merge_processes=merge_processes, **options)
     return replace(result, settings={**result.settings, **batches.settings})
 
