@@ -1,7 +1,6 @@
 """Where a vision-language model keeps its decoder layers, its final norm and its vision rows: one rule, few exceptions.
 
-The rule reads config and structure and knows no family by name; a family that it does not cover has an adapter, a
-function from the model to its `DecoderParts`.
+The rule reads config and structure; a family that it does not cover has an adapter, from a model to its `DecoderParts`.
 """
 
 from __future__ import annotations
@@ -58,11 +57,7 @@ class DecoderParts:
 
 
 def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderParts]) -> None:
-    """Teach mirlib a model family that its general rule does not cover.
-
-    Args:
-        model_type: ``model.config.model_type``.
-        adapter: Takes the model and returns its `DecoderParts`.
+    """Teach mirlib a model family, by its ``config.model_type``, that its general rule does not cover.
 
     Examples:
         >>> register_adapter("my_lvlm", lambda model: DecoderParts(model.blocks, model.final_norm, (model.image_id,)))

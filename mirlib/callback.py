@@ -42,9 +42,8 @@ RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio lo
 class MIRCallback(TrainerCallback):
     """Measures MIR while a model trains, logs it with its parts and baselines, and can stop a run.
 
-    Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time, in the time
-    of one forward pass over them, with an interval two. Modes, gradients and random states are afterwards what they
-    were, so that a run ends with the same weights as one without the callback.
+    Each measurement is what `mirlib.score` gives at that step, on the same pairs every time, in one forward pass over
+    them, with an interval two. Modes, gradients and random states stay what they were, and so do the run's weights.
 
     Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums over
     the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the interval,
@@ -58,8 +57,8 @@ class MIRCallback(TrainerCallback):
         processor: The model's processor, with a fast tokenizer.
         images: Paths, PIL images or (h, w, 3) uint8 arrays.
         texts: Non-empty strings.
-        every: Optimiser steps between measurements. The last step of the run is measured, too, but not where an
-            evaluation ends the run and the best model takes its place.
+        every: Optimiser steps between measurements. The last step is measured, too, unless an evaluation ends the run
+            and the best model takes its place.
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass.
         at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go

@@ -119,9 +119,6 @@ class Processes:
         """The numbers of the items that this process takes: neighbours, and as many as the others or one fewer."""
         return range(self.rank * items // self.size, (self.rank + 1) * items // self.size)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Failing together
-
     def together(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns here, once it is done everywhere; an error in one process is an error in all.
 
@@ -212,9 +209,6 @@ class Processes:
             what = "ended without a word: it was killed or crashed, perhaps for want of memory"
             raise ProcessFailedError(f"{who} {what}", rank, died=True) from error
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Exchanging
-
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of the ranks, in every process."""
         if self.size == 1:
@@ -265,10 +259,6 @@ class Processes:
 def _describe(problem: Exception) -> str:
     text = str(problem).strip()
     return text if isinstance(problem, MirlibError) else f"{type(problem).__name__}: {text}".removesuffix(": ")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Models that need all processes for a forward pass
 
 
 def needs_all_processes(model: nn.Module) -> bool:

@@ -1,8 +1,4 @@
-"""Hidden states out of any Hugging Face LVLM, layer by layer, vision rows and text rows apart.
-
-Forward hooks read each decoder layer's output while the model runs; no layer is kept longer than needed. Layers are
-numbered 1..K.
-"""
+"""Hidden states out of any Hugging Face LVLM by forward hooks, layer by layer, 1..K, vision and text rows apart."""
 
 from __future__ import annotations
 
@@ -72,9 +68,7 @@ def token_masks(
 
     Vision stands where ``vision_mask`` says, (B, T') with T' >= T, or else at ``vision_token_ids``; in the first case
     the masks returned are (B, T'), and the T' - T positions in front are never text. Text are the positions of the (B,
-    T) ``text_mask``, or else all that are attended, neither vision nor special; with ``"after_image"``, the authors'
-    choice, everything attended after the last vision token. An ``attention_mask`` of another shape than (B, T) is
-    ignored.
+    T) ``text_mask``, or else as for `capture`. An ``attention_mask`` of another shape than (B, T) is ignored.
     """
     device = input_ids.device
     vision = _one_of(input_ids, vision_token_ids) if vision_mask is None else vision_mask.to(device)
@@ -144,10 +138,7 @@ def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """For a `mirlib.forward.Reader`: yields what takes layers 1..K and calls ``on_layer`` with 0..K, as it would.
-
-    Layer 0 is what enters layer 1.
-    """
+    """What a `mirlib.forward.Reader` is to call so that ``on_layer`` gets layers 0..K; 0 is what enters layer 1."""
     entered: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from mirlib.align.norms import CHILD
 from mirlib.align.vision_rows import VisionRows
 from mirlib.batches import PairBatches, pair_batches
 from mirlib.comparison import Difference, compare
-from mirlib.data import load_image
+from mirlib.data import Items, load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
 from mirlib.hidden_states import first_of, hidden_of
@@ -234,7 +234,7 @@ def controls(
 
     def run(name: str) -> MIRResult:
         if name in ("black", "noise"):
-            return measure(name, replace(batches, images=_Pictures(batches.images, name, seed)))
+            return measure(name, replace(batches, images=_pictures_of(name, batches.images, seed)))
         if name == "shuffled":
             return measure(name, _shuffled(batches, seed))
         if name == "zero":
@@ -291,26 +291,21 @@ def _name_of(model: nn.Module, module: nn.Module | None) -> str:
 # Other pictures
 
 
-class _Pictures(Sequence):
+def _pictures_of(kind: str, images: Sequence[Any], seed: int) -> Items:
     """Pictures of the same sizes, under the same names, that show nothing."""
 
-    def __init__(self, images: Sequence[Any], kind: str, seed: int) -> None:
-        self.images, self.kind, self.seed = images, kind, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        source = self.images[index]
+    def picture(index: int) -> Image.Image:
+        source = images[index]
         size = load_image(source).size
-        if self.kind == "black":
+        if kind == "black":
             made = Image.new("RGB", size)
         else:
-            noise = np.random.default_rng([self.seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+            noise = np.random.default_rng([seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             made = Image.fromarray(noise)
-        if not isinstance(source, np.ndarray):
-            made.filename = str(source) if isinstance(source, (str, Path)) else getattr(source, "filename", "")
+        made.filename = str(source) if isinstance(source, (str, Path)) else getattr(source, "filename", "")
         return made
+
+    return Items(range(len(images)), picture)
 
 
 def _shuffled(batches: PairBatches, seed: int) -> PairBatches:

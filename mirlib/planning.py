@@ -100,8 +100,8 @@ class Plan:
         bytes_of: What takes memory, by name: ``weights``; ``moments``; ``norms``; ``maps``, what an interval keeps in
             place of the moments; ``distances``, for adding up and making the maps; in the memory of the CPU ``aside``,
             the rows that wait for the outlier rule, at most, and ``rows``, which the authors' presets keep.
-        peak: The most bytes of all these on the device at once. While a batch goes through, what the model's own
-            forward pass holds takes the place of ``distances``. Python, PyTorch and a CUDA context come on top.
+        peak: The most bytes of all these on the device at once; Python, PyTorch and a CUDA context come on top. While
+            a batch goes through, what the model's own forward pass holds takes the place of ``distances``.
         authors_bytes: What the authors' code keeps for the same inputs: all rows of the K + 1 hidden states.
         notes: What the plan leaves out.
     """
