@@ -38,29 +38,16 @@ def score_batches(
     merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
-    """MIR of a model over your own batches, in constant memory.
+    """MIR of a model over your own batches, in constant memory; all other arguments are those of `score`.
 
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
-            the time being and left as it was.
-        batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
-            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows, without which every attended
-            position that is neither vision nor a special token of the config is text; ``sample_names``, B strings for
-            messages; ``sample_ids``, B pairs of strings (default: hashes of the tensors), by which `mirlib.compare`
-            knows picture and text of a sample again.
-        preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
-        outliers: Overrides the preset.
-        normalize: Whether to apply the text-centric scale.
-        text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
-        last: ``"normed"`` or ``"raw"``; see `capture`.
-        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from `mirlib.influence`; where rows are too few there is none, and the result says so. The authors' presets
-            have none.
-        merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
-            processes count together; every process must then call this, gets the same result, and fails with an error
-            that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
-            each process.
-        progress: Whether to show bars on stderr.
+    ``batches`` are re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
+    ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows (default: as ``text_rows`` says);
+    ``sample_names``, B strings for messages; ``sample_ids``, B pairs of strings (default: hashes of the tensors), by
+    which `mirlib.compare` knows picture and text of a sample again.
+
+    In a distributed run (``torch.distributed`` is initialised) the batches of all processes count together: each must
+    call this, and fails with an error that says where and why if another fails. A model that FSDP shards needs at least
+    one batch in each of them.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -201,10 +188,11 @@ def score(
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
     image before the text. Memory does not grow with ``num``. In a distributed run every process calls this with the
     same arguments, reads and measures its share of the pairs, and gets the result over all of them; the model may be
-    replicated, in ``DistributedDataParallel``, or sharded by FSDP. What is not named here is as for `score_batches`.
+    replicated, in ``DistributedDataParallel``, or sharded by FSDP.
 
     Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
+            the time being and left as it was.
         processor: Its processor, with a fast tokenizer.
         images: Paths, PIL images or (h, w, 3) uint8 arrays; or a sequence of `mirlib.readers`.
         texts: Non-empty strings. Never compare values over different kinds of text.
@@ -212,17 +200,19 @@ def score(
         batch_size: Pairs a forward pass. It does not change the value beyond rounding.
         seed: Which images and texts, and how they are paired.
         paired: Whether ``texts[i]`` belongs to ``images[i]``; they are drawn together then. The paper pairs at random.
-        preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`.
+        preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`. The authors' presets
+            keep every row in memory; how much is said first.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
         template: ``"chat"`` for the processor's chat template, ``"plain"`` for none.
-        text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
+        text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice; see `capture`.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
-        confidence: Level of the interval over samples; None for the value alone.
+        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
+            from `mirlib.influence`; where rows are too few, and for the authors' presets, there is none.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
-        merge_processes: False measures all pairs in this process alone, also in a distributed run.
+        merge_processes: False measures in this process alone, also in a distributed run; not for a model of FSDP.
         progress: Whether to show bars on stderr, in a distributed run those of rank 0.
 
     Raises:
