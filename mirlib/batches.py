@@ -272,6 +272,9 @@ def pair_batches(
     return PairBatches(processor, images, texts, chosen, settings)
 
 
+PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
+
+
 def _draw(
     items: int, num: int, seed: int, what: str, check: Callable[[int], None], processes: Processes, skip: Unreadable
 ) -> list[int]:

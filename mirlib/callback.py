@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from mirlib.batches import PairBatches, pair_batches
+from mirlib.batches import PAIR_OPTIONS, PairBatches, pair_batches
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import check_confidence
@@ -34,7 +34,6 @@ __all__ = ["MIRCallback"]
 
 logger = logging.getLogger(__name__)
 
-PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
 PREFIX = "mir_"
 RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio low high seconds per_layer".split()
 
@@ -59,16 +58,13 @@ class MIRCallback(TrainerCallback):
         texts: Non-empty strings.
         every: Optimiser steps between measurements. The last step is measured, too, unless an evaluation ends the run
             and the best model takes its place.
-        num: Number of pairs; the paper takes 100.
-        batch_size: Pairs a forward pass.
         at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go
             through the model all the same, so that bad input ends the run at once.
         patience: Stop training when the largest and the smallest MIR of the last ``patience + 1`` measurements differ
             by less than ``min_delta``. None never stops.
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
-        progress: Whether to show bars on stderr.
-        confidence: Level of an interval at every measurement, for example 0.95; None for the values alone.
-        **score_options: What else `mirlib.score` takes, but for ``merge_processes``.
+        **score_options: What `mirlib.score` takes, but for ``merge_processes``. Here ``batch_size`` is 8, and there are
+            no bars and no intervals, unless ``progress`` and ``confidence`` ask for them.
 
     Attributes:
         history: A dict a measurement: ``step`` and what is logged, without ``mir_`` but for ``mir`` itself.
@@ -87,13 +83,9 @@ class MIRCallback(TrainerCallback):
         texts: Sequence[str],
         *,
         every: int = 100,
-        num: int = 100,
-        batch_size: int = 8,
         at_start: bool = True,
         patience: int | None = None,
         min_delta: float = 0.01,
-        progress: bool = False,
-        confidence: float | None = None,
         **score_options: Any,
     ) -> None:
         if every < 1:
@@ -102,13 +94,12 @@ class MIRCallback(TrainerCallback):
             raise MirlibError(f"patience must be at least 1 measurement, or None, got {patience}")
         if not min_delta > 0:
             raise MirlibError(f"min_delta must be above 0, got {min_delta}")
-        options = {"num": num, "batch_size": batch_size, "progress": progress, "confidence": confidence}
-        options |= score_options
+        options = {"batch_size": 8, "progress": False, "confidence": None, **score_options}
         if "merge_processes" in options:
             raise TypeError("merge_processes is not for MIRCallback: the processes of a run always measure together")
         signature(score).bind(None, processor, images, texts, **options)  # an option that does not exist, said now
-        if confidence is not None:
-            check_confidence(confidence)
+        if options["confidence"] is not None:
+            check_confidence(options["confidence"])
         self.processor, self.images, self.texts = processor, images, texts
         self.every, self.at_start, self.patience, self.min_delta = every, at_start, patience, min_delta
         self._draw = {name: options.pop(name) for name in PAIR_OPTIONS & options.keys()}

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.align.norms import CHILD
 from mirlib.align.vision_rows import VisionRows
-from mirlib.batches import PairBatches, pair_batches
+from mirlib.batches import PAIR_OPTIONS, PairBatches, pair_batches
 from mirlib.comparison import Difference, compare
 from mirlib.data import Items, load_image
 from mirlib.distributed import Processes, needs_all_processes
@@ -54,7 +54,6 @@ CONTROLS = {
 """The controls by name, in the order in which they are measured."""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
-OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
 CHANGED = 1e-3  # relative difference of norms from which rows were changed, rounding in bfloat16 apart
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -176,10 +175,7 @@ def controls(
     texts: Sequence[str],
     *,
     only: Sequence[str] | str | None = None,
-    num: int = 100,
-    batch_size: int = 4,
     seed: int = 0,
-    paired: bool = False,
     merge_processes: bool = True,
     measured: Callable[[MIRResult, str], None] | None = None,
     progress: bool = True,
@@ -209,9 +205,8 @@ def controls(
     """
     names = check_names(only)
     processes = Processes.current(merge_processes)
-    drawing = {name: options.pop(name) for name in OF_BATCHES if name in options}
-    drawing |= {"num": num, "batch_size": batch_size, "seed": seed, "paired": paired}
-    batches = pair_batches(model, processor, images, texts, merge_processes=merge_processes, **drawing)
+    drawing = {name: options.pop(name) for name in PAIR_OPTIONS & options.keys()}
+    batches = pair_batches(model, processor, images, texts, seed=seed, merge_processes=merge_processes, **drawing)
     parts = decoder_parts(model)
     lengths: dict[str, float] = {}
 
