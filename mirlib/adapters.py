@@ -180,9 +180,7 @@ def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids
             f"{model_type} is an encoder-decoder: vision reaches its decoder by cross-attention and has no rows in the "
             "decoder's sequence, so MIR is undefined for it"
         )
-    names = (f"{name} {type(module).__name__}".lower() for name, module in (decoder or model).named_modules())
-    cross_attention = ("crossattention", "cross_attn", "encoder_attn")
-    crossing = not vision_token_ids and any(word in name for name in names for word in cross_attention)
+    crossing = not vision_token_ids and _has_cross_attention(decoder or model)
     if crossing or getattr(language, "cross_attention_layers", None):
         return (
             f"{model_type} feeds what its encoder sees to its decoder by cross-attention layers: there are no vision "
@@ -199,6 +197,11 @@ def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids
         f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
         "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
     )
+
+
+def _has_cross_attention(decoder: nn.Module) -> bool:
+    names = (f"{name} {type(module).__name__}".lower() for name, module in decoder.named_modules())
+    return any(word in name for name in names for word in ("crossattention", "cross_attn", "encoder_attn"))
 
 
 # The exceptions, by model type. Each says what the general rule misses.
