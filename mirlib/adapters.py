@@ -189,10 +189,8 @@ def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids
     if vision_token_ids:
         return None
     if not any(word in name for name in vars(config) for word in ("vision", "image", "visual", "vq")):
-        return (
-            f"{model_type} is a language model alone: its config names no image token and no vision part, so MIR "
-            "is undefined for it"
-        )
+        why = "is a language model alone: its config names no image token and no vision part"
+        return f"{model_type} {why}, so MIR is undefined for it"
     return (
         f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
         "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"

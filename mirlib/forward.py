@@ -226,7 +226,7 @@ def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any
     try:
         with memory_advice(model, batch_size):
             yield
-    except (MirlibError, ProcessFailedError):
+    except MirlibError:
         raise
     except Exception as error:
         why = _why(model, processor)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mirlib.adapters import decoder_parts, longest_sequence
-from mirlib.errors import MirlibError, check_choice, first_line, said_by
+from mirlib.errors import MirlibError, boundary, check_choice, first_line
 from mirlib.influence import why_no_interval
 from mirlib.loading import check_layers, check_name, register_architectures
 from mirlib.mir import PRESETS
@@ -286,14 +286,13 @@ def _built(config: Any, trust_remote_code: bool) -> nn.Module:
 
     family = getattr(config, "model_type", "the model")
     options = {"trust_remote_code": True} if trust_remote_code else {}
-    try:
-        with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(config, **options)
-    except ValueError as error:
-        what = f"transformers knows no image-text-to-text model of type {family!r}"
-        raise MirlibError(f"{what}, so MIR cannot be measured") from error
-    except Exception as error:  # a configuration can ask for anything
-        raise MirlibError(f"{family} cannot be built from its configuration ({said_by(error)})") from error
+    with boundary(f"{family} cannot be built from its configuration"):  # which can ask for anything
+        try:
+            with torch.device("meta"):
+                return AutoModelForImageTextToText.from_config(config, **options)
+        except ValueError as error:
+            what = f"transformers knows no image-text-to-text model of type {family!r}"
+            raise MirlibError(f"{what}, so MIR cannot be measured") from error
 
 
 def _weight_bytes(model: nn.Module, dtype: str) -> int:
