@@ -184,7 +184,6 @@ class PairBatches:
         texts = [self.texts[self.chosen[pair][1]] for pair in pairs]
         names = [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)]
         images = [load_image(source) for source in sources]
-        ids = [(_hash(np.asarray(image)), _hash(text)) for image, text in zip(images, texts, strict=True)]
         try:
             encoded = encode_batch(self.processor, images, texts, **self.prompt)
         except MirlibError:  # the sample that is refused alone is named
@@ -192,6 +191,7 @@ class PairBatches:
                 with naming(shown(name, 300)):
                     encode_batch(self.processor, [image], [text], **self.prompt)
             raise
+        ids = [(_hash(np.asarray(image)), _hash(text)) for image, text in zip(images, texts, strict=True)]
         return encoded | {"sample_names": names, "sample_ids": ids}
 
 
