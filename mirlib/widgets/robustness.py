@@ -20,12 +20,15 @@ class CellNumbers(NamedTuple):
 
     Attributes:
         mean: Mean MIR over models of their means over draws.
-        low, high: The lowest and the highest draw of any model.
+        low: The lowest draw of any model.
+        high: The highest draw of any model.
         values: How many draws of all models there are.
-        model_low, model_high: The lowest and the highest mean of a model over its draws.
+        model_low: The lowest mean of a model over its draws.
+        model_high: The highest.
         draw_range: Highest minus lowest draw of a model, mean over models.
         difference: Mean over models of the difference to the reference cell of the same model.
-        difference_low, difference_high: The lowest and the highest model.
+        difference_low: The lowest model.
+        difference_high: The highest model.
         in_units: `difference` in units of U; None without one.
     """
 
