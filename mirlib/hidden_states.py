@@ -200,13 +200,8 @@ def capture(
     stream = HiddenStateStream(parts)
     special = _special_token_ids(model)
     masks = stream.positions
-    places: dict[tuple[str, torch.device], Tensor] = {}  # numbers of the rows in the flattened batch
+    places: dict[str, Tensor] = {}  # numbers of the rows in the flattened batch
     fired: set[int] = set()
-
-    def places_on(modality: str, device: torch.device) -> Tensor:
-        if (modality, device) not in places:  # a model spread over devices
-            places[modality, device] = places[modality, masks[modality].device].to(device)
-        return places[modality, device]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         input_ids = kwargs.get("input_ids", args[0] if args else None)
@@ -218,10 +213,8 @@ def capture(
             input_ids, attention, parts.vision_token_ids, special, text_rows, text_mask, given
         )
         # Once a pass, not once a layer: finding the rows of a mask makes the host wait for a GPU.
-        found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
-        places.clear()
-        places.update({(modality, rows.device): rows for modality, rows in found.items()})
-        stream.vision_samples, stream.text_samples = (rows // masks[name].shape[1] for name, rows in found.items())
+        places.update({modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()})
+        stream.vision_samples, stream.text_samples = (places[name] // mask.shape[1] for name, mask in masks.items())
         stream.vision, stream.text = [], []
         fired.clear()
 
@@ -237,7 +230,7 @@ def capture(
                 )
             fired.add(k)
             flat = hidden.flatten(0, 1)
-            rows = [flat.index_select(0, places_on(modality, hidden.device)) for modality in ("vision", "text")]
+            rows = [flat.index_select(0, places[modality].to(hidden.device)) for modality in ("vision", "text")]
             if on_layer is not None:
                 on_layer(k, *rows)
             else:
