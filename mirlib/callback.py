@@ -123,8 +123,8 @@ class MIRCallback(TrainerCallback):
 
         columns = list(self.history[0]) if self.history else ["step", "mir", "per_layer"]
         frame = pd.DataFrame(self.history, columns=columns).set_index("step")
-        layers = pd.DataFrame(frame.pop("per_layer").tolist(), index=frame.index)
-        return frame.join(layers.rename(columns=lambda k: f"layer_{k + 1}"))
+        layers = enumerate(zip(*frame.pop("per_layer"), strict=True), start=1)
+        return frame.assign(**{f"layer_{k}": distances for k, distances in layers})
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the trainer calls
