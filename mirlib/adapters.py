@@ -1,7 +1,6 @@
 """Where a vision-language model keeps its decoder layers, its final norm and its vision rows: one rule, few exceptions.
 
-The rule reads the config and the structure of a model and knows no family by name; a family that it does not cover has
-an adapter, a function from the model to its `DecoderParts`.
+The rule reads config and structure; a family that it does not cover has an adapter, from a model to its `DecoderParts`.
 """
 
 from __future__ import annotations
@@ -57,15 +56,8 @@ class DecoderParts:
     connector: nn.Module | None = None
 
 
-_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {}
-
-
 def register_adapter(model_type: str, adapter: Callable[[nn.Module], DecoderParts]) -> None:
-    """Teach mirlib a model family that its general rule does not cover.
-
-    Args:
-        model_type: ``model.config.model_type``.
-        adapter: Takes the model and returns its `DecoderParts`.
+    """Teach mirlib a model family, by its ``config.model_type``, that its general rule does not cover.
 
     Examples:
         >>> register_adapter("my_lvlm", lambda model: DecoderParts(model.blocks, model.final_norm, (model.image_id,)))
@@ -84,6 +76,12 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """The model inside PEFT's wrapper as well, whose attributes are not where one looks for them."""
+    model = unwrap(model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def decoder_parts(model: nn.Module) -> DecoderParts:
     """Find the decoder layers, the final norm and the vision rows of a model, from its config and structure.
 
@@ -91,9 +89,7 @@ def decoder_parts(model: nn.Module) -> DecoderParts:
         UndefinedMIRError: If vision never enters the decoder's token sequence, so that MIR is undefined.
         MirlibError: If the structure is not recognised; the message says how to register an adapter.
     """
-    model = unwrap(model)
-    if hasattr(model, "get_base_model"):  # PEFT's wrapper, whose attributes are not where an adapter looks for them
-        model = model.get_base_model()
+    model = base_of(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", type(model).__name__)
     if model_type in _ADAPTERS:
@@ -105,21 +101,18 @@ def decoder_parts(model: nn.Module) -> DecoderParts:
 
 def general_rule(model: nn.Module) -> DecoderParts:
     """The `DecoderParts` of a model whose config names its image token; an adapter may start from it."""
-    model_type = model.config.model_type
-    vision_token_ids = find_vision_token_ids(model.config)
-    decoder = find_decoder(model)
-    reason = _why_undefined(model, decoder, vision_token_ids)
+    model_type, ids, decoder = model.config.model_type, find_vision_token_ids(model.config), find_decoder(model)
+    reason = _why_undefined(model, decoder, ids)
     if reason is not None:
         raise UndefinedMIRError(reason)
     if decoder is None:
         raise MirlibError(f"{model_type}: no decoder with `layers` found; register_adapter() tells mirlib where it is")
-    return DecoderParts(
-        decoder_layers(decoder),
-        find_final_norm(decoder),
-        vision_token_ids,
-        grid=find_grid(model),
-        connector=find_connector(model),
-    )
+    return parts_of(decoder, vision_token_ids=ids, grid=find_grid(model), connector=find_connector(model))
+
+
+def parts_of(decoder: nn.Module, **others: Any) -> DecoderParts:
+    """The `DecoderParts` of a module that holds layers and their norm, and what else is known."""
+    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), **others)
 
 
 def find_decoder(model: nn.Module) -> nn.Module | None:
@@ -134,8 +127,7 @@ def find_decoder(model: nn.Module) -> nn.Module | None:
 
 def _first_of(owner: nn.Module, names: Sequence[str]) -> nn.Module | None:
     """The first module that another keeps under one of these names."""
-    found = (getattr(owner, name, None) for name in names)
-    return next((module for module in found if isinstance(module, nn.Module)), None)
+    return next((found for name in names if isinstance(found := getattr(owner, name, None), nn.Module)), None)
 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
@@ -170,45 +162,44 @@ def find_vision_token_ids(config: Any) -> tuple[int, ...]:
     return tuple(sorted({i for i in ids if isinstance(i, int) and i >= 0}))
 
 
+def text_config(config: Any) -> Any:
+    """The part of a config that is its language model's, or all of it."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def longest_sequence(config: Any) -> int | None:
     """The number of positions that a language model was made for, if its config says so."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(text_config(config), "max_position_embeddings", None)
 
 
 def _why_undefined(model: nn.Module, decoder: nn.Module | None, vision_token_ids: tuple[int, ...]) -> str | None:
     """Why a model has no vision rows in its decoder's sequence, or None if it has them."""
-    config = model.config
-    model_type = config.model_type
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    if any(getattr(each, "is_encoder_decoder", False) for each in (config, text_config)):
+    config, model_type, language = model.config, model.config.model_type, text_config(model.config)
+    if any(getattr(each, "is_encoder_decoder", False) for each in (config, language)):
         return (
             f"{model_type} is an encoder-decoder: vision reaches its decoder by cross-attention and has no rows in the "
             "decoder's sequence, so MIR is undefined for it"
         )
     crossing = not vision_token_ids and _has_cross_attention(decoder or model)
-    if crossing or getattr(text_config, "cross_attention_layers", None):
+    if crossing or getattr(language, "cross_attention_layers", None):
         return (
             f"{model_type} feeds what its encoder sees to its decoder by cross-attention layers: there are no vision "
             "rows in the token sequence, so MIR is undefined for it"
         )
-    if not vision_token_ids:
-        if not any(word in name for name in vars(config) for word in ("vision", "image", "visual", "vq")):
-            return (
-                f"{model_type} is a language model alone: its config names no image token and no vision part, so MIR "
-                "is undefined for it"
-            )
-        return (
-            f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
-            "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
-        )
-    return None
+    if vision_token_ids:
+        return None
+    if not any(word in name for name in vars(config) for word in ("vision", "image", "visual", "vq")):
+        why = "is a language model alone: its config names no image token and no vision part"
+        return f"{model_type} {why}, so MIR is undefined for it"
+    return (
+        f"the config of {model_type} names no image token (image_token_id), so its input_ids hold no vision rows "
+        "and MIR is undefined for it; if it does have them, register_adapter() tells mirlib which"
+    )
 
 
 def _has_cross_attention(decoder: nn.Module) -> bool:
-    words = ("crossattention", "cross_attn", "encoder_attn")
     names = (f"{name} {type(module).__name__}".lower() for name, module in decoder.named_modules())
-    return any(word in name for name in names for word in words)
+    return any(word in name for name in names for word in ("crossattention", "cross_attn", "encoder_attn"))
 
 
 # The exceptions, by model type. Each says what the general rule misses.
@@ -220,11 +211,8 @@ def _with(**changes: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Decode
 
 
 def _mean_of_streams(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d), and the row is their mean.
-
-    GLM's own head takes the mean before the final norm; Qwen's and Hunyuan's weigh the streams by gates that they
-    compute, which only the output of the whole model shows.
-    """
+    """Hyper-connections keep n residual streams, (B, T, n, d) or (B, T, n d), and the row is their mean."""
+    # As in GLM's head; Qwen's and Hunyuan's weigh the streams by gates, which only the whole model's output shows.
     width = model.config.get_text_config().hidden_size
     return lambda hidden: hidden.reshape(*hidden.shape[:2], -1, width).mean(dim=2)
 
@@ -237,55 +225,45 @@ def _active_stream(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _rows_in_front(model: nn.Module) -> DecoderParts:
     """GIT puts its patches before the text, without placeholders in input_ids, and its layers end in a norm."""
-    encoder = getattr(model, "git", model).encoder
-    patches = encoder.layer[0].attention.self.image_patch_tokens
+    inner = getattr(model, "git", model)
+    layers = list(inner.encoder.layer)
+    patches = layers[0].attention.self.image_patch_tokens
 
     def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
-        ids = inputs["input_ids"]
-        vision = torch.zeros_like(ids, dtype=torch.bool)
-        if inputs.get("pixel_values") is None:
-            return vision
-        return torch.cat([vision.new_ones(len(ids), patches), vision], dim=1)
+        text = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        front = 0 if inputs.get("pixel_values") is None else patches
+        return torch.cat([text.new_ones(len(text), front), text], dim=1)
 
-    layers = list(encoder.layer)
-    connector = getattr(getattr(model, "git", model), "visual_projection", None)
+    connector = getattr(inner, "visual_projection", None)
     return DecoderParts(layers, layers[-1], vision_mask=vision_mask, connector=connector)
 
 
 def _rows_given_by_mask(model: nn.Module) -> DecoderParts:
     """Kosmos takes a mask of the positions of its image as an argument, and any token may stand there."""
-    decoder, connector = find_decoder(model.text_model), model.image_to_text_projection
 
     def vision_mask(inputs: Mapping[str, Any]) -> Tensor:
         mask = inputs.get("image_embeds_position_mask")
         # Kosmos-2.5 marks the image with 1, and with -1 the tokens around it.
         return torch.zeros_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask == 1
 
-    return DecoderParts(decoder_layers(decoder), find_final_norm(decoder), vision_mask=vision_mask, connector=connector)
+    return parts_of(find_decoder(model.text_model), vision_mask=vision_mask, connector=model.image_to_text_projection)
 
 
 def _reader_of_images(model: nn.Module) -> DecoderParts:
     """DiffusionGemma reads image and text with a causal encoder, whose weights its decoder shares, into a cache."""
-    encoder = model.model.encoder.language_model
-    ids = find_vision_token_ids(model.config)
-    return DecoderParts(decoder_layers(encoder), find_final_norm(encoder), ids, connector=find_connector(model))
+    encoder, ids = model.model.encoder.language_model, find_vision_token_ids(model.config)
+    return parts_of(encoder, vision_token_ids=ids, connector=find_connector(model))
 
 
-def _prefix(model: nn.Module) -> DecoderParts:
-    """PI0 reads image and text with a PaliGemma, and a second decoder makes robot actions from its cache."""
-    return general_rule(model.model.vlm)
-
-
-_ADAPTERS.update(
-    {
-        "diffusion_gemma": _reader_of_images,
-        "gemma3n": _with(read=_active_stream),
-        "git": _rows_in_front,
-        "glm5_next": _with(read=_mean_of_streams),
-        "hy_v4_vl": _with(read=_mean_of_streams),
-        "kosmos-2": _rows_given_by_mask,
-        "kosmos-2.5": _rows_given_by_mask,
-        "pi0": _prefix,
-        "qwen4_exp": _with(read=_mean_of_streams, final_norm=lambda model: find_decoder(model).hyper_connection_mixer),
-    }
-)
+_ADAPTERS: dict[str, Callable[[nn.Module], DecoderParts]] = {
+    "diffusion_gemma": _reader_of_images,
+    "gemma3n": _with(read=_active_stream),
+    "git": _rows_in_front,
+    "glm5_next": _with(read=_mean_of_streams),
+    "hy_v4_vl": _with(read=_mean_of_streams),
+    "kosmos-2": _rows_given_by_mask,
+    "kosmos-2.5": _rows_given_by_mask,
+    # PI0 reads image and text with a PaliGemma, and a second decoder makes robot actions from its cache.
+    "pi0": lambda model: general_rule(model.model.vlm),
+    "qwen4_exp": _with(read=_mean_of_streams, final_norm=lambda model: find_decoder(model).hyper_connection_mixer),
+}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mirlib.adapters import find_vision_token_ids, longest_sequence
+from mirlib.adapters import base_of, find_vision_token_ids, longest_sequence
 from mirlib.data import Unreadable, draw, load_image
 from mirlib.distributed import Processes
 from mirlib.errors import MirlibError, naming, shown
@@ -68,11 +68,11 @@ class ModelInputs:
         ids = batch["input_ids"]
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
             raise MirlibError("input_ids must be a (B, T) integer tensor")
-        limit = longest_sequence(getattr(unwrap(model), "config", None))
+        config = getattr(unwrap(model), "config", None)
+        limit, places = longest_sequence(config), find_vision_token_ids(config)
         if limit is not None and ids.shape[1] > limit:
             raise MirlibError(_too_long(ids.shape[1], limit))
         inputs = {name: value for name, value in batch.items() if name not in (*RESERVED, "labels")}
-        places = find_vision_token_ids(getattr(unwrap(model), "config", None))
         if not inputs.keys() - WORDS and torch.isin(ids, ids.new_tensor(places)).any():
             raise MirlibError("the batch has places for pictures and no pictures: where are its pixel_values?")
         device = device_of(model)
@@ -80,28 +80,22 @@ class ModelInputs:
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
-        inner = unwrap(model)
-        if hasattr(inner, "get_base_model"):  # PEFT's wrapper takes any keyword and hands it on
-            inner = inner.get_base_model()
-        accepted = signature(inner.forward).parameters
-        inputs.setdefault("use_cache", False)
+        accepted = signature(base_of(model).forward).parameters  # PEFT's wrapper takes any keyword and hands it on
         if "logits_to_keep" in accepted:  # (B, T, vocabulary) logits would be larger than all hidden states of a layer
             inputs.setdefault("logits_to_keep", 1)
-        if "use_cache" not in accepted and not any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
-            inputs.pop("use_cache")
+        if "use_cache" in accepted or any(p.kind == p.VAR_KEYWORD for p in accepted.values()):
+            inputs.setdefault("use_cache", False)
+        else:
+            inputs.pop("use_cache", None)
         if not isinstance(mask := batch.get("text_mask"), Tensor | None):
             raise MirlibError(f"text_mask must be a (B, T) bool tensor, got {type(mask).__name__}")
-        names = _of_samples(batch, "sample_names", "a string", _is_text)
+        names = _of_samples(batch, "sample_names", "a string", lambda value: isinstance(value, str))
         found = _of_samples(batch, "sample_ids", "a pair of strings", _is_pair)
         return cls(inputs, mask, names, found or _ids_of_tensors(batch))
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 def _of_samples(batch: Mapping[str, Any], key: str, kind: str, fits: Callable[[Any], bool]) -> Sequence[Any] | None:
@@ -128,10 +122,8 @@ def _hash(*values: Any) -> str:
 
 
 def _ids_of_tensors(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Hashes for samples that came as tensors, equal where the same batches are measured again.
-
-    Which rows of the other tensors belong to which sample is not known: a picture goes by all of them and its place.
-    """
+    """Hashes for samples that came as tensors, equal where the same batches are measured again."""
+    # Which rows of the other tensors belong to which sample is not known: a picture goes by all of them and its place.
     tensors = {name: batch[name] for name in sorted(batch) if isinstance(batch[name], Tensor) and name != "input_ids"}
     others = _hash(*(part for name, value in tensors.items() for part in (name, _as_bytes(value))))
     return [(_hash(others, str(place)), _hash(_as_bytes(ids))) for place, ids in enumerate(batch["input_ids"])]
@@ -146,9 +138,9 @@ def _as_bytes(values: Tensor) -> np.ndarray:
 class PairBatches:
     """Re-iterable batches of image–text pairs: images are opened and processed when their turn comes.
 
-    ``chosen`` are the numbers of the image and of the text of each pair, ``settings`` what `score` was asked for
-    (``batch_size``, ``template`` and ``max_text_tokens`` are read here), ``share`` the pairs that these batches hold,
-    all if left out, and ``offset`` is the number of the first of them.
+    ``chosen`` are the numbers of image and text of each pair, ``settings`` what `score` was asked for (``batch_size``,
+    ``template`` and ``max_text_tokens`` are read here), ``share`` the pairs that these batches hold (default: all), and
+    ``offset`` is the number of the first of them.
     """
 
     processor: Any
@@ -167,12 +159,8 @@ class PairBatches:
         return math.ceil(len(self.share) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(self.share.start, self.share.stop, self.batch_size):
-            yield self._batch(range(start, min(start + self.batch_size, self.share.stop)))
-
-    def part(self, share: range) -> PairBatches:
-        """The batches of some of the pairs."""
-        return replace(self, share=share)
+        for start in range(0, len(self.share), self.batch_size):
+            yield self._batch(self.share[start : start + self.batch_size])
 
     def first(self, batches: int) -> PairBatches:
         """The first pairs of all, ``batches`` batches of them."""
@@ -196,20 +184,15 @@ class PairBatches:
         texts = [self.texts[self.chosen[pair][1]] for pair in pairs]
         names = [_name(source, self.chosen[i][0]) for i, source in zip(pairs, sources, strict=True)]
         images = [load_image(source) for source in sources]
-        return self._encoded(images, texts, names) | {
-            "sample_names": names,
-            "sample_ids": [(_hash(np.asarray(image)), _hash(text)) for image, text in zip(images, texts, strict=True)],
-        }
-
-    def _encoded(self, images: Sequence[Any], texts: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-        """The inputs of a batch; where it is refused, the sample that is refused alone is named."""
         try:
-            return encode_batch(self.processor, images, texts, **self.prompt)
-        except MirlibError:
+            encoded = encode_batch(self.processor, images, texts, **self.prompt)
+        except MirlibError:  # the sample that is refused alone is named
             for image, text, name in zip(images, texts, names, strict=True):
                 with naming(shown(name, 300)):
                     encode_batch(self.processor, [image], [text], **self.prompt)
             raise
+        ids = [(_hash(np.asarray(image)), _hash(text)) for image, text in zip(images, texts, strict=True)]
+        return encoded | {"sample_names": names, "sample_ids": ids}
 
 
 def _name(image: Any, index: int) -> str:
@@ -270,16 +253,15 @@ def pair_batches(
             more = " or more" if length >= 2 * limit else ""  # only the beginning of a very long text was read
             length = min(length, max_text_tokens or length)
             if length + beside > limit:
-                raise MirlibError(
-                    f"a text of {length}{more} tokens does not fit a model of {limit} positions; cut texts with "
-                    f"max_text_tokens (--max-text-tokens): {name_of(text)}"
-                )
+                advice = f"cut texts with max_text_tokens (--max-text-tokens): {name_of(text)}"
+                what = f"a text of {length}{more} tokens does not fit a model of {limit} positions"
+                raise MirlibError(f"{what}; {advice}")
 
     def check_pair(index: int) -> None:
         check_words(index)
         check_image(index, texts[index])
 
-    drawn = partial(_draw, num=num, processes=processes, skip_unreadable=skip_unreadable)
+    drawn = partial(_draw, num=num, processes=processes, skip=skip_unreadable)
     if paired:
         chosen = [(i, i) for i in drawn(len(images), seed=seed, what="pairs", check=check_pair)]
     else:
@@ -290,15 +272,11 @@ def pair_batches(
     return PairBatches(processor, images, texts, chosen, settings)
 
 
+PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
+
+
 def _draw(
-    items: int,
-    *,
-    num: int,
-    seed: int,
-    what: str,
-    check: Callable[[int], None],
-    processes: Processes,
-    skip_unreadable: Unreadable,
+    items: int, num: int, seed: int, what: str, check: Callable[[int], None], processes: Processes, skip: Unreadable
 ) -> list[int]:
     """What `mirlib.data.draw` draws, each process reading its share of the items that come into question."""
 
@@ -306,27 +284,23 @@ def _draw(
         try:
             check(index)
         except MirlibError as error:
-            if skip_unreadable is None:
+            if skip is None:
                 raise
             return str(error)
         return None
 
     verdicts: dict[int, str | None] = {}
-    if processes.size > 1:
-        order = draw(range(items), items, seed, what)
-        usable = 0
-        while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
-            candidates = order[len(verdicts) : len(verdicts) + num - usable]
-            mine = candidates[processes.rank :: processes.size]
-            found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
-            for part in processes.gather(found):
-                verdicts |= part
-            usable = sum(problem is None for problem in verdicts.values())
+    order, usable = draw(range(items), items, seed, what), 0
+    while usable < num and len(verdicts) < items:  # the first num, then as many as turned out to be unusable
+        mine = order[len(verdicts) : len(verdicts) + num - usable][processes.rank :: processes.size]
+        found = processes.together(lambda mine=mine: {index: problem_with(index) for index in mine})
+        for part in processes.gather(found):
+            verdicts |= part
+        usable = sum(problem is None for problem in verdicts.values())
 
     def is_usable(index: int) -> bool:
-        problem = verdicts[index] if index in verdicts else problem_with(index)
-        if problem is not None:
-            skip_unreadable(problem)
-        return problem is None
+        if verdicts[index] is not None:
+            skip(verdicts[index])
+        return verdicts[index] is None
 
     return draw(range(items), num, seed, what, is_usable)

@@ -1,8 +1,7 @@
 """MIR during training: a callback for the Trainer of transformers.
 
-transformers hands a callback everything but the trainer, and only the trainer can pass numbers on to TensorBoard,
-Weights & Biases and the other reporters; hence `MIRCallback.attach`. With ``Trainer(callbacks=[MIRCallback(...)])`` the
-numbers reach ``trainer.state.log_history`` and `MIRCallback.history` alone.
+transformers hands a callback everything but the trainer, which alone can pass numbers on to TensorBoard and the other
+reporters; hence `MIRCallback.attach`. Without it they reach ``trainer.state.log_history`` and `MIRCallback.history`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from mirlib.batches import PairBatches, pair_batches
+from mirlib.batches import PAIR_OPTIONS, PairBatches, pair_batches
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, MirlibWarning
 from mirlib.mir import check_confidence
@@ -35,7 +34,6 @@ __all__ = ["MIRCallback"]
 
 logger = logging.getLogger(__name__)
 
-PAIR_OPTIONS = frozenset(signature(pair_batches).parameters)
 PREFIX = "mir_"
 RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio low high seconds per_layer".split()
 
@@ -43,9 +41,8 @@ RECORD = "step mir norm_only zeroed_rows mean_term covariance_term norm_ratio lo
 class MIRCallback(TrainerCallback):
     """Measures MIR while a model trains, logs it with its parts and baselines, and can stop a run.
 
-    Each measurement is what `mirlib.score` gives for the model at that step, on the same pairs every time, in the time
-    of one forward pass over them, with an interval two. Modes, gradients and random states are afterwards what they
-    were, so that a run ends with the same weights as one without the callback.
+    Each measurement is what `mirlib.score` gives at that step, on the same pairs every time, in one forward pass over
+    them, with an interval two. Modes, gradients and random states stay what they were, and so do the run's weights.
 
     Logged are ``mir``, ``mir_norm_only``, ``mir_zeroed_rows``, ``mir_mean_term`` and ``mir_covariance_term`` (sums over
     the layers), ``mir_norm_ratio`` (of layer 1), ``mir_seconds``, and with ``confidence`` the ends of the interval,
@@ -59,18 +56,15 @@ class MIRCallback(TrainerCallback):
         processor: The model's processor, with a fast tokenizer.
         images: Paths, PIL images or (h, w, 3) uint8 arrays.
         texts: Non-empty strings.
-        every: Optimiser steps between measurements. The last step of the run is measured, too, but not where an
-            evaluation ends the run and the best model takes its place.
-        num: Number of pairs; the paper takes 100.
-        batch_size: Pairs a forward pass.
+        every: Optimiser steps between measurements. The last step is measured, too, unless an evaluation ends the run
+            and the best model takes its place.
         at_start: Whether to measure before the first step. Without it, and in a run that resumes, two batches go
-            through the model all the same, so that bad input ends the run before it has cost anything.
+            through the model all the same, so that bad input ends the run at once.
         patience: Stop training when the largest and the smallest MIR of the last ``patience + 1`` measurements differ
             by less than ``min_delta``. None never stops.
         min_delta: In log10 units like MIR; 0.01 is a change of the summed distance by 2.3 %.
-        progress: Whether to show bars on stderr.
-        confidence: Level of an interval at every measurement, for example 0.95; None for the values alone.
-        **score_options: What else `mirlib.score` takes, but for ``merge_processes``.
+        **score_options: What `mirlib.score` takes, but for ``merge_processes``. Here ``batch_size`` is 8, and there are
+            no bars and no intervals, unless ``progress`` and ``confidence`` ask for them.
 
     Attributes:
         history: A dict a measurement: ``step`` and what is logged, without ``mir_`` but for ``mir`` itself.
@@ -89,13 +83,9 @@ class MIRCallback(TrainerCallback):
         texts: Sequence[str],
         *,
         every: int = 100,
-        num: int = 100,
-        batch_size: int = 8,
         at_start: bool = True,
         patience: int | None = None,
         min_delta: float = 0.01,
-        progress: bool = False,
-        confidence: float | None = None,
         **score_options: Any,
     ) -> None:
         if every < 1:
@@ -104,19 +94,16 @@ class MIRCallback(TrainerCallback):
             raise MirlibError(f"patience must be at least 1 measurement, or None, got {patience}")
         if not min_delta > 0:
             raise MirlibError(f"min_delta must be above 0, got {min_delta}")
-        options = {"num": num, "batch_size": batch_size, "progress": progress, "confidence": confidence}
-        options |= score_options
+        options = {"batch_size": 8, "progress": False, "confidence": None, **score_options}
         if "merge_processes" in options:
             raise TypeError("merge_processes is not for MIRCallback: the processes of a run always measure together")
         signature(score).bind(None, processor, images, texts, **options)  # an option that does not exist, said now
-        if confidence is not None:
-            check_confidence(confidence)
+        if options["confidence"] is not None:
+            check_confidence(options["confidence"])
         self.processor, self.images, self.texts = processor, images, texts
-        self.every, self.at_start = every, at_start
-        self.patience, self.min_delta = patience, min_delta
-        self._draw = {name: value for name, value in options.items() if name in PAIR_OPTIONS}
-        self._measure = {name: value for name, value in options.items() if name not in PAIR_OPTIONS}
-
+        self.every, self.at_start, self.patience, self.min_delta = every, at_start, patience, min_delta
+        self._draw = {name: options.pop(name) for name in PAIR_OPTIONS & options.keys()}
+        self._measure = options
         self._trainer: Trainer | None = None
         self._batches: PairBatches | None = None
         self.history: list[dict[str, Any]] = []
@@ -134,12 +121,10 @@ class MIRCallback(TrainerCallback):
         """The history as a DataFrame indexed by step; FID of layer k stands in the column ``layer_k``."""
         import pandas as pd
 
-        rows = [
-            {name: value for name, value in record.items() if name != "per_layer"}
-            | {f"layer_{k}": fid for k, fid in enumerate(record["per_layer"], start=1)}
-            for record in self.history
-        ]
-        return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["step", "mir"]).set_index("step")
+        columns = list(self.history[0]) if self.history else ["step", "mir", "per_layer"]
+        frame = pd.DataFrame(self.history, columns=columns).set_index("step")
+        layers = enumerate(zip(*frame.pop("per_layer"), strict=True), start=1)
+        return frame.assign(**{f"layer_{k}": distances for k, distances in layers})
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the trainer calls
@@ -152,12 +137,8 @@ class MIRCallback(TrainerCallback):
         self.history = [_from_log(entry) for entry in state.log_history if PREFIX + "per_layer" in entry]
         self.latest, self.stopped, self._batches = None, None, None
         if self._trainer is None and args.report_to and state.is_world_process_zero:
-            warnings.warn(
-                f"MIR will not reach {', '.join(args.report_to)}, because a callback does not know its trainer; "
-                "MIRCallback.attach(trainer) tells it",
-                MirlibWarning,
-                stacklevel=2,
-            )
+            why = "because a callback does not know its trainer; MIRCallback.attach(trainer) tells it"
+            warnings.warn(f"MIR will not reach {', '.join(args.report_to)}, {why}", MirlibWarning, stacklevel=2)
         if self.at_start and state.global_step == 0 and not self.history:
             self._measure_and_log(state, control, model)
         else:
@@ -204,17 +185,10 @@ class MIRCallback(TrainerCallback):
     def _record(self, model: nn.Module, step: int) -> dict[str, Any]:
         started = time.monotonic()
         with _random_state_kept(model):
-            self.latest = score_pairs(model, self._pairs(model), **self._measure)
-        result = self.latest
-        record = {
-            "step": step,
-            "mir": result.value,
-            "norm_only": result.norm_only,
-            "zeroed_rows": result.zeroed_rows,
-            "mean_term": float(result.mean_term.sum()),
-            "covariance_term": float(result.covariance_term.sum()),
-            "norm_ratio": float(result.norm_ratio[0]),
-        }
+            self.latest = result = score_pairs(model, self._pairs(model), **self._measure)
+        terms = {name: float(getattr(result, name).sum()) for name in ("mean_term", "covariance_term")}
+        record = {"step": step, "mir": result.value, "norm_only": result.norm_only, "zeroed_rows": result.zeroed_rows}
+        record |= terms | {"norm_ratio": float(result.norm_ratio[0])}
         if result.interval is not None:
             record |= {"low": result.interval.low, "high": result.interval.high}
         record |= {"seconds": time.monotonic() - started, "per_layer": result.per_layer.tolist()}
@@ -244,10 +218,8 @@ class MIRCallback(TrainerCallback):
         moved = max(recent) - min(recent)
         if math.isfinite(moved) and moved < self.min_delta:
             control.should_training_stop = True
-            self.stopped = (
-                f"training stops after step {state.global_step}: MIR moved by {moved:.2g} over the last "
-                f"{self.patience} measurements, less than min_delta={self.min_delta:g}"
-            )
+            less = f"over the last {self.patience} measurements, less than min_delta={self.min_delta:g}"
+            self.stopped = f"training stops after step {state.global_step}: MIR moved by {moved:.2g} {less}"
             if state.is_world_process_zero:
                 logger.warning("MIRCallback: %s", self.stopped)
 

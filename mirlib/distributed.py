@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,10 +59,8 @@ def processes_of_launcher() -> tuple[int, int]:
     if int(size) <= 1:
         return 0, 1
     if not int(rank) < int(size) or "RANK" not in os.environ:
-        raise MirlibError(
-            f"WORLD_SIZE={size} in the environment, but RANK={os.environ.get('RANK')}; start the processes with "
-            "torchrun, or unset WORLD_SIZE"
-        )
+        what = f"WORLD_SIZE={size} in the environment, but RANK={os.environ.get('RANK')}"
+        raise MirlibError(f"{what}; start the processes with torchrun, or unset WORLD_SIZE")
     return int(rank), int(size)
 
 
@@ -76,11 +74,9 @@ def launched() -> Iterator[Processes]:
     try:
         dist.init_process_group("gloo", rank=rank, world_size=size)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise MirlibError(
-            f"rank {rank} of {size} cannot join the others ({reason}); start the processes with torchrun, or set "
-            "MASTER_ADDR and MASTER_PORT"
-        ) from error
+        what = f"rank {rank} of {size} cannot join the others ({str(error).splitlines()[0]})"
+        advice = "start the processes with torchrun, or set MASTER_ADDR and MASTER_PORT"
+        raise MirlibError(f"{what}; {advice}") from error
     try:
         yield Processes.current()
     finally:
@@ -101,8 +97,7 @@ class Processes:
     """The ``size`` processes of a run, seen from one of them, number ``rank`` from 0."""
 
     def __init__(self, rank: int = 0, size: int = 1, group: Any = None) -> None:
-        self.rank, self.size, self._group = rank, size, group
-        self._store: Any = None
+        self.rank, self.size, self._group, self._store = rank, size, group, None
         if size > 1:
             # A prefix of its own: what failed in an earlier measurement is no failure of this one.
             world = dist.distributed_c10d._get_default_store()
@@ -124,9 +119,6 @@ class Processes:
         """The numbers of the items that this process takes: neighbours, and as many as the others or one fewer."""
         return range(self.rank * items // self.size, (self.rank + 1) * items // self.size)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Failing together
-
     def together(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns here, once it is done everywhere; an error in one process is an error in all.
 
@@ -136,24 +128,23 @@ class Processes:
         """
         if self.size == 1:
             return work()
-        value: Any = None
-        problem: Exception | None = None
+        value, problem = None, None
         try:
             value = work()
         except BrokenForward as broken:
-            self._tell(broken.cause)
+            self._tell()
             raise self._with_rank(broken.cause) from broken.cause
         except ProcessFailedError as error:
             if error.died:
                 raise
         except Exception as error:
             problem = error
-            self._tell(error)
+            self._tell()
         found = self.gather(None if problem is None else _describe(problem))
         failed = [rank for rank, text in enumerate(found) if text is not None]
         if not failed:
             return value
-        if problem is not None and (len(failed) == self.size and len(set(found)) == 1):
+        if problem is not None and len(failed) == self.size and len(set(found)) == 1:
             raise problem
         if failed[0] == self.rank:
             raise self._with_rank(problem) from problem
@@ -188,7 +179,7 @@ class Processes:
         problem.rank = self.rank  # told apart from what fails in all of them
         return problem
 
-    def _tell(self, problem: Exception) -> None:
+    def _tell(self) -> None:
         self._ask(lambda: self._store.compare_set("failed", "", f"{self.rank}"))
 
     @staticmethod
@@ -199,39 +190,32 @@ class Processes:
         except RuntimeError:
             return lost
 
-    def _mourn(self, error: RuntimeError) -> NoReturn:
-        """A connection broke: say which process is gone."""
-        missing: list[int] = []
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        """Where a connection breaks, say which process is gone."""
         try:
-            self._store.set(f"alive/{self.rank}", "yes")
-            others = [f"alive/{rank}" for rank in range(self.size)]
-            until = time.monotonic() + 1.0
-            while time.monotonic() < until and not self._store.check(others):
-                time.sleep(0.05)
-            missing = [rank for rank, name in enumerate(others) if not self._store.check([name])]
-        except RuntimeError:
-            pass
-        rank = missing[0] if len(missing) == 1 else None
-        who = f"rank {', '.join(map(str, missing))} of {self.size}" if missing else "one of the other processes"
-        raise ProcessFailedError(
-            f"{who} ended without a word: it was killed or crashed, perhaps for want of memory", rank, died=True
-        ) from error
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Exchanging
-
-    def _exchange(self, call: Callable[[], None]) -> None:
-        try:
-            call()
+            yield
         except RuntimeError as error:  # also DistBackendError, its subclass
-            self._mourn(error)
+            missing: list[int] = []
+            with suppress(RuntimeError):
+                self._store.set(f"alive/{self.rank}", "yes")
+                others = [f"alive/{rank}" for rank in range(self.size)]
+                until = time.monotonic() + 1.0
+                while time.monotonic() < until and not self._store.check(others):
+                    time.sleep(0.05)
+                missing = [rank for rank, name in enumerate(others) if not self._store.check([name])]
+            rank = missing[0] if len(missing) == 1 else None
+            who = f"rank {', '.join(map(str, missing))} of {self.size}" if missing else "one of the other processes"
+            what = "ended without a word: it was killed or crashed, perhaps for want of memory"
+            raise ProcessFailedError(f"{who} {what}", rank, died=True) from error
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of the ranks, in every process."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        self._exchange(lambda: dist.all_gather_object(found, value, group=self._group))
+        with self._exchanging():
+            dist.all_gather_object(found, value, group=self._group)
         return found
 
     def concatenate(self, values: Tensor) -> Tensor:
@@ -245,14 +229,14 @@ class Processes:
     def hand_out(self, value: Any, owner: int) -> Any:
         """What the process ``owner`` has, in every process; what the others give is not looked at."""
         box = [value if owner == self.rank else None]
-        self._exchange(lambda: dist.broadcast_object_list(box, src=owner, group=self._group))
+        with self._exchanging():
+            dist.broadcast_object_list(box, src=owner, group=self._group)
         return box[0]
 
     def merge_moments(self, packed: Tensor, owner: int) -> Tensor | None:
         """The moments of all processes merged, in the process ``owner``; None in the others.
 
-        They are packed, (d + 2, d) float64: scatter, mean, and the count in the corner. No process holds the moments of
-        another: the scatters about the common mean are summed on the way.
+        They are packed, (d + 2, d) float64: scatter, mean, and the count in the corner. No process holds another's.
         """
         if self.size == 1:
             return packed
@@ -260,10 +244,11 @@ class Processes:
         head = packed[dim:].cpu()  # (2, d): mean and count
         means, counts = self.concatenate(head.reshape(1, -1)).reshape(self.size, 2, dim).unbind(dim=1)
         total = counts[:, 0].sum()
-        mean = (counts[:, :1] * means).sum(dim=0) / total.clamp(min=1)
+        mean = (counts[:, :1] * means).sum(dim=0) / total.clamp(min=1)  # about which all scatters are summed
         shift = (head[0] - mean) * head[1, 0].sqrt()
         scatter = torch.addr(packed[:dim].cpu(), shift, shift)
-        self._exchange(lambda: dist.reduce(scatter, dst=owner, group=self._group))
+        with self._exchanging():
+            dist.reduce(scatter, dst=owner, group=self._group)
         if owner != self.rank:
             return None
         corner = torch.zeros(dim, dtype=packed.dtype)
@@ -276,41 +261,31 @@ def _describe(problem: Exception) -> str:
     return text if isinstance(problem, MirlibError) else f"{type(problem).__name__}: {text}".removesuffix(": ")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Models that need all processes for a forward pass
-
-
 def needs_all_processes(model: nn.Module) -> bool:
     """Whether the parameters are sharded by FSDP, so that all processes must call the model together; else refused."""
-    same_inputs = "mirlib.score with merge_processes=False, in every process"
-    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise MirlibError(
-            "the parameters are sharded over processes by DeepSpeed ZeRO-3, which is not supported: measure the "
-            "checkpoints instead, with mirlib.score in one process"
-        )
     meshes = [parameter.device_mesh for parameter in model.parameters() if hasattr(parameter, "device_mesh")]
     names = [name for mesh in meshes for name in getattr(mesh, "mesh_dim_names", None) or ()]
-    if any("tp" in name or "tensor" in name for name in names):
-        raise MirlibError(
-            "the parameters are sharded over processes by tensor parallelism, where all processes need the same "
-            f"inputs: {same_inputs}"
-        )
-    by_fsdp = any(_is_fsdp(module) for module in model.modules())
-    if meshes and not by_fsdp:
-        raise MirlibError(
-            f"the parameters are sharded over processes, and not by FSDP: {same_inputs}, gives all of them the same "
-            "inputs"
-        )
+    by_fsdp = any(_is_one_of(module, "FullyShardedDataParallel", "FSDPModule") for module in model.modules())
+    same_inputs, how = "mirlib.score with merge_processes=False, in every process", None
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        instead = "measure the checkpoints instead, with mirlib.score in one process"
+        how = f" by DeepSpeed ZeRO-3, which is not supported: {instead}"
+    elif any("tp" in name or "tensor" in name for name in names):
+        how = f" by tensor parallelism, where all processes need the same inputs: {same_inputs}"
+    elif meshes and not by_fsdp:
+        how = f", and not by FSDP: {same_inputs}, gives all of them the same inputs"
+    if how is not None:
+        raise MirlibError(f"the parameters are sharded over processes{how}")
     return by_fsdp
 
 
-def _is_fsdp(module: nn.Module) -> bool:
-    """Of either generation; FSDP2's ``fully_shard`` makes a module an ``FSDPModule`` besides what it is."""
-    return any(kind.__name__ in ("FullyShardedDataParallel", "FSDPModule") for kind in type(module).__mro__)
+def _is_one_of(module: nn.Module, *names: str) -> bool:
+    """By name; FSDP2's ``fully_shard`` makes a module an ``FSDPModule`` besides what it is."""
+    return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
 def reshard(model: nn.Module) -> None:
     """Free what a forward pass without a backward pass leaves gathered: the values of before the next step."""
     for module in model.modules():
-        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+        if _is_one_of(module, "FSDPModule"):
             module.reshard()

@@ -45,6 +45,7 @@ class ReadBatch:
 
     def __init__(self, stream: HiddenStateStream, batch: ModelInputs, first: int, counts: bool) -> None:
         self._stream, self.first, self.counts = stream, first, counts
+        self.positions = stream.positions  # by modality, the (B, T) bool mask of where its rows stand in the sequences
         self.inputs, self.names, self.ids = batch.inputs, batch.names, batch.ids
         self.size = len(batch.inputs["input_ids"])
 
@@ -58,16 +59,13 @@ class ReadBatch:
         """The same, as `ModalityIntegrationRate.update_layer` takes it."""
         return RowSamples(*self.samples, range(self.first, self.first + self.size))
 
-    @property
-    def positions(self) -> dict[str, Tensor]:
-        """By modality, the (B, T) bool mask of the positions that its rows have in the sequences."""
-        return self._stream.positions
+    def name(self, number: int) -> str:
+        """A sample in the words of an error message."""
+        return f"sample {number}" + (f" ({shown(self.names[number - self.first], 300)})" if self.names else "")
 
     def name_row(self, modality: str, row: int) -> str:
-        """A row in the words of an error message."""
-        number = int(self.samples[MODALITIES.index(modality)][row])
-        name = f" ({self.names[number - self.first]})" if self.names else ""
-        return f"row {row} of sample {number}{name}"
+        """A row likewise."""
+        return f"row {row} of {self.name(int(self.samples[MODALITIES.index(modality)][row]))}"
 
 
 class Reader:
@@ -95,20 +93,17 @@ class Reader:
         self._problem: Exception | None = None
 
     def _steps(self, bar: Iterable[Mapping[str, Any]]) -> Iterator[tuple[ModelInputs, bool]]:
-        """Each batch, and whether it counts.
-
-        In lockstep a process that has no batch left repeats one, uncounted, until all have none; and what goes wrong
-        between two forward passes, or in our own reading during one, is told to the others before the next.
-        """
+        """Each batch, and whether it counts."""
         if not self.lockstep:
             for raw in bar:
                 self.processes.check()
                 yield ModelInputs.of(raw, self.model), True
             return
+        # A process that has no batch left repeats one, uncounted, until all have none; and what goes wrong between two
+        # forward passes, or in our own reading during one, is told to the others before the next.
         remaining, spare = iter(bar), None
         while True:
-            problem, batch = self._problem, None
-            self._problem = None
+            problem, self._problem, batch = self._problem, None, None
             if problem is None:
                 try:
                     raw = next(remaining, None)
@@ -132,10 +127,9 @@ class Reader:
             raise MirlibError("no batches here, and a model that is sharded over processes needs one in each of them")
         return self.batches.spare
 
-    def _call(self, batch: ModelInputs, first: int) -> None:
-        where = f"sample {first}" + (f" ({shown(batch.names[0], 300)})" if batch.names else "")
+    def _call(self, batch: ReadBatch) -> None:
         try:
-            with forward_advice(self.model, len(batch.inputs["input_ids"]), where, self.processor):
+            with forward_advice(self.model, batch.size, batch.name(batch.first), self.processor):
                 self.model(**batch.inputs)
         except Exception as error:
             if self.lockstep:  # the others wait within their forward passes, and cannot be told
@@ -144,10 +138,9 @@ class Reader:
 
     def _unless_lockstep(self, work: Callable[[], None]) -> None:
         """Do ``work``; in lockstep an error waits for the end of the forward pass, for which the others wait."""
-        if self._problem is not None:
-            return
         try:
-            work()
+            if self._problem is None:
+                work()
         except Exception as error:
             if not self.lockstep:
                 raise
@@ -183,10 +176,10 @@ class Reader:
         with capture(self.model, text_rows=self.text_rows, last=self.last, on_layer=hand_on) as stream:
             progress = progress and self.processes.leads
             bar = tqdm(self.batches, desc=description, unit="batch", disable=not progress, file=sys.stderr, leave=False)
-            for batch, counts in self._steps(bar):
-                current = ReadBatch(stream, batch, first, counts)
-                stream.text_mask = batch.text_mask
-                self._call(batch, first)
+            for inputs, counts in self._steps(bar):
+                current = ReadBatch(stream, inputs, first, counts)
+                stream.text_mask = inputs.text_mask
+                self._call(current)
                 self._unless_lockstep(after_batch)
                 if counts:
                     first += current.size
@@ -200,14 +193,12 @@ class Reader:
         for modality, rows in zip(MODALITIES, (vision, text), strict=True):
             if len(rows) == 0:
                 raise MirlibError(
-                    f"no {modality} rows in the batch that starts at sample {batch.first}"
-                    + (f" ({batch.names[0]})" if batch.names else "")
-                    + ": input_ids must hold the model's image placeholders, as its processor writes them, and text"
-                    + _why(self.model, self.processor)
+                    f"no {modality} rows in the batch that starts at {batch.name(batch.first)}: input_ids must hold "
+                    "the model's image placeholders, as its processor writes them, and text"
+                    f"{_why(self.model, self.processor)}"
                 )
 
 
-_MEMORY = (torch.OutOfMemoryError, MemoryError)
 # In whose words torch says so on a CPU, and its libraries on a GPU, in a RuntimeError.
 _MEMORY_SIGNS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -218,15 +209,15 @@ def memory_advice(model: nn.Module, batch_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not (isinstance(error, _MEMORY) or any(sign in str(error) for sign in _MEMORY_SIGNS)):
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and not any(sign in str(error) for sign in _MEMORY_SIGNS):
             raise
         ways = ["lower batch_size (--batch-size)"] if batch_size > 1 else []
         ways.append("shorten the texts (--max-text-tokens)")
         if next(model.parameters()).element_size() > 2:
             ways.append("load the model in bfloat16 (--dtype bfloat16)")
-        raise MirlibError(
-            f"out of memory with batch_size={batch_size}: {', or '.join(ways)} ({said_by(error)})"
-        ) from error
+        advice = ", or ".join(ways)
+        raise MirlibError(f"out of memory with batch_size={batch_size}: {advice} ({said_by(error)})") from error
 
 
 @contextmanager
@@ -235,16 +226,13 @@ def forward_advice(model: nn.Module, batch_size: int, where: str, processor: Any
     try:
         with memory_advice(model, batch_size):
             yield
-    except (MirlibError, ProcessFailedError):
+    except MirlibError:
         raise
     except Exception as error:
-        raise MirlibError(
-            f"the model's forward pass fails on the batch that starts at {where} ({said_by(error)})"
-            + (
-                _why(model, processor)
-                or "; its inputs must be those of the processor that belongs to it, and no picture too small"
-            )
-        ) from error
+        why = _why(model, processor)
+        why = why or "; its inputs must be those of the processor that belongs to it, and no picture too small"
+        what = "the model's forward pass fails on the batch that starts at"
+        raise MirlibError(f"{what} {where} ({said_by(error)}){why}") from error
 
 
 def _why(model: nn.Module, processor: Any) -> str:

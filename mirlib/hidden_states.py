@@ -1,8 +1,4 @@
-"""Hidden states out of any Hugging Face LVLM, layer by layer, vision rows and text rows apart.
-
-Forward hooks read each decoder layer's output while the model runs; no layer is kept longer than needed. Layers are
-numbered 1..K.
-"""
+"""Hidden states out of any Hugging Face LVLM by forward hooks, layer by layer, 1..K, vision and text rows apart."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mirlib.adapters import DecoderParts, decoder_parts, unwrap
+from mirlib.adapters import DecoderParts, decoder_parts, text_config, unwrap
 from mirlib.errors import MirlibError, check_choice
 
 __all__ = ["HiddenStateStream", "capture"]
@@ -72,14 +68,10 @@ def token_masks(
 
     Vision stands where ``vision_mask`` says, (B, T') with T' >= T, or else at ``vision_token_ids``; in the first case
     the masks returned are (B, T'), and the T' - T positions in front are never text. Text are the positions of the (B,
-    T) ``text_mask``, or else all that are attended, neither vision nor special; with ``"after_image"``, the authors'
-    choice, everything attended after the last vision token. An ``attention_mask`` of another shape than (B, T) is
-    ignored.
+    T) ``text_mask``, or else as for `capture`. An ``attention_mask`` of another shape than (B, T) is ignored.
     """
-    if vision_mask is None:
-        vision = torch.isin(input_ids, input_ids.new_tensor(list(vision_token_ids)))
-    else:
-        vision = vision_mask.to(input_ids.device)
+    device = input_ids.device
+    vision = _one_of(input_ids, vision_token_ids) if vision_mask is None else vision_mask.to(device)
     front = vision.shape[1] - input_ids.shape[1]
     if len(vision) != len(input_ids) or front < 0:
         raise MirlibError(
@@ -88,7 +80,7 @@ def token_masks(
         )
     attended = torch.ones_like(input_ids, dtype=torch.bool)
     if isinstance(attention_mask, Tensor) and attention_mask.shape == input_ids.shape:
-        attended = attention_mask.to(device=input_ids.device, dtype=torch.bool)
+        attended = attention_mask.to(device, torch.bool)
     attended = pad(attended, (front, 0), value=True)
     vision = vision & attended
     if text_rows == "after_image":
@@ -97,22 +89,23 @@ def token_masks(
         return vision, none_left & attended & vision.any(dim=1, keepdim=True)
     if text_mask is not None:
         if text_mask.shape != input_ids.shape:
-            raise MirlibError(
-                f"text_mask has shape {tuple(text_mask.shape)}, input_ids has {tuple(input_ids.shape)}; they must be "
-                "equal"
-            )
-        given = pad(text_mask.to(device=input_ids.device, dtype=torch.bool), (front, 0))
-        return vision, given & attended & ~vision
-    ordinary = ~torch.isin(input_ids, input_ids.new_tensor(list(special_token_ids)))
-    return vision, pad(ordinary, (front, 0)) & attended & ~vision
+            shapes = f"text_mask has shape {tuple(text_mask.shape)}, input_ids has {tuple(input_ids.shape)}"
+            raise MirlibError(f"{shapes}; they must be equal")
+        text = text_mask.to(device, torch.bool)
+    else:
+        text = ~_one_of(input_ids, special_token_ids)
+    return vision, pad(text, (front, 0)) & attended & ~vision
+
+
+def _one_of(input_ids: Tensor, ids: Sequence[int]) -> Tensor:
+    return torch.isin(input_ids, input_ids.new_tensor(list(ids)))
 
 
 def _special_token_ids(model: nn.Module) -> list[int]:
     """Ids that the configs of a model name as special."""
     found: set[int] = set()
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else None
-    for source in (config, text_config, getattr(model, "generation_config", None)):
+    for source in (config, text_config(config), getattr(model, "generation_config", None)):
         for name in SPECIAL_TOKEN_NAMES:
             value = getattr(source, name, None)
             found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
@@ -125,10 +118,14 @@ def read_modules(parts: DecoderParts, last: str = "normed") -> list[nn.Module]:
     return [*layers[:-1], parts.final_norm] if last == "normed" and parts.final_norm is not None else layers
 
 
+def first_of(output: Any) -> Any:
+    """What a module returned, or the first of what it returned."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
 def hidden_of(parts: DecoderParts, output: Any) -> Tensor:
     """The hidden states (B, T, d) in what such a module returned."""
-    hidden = output[0] if isinstance(output, (tuple, list)) else output
-    return hidden if parts.read is None else parts.read(hidden)
+    return first_of(output) if parts.read is None else parts.read(first_of(output))
 
 
 def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
@@ -141,10 +138,7 @@ def some_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """For a `mirlib.forward.Reader`: yields what it calls with layers 1..K, which calls ``on_layer`` with 0..K.
-
-    Layer 0 is what enters layer 1; ``on_layer`` takes ``(k, vision, text, batch)``.
-    """
+    """What a `mirlib.forward.Reader` is to call so that ``on_layer`` gets layers 0..K; 0 is what enters layer 1."""
     entered: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -157,11 +151,8 @@ def from_layer_zero(parts: DecoderParts, on_layer: Callable[..., None]) -> Itera
             on_layer(0, *(hidden[mask] for mask in masks), batch)
         on_layer(k, vision, text, batch)
 
-    hook = parts.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with parts.layers[0].register_forward_pre_hook(keep, with_kwargs=True):  # removed at the end of the block
         yield on_every_layer
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -209,33 +200,21 @@ def capture(
     stream = HiddenStateStream(parts)
     special = _special_token_ids(model)
     masks = stream.positions
-    places: dict[tuple[str, torch.device], Tensor] = {}  # numbers of the rows in the flattened batch
+    places: dict[str, Tensor] = {}  # numbers of the rows in the flattened batch
     fired: set[int] = set()
-
-    def places_on(modality: str, device: torch.device) -> Tensor:
-        if (modality, device) not in places:  # a model spread over devices
-            places[modality, device] = places[modality, masks[modality].device].to(device)
-        return places[modality, device]
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
             raise MirlibError("call the model with input_ids: they tell which rows are vision and which are text")
+        given = None if parts.vision_mask is None else parts.vision_mask({**kwargs, "input_ids": input_ids})
+        attention, text_mask, stream.text_mask = kwargs.get("attention_mask"), stream.text_mask, None
         masks["vision"], masks["text"] = token_masks(
-            input_ids,
-            kwargs.get("attention_mask"),
-            parts.vision_token_ids,
-            special,
-            text_rows,
-            stream.text_mask,
-            None if parts.vision_mask is None else parts.vision_mask({**kwargs, "input_ids": input_ids}),
+            input_ids, attention, parts.vision_token_ids, special, text_rows, text_mask, given
         )
-        stream.text_mask = None
         # Once a pass, not once a layer: finding the rows of a mask makes the host wait for a GPU.
-        found = {modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()}
-        places.clear()
-        places.update({(modality, rows.device): rows for modality, rows in found.items()})
-        stream.vision_samples, stream.text_samples = (rows // masks[name].shape[1] for name, rows in found.items())
+        places.update({modality: mask.flatten().nonzero()[:, 0] for modality, mask in masks.items()})
+        stream.vision_samples, stream.text_samples = (places[name] // mask.shape[1] for name, mask in masks.items())
         stream.vision, stream.text = [], []
         fired.clear()
 
@@ -251,7 +230,7 @@ def capture(
                 )
             fired.add(k)
             flat = hidden.flatten(0, 1)
-            rows = [flat.index_select(0, places_on(modality, hidden.device)) for modality in ("vision", "text")]
+            rows = [flat.index_select(0, places[modality].to(hidden.device)) for modality in ("vision", "text")]
             if on_layer is not None:
                 on_layer(k, *rows)
             else:

@@ -1,8 +1,6 @@
 """Controls by intervention: MIR of one model on the same texts, with something else in the place of the pictures.
 
-A value says little before it is known what an input that means nothing would score: other pictures (black, noise,
-another text's), other rows at the entrance of the decoder (zero, random directions of the trained lengths), and a
-projector with fresh weights. The model is the same before and after, bit for bit.
+A value says little before it is known what an input that means nothing would score.
 """
 
 from __future__ import annotations
@@ -29,11 +27,12 @@ from tqdm import tqdm
 from mirlib.adapters import DecoderParts, decoder_parts, unwrap
 from mirlib.align.norms import CHILD
 from mirlib.align.vision_rows import VisionRows
-from mirlib.batches import PairBatches, pair_batches
+from mirlib.batches import PAIR_OPTIONS, PairBatches, pair_batches
 from mirlib.comparison import Difference, compare
-from mirlib.data import load_image
+from mirlib.data import Items, load_image
 from mirlib.distributed import Processes, needs_all_processes
 from mirlib.errors import MirlibError, said_by
+from mirlib.hidden_states import first_of, hidden_of
 from mirlib.result import MIRResult
 from mirlib.scoring import score_pairs
 
@@ -55,7 +54,6 @@ CONTROLS = {
 """The controls by name, in the order in which they are measured."""
 
 TITLES = {REAL: "real pictures", **CONTROLS}
-OF_BATCHES = ("template", "max_text_tokens", "skip_unreadable")  # options of `pair_batches`
 CHANGED = 1e-3  # relative difference of norms from which rows were changed, rounding in bfloat16 apart
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -86,8 +84,8 @@ class Controls:
     def difference(self, name: str) -> Difference | None:
         """How far a control lies from the real pictures, with the interval of that difference; None without intervals.
 
-        All inputs come from the same texts and pictures: where the influences of the samples are known, the interval is
-        that of the paired difference; else the two values count as independent, and it is too wide.
+        Where the influences of the samples are known, the interval is that of the paired difference; else the two
+        values count as independent, and it is too wide.
         """
         control, real = self.results[name], self.real
         if control.interval is None or real.interval is None:
@@ -177,10 +175,7 @@ def controls(
     texts: Sequence[str],
     *,
     only: Sequence[str] | str | None = None,
-    num: int = 100,
-    batch_size: int = 4,
     seed: int = 0,
-    paired: bool = False,
     merge_processes: bool = True,
     measured: Callable[[MIRResult, str], None] | None = None,
     progress: bool = True,
@@ -193,8 +188,7 @@ def controls(
     - ``"shuffled"``: the same pictures, each beside the text of another pair.
     - ``"zero"``: the vision rows that enter layer 1 are zero, as if the projector put out nothing.
     - ``"gaussian"``: each vision row that enters layer 1 points in a random direction and keeps its length.
-    - ``"fresh"``: the projector with weights as before training, from the model's own initialisation; one draw, of
-      ``seed``.
+    - ``"fresh"``: the projector with weights as before training, drawn by the model's own initialisation with ``seed``.
     - ``"fresh_rescaled"``: the same, its rows multiplied where they enter layer 1 by the one factor that gives them the
       mean length of the trained projector's rows.
 
@@ -211,18 +205,16 @@ def controls(
     """
     names = check_names(only)
     processes = Processes.current(merge_processes)
-    drawing = {name: options.pop(name) for name in OF_BATCHES if name in options}
-    batches = pair_batches(
-        model, processor, images, texts, num=num, batch_size=batch_size, seed=seed, paired=paired,
-        merge_processes=merge_processes, **drawing,
-    )  # fmt: skip
+    drawing = {name: options.pop(name) for name in PAIR_OPTIONS & options.keys()}
+    batches = pair_batches(model, processor, images, texts, seed=seed, merge_processes=merge_processes, **drawing)
     parts = decoder_parts(model)
     lengths: dict[str, float] = {}
 
     def measure(name: str, pairs: PairBatches, change: Change | None = None) -> MIRResult:
-        with _entering(model, parts, change) as entrance:
+        with _entering(model, parts, change) as entered:
             result = score_pairs(model, pairs, merge_processes=merge_processes, progress=progress, **options)
-        lengths[name] = entrance.mean_length(processes)
+        total, count = map(sum, zip(*processes.gather(tuple(entered)), strict=True))
+        lengths[name] = total / count if count else math.nan
         return replace(result, settings={**result.settings, "input": name})
 
     began = time.perf_counter()
@@ -237,7 +229,7 @@ def controls(
 
     def run(name: str) -> MIRResult:
         if name in ("black", "noise"):
-            return measure(name, _with_images(batches, _Pictures(batches.images, name, seed)))
+            return measure(name, replace(batches, images=_pictures_of(name, batches.images, seed)))
         if name == "shuffled":
             return measure(name, _shuffled(batches, seed))
         if name == "zero":
@@ -281,11 +273,9 @@ def _cost(count: int, pairs: int, real: MIRResult, seconds: float) -> str:
     """What so many controls cost, in a sentence."""
     passes = count * real.passes
     minutes = f"{count * seconds / 60:.0f} minutes" if count * seconds >= 120 else f"{count * seconds:.0f} seconds"
-    return (
-        f"MIR is {real.value:.4f}; {count} {'control takes' if count == 1 else 'controls take'} {passes} more "
-        f"pass{'' if passes == 1 else 'es'} over {pairs} pairs, about {minutes} at the speed of "
-        f"the first measurement ({seconds:.0f} seconds)"
-    )
+    take = f"{'control takes' if count == 1 else 'controls take'} {passes} more pass{'' if passes == 1 else 'es'}"
+    speed = f"about {minutes} at the speed of the first measurement ({seconds:.0f} seconds)"
+    return f"MIR is {real.value:.4f}; {count} {take} over {pairs} pairs, {speed}"
 
 
 def _name_of(model: nn.Module, module: nn.Module | None) -> str:
@@ -296,31 +286,21 @@ def _name_of(model: nn.Module, module: nn.Module | None) -> str:
 # Other pictures
 
 
-class _Pictures(Sequence):
+def _pictures_of(kind: str, images: Sequence[Any], seed: int) -> Items:
     """Pictures of the same sizes, under the same names, that show nothing."""
 
-    def __init__(self, images: Sequence[Any], kind: str, seed: int) -> None:
-        self.images, self.kind, self.seed = images, kind, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        source = self.images[index]
+    def picture(index: int) -> Image.Image:
+        source = images[index]
         size = load_image(source).size
-        if self.kind == "black":
+        if kind == "black":
             made = Image.new("RGB", size)
         else:
-            noise = np.random.default_rng([self.seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+            noise = np.random.default_rng([seed, index]).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
             made = Image.fromarray(noise)
-        if not isinstance(source, np.ndarray):
-            made.filename = str(source) if isinstance(source, (str, Path)) else getattr(source, "filename", "")
+        made.filename = str(source) if isinstance(source, (str, Path)) else getattr(source, "filename", "")
         return made
 
-
-def _with_images(batches: PairBatches, images: Sequence[Any], chosen: Any = None) -> PairBatches:
-    chosen = batches.chosen if chosen is None else chosen
-    return PairBatches(batches.processor, images, batches.texts, chosen, batches.settings)
+    return Items(range(len(images)), picture)
 
 
 def _shuffled(batches: PairBatches, seed: int) -> PairBatches:
@@ -332,38 +312,34 @@ def _shuffled(batches: PairBatches, seed: int) -> PairBatches:
     chosen = list(batches.chosen)
     for here, there in zip(cycle, np.roll(cycle, 1), strict=True):
         chosen[here] = (batches.chosen[there][0], batches.chosen[here][1])
-    return _with_images(batches, batches.images, chosen)
+    return replace(batches, chosen=chosen)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Other rows at the entrance of the decoder
 
 
-class _Entrance:
-    """Sees the vision rows that enter layer 1, and puts others in their place."""
+@contextmanager
+def _entering(model: nn.Module, parts: DecoderParts, change: Change | None) -> Iterator[list[float]]:
+    """Put others in the place of the vision rows that enter layer 1; the list: sum of their lengths, their number."""
+    rows, lengths = VisionRows.of(model), [0.0, 0]
 
-    def __init__(self, parts: DecoderParts, rows: VisionRows, change: Change | None) -> None:
-        self.parts, self.rows, self.change = parts, rows, change
-        self.sum, self.count = 0.0, 0
-
-    def mean_length(self, processes: Processes) -> float:
-        """Of all rows that were handed on, those of all processes and passes together."""
-        found = processes.gather((self.sum, self.count))
-        count = sum(each for _, each in found)
-        return sum(each for each, _ in found) / count if count else math.nan
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        if self.change is not None:
-            hidden = hidden.clone()
-        view = _positions_first(hidden, self.rows.mask)
-        mask = self.rows.mask.to(hidden.device)
-        if self.change is not None:
-            view[mask] = self.change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
-        read = hidden if self.parts.read is None else self.parts.read(hidden)
-        norms = read[mask].float().norm(dim=-1)
-        self.sum, self.count = self.sum + float(norms.sum()), self.count + len(norms)
-        return (hidden, *args[1:]), kwargs if args else {**kwargs, "hidden_states": hidden}
+        hidden = hidden if change is None else hidden.clone()
+        view = _positions_first(hidden, rows.mask)
+        mask = rows.mask.to(hidden.device)
+        if change is not None:
+            view[mask] = change(view[mask], mask.nonzero()[:, 0]).to(hidden.dtype)
+        norms = hidden_of(parts, hidden)[mask].float().norm(dim=-1)
+        lengths[:] = lengths[0] + float(norms.sum()), lengths[1] + len(norms)
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    try:
+        with parts.layers[0].register_forward_pre_hook(before, with_kwargs=True):
+            yield lengths
+    finally:
+        rows.release(model)
 
 
 def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -372,20 +348,8 @@ def _positions_first(hidden: Tensor, mask: Tensor | None) -> Tensor:
         return hidden
     if mask is not None and hidden.ndim == 4 and hidden.shape[1:3] == mask.shape:
         return hidden.movedim(0, 2)
-    there = None if mask is None else tuple(mask.shape)
-    raise MirlibError(
-        f"layer 1 reads {tuple(hidden.shape)} for a sequence of shape {there}; its vision rows cannot be told apart"
-    )
-
-
-@contextmanager
-def _entering(model: nn.Module, parts: DecoderParts, change: Change | None) -> Iterator[_Entrance]:
-    with ExitStack() as stack:
-        rows = VisionRows.of(model)
-        stack.callback(rows.release, model)
-        entrance = _Entrance(parts, rows, change)
-        stack.callback(parts.layers[0].register_forward_pre_hook(entrance, with_kwargs=True).remove)
-        yield entrance
+    there = f"for a sequence of shape {None if mask is None else tuple(mask.shape)}"
+    raise MirlibError(f"layer 1 reads {tuple(hidden.shape)} {there}; its vision rows cannot be told apart")
 
 
 @contextmanager
@@ -394,19 +358,14 @@ def _keys(model: nn.Module, seed: int) -> Iterator[list[int]]:
     keys: list[int] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids, attention = kwargs["input_ids"], kwargs.get("attention_mask")
-        if isinstance(attention, Tensor) and attention.shape == ids.shape:
-            samples = [row[kept] for row, kept in zip(ids.cpu(), attention.cpu().bool(), strict=True)]
-        else:
-            samples = list(ids.cpu())
+        samples, attention = kwargs["input_ids"].cpu(), kwargs.get("attention_mask")
+        if isinstance(attention, Tensor) and attention.shape == samples.shape:
+            samples = [row[kept] for row, kept in zip(samples, attention.cpu().bool(), strict=True)]
         digests = [hashlib.sha256(f"{seed} {row.tolist()}".encode()).digest() for row in samples]
         keys[:] = [int.from_bytes(digest[:7], "big") for digest in digests]
 
-    handle = unwrap(model).register_forward_pre_hook(before, with_kwargs=True)
-    try:
+    with unwrap(model).register_forward_pre_hook(before, with_kwargs=True):
         yield keys
-    finally:
-        handle.remove()
 
 
 def _random_directions(rows: Tensor, samples: Tensor, keys: Sequence[int]) -> Tensor:
@@ -427,17 +386,11 @@ def _random_directions(rows: Tensor, samples: Tensor, keys: Sequence[int]) -> Te
 
 @contextmanager
 def _fresh(model: nn.Module, parts: DecoderParts, seed: int) -> Iterator[list[bool]]:
-    """The connector with fresh weights for the time being; the list holds something once it has run.
-
-    The parameters stay the same objects, and their own storage is put back, so that nothing is copied or rounded.
-    """
-    weights = _fresh_weights(model, parts, seed)
+    """The connector with fresh weights for the time being; the list holds something once it has run."""
     fired: list[bool] = []
-    trained = [(parameter, parameter.data) for parameter in weights]
     with ExitStack() as stack:
-        for parameter, values in trained:
-            stack.callback(setattr, parameter, "data", values)
-        for parameter, values in weights.items():
+        for parameter, values in _fresh_weights(model, parts, seed).items():
+            stack.callback(setattr, parameter, "data", parameter.data)  # its own storage, neither copied nor rounded
             parameter.data = values.to(parameter.device, parameter.dtype)
         stack.callback(parts.connector.register_forward_hook(lambda *_: fired.append(True)).remove)
         yield fired
@@ -447,12 +400,9 @@ def _fresh_weights(model: nn.Module, parts: DecoderParts, seed: int) -> dict[nn.
     """What the model's own initialisation makes of each parameter of its connector; float32, drawn on the CPU."""
     connector = parts.connector
     if connector is None:
-        raise NotAvailableError(
-            "no module of this family goes by a usual name of a projector; an adapter (register_adapter) can name it "
-            "as connector"
-        )
-    name = _name_of(model, connector)
-    owner = _owner(unwrap(model), connector)
+        advice = "an adapter (register_adapter) can name it as connector"
+        raise NotAvailableError(f"no module of this family goes by a usual name of a projector; {advice}")
+    name, owner = _name_of(model, connector), _owner(unwrap(model), connector)
     # What mirlib.align put behind the projector is no part of it.
     own = {key: value for key, value in connector.named_parameters() if CHILD not in key.split(".")}
     if owner is None:
@@ -518,27 +468,24 @@ def _watching(model: nn.Module, parts: DecoderParts) -> Iterator[_Seen]:
         stack.callback(rows.release, model)
 
         def entering(k: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs.get("hidden_states")
-            before = last.pop("layer", None)
+            hidden, before = args[0] if args else kwargs.get("hidden_states"), last.pop("layer", None)
             if not isinstance(hidden, Tensor) or before is None or before.shape != hidden.shape:
                 return
-            mask = rows.mask.to(hidden.device) if rows.mask is not None else None
-            if mask is None or hidden.shape[:2] != mask.shape:
+            if rows.mask is None or hidden.shape[:2] != rows.mask.shape:
                 return
+            mask = rows.mask.to(hidden.device)
             if (hidden[mask] != before[mask]).any() and torch.equal(hidden[~mask], before[~mask]):
                 seen.added.append(k)
 
         def left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            last["layer"] = (output[0] if isinstance(output, (tuple, list)) else output).detach()
+            last["layer"] = first_of(output).detach()
 
         def connected(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, (tuple, list)) else output
-            if isinstance(output, Tensor):
-                last.setdefault("connector", []).append(output.detach().flatten(0, -2).float().norm(dim=-1))
+            if isinstance(made := first_of(output), Tensor):
+                last.setdefault("connector", []).append(made.detach().flatten(0, -2).float().norm(dim=-1))
 
         def first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            made = last.pop("connector", None)
+            hidden, made = args[0] if args else kwargs["hidden_states"], last.pop("connector", None)
             if made is None or rows.mask is None or hidden.shape[:2] != rows.mask.shape or hidden.ndim != 3:
                 return
             entering = hidden[rows.mask.to(hidden.device)].float().norm(dim=-1).sort().values

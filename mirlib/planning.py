@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mirlib.adapters import decoder_parts, longest_sequence
-from mirlib.errors import MirlibError, check_choice, first_line, said_by
+from mirlib.errors import MirlibError, boundary, check_choice, first_line
 from mirlib.influence import why_no_interval
 from mirlib.loading import check_layers, check_name, register_architectures
 from mirlib.mir import PRESETS
@@ -25,7 +25,6 @@ from mirlib.mir import PRESETS
 __all__ = ["SHAPES", "Plan", "llava_shape", "plan"]
 
 GIB = 2**30
-IMAGE_TOKEN = 32000
 TEXT_TOKENS = 800  # a news story
 DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 FOUR_BITS = 0.5 + 4 / 64 / 4  # bytes a weight: NF4 with a scale for each 64 weights, the scales stored in 8 bits
@@ -70,13 +69,12 @@ def llava_shape(
         intermediate_size=feed_forward,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
         max_position_embeddings=4096,
     )
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=min(IMAGE_TOKEN, vocabulary - 1),
+        image_token_index=min(32000, vocabulary - 1),
         image_seq_length=(image_size // 14) ** 2,
     )
 
@@ -102,8 +100,8 @@ class Plan:
         bytes_of: What takes memory, by name: ``weights``; ``moments``; ``norms``; ``maps``, what an interval keeps in
             place of the moments; ``distances``, for adding up and making the maps; in the memory of the CPU ``aside``,
             the rows that wait for the outlier rule, at most, and ``rows``, which the authors' presets keep.
-        peak: The most bytes of all these on the device at once. While a batch goes through, what the model's own
-            forward pass holds takes the place of ``distances``. Python, PyTorch and a CUDA context come on top.
+        peak: The most bytes of all these on the device at once; Python, PyTorch and a CUDA context come on top. While
+            a batch goes through, what the model's own forward pass holds takes the place of ``distances``.
         authors_bytes: What the authors' code keeps for the same inputs: all rows of the K + 1 hidden states.
         notes: What the plan leaves out.
     """
@@ -140,10 +138,10 @@ class Plan:
             "The authors' code would keep all hidden states of these inputs": self.authors_bytes,
         }
         count = self.parameters
+        weights = f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
         return "\n".join(
             [
-                f"MIR of {self.model}: {self.layers} layers of {self.dim} dimensions, "
-                + (f"{count / 1e9:.2f} billion weights" if count >= 1e9 else f"{count / 1e6:.1f} million weights"),
+                f"MIR of {self.model}: {self.layers} layers of {self.dim} dimensions, {weights} weights",
                 f"  {settings['num']} pairs of {settings['vision_tokens']} vision and {settings['text_tokens']} text "
                 f"tokens in batches of {settings['batch_size']}, {settings['dtype']} on {settings['device']}, "
                 f"preset {settings['preset']!r}",
@@ -210,19 +208,19 @@ def plan(
     family = getattr(config, "model_type", "the model")
     vision_tokens = vision_tokens or getattr(config, FIXED_VISION_TOKENS.get(family, ""), None)
     if vision_tokens is None:
-        raise MirlibError(
-            f"{family}: the number of vision tokens depends on the image; say how many with vision_tokens "
-            "(--vision-tokens)"
-        )
+        way = "say how many with vision_tokens (--vision-tokens)"
+        raise MirlibError(f"{family}: the number of vision tokens depends on the image; {way}")
     built = _built(config, trust_remote_code)
     layers, dim = len(decoder_parts(built).layers), config.get_text_config().hidden_size
     rows, element = num * (vision_tokens + text_tokens), 4 if dtype == "float32" else 2
-    streams, interval = preset == "paper", None
+    streams, interval, passes = preset == "paper", None, 1
     notes = ["what the model's own forward pass of a batch holds is not in the plan"]
     if confidence is not None and streams:
         why = why_no_interval(num, [num * min(vision_tokens, text_tokens)] * layers, dim)
-        notes += [why] if why else []
-        interval = None if why else "influence"
+        if why:
+            notes.append(why)
+        else:
+            interval, passes = "influence", 2
     limit = longest_sequence(config)
     if limit is not None and vision_tokens + text_tokens > limit:
         notes.append(
@@ -253,8 +251,8 @@ def plan(
         layers=layers,
         dim=dim,
         parameters=sum(parameter.numel() for parameter in built.parameters()),
-        passes=2 if interval else 1,
-        forward_passes=(2 if interval else 1) * math.ceil(num / batch_size),
+        passes=passes,
+        forward_passes=passes * math.ceil(num / batch_size),
         bytes_of=bytes_of,
         peak=peak,
         authors_bytes=rows * (layers + 1) * dim * element,
@@ -287,17 +285,14 @@ def _built(config: Any, trust_remote_code: bool) -> nn.Module:
     from transformers import AutoModelForImageTextToText
 
     family = getattr(config, "model_type", "the model")
-    try:
-        with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(
-                config, **({"trust_remote_code": True} if trust_remote_code else {})
-            )
-    except ValueError as error:
-        raise MirlibError(
-            f"transformers knows no image-text-to-text model of type {family!r}, so MIR cannot be measured"
-        ) from error
-    except Exception as error:  # a configuration can ask for anything
-        raise MirlibError(f"{family} cannot be built from its configuration ({said_by(error)})") from error
+    options = {"trust_remote_code": True} if trust_remote_code else {}
+    with boundary(f"{family} cannot be built from its configuration"):  # which can ask for anything
+        try:
+            with torch.device("meta"):
+                return AutoModelForImageTextToText.from_config(config, **options)
+        except ValueError as error:
+            what = f"transformers knows no image-text-to-text model of type {family!r}"
+            raise MirlibError(f"{what}, so MIR cannot be measured") from error
 
 
 def _weight_bytes(model: nn.Module, dtype: str) -> int:

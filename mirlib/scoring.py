@@ -15,9 +15,9 @@ from mirlib.accumulators import FiniteChecks
 from mirlib.align.saved import attached
 from mirlib.batches import PairBatches, device_of, pair_batches
 from mirlib.distributed import Processes, needs_all_processes, reshard
-from mirlib.errors import MirlibError, check_choice
+from mirlib.errors import MirlibError
 from mirlib.forward import ReadBatch, Reader, evaluating
-from mirlib.hidden_states import LAST_LAYER, TEXT_ROWS, decoder_parts, unwrap
+from mirlib.hidden_states import decoder_parts, unwrap
 from mirlib.mir import modality_integration_rate, resolve_settings
 from mirlib.result import MIRResult, Sample
 from mirlib.streaming import ModalityIntegrationRate
@@ -38,29 +38,16 @@ def score_batches(
     merge_processes: bool = True,
     progress: bool = True,
 ) -> MIRResult:
-    """MIR of a model over your own batches, in constant memory.
+    """MIR of a model over your own batches, in constant memory; all other arguments are those of `score`.
 
-    Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
-            the time being and left as it was.
-        batches: Re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
-            ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows, without which every attended
-            position that is neither vision nor a special token of the config is text; ``sample_names``, B strings for
-            messages; ``sample_ids``, B pairs of strings that tell picture and text of each sample from others (default:
-            hashes of the tensors), by which `mirlib.compare` knows the same sample again.
-        preset: See `modality_integration_rate`. The authors' presets keep every row in memory; how much is said first.
-        outliers: Overrides the preset.
-        normalize: Whether to apply the text-centric scale.
-        text_rows: ``"text"``, or ``"after_image"`` for the authors' choice.
-        last: ``"normed"`` or ``"raw"``; see `capture`.
-        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
-            from `mirlib.influence`; where rows are too few there is none, and the result says so. The authors' presets
-            have none.
-        merge_processes: In a distributed run (``torch.distributed`` is initialised), whether the batches of all
-            processes count together; every process must then call this, gets the same result, and fails with an error
-            that says where and why if another fails. A model that FSDP shards needs this, and at least one batch in
-            each process.
-        progress: Whether to show bars on stderr.
+    ``batches`` are re-iterable (a list, a DataLoader without shuffling): dicts that ``model(**batch)`` takes, with
+    ``input_ids``. Optional keys of ours: ``text_mask`` (B, T) bool, the text rows (default: as ``text_rows`` says);
+    ``sample_names``, B strings for messages; ``sample_ids``, B pairs of strings (default: hashes of the tensors), by
+    which `mirlib.compare` knows picture and text of a sample again.
+
+    In a distributed run (``torch.distributed`` is initialised) the batches of all processes count together: each must
+    call this, and fails with an error that says where and why if another fails. A model that FSDP shards needs at least
+    one batch in each of them.
 
     Raises:
         UndefinedMIRError: If MIR is undefined for the model.
@@ -69,10 +56,8 @@ def score_batches(
     """
     if isinstance(batches, Iterator):
         raise MirlibError("batches are read twice: pass a list or a DataLoader, not a generator or an iterator")
-    check_choice("text_rows", text_rows, TEXT_ROWS)
-    check_choice("last", last, LAST_LAYER)
     chosen = resolve_settings(preset, outliers, None)
-    parts = decoder_parts(model)
+    num_layers = len(decoder_parts(model).layers)
     processes = Processes.current(merge_processes)
     if chosen.in_memory and processes.size > 1:
         raise MirlibError(
@@ -82,12 +67,10 @@ def score_batches(
     lockstep = processes.size > 1 and needs_all_processes(model)
     reader = Reader(model, batches, text_rows, last, processes, lockstep)
     options = {"preset": preset, "outliers": outliers, "normalize": normalize, "confidence": confidence}
+    measure = _score_in_memory if chosen.in_memory else _score_streaming
     with evaluating(model):
         try:
-            if chosen.in_memory:
-                result, samples = _score_in_memory(reader, options, progress)
-            else:
-                result, samples = _score_streaming(reader, len(parts.layers), options, progress)
+            result, samples = measure(reader, num_layers, options, progress)
         finally:
             if lockstep:
                 reshard(model)
@@ -136,19 +119,18 @@ def _score_streaming(
     return metric.result(processes, progress=progress), [sample for part, _ in found for sample in part]
 
 
-def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool) -> tuple[MIRResult, list[Sample]]:
-    layers = len(decoder_parts(reader.model).layers)
-    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(layers)], [[] for _ in range(layers)])
+def _score_in_memory(
+    reader: Reader, num_layers: int, options: Mapping[str, Any], progress: bool
+) -> tuple[MIRResult, list[Sample]]:
+    rows: tuple[list[Any], list[Any]] = ([[] for _ in range(num_layers)], [[] for _ in range(num_layers)])
     ids: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_layer(k: int, vision: Tensor, text: Tensor, batch: ReadBatch) -> None:
         if k == 1 and not ids[0] and hasattr(reader.batches, "__len__"):
-            need = (len(vision) + len(text)) * vision.shape[1] * vision.element_size() * layers * len(reader.batches)
-            tqdm.write(
-                f"preset {options['preset']!r} takes medians over rows and keeps them all: about {need / 2**30:.2f} "
-                "GiB",
-                file=sys.stderr,
-            )
+            row_bytes = vision.shape[1] * vision.element_size() * num_layers
+            need = f"about {(len(vision) + len(text)) * row_bytes * len(reader.batches) / 2**30:.2f} GiB"
+            sentence = f"preset {options['preset']!r} takes medians over rows and keeps them all: {need}"
+            tqdm.write(sentence, file=sys.stderr)
         for side, values in enumerate((vision, text)):
             rows[side][k - 1].append(values.cpu())
             if k == 1:
@@ -165,19 +147,16 @@ def _score_in_memory(reader: Reader, options: Mapping[str, Any], progress: bool)
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     parameter = next(model.parameters())
-    config = getattr(unwrap(model), "config", None)
-    return {
-        "model_type": getattr(config, "model_type", type(unwrap(model)).__name__),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": device_of(model).type,
-        **({"methods": methods} if (methods := attached(model)) else {}),
-    }
+    model_type = getattr(getattr(unwrap(model), "config", None), "model_type", type(unwrap(model)).__name__)
+    dtype, methods = str(parameter.dtype).removeprefix("torch."), attached(model)
+    found = {"model_type": model_type, "dtype": dtype, "device": device_of(model).type}
+    return {**found, "methods": methods} if methods else found
 
 
 def score_pairs(model: nn.Module, batches: PairBatches, *, merge_processes: bool = True, **options: Any) -> MIRResult:
     """`score_batches` over drawn pairs, each process with its share; the result's settings say which."""
     processes = Processes.current(merge_processes)
-    share = batches.part(processes.share(len(batches.chosen)))
+    share = replace(batches, share=processes.share(len(batches.chosen)))
     result = score_batches(model, share, merge_processes=merge_processes, **options)
     return replace(result, settings={**result.settings, **batches.settings})
 
@@ -209,29 +188,31 @@ def score(
     ``num`` images and ``num`` texts are drawn by the seed and paired at random; each pair goes in as one sequence, the
     image before the text. Memory does not grow with ``num``. In a distributed run every process calls this with the
     same arguments, reads and measures its share of the pairs, and gets the result over all of them; the model may be
-    replicated, in ``DistributedDataParallel``, or sharded by FSDP. What is not named here is as for `score_batches`.
+    replicated, in ``DistributedDataParallel``, or sharded by FSDP.
 
     Args:
-        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence.
+        model: A Hugging Face LVLM whose vision tokens enter the decoder's sequence. It is put into evaluation mode for
+            the time being and left as it was.
         processor: Its processor, with a fast tokenizer.
         images: Paths, PIL images or (h, w, 3) uint8 arrays; or a sequence of `mirlib.readers`.
         texts: Non-empty strings. Never compare values over different kinds of text.
         num: Number of pairs; the paper takes 100.
         batch_size: Pairs a forward pass. It does not change the value beyond rounding.
         seed: Which images and texts, and how they are paired.
-        paired: Whether ``texts[i]`` belongs to ``images[i]``, so that they are drawn together. The paper pairs at
-            random, and finds the same value either way.
-        preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`.
+        paired: Whether ``texts[i]`` belongs to ``images[i]``; they are drawn together then. The paper pairs at random.
+        preset: ``"paper"``, ``"authors"`` or ``"authors-fast"``; see `modality_integration_rate`. The authors' presets
+            keep every row in memory; how much is said first.
         outliers: Overrides the preset.
         normalize: Whether to apply the text-centric scale.
         template: ``"chat"`` for the processor's chat template, ``"plain"`` for none.
-        text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice.
+        text_rows: ``"text"`` for the rows of the given text, ``"after_image"`` for the authors' choice; see `capture`.
         last: ``"normed"`` or ``"raw"``; see `capture`.
         max_text_tokens: Cut each text after so many tokens.
-        confidence: Level of the interval over samples; None for the value alone.
+        confidence: Level of the interval over samples, which takes a second pass; None for the value alone. It comes
+            from `mirlib.influence`; where rows are too few, and for the authors' presets, there is none.
         skip_unreadable: Called with a sentence for each image or text that cannot be used, which is then left out;
             without it the first one is an error. In a distributed run it is called in every process, for all of them.
-        merge_processes: False measures all pairs in this process alone, also in a distributed run.
+        merge_processes: False measures in this process alone, also in a distributed run; not for a model of FSDP.
         progress: Whether to show bars on stderr, in a distributed run those of rank 0.
 
     Raises:

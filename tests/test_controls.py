@@ -474,7 +474,7 @@ def test_what_was_measured_first_is_kept_when_the_rest_is_ended(long, tmp_path, 
     def ended(*_, **__):
         raise SystemExit("ended")
 
-    monkeypatch.setattr(interventions, "_with_images", ended)
+    monkeypatch.setattr(interventions, "_pictures_of", ended)
     monkeypatch.setattr(layer_pairs, "layer_map", ended)
     with pytest.raises(SystemExit, match="ended"):
         main(["score", "-n", "4", "--no-progress", "--json", "out.json", *long])

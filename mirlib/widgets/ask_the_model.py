@@ -66,9 +66,8 @@ class AskTheModel(EngineWidget):
     ) -> None:
         weights = {name: None if part is None else _as_text(part) for name, part in projectors.items()}
         names, pictures = list(projectors), [address_of(image) for image in beside]
-        super().__init__(
-            **{"names": names, "projectors": weights, "companions": pictures, "inside": names[-1], **traits}
-        )
+        start = {"names": names, "projectors": weights, "companions": pictures, "inside": names[-1]}
+        super().__init__(**{**start, **traits})
 
 
 def _as_text(projector: nn.Module) -> str:

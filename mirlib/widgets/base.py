@@ -6,22 +6,30 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from importlib.resources import files
 from typing import Any, ClassVar
 
 import anywidget
-
-_FOLDER = "mirlib.widgets"
+from PIL import Image
 
 
 def _read(name: str) -> str:
-    return files(_FOLDER).joinpath(name).read_text(encoding="utf-8")
+    return files("mirlib.widgets").joinpath(name).read_text(encoding="utf-8")
 
 
 def rounded(value: float, digits: int) -> float:
     """A number with as many significant digits as a page needs."""
     return float(f"{value:.{digits}g}")
+
+
+def address(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as an address that an image element takes and that needs no file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _literal(value: Any) -> str:
@@ -32,8 +40,8 @@ def _literal(value: Any) -> str:
 class StaticWidget(anywidget.AnyWidget):
     """A widget that needs no kernel to work.
 
-    Jupyter shows the live view, whose traits are synced with Python. Where there is no kernel, as in the built book,
-    the HTML form of the same object is shown: it carries the module and the present state, and mounts itself.
+    Jupyter shows the live view, whose traits are synced with Python; where there is no kernel, as in the built book,
+    HTML that carries the module and the present state, and mounts itself.
 
     A subclass names its files and declares its traits::
 
@@ -75,7 +83,4 @@ class StaticWidget(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Offer both forms. Jupyter prefers the live view; the book takes the HTML (nb_mime_priority_overrides)."""
         bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        return {**data, "text/html": self.static_html()}, metadata
+        return bundle and ({**bundle[0], "text/html": self.static_html()}, bundle[1])

@@ -1,8 +1,7 @@
 """The miniature for a page: its weights and its tokenizer in one packet, and the scripts that carry it there.
 
-`engine.js` computes with the very float16 weights of the file, so the packet keeps each bit. A page that was opened
-from disk may load scripts and nothing else: the packet travels as text, in scripts of half a megabyte, of which a page
-can count how many have come.
+The packet keeps each bit of the file's float16 weights, with which `engine.js` computes. A page that was opened from
+disk may load scripts and nothing else: the packet travels as text, in scripts of half a megabyte, which a page counts.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ def packet() -> bytes:
     The line holds ``weights``, a list of names and numbers of values, ``words``, the tokens by id, and ``merges``,
     those of the byte-pair encoding, best first. High bytes are much alike and compress; low ones do not.
     """
-    weights = {
-        name: values
-        for name, values in load_file(MINIATURE / "model.safetensors").items()
-        if not name.startswith(_UNUSED)
-    }
+    stored = load_file(MINIATURE / "model.safetensors")
+    weights = {name: values for name, values in stored.items() if not name.startswith(_UNUSED)}
     tokenizer = json.loads((MINIATURE / "tokenizer.json").read_text(encoding="utf-8"))
     ids = tokenizer["model"]["vocab"] | {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in tokenizer["model"]["merges"]]

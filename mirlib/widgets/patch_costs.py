@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,13 +10,12 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from mirlib.widgets.base import StaticWidget, rounded
+from mirlib.widgets.base import StaticWidget, address, rounded
 
 if TYPE_CHECKING:
     from mirlib.costs import TransportMap
 
 SIDE = 192  # pixels of the longer side of a picture in the page
-DIGITS = 3
 
 
 class PatchReading(NamedTuple):
@@ -39,16 +36,14 @@ class PatchReading(NamedTuple):
 
 def _short(value: float) -> float | None:
     """Three significant digits are all that a page shows; JSON has no NaN."""
-    return rounded(value, DIGITS) if math.isfinite(value) else None
+    return rounded(value, 3) if math.isfinite(value) else None
 
 
 def picture_address(picture: np.ndarray) -> str:
-    """A small PNG as an address that needs no file."""
+    """The address of a small PNG."""
     image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    image.quantize(64).save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return address(image.quantize(64), "PNG", optimize=True)
 
 
 def reading(picture: Mapping[str, Any], layers: list[dict[str, Any]], layer: int, patch: int) -> PatchReading:
@@ -114,13 +109,8 @@ class PatchCosts(StaticWidget):
         if not order:
             raise ValueError("none of the pictures belongs to the map: give them by the numbers of its samples")
         shown = [self._one(map, number, pictures[number]) for number in order]
-        layers = [
-            self._layer(map, layer, distance, kept)
-            for layer, distance, kept in [
-                (None, map.per_layer.sum(), 0),
-                *zip(range(1, len(map.per_layer) + 1), map.per_layer, map.kept, strict=True),
-            ]
-        ]
+        each = enumerate(zip(map.per_layer, map.kept, strict=True), start=1)
+        layers = [self._layer(map, None, map.per_layer.sum(), 0), *(self._layer(map, k, *found) for k, found in each)]
         first = map.patch_costs(order[state.get("picture", 0)], state.get("layer") or None)
         start = {"patch": int(np.nanargmax(first)), **state}
         super().__init__(pictures=shown, layers=layers, **start)

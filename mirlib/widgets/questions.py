@@ -15,10 +15,7 @@ _FOLDER = files("mirlib.widgets").joinpath("quizzes")
 
 
 def questions(name: str) -> list[dict[str, Any]]:
-    """Return the questions of a quiz.
-
-    Args:
-        name: That of a file in `mirlib/widgets/quizzes`, without its ending.
+    """The questions of a quiz, by the name of its file in `mirlib/widgets/quizzes`, without the ending.
 
     Returns:
         One mapping a question: what it asks under ``ask``, and under ``options`` what each option says (``say``), why
@@ -41,12 +38,9 @@ def _option(option: dict[str, Any], group: str) -> str:
 
 
 def quiz(name: str) -> HTML:
-    """Return a quiz to be shown in a page or in Jupyter: a reader opens the option that she would choose.
+    """A quiz, named as in `questions`, for a page or Jupyter: a reader opens the option that she would choose.
 
     The options are the browser's own disclosure elements, so a keyboard opens them and a screen reader announces them.
-
-    Args:
-        name: As in `questions`.
 
     Raises:
         MirlibError: If there is no such quiz.

@@ -49,10 +49,7 @@ class CountNumbers(NamedTuple):
     """What the widget shows of one number of samples.
 
     Attributes:
-        mean: Mean MIR over models of their means over draws.
-        low: The lowest draw of any model.
-        high: The highest draw of any model.
-        draw_range: Highest minus lowest draw of a model, mean over models.
+        mean: As in `CellNumbers`, like ``low``, ``high`` and ``draw_range``.
         deviation: Standard deviation over the draws of a model (divisor n − 1), mean over models; None for one draw.
         shift: `mean` minus that at the largest number of samples.
         in_units: `draw_range` in units of U; None without one.
@@ -192,12 +189,8 @@ class RobustnessPicker(StaticWidget):
         picture, texts = next(iter(models[0]["kinds"].items()))
         first = [picture, next(iter(texts))]
         counts = models[0]["counts"]
-        start = {
-            "cell": first,
-            "reference_cell": first,
-            "count": "100" if "100" in counts else next(iter(counts), ""),
-            **state,
-        }
+        count = "100" if "100" in counts else next(iter(counts), "")
+        start = {"cell": first, "reference_cell": first, "count": count, **state}
         super().__init__(models=models, unit=reference, **start)
 
     def shown(self) -> list[dict[str, Any]]:

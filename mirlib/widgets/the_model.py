@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import traitlets
 from PIL import Image
 
 from mirlib.widgets import engine
-from mirlib.widgets.base import StaticWidget, _literal, _read
+from mirlib.widgets.base import StaticWidget, _literal, _read, address
 
 
 class EngineWidget(StaticWidget):
@@ -80,7 +78,5 @@ class TheModel(EngineWidget):
 
 
 def address_of(image: Image.Image) -> str:
-    """A picture, bit by bit, as an address that an image element takes."""
-    written = io.BytesIO()
-    image.convert("RGB").save(written, "WEBP", lossless=True)
-    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+    """A picture, bit by bit, as an address."""
+    return address(image.convert("RGB"), "WEBP", lossless=True)

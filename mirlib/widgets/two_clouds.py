@@ -40,8 +40,8 @@ class CloudDistance(NamedTuple):
 def mean_norm(mean: np.ndarray, covariance: np.ndarray) -> float:
     """E‖x‖ of a Gaussian in the plane, from its (2,) mean and its (2, 2) covariance, positive definite.
 
-    The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, and u·x is a Gaussian number, whose
-    mean absolute value is known. The mean over directions runs over a smooth periodic function, so it converges fast.
+    The norm of a vector is π/2 times the mean of ``|u·x|`` over all directions u, a smooth periodic function, so it
+    converges fast; and u·x is a Gaussian number, whose mean absolute value is known.
     """
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     u = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (directions, 2)
@@ -60,11 +60,9 @@ def cloud_distance(
     layer_scale: float = 1.0,
     text_centric: bool = False,
 ) -> CloudDistance:
-    """The distance between the two clouds, as the widget computes it in the page.
+    """The distance between the two clouds, as the page computes it; arguments are the attributes of `TwoClouds`.
 
     Two 2 × 2 covariances A and B have Tr((AB)^{1/2}) = √(Tr(AB) + 2√(det A · det B)), so nothing is iterated.
-
-    Arguments are the attributes of `TwoClouds`.
 
     Example:
         >>> cloud_distance(mean_shift=2, vision_scale=1, rotation=0, anisotropy=2).total
